@@ -1,0 +1,723 @@
+//! Every type that crosses the border between the agent and the kernel.
+//!
+//! Layouts are fixed with `repr(C)`, have no implicit padding and are checked
+//! by size asserts below. Integers are in host byte order unless a field says
+//! otherwise; addresses are bytes in network order. Change anything here, and
+//! [`ABI_VERSION`] rises: pins of another version are never reused.
+
+/// Version of all layouts in this module; part of the pin directory's name.
+pub const ABI_VERSION: u32 = 1;
+
+/// Types that are plain bytes: no padding, no pointers, every bit pattern valid.
+///
+/// # Safety
+/// The implementor is `repr(C)` (or an integer or array), has no padding bytes
+/// and no bit pattern that is invalid, so that the kernel may fill it and the
+/// agent may view it as bytes.
+#[allow(unsafe_code)]
+pub unsafe trait Plain: Copy + 'static {}
+
+macro_rules! plain {
+    ($($ty:ty = $size:literal),+ $(,)?) => {$(
+        // SAFETY: `repr(C)` over integers; the size assert below proves that the
+        // fields leave no padding (each struct's fields add up to `$size`).
+        #[allow(unsafe_code)]
+        unsafe impl Plain for $ty {}
+        const _: () = assert!(size_of::<$ty>() == $size);
+    )+};
+}
+
+plain! {
+    u32 = 4,
+    u64 = 8,
+    Addr = 16,
+    Control = 16,
+    Endpoint = 112,
+    EndpointWorld = 16,
+    ClassKey = 20,
+    RuleKey = 12,
+    Grant = 8,
+    PortKey = 12,
+    PortBlock = 32,
+    Identity = 8,
+    FlowKey = 44,
+    Flow = 64,
+    DropKey = 12,
+    DropCount = 16,
+    Budget = 16,
+    Event = 88,
+    Name = 128,
+}
+
+/// Capacity of each map, in entries (bytes for [`capacity::EVENTS`]).
+pub mod capacity {
+    /// Endpoint slots: 32,767 usable (as many as a tag can name), slot 0 is never used.
+    pub const ENDPOINTS: u32 = 32_768;
+    /// Exact addresses with a peer class, both worlds together.
+    pub const CLASSES: u32 = 524_288;
+    /// CIDR prefixes with a peer class, both worlds together.
+    pub const CIDRS: u32 = 524_288;
+    /// (ruleset, class) pairs, both worlds together.
+    pub const RULES: u32 = 524_288;
+    /// Blocks of 256 ports, both worlds together.
+    pub const PORTS: u32 = 131_072;
+    /// Known pod and node addresses.
+    pub const ADDRESSES: u32 = 262_144;
+    /// Replied flows.
+    pub const FLOWS: u32 = 262_144;
+    /// Unreplied flows, in a table of their own so that a flood of them can't
+    /// evict replied ones.
+    pub const OPENING: u32 = 65_536;
+    /// Drop counters: one per (source, destination, direction, reason, protocol, audited).
+    pub const DROPS: u32 = 65_536;
+    /// Workload names.
+    pub const NAMES: u32 = 262_144;
+    /// The event ring, in bytes (a power of two).
+    pub const EVENTS: u32 = 1 << 20;
+}
+
+/// An IPv6 address in network order; IPv4 is mapped to `::ffff:a.b.c.d`.
+///
+/// One form for both families keeps one key per map. Costs about 5 ns a flow
+/// lookup against a 16-byte IPv4 key (measured).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Addr(pub [u8; 16]);
+
+impl Addr {
+    /// `::`, and what an absent address is stored as.
+    pub const UNSPECIFIED: Self = Self([0; 16]);
+
+    /// The mapped form of an IPv4 address given in network order.
+    #[inline(always)]
+    pub const fn v4(a: [u8; 4]) -> Self {
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
+        ])
+    }
+
+    /// An IPv6 address in network order.
+    #[inline(always)]
+    pub const fn v6(a: [u8; 16]) -> Self {
+        Self(a)
+    }
+
+    /// Whether this is a mapped IPv4 address.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let w = self.words();
+        w[0] == 0 && w[1] == 0 && w[2] == 0xffff_u32.to_be()
+    }
+
+    /// The four words as they lie in memory; for comparisons that the BPF
+    /// backend can unroll (a 16-byte `==` becomes a call to `memcmp`).
+    #[inline(always)]
+    pub fn words(&self) -> [u32; 4] {
+        let b = &self.0;
+        [
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ]
+    }
+
+    /// Equality without `memcmp`.
+    #[inline(always)]
+    pub fn same(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+}
+
+impl From<core::net::IpAddr> for Addr {
+    fn from(ip: core::net::IpAddr) -> Self {
+        match ip {
+            core::net::IpAddr::V4(a) => Self::v4(a.octets()),
+            core::net::IpAddr::V6(a) => Self::v6(a.octets()),
+        }
+    }
+}
+
+impl From<Addr> for core::net::IpAddr {
+    fn from(addr: Addr) -> Self {
+        let a = addr.0;
+        if addr.is_v4() {
+            core::net::Ipv4Addr::new(a[12], a[13], a[14], a[15]).into()
+        } else {
+            core::net::Ipv6Addr::from(a).into()
+        }
+    }
+}
+
+impl core::fmt::Display for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::net::IpAddr::from(*self).fmt(f)
+    }
+}
+
+impl core::fmt::Debug for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+/// One world of two; policy keys carry it.
+pub type World = u32;
+
+/// The one element that says what is in force; map `CONTROL`, index 0.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Control {
+    /// The active world, 0 or 1. Read once per hook and packet.
+    pub world: World,
+    /// Bits of [`Control::AUDIT`].
+    pub flags: u32,
+    /// Events per second and endpoint that reach the ring; 0 means none.
+    pub events_per_second: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Control {
+    /// Every denial is counted and reported as audited, and the packet passes.
+    pub const AUDIT: u32 = 1;
+}
+
+/// What one direction of one endpoint is under, in one world.
+///
+/// World halves are separate so that only standby halves are ever rewritten.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EndpointWorld {
+    /// Ruleset of packets to the pod.
+    pub ingress: u32,
+    /// Ruleset of packets from the pod.
+    pub egress: u32,
+    /// Bits of [`EndpointWorld`]'s constants.
+    pub flags: u32,
+    /// Rises only when a change may take something from this endpoint.
+    pub epoch: u32,
+}
+
+impl EndpointWorld {
+    /// An enforced policy selects the pod for ingress: what no rule allows is denied.
+    pub const INGRESS_ISOLATED: u32 = 1;
+    /// An enforced policy selects the pod for egress.
+    pub const EGRESS_ISOLATED: u32 = 2;
+    /// A staged policy selects the pod for ingress: what [`Grant::staged`]
+    /// doesn't allow is audited.
+    pub const INGRESS_STAGED: u32 = 4;
+    /// A staged policy selects the pod for egress.
+    pub const EGRESS_STAGED: u32 = 8;
+    /// Cut off but for its node, open connections too.
+    pub const QUARANTINE: u32 = 16;
+}
+
+/// One pod's interface on this node; map `ENDPOINTS`, index = slot.
+///
+/// The agent writes it, the kernel only reads it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Endpoint {
+    /// Index of the host-side device; 0 marks a free slot.
+    pub ifindex: u32,
+    /// Never reused, never 0: a reused address or slot inherits no flow.
+    pub id: u32,
+    /// Workload id of the pod.
+    pub workload: u32,
+    /// Bits of [`Endpoint`]'s constants.
+    pub flags: u32,
+    /// The pod's IPv4 address, or [`Addr::UNSPECIFIED`].
+    pub v4: Addr,
+    /// The pod's IPv6 address, or [`Addr::UNSPECIFIED`].
+    pub v6: Addr,
+    /// The pod's link-local IPv6 address, made from its MAC (RFC 4291, EUI-64).
+    pub link_local: Addr,
+    /// What is in force for it, by world.
+    pub worlds: [EndpointWorld; 2],
+    /// Until then (nanoseconds, `CLOCK_MONOTONIC`, coarse) an unknown TCP connection may be
+    /// picked up as a reply: it was open before the endpoint was managed.
+    pub pickup_until: u64,
+    /// MAC of the pod's side.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl Endpoint {
+    /// First slot to probe for an interface.
+    ///
+    /// Interface indexes only grow, so their low bits hardly collide.
+    #[inline(always)]
+    pub const fn home_slot(ifindex: u32) -> u32 {
+        1 + ifindex % (capacity::ENDPOINTS - 1)
+    }
+
+    /// The slot probed after `slot`.
+    #[inline(always)]
+    pub const fn next_slot(slot: u32) -> u32 {
+        1 + slot % (capacity::ENDPOINTS - 1)
+    }
+
+    /// How many slots a hook probes before it calls an interface unknown.
+    pub const PROBES: u32 = 8;
+}
+
+/// Map `CLASSES`: the class of one exact address. Value: `u32`.
+///
+/// A known pod of class 0 has an entry too where a CIDR covers its address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ClassKey {
+    /// World.
+    pub world: World,
+    /// Address.
+    pub addr: Addr,
+}
+
+/// The data part of map `CIDRS`'s keys is [`ClassKey`] as well: the world comes
+/// first so that it is always wholly matched. Prefix length = 32 + 128-bit
+/// prefix length (96 + n for IPv4's /n). Value: `u32`.
+pub const CIDR_WORLD_BITS: u32 = 32;
+
+/// Map `RULES`: what a ruleset grants a peer class. No entry grants nothing.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RuleKey {
+    /// World.
+    pub world: World,
+    /// Ruleset id.
+    pub ruleset: u32,
+    /// Peer class id.
+    pub class: u32,
+}
+
+/// Port set ids by what asks: see [`PortSet`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Grant {
+    /// What enforced policies allow.
+    pub enforced: u32,
+    /// What would be allowed if staged policies were enforced too.
+    pub staged: u32,
+}
+
+/// Port set ids.
+///
+/// The low three bits say "every port of TCP, UDP, SCTP"; the rest names the
+/// blocks in map `PORTS` that hold single ports. So a whole protocol needs no
+/// second lookup.
+pub struct PortSet;
+
+impl PortSet {
+    /// Nothing.
+    pub const NONE: u32 = 0;
+    /// Everything: all protocols, ICMP and unknown ones too.
+    pub const ALL: u32 = u32::MAX;
+    /// Every TCP port.
+    pub const ALL_TCP: u32 = 1;
+    /// Every UDP port.
+    pub const ALL_UDP: u32 = 2;
+    /// Every SCTP port.
+    pub const ALL_SCTP: u32 = 4;
+    /// Bits that name the blocks; 0 there means that there are none.
+    pub const BLOCKS: u32 = !7;
+}
+
+/// Map `PORTS`: 256 ports of one protocol of one port set.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PortKey {
+    /// World.
+    pub world: World,
+    /// Port set id with its low three bits cleared ([`PortSet::BLOCKS`]).
+    pub set: u32,
+    /// IANA protocol number: 6, 17 or 132.
+    pub protocol: u16,
+    /// Port divided by 256.
+    pub block: u16,
+}
+
+/// One bit a port: port p of the block is bit `p % 64` of word `p % 256 / 64`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PortBlock(pub [u64; 4]);
+
+impl PortBlock {
+    /// Whether the port (host order) is in the set, given that it is in this block.
+    #[inline(always)]
+    pub const fn contains(&self, port: u16) -> bool {
+        self.0[((port >> 6) & 3) as usize] & (1 << (port & 63)) != 0
+    }
+
+    /// Adds a port of this block.
+    pub const fn insert(&mut self, port: u16) {
+        self.0[((port >> 6) & 3) as usize] |= 1 << (port & 63);
+    }
+}
+
+/// Map `ADDRESSES` (key [`Addr`], one world): who an address is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Identity {
+    /// Workload id.
+    pub workload: u32,
+    /// Bits of [`Identity`]'s constants.
+    pub flags: u32,
+}
+
+impl Identity {
+    /// Workload id of every unknown address.
+    pub const OUTSIDE: u32 = 0;
+    /// Workload id of every node.
+    pub const NODE: u32 = 1;
+    /// First id given to a workload of pods.
+    pub const FIRST: u32 = 16;
+    /// The address of some node.
+    pub const IS_NODE: u32 = 1;
+    /// An address of the node that runs this agent.
+    pub const IS_THIS_NODE: u32 = 2;
+}
+
+/// Maps `FLOWS` and `OPENING`: one connection of one endpoint, seen from the
+/// endpoint, so that both directions find it with one lookup.
+///
+/// The addresses come first and whole words follow: no implicit padding.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// The endpoint's address.
+    pub local: Addr,
+    /// The peer's address.
+    pub remote: Addr,
+    /// [`Endpoint::id`].
+    pub endpoint: u32,
+    /// The endpoint's port (host order); for ICMP queries the identifier.
+    pub local_port: u16,
+    /// The peer's port (host order); for ICMP queries 0.
+    pub remote_port: u16,
+    /// IANA protocol number.
+    pub protocol: u32,
+}
+
+/// A tracked connection. Written by the kernel only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flow {
+    /// Nanoseconds, coarse `CLOCK_MONOTONIC`.
+    pub last_seen: u64,
+    /// Nanoseconds, coarse `CLOCK_MONOTONIC`.
+    pub opened: u64,
+    /// Packets by [`Direction`].
+    pub packets: [u64; 2],
+    /// Bytes on the wire without the link header's preamble, by [`Direction`].
+    pub bytes: [u64; 2],
+    /// [`EndpointWorld::epoch`] in which policy last allowed it.
+    pub epoch: u32,
+    /// Workload of the peer when it was opened.
+    pub peer: u32,
+    /// [`Direction`] of the packet that opened it.
+    pub opened_by: u8,
+    /// A value of [`crate::conntrack::State`].
+    pub state: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// Which way a packet goes, seen from the pod.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Direction {
+    /// To the pod.
+    Ingress = 0,
+    /// From the pod.
+    Egress = 1,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline(always)]
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
+    /// The word in metrics, events and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    /// From the byte in a map, if it is one.
+    pub const fn from_u8(v: u8) -> Option<Self> {
+        match v {
+            0 => Some(Self::Ingress),
+            1 => Some(Self::Egress),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident = $value:literal $text:literal,)+) => {
+        /// Why a packet was denied: a closed list, in metrics by name.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Reason { $($(#[$doc])+ $name = $value,)+ }
+
+        impl Reason {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The word in metrics, events and JSON.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// From the byte in a map, if it is one.
+            pub const fn from_u8(v: u8) -> Option<Self> {
+                match v { $($value => Some(Self::$name),)+ _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A policy isolates the pod in this direction, and no rule allows the packet.
+    Policy = 1 "policy",
+    /// The pod is under quarantine.
+    Quarantine = 2 "quarantine",
+    /// The pod sent with a source address that it doesn't own.
+    SpoofedAddress = 3 "spoofed_address",
+    /// The pod sent with a MAC that it doesn't own.
+    SpoofedMac = 4 "spoofed_mac",
+    /// The pod sent ARP for an address or MAC that it doesn't own.
+    SpoofedArp = 5 "spoofed_arp",
+    /// The pod advertised a neighbour that it isn't.
+    SpoofedNeighbour = 6 "spoofed_neighbour",
+    /// The pod sent a router advertisement or a redirect.
+    RouterMessage = 7 "router_message",
+    /// A header is cut short or contradicts itself.
+    Malformed = 8 "malformed",
+    /// A fragment that can't be tied to an allowed first fragment.
+    Fragment = 9 "fragment",
+    /// More IPv6 extension headers than are walked, or one that is unknown.
+    ExtensionHeader = 10 "extension_header",
+    /// Neither IP nor ARP.
+    NonIp = 11 "non_ip",
+    /// VLAN-tagged.
+    Vlan = 12 "vlan",
+    /// The frame isn't addressed to the pod's MAC.
+    NotAddressed = 13 "not_addressed",
+    /// The program runs on an interface that has no endpoint (yet).
+    UnknownEndpoint = 14 "unknown_endpoint",
+}
+
+/// Map `DROPS`: exact counters, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct DropKey {
+    /// Workload id of the sender.
+    pub source: u32,
+    /// Workload id of the receiver.
+    pub destination: u32,
+    /// [`Direction`].
+    pub direction: u8,
+    /// [`Reason`].
+    pub reason: u8,
+    /// [`Protocol`].
+    pub protocol: u8,
+    /// 1 if the packet passed because the denial was only audited.
+    pub audited: u8,
+}
+
+impl DropKey {
+    /// Entries of map `DROPS_OTHER`, where a count goes that finds `DROPS` full.
+    pub const OTHER: u32 = 2 * 2 * 32 * 8;
+
+    /// Index into `DROPS_OTHER`: the key without its workloads.
+    #[inline(always)]
+    pub const fn other(&self) -> u32 {
+        ((self.audited & 1) as u32) << 9
+            | ((self.direction & 1) as u32) << 8
+            | ((self.reason & 31) as u32) << 3
+            | (self.protocol & 7) as u32
+    }
+}
+
+/// One counter of `DROPS` or `DROPS_OTHER` on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DropCount {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, `skb->len`.
+    pub bytes: u64,
+}
+
+/// Protocols as they are counted.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Protocol {
+    /// Anything else, and what couldn't be parsed.
+    Other = 0,
+    /// TCP.
+    Tcp = 1,
+    /// UDP.
+    Udp = 2,
+    /// SCTP.
+    Sctp = 3,
+    /// ICMP and ICMPv6.
+    Icmp = 4,
+}
+
+impl Protocol {
+    /// From the IANA protocol number.
+    #[inline(always)]
+    pub const fn from_iana(number: u8) -> Self {
+        match number {
+            6 => Self::Tcp,
+            17 => Self::Udp,
+            132 => Self::Sctp,
+            1 | 58 => Self::Icmp,
+            _ => Self::Other,
+        }
+    }
+
+    /// The word in metrics, events and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
+        }
+    }
+
+    /// From the byte in a map, if it is one.
+    pub const fn from_u8(v: u8) -> Option<Self> {
+        match v {
+            0 => Some(Self::Other),
+            1 => Some(Self::Tcp),
+            2 => Some(Self::Udp),
+            3 => Some(Self::Sctp),
+            4 => Some(Self::Icmp),
+            _ => None,
+        }
+    }
+}
+
+/// Index into map `STATS` (per-CPU `u64` counters).
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stat {
+    /// Flows opened by an allowed packet.
+    FlowsAllowed = 0,
+    /// Flows opened by a packet that a staged policy would have denied.
+    FlowsAudited = 1,
+    /// Events that the full ring couldn't take.
+    EventsLost = 2,
+    /// Events beyond an endpoint's rate.
+    EventsSuppressed = 3,
+    /// Flows that couldn't be stored: the next packet is decided anew.
+    FlowsNotStored = 4,
+}
+
+impl Stat {
+    /// Entries of map `STATS`.
+    pub const COUNT: u32 = 5;
+}
+
+/// Map `BUDGET`, index = slot: events of an endpoint in the current second.
+/// Written by the kernel only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Budget {
+    /// Start of the second (nanoseconds, coarse `CLOCK_MONOTONIC`).
+    pub since: u64,
+    /// Events since then.
+    pub events: u64,
+}
+
+/// One record of the ring `EVENTS`: a denied or audited packet.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Event {
+    /// Nanoseconds, coarse `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Source address.
+    pub source: Addr,
+    /// Destination address.
+    pub destination: Addr,
+    /// Workload id of the sender.
+    pub source_workload: u32,
+    /// Workload id of the receiver.
+    pub destination_workload: u32,
+    /// [`Endpoint::id`] of the endpoint that decided.
+    pub endpoint: u32,
+    /// World generation's low bit: the world that decided.
+    pub world: World,
+    /// `skb->len` in bytes.
+    pub len: u32,
+    /// `skb->ingress_ifindex`.
+    pub ingress_ifindex: u32,
+    /// Source port, host order.
+    pub source_port: u16,
+    /// Destination port, host order.
+    pub destination_port: u16,
+    /// EtherType, host order.
+    pub ethertype: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// [`Direction`].
+    pub direction: u8,
+    /// [`Reason`].
+    pub reason: u8,
+    /// 1 if audited only.
+    pub audited: u8,
+    /// TCP flags byte, or ICMP type.
+    pub detail: u8,
+    /// Zero.
+    pub pad: [u8; 13],
+}
+
+/// A workload's `namespace/service`, NUL-padded; map `NAMES`, key workload id.
+/// Kept by the agent alone so that counters keep their names across restarts.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Name(pub [u8; 128]);
+
+/// The tag that `from_pod` writes to `skb->tc_index`.
+///
+/// Bits 0-14: the sender's slot; 0 means untagged. Bit 15: to a Service or a
+/// node address, so the sender's egress is decided where the packet arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tag(pub u16);
+
+impl Tag {
+    const SERVICE: u16 = 1 << 15;
+
+    /// A tag for an endpoint's slot.
+    #[inline(always)]
+    pub const fn new(slot: u32, service: bool) -> Self {
+        Self((slot as u16 & 0x7fff) | if service { Self::SERVICE } else { 0 })
+    }
+
+    /// The sender's slot, 0 if untagged.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0x7fff) as u32
+    }
+
+    /// Whether the sender's egress is still to be decided.
+    #[inline(always)]
+    pub const fn service(self) -> bool {
+        self.0 & Self::SERVICE != 0
+    }
+}
