@@ -78,55 +78,77 @@ pub mod capacity {
 
 /// An IPv6 address in network order; IPv4 is mapped to `::ffff:a.b.c.d`.
 ///
-/// One form for both families keeps one key per map. Costs about 5 ns a flow
-/// lookup against a 16-byte IPv4 key (measured).
+/// One form for both families keeps one key per map; it costs about 5 ns a flow
+/// lookup against a 16-byte IPv4 key (measured). Kept as words as they lie in
+/// memory: the BPF backend reads and spills every byte of a byte array by itself.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Addr(pub [u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Addr([u32; 4]);
 
 impl Addr {
     /// `::`, and what an absent address is stored as.
-    pub const UNSPECIFIED: Self = Self([0; 16]);
+    pub const UNSPECIFIED: Self = Self([0; 4]);
 
     /// The mapped form of an IPv4 address given in network order.
     #[inline(always)]
     pub const fn v4(a: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
-        ])
+        Self([0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(a)])
     }
 
     /// An IPv6 address in network order.
     #[inline(always)]
     pub const fn v6(a: [u8; 16]) -> Self {
-        Self(a)
+        Self([
+            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+        ])
+    }
+
+    /// From words as they lie in memory, in network order.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The bytes in network order.
+    pub const fn octets(&self) -> [u8; 16] {
+        let w = [
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
+        ];
+        [
+            w[0][0], w[0][1], w[0][2], w[0][3], w[1][0], w[1][1], w[1][2], w[1][3], w[2][0],
+            w[2][1], w[2][2], w[2][3], w[3][0], w[3][1], w[3][2], w[3][3],
+        ]
     }
 
     /// Whether this is a mapped IPv4 address.
     #[inline(always)]
-    pub fn is_v4(&self) -> bool {
-        let w = self.words();
-        w[0] == 0 && w[1] == 0 && w[2] == 0xffff_u32.to_be()
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] | self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be()
     }
 
-    /// The four words as they lie in memory; for comparisons that the BPF
-    /// backend can unroll (a 16-byte `==` becomes a call to `memcmp`).
+    /// Equality without `memcmp`, which a 16-byte `==` becomes in BPF.
     #[inline(always)]
-    pub fn words(&self) -> [u32; 4] {
-        let b = &self.0;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
-    }
-
-    /// Equality without `memcmp`.
-    #[inline(always)]
-    pub fn same(&self, other: &Self) -> bool {
-        let (a, b) = (self.words(), other.words());
+    pub const fn same(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
         (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+}
+
+impl Ord for Addr {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.octets().cmp(&other.octets())
+    }
+}
+
+impl PartialOrd for Addr {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -141,7 +163,7 @@ impl From<core::net::IpAddr> for Addr {
 
 impl From<Addr> for core::net::IpAddr {
     fn from(addr: Addr) -> Self {
-        let a = addr.0;
+        let a = addr.octets();
         if addr.is_v4() {
             core::net::Ipv4Addr::new(a[12], a[13], a[14], a[15]).into()
         } else {
@@ -421,8 +443,31 @@ pub struct Flow {
     pub opened_by: u8,
     /// A value of [`crate::conntrack::State`].
     pub state: u8,
+    /// Bits of [`Flow`]'s constants.
+    pub flags: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
+}
+
+impl Flow {
+    /// With this node or with the pod itself: no policy can take it back.
+    pub const ALWAYS: u8 = 1;
+    /// To a Service or a node address: its packets carry [`Tag::service`].
+    pub const SERVICE: u8 = 2;
+
+    /// A flow of nothing.
+    pub const EMPTY: Self = Self {
+        last_seen: 0,
+        opened: 0,
+        packets: [0; 2],
+        bytes: [0; 2],
+        epoch: 0,
+        peer: 0,
+        opened_by: 0,
+        state: 0,
+        flags: 0,
+        pad: [0; 5],
+    };
 }
 
 /// Which way a packet goes, seen from the pod.

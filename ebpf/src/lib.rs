@@ -13,4 +13,5 @@
 pub mod abi;
 pub mod conntrack;
 pub mod packet;
+pub mod spoof;
 pub mod verdict;

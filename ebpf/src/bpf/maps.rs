@@ -1,0 +1,175 @@
+//! The maps, and the library's tables over them.
+//!
+//! All maps are pinned by name under the agent's ABI-versioned directory, so
+//! that enforcement goes on while no agent runs. Policy maps are not
+//! preallocated: they cost what they hold, and an element that is removed is
+//! freed after readers have left, never handed to another key under them.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use ringfence_ebpf::abi::{
+    Addr, Budget, CIDR_WORLD_BITS, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
+    Grant, Identity, PortBlock, PortKey, RuleKey, Stat, World, capacity,
+};
+use ringfence_ebpf::verdict::{PolicyTables, Scratch, Tables};
+
+#[map]
+static CONTROL: Array<Control> = Array::pinned(1, 0);
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::pinned(capacity::ENDPOINTS, 0);
+#[map]
+static CLASSES: HashMap<ClassKey, u32> = HashMap::pinned(capacity::CLASSES, BPF_F_NO_PREALLOC);
+#[map]
+static CIDRS: LpmTrie<ClassKey, u32> = LpmTrie::pinned(capacity::CIDRS, BPF_F_NO_PREALLOC);
+#[map]
+static RULES: HashMap<RuleKey, Grant> = HashMap::pinned(capacity::RULES, BPF_F_NO_PREALLOC);
+#[map]
+static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF_F_NO_PREALLOC);
+#[map]
+static ADDRESSES: HashMap<Addr, Identity> =
+    HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
+#[map]
+static OPENING: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::OPENING, 0);
+#[map]
+pub(super) static DROPS: PerCpuHashMap<DropKey, DropCount> =
+    PerCpuHashMap::pinned(capacity::DROPS, 0);
+#[map]
+pub(super) static DROPS_OTHER: PerCpuArray<DropCount> = PerCpuArray::pinned(DropKey::OTHER, 0);
+#[map]
+static STATS: PerCpuArray<u64> = PerCpuArray::pinned(Stat::COUNT, 0);
+#[map]
+pub(super) static BUDGET: Array<Budget> = Array::pinned(capacity::ENDPOINTS, 0);
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::pinned(capacity::EVENTS, 0);
+
+#[map]
+static SCRATCH: PerCpuArray<MaybeUninit<Scratch>> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's scratch; what was in it is of no meaning.
+#[inline(always)]
+pub(super) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: hooks run with softirqs off and don't nest, so this CPU's element
+    // has one user; it is written whole before it is read.
+    SCRATCH
+        .get_ptr_mut(0)
+        .map(|scratch| unsafe { (*scratch).write(Scratch::EMPTY) })
+}
+
+/// What is in force; read once a hook and packet.
+#[inline(always)]
+pub(super) fn control() -> Control {
+    match CONTROL.get(0) {
+        Some(control) => *control,
+        // An array of one has element 0; the verifier wants to hear it.
+        None => Control::default(),
+    }
+}
+
+/// Adds one to a per-CPU counter; hooks run with softirqs off, so nothing
+/// interleaves on this CPU.
+#[inline(always)]
+pub(super) fn count(stat: Stat) {
+    if let Some(counter) = STATS.get_ptr_mut(stat as u32) {
+        // SAFETY: this CPU's own element of a per-CPU array.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The eBPF maps as the library's tables.
+pub(super) struct Maps;
+
+// Off the established path, and called from several places of it: functions of
+// their own keep their keys out of the hooks' 512 bytes of stack.
+impl PolicyTables for Maps {
+    #[inline(never)]
+    fn class(&self, world: World, addr: &Addr) -> u32 {
+        let key = ClassKey { world, addr: *addr };
+        // SAFETY: not preallocated, so the element outlives this program's run.
+        if let Some(class) = unsafe { CLASSES.get(&key) } {
+            return *class;
+        }
+        match CIDRS.get(&Key::new(CIDR_WORLD_BITS + 128, key)) {
+            Some(class) => *class,
+            None => 0,
+        }
+    }
+
+    #[inline(never)]
+    fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant {
+        let key = RuleKey {
+            world,
+            ruleset,
+            class,
+        };
+        // SAFETY: not preallocated, see above.
+        match unsafe { RULES.get(&key) } {
+            Some(grant) => *grant,
+            None => Grant::default(),
+        }
+    }
+
+    #[inline(never)]
+    fn port(&self, key: &PortKey, port: u16) -> bool {
+        // SAFETY: not preallocated, see above.
+        unsafe { PORTS.get(key) }.is_some_and(|block| block.contains(port))
+    }
+}
+
+impl Tables for Maps {
+    type FlowRef<'a> = &'a mut Flow;
+
+    #[inline(always)]
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
+        ENDPOINTS.get(slot)
+    }
+
+    #[inline(always)]
+    fn identity(&self, addr: &Addr) -> Identity {
+        // SAFETY: not preallocated, see above.
+        match unsafe { ADDRESSES.get(addr) } {
+            Some(identity) => *identity,
+            None => Identity::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<&mut Flow> {
+        // SAFETY: the element may be evicted and reused under us. Its fields
+        // are counters, times and bytes without invalid patterns; the worst is
+        // one packet accounted to another flow.
+        FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    }
+
+    #[inline(always)]
+    fn opening(&self, key: &FlowKey) -> Option<&mut Flow> {
+        // SAFETY: as for `flow`.
+        OPENING.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    }
+
+    #[inline(always)]
+    fn open(&self, key: &FlowKey, flow: &Flow) -> bool {
+        OPENING.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn promote(&self, key: &FlowKey, flow: &Flow) -> bool {
+        // Two CPUs may promote at once: the first one's entry stands.
+        let stored = FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+            || FLOWS.get_ptr(key).is_some();
+        if stored {
+            let _ = OPENING.remove(key);
+        }
+        stored
+    }
+
+    #[inline(always)]
+    fn count(&self, stat: Stat) {
+        count(stat);
+    }
+}
