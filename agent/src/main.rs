@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The `ringfence` binary: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringfence::run(std::env::args_os())
+}

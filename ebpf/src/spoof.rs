@@ -7,11 +7,7 @@ use crate::packet::{Frame, Mac, Packet, Shape, icmpv6, protocol};
 ///
 /// Owned are the pod's addresses and the link-local address made from its MAC.
 #[inline(always)]
-pub fn check<F: Frame + ?Sized>(
-    endpoint: &Endpoint,
-    frame: &F,
-    packet: &Packet,
-) -> Option<Reason> {
+pub fn check<F: Frame + ?Sized>(endpoint: &Endpoint, frame: &F, packet: &Packet) -> Option<Reason> {
     if !packet.source_mac.same(&Mac::new(endpoint.mac)) {
         return Some(Reason::SpoofedMac);
     }
@@ -62,11 +58,17 @@ fn ip<F: Frame + ?Sized>(endpoint: &Endpoint, frame: &F, packet: &Packet) -> Opt
     match packet.detail {
         icmpv6::ROUTER_ADVERT | icmpv6::REDIRECT => Some(Reason::RouterMessage),
         icmpv6::NEIGHBOUR_SOLICIT | icmpv6::ROUTER_SOLICIT => {
-            let options = if packet.detail == icmpv6::ROUTER_SOLICIT { 8 } else { 24 };
+            let options = if packet.detail == icmpv6::ROUTER_SOLICIT {
+                8
+            } else {
+                24
+            };
             own_link_options(endpoint, frame, packet, options)
         }
         icmpv6::NEIGHBOUR_ADVERT => match frame.words(packet.transport + 8) {
-            Some(target) if packet.transport_len >= 24 && owns(endpoint, &Addr::from_words(target)) => {
+            Some(target)
+                if packet.transport_len >= 24 && owns(endpoint, &Addr::from_words(target)) =>
+            {
                 own_link_options(endpoint, frame, packet, 24)
             }
             _ => Some(Reason::SpoofedNeighbour),

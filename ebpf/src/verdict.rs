@@ -352,8 +352,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
 #[inline(always)]
 pub fn endpoint_owns(endpoint: &Endpoint, addr: &Addr) -> bool {
     let unset = addr.same(&Addr::UNSPECIFIED);
-    !unset
-        && (endpoint.v4.same(addr) || endpoint.v6.same(addr) || endpoint.link_local.same(addr))
+    !unset && (endpoint.v4.same(addr) || endpoint.v6.same(addr) || endpoint.link_local.same(addr))
 }
 
 /// The address by which a known sender is judged: a masqueraded packet shows
@@ -368,7 +367,11 @@ fn peer_address(sender: &Endpoint, source: &Addr) -> Addr {
     } else {
         (sender.v6, sender.v4)
     };
-    if own.same(&Addr::UNSPECIFIED) { other } else { own }
+    if own.same(&Addr::UNSPECIFIED) {
+        other
+    } else {
+        own
+    }
 }
 
 /// One packet at one hook of one endpoint.
@@ -540,12 +543,7 @@ impl<'a, T: Tables> Path<'a, T> {
     /// Whether it is an ICMP error about a live flow of this endpoint, which
     /// path-MTU discovery can't do without.
     #[inline(never)]
-    fn related<F: Frame + ?Sized>(
-        &self,
-        frame: &F,
-        packet: &Packet,
-        inner: &mut Packet,
-    ) -> bool {
+    fn related<F: Frame + ?Sized>(&self, frame: &F, packet: &Packet, inner: &mut Packet) -> bool {
         if !packet.is_icmp_error() || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return false;
         }
@@ -621,7 +619,13 @@ impl<'a, T: Tables> Path<'a, T> {
     fn ask(&self, direction: Direction, peer: &Addr, protocol: u8, port: u16) -> Policy {
         let world = self.context.control.world;
         policy(
-            self.tables, world, self.half, direction, peer, protocol, port,
+            self.tables,
+            world,
+            self.half,
+            direction,
+            peer,
+            protocol,
+            port,
         )
     }
 

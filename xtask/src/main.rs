@@ -1,2 +1,89 @@
-//! placeholder
-fn main() {}
+//! What cargo alone cannot do for Ringfence: the BPF object, what building it
+//! needs, the demo, the whole test run and the house rules.
+//!
+//! `cargo xtask COMMAND` runs from anywhere in the checkout. Only installed
+//! packages and cargo's own folders change outside of it.
+
+mod bench;
+mod demo;
+mod ebpf;
+mod paths;
+mod setup;
+mod shell;
+mod test;
+// Compiled in, not depended on: xtask must build where the packages that it
+// builds don't, and the tests' package depends on most of them.
+#[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../../tests/src/testnet/mod.rs"]
+mod testnet;
+mod tidy;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, test and show Ringfence")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building and testing needs
+    Setup,
+    /// Build the BPF object into target/bpf/ringfence.o
+    BuildEbpf,
+    /// Build the BPF object and the release binary
+    Build,
+    /// Show a small bank behind Ringfence, in network namespaces (root)
+    Demo(demo::Options),
+    /// The servers of a demo that was kept
+    #[command(hide = true)]
+    DemoServe {
+        /// The network's folder
+        dir: PathBuf,
+    },
+    /// Everything that CI checks (root)
+    Test,
+    /// The same, with the random tests at full length (root)
+    Soak,
+    /// Measure
+    Bench {
+        /// The suite; all of them if none is given
+        suite: Option<String>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: bench::Output,
+    },
+    /// Check the house rules that a program can check
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Setup => setup::report(),
+        Command::BuildEbpf => ebpf::build().map(drop),
+        Command::Build => ebpf::build_release(),
+        Command::Demo(options) => demo::run(&options),
+        Command::DemoServe { dir } => demo::serve(&dir),
+        Command::Test => test::test(),
+        Command::Soak => test::soak(),
+        Command::Bench { suite, output } => bench::run(suite.as_deref(), output),
+        Command::Tidy => tidy::run(),
+    }
+}

@@ -1,1 +1,33 @@
-//! placeholder
+//! Kubernetes objects in, ordered eBPF map entries out.
+//!
+//! Pure: no I/O, no clock, no kernel, no API client. The same objects in any
+//! order give equal [`tables::Tables`]. What feeds what:
+//!
+//! ```text
+//! JSON ─► model::Object ─► index::Index ─► (view, compile) ─► tables::Tables ─► diff::Change
+//!                               │                                  │
+//!                               └──── matrix::Matrix, explain::Explanation
+//! ```
+//!
+//! - Pods, Namespaces and Nodes feed subjects, peers and names of addresses.
+//! - NetworkPolicies and the labels of pods and Namespaces feed rulesets.
+//! - Services and EndpointSlices feed only the way to cluster DNS.
+
+pub mod config;
+pub mod diff;
+pub mod explain;
+pub mod index;
+pub mod matrix;
+pub mod model;
+pub mod ports;
+pub mod problems;
+pub mod tables;
+
+mod compile;
+mod labels;
+mod prefix;
+mod selector;
+mod view;
+
+#[cfg(test)]
+mod testing;

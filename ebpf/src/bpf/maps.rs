@@ -8,7 +8,8 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::macros::map;
+use aya_ebpf::btf_maps::{self, ArrayOfMaps};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
@@ -30,8 +31,7 @@ static RULES: HashMap<RuleKey, Grant> = HashMap::pinned(capacity::RULES, BPF_F_N
 #[map]
 static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF_F_NO_PREALLOC);
 #[map]
-static ADDRESSES: HashMap<Addr, Identity> =
-    HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
 #[map]
@@ -50,6 +50,11 @@ pub(super) static EVENTS: RingBuf = RingBuf::pinned(capacity::EVENTS, 0);
 
 #[map]
 static SCRATCH: PerCpuArray<MaybeUninit<Scratch>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The agent's way to wait for readers: updating a map in map waits for a grace
+/// period (the contract of `maybe_wait_bpf_programs`, Linux 4.16; about 8 ms).
+#[btf_map]
+static GRACE: ArrayOfMaps<btf_maps::Array<u32, 1>, 1> = ArrayOfMaps::new();
 
 /// This CPU's scratch; what was in it is of no meaning.
 #[inline(always)]
@@ -160,8 +165,8 @@ impl Tables for Maps {
     #[inline(always)]
     fn promote(&self, key: &FlowKey, flow: &Flow) -> bool {
         // Two CPUs may promote at once: the first one's entry stands.
-        let stored = FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
-            || FLOWS.get_ptr(key).is_some();
+        let stored =
+            FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok() || FLOWS.get_ptr(key).is_some();
         if stored {
             let _ = OPENING.remove(key);
         }

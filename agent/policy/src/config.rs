@@ -1,0 +1,87 @@
+//! What an operator may set about names and labels.
+
+use std::net::IpAddr;
+
+/// Names that the compiler reads from labels, and facts that no object states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Prefix of the labels and annotations that are Ringfence's own.
+    pub label_prefix: String,
+    /// Prefix of the labels that list the services a caller may call.
+    pub egress_prefix: String,
+    /// Prefix of the labels that list the service types a caller may call.
+    pub egress_groups_prefix: String,
+    /// Prefix of the labels that admit callers from elsewhere.
+    pub callers_prefix: String,
+    /// Labels that name a pod's service, the first present one wins.
+    pub service_labels: Vec<String>,
+    /// How a service's type shows in its name: dotted words, `{type}` stands
+    /// for the type, further words may follow.
+    pub type_pattern: String,
+    /// The Service behind cluster DNS, `namespace/name`.
+    pub dns_service: String,
+    /// Addresses of nodes that neither their status nor their podCIDRs show.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            label_prefix: "ringfence.dev".into(),
+            egress_prefix: "egress.ringfence.dev".into(),
+            egress_groups_prefix: "egress-groups.ringfence.dev".into(),
+            callers_prefix: "callers.ringfence.dev".into(),
+            service_labels: vec![
+                "ringfence.dev/service".into(),
+                "app.kubernetes.io/name".into(),
+                "app".into(),
+            ],
+            type_pattern: "service.{type}".into(),
+            dns_service: "kube-system/kube-dns".into(),
+            node_addresses: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The key of one of Ringfence's own labels or annotations.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.label_prefix)
+    }
+
+    /// Namespace and name of the DNS Service.
+    pub(crate) fn dns(&self) -> (&str, &str) {
+        self.dns_service
+            .split_once('/')
+            .unwrap_or(("kube-system", &self.dns_service))
+    }
+
+    /// The type that a service's name shows, if it fits the pattern.
+    pub(crate) fn type_of_name<'a>(&self, service: &'a str) -> Option<&'a str> {
+        let mut words = service.split('.');
+        let mut found = None;
+        for expected in self.type_pattern.split('.') {
+            let word = words.next().filter(|w| !w.is_empty())?;
+            match expected {
+                "{type}" => found = Some(word),
+                _ if expected == word => {}
+                _ => return None,
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_is_the_second_word_of_a_name_that_starts_with_service() {
+        let config = Config::default();
+        assert_eq!(config.type_of_name("service.api.foo"), Some("api"));
+        assert_eq!(config.type_of_name("service.account"), Some("account"));
+        assert_eq!(config.type_of_name("service"), None);
+        assert_eq!(config.type_of_name("web.api.foo"), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! The two ends of a call.
+
+use std::net::IpAddr;
+
+use ringfence_ebpf::abi::Addr;
+use serde::Serialize;
+
+use crate::view::{Owner, PodView, View};
+
+use super::Case;
+
+/// One end of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Party {
+    /// What it is.
+    pub kind: PartyKind,
+    /// `namespace/pod`, the node's address, or `outside`.
+    pub name: String,
+    /// `namespace/service`, `node` or `outside`.
+    pub workload: String,
+    /// The address that was judged; absent where a made-up one stood in.
+    pub address: Option<IpAddr>,
+    /// Index into the view's pods.
+    #[serde(skip)]
+    pub(super) pod: Option<usize>,
+    /// What the tables are asked for.
+    #[serde(skip)]
+    pub(super) judged: IpAddr,
+}
+
+/// What one end of a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartyKind {
+    /// A pod, or a workload that stands for its pods.
+    Pod,
+    /// A node.
+    Node,
+    /// Any other address.
+    Outside,
+}
+
+/// Why a call can't be explained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    /// Neither a name nor an address.
+    #[error("{0:?} is none of ns/pod, ns/service, outside and an address")]
+    Malformed(String),
+    /// Nothing of that name.
+    #[error("no {what} {name} is known")]
+    Unknown {
+        /// `pod`, `service`, or `pod or service`.
+        what: &'static str,
+        /// `namespace/name`.
+        name: String,
+    },
+    /// A pod's name, and a service of other pods.
+    #[error("{0} is a pod and a service: write pod:{0} or svc:{0}")]
+    Ambiguous(String),
+    /// A pod in its node's network namespace has no firewall of its own.
+    #[error("{0} is in its node's network: ask for the node's address instead")]
+    HostNetwork(String),
+    /// A service without pods.
+    #[error("there are no pods to explain it for")]
+    NoPods,
+}
+
+/// Addresses for documentation (RFC 5737); `outside` is the first that least is said of.
+const OUTSIDE: [[u8; 4]; 6] = [
+    [203, 0, 113, 77],
+    [198, 51, 100, 77],
+    [192, 0, 2, 77],
+    [203, 0, 113, 200],
+    [198, 51, 100, 200],
+    [192, 0, 2, 200],
+];
+
+/// Whom a name means: one party, or all pods of a service.
+pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainError> {
+    let view = &case.view;
+    if text == "outside" {
+        return Ok(vec![outside(case)]);
+    }
+    if let Ok(ip) = text.parse() {
+        return Ok(vec![by_address(view, ip)]);
+    }
+    let (what, name) = match text.split_once(':') {
+        Some(("pod", name)) => ("pod", name),
+        Some(("svc", name)) => ("service", name),
+        _ => ("pod or service", text),
+    };
+    let malformed = || ExplainError::Malformed(text.to_owned());
+    let (namespace, short) = name.split_once('/').ok_or_else(malformed)?;
+    if namespace.is_empty() || short.is_empty() || short.contains('/') {
+        return Err(malformed());
+    }
+    let mut pods = Vec::new();
+    if what != "service" {
+        let named = |p: &PodView<'_>| p.key.namespace == namespace && p.key.name == short;
+        pods = select(view, named);
+    }
+    let mut behind = Vec::new();
+    if what != "pod" {
+        behind = service(view, namespace, short);
+    }
+    let apart = behind.iter().any(|p| !pods.contains(p));
+    match (pods.is_empty(), behind.is_empty()) {
+        (false, false) if apart => Err(ExplainError::Ambiguous(name.to_owned())),
+        (false, _) => Ok(pods.into_iter().map(|i| of_pod(view, i)).collect()),
+        (true, false) => Ok(behind.into_iter().map(|i| of_pod(view, i)).collect()),
+        (true, true) if what != "service" && on_host(view, namespace, short) => {
+            Err(ExplainError::HostNetwork(name.to_owned()))
+        }
+        (true, true) => Err(ExplainError::Unknown {
+            what,
+            name: name.to_owned(),
+        }),
+    }
+}
+
+fn select(view: &View<'_>, wanted: impl Fn(&PodView<'_>) -> bool) -> Vec<usize> {
+    let pods = view.pods.iter().enumerate();
+    pods.filter(|(_, p)| wanted(p)).map(|(i, _)| i).collect()
+}
+
+/// Pods of a service by its name in labels, else those behind the Service object.
+fn service(view: &View<'_>, namespace: &str, name: &str) -> Vec<usize> {
+    let found = select(view, |p| {
+        let group = &view.groups[p.group];
+        group.namespace == namespace && group.service == name
+    });
+    if !found.is_empty() {
+        return found;
+    }
+    let key = (namespace.to_owned(), name.to_owned());
+    let object = view.index.services.get(&key);
+    let Some(selector) = object.map(|s| &s.spec.selector).filter(|s| !s.is_empty()) else {
+        return Vec::new();
+    };
+    select(view, |p| {
+        let group = &view.groups[p.group];
+        let has = |(k, v): (&String, &String)| group.labels.get(k) == Some(v);
+        group.namespace == namespace && selector.iter().all(has)
+    })
+}
+
+fn on_host(view: &View<'_>, namespace: &str, name: &str) -> bool {
+    let key = (namespace.to_owned(), name.to_owned());
+    view.index
+        .pods
+        .get(&key)
+        .is_some_and(|p| p.spec.host_network)
+}
+
+fn of_pod(view: &View<'_>, i: usize) -> Party {
+    let pod = &view.pods[i];
+    let judged = pod.addresses.first().copied();
+    Party {
+        kind: PartyKind::Pod,
+        name: pod.key.to_string(),
+        workload: view.groups[pod.group].workload(),
+        address: pod.pod.addresses().first().copied(),
+        pod: Some(i),
+        // Every pod of this view has an address, made up if need be.
+        judged: judged.unwrap_or(IpAddr::V4(OUTSIDE[0].into())),
+    }
+}
+
+fn by_address(view: &View<'_>, ip: IpAddr) -> Party {
+    let (kind, word) = match view.owners.get(&Addr::from(ip)) {
+        Some(Owner::Pod(i)) => {
+            let mut party = of_pod(view, *i);
+            (party.address, party.judged) = (Some(ip), ip);
+            return party;
+        }
+        Some(Owner::Node { .. }) => (PartyKind::Node, "node"),
+        None => (PartyKind::Outside, "outside"),
+    };
+    Party {
+        kind,
+        name: ip.to_string(),
+        workload: word.into(),
+        address: Some(ip),
+        pod: None,
+        judged: ip,
+    }
+}
+
+/// An address that no pod or node has and that as few prefixes as possible cover.
+fn outside(case: &Case<'_>) -> Party {
+    let free = OUTSIDE.iter().map(|a| IpAddr::from(*a));
+    let free = free.filter(|ip| !case.view.owners.contains_key(&Addr::from(*ip)));
+    let covered = |ip: &IpAddr| {
+        let found = crate::prefix::longest(&case.tables.cidrs, &Addr::from(*ip), 128);
+        found.map_or(0, |((_, len), _)| *len)
+    };
+    let judged = free.min_by_key(covered).unwrap_or(OUTSIDE[0].into());
+    Party {
+        kind: PartyKind::Outside,
+        name: "outside".into(),
+        workload: "outside".into(),
+        address: None,
+        pod: None,
+        judged,
+    }
+}

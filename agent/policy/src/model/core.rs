@@ -1,0 +1,308 @@
+//! Metadata, pods, Namespaces, Services, EndpointSlices and Nodes.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Protocol;
+
+/// Metadata of any object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Meta {
+    /// Name; never empty after parsing.
+    pub name: String,
+    /// Namespace; `default` where a namespaced object names none, empty for others.
+    pub namespace: String,
+    /// UID; empty in files.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations; dropped from pods, which have many and need none.
+    pub annotations: BTreeMap<String, String>,
+    /// Owners.
+    pub owner_references: Vec<OwnerReference>,
+    /// Set while the object is terminating.
+    pub deletion_timestamp: Option<String>,
+}
+
+/// The owner of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnerReference {
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Whether it is the managing owner.
+    pub controller: bool,
+}
+
+/// A pod, or a workload that stands for its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pod {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Spec.
+    pub spec: PodSpec,
+    /// Status.
+    pub status: PodStatus,
+    /// The workload's kind if this isn't a real pod. Never read from a file.
+    #[serde(skip)]
+    pub stand_in: Option<String>,
+}
+
+/// Spec of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The node that runs it.
+    pub node_name: Option<String>,
+    /// Whether it lives in the node's network namespace.
+    pub host_network: bool,
+    /// Its containers.
+    pub containers: Vec<Container>,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Ports that it declares.
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// Name.
+    pub name: Option<String>,
+    /// Number.
+    pub container_port: u16,
+    /// Protocol, TCP if absent.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// Status of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// Phase; empty in files without status.
+    pub phase: String,
+    /// First address.
+    #[serde(rename = "podIP", deserialize_with = "address_or_empty")]
+    pub pod_ip: Option<IpAddr>,
+    /// All addresses.
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+/// One entry of `status.podIPs`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct PodIp {
+    /// Address.
+    pub ip: IpAddr,
+}
+
+fn address_or_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Option<IpAddr>, D::Error> {
+    let text = String::deserialize(d)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+impl Pod {
+    /// Whether it ran to its end, and so has lost its addresses.
+    pub fn finished(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Its addresses as its status shows them, in that order.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut all = Vec::new();
+        let listed = self.status.pod_ips.iter().map(|p| p.ip);
+        for ip in self.status.pod_ip.into_iter().chain(listed) {
+            if !all.contains(&ip) {
+                all.push(ip);
+            }
+        }
+        all
+    }
+
+    /// Ports that its containers declare, in their order.
+    pub fn ports(&self) -> impl Iterator<Item = &ContainerPort> {
+        self.spec.containers.iter().flat_map(|c| &c.ports)
+    }
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// Metadata.
+    pub metadata: Meta,
+}
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Spec.
+    pub spec: ServiceSpec,
+}
+
+/// Spec of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// Labels of the pods behind it; empty if EndpointSlices alone name them.
+    pub selector: BTreeMap<String, String>,
+    /// First address, `None` (the word) for a headless Service.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    /// All addresses.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    /// Ports.
+    pub ports: Vec<ServicePort>,
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    /// Name.
+    pub name: Option<String>,
+    /// Port of the Service.
+    pub port: u16,
+    /// Port of the pod, the Service's own if absent.
+    pub target_port: Option<IntOrString>,
+    /// Protocol, TCP if absent.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+impl Service {
+    /// Its cluster addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut all = Vec::new();
+        let listed = self.spec.cluster_ips.iter();
+        for text in std::iter::once(&self.spec.cluster_ip).chain(listed) {
+            if let Ok(ip) = text.parse()
+                && !all.contains(&ip)
+            {
+                all.push(ip);
+            }
+        }
+        all
+    }
+}
+
+/// A port by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IntOrString {
+    /// Number; wider than a port so that validation can name what is wrong.
+    Int(i64),
+    /// Name.
+    String(String),
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct EndpointSlice {
+    /// Metadata; the label `kubernetes.io/service-name` names its Service.
+    pub metadata: Meta,
+    /// Endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint of an EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// Addresses, or host names in slices of type FQDN.
+    pub addresses: Vec<String>,
+}
+
+/// A Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Metadata.
+    pub metadata: Meta,
+    spec: NodeSpec,
+    status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<IpNet>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Vec<NodeAddress>,
+}
+
+/// One entry of a Node's `status.addresses`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    /// An address, or a host name.
+    pub address: String,
+}
+
+/// Where CNIs write further addresses of a node; values may end in a prefix length.
+const CNI_ANNOTATIONS: &[&str] = &[
+    "projectcalico.org/IPv4Address",
+    "projectcalico.org/IPv6Address",
+    "projectcalico.org/IPv4IPIPTunnelAddr",
+    "projectcalico.org/IPv4VXLANTunnelAddr",
+    "projectcalico.org/IPv6VXLANTunnelAddr",
+    "projectcalico.org/IPv4WireguardInterfaceAddr",
+    "projectcalico.org/IPv6WireguardInterfaceAddr",
+    "flannel.alpha.coreos.com/public-ip",
+    "flannel.alpha.coreos.com/public-ipv6",
+    "network.cilium.io/ipv4-cilium-host",
+    "network.cilium.io/ipv6-cilium-host",
+];
+
+impl Node {
+    /// Every address that the node itself may send from: its status, the first
+    /// two of each podCIDR (tunnel device and bridge), its CNI's annotations.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let status = self.status.addresses.iter();
+        let mut all: Vec<IpAddr> = status.filter_map(|a| a.address.parse().ok()).collect();
+        for cidr in self.spec.pod_cidr.iter().chain(&self.spec.pod_cidrs) {
+            all.push(cidr.network());
+            all.push(match cidr.network() {
+                IpAddr::V4(a) => IpAddr::V4((u32::from(a).wrapping_add(1)).into()),
+                IpAddr::V6(a) => IpAddr::V6((u128::from(a).wrapping_add(1)).into()),
+            });
+        }
+        for key in CNI_ANNOTATIONS {
+            let value = self.metadata.annotations.get(*key);
+            all.extend(value.and_then(|v| v.split('/').next()?.parse::<IpAddr>().ok()));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}

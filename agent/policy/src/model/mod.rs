@@ -1,0 +1,90 @@
+//! Kubernetes types, trimmed to the fields that are used.
+//!
+//! Fields that don't matter are skipped, except in a NetworkPolicy's spec: a
+//! misspelt field there changes what is allowed, so it is an error.
+
+mod core;
+mod error;
+mod netpol;
+mod parse;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::core::{
+    Container, ContainerPort, Endpoint, EndpointSlice, IntOrString, Meta, Namespace, Node,
+    NodeAddress, OwnerReference, Pod, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+};
+pub use error::ObjectError;
+pub use netpol::{
+    EgressRule, IngressRule, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPort,
+    NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
+};
+
+pub(crate) use validate::{is_dns_label, is_port_name};
+
+/// One object of a kind that matters to policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A pod, or a workload that stands for its pods ([`Pod::stand_in`]).
+    Pod(Pod),
+    /// A Namespace.
+    Namespace(Namespace),
+    /// A NetworkPolicy of networking.k8s.io/v1.
+    NetworkPolicy(NetworkPolicy),
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A Node.
+    Node(Node),
+}
+
+/// What [`Object::from_value`] made of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// An object that matters.
+    Object(Box<Object>),
+    /// A kind that policy doesn't read.
+    Ignored,
+}
+
+impl Object {
+    /// Reads one Kubernetes object (not a `List`).
+    ///
+    /// A Deployment, StatefulSet, DaemonSet, or ReplicaSet without owner
+    /// becomes a pod that stands for its pods.
+    ///
+    /// # Errors
+    /// Names object, field and fault. For a NetworkPolicy it carries the closed
+    /// form. Kinds of policy that this version doesn't enforce are errors too:
+    /// to skip one silently would open the firewall.
+    pub fn from_value(value: serde_json::Value) -> Result<Parsed, ObjectError> {
+        parse::object(value)
+    }
+
+    /// The kind as `kubectl` writes it; for a stand-in that of its workload.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Pod(pod) => pod.stand_in.as_deref().unwrap_or("Pod"),
+            Self::Namespace(_) => "Namespace",
+            Self::NetworkPolicy(_) => "NetworkPolicy",
+            Self::Service(_) => "Service",
+            Self::EndpointSlice(_) => "EndpointSlice",
+            Self::Node(_) => "Node",
+        }
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::Pod(o) => &o.metadata,
+            Self::Namespace(o) => &o.metadata,
+            Self::NetworkPolicy(o) => &o.metadata,
+            Self::Service(o) => &o.metadata,
+            Self::EndpointSlice(o) => &o.metadata,
+            Self::Node(o) => &o.metadata,
+        }
+    }
+}

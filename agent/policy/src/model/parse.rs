@@ -1,0 +1,216 @@
+//! JSON documents to objects.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{
+    LabelSelector, Meta, NetworkPolicy, NetworkPolicySpec, Object, ObjectError, Parsed, Pod,
+    PolicyType, validate,
+};
+
+/// Kinds of policy that would restrict or allow traffic if they were enforced.
+const UNENFORCED: &[&str] = &[
+    "ClusterNetworkPolicy",
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+];
+
+/// The largest annotation, a copy of the whole object, and of no use here.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
+    strip_nulls(&mut value);
+    let who = Who::of(&value);
+    if !value.is_object() {
+        return Err(who.error("", "not a Kubernetes object"));
+    }
+    let Some(kind) = value["kind"].as_str().filter(|k| !k.is_empty()) else {
+        return Err(who.error("kind", "missing"));
+    };
+    if UNENFORCED.contains(&kind) {
+        return Err(who.error("kind", "not enforced by this version"));
+    }
+    let kind = kind.to_owned();
+    let Some(namespaced) = used(&kind, value["apiVersion"].as_str(), &who)? else {
+        return Ok(Parsed::Ignored);
+    };
+    let mut who = who;
+    if namespaced && who.namespace.is_empty() {
+        who.namespace = "default".into();
+    }
+    if !namespaced {
+        who.namespace.clear();
+    }
+    who.closed = (kind == "NetworkPolicy").then(|| closed(&value, &who));
+    if who.name.is_empty() {
+        return Err(who.error("metadata.name", "missing"));
+    }
+    build(&kind, value, &who)
+}
+
+/// Whether a kind is read and, if so, whether it is namespaced. Other groups have kinds of the
+/// same name (Knative's Service, Calico's NetworkPolicy); those aren't ours.
+fn used(kind: &str, api: Option<&str>, who: &Who) -> Result<Option<bool>, ObjectError> {
+    let (group, namespaced) = match kind {
+        "Pod" | "Service" => ("", true),
+        "Namespace" | "Node" => ("", false),
+        "NetworkPolicy" => ("networking.k8s.io", true),
+        "EndpointSlice" => ("discovery.k8s.io", true),
+        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" => ("apps", true),
+        _ => return Ok(None),
+    };
+    let Some(api) = api else {
+        return Ok(Some(namespaced));
+    };
+    let (found, version) = api.split_once('/').unwrap_or(("", api));
+    if kind == "NetworkPolicy" && (found == "extensions" || found == group && version != "v1") {
+        let message = format!("{api} is not read by this version, networking.k8s.io/v1 is");
+        return Err(who.error("apiVersion", &message));
+    }
+    Ok((found == group).then_some(namespaced))
+}
+
+fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
+    let object = match kind {
+        "Pod" => {
+            let mut pod: Pod = who.read(value)?;
+            pod.metadata.annotations.clear();
+            Object::Pod(pod)
+        }
+        "Namespace" => Object::Namespace(who.read(value)?),
+        "Node" => Object::Node(who.read(value)?),
+        "Service" => Object::Service(who.read(value)?),
+        "EndpointSlice" => Object::EndpointSlice(who.read(value)?),
+        "NetworkPolicy" => {
+            let policy: NetworkPolicy = who.read(value)?;
+            validate::spec(&policy.spec).map_err(|(field, why)| who.error(&field, &why))?;
+            Object::NetworkPolicy(policy)
+        }
+        workload => match stand_in(workload, value, who)? {
+            Some(pod) => Object::Pod(pod),
+            None => return Ok(Parsed::Ignored),
+        },
+    };
+    let mut object = object;
+    let meta = meta_mut(&mut object);
+    meta.namespace.clone_from(&who.namespace);
+    meta.annotations.remove(LAST_APPLIED);
+    Ok(Parsed::Object(Box::new(object)))
+}
+
+fn meta_mut(object: &mut Object) -> &mut Meta {
+    match object {
+        Object::Pod(o) => &mut o.metadata,
+        Object::Namespace(o) => &mut o.metadata,
+        Object::NetworkPolicy(o) => &mut o.metadata,
+        Object::Service(o) => &mut o.metadata,
+        Object::EndpointSlice(o) => &mut o.metadata,
+        Object::Node(o) => &mut o.metadata,
+    }
+}
+
+/// The pod that stands for a workload's pods: its template under the workload's name.
+fn stand_in(kind: &str, mut value: Value, who: &Who) -> Result<Option<Pod>, ObjectError> {
+    let owned = value["metadata"]["ownerReferences"].as_array();
+    if kind == "ReplicaSet" && owned.is_some_and(|o| !o.is_empty()) {
+        return Ok(None);
+    }
+    let uid = value["metadata"]["uid"].as_str().unwrap_or("").to_owned();
+    let template = value.pointer_mut("/spec/template").map(Value::take);
+    let template = template.unwrap_or_else(|| Value::Object(Map::new()));
+    let mut pod: Pod = serde_path_to_error::deserialize(template).map_err(|e| {
+        who.error(
+            &format!("spec.template.{}", e.path()),
+            &e.inner().to_string(),
+        )
+    })?;
+    pod.metadata = Meta {
+        name: who.name.clone(),
+        namespace: who.namespace.clone(),
+        uid,
+        labels: std::mem::take(&mut pod.metadata.labels),
+        ..Meta::default()
+    };
+    pod.spec.node_name = None;
+    pod.status = super::PodStatus::default();
+    pod.stand_in = Some(kind.to_owned());
+    Ok(Some(pod))
+}
+
+/// What stands in for a NetworkPolicy that can't be read.
+fn closed(value: &Value, who: &Who) -> Box<NetworkPolicy> {
+    let spec = &value["spec"];
+    let selector: Option<LabelSelector> = serde_json::from_value(spec["podSelector"].clone())
+        .ok()
+        .filter(|s| validate::selector(s, "").is_ok());
+    let types: Option<Vec<PolicyType>> = serde_json::from_value(spec["policyTypes"].clone()).ok();
+    let types = types
+        .filter(|t| !t.is_empty())
+        .unwrap_or_else(|| vec![PolicyType::Ingress, PolicyType::Egress]);
+    // A policy that was only staged mustn't drop anything for being invalid.
+    let annotations = serde_json::from_value(value["metadata"]["annotations"].clone());
+    Box::new(NetworkPolicy {
+        metadata: Meta {
+            name: who.name.clone(),
+            namespace: who.namespace.clone(),
+            annotations: annotations.unwrap_or_default(),
+            ..Meta::default()
+        },
+        spec: NetworkPolicySpec {
+            pod_selector: selector.unwrap_or_default(),
+            policy_types: types,
+            ..NetworkPolicySpec::default()
+        },
+    })
+}
+
+/// Kubernetes takes a `null` member for an absent one. A `null` in a list stays, and is an error.
+fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, v| !v.is_null());
+            members.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        _ => {}
+    }
+}
+
+/// Whose document this is.
+struct Who {
+    kind: String,
+    namespace: String,
+    name: String,
+    closed: Option<Box<NetworkPolicy>>,
+}
+
+impl Who {
+    fn of(value: &Value) -> Self {
+        let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+        Self {
+            kind: text(&value["kind"]),
+            namespace: text(&value["metadata"]["namespace"]),
+            name: text(&value["metadata"]["name"]),
+            closed: None,
+        }
+    }
+
+    fn error(&self, field: &str, message: &str) -> ObjectError {
+        ObjectError {
+            kind: self.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            field: field.to_owned(),
+            message: message.to_owned(),
+            closed: self.closed.clone(),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, value: Value) -> Result<T, ObjectError> {
+        serde_path_to_error::deserialize(value).map_err(|e| {
+            let path = e.path().to_string();
+            let path = if path == "." { "" } else { &path };
+            self.error(path, &e.inner().to_string())
+        })
+    }
+}

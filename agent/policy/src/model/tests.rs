@@ -1,0 +1,166 @@
+//! What is refused, with which field, and what stands in for it.
+
+use serde_json::{Value, json};
+
+use super::{Object, ObjectError, Parsed, PolicyType};
+use crate::{config::Config, index::Index, testing::netpol};
+
+fn refused(value: Value) -> ObjectError {
+    match Object::from_value(value) {
+        Err(error) => error,
+        Ok(parsed) => panic!("{parsed:?}"),
+    }
+}
+
+#[test]
+fn a_fault_in_a_network_policy_names_its_field() {
+    let peer = |peer: Value| json!({"ingress": [{}, {"from": [{"podSelector": {}}, peer]}]});
+    let port = |port: Value| json!({"egress": [{"ports": [port]}]});
+    for (field, spec) in [
+        (
+            "spec.ingress[1].from[1].ipBlock.cidr",
+            peer(json!({"ipBlock": {"cidr": "10.0.0.0"}})),
+        ),
+        (
+            "spec.ingress[1].from[1].ipBlock.cidr",
+            peer(json!({"ipBlock": {"cidr": "::ffff:10.0.0.0/104"}})),
+        ),
+        (
+            "spec.ingress[1].from[1].ipBlock.except[0]",
+            peer(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/9"]}})),
+        ),
+        (
+            "spec.ingress[1].from[1]",
+            peer(json!({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}})),
+        ),
+        ("spec.ingress[1].from[1]", peer(json!({}))),
+        (
+            "spec.ingress[1].from[1].podselector",
+            peer(json!({"podselector": {}})),
+        ),
+        (
+            "spec.podSelector.matchExpressions[0].operator",
+            json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Gt"}]}}),
+        ),
+        (
+            "spec.podSelector.matchExpressions[0].values",
+            json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+        ),
+        (
+            "spec.podSelector.matchExpressions[0].values",
+            json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}),
+        ),
+        (
+            "spec.podSelector.matchLabels.a b",
+            json!({"podSelector": {"matchLabels": {"a b": "c"}}}),
+        ),
+        ("spec.egress[0].ports[0].port", port(json!({"port": 0}))),
+        ("spec.egress[0].ports[0].port", port(json!({"port": 65536}))),
+        ("spec.egress[0].ports[0].port", port(json!({"port": "80"}))),
+        (
+            "spec.egress[0].ports[0].endPort",
+            port(json!({"port": 80, "endPort": 79})),
+        ),
+        (
+            "spec.egress[0].ports[0].endPort",
+            port(json!({"port": "http", "endPort": 80})),
+        ),
+        (
+            "spec.egress[0].ports[0].endPort",
+            port(json!({"endPort": 80})),
+        ),
+        (
+            "spec.egress[0].ports[0].protocol",
+            port(json!({"protocol": "ICMP"})),
+        ),
+        ("spec.policyTypes[0]", json!({"policyTypes": ["ingress"]})),
+        ("spec.ingres", json!({"ingres": []})),
+        ("spec.ingress[0]", json!({"ingress": [null]})),
+    ] {
+        let error = refused(netpol("b/n", spec.clone()));
+        assert_eq!(error.field, field, "{spec}: {error}");
+        assert!(error.closed.is_some());
+    }
+}
+
+#[test]
+fn the_closed_form_keeps_selector_and_types_where_they_parse() {
+    let closed = |spec| refused(netpol("b/n", spec)).closed.expect("closed").spec;
+    let spec = closed(
+        json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Egress"], "egress": [{"x": 1}]}),
+    );
+    assert_eq!(spec.pod_selector.match_labels["a"], "b");
+    assert_eq!(spec.policy_types, [PolicyType::Egress]);
+    assert!(spec.egress.is_empty());
+    let spec = closed(json!({"podSelector": {"matchLabel": {"a": "b"}}, "ingress": [{}]}));
+    assert_eq!(spec.pod_selector, super::LabelSelector::default());
+    assert_eq!(spec.policy_types, [PolicyType::Ingress, PolicyType::Egress]);
+}
+
+#[test]
+fn the_last_valid_form_of_a_policy_stays_and_the_closed_one_yields_to_a_valid_one() {
+    let error = refused(netpol("b/n", json!({"x": 1})));
+    let valid = || match Object::from_value(netpol("b/n", json!({"ingress": [{}]}))) {
+        Ok(Parsed::Object(object)) => *object,
+        other => panic!("{other:?}"),
+    };
+    let mut index = Index::new(Config::default());
+    assert!(index.apply_closed(&error));
+    assert_eq!(index.problems().len(), 1);
+    index.apply(valid());
+    assert_eq!(index.problems().len(), 0);
+    assert!(!index.apply_closed(&error));
+    assert!(index.problems()[0].message.contains("last valid form"));
+    index.delete("NetworkPolicy", "b", "n");
+    assert_eq!(index.problems().len(), 0);
+}
+
+#[test]
+fn policies_that_are_not_enforced_are_errors_and_foreign_kinds_are_ignored() {
+    for kind in [
+        "ClusterNetworkPolicy",
+        "AdminNetworkPolicy",
+        "BaselineAdminNetworkPolicy",
+    ] {
+        let error = refused(json!({"kind": kind, "metadata": {"name": "x"}}));
+        assert!(
+            error.to_string().contains("not enforced by this version"),
+            "{error}"
+        );
+    }
+    for (api, kind) in [
+        ("v1", "ConfigMap"),
+        ("serving.knative.dev/v1", "Service"),
+        ("projectcalico.org/v3", "NetworkPolicy"),
+    ] {
+        let object = json!({"apiVersion": api, "kind": kind, "metadata": {"name": "x"}});
+        assert_eq!(Object::from_value(object), Ok(Parsed::Ignored));
+    }
+    let owned = json!({"kind": "ReplicaSet", "metadata": {"name": "x", "ownerReferences": [{"kind": "Deployment", "name": "y"}]}});
+    assert_eq!(Object::from_value(owned), Ok(Parsed::Ignored));
+    assert_eq!(
+        refused(json!({"apiVersion": "extensions/v1beta1", "kind": "NetworkPolicy"})).field,
+        "apiVersion"
+    );
+}
+
+#[test]
+fn objects_without_kind_name_or_shape_are_refused_without_a_panic() {
+    for value in [
+        json!(null),
+        json!([]),
+        json!("x"),
+        json!({}),
+        json!({"kind": "Pod"}),
+        json!({"kind": "Pod", "metadata": "x"}),
+        json!({"kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": "x"}}),
+        json!({"kind": "Pod", "metadata": {"name": "x", "labels": {"a": true}}}),
+    ] {
+        refused(value);
+    }
+    let error = refused(json!({"kind": "Pod", "metadata": {"name": "x", "labels": {"a": true}}}));
+    assert_eq!(
+        (error.field.as_str(), error.namespace.as_str()),
+        ("metadata.labels.a", "default")
+    );
+}

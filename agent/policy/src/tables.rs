@@ -1,0 +1,94 @@
+//! What a compilation gives: the entries of every policy map, ordered.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ringfence_ebpf::{
+    abi::{Addr, EndpointWorld, Grant, PortBlock, PortKey, World},
+    verdict::PolicyTables,
+};
+
+use crate::{index::PodKey, prefix};
+
+/// One generation of policy, without the world bit that the maps add.
+///
+/// Equal objects give equal tables, so that two generations can be compared
+/// entry by entry. Ids are hashes of what they stand for: an unrelated change
+/// doesn't renumber.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Peer class of exact addresses, where it isn't what `cidrs` gives.
+    pub classes: BTreeMap<Addr, u32>,
+    /// Peer class by prefix: address, and length in 0..=128 on the 128-bit
+    /// form (96 + n for IPv4's /n). The longest one counts.
+    pub cidrs: BTreeMap<(Addr, u8), u32>,
+    /// What a ruleset grants a class. No entry grants nothing.
+    pub rules: BTreeMap<(u32, u32), Grant>,
+    /// Single ports by port set (low three bits cleared), IANA protocol
+    /// number, and port divided by 256.
+    pub ports: BTreeMap<(u32, u16, u16), PortBlock>,
+    /// The pods in scope: not finished, not in a node's network namespace.
+    pub endpoints: BTreeMap<PodKey, EndpointPolicy>,
+    /// Workload and bits of [`ringfence_ebpf::abi::Identity`] of every known
+    /// pod's and node's address.
+    pub identities: BTreeMap<Addr, (String, u32)>,
+}
+
+/// What one pod is under.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointPolicy {
+    /// `namespace/service`.
+    pub workload: String,
+    /// Its addresses; empty before it has any, and if another pod shows the same.
+    pub addresses: Vec<IpAddr>,
+    /// Ruleset of packets to the pod, 0 if no policy isolates it there.
+    pub ingress: u32,
+    /// Ruleset of packets from the pod, 0 if no policy isolates it there.
+    pub egress: u32,
+    /// Bits of [`EndpointWorld`]'s constants.
+    pub flags: u32,
+}
+
+impl EndpointPolicy {
+    /// The half of an endpoint's kernel entry, epoch 0.
+    pub fn half(&self) -> EndpointWorld {
+        EndpointWorld {
+            ingress: self.ingress,
+            egress: self.egress,
+            flags: self.flags,
+            epoch: 0,
+        }
+    }
+}
+
+impl Tables {
+    /// The class that prefixes alone give an address.
+    pub(crate) fn class_by_prefix(&self, addr: &Addr, max: u8) -> u32 {
+        prefix::longest(&self.cidrs, addr, max).map_or(0, |(_, class)| *class)
+    }
+
+    /// The class of an address.
+    pub fn class_of(&self, addr: &Addr) -> u32 {
+        match self.classes.get(addr) {
+            Some(class) => *class,
+            None => self.class_by_prefix(addr, 128),
+        }
+    }
+}
+
+impl PolicyTables for Tables {
+    fn class(&self, _: World, addr: &Addr) -> u32 {
+        self.class_of(addr)
+    }
+
+    fn grant(&self, _: World, ruleset: u32, class: u32) -> Grant {
+        self.rules
+            .get(&(ruleset, class))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn port(&self, key: &PortKey, port: u16) -> bool {
+        let block = self.ports.get(&(key.set, key.protocol, key.block));
+        block.is_some_and(|b| b.contains(port))
+    }
+}

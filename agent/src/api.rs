@@ -1,0 +1,250 @@
+//! The agent's Unix socket: HTTP with JSON, for root alone.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/v1/status` | [`crate::state::Status`] |
+//! | `/v1/endpoints`, `/v1/drops`, `/v1/flows` | lists |
+//! | `/v1/wait?pod=ns/name` | [`InForce`], after a pass that begins with the request |
+//! | `/v1/events` | one JSON object a line, until the caller leaves |
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::stream::unfold;
+use serde::Serialize;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::kernel::Kernel;
+use crate::state::{InForce, Shared};
+
+/// Why the socket can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Two agents on one socket would be two on one set of maps.
+    #[error("another agent answers on {}; stop it, or give --socket and --pin-dir of your own", .0.display())]
+    Taken(PathBuf),
+    /// Something else stands in its place.
+    #[error("{} exists and is no socket; give another --socket", .0.display())]
+    NotASocket(PathBuf),
+    /// A system call failed.
+    #[error("{operation} {}: {source}; run as root, or give another --socket", path.display())]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Fails if an agent answers on the socket. To be asked before the datapath is
+/// opened; what can't be told is left for [`bind`] to complain of.
+pub fn refuse_second_agent(path: &Path) -> Result<(), SocketError> {
+    match StdUnixStream::connect(path) {
+        Ok(_) => Err(SocketError::Taken(path.to_owned())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The socket's file: removed with this value, if it is still ours.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("removing {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Listens on the socket, in the place of one that nobody answers on.
+pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
+    let failed = |operation, source| SocketError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| failed("making the folder of", error))?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => {
+            refuse_second_agent(path)?;
+            fs::remove_file(path).map_err(|error| failed("removing the stale socket", error))?;
+        }
+        Ok(_) => return Err(SocketError::NotASocket(path.to_owned())),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(|error| failed("listening on", error))?;
+    // Whoever connects before this is still turned away by its credentials.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(|error| failed("setting the mode of", error))?;
+    let inode = inode(path).map_err(|error| failed("looking at", error))?;
+    Ok((
+        RootListener(listener),
+        SocketFile {
+            path: path.to_owned(),
+            inode,
+        },
+    ))
+}
+
+/// Accepts root and the agent's own user only.
+#[derive(Debug)]
+pub struct RootListener(UnixListener);
+
+impl axum::serve::Listener for RootListener {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            let (stream, addr) = axum::serve::Listener::accept(&mut self.0).await;
+            match stream.peer_cred() {
+                Ok(peer) if may_connect(peer.uid()) => return (stream, addr),
+                Ok(peer) => tracing::warn!(uid = peer.uid(), "turned away from the socket"),
+                Err(error) => tracing::warn!("turned away from the socket: {error}"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+fn may_connect(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: RootListener, shared: Arc<Shared>) {
+    if let Err(error) = axum::serve(listener, router(shared)).await {
+        tracing::error!("the socket's server ended: {error:#}");
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route(
+            "/v1/status",
+            get(async |State(shared): Shares| Json(shared.status())),
+        )
+        .route(
+            "/v1/endpoints",
+            get(async |State(shared): Shares| list(shared, |k| Ok(k.endpoints())).await),
+        )
+        .route(
+            "/v1/drops",
+            get(async |State(shared): Shares| list(shared, |k| k.drops()).await),
+        )
+        .route(
+            "/v1/flows",
+            get(async |State(shared): Shares| list(shared, |k| k.flows()).await),
+        )
+        .route("/v1/wait", get(wait))
+        .route("/v1/events", get(events))
+        .with_state(shared)
+}
+
+type Shares = State<Arc<Shared>>;
+
+async fn list<T: Serialize + Send + 'static>(
+    shared: Arc<Shared>,
+    read: fn(&mut dyn Kernel) -> anyhow::Result<T>,
+) -> Response {
+    match tokio::task::spawn_blocking(move || read(shared.kernel().as_mut())).await {
+        Ok(Ok(list)) => Json(list).into_response(),
+        Ok(Err(error)) => failed(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn failed(status: StatusCode, error: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": error }))).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Pod {
+    pod: String,
+}
+
+/// Whether the pod's policy is in force: judged after a pass of its own, so that
+/// a manifest written before the question is part of the answer.
+async fn wait(State(shared): Shares, Query(Pod { pod }): Query<Pod>) -> Response {
+    shared.pass().await;
+    let answer = tokio::task::spawn_blocking(move || in_force(&shared, &pod)).await;
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn in_force(shared: &Shared, pod: &str) -> InForce {
+    let status = shared.status();
+    let guarded = shared
+        .kernel()
+        .endpoints()
+        .iter()
+        .any(|endpoint| endpoint.attached && endpoint.pod.to_string() == pod);
+    let unguarded = || {
+        let found = status
+            .unguarded
+            .iter()
+            .find(|unguarded| unguarded.pod == pod);
+        found.map_or_else(
+            || format!("node {} has no such pod", status.node),
+            |unguarded| unguarded.reason.clone(),
+        )
+    };
+    let reason = status.error.clone().or_else(|| (!guarded).then(unguarded));
+    InForce {
+        in_force: reason.is_none(),
+        reason,
+        generation: status.generation,
+        invalid: status.invalid,
+    }
+}
+
+async fn events(State(shared): Shares) -> Response {
+    let followed = shared.events.subscribe();
+    let lines = unfold(followed, async |mut followed| {
+        let line = match followed.recv().await {
+            Ok(event) => format!("{event}\n"),
+            // A caller that reads too slowly is told so, and kept.
+            Err(RecvError::Lagged(lost)) => format!("{{\"lost\":{lost}}}\n"),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok::<_, Infallible>(line), followed))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (kind, Body::from_stream(lines)).into_response()
+}
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

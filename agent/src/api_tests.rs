@@ -1,0 +1,157 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::client::{self, ClientError};
+use crate::engine::{Discover, Engine};
+use crate::state::Status;
+use crate::testing::{FakeKernel, settings, shared};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/agent.sock");
+        let (listener, file) = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(SocketError::Taken(_))));
+        assert!(refuse_second_agent(&path).is_err());
+        drop(listener);
+        std::mem::forget(file);
+        assert!(path.exists());
+        let (_listener, file) = bind(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        drop(file);
+        assert!(!path.exists());
+    });
+}
+
+#[test]
+fn what_is_no_socket_is_left_alone_and_so_is_anothers_socket_at_the_end() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path), Err(SocketError::NotASocket(_))));
+        fs::remove_file(&path).unwrap();
+        symlink("elsewhere", &path).unwrap();
+        assert!(matches!(bind(&path), Err(SocketError::NotASocket(_))));
+        fs::remove_file(&path).unwrap();
+        let (_listener, file) = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(file);
+        assert!(path.exists());
+    });
+}
+
+#[test]
+fn only_root_and_the_agents_own_user_may_connect() {
+    assert!(may_connect(0));
+    assert!(may_connect(nix::unistd::geteuid().as_raw()));
+    assert!(!may_connect(nix::unistd::geteuid().as_raw() + 1));
+}
+
+/// An agent over a fake datapath whose pods are all found.
+fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
+    fs::write(
+        dir.join("a.yaml"),
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: ns}\n\
+         spec: {nodeName: n, containers: []}\nstatus: {podIP: 10.0.0.1}\n",
+    )
+    .unwrap();
+    let discover: Discover = Box::new(|wanted, _| {
+        let found = |wanted: &crate::discover::Wanted| crate::datapath::Interface {
+            pod: wanted.pod.clone(),
+            ifindex: 7,
+            name: "veth7".into(),
+            mac: [2; 6],
+        };
+        let interfaces = wanted.iter().map(found).collect();
+        Ok(crate::discover::Discovery {
+            interfaces,
+            ..Default::default()
+        })
+    });
+    (
+        Arc::new(shared(kernel)),
+        Engine::with_discover(&settings(dir), discover).unwrap(),
+    )
+}
+
+#[test]
+fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = FakeKernel::default();
+        let (shared, mut engine) = agent(dir.path(), &kernel);
+        let socket = dir.path().join("agent.sock");
+        let (listener, _file) = bind(&socket).unwrap();
+        tokio::spawn(serve(listener, Arc::clone(&shared)));
+        let looped = Arc::clone(&shared);
+        tokio::spawn(async move {
+            loop {
+                looped.wake.notified().await;
+                let ticket = looped.ticket();
+                engine.pass(&looped, None);
+                looped.complete(ticket);
+            }
+        });
+        let there: InForce = client::get(&socket, "/v1/wait?pod=ns/a").await.unwrap();
+        assert_eq!((there.in_force, there.reason, there.generation), (true, None, 1));
+        let gone: InForce = client::get(&socket, "/v1/wait?pod=ns/b").await.unwrap();
+        assert!(gone.reason.unwrap().contains("no such pod"));
+        let rows: Vec<serde_json::Value> = client::get(&socket, "/v1/endpoints").await.unwrap();
+        assert_eq!(rows[0]["interface"], "veth7");
+        let status: Status = client::get(&socket, "/v1/status").await.unwrap();
+        assert_eq!(status.passes, 2);
+        let failed = client::get::<Vec<serde_json::Value>>(&socket, "/v1/flows").await.unwrap_err();
+        assert!(matches!(&failed, ClientError::Refused { message, .. } if message == "flows: no such map"));
+    });
+}
+
+#[test]
+fn followers_get_each_event_on_a_line_of_its_own() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, _) = agent(dir.path(), &FakeKernel::default());
+        let socket = dir.path().join("agent.sock");
+        let (listener, _file) = bind(&socket).unwrap();
+        tokio::spawn(serve(listener, Arc::clone(&shared)));
+        let sender = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while sender.events.receiver_count() == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            for n in 0..3 {
+                sender.events.send(format!("{{\"n\":{n}}}").into()).unwrap();
+            }
+        });
+        let mut lines = Vec::new();
+        let ended = client::follow(&socket, "/v1/events", |line| {
+            lines.push(String::from_utf8(line.to_vec()).unwrap());
+            if lines.len() == 3 {
+                Err(io::ErrorKind::BrokenPipe.into())
+            } else {
+                Ok(())
+            }
+        });
+        assert!(ended.await.is_err());
+        assert_eq!(lines, ["{\"n\":0}", "{\"n\":1}", "{\"n\":2}"]);
+    });
+}
+
+#[test]
+fn nobody_on_the_socket_is_said_with_the_remedy() {
+    let error = runtime().block_on(client::get::<Status>(Path::new("/nowhere"), "/v1/status"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("no agent answers on /nowhere"), "{error}");
+}

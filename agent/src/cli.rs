@@ -1,0 +1,267 @@
+//! Arguments as they are written; [`crate::settings`] resolves them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A small firewall around every service of a Kubernetes cluster.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ringfence",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// The agent's Unix socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/run/ringfence/agent.sock"
+    )]
+    pub socket: PathBuf,
+    /// Where maps and links are pinned (on a bpffs)
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/ringfence"
+    )]
+    pub pin_dir: PathBuf,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Enforce policy on this node's pods
+    Agent(AgentArgs),
+    /// What the local agent enforces, and whether all is well
+    Status(StatusArgs),
+    /// The pods of this node and how each is guarded
+    Endpoints(ListArgs),
+    /// Drops by pair of services
+    Drops(FollowArgs),
+    /// Tracked connections
+    Flows(ListArgs),
+    /// Why FROM may or may not call TO, and the smallest change that would allow it
+    ///
+    /// FROM and TO are ns/pod, ns/service, `outside` or an IP; `pod:` and `svc:`
+    /// in front say which is meant. Exits 1 if the call is denied.
+    Explain(ExplainArgs),
+    /// Who can reach whom
+    Matrix(MatrixArgs),
+    /// Stop enforcing: remove every program, map and pin
+    Uninstall,
+}
+
+/// How a listing is printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// `ringfence endpoints`, `flows`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `ringfence drops`.
+#[derive(Args, Debug)]
+pub struct FollowArgs {
+    /// Print denied and audited packets as they happen
+    #[arg(long)]
+    pub follow: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `ringfence status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Return when this pod's present policy is in force
+    #[arg(long, value_name = "NS/POD")]
+    pub wait: Option<PodName>,
+    /// How long to wait, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "wait")]
+    pub timeout: u64,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `namespace/name` of a pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl std::str::FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                })
+            }
+            _ => Err("a pod is written NAMESPACE/NAME".into()),
+        }
+    }
+}
+
+/// How labels and addresses are read: the same for the agent, explain and matrix.
+#[derive(Args, Debug, Clone, Default)]
+pub struct PolicyArgs {
+    /// A label that names a pod's service, best first; repeat for more. Replaces
+    /// the default ringfence.dev/service, app.kubernetes.io/name, app
+    #[arg(long, value_name = "KEY")]
+    pub service_label: Vec<String>,
+    /// The domain of Ringfence's labels and annotations [default: ringfence.dev]
+    #[arg(long, value_name = "DOMAIN")]
+    pub label_prefix: Option<String>,
+    /// The cluster's DNS service [default: kube-system/kube-dns]
+    #[arg(long, value_name = "NS/SERVICE")]
+    pub dns_service: Option<PodName>,
+    /// An address that nodes have beside those of their status; repeat for more
+    #[arg(long, value_name = "IP")]
+    pub node_address: Vec<IpAddr>,
+}
+
+/// `ringfence explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The caller
+    pub from: String,
+    /// The callee
+    pub to: String,
+    /// PROTO/PORT, as in TCP/8080, or ICMP
+    #[arg(value_name = "PROTO/PORT")]
+    pub port: String,
+    /// A folder of Kubernetes YAML
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// How labels are read
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `ringfence matrix`.
+#[derive(Args, Debug)]
+pub struct MatrixArgs {
+    /// A folder of Kubernetes YAML
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// PROTO/PORT, as in TCP/8080, or ICMP; repeat for more
+    #[arg(long, value_name = "PROTO/PORT", required = true)]
+    pub port: Vec<String>,
+    /// How labels are read
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Where policy comes from.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The cluster's API server.
+    Kubernetes,
+}
+
+/// What a denial does.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// The packet is dropped.
+    #[default]
+    Enforce,
+    /// The packet passes and is counted.
+    Audit,
+}
+
+/// How log lines look.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `ringfence agent`.
+#[derive(Args, Debug)]
+pub struct AgentArgs {
+    /// Where policy comes from
+    #[arg(
+        long,
+        value_enum,
+        default_value = "kubernetes",
+        conflicts_with = "manifests"
+    )]
+    pub source: Source,
+    /// Read policy from this folder of Kubernetes YAML, and watch it
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Drop what policy denies, or only count it
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: Mode,
+    /// This node's name, as in the pods' spec.nodeName [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Where the pods' network namespaces are found
+    #[arg(long, value_name = "DIR", default_value = "/run/netns")]
+    pub netns_dir: PathBuf,
+    /// Where /metrics and /healthz are served; `none` for nowhere
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9435")]
+    pub metrics_addr: String,
+    /// How log lines on stderr look
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// How labels are read
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Denied packets per second and pod that are reported one by one; counters
+    /// are exact whatever this is
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub events_per_second: u32,
+    /// How long after a pod is first managed its open TCP connections are still
+    /// recognised, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub pickup: u64,
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

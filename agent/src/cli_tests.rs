@@ -1,0 +1,130 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+
+use super::*;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+fn settings(line: &str) -> Result<Settings, Failure> {
+    let cli = parse(line).unwrap();
+    match cli.command {
+        Command::Agent(args) => args.resolve(&cli.global),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_argument_definitions_hold_together() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let settings = settings("ringfence agent --manifests /m --node-name n").unwrap();
+    assert_eq!(settings.socket, PathBuf::from("/run/ringfence/agent.sock"));
+    assert_eq!(settings.pin_dir, PathBuf::from("/sys/fs/bpf/ringfence"));
+    assert_eq!(settings.netns_dir, PathBuf::from("/run/netns"));
+    assert_eq!(
+        settings.metrics_addr,
+        Some(SocketAddr::from(([127, 0, 0, 1], 9435)))
+    );
+    assert_eq!(settings.pickup, Duration::from_secs(10));
+    assert_eq!(settings.config, ringfence_policy::config::Config::default());
+    assert!(!settings.audit);
+}
+
+#[test]
+fn an_agent_without_manifests_is_told_what_to_give_and_exits_2() {
+    for line in ["ringfence agent", "ringfence agent --source kubernetes"] {
+        let failure = settings(line).unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(
+            failure.to_string().contains("give --manifests DIR"),
+            "{failure}"
+        );
+    }
+}
+
+#[test]
+fn an_api_server_and_a_folder_are_not_read_at_once() {
+    let error = parse("ringfence agent --source kubernetes --manifests /m").unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn every_flag_of_the_agent_reaches_its_setting() {
+    let settings = settings(
+        "ringfence --socket /s agent --manifests /m --mode audit --node-name n --netns-dir /ns \
+         --metrics-addr [::1]:1 --log-format json --service-label a/b --service-label c \
+         --label-prefix example.com --dns-service dns/core --node-address 10.0.0.1 \
+         --node-address fd00::1 --events-per-second 5 --pickup 3 --pin-dir /p",
+    )
+    .unwrap();
+    assert_eq!(
+        (settings.socket, settings.pin_dir),
+        ("/s".into(), "/p".into())
+    );
+    assert!(settings.audit);
+    assert_eq!(settings.log_format, LogFormat::Json);
+    assert_eq!(settings.events_per_second, 5);
+    assert_eq!(settings.config.service_labels, ["a/b", "c"]);
+    assert_eq!(settings.config.egress_prefix, "egress.example.com");
+    assert_eq!(settings.config.dns_service, "dns/core");
+    assert_eq!(settings.config.node_addresses.len(), 2);
+}
+
+#[test]
+fn another_label_prefix_changes_the_service_label_too() {
+    let settings = settings("ringfence agent --manifests /m --label-prefix example.com").unwrap();
+    assert_eq!(settings.config.service_labels[0], "example.com/service");
+    assert_eq!(settings.config.service_labels.len(), 3);
+}
+
+#[test]
+fn metrics_can_be_turned_off_but_not_misspelt() {
+    let none = settings("ringfence agent --manifests /m --metrics-addr none").unwrap();
+    assert_eq!(none.metrics_addr, None);
+    let failure = settings("ringfence agent --manifests /m --metrics-addr 9435").unwrap_err();
+    assert_eq!(failure.code(), 2);
+}
+
+#[test]
+fn global_flags_stand_before_or_after_the_command() {
+    for line in [
+        "ringfence --socket /s endpoints -o json",
+        "ringfence endpoints --socket /s -o json",
+    ] {
+        assert_eq!(parse(line).unwrap().global.socket, PathBuf::from("/s"));
+    }
+}
+
+#[test]
+fn a_pod_to_wait_for_is_a_namespace_and_a_name() {
+    assert!(parse("ringfence status --wait bank/ledger --timeout 5").is_ok());
+    for line in [
+        "ringfence status --wait ledger",
+        "ringfence status --wait a/b/c",
+        "ringfence status --wait /b",
+        "ringfence status --timeout 5",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn offline_commands_need_their_manifests_and_a_port() {
+    assert!(parse("ringfence explain a/b c/d TCP/8080 --manifests m -o json").is_ok());
+    assert!(parse("ringfence matrix --manifests m --port TCP/1 --port UDP/2").is_ok());
+    for line in [
+        "ringfence explain a/b c/d TCP/8080",
+        "ringfence matrix --manifests m",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}

@@ -1,0 +1,263 @@
+//! The commands that ask the local agent, and `uninstall`.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use serde_json::Value;
+
+use crate::api;
+use crate::cli::{FollowArgs, Global, Output, PodName, StatusArgs};
+use crate::client::{self, ClientError};
+use crate::datapath;
+use crate::failure::{Failure, Found, Outcome};
+use crate::output::{Paint, field, print, print_json, table};
+use crate::state::{InForce, Status};
+
+/// Between two questions of `status --wait`.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// `ringfence status`.
+pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
+    match &args.wait {
+        Some(pod) => wait(global, args, pod),
+        None => {
+            let status: Status = ask(global, "/v1/status")?;
+            match args.output {
+                Output::Json => print_json(&status)?,
+                Output::Table => print(&status_text(&status, Paint::stdout()))?,
+            }
+            Ok(Found::Fine)
+        }
+    }
+}
+
+fn wait(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
+    let path = format!("/v1/wait?pod={}/{}", pod.namespace, pod.name);
+    if !path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"#&%+".contains(&byte))
+    {
+        return Err(Failure::input(anyhow!(
+            "no pod has such a name: {}",
+            args_name(pod)
+        )));
+    }
+    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let mut last = String::from("the agent gave no answer");
+    let answer = block_on(async {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked = tokio::time::timeout(left, client::get::<InForce>(&global.socket, &path));
+            match asked.await {
+                Ok(Ok(answer)) if answer.in_force => return Ok(Some(answer)),
+                Ok(Ok(answer)) => last = answer.reason.unwrap_or_default(),
+                // The agent may be starting.
+                Ok(Err(error @ ClientError::Connect { .. })) => last = error.to_string(),
+                Ok(Err(error)) => return Err(Failure::fault(error)),
+                Err(_) => return Ok(None),
+            }
+            if Instant::now() + ASK_AGAIN >= deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    })??;
+    let Some(answer) = answer else {
+        eprintln!(
+            "ringfence: {} is not in force after {} s: {last}",
+            args_name(pod),
+            args.timeout
+        );
+        return Ok(Found::Something);
+    };
+    for invalid in &answer.invalid {
+        eprintln!("ringfence: warning: {invalid}");
+    }
+    match args.output {
+        Output::Json => print_json(&answer)?,
+        Output::Table => {
+            let pod = args_name(pod);
+            print(&format!(
+                "{pod} is in force (generation {})\n",
+                answer.generation
+            ))?;
+        }
+    }
+    Ok(Found::Fine)
+}
+
+fn args_name(pod: &PodName) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+fn status_text(status: &Status, paint: Paint) -> String {
+    let verdict = match (&status.error, status.passes) {
+        (Some(error), _) => format!("{}: {error}", paint.red("failing")),
+        (None, 0) => paint.yellow("starting"),
+        (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
+        (None, _) => paint.green("well"),
+    };
+    let Status {
+        node,
+        mode,
+        source,
+        version,
+        pid,
+        generation,
+        endpoints,
+        ..
+    } = status;
+    let mut text = format!(
+        "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {version}, pid {pid}\n\
+         generation  {generation}\nendpoints   {endpoints} guarded, {} not\n",
+        status.unguarded.len(),
+    );
+    let pods: Vec<String> = status
+        .unguarded
+        .iter()
+        .map(|pod| format!("{}: {}", pod.pod, pod.reason))
+        .collect();
+    let sections = [
+        ("not guarded", &pods),
+        (
+            "manifests that don't parse (the last good state of their objects is in force)",
+            &status.invalid,
+        ),
+        (
+            "labels and annotations that grant nothing",
+            &status.problems,
+        ),
+        ("namespaces that couldn't be entered", &status.skipped),
+    ];
+    for (title, lines) in sections {
+        if !lines.is_empty() {
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n{}\n  {}\n", paint.bold(title), lines.join("\n  "));
+        }
+    }
+    text
+}
+
+/// `ringfence endpoints`.
+pub fn endpoints(global: &Global, output: Output) -> Outcome {
+    let mut rows: Vec<Value> = ask(global, "/v1/endpoints")?;
+    let status: Status = ask(global, "/v1/status")?;
+    for pod in status.unguarded {
+        rows.push(serde_json::json!({
+            "pod": pod.pod, "attached": false, "reason": pod.reason,
+        }));
+    }
+    let columns = [
+        "pod",
+        "workload",
+        "interface",
+        "addresses",
+        "ingress",
+        "egress",
+        "attached",
+        "reason",
+    ];
+    list(&rows, output, &columns, &[])
+}
+
+/// `ringfence flows`.
+pub fn flows(global: &Global, output: Output) -> Outcome {
+    let rows: Vec<Value> = ask(global, "/v1/flows")?;
+    let columns = flow_columns(&rows);
+    list(&rows, output, &columns, &[])
+}
+
+/// In the order in which the datapath gives them, whichever they are.
+fn flow_columns(rows: &[Value]) -> Vec<&str> {
+    let first = rows.first().and_then(Value::as_object);
+    first.map_or_else(Vec::new, |row| row.keys().map(String::as_str).collect())
+}
+
+/// `ringfence drops`.
+pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
+    if args.follow {
+        return follow(global, args.output);
+    }
+    let mut rows: Vec<Value> = ask(global, "/v1/drops")?;
+    rows.sort_by_key(|row| std::cmp::Reverse(row["packets"].as_u64()));
+    let columns = [
+        "source",
+        "destination",
+        "direction",
+        "reason",
+        "protocol",
+        "audited",
+        "packets",
+        "bytes",
+    ];
+    list(&rows, args.output, &columns, &[6, 7])
+}
+
+fn follow(global: &Global, output: Output) -> Outcome {
+    block_on(client::follow(&global.socket, "/v1/events", |line| {
+        let mut out = std::io::stdout().lock();
+        match (output, serde_json::from_slice::<Value>(line)) {
+            (Output::Table, Ok(event)) => writeln!(out, "{}", event_line(&event))?,
+            _ => {
+                out.write_all(line)?;
+                out.write_all(b"\n")?;
+            }
+        }
+        out.flush()
+    }))?
+    .map_err(Failure::fault)?;
+    Err(Failure::fault(anyhow!("the agent stopped")))
+}
+
+/// `key=value` for each field: whichever the event has, and greppable.
+fn event_line(event: &Value) -> String {
+    let Value::Object(fields) = event else {
+        return event.to_string();
+    };
+    let words: Vec<_> = fields
+        .keys()
+        .map(|key| format!("{key}={}", field(event, key)))
+        .collect();
+    words.join(" ")
+}
+
+fn list(rows: &[Value], output: Output, columns: &[&str], right: &[usize]) -> Outcome {
+    match output {
+        Output::Json => print_json(&rows)?,
+        Output::Table if rows.is_empty() => eprintln!("none"),
+        Output::Table => {
+            let cells = |row: &Value| columns.iter().map(|column| field(row, column)).collect();
+            print(&table(columns, rows.iter().map(cells).collect(), right))?;
+        }
+    }
+    Ok(Found::Fine)
+}
+
+/// `ringfence uninstall`: refuses while an agent would put everything back.
+pub fn uninstall(global: &Global) -> Outcome {
+    api::refuse_second_agent(&global.socket).map_err(Failure::fault)?;
+    let removed = datapath::uninstall(&global.pin_dir).map_err(Failure::fault)?;
+    print(&format!(
+        "removed {} programs and {} maps below {}\n",
+        removed.links,
+        removed.maps,
+        global.pin_dir.display()
+    ))?;
+    Ok(Found::Fine)
+}
+
+fn ask<T: serde::de::DeserializeOwned>(global: &Global, what: &str) -> Result<T, Failure> {
+    block_on(client::get(&global.socket, what))?.map_err(Failure::fault)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+        .map(|runtime| runtime.block_on(future))
+        .map_err(Failure::fault)
+}

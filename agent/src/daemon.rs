@@ -1,0 +1,260 @@
+//! `ringfence agent`: starts in the order that leaves nothing half done, then
+//! makes a pass whenever something may have changed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
+
+use crate::cli::LogFormat;
+use crate::datapath::{Datapath, Events, Options};
+use crate::engine::{Engine, Pass};
+use crate::failure::{Failure, Found, Outcome};
+use crate::manifests::Watch;
+use crate::metrics::Metrics;
+use crate::netlink::LinkEvents;
+use crate::settings::Settings;
+use crate::state::{Shared, Status};
+use crate::{api, web};
+
+/// Between passes when nothing happens: the hooks' places are verified anew, and
+/// what a lost event told is found.
+const PERIOD: Duration = Duration::from_secs(5);
+/// After an event, for the events that come with it.
+const QUIET: Duration = Duration::from_millis(50);
+/// Events that never pause don't hold a pass up for longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The first retry; doubles up to [`PERIOD`].
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Runs until told to stop. Enforcement stays in place after it.
+pub fn run(settings: &Settings) -> Outcome {
+    start_logging(settings.log_format);
+    // All input is checked before the kernel is touched.
+    let engine = Engine::open(settings).map_err(Failure::input)?;
+    api::refuse_second_agent(&settings.socket).map_err(Failure::fault)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+        .map_err(Failure::fault)?;
+    runtime
+        .block_on(serve(settings, engine))
+        .map_err(Failure::fault)?;
+    Ok(Found::Fine)
+}
+
+async fn serve(settings: &Settings, engine: Engine) -> anyhow::Result<()> {
+    let mut stop = Stop::new()?;
+    let page = match settings.metrics_addr {
+        Some(addr) => Some(web::bind(addr).await?),
+        None => None,
+    };
+    let mut datapath = Datapath::open(&Options {
+        pin_dir: settings.pin_dir.clone(),
+        audit: settings.audit,
+        events_per_second: settings.events_per_second,
+        pickup: settings.pickup,
+    })?;
+    let (listener, socket) = api::bind(&settings.socket)?;
+    let events = datapath.take_events();
+    let shared = Arc::new(Shared::new(
+        datapath,
+        Metrics::new()?,
+        first_status(settings),
+    ));
+    if let Some(events) = events {
+        tokio::spawn(forward(events, Arc::clone(&shared)));
+    }
+    if let Some(page) = page {
+        tokio::spawn(web::serve(page, Arc::clone(&shared)));
+    }
+    tokio::spawn(api::serve(listener, Arc::clone(&shared)));
+    tracing::info!(
+        node = settings.node_name,
+        manifests = %settings.manifests.display(),
+        "agent started in mode {}",
+        shared.status().mode,
+    );
+    let done = watch_and_pass(settings, engine, &shared, &mut stop).await;
+    drop(socket);
+    tracing::info!("agent stopped; enforcement stays in place");
+    done
+}
+
+fn first_status(settings: &Settings) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        node: settings.node_name.clone(),
+        mode: if settings.audit { "audit" } else { "enforce" }.into(),
+        source: format!("manifests {}", settings.manifests.display()),
+        source_connected: true,
+        pid: std::process::id(),
+        ..Status::default()
+    }
+}
+
+async fn watch_and_pass(
+    settings: &Settings,
+    mut engine: Engine,
+    shared: &Arc<Shared>,
+    stop: &mut Stop,
+) -> anyhow::Result<()> {
+    let wake = &shared.wake;
+    let mut manifests = Watch::tree(&settings.manifests, Arc::clone(wake));
+    let mut namespaces = Watch::folder(&settings.netns_dir, Arc::clone(wake));
+    follow_links(Arc::clone(wake))?;
+    let mut since = None;
+    let mut backoff = RETRY;
+    loop {
+        let ticket = shared.ticket();
+        let pass;
+        (engine, pass) = blocking_pass(engine, shared, since.take()).await?;
+        if !pass.unsettled {
+            shared.complete(ticket);
+        }
+        manifests.ensure();
+        namespaces.ensure();
+        let delay = if pass.unsettled {
+            // Longer than a file takes to settle.
+            QUIET
+        } else if pass.retry {
+            backoff
+        } else {
+            PERIOD
+        };
+        backoff = (backoff * 2).min(PERIOD);
+        tokio::select! {
+            () = stop.asked() => return Ok(()),
+            () = sleep(delay) => {}
+            () = wake.notified() => {
+                since = Some(Instant::now());
+                backoff = RETRY;
+                settle(wake).await;
+            }
+        }
+    }
+}
+
+/// A pass on a thread that may block. A signal that comes meanwhile waits: it is
+/// short, and a pass cut off midway would be redone anyway.
+async fn blocking_pass(
+    mut engine: Engine,
+    shared: &Arc<Shared>,
+    since: Option<Instant>,
+) -> anyhow::Result<(Engine, Pass)> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let pass = engine.pass(&shared, since);
+        (engine, pass)
+    })
+    .await
+    .context("a pass panicked")
+}
+
+/// Waits for the events that come with the first one.
+async fn settle(wake: &Notify) {
+    let deadline = TokioInstant::now() + PATIENCE;
+    loop {
+        let quiet = (TokioInstant::now() + QUIET).min(deadline);
+        if timeout_at(quiet, wake.notified()).await.is_err() {
+            return;
+        }
+        if TokioInstant::now() >= deadline {
+            sleep_until(deadline).await;
+            return;
+        }
+    }
+}
+
+/// Wakes the loop at every change of a network device of the node, from a thread
+/// that ends with the process.
+fn follow_links(wake: Arc<Notify>) -> anyhow::Result<()> {
+    let events = LinkEvents::open()?;
+    let follow = move || loop {
+        match events.wait() {
+            Ok(()) => wake.notify_one(),
+            Err(error) => {
+                tracing::warn!(
+                    "{error}; new devices are found every {} s",
+                    PERIOD.as_secs()
+                );
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("links".into())
+        .spawn(follow)
+        .context("starting the thread that follows links")?;
+    Ok(())
+}
+
+/// Passes events of the ring on to whoever follows.
+async fn forward(mut events: Events, shared: Arc<Shared>) {
+    loop {
+        match events.next().await {
+            Ok(records) => {
+                for record in records {
+                    match serde_json::to_string(&record) {
+                        // An error says that nobody follows.
+                        Ok(line) => drop(shared.events.send(line.into())),
+                        Err(error) => tracing::warn!("an event can't be printed: {error}"),
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!("reading events: {error:#}");
+                sleep(PERIOD).await;
+            }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+/// Level and targets come from `RUST_LOG`, as in `debug` or `info,ringfence=debug`.
+fn start_logging(format: LogFormat) {
+    use std::io::IsTerminal as _;
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|text| text.parse::<Targets>().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
+    // Fails only where a logger is set already, as in a test.
+    let _ = match format {
+        LogFormat::Text => registry.with(layer).try_init(),
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    };
+}

@@ -1,0 +1,184 @@
+//! Putting a new generation in force: standby, flip, wait, level.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::net::if_::if_nameindex;
+use nix::time::{ClockId, clock_gettime};
+use ringfence_ebpf::abi::{Control, World};
+use ringfence_policy::diff::Change;
+use ringfence_policy::index::PodKey;
+use ringfence_policy::tables::Tables;
+
+use super::endpoints::{self, Wanted};
+use super::error::DatapathError;
+use super::maps::AgentField;
+use super::{Applied, Datapath, Interface};
+
+impl Datapath {
+    /// Puts tables and interfaces in force.
+    ///
+    /// Packets read the active world until one word is flipped, so no decision
+    /// sees half a change. Blocks for one grace period (about 8 ms) if it flips.
+    ///
+    /// # Errors
+    /// What was in force stays in force; the standby keeps what was written and
+    /// the next call goes on from there. An interface to which the programs
+    /// can't be attached is no error of the whole: see [`Applied::failed`].
+    pub fn apply(
+        &mut self,
+        tables: &Tables,
+        interfaces: &[Interface],
+    ) -> Result<Applied, DatapathError> {
+        let present = self.sweep()?;
+        let interfaces = self.endpoints.with_retained(tables, interfaces, &present);
+        if self.in_force.as_ref() == Some(tables) && self.same_interfaces(tables, &interfaces) {
+            return Ok(self.reattach(&interfaces));
+        }
+        let change = self.in_force.as_ref().map(|old| Change::between(old, tables));
+        // A new process can't tell what the pinned world meant to each
+        // endpoint: every flow is decided once more.
+        let raised = |pod: &PodKey| change.as_ref().is_none_or(|c| c.raised.contains(pod));
+        self.names.write(&mut self.maps, tables)?;
+        let wanted =
+            endpoints::wanted(&mut self.maps, &mut self.names, tables, &interfaces, &raised)?;
+        let additive = change.as_ref().is_some_and(|c| c.additive && c.raised.is_empty());
+        let mut failed = Vec::new();
+        // After an error halfway nobody knows against what flows were decided:
+        // then the next call raises every epoch.
+        self.in_force = None;
+        let flipped = if additive && self.same_endpoints(&wanted) {
+            // Only new addresses of old classes: both worlds take them as they are.
+            let active = self.worlds.active;
+            self.worlds.write(&mut self.maps, active, tables)?;
+            self.worlds.write(&mut self.maps, active ^ 1, tables)?;
+            false
+        } else {
+            self.replace(tables, &wanted, &mut failed)?;
+            true
+        };
+        self.in_force = Some(tables.clone());
+        let attached = self.reattach(&interfaces);
+        failed.extend(attached.failed);
+        Ok(Applied {
+            flipped,
+            failed,
+            ..attached
+        })
+    }
+
+    /// Sees to it that the programs stand first on every endpoint's interface.
+    fn reattach(&mut self, interfaces: &[Interface]) -> Applied {
+        let mut failed = Vec::new();
+        for interface in interfaces {
+            if !self.endpoints.interfaces().contains(&interface.ifindex) {
+                continue;
+            }
+            if let Err(error) = self.links.attach(interface.ifindex, &interface.name) {
+                failed.push((interface.pod.clone(), error.to_string()));
+            }
+        }
+        Applied {
+            generation: self.worlds.generation,
+            flipped: false,
+            failed,
+        }
+    }
+
+    /// Whether every pod with an interface sits in its slot already.
+    fn same_interfaces(&self, tables: &Tables, interfaces: &[Interface]) -> bool {
+        let managed = interfaces
+            .iter()
+            .filter(|interface| tables.endpoints.contains_key(&interface.pod));
+        let mut seen = BTreeSet::new();
+        for interface in managed {
+            if !self.endpoints.sits(interface) {
+                return false;
+            }
+            seen.insert(interface.ifindex);
+        }
+        self.endpoints.known().is_subset(&seen)
+    }
+
+    fn replace(
+        &mut self,
+        tables: &Tables,
+        wanted: &[Wanted<'_>],
+        failed: &mut Vec<(PodKey, String)>,
+    ) -> Result<(), DatapathError> {
+        let pickup_until = monotonic()?.saturating_add(self.options.pickup.as_nanos() as u64);
+        let standby = self.worlds.standby();
+        self.worlds.write(&mut self.maps, standby, tables)?;
+        let refused = self
+            .endpoints
+            .write(&mut self.maps, standby, wanted, pickup_until)?;
+        failed.extend(refused.iter().map(|(pod, error)| (pod.clone(), error.to_string())));
+        self.flip(standby)?;
+        // In force from here on; whatever fails now is levelled by the next call.
+        self.maps.wait_for_readers()?;
+        self.worlds.write(&mut self.maps, standby ^ 1, tables)?;
+        let settled: Vec<Wanted<'_>> = wanted
+            .iter()
+            .map(|one| Wanted {
+                raised: false,
+                ..one.clone()
+            })
+            .collect();
+        self.endpoints
+            .write(&mut self.maps, standby ^ 1, &settled, pickup_until)?;
+        Ok(())
+    }
+
+    fn flip(&mut self, world: World) -> Result<(), DatapathError> {
+        let generation = self.worlds.generation + 1;
+        self.maps.set_agent(AgentField::Generation, generation)?;
+        self.maps.set_control(Control {
+            world,
+            flags: if self.options.audit { Control::AUDIT } else { 0 },
+            events_per_second: self.options.events_per_second,
+            pad: 0,
+        })?;
+        self.worlds.generation = generation;
+        self.worlds.active = world;
+        Ok(())
+    }
+
+    /// Whether the endpoints in the map are just the wanted ones, with the
+    /// policy that they have.
+    fn same_endpoints(&self, wanted: &[Wanted<'_>]) -> bool {
+        let interfaces: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
+        interfaces == self.endpoints.interfaces()
+            && wanted.iter().all(|one| self.endpoints.is_settled(one))
+    }
+
+    /// Frees what belonged to interfaces that have vanished.
+    fn sweep(&mut self) -> Result<BTreeMap<u32, String>, DatapathError> {
+        let present: BTreeMap<u32, String> = if_nameindex()
+            .map_err(|errno| DatapathError::Program {
+                operation: "listing interfaces".to_owned(),
+                message: errno.to_string(),
+            })?
+            .iter()
+            .map(|interface| {
+                let name = interface.name().to_string_lossy().into_owned();
+                (interface.index(), name)
+            })
+            .collect();
+        let known = self.endpoints.interfaces().into_iter();
+        for ifindex in known.chain(self.links.interfaces()) {
+            if !present.contains_key(&ifindex) {
+                self.links.forget(ifindex)?;
+                self.endpoints.free(&mut self.maps, ifindex)?;
+            }
+        }
+        Ok(present)
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the hooks.
+pub(super) fn monotonic() -> Result<u64, DatapathError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| DatapathError::Program {
+        operation: "reading CLOCK_MONOTONIC".to_owned(),
+        message: errno.to_string(),
+    })?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}

@@ -1,0 +1,186 @@
+//! Counters by name, and how full the maps are.
+
+use ringfence_ebpf::abi::{Direction, DropCount, DropKey, Protocol, Reason, Stat};
+use serde::Serialize;
+
+use super::Datapath;
+use super::error::DatapathError;
+use super::maps::{Maps, Raw, entries, map_error, max_entries};
+use super::names::Names;
+
+/// Denied or audited packets of one workload pair, direction, reason and protocol.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct DropSeries {
+    /// Sender: `namespace/service`, `outside`, `node`, or `other` where the
+    /// table of pairs was full.
+    pub source: String,
+    /// Receiver, likewise.
+    pub destination: String,
+    /// `ingress` or `egress`.
+    pub direction: &'static str,
+    /// A name of [`Reason`].
+    pub reason: &'static str,
+    /// A name of [`Protocol`].
+    pub protocol: &'static str,
+    /// The packets passed: the denial was only audited.
+    pub audited: bool,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link header included.
+    pub bytes: u64,
+}
+
+/// The datapath's own counters, since the maps were made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Stats {
+    /// Flows opened by allowed packets.
+    pub flows_allowed: u64,
+    /// Flows opened by packets that were only audited.
+    pub flows_audited: u64,
+    /// Events that the full ring couldn't take.
+    pub events_lost: u64,
+    /// Events beyond an endpoint's rate.
+    pub events_suppressed: u64,
+    /// Flows that no table could take.
+    pub flows_not_stored: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MapUsage {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries that it holds.
+    pub entries: u64,
+    /// Entries that it could hold.
+    pub capacity: u64,
+}
+
+pub(super) fn drops(maps: &Maps, names: &Names) -> Result<Vec<DropSeries>, DatapathError> {
+    let mut series = Vec::new();
+    for entry in maps.drops.iter() {
+        let (Raw(key), values) = entry.map_err(|error| map_error("reading", "DROPS", &error))?;
+        let ends = (names.name(key.source), names.name(key.destination));
+        series.extend(one(&key, ends, sum(values.iter())));
+    }
+    for index in 0..DropKey::OTHER {
+        let values = maps
+            .drops_other
+            .get(&index, 0)
+            .map_err(|error| map_error("reading", "DROPS_OTHER", &error))?;
+        let key = other_key(index);
+        let ends = ("other".to_owned(), "other".to_owned());
+        series.extend(one(&key, ends, sum(values.iter())).filter(|series| series.packets > 0));
+    }
+    series.sort();
+    Ok(series)
+}
+
+fn sum<'a>(values: impl Iterator<Item = &'a Raw<DropCount>>) -> DropCount {
+    values.fold(DropCount::default(), |sum, Raw(value)| DropCount {
+        packets: sum.packets + value.packets,
+        bytes: sum.bytes + value.bytes,
+    })
+}
+
+/// The inverse of [`DropKey::other`].
+const fn other_key(index: u32) -> DropKey {
+    DropKey {
+        source: 0,
+        destination: 0,
+        audited: (index >> 9 & 1) as u8,
+        direction: (index >> 8 & 1) as u8,
+        reason: (index >> 3 & 31) as u8,
+        protocol: (index & 7) as u8,
+    }
+}
+
+fn one(key: &DropKey, ends: (String, String), count: DropCount) -> Option<DropSeries> {
+    Some(DropSeries {
+        source: ends.0,
+        destination: ends.1,
+        direction: Direction::from_u8(key.direction)?.name(),
+        reason: Reason::from_u8(key.reason)?.name(),
+        protocol: Protocol::from_u8(key.protocol)?.name(),
+        audited: key.audited != 0,
+        packets: count.packets,
+        bytes: count.bytes,
+    })
+}
+
+pub(super) fn stats(maps: &Maps) -> Result<Stats, DatapathError> {
+    let read = |stat: Stat| -> Result<u64, DatapathError> {
+        let values = maps
+            .stats
+            .get(&(stat as u32), 0)
+            .map_err(|error| map_error("reading", "STATS", &error))?;
+        Ok(values.iter().sum())
+    };
+    Ok(Stats {
+        flows_allowed: read(Stat::FlowsAllowed)?,
+        flows_audited: read(Stat::FlowsAudited)?,
+        events_lost: read(Stat::EventsLost)?,
+        events_suppressed: read(Stat::EventsSuppressed)?,
+        flows_not_stored: read(Stat::FlowsNotStored)?,
+    })
+}
+
+/// Policy maps are known from the mirrors; the kernel's own are counted.
+pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
+    let maps = &datapath.maps;
+    let usage = |name: &'static str, entries: usize| MapUsage {
+        name,
+        entries: entries as u64,
+        capacity: u64::from(max_entries(name)),
+    };
+    let mut all: Vec<MapUsage> = ["CLASSES", "CIDRS", "RULES", "PORTS"]
+        .map(|name| usage(name, datapath.worlds.entries(name)))
+        .into();
+    all.push(usage("ENDPOINTS", datapath.endpoints.len()));
+    all.push(usage("ADDRESSES", datapath.names.addresses()));
+    all.push(usage("NAMES", datapath.names.len()));
+    all.push(usage("DROPS", maps.drops.keys().flatten().count()));
+    for (name, map) in [("FLOWS", &maps.flows), ("OPENING", &maps.opening)] {
+        all.push(usage(name, map.keys().flatten().count()));
+    }
+    all
+}
+
+/// Entries of the two flow tables, replied ones first.
+pub(super) fn flow_entries(
+    maps: &Maps,
+) -> Result<Vec<(ringfence_ebpf::abi::FlowKey, ringfence_ebpf::abi::Flow)>, DatapathError> {
+    let mut all = entries("FLOWS", &maps.flows)?;
+    all.extend(entries("OPENING", &maps.opening)?);
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_finds_the_table_full_keeps_all_but_its_names() {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for reason in Reason::ALL {
+                for (protocol, audited) in [(Protocol::Other, 0), (Protocol::Icmp, 1)] {
+                    let key = DropKey {
+                        source: 7,
+                        destination: 8,
+                        direction: direction as u8,
+                        reason: *reason as u8,
+                        protocol: protocol as u8,
+                        audited,
+                    };
+                    let nameless = DropKey {
+                        source: 0,
+                        destination: 0,
+                        ..key
+                    };
+                    assert!(key.other() < DropKey::OTHER);
+                    assert_eq!(other_key(key.other()), nameless);
+                }
+            }
+        }
+    }
+}

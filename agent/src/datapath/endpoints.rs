@@ -1,0 +1,461 @@
+//! Endpoints in their slots: who sits where, under which id and epoch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, World, capacity};
+use ringfence_policy::index::PodKey;
+use ringfence_policy::tables::{EndpointPolicy, Tables};
+
+use super::error::DatapathError;
+use super::links::Links;
+use super::maps::{AgentField, Maps, Raw, map_error};
+use super::names::Names;
+use super::{EndpointState, Interface};
+
+/// Isolated both ways with nothing granted.
+const CLOSED: EndpointWorld = EndpointWorld {
+    ingress: 0,
+    egress: 0,
+    flags: EndpointWorld::INGRESS_ISOLATED | EndpointWorld::EGRESS_ISOLATED,
+    epoch: 0,
+};
+
+/// One occupied slot.
+#[derive(Clone, Debug)]
+struct Seat {
+    endpoint: Endpoint,
+    /// `None` after a restart, until its pod is seen again, and after its pod
+    /// has gone while the interface is still there.
+    pod: Option<PodKey>,
+    name: String,
+}
+
+/// All occupied slots.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    seats: BTreeMap<u32, Seat>,
+}
+
+/// What a pod and its interface should be in the map.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) interface: &'a Interface,
+    pub(super) policy: &'a EndpointPolicy,
+    pub(super) workload: u32,
+    pub(super) raised: bool,
+}
+
+impl Endpoints {
+    /// What the pinned map holds.
+    pub(super) fn dump(maps: &Maps) -> Result<Self, DatapathError> {
+        let mut seats = BTreeMap::new();
+        for slot in 1..capacity::ENDPOINTS {
+            let Raw(endpoint) = maps
+                .endpoints
+                .get(&slot, 0)
+                .map_err(|error| map_error("reading", "ENDPOINTS", &error))?;
+            if endpoint.ifindex != 0 {
+                let seat = Seat {
+                    endpoint,
+                    pod: None,
+                    name: format!("interface {}", endpoint.ifindex),
+                };
+                seats.insert(slot, seat);
+            }
+        }
+        Ok(Self { seats })
+    }
+
+    /// Interfaces that have a slot.
+    pub(super) fn interfaces(&self) -> BTreeSet<u32> {
+        self.seats.values().map(|seat| seat.endpoint.ifindex).collect()
+    }
+
+    /// Interfaces whose pod is known.
+    pub(super) fn known(&self) -> BTreeSet<u32> {
+        self.seats
+            .values()
+            .filter(|seat| seat.pod.is_some())
+            .map(|seat| seat.endpoint.ifindex)
+            .collect()
+    }
+
+    /// Whether a pod sits in the slot of its interface.
+    pub(super) fn sits(&self, interface: &Interface) -> bool {
+        self.slot_of(interface.ifindex)
+            .and_then(|slot| self.seats.get(&slot))
+            .is_some_and(|seat| {
+                seat.pod.as_ref() == Some(&interface.pod) && seat.endpoint.mac == interface.mac
+            })
+    }
+
+    /// The interfaces that discovery found, under their present names, and
+    /// those that it didn't find this time though interface and pod are there:
+    /// an unreadable namespace must not close a pod.
+    pub(super) fn with_retained(
+        &self,
+        tables: &Tables,
+        found: &[Interface],
+        present: &BTreeMap<u32, String>,
+    ) -> Vec<Interface> {
+        let mut all: Vec<Interface> = found
+            .iter()
+            .filter_map(|interface| {
+                let name = present.get(&interface.ifindex)?.clone();
+                let interface = interface.clone();
+                Some(Interface { name, ..interface })
+            })
+            .collect();
+        for seat in self.seats.values() {
+            let ifindex = seat.endpoint.ifindex;
+            let (Some(pod), Some(name)) = (owner(seat, tables), present.get(&ifindex)) else {
+                continue;
+            };
+            if all.iter().any(|one| one.ifindex == ifindex || one.pod == pod) {
+                continue;
+            }
+            all.push(Interface {
+                pod,
+                ifindex,
+                name: name.clone(),
+                mac: seat.endpoint.mac,
+            });
+        }
+        all
+    }
+
+    /// Occupied slots.
+    pub(super) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Frees the slot of an interface that has vanished.
+    pub(super) fn free(&mut self, maps: &mut Maps, ifindex: u32) -> Result<(), DatapathError> {
+        if let Some(slot) = self.slot_of(ifindex) {
+            maps.set_endpoint(slot, &Endpoint::default())?;
+            self.seats.remove(&slot);
+        }
+        Ok(())
+    }
+
+    /// Writes one world's half of every endpoint. Endpoints whose pod is gone
+    /// are closed: an interface that is still there may still have a process.
+    ///
+    /// Returns the interfaces for which there is no room.
+    pub(super) fn write(
+        &mut self,
+        maps: &mut Maps,
+        world: World,
+        wanted: &[Wanted<'_>],
+        pickup_until: u64,
+    ) -> Result<Vec<(PodKey, DatapathError)>, DatapathError> {
+        let mut refused = Vec::new();
+        for one in wanted {
+            match self.place(maps, one, pickup_until) {
+                Ok(slot) => self.write_half(maps, slot, world, half(one.policy), one)?,
+                Err(error @ DatapathError::NoSlot { .. }) => {
+                    refused.push((one.interface.pod.clone(), error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let present: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
+        for (slot, seat) in &mut self.seats {
+            if !present.contains(&seat.endpoint.ifindex) {
+                close(maps, *slot, seat, world)?;
+            }
+        }
+        Ok(refused)
+    }
+
+    /// The slot of a wanted endpoint; a new one starts closed in both worlds.
+    fn place(
+        &mut self,
+        maps: &mut Maps,
+        wanted: &Wanted<'_>,
+        pickup_until: u64,
+    ) -> Result<u32, DatapathError> {
+        let mut endpoint = identity(wanted);
+        if let Some(slot) = self.slot_of(wanted.interface.ifindex) {
+            if let Some(seat) = self.seats.get_mut(&slot) {
+                let same_pod = seat.pod.as_ref().is_none_or(|pod| *pod == wanted.interface.pod);
+                if same_pod && same_identity(&seat.endpoint, &endpoint) {
+                    seat.pod = Some(wanted.interface.pod.clone());
+                    seat.name.clone_from(&wanted.interface.name);
+                    return Ok(slot);
+                }
+            }
+            // Another pod, or other addresses: nothing of the old one is inherited.
+            self.free(maps, wanted.interface.ifindex)?;
+        }
+        let slot = self.free_slot(wanted.interface)?;
+        let next = maps.agent(AgentField::NextEndpoint)?.max(1);
+        maps.set_agent(AgentField::NextEndpoint, next + 1)?;
+        endpoint.id = u32::try_from(next).map_err(|_| DatapathError::NoSlot {
+            interface: wanted.interface.name.clone(),
+            ifindex: wanted.interface.ifindex,
+        })?;
+        endpoint.worlds = [CLOSED, CLOSED];
+        endpoint.pickup_until = pickup_until;
+        maps.set_endpoint(slot, &endpoint)?;
+        let seat = Seat {
+            endpoint,
+            pod: Some(wanted.interface.pod.clone()),
+            name: wanted.interface.name.clone(),
+        };
+        self.seats.insert(slot, seat);
+        Ok(slot)
+    }
+
+    fn slot_of(&self, ifindex: u32) -> Option<u32> {
+        probes(ifindex).find(|slot| {
+            self.seats
+                .get(slot)
+                .is_some_and(|seat| seat.endpoint.ifindex == ifindex)
+        })
+    }
+
+    fn free_slot(&self, interface: &Interface) -> Result<u32, DatapathError> {
+        probes(interface.ifindex)
+            .find(|slot| !self.seats.contains_key(slot))
+            .ok_or_else(|| DatapathError::NoSlot {
+                interface: interface.name.clone(),
+                ifindex: interface.ifindex,
+            })
+    }
+
+    fn write_half(
+        &mut self,
+        maps: &mut Maps,
+        slot: u32,
+        world: World,
+        mut half: EndpointWorld,
+        wanted: &Wanted<'_>,
+    ) -> Result<(), DatapathError> {
+        let Some(seat) = self.seats.get_mut(&slot) else {
+            return Ok(());
+        };
+        let (this, other) = (side(world), side(world ^ 1));
+        // Both halves end with the same epoch: the standby's is raised, then
+        // the levelled one takes it over.
+        let current = seat.endpoint.worlds[other].epoch;
+        half.epoch = if wanted.raised { current.wrapping_add(1) } else { current };
+        let mut endpoint = seat.endpoint;
+        endpoint.worlds[this] = half;
+        endpoint.workload = wanted.workload;
+        if endpoint != seat.endpoint {
+            maps.set_endpoint(slot, &endpoint)?;
+            seat.endpoint = endpoint;
+        }
+        Ok(())
+    }
+
+    /// Whether an endpoint sits in its slot with the policy that it should
+    /// have, in both worlds.
+    pub(super) fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
+        let seat = self
+            .slot_of(wanted.interface.ifindex)
+            .and_then(|slot| self.seats.get(&slot));
+        let policy = half(wanted.policy);
+        seat.is_some_and(|seat| {
+            seat.pod.as_ref() == Some(&wanted.interface.pod)
+                && seat.endpoint.workload == wanted.workload
+                && same_identity(&seat.endpoint, &identity(wanted))
+                && seat.endpoint.worlds.iter().all(|half| same_policy(half, &policy))
+        })
+    }
+
+    /// For `ringfence endpoints`.
+    pub(super) fn states(&self, links: &Links, names: &Names) -> Vec<EndpointState> {
+        self.seats
+            .iter()
+            .map(|(slot, seat)| {
+                let endpoint = &seat.endpoint;
+                let half = endpoint.worlds[0];
+                let pod = seat.pod.clone();
+                EndpointState {
+                    ingress: word(pod.is_some(), half.flags, Side::INGRESS),
+                    egress: word(pod.is_some(), half.flags, Side::EGRESS),
+                    pod: pod.unwrap_or_default(),
+                    workload: names.name(endpoint.workload),
+                    id: endpoint.id,
+                    slot: *slot,
+                    ifindex: endpoint.ifindex,
+                    interface: seat.name.clone(),
+                    addresses: [endpoint.v4, endpoint.v6]
+                        .into_iter()
+                        .filter(|addr| *addr != Addr::UNSPECIFIED)
+                        .map(IpAddr::from)
+                        .collect(),
+                    attached: links.attached(endpoint.ifindex),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The pod of a slot: as it was known, or after a restart by its addresses. A
+/// slot that was closed because its pod had gone is nobody's: another pod may
+/// have its address by now.
+fn owner(seat: &Seat, tables: &Tables) -> Option<PodKey> {
+    match &seat.pod {
+        Some(pod) => tables.endpoints.contains_key(pod).then(|| pod.clone()),
+        None if seat.endpoint.worlds.iter().any(|half| same_policy(half, &CLOSED)) => None,
+        None => tables
+            .endpoints
+            .iter()
+            .find(|(_, policy)| {
+                let wanted = [seat.endpoint.v4, seat.endpoint.v6];
+                addresses(policy) == wanted
+            })
+            .map(|(pod, _)| pod.clone()),
+    }
+}
+
+/// A pod's first address of each family, IPv4 first.
+fn addresses(policy: &EndpointPolicy) -> [Addr; 2] {
+    [true, false].map(|v4| {
+        let first = policy.addresses.iter().find(|ip| ip.is_ipv4() == v4);
+        first.map_or(Addr::UNSPECIFIED, |ip| Addr::from(*ip))
+    })
+}
+
+/// Joins tables and interfaces: the pods of both.
+pub(super) fn wanted<'a>(
+    maps: &mut Maps,
+    names: &mut Names,
+    tables: &'a Tables,
+    interfaces: &'a [Interface],
+    raised: &dyn Fn(&PodKey) -> bool,
+) -> Result<Vec<Wanted<'a>>, DatapathError> {
+    interfaces
+        .iter()
+        .filter_map(|interface| Some((interface, tables.endpoints.get(&interface.pod)?)))
+        .map(|(interface, policy)| {
+            Ok(Wanted {
+                interface,
+                policy,
+                workload: names.id(maps, &policy.workload)?,
+                raised: raised(&interface.pod),
+            })
+        })
+        .collect()
+}
+
+fn close(
+    maps: &mut Maps,
+    slot: u32,
+    seat: &mut Seat,
+    world: World,
+) -> Result<(), DatapathError> {
+    let (this, other) = (side(world), side(world ^ 1));
+    let already = same_policy(&seat.endpoint.worlds[other], &CLOSED);
+    let current = seat.endpoint.worlds[other].epoch;
+    let epoch = if already { current } else { current.wrapping_add(1) };
+    let mut endpoint = seat.endpoint;
+    endpoint.worlds[this] = EndpointWorld { epoch, ..CLOSED };
+    if endpoint != seat.endpoint {
+        maps.set_endpoint(slot, &endpoint)?;
+        seat.endpoint = endpoint;
+    }
+    seat.pod = None;
+    Ok(())
+}
+
+fn same_policy(a: &EndpointWorld, b: &EndpointWorld) -> bool {
+    (a.ingress, a.egress, a.flags) == (b.ingress, b.egress, b.flags)
+}
+
+const fn half(policy: &EndpointPolicy) -> EndpointWorld {
+    EndpointWorld {
+        ingress: policy.ingress,
+        egress: policy.egress,
+        flags: policy.flags,
+        epoch: 0,
+    }
+}
+
+fn identity(wanted: &Wanted<'_>) -> Endpoint {
+    let mac = wanted.interface.mac;
+    let [v4, v6] = addresses(wanted.policy);
+    Endpoint {
+        ifindex: wanted.interface.ifindex,
+        workload: wanted.workload,
+        v4,
+        v6,
+        link_local: link_local(mac),
+        mac,
+        ..Endpoint::default()
+    }
+}
+
+/// The link-local address made from a MAC (RFC 4291, appendix A).
+fn link_local(mac: [u8; 6]) -> Addr {
+    let [a, b, c, d, e, f] = mac;
+    Addr::v6([
+        0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
+    ])
+}
+
+fn same_identity(a: &Endpoint, b: &Endpoint) -> bool {
+    (a.v4, a.v6, a.mac) == (b.v4, b.v6, b.mac)
+}
+
+fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(Endpoint::home_slot(ifindex)), |slot| {
+        Some(Endpoint::next_slot(*slot))
+    })
+    .take(Endpoint::PROBES as usize)
+}
+
+const fn side(world: World) -> usize {
+    (world & 1) as usize
+}
+
+/// The flags of one direction.
+struct Side {
+    isolated: u32,
+    staged: u32,
+}
+
+impl Side {
+    const INGRESS: Self = Self {
+        isolated: EndpointWorld::INGRESS_ISOLATED,
+        staged: EndpointWorld::INGRESS_STAGED,
+    };
+    const EGRESS: Self = Self {
+        isolated: EndpointWorld::EGRESS_ISOLATED,
+        staged: EndpointWorld::EGRESS_STAGED,
+    };
+}
+
+fn word(known: bool, flags: u32, side: Side) -> &'static str {
+    match flags {
+        _ if !known => "closed",
+        _ if flags & EndpointWorld::QUARANTINE != 0 => "quarantine",
+        _ if flags & side.isolated != 0 => "enforce",
+        _ if flags & side.staged != 0 => "audit",
+        _ => "open",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_local_address_is_made_from_the_mac() {
+        let addr = link_local([0x02, 0x00, 0x5e, 0x10, 0x00, 0x01]);
+        assert_eq!(addr.to_string(), "fe80::5eff:fe10:1");
+    }
+
+    #[test]
+    fn probing_stays_within_the_slots_and_never_meets_slot_zero() {
+        for ifindex in [1, 32_766, 32_767, 32_768, u32::MAX] {
+            let slots: Vec<u32> = probes(ifindex).collect();
+            assert_eq!(slots.len(), 8);
+            assert!(slots.iter().all(|slot| (1..capacity::ENDPOINTS).contains(slot)));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong at the kernel's border, with the remedy.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An operation on the kernel's side failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The binary was built without the BPF object.
+    #[error(
+        "this build carries no datapath: run `cargo xtask build`, or use a released binary"
+    )]
+    NoObject,
+    /// Linux is too old for tcx.
+    #[error("Linux {found} is too old: the datapath needs 6.6 or newer (tcx links); upgrade the node")]
+    KernelTooOld {
+        /// What runs.
+        found: String,
+    },
+    /// Capabilities are missing.
+    #[error(
+        "missing {missing}: run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON \
+         and CAP_SYS_ADMIN"
+    )]
+    NoPrivilege {
+        /// Names of the missing capabilities.
+        missing: String,
+    },
+    /// The pin directory isn't on a bpffs.
+    #[error(
+        "{} is not on a BPF filesystem: mount one (`mount -t bpf bpf {}`), or point --pin-dir at one",
+        path.display(), mount.display()
+    )]
+    NoBpffs {
+        /// The pin directory.
+        path: PathBuf,
+        /// Where one would be mounted.
+        mount: PathBuf,
+    },
+    /// A pinned map has another shape than this build wants.
+    #[error(
+        "pinned map {map} has {found}, this build wants {wanted}: \
+         run `ringfence uninstall --pin-dir {}` and start again",
+        pin_dir.display()
+    )]
+    Shape {
+        /// The map.
+        map: &'static str,
+        /// What is pinned.
+        found: String,
+        /// What is wanted.
+        wanted: String,
+        /// The pin directory.
+        pin_dir: PathBuf,
+    },
+    /// A file operation.
+    #[error("{operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map operation.
+    #[error("{operation} map {map}: {message}")]
+    Map {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        map: &'static str,
+        /// Why not, with the errno.
+        message: String,
+    },
+    /// A map has no room.
+    #[error("map {map} is full ({capacity} entries): what was in force stays in force")]
+    MapFull {
+        /// The map.
+        map: &'static str,
+        /// Its capacity.
+        capacity: u32,
+    },
+    /// All endpoint slots in reach are taken.
+    #[error("no endpoint slot is free for {interface} (index {ifindex}): it stays closed")]
+    NoSlot {
+        /// The interface.
+        interface: String,
+        /// Its index.
+        ifindex: u32,
+    },
+    /// Loading or attaching a program.
+    #[error("{operation}: {message}")]
+    Program {
+        /// What was tried, on which program or interface.
+        operation: String,
+        /// Why not, with the errno.
+        message: String,
+    },
+}
+
+/// An error with all its causes: aya's Display hides the errno.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,85 @@
+//! Live flows, for `ringfence flows`.
+
+use std::collections::BTreeMap;
+
+use ringfence_ebpf::abi::{Direction, Flow, FlowKey, Protocol};
+use ringfence_ebpf::conntrack::{self, State};
+use serde::Serialize;
+
+use super::apply::monotonic;
+use super::error::DatapathError;
+use super::{Datapath, counters};
+
+/// One tracked connection of one endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct FlowEntry {
+    /// `namespace/name` of the endpoint's pod.
+    pub pod: String,
+    /// The endpoint's address.
+    pub local: String,
+    /// The endpoint's port; ICMP: the query's identifier.
+    pub local_port: u16,
+    /// The peer's address.
+    pub remote: String,
+    /// The peer's port.
+    pub remote_port: u16,
+    /// A name of [`Protocol`].
+    pub protocol: &'static str,
+    /// Workload of the peer when the flow was opened.
+    pub peer: String,
+    /// `ingress` if the peer opened it, `egress` if the pod did.
+    pub opened: &'static str,
+    /// `opening`, `established` or `closing`.
+    pub state: &'static str,
+    /// Seconds since its first packet.
+    pub age: u64,
+    /// Seconds since its last packet.
+    pub idle: u64,
+    /// Packets to and from the pod.
+    pub packets: [u64; 2],
+    /// Bytes to and from the pod.
+    pub bytes: [u64; 2],
+}
+
+pub(super) fn list(datapath: &Datapath) -> Result<Vec<FlowEntry>, DatapathError> {
+    let now = monotonic()?;
+    let pods: BTreeMap<u32, String> = datapath
+        .endpoints()
+        .into_iter()
+        .map(|state| (state.id, state.pod.to_string()))
+        .collect();
+    let mut flows: Vec<(u64, FlowEntry)> = counters::flow_entries(&datapath.maps)?
+        .into_iter()
+        .filter(|(key, flow)| !conntrack::expired(flow, key.protocol as u8, now))
+        .filter_map(|(key, flow)| {
+            // An endpoint that is gone leaves its flows to expire unseen.
+            let pod = pods.get(&key.endpoint)?.clone();
+            Some((flow.last_seen, entry(pod, &key, &flow, now, datapath)))
+        })
+        .collect();
+    flows.sort_by_key(|(last_seen, _)| std::cmp::Reverse(*last_seen));
+    Ok(flows.into_iter().map(|(_, flow)| flow).collect())
+}
+
+fn entry(pod: String, key: &FlowKey, flow: &Flow, now: u64, datapath: &Datapath) -> FlowEntry {
+    let seconds = |since: u64| now.saturating_sub(since) / 1_000_000_000;
+    FlowEntry {
+        pod,
+        local: key.local.to_string(),
+        local_port: key.local_port,
+        remote: key.remote.to_string(),
+        remote_port: key.remote_port,
+        protocol: Protocol::from_iana(key.protocol as u8).name(),
+        peer: datapath.names.name(flow.peer),
+        opened: Direction::from_u8(flow.opened_by).map_or("unknown", Direction::name),
+        state: match flow.state {
+            s if s == State::Opening as u8 => "opening",
+            s if s == State::Replied as u8 => "established",
+            _ => "closing",
+        },
+        age: seconds(flow.opened),
+        idle: seconds(flow.last_seen),
+        packets: flow.packets,
+        bytes: flow.bytes,
+    }
+}

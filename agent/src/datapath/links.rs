@@ -1,0 +1,245 @@
+//! Pinned tcx links: attach first, keep the place, replace programs under them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use nix::errno::Errno;
+
+use super::error::{DatapathError, chain};
+use super::load;
+
+/// The two hooks of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Hook {
+    /// tc ingress of the host-side device.
+    FromPod,
+    /// tc egress of the host-side device.
+    ToPod,
+}
+
+impl Hook {
+    const BOTH: [Self; 2] = [Self::FromPod, Self::ToPod];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::FromPod => load::PROGRAMS[0],
+            Self::ToPod => load::PROGRAMS[1],
+        }
+    }
+
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::FromPod => TcAttachType::Ingress,
+            Self::ToPod => TcAttachType::Egress,
+        }
+    }
+
+    fn file(self, ifindex: u32) -> String {
+        format!("{ifindex}-{}", self.program())
+    }
+
+    fn parse(file: &str) -> Option<(u32, Self)> {
+        let (ifindex, program) = file.split_once('-')?;
+        let hook = Self::BOTH.into_iter().find(|h| h.program() == program)?;
+        Some((ifindex.parse().ok()?, hook))
+    }
+}
+
+/// All links of this agent.
+pub(super) struct Links {
+    folder: PathBuf,
+    ebpf: Ebpf,
+    /// Program ids, to check who stands first.
+    ids: BTreeMap<&'static str, u32>,
+    /// Held open beside the pin, so that a lost pin doesn't detach.
+    links: BTreeMap<(u32, Hook), FdLink>,
+}
+
+impl Links {
+    /// Puts the new programs under every pinned link, atomically; pins of
+    /// vanished interfaces are removed.
+    pub(super) fn adopt(folder: &Path, mut ebpf: Ebpf) -> Result<Self, DatapathError> {
+        let mut ids = BTreeMap::new();
+        for name in load::PROGRAMS {
+            let info = load::program(&mut ebpf, name)?
+                .info()
+                .map_err(|error| program_error(format!("asking for the id of {name}"), &error))?;
+            ids.insert(name, info.id());
+        }
+        let mut links = Self {
+            folder: folder.join("links"),
+            ebpf,
+            ids,
+            links: BTreeMap::new(),
+        };
+        for (ifindex, hook, path) in links.pins()? {
+            links.adopt_one(ifindex, hook, &path)?;
+        }
+        Ok(links)
+    }
+
+    fn pins(&self) -> Result<Vec<(u32, Hook, PathBuf)>, DatapathError> {
+        let listing = |source| DatapathError::File {
+            operation: "listing",
+            path: self.folder.clone(),
+            source,
+        };
+        let mut pins = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(listing)? {
+            let path = entry.map_err(listing)?.path();
+            let parsed = path.file_name().and_then(|name| name.to_str()).and_then(Hook::parse);
+            if let Some((ifindex, hook)) = parsed {
+                pins.push((ifindex, hook, path));
+            }
+        }
+        Ok(pins)
+    }
+
+    fn adopt_one(&mut self, ifindex: u32, hook: Hook, path: &Path) -> Result<(), DatapathError> {
+        let operation = || format!("putting {} under {}", hook.program(), path.display());
+        let link = PinnedLink::from_pin(path)
+            .map_err(|error| link_error(operation(), &error))?;
+        let link: SchedClassifierLink = FdLink::from(link)
+            .try_into()
+            .map_err(|error: LinkError| link_error(operation(), &error))?;
+        let program = load::program(&mut self.ebpf, hook.program())?;
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                let link = program
+                    .take_link(id)
+                    .map_err(|error| program_error(operation(), &error))?;
+                let link = link
+                    .try_into()
+                    .map_err(|error: LinkError| link_error(operation(), &error))?;
+                self.links.insert((ifindex, hook), link);
+                Ok(())
+            }
+            // The interface is gone: so is everything that the link guarded.
+            Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove_pin(path),
+            Err(error) => Err(program_error(operation(), &error)),
+        }
+    }
+
+    /// Whether both hooks of an interface are attached.
+    pub(super) fn attached(&self, ifindex: u32) -> bool {
+        Hook::BOTH
+            .iter()
+            .all(|hook| self.links.contains_key(&(ifindex, *hook)))
+    }
+
+    /// Attaches both programs first in their chains, or sees to it that they
+    /// still stand there.
+    pub(super) fn attach(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
+        for hook in Hook::BOTH {
+            let held = self.links.contains_key(&(ifindex, hook));
+            if !held || !self.stands_first(name, hook)? {
+                self.attach_first(ifindex, name, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether our program is the first on the hook. Asks by id: an agent with
+    /// CAP_BPF alone may not open other programs, and needn't.
+    fn stands_first(&self, name: &str, hook: Hook) -> Result<bool, DatapathError> {
+        let (_, programs) = SchedClassifier::query_tcx(name, hook.attach_type())
+            .map_err(|error| program_error(format!("asking who is attached to {name}"), &error))?;
+        Ok(programs.first().map(|info| info.id()) == self.ids.get(hook.program()).copied())
+    }
+
+    /// A link can't be moved: a new one goes in front, then the old one goes.
+    /// In between the program runs twice, which changes no verdict.
+    fn attach_first(&mut self, ifindex: u32, name: &str, hook: Hook) -> Result<(), DatapathError> {
+        let operation = || format!("attaching {} to {name}", hook.program());
+        let program = load::program(&mut self.ebpf, hook.program())?;
+        let id = program
+            .attach_with_options(
+                name,
+                hook.attach_type(),
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )
+            .map_err(|error| program_error(operation(), &error))?;
+        let link: FdLink = program
+            .take_link(id)
+            .map_err(|error| program_error(operation(), &error))?
+            .try_into()
+            .map_err(|error: LinkError| link_error(operation(), &error))?;
+        let path = self.folder.join(hook.file(ifindex));
+        if path.exists() {
+            remove_pin(&path)?;
+        }
+        let pinned = link.pin(&path).map_err(|error| DatapathError::Program {
+            operation: format!("pinning {}", path.display()),
+            message: chain(&error),
+        })?;
+        self.links.insert((ifindex, hook), FdLink::from(pinned));
+        Ok(())
+    }
+
+    /// Lets go of an interface that has vanished.
+    pub(super) fn forget(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        for hook in Hook::BOTH {
+            let path = self.folder.join(hook.file(ifindex));
+            if path.exists() {
+                remove_pin(&path)?;
+            }
+            self.links.remove(&(ifindex, hook));
+        }
+        Ok(())
+    }
+
+    /// Interfaces that have a link.
+    pub(super) fn interfaces(&self) -> Vec<u32> {
+        let mut interfaces: Vec<u32> = self.links.keys().map(|(ifindex, _)| *ifindex).collect();
+        interfaces.dedup();
+        interfaces
+    }
+}
+
+fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+    fs::remove_file(path).map_err(|source| DatapathError::File {
+        operation: "removing",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn errno(error: &ProgramError) -> Option<Errno> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    }
+}
+
+fn program_error(operation: String, error: &ProgramError) -> DatapathError {
+    DatapathError::Program {
+        operation,
+        message: chain(error),
+    }
+}
+
+fn link_error(operation: String, error: &LinkError) -> DatapathError {
+    DatapathError::Program {
+        operation,
+        message: chain(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_found_again_by_its_file_name() {
+        for hook in Hook::BOTH {
+            assert_eq!(Hook::parse(&hook.file(603)), Some((603, hook)));
+        }
+        assert_eq!(Hook::parse("603-else"), None);
+        assert_eq!(Hook::parse("x-to_pod"), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! From the embedded object to loaded programs and checked maps.
+
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use ringfence_ebpf::abi::{
+    Addr, Budget, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
+    Name, PortBlock, PortKey, RuleKey,
+};
+
+use super::error::{DatapathError, chain};
+use super::maps::{AgentField, Hash, Maps, map_error, max_entries};
+
+/// The BPF object; empty in a build without one.
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ringfence.o"));
+
+/// What loading gives.
+pub(super) struct Loaded {
+    pub(super) maps: Maps,
+    pub(super) events: Map,
+    /// Holds both programs, loaded.
+    pub(super) ebpf: Ebpf,
+}
+
+/// Loads object and programs, reusing every pinned map of the right shape.
+pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
+    check_shapes(folder)?;
+    let mut ebpf = EbpfLoader::new()
+        .default_map_pin_directory(folder)
+        .load(OBJECT)
+        .map_err(|error| DatapathError::Program {
+            operation: "loading the BPF object".to_owned(),
+            message: chain(&error),
+        })?;
+    let names: Hash<u32, Name> = pinned(folder, "NAMES", || {
+        // Not preallocated: it costs what it holds.
+        HashMap::create(max_entries("NAMES"), 1)
+    })?;
+    let agent: Array<MapData, u64> =
+        pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
+    let maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
+    let events = take(&mut ebpf, "EVENTS")?;
+    for name in PROGRAMS {
+        program(&mut ebpf, name)?
+            .load()
+            .map_err(|error| program_error(name, chain(&error)))?;
+    }
+    Ok(Loaded { maps, events, ebpf })
+}
+
+/// The programs, by their names in the object.
+pub(super) const PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    ebpf.take_map(name).ok_or(DatapathError::Map {
+        operation: "finding",
+        map: name,
+        message: "the BPF object doesn't hold it; rebuild with `cargo xtask build`".to_owned(),
+    })
+}
+
+/// One of the programs.
+pub(super) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| program_error(name, "the BPF object doesn't hold it".to_owned()))?;
+    program
+        .try_into()
+        .map_err(|error: ProgramError| program_error(name, chain(&error)))
+}
+
+fn program_error(name: &str, message: String) -> DatapathError {
+    DatapathError::Program {
+        operation: format!("loading program {name}"),
+        message,
+    }
+}
+
+/// A map that only the agent uses: from its pin, or made and pinned.
+fn pinned<M>(
+    folder: &Path,
+    name: &'static str,
+    create: impl FnOnce() -> Result<M, aya::maps::MapError>,
+) -> Result<M, DatapathError>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError> + Pinnable,
+{
+    let path = folder.join(name);
+    if !path.exists() {
+        let map = create().map_err(|error| map_error("creating", name, &error))?;
+        map.pin_at(&path).map_err(|error| DatapathError::Map {
+            operation: "pinning",
+            map: name,
+            message: chain(&error),
+        })?;
+    }
+    MapData::from_pin(&path)
+        .and_then(Map::from_map_data)
+        .and_then(M::try_from)
+        .map_err(|error| map_error("opening pinned", name, &error))
+}
+
+trait Pinnable {
+    fn pin_at(self, path: &Path) -> Result<(), aya::pin::PinError>;
+}
+
+impl Pinnable for Hash<u32, Name> {
+    fn pin_at(self, path: &Path) -> Result<(), aya::pin::PinError> {
+        self.pin(path)
+    }
+}
+
+impl Pinnable for Array<MapData, u64> {
+    fn pin_at(self, path: &Path) -> Result<(), aya::pin::PinError> {
+        self.pin(path)
+    }
+}
+
+/// Kind, key size and value size of a map.
+type Shape = (MapType, usize, usize);
+
+/// aya reuses a pin of that name whatever it is, so shapes are compared first.
+fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
+    const LPM: usize = 4 + size_of::<ClassKey>();
+    let shapes: [(&'static str, Shape); 16] = [
+        ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
+        ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
+        ("CLASSES", (MapType::Hash, size_of::<ClassKey>(), 4)),
+        ("CIDRS", (MapType::LpmTrie, LPM, 4)),
+        ("RULES", (MapType::Hash, size_of::<RuleKey>(), size_of::<Grant>())),
+        ("PORTS", (MapType::Hash, size_of::<PortKey>(), size_of::<PortBlock>())),
+        ("ADDRESSES", (MapType::Hash, size_of::<Addr>(), size_of::<Identity>())),
+        ("FLOWS", (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>())),
+        ("OPENING", (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>())),
+        ("DROPS", (MapType::PerCpuHash, size_of::<DropKey>(), size_of::<DropCount>())),
+        ("DROPS_OTHER", (MapType::PerCpuArray, 4, size_of::<DropCount>())),
+        ("STATS", (MapType::PerCpuArray, 4, 8)),
+        ("BUDGET", (MapType::Array, 4, size_of::<Budget>())),
+        ("EVENTS", (MapType::RingBuf, 0, 0)),
+        ("NAMES", (MapType::Hash, 4, size_of::<Name>())),
+        ("AGENT", (MapType::Array, 4, 8)),
+    ];
+    for (name, shape) in shapes {
+        let path = folder.join(name);
+        if path.exists() {
+            check_shape(folder, name, &path, shape)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_shape(
+    folder: &Path,
+    map: &'static str,
+    path: &Path,
+    wanted: Shape,
+) -> Result<(), DatapathError> {
+    let read = |error| map_error("reading the shape of pinned", map, &error);
+    let info = MapInfo::from_pin(path).map_err(read)?;
+    let found: Shape = (
+        info.map_type().map_err(read)?,
+        info.key_size() as usize,
+        info.value_size() as usize,
+    );
+    let entries = info.max_entries();
+    if found == wanted && entries == max_entries(map) {
+        return Ok(());
+    }
+    let text = |(kind, key, value): Shape, entries: u32| {
+        format!("{kind:?} with keys of {key} and values of {value} bytes, {entries} entries")
+    };
+    Err(DatapathError::Shape {
+        map,
+        found: text(found, entries),
+        wanted: text(wanted, max_entries(map)),
+        pin_dir: folder.parent().unwrap_or(folder).to_owned(),
+    })
+}

@@ -1,0 +1,245 @@
+//! Typed handles on every map, and the one place that reads and writes elements.
+
+use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap,
+};
+use ringfence_ebpf::abi::{
+    Addr, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
+    Plain, PortBlock, PortKey, RuleKey, capacity,
+};
+
+use super::error::{DatapathError, chain};
+
+/// An ABI type as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Raw<T>(pub(super) T);
+
+// SAFETY: `Raw` is transparent, and `Plain` promises plain bytes.
+unsafe impl<T: Plain> Pod for Raw<T> {}
+
+/// A hash map from `K` to `V`.
+pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// Every map that the agent uses.
+pub(super) struct Maps {
+    pub(super) control: Array<MapData, Raw<Control>>,
+    pub(super) endpoints: Array<MapData, Raw<Endpoint>>,
+    pub(super) classes: Hash<ClassKey, u32>,
+    pub(super) cidrs: LpmTrie<MapData, Raw<ClassKey>, Raw<u32>>,
+    pub(super) rules: Hash<RuleKey, Grant>,
+    pub(super) ports: Hash<PortKey, PortBlock>,
+    pub(super) addresses: Hash<Addr, Identity>,
+    pub(super) flows: Hash<FlowKey, Flow>,
+    pub(super) opening: Hash<FlowKey, Flow>,
+    pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
+    pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
+    pub(super) stats: PerCpuArray<MapData, u64>,
+    pub(super) names: Hash<u32, Name>,
+    pub(super) agent: Array<MapData, u64>,
+    grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
+    grace_inner: Array<MapData, u32>,
+}
+
+/// Elements of map `AGENT`, which the kernel doesn't read.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum AgentField {
+    /// The next endpoint id to give.
+    NextEndpoint = 0,
+    /// The next workload id to give.
+    NextWorkload = 1,
+    /// Generation of the world in force.
+    Generation = 2,
+}
+
+impl AgentField {
+    /// Entries of map `AGENT`.
+    pub(super) const COUNT: u32 = 8;
+}
+
+impl Maps {
+    /// Puts the handles together; `take` gives each loaded map once.
+    pub(super) fn new(
+        mut take: impl FnMut(&'static str) -> Result<aya::maps::Map, DatapathError>,
+        names: Hash<u32, Name>,
+        agent: Array<MapData, u64>,
+    ) -> Result<Self, DatapathError> {
+        macro_rules! typed {
+            ($name:literal) => {
+                take($name)?
+                    .try_into()
+                    .map_err(|error: MapError| map_error("opening", $name, &error))?
+            };
+        }
+        let grace_inner =
+            Array::create(1, 0).map_err(|error| map_error("creating", "GRACE", &error))?;
+        Ok(Self {
+            control: typed!("CONTROL"),
+            endpoints: typed!("ENDPOINTS"),
+            classes: typed!("CLASSES"),
+            cidrs: typed!("CIDRS"),
+            rules: typed!("RULES"),
+            ports: typed!("PORTS"),
+            addresses: typed!("ADDRESSES"),
+            flows: typed!("FLOWS"),
+            opening: typed!("OPENING"),
+            drops: typed!("DROPS"),
+            drops_other: typed!("DROPS_OTHER"),
+            stats: typed!("STATS"),
+            names,
+            agent,
+            grace: typed!("GRACE"),
+            grace_inner,
+        })
+    }
+
+    /// Returns once every program that was running has ended.
+    ///
+    /// Updating a map in map waits for a grace period before the syscall
+    /// returns (Linux 4.16, `maybe_wait_bpf_programs`), about 8 ms.
+    pub(super) fn wait_for_readers(&mut self) -> Result<(), DatapathError> {
+        self.grace
+            .set(0, &self.grace_inner, 0)
+            .map_err(|error| map_error("waiting on", "GRACE", &error))
+    }
+
+    /// What is in force.
+    pub(super) fn control(&self) -> Result<Control, DatapathError> {
+        match self.control.get(&0, 0) {
+            Ok(Raw(control)) => Ok(control),
+            Err(error) => Err(map_error("reading", "CONTROL", &error)),
+        }
+    }
+
+    /// Flips the world, in one element.
+    pub(super) fn set_control(&mut self, control: Control) -> Result<(), DatapathError> {
+        self.control
+            .set(0, Raw(control), 0)
+            .map_err(|error| map_error("writing", "CONTROL", &error))
+    }
+
+    /// Writes one slot.
+    pub(super) fn set_endpoint(
+        &mut self,
+        slot: u32,
+        endpoint: &Endpoint,
+    ) -> Result<(), DatapathError> {
+        self.endpoints
+            .set(slot, Raw(*endpoint), 0)
+            .map_err(|error| map_error("writing", "ENDPOINTS", &error))
+    }
+
+    /// A number that the agent keeps across restarts.
+    pub(super) fn agent(&self, field: AgentField) -> Result<u64, DatapathError> {
+        self.agent
+            .get(&(field as u32), 0)
+            .map_err(|error| map_error("reading", "AGENT", &error))
+    }
+
+    /// Keeps a number across restarts.
+    pub(super) fn set_agent(&mut self, field: AgentField, value: u64) -> Result<(), DatapathError> {
+        self.agent
+            .set(field as u32, value, 0)
+            .map_err(|error| map_error("writing", "AGENT", &error))
+    }
+}
+
+/// A map whose elements come and go one by one.
+pub(super) trait Table<K, V> {
+    /// Inserts or replaces.
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
+    /// Removes; absent is fine.
+    fn take(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+impl<K: Plain, V: Plain> Table<K, V> for Hash<K, V> {
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.insert(Raw(*key), Raw(*value), 0)
+    }
+
+    fn take(&mut self, key: &K) -> Result<(), MapError> {
+        absent_is_fine(self.remove(&Raw(*key)))
+    }
+}
+
+impl Table<(ClassKey, u32), u32> for LpmTrie<MapData, Raw<ClassKey>, Raw<u32>> {
+    fn put(&mut self, key: &(ClassKey, u32), value: &u32) -> Result<(), MapError> {
+        self.insert(&Key::new(key.1, Raw(key.0)), Raw(*value), 0)
+    }
+
+    fn take(&mut self, key: &(ClassKey, u32)) -> Result<(), MapError> {
+        absent_is_fine(self.remove(&Key::new(key.1, Raw(key.0))))
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc_enoent()) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn libc_enoent() -> i32 {
+    nix::errno::Errno::ENOENT as i32
+}
+
+/// All elements of a hash map.
+pub(super) fn entries<K: Plain, V: Plain>(
+    name: &'static str,
+    map: &Hash<K, V>,
+) -> Result<Vec<(K, V)>, DatapathError> {
+    map.iter()
+        .map(|entry| match entry {
+            Ok((Raw(key), Raw(value))) => Ok((key, value)),
+            Err(error) => Err(map_error("reading", name, &error)),
+        })
+        .collect()
+}
+
+/// A map error with its names; a full map is an error of its own.
+pub(super) fn map_error(
+    operation: &'static str,
+    map: &'static str,
+    error: &MapError,
+) -> DatapathError {
+    let full = matches!(error, MapError::SyscallError(error)
+        if matches!(error.io_error.raw_os_error(), Some(code)
+            if code == nix::errno::Errno::E2BIG as i32 || code == nix::errno::Errno::ENOSPC as i32));
+    if full {
+        return DatapathError::MapFull {
+            map,
+            capacity: max_entries(map),
+        };
+    }
+    DatapathError::Map {
+        operation,
+        map,
+        message: chain(error),
+    }
+}
+
+/// Capacity of a map by its name, in entries.
+pub(super) fn max_entries(map: &str) -> u32 {
+    match map {
+        "ENDPOINTS" | "BUDGET" => capacity::ENDPOINTS,
+        "CLASSES" => capacity::CLASSES,
+        "CIDRS" => capacity::CIDRS,
+        "RULES" => capacity::RULES,
+        "PORTS" => capacity::PORTS,
+        "ADDRESSES" => capacity::ADDRESSES,
+        "FLOWS" => capacity::FLOWS,
+        "OPENING" => capacity::OPENING,
+        "DROPS" => capacity::DROPS,
+        "DROPS_OTHER" => DropKey::OTHER,
+        "STATS" => ringfence_ebpf::abi::Stat::COUNT,
+        "NAMES" => capacity::NAMES,
+        "AGENT" => AgentField::COUNT,
+        "EVENTS" => capacity::EVENTS,
+        _ => 1,
+    }
+}

@@ -1,0 +1,202 @@
+//! The kernel's side of the agent: maps, links and programs, all of it pinned.
+//!
+//! Nothing outside this folder touches eBPF, and nothing in it decides policy.
+//! While no agent runs the kernel goes on enforcing from the pins.
+
+#![allow(unsafe_code)]
+
+mod apply;
+mod counters;
+mod endpoints;
+mod error;
+mod events;
+mod flows;
+mod links;
+mod load;
+mod maps;
+mod names;
+mod preflight;
+mod remove;
+mod sync;
+mod world;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ringfence_policy::index::PodKey;
+use ringfence_policy::tables::Tables;
+use serde::Serialize;
+
+pub use counters::{DropSeries, MapUsage, Stats};
+pub use error::DatapathError;
+pub use events::{EventRecord, Events};
+pub use flows::FlowEntry;
+pub use remove::{Removed, uninstall};
+
+use endpoints::Endpoints;
+use links::Links;
+use maps::Maps;
+use names::Names;
+use world::Worlds;
+
+/// How the datapath is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder on a bpffs; an ABI-versioned folder is made in it.
+    pub pin_dir: PathBuf,
+    /// Drop nothing, count everything.
+    pub audit: bool,
+    /// Events per second and endpoint that reach the ring.
+    pub events_per_second: u32,
+    /// How long after an endpoint's first attach unknown TCP connections are
+    /// picked up as replies.
+    pub pickup: Duration,
+}
+
+/// A pod's interface, as discovery found it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Interface {
+    /// The pod.
+    pub pod: PodKey,
+    /// Index of the host-side device in the agent's network namespace.
+    pub ifindex: u32,
+    /// Name of the host-side device.
+    pub name: String,
+    /// MAC of the pod's side.
+    pub mac: [u8; 6],
+}
+
+/// What [`Datapath::apply`] did.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Applied {
+    /// Generation of the world in force.
+    pub generation: u64,
+    /// Whether the worlds were flipped for it.
+    pub flipped: bool,
+    /// Interfaces to which the programs couldn't be attached: pod and error.
+    /// To be tried again.
+    pub failed: Vec<(PodKey, String)>,
+}
+
+/// One endpoint, for `ringfence endpoints`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct EndpointState {
+    /// The pod.
+    pub pod: PodKey,
+    /// `namespace/service`.
+    pub workload: String,
+    /// Endpoint id, never reused.
+    pub id: u32,
+    /// Slot, which is its tag.
+    pub slot: u32,
+    /// Index of the host-side device.
+    pub ifindex: u32,
+    /// Name of the host-side device.
+    pub interface: String,
+    /// The pod's addresses.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// `open`, `audit`, `enforce`, `quarantine` or `closed` (its pod is gone,
+    /// its interface isn't).
+    pub ingress: &'static str,
+    /// The same for packets from the pod.
+    pub egress: &'static str,
+    /// Whether both programs are attached, first in their chains.
+    pub attached: bool,
+}
+
+/// The loaded datapath.
+pub struct Datapath {
+    maps: Maps,
+    links: Links,
+    worlds: Worlds,
+    endpoints: Endpoints,
+    names: Names,
+    options: Options,
+    events: Option<Events>,
+    /// What was last put in force by this process.
+    in_force: Option<Tables>,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Checks the machine, loads the programs, reuses what is pinned, and puts
+    /// the new programs under the links that are there.
+    ///
+    /// What the pinned world says stays in force until the first
+    /// [`Datapath::apply`].
+    ///
+    /// # Errors
+    /// Says what is missing and how to mend it; nothing is attached then.
+    pub fn open(options: &Options) -> Result<Self, DatapathError> {
+        preflight::check(&options.pin_dir)?;
+        let folder = preflight::folder(&options.pin_dir)?;
+        let loaded = load::load(&folder)?;
+        let mut maps = loaded.maps;
+        let links = Links::adopt(&folder, loaded.ebpf)?;
+        let names = Names::load(&mut maps)?;
+        let worlds = Worlds::dump(&maps)?;
+        let endpoints = Endpoints::dump(&maps)?;
+        let events = Some(Events::new(loaded.events, names.shared())?);
+        Ok(Self {
+            maps,
+            links,
+            worlds,
+            endpoints,
+            names,
+            options: options.clone(),
+            events,
+            in_force: None,
+        })
+    }
+
+    /// The endpoints that are managed now.
+    pub fn endpoints(&self) -> Vec<EndpointState> {
+        self.endpoints.states(&self.links, &self.names)
+    }
+
+    /// Generation of the world in force; rises with every flip.
+    pub fn generation(&self) -> u64 {
+        self.worlds.generation
+    }
+
+    /// Denied and audited packets by workload pair, since the maps were made.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn drops(&self) -> Result<Vec<DropSeries>, DatapathError> {
+        counters::drops(&self.maps, &self.names)
+    }
+
+    /// The datapath's own counters.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn stats(&self) -> Result<Stats, DatapathError> {
+        counters::stats(&self.maps)
+    }
+
+    /// How full each policy and flow map is.
+    pub fn maps(&self) -> Vec<MapUsage> {
+        counters::usage(self)
+    }
+
+    /// Live flows, most recently seen first.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn flows(&self) -> Result<Vec<FlowEntry>, DatapathError> {
+        flows::list(self)
+    }
+
+    /// The stream of events; only once.
+    pub const fn take_events(&mut self) -> Option<Events> {
+        self.events.take()
+    }
+}

@@ -1,0 +1,158 @@
+//! Workload names by id. Kept in a pinned map that the kernel doesn't read, so
+//! that a counter keeps its name across restarts; a live id is never reused.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+use ringfence_ebpf::abi::{Addr, Identity, Name};
+use ringfence_policy::tables::Tables;
+
+use super::error::DatapathError;
+use super::maps::{AgentField, Maps, entries, map_error};
+use super::sync::level;
+
+/// Names by id, for readers on other threads.
+pub(super) type Shared = Arc<RwLock<BTreeMap<u32, String>>>;
+
+/// Every workload that ever had an id.
+pub(super) struct Names {
+    ids: BTreeMap<String, u32>,
+    names: Shared,
+    next: u32,
+    addresses: BTreeMap<Addr, Identity>,
+}
+
+impl Names {
+    /// What the pinned maps hold.
+    pub(super) fn load(maps: &mut Maps) -> Result<Self, DatapathError> {
+        let mut ids = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (id, name) in entries("NAMES", &maps.names)? {
+            ids.insert(text(&name), id);
+            names.insert(id, text(&name));
+        }
+        let highest = names.keys().next_back().map_or(0, |id| id + 1);
+        let kept = u32::try_from(maps.agent(AgentField::NextWorkload)?).unwrap_or(u32::MAX);
+        Ok(Self {
+            ids,
+            names: Arc::new(RwLock::new(names)),
+            next: highest.max(kept).max(Identity::FIRST),
+            addresses: entries("ADDRESSES", &maps.addresses)?.into_iter().collect(),
+        })
+    }
+
+    /// A handle for readers on other threads.
+    pub(super) fn shared(&self) -> Shared {
+        Arc::clone(&self.names)
+    }
+
+    /// The id of a workload, given if it has none yet.
+    pub(super) fn id(&mut self, maps: &mut Maps, name: &str) -> Result<u32, DatapathError> {
+        let name = shortened(name);
+        if let Some(id) = self.ids.get(&name) {
+            return Ok(*id);
+        }
+        let id = self.next;
+        // The counter first: an id that is lost is no harm, one given twice is.
+        maps.set_agent(AgentField::NextWorkload, u64::from(id) + 1)?;
+        maps.names
+            .insert(super::maps::Raw(id), super::maps::Raw(bytes(&name)), 0)
+            .map_err(|error| map_error("writing", "NAMES", &error))?;
+        self.next = id + 1;
+        self.ids.insert(name.clone(), id);
+        if let Ok(mut names) = self.names.write() {
+            names.insert(id, name);
+        }
+        Ok(id)
+    }
+
+    /// Brings the map of addresses to the tables.
+    pub(super) fn write(&mut self, maps: &mut Maps, tables: &Tables) -> Result<(), DatapathError> {
+        let mut wanted = BTreeMap::new();
+        for (addr, (name, flags)) in &tables.identities {
+            let workload = if flags & Identity::IS_NODE != 0 {
+                Identity::NODE
+            } else {
+                self.id(maps, name)?
+            };
+            let flags = *flags;
+            wanted.insert(*addr, Identity { workload, flags });
+        }
+        level("ADDRESSES", &mut maps.addresses, &mut self.addresses, &wanted)
+    }
+
+    /// Known addresses.
+    pub(super) fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Names given.
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The name of a workload id.
+    pub(super) fn name(&self, id: u32) -> String {
+        lookup(&self.names, id)
+    }
+}
+
+/// The name of a workload id.
+pub(super) fn lookup(names: &Shared, id: u32) -> String {
+    match id {
+        Identity::OUTSIDE => "outside".to_owned(),
+        Identity::NODE => "node".to_owned(),
+        _ => names
+            .read()
+            .ok()
+            .and_then(|names| names.get(&id).cloned())
+            .unwrap_or_else(|| format!("workload-{id}")),
+    }
+}
+
+/// Kubernetes names fit (63 + 1 + 63 bytes) unless an owner's name is longer
+/// than a label may be; then its tail gives way to a hash of the whole.
+fn shortened(name: &str) -> String {
+    let room = size_of::<Name>();
+    if name.len() <= room {
+        return name.to_owned();
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut end = room - 17;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}~{hash:016x}", &name[..end])
+}
+
+fn bytes(name: &str) -> Name {
+    let mut bytes = [0; size_of::<Name>()];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Name(bytes)
+}
+
+fn text(name: &Name) -> String {
+    let end = name.0.iter().position(|byte| *byte == 0).unwrap_or(name.0.len());
+    String::from_utf8_lossy(&name.0[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_survives_the_map() {
+        for name in ["bank/service.account", &"x".repeat(128)] {
+            assert_eq!(text(&bytes(&shortened(name))), name);
+        }
+    }
+
+    #[test]
+    fn names_too_long_for_the_map_stay_distinct() {
+        let (a, b) = ("é".repeat(80) + "a", "é".repeat(80) + "b");
+        assert_ne!(shortened(&a), shortened(&b));
+        assert!(shortened(&a).len() <= 128);
+    }
+}

@@ -1,0 +1,80 @@
+//! `ringfence uninstall`: every trace, links first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::DatapathError;
+
+/// What was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Removed {
+    /// Pinned links: with the last reference to one its program is detached.
+    pub links: usize,
+    /// Pinned maps.
+    pub maps: usize,
+}
+
+/// Removes all pins of every ABI version below the pin directory, and the
+/// directory itself. Nothing there is fine.
+///
+/// # Errors
+/// Names the file that couldn't be removed; what could be is gone.
+pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
+    let mut removed = Removed::default();
+    if !pin_dir.exists() {
+        return Ok(removed);
+    }
+    for version in list(pin_dir)? {
+        if !is_version(&version) {
+            continue;
+        }
+        let links = version.join("links");
+        if links.exists() {
+            for link in list(&links)? {
+                delete(&link)?;
+                removed.links += 1;
+            }
+            fs::remove_dir(&links).map_err(|error| file("removing", &links, error))?;
+        }
+        for map in list(&version)? {
+            delete(&map)?;
+            removed.maps += 1;
+        }
+        fs::remove_dir(&version).map_err(|error| file("removing", &version, error))?;
+    }
+    // Only if it is ours alone: the mount point itself can't go.
+    if list(pin_dir)?.is_empty() {
+        let _ = fs::remove_dir(pin_dir);
+    }
+    Ok(removed)
+}
+
+/// Only what an agent made: `v` and a number.
+fn is_version(path: &Path) -> bool {
+    path.is_dir()
+        && path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix('v'))
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
+        .map_err(|error| file("listing", folder, error))
+}
+
+fn delete(path: &Path) -> Result<(), DatapathError> {
+    fs::remove_file(path).map_err(|error| file("removing", path, error))
+}
+
+fn file(operation: &'static str, path: &Path, source: std::io::Error) -> DatapathError {
+    DatapathError::File {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}

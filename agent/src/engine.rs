@@ -1,0 +1,245 @@
+//! One pass: manifests, compile, discover, apply. Blocking, and never fails:
+//! what goes wrong is said in the status, and the next pass tries again.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ringfence_policy::config::Config;
+use ringfence_policy::index::{Index, Scope};
+use ringfence_policy::tables::Tables;
+
+use crate::datapath::Interface;
+use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
+use crate::manifests::{ManifestError, ManifestErrors, Store};
+use crate::settings::Settings;
+use crate::state::{Shared, Status, UnguardedPod};
+
+/// What one pass leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pass {
+    /// A manifest was too fresh to read: the pass doesn't count as complete.
+    pub unsettled: bool,
+    /// Something failed or a pod's interface wasn't there: try again soon.
+    pub retry: bool,
+}
+
+/// Finds the interfaces of pods; another implementation stands in for tests.
+pub type Discover =
+    Box<dyn FnMut(&[Wanted], &[Interface]) -> Result<Discovery, DiscoverError> + Send>;
+
+/// Everything between the source of policy and the datapath.
+pub struct Engine {
+    store: Store,
+    config: Config,
+    node: String,
+    discover: Discover,
+    compiled: Option<Compiled>,
+    interfaces: Vec<Interface>,
+    unguarded: Vec<Unguarded>,
+    skipped: Vec<String>,
+}
+
+/// What follows from the objects alone.
+struct Compiled {
+    tables: Tables,
+    wanted: Vec<Wanted>,
+    problems: Vec<String>,
+    host_network: Vec<Unguarded>,
+    /// Not yet applied since it was compiled.
+    fresh: bool,
+}
+
+impl Engine {
+    /// Reads the manifests for the first time; any error in them is refused.
+    pub fn open(settings: &Settings) -> Result<Self, ManifestErrors> {
+        let netns_dir: PathBuf = settings.netns_dir.clone();
+        let discover: Discover =
+            Box::new(move |wanted, known| discover::discover(&netns_dir, wanted, known));
+        Self::with_discover(settings, discover)
+    }
+
+    /// As [`Engine::open`], with another way to find interfaces.
+    pub fn with_discover(settings: &Settings, discover: Discover) -> Result<Self, ManifestErrors> {
+        Ok(Self {
+            store: Store::open(&settings.manifests)?,
+            config: settings.config.clone(),
+            node: settings.node_name.clone(),
+            discover,
+            compiled: None,
+            interfaces: Vec::new(),
+            unguarded: Vec::new(),
+            skipped: Vec::new(),
+        })
+    }
+
+    /// Brings the kernel to what the manifests and the interfaces say now.
+    /// `since` is when the first event came that asked for it.
+    pub fn pass(&mut self, shared: &Shared, since: Option<Instant>) -> Pass {
+        let began = since.unwrap_or_else(Instant::now);
+        let refresh = self.store.refresh();
+        if refresh.changed || self.compiled.is_none() {
+            let fresh = self.compile();
+            self.log_problems(&shared.status());
+            self.compiled = Some(fresh);
+        }
+        let discovered = self.find_interfaces();
+        let applied = self.apply(shared, began);
+        let error = discovered
+            .err()
+            .or(applied.err())
+            .map(|error| format!("{error:#}"));
+        let retry = error.is_some() || !self.unguarded.is_empty();
+        self.publish(shared, error);
+        Pass {
+            unsettled: refresh.unsettled,
+            retry,
+        }
+    }
+
+    fn compile(&self) -> Compiled {
+        let index = self.store.index(&self.config);
+        let tables = index.compile(&Scope::Node(self.node.clone()));
+        let wanted = tables
+            .endpoints
+            .iter()
+            .map(|(pod, policy)| Wanted {
+                pod: pod.clone(),
+                addresses: policy.addresses.clone(),
+            })
+            .collect();
+        let problems = index.problems();
+        let problems = problems
+            .iter()
+            .map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message));
+        Compiled {
+            tables,
+            wanted,
+            problems: problems.collect(),
+            host_network: host_network(&index, &self.node),
+            fresh: true,
+        }
+    }
+
+    /// On failure the interfaces stay as they were: policy must not wait for them.
+    fn find_interfaces(&mut self) -> anyhow::Result<()> {
+        let Some(compiled) = &self.compiled else {
+            return Ok(());
+        };
+        let found = (self.discover)(&compiled.wanted, &self.interfaces)?;
+        self.interfaces = found.interfaces;
+        self.unguarded = found.unguarded;
+        self.skipped = found.skipped;
+        Ok(())
+    }
+
+    fn apply(&mut self, shared: &Shared, began: Instant) -> anyhow::Result<()> {
+        let Some(compiled) = &mut self.compiled else {
+            return Ok(());
+        };
+        let applied = shared.kernel().apply(&compiled.tables, &self.interfaces)?;
+        self.unguarded
+            .extend(applied.failed.into_iter().map(|(pod, error)| Unguarded {
+                pod,
+                reason: format!("its programs can't be attached: {error}"),
+            }));
+        if compiled.fresh {
+            compiled.fresh = false;
+            shared.metrics.applied(began.elapsed());
+            tracing::info!(
+                generation = applied.generation,
+                flipped = applied.flipped,
+                endpoints = self.interfaces.len(),
+                "policy in force after {:.1} ms",
+                began.elapsed().as_secs_f64() * 1e3,
+            );
+        }
+        Ok(())
+    }
+
+    fn publish(&self, shared: &Shared, error: Option<String>) {
+        let mut status = shared.status();
+        self.log_unguarded(&status);
+        status.passes += 1;
+        status.apply_errors += u64::from(error.is_some());
+        match &error {
+            Some(error) => {
+                shared.metrics.failed();
+                tracing::error!("pass failed: {error}");
+            }
+            None if status.error.is_some() => tracing::info!("pass succeeded again"),
+            None => {}
+        }
+        status.error = error;
+        let mut kernel = shared.kernel();
+        status.generation = kernel.generation();
+        status.endpoints = kernel
+            .endpoints()
+            .iter()
+            .filter(|endpoint| endpoint.attached)
+            .count();
+        drop(kernel);
+        status.source_connected = self.store.is_connected();
+        status.invalid = self
+            .store
+            .problems()
+            .iter()
+            .map(ManifestError::to_string)
+            .collect();
+        status.invalid_objects = self.store.invalid();
+        status.skipped.clone_from(&self.skipped);
+        if let Some(compiled) = &self.compiled {
+            status.problems.clone_from(&compiled.problems);
+            status.unguarded = self
+                .unguarded
+                .iter()
+                .chain(&compiled.host_network)
+                .map(row)
+                .collect();
+        }
+        shared.set_status(status);
+    }
+
+    fn log_unguarded(&self, before: &Status) {
+        for pod in self
+            .unguarded
+            .iter()
+            .map(row)
+            .filter(|pod| !before.unguarded.contains(pod))
+        {
+            tracing::warn!(pod = pod.pod, "not guarded: {}", pod.reason);
+        }
+    }
+
+    fn log_problems(&self, before: &Status) {
+        for problem in self.store.problems() {
+            let text = problem.to_string();
+            if !before.invalid.contains(&text) {
+                tracing::error!("{text}; the last good state of its objects stays in force");
+            }
+        }
+    }
+}
+
+fn row(pod: &Unguarded) -> UnguardedPod {
+    UnguardedPod {
+        pod: pod.pod.to_string(),
+        reason: pod.reason.clone(),
+    }
+}
+
+/// Pods that share the node's namespace: they are the node, so nothing can stand
+/// between.
+fn host_network(index: &Index, node: &str) -> Vec<Unguarded> {
+    index
+        .pods()
+        .filter(|(_, pod)| pod.spec.host_network && pod.spec.node_name.as_deref() == Some(node))
+        .map(|(pod, _)| Unguarded {
+            pod,
+            reason: "host network: it is the node, and has no interface of its own".into(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

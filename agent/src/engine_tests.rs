@@ -1,0 +1,156 @@
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::{FakeKernel, settings, shared};
+
+fn pod(name: &str, extra: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: ns}}\n\
+         spec: {{nodeName: n, containers: []{extra}}}\nstatus: {{phase: Running, podIP: 10.0.0.1}}\n"
+    )
+}
+
+/// Old enough to count as settled.
+fn write(dir: &Path, name: &str, text: &str) {
+    fs::write(dir.join(name), text).unwrap();
+    sleep(Duration::from_millis(60));
+}
+
+struct Bench {
+    dir: TempDir,
+    kernel: FakeKernel,
+    shared: Shared,
+    engine: Engine,
+    /// Discovery fails with this.
+    broken: Arc<Mutex<bool>>,
+}
+
+impl Bench {
+    fn new(text: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a.yaml", text);
+        let kernel = FakeKernel::default();
+        let broken = Arc::new(Mutex::new(false));
+        let is_broken = Arc::clone(&broken);
+        let discover: Discover = Box::new(move |wanted, _| {
+            if *is_broken.lock().unwrap() {
+                return Err(DiscoverError::Ended);
+            }
+            let found = |wanted: &Wanted| Interface {
+                pod: wanted.pod.clone(),
+                ifindex: 7,
+                name: "veth7".into(),
+                mac: [2; 6],
+            };
+            Ok(Discovery {
+                interfaces: wanted.iter().map(found).collect(),
+                ..Discovery::default()
+            })
+        });
+        let engine = Engine::with_discover(&settings(dir.path()), discover).unwrap();
+        Self {
+            shared: shared(&kernel),
+            dir,
+            kernel,
+            engine,
+            broken,
+        }
+    }
+
+    fn pass(&mut self) -> Pass {
+        self.engine.pass(&self.shared, None)
+    }
+
+    fn pods(&self) -> Vec<String> {
+        let record = self.kernel.0.lock().unwrap();
+        record
+            .interfaces
+            .iter()
+            .map(|interface| interface.pod.to_string())
+            .collect()
+    }
+}
+
+#[test]
+fn a_pass_puts_the_manifests_in_force_and_the_next_one_their_change() {
+    let mut bench = Bench::new(&pod("a", ""));
+    assert_eq!(
+        bench.pass(),
+        Pass {
+            unsettled: false,
+            retry: false
+        }
+    );
+    assert_eq!(bench.pods(), ["ns/a"]);
+    write(bench.dir.path(), "b.yaml", &pod("b", ""));
+    bench.pass();
+    assert_eq!(bench.pods(), ["ns/a", "ns/b"]);
+    let status = bench.shared.status();
+    assert_eq!(
+        (status.passes, status.endpoints, status.error),
+        (2, 2, None)
+    );
+    assert_eq!(bench.shared.unhealthy(), None);
+}
+
+#[test]
+fn a_failed_pass_is_told_and_tried_again() {
+    let mut bench = Bench::new(&pod("a", ""));
+    assert!(bench.shared.unhealthy().is_some());
+    bench.kernel.0.lock().unwrap().fail = Some("map RULES is full".into());
+    assert!(bench.pass().retry);
+    let status = bench.shared.status();
+    assert_eq!(
+        (status.apply_errors, status.error.as_deref()),
+        (1, Some("map RULES is full"))
+    );
+    assert_eq!(
+        bench.shared.unhealthy().as_deref(),
+        Some("map RULES is full")
+    );
+    bench.kernel.0.lock().unwrap().fail = None;
+    assert!(!bench.pass().retry);
+    assert_eq!(bench.shared.unhealthy(), None);
+    assert_eq!(bench.pods(), ["ns/a"]);
+}
+
+#[test]
+fn policy_does_not_wait_for_discovery() {
+    let mut bench = Bench::new(&pod("a", ""));
+    bench.pass();
+    *bench.broken.lock().unwrap() = true;
+    write(bench.dir.path(), "b.yaml", &pod("b", ""));
+    assert!(bench.pass().retry);
+    assert_eq!(bench.pods(), ["ns/a"]);
+    assert_eq!(bench.kernel.0.lock().unwrap().tables.endpoints.len(), 2);
+    assert!(bench.shared.status().error.is_some());
+}
+
+#[test]
+fn a_manifest_that_stops_parsing_shows_in_the_status_and_changes_nothing() {
+    let mut bench = Bench::new(&pod("a", ""));
+    bench.pass();
+    write(bench.dir.path(), "a.yaml", "kind: [");
+    assert!(!bench.pass().retry);
+    let status = bench.shared.status();
+    assert_eq!(
+        (status.invalid.len(), status.error, bench.pods()),
+        (1, None, vec!["ns/a".into()])
+    );
+}
+
+#[test]
+fn pods_of_the_nodes_own_network_are_listed_as_not_guarded() {
+    let mut bench = Bench::new(&pod("a", ", hostNetwork: true"));
+    assert!(!bench.pass().retry);
+    let status = bench.shared.status();
+    assert_eq!(bench.pods(), [""; 0]);
+    assert_eq!(status.unguarded[0].pod, "ns/a");
+    assert!(status.unguarded[0].reason.starts_with("host network"));
+}

@@ -1,0 +1,55 @@
+//! What the shell asks of the datapath, so that it can be tested without one.
+
+use ringfence_policy::tables::Tables;
+
+use crate::datapath::{
+    Applied, Datapath, DropSeries, EndpointState, FlowEntry, Interface, MapUsage, Stats,
+};
+
+/// The datapath as the rest of the agent sees it. Calls block, briefly.
+pub trait Kernel: Send + 'static {
+    /// Puts tables and interfaces in force.
+    fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied>;
+    /// The endpoints of this node.
+    fn endpoints(&mut self) -> Vec<EndpointState>;
+    /// Drops and audited packets by pair of workloads.
+    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>>;
+    /// Tracked connections.
+    fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>>;
+    /// Counters of the whole datapath.
+    fn stats(&mut self) -> anyhow::Result<Stats>;
+    /// How full each map is.
+    fn maps(&mut self) -> Vec<MapUsage>;
+    /// The world's generation.
+    fn generation(&mut self) -> u64;
+}
+
+impl Kernel for Datapath {
+    fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied> {
+        Ok(Self::apply(self, tables, interfaces)?)
+    }
+
+    fn endpoints(&mut self) -> Vec<EndpointState> {
+        Self::endpoints(self)
+    }
+
+    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>> {
+        Ok(Self::drops(self)?)
+    }
+
+    fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
+        Ok(Self::flows(self)?)
+    }
+
+    fn stats(&mut self) -> anyhow::Result<Stats> {
+        Ok(Self::stats(self)?)
+    }
+
+    fn maps(&mut self) -> Vec<MapUsage> {
+        Self::maps(self)
+    }
+
+    fn generation(&mut self) -> u64 {
+        Self::generation(self)
+    }
+}

@@ -1,0 +1,71 @@
+//! The agent and the command line of Ringfence.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`cli`], [`settings`] | arguments, parsed first and resolved second |
+//! | [`manifests`] | a folder of Kubernetes YAML into objects, with the last good state of each |
+//! | [`netlink`], [`discover`] | from a pod's address to its host-side device |
+//! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
+//! | [`engine`] | one pass: manifests, compile, discover, apply |
+//! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
+//! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
+//! | [`metrics`], [`web`] | what `/metrics` and `/healthz` say, and where |
+//! | [`commands`], [`offline`] | what a person types |
+//!
+//! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or
+//! input, 3 fault.
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod daemon;
+pub mod datapath;
+pub mod discover;
+pub mod engine;
+pub mod failure;
+pub mod kernel;
+pub mod manifests;
+pub mod metrics;
+pub mod netlink;
+pub mod offline;
+pub mod output;
+pub mod settings;
+pub mod state;
+pub mod web;
+
+#[cfg(test)]
+mod testing;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Outcome;
+
+/// Runs one invocation and says how it ended.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        // Prints help and version to stdout with 0, errors to stderr with 2.
+        Err(error) => error.exit(),
+    };
+    let outcome = dispatch(cli);
+    ExitCode::from(failure::report(&outcome))
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Agent(args) => daemon::run(&args.resolve(&global)?),
+        Command::Status(args) => commands::status(&global, &args),
+        Command::Endpoints(args) => commands::endpoints(&global, args.output),
+        Command::Drops(args) => commands::drops(&global, &args),
+        Command::Flows(args) => commands::flows(&global, args.output),
+        Command::Explain(args) => offline::explain::run(&args),
+        Command::Matrix(args) => offline::matrix::run(&args),
+        Command::Uninstall => commands::uninstall(&global),
+    }
+}

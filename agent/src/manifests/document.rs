@@ -1,0 +1,320 @@
+//! Text into documents into single objects, still untyped.
+
+use serde_json::Value;
+
+/// One object's value and where in the file it stood.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Item {
+    /// The document, from 1.
+    pub document: usize,
+    /// The item of its List, from 1.
+    pub item: Option<usize>,
+    /// The object.
+    pub value: Value,
+}
+
+/// A document that isn't YAML or holds no object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DocumentError {
+    /// The document, from 1.
+    pub document: usize,
+    /// The item of its List, from 1.
+    pub item: Option<usize>,
+    /// What is wrong, with the line in the file where there is one.
+    pub message: String,
+}
+
+/// Reads every object of a file; one bad document doesn't hide the others.
+pub fn read(text: &str) -> (Vec<Item>, Vec<DocumentError>) {
+    let mut items = Vec::new();
+    let mut errors = Vec::new();
+    for piece in split(text) {
+        match parse(&piece) {
+            Ok(Value::Null) => {}
+            Ok(value) => expand(piece.document, value, &mut items, &mut errors),
+            Err(message) => {
+                errors.push(DocumentError {
+                    document: piece.document,
+                    item: None,
+                    message,
+                });
+            }
+        }
+    }
+    (items, errors)
+}
+
+/// A document's text.
+#[derive(PartialEq, Eq, Debug)]
+struct Piece<'a> {
+    document: usize,
+    /// Lines of the file before it.
+    lines_before: usize,
+    text: &'a str,
+}
+
+/// Splits at lines that start with `---`, which YAML allows nowhere inside a
+/// document. The parser's own iterator would do, but it stops at the first
+/// error and passes over empty documents, so that their numbers would be wrong.
+fn split(text: &str) -> Vec<Piece<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut pieces = Vec::new();
+    let (mut document, mut from, mut lines_before) = (1, 0, 0);
+    let (mut at, mut line) = (0, 0);
+    for row in text.split_inclusive('\n') {
+        if is_marker(row) && at > 0 {
+            let head = &text[from..at];
+            // What stands before the first marker is a document only if it says
+            // something.
+            if document > 1 || !is_blank(head) {
+                pieces.push(Piece {
+                    document,
+                    lines_before,
+                    text: head,
+                });
+                document += 1;
+            }
+            (from, lines_before) = (at, line);
+        }
+        at += row.len();
+        line += 1;
+    }
+    pieces.push(Piece {
+        document,
+        lines_before,
+        text: &text[from..],
+    });
+    pieces.retain(|piece| !is_blank(piece.text));
+    pieces
+}
+
+fn is_marker(row: &str) -> bool {
+    row.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+/// Comments, directives and markers alone make no document.
+fn is_blank(text: &str) -> bool {
+    text.lines().all(|row| {
+        let row = row.trim_end();
+        let bare = row.trim_start();
+        bare.is_empty()
+            || bare.starts_with('#')
+            || row.starts_with('%')
+            || row == "---"
+            || row == "..."
+    })
+}
+
+fn parse(piece: &Piece<'_>) -> Result<Value, String> {
+    serde_saphyr::from_str_with_options(piece.text, options()).map_err(|error| {
+        let bare = error.without_snippet();
+        match error.location() {
+            Some(location) if location.line() > 0 => {
+                let line = piece.lines_before as u64 + location.line();
+                format!("line {line}: {}", one_line(&bare.to_string()))
+            }
+            _ => one_line(&bare.to_string()),
+        }
+    })
+}
+
+/// The first line, without the parser's own position: that counts from the
+/// document's start, and we say the file's.
+fn one_line(message: &str) -> String {
+    let first = message.lines().next().unwrap_or_default();
+    let cut = first.rfind(" at line ").unwrap_or(first.len());
+    first[..cut].trim_end_matches([' ', ',', ':']).to_owned()
+}
+
+/// Limits for what a whole cluster prints (`kubectl get pods -A -o yaml` has some
+/// 200 nodes a pod), still bounded so that an alias bomb ends in an error.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_events: 100_000_000,
+            max_nodes: 50_000_000,
+            max_total_scalar_bytes: 1 << 30,
+        },
+    }
+}
+
+/// `kind: List` and every `XxxList` into their items.
+fn expand(document: usize, value: Value, items: &mut Vec<Item>, errors: &mut Vec<DocumentError>) {
+    let Some(kind) = value.get("kind").and_then(Value::as_str).map(str::to_owned) else {
+        let message = match value {
+            Value::Object(_) => "kind: missing, so this is no Kubernetes object".to_owned(),
+            _ => "not a Kubernetes object: a mapping with apiVersion, kind and metadata".to_owned(),
+        };
+        errors.push(DocumentError {
+            document,
+            item: None,
+            message,
+        });
+        return;
+    };
+    let Some(item_kind) = kind.strip_suffix("List") else {
+        items.push(Item {
+            document,
+            item: None,
+            value,
+        });
+        return;
+    };
+    let list = match value.get("items") {
+        Some(Value::Array(list)) => list.clone(),
+        // `kubectl get` prints an empty list of a kind as null.
+        Some(Value::Null) => Vec::new(),
+        _ => {
+            let message = format!("{kind}: items: not a list");
+            errors.push(DocumentError {
+                document,
+                item: None,
+                message,
+            });
+            return;
+        }
+    };
+    let version = value.get("apiVersion").cloned();
+    for (n, entry) in list.into_iter().enumerate() {
+        let item = Some(n + 1);
+        match complete(entry, item_kind, version.as_ref()) {
+            Ok(value) => items.push(Item {
+                document,
+                item,
+                value,
+            }),
+            Err(message) => errors.push(DocumentError {
+                document,
+                item,
+                message,
+            }),
+        }
+    }
+}
+
+/// Items of a typed list need not repeat what the list says.
+fn complete(mut entry: Value, kind: &str, version: Option<&Value>) -> Result<Value, String> {
+    let Value::Object(fields) = &mut entry else {
+        return Err("not a Kubernetes object: a mapping with apiVersion, kind and metadata".into());
+    };
+    if !fields.contains_key("kind") {
+        if kind.is_empty() {
+            return Err("kind: missing, so this is no Kubernetes object".into());
+        }
+        fields.insert("kind".into(), kind.into());
+        if let Some(version) = version
+            && !fields.contains_key("apiVersion")
+        {
+            fields.insert("apiVersion".into(), version.clone());
+        }
+    }
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(text: &str) -> Vec<(usize, Option<usize>, String)> {
+        let (items, errors) = read(text);
+        assert_eq!(errors, []);
+        let kind = |item: &Item| item.value["kind"].as_str().unwrap().to_owned();
+        items
+            .iter()
+            .map(|i| (i.document, i.item, kind(i)))
+            .collect()
+    }
+
+    #[test]
+    fn documents_are_numbered_as_a_person_counts_them() {
+        let text = "# licence\n---\nkind: A\n---\n# nothing here\n--- # third\nkind: B\n---\n";
+        assert_eq!(kinds(text), [(1, None, "A".into()), (3, None, "B".into())]);
+        assert_eq!(
+            kinds("kind: A\n---\nkind: B"),
+            [(1, None, "A".into()), (2, None, "B".into())]
+        );
+    }
+
+    #[test]
+    fn a_marker_line_with_content_starts_a_document() {
+        assert_eq!(kinds("--- {kind: A}\n--- {kind: B}\n").len(), 2);
+    }
+
+    #[test]
+    fn windows_line_ends_and_a_byte_order_mark_are_read() {
+        assert_eq!(kinds("\u{feff}kind: A\r\n---\r\nkind: B\r\n").len(), 2);
+    }
+
+    #[test]
+    fn a_list_stands_for_its_items() {
+        let text = "kind: List\nitems:\n- kind: A\n- kind: B\n---\nkind: PodList\napiVersion: v1\nitems:\n- metadata: {}\n";
+        let expected = [
+            (1, Some(1), "A".into()),
+            (1, Some(2), "B".into()),
+            (2, Some(1), "Pod".into()),
+        ];
+        assert_eq!(kinds(text), expected);
+        assert_eq!(read(text).0[2].value["apiVersion"], "v1");
+    }
+
+    #[test]
+    fn json_with_tabs_is_read() {
+        assert_eq!(
+            kinds("{\n\t\"kind\": \"A\",\n\t\"metadata\": {\n\t\t\"name\": \"x\"\n\t}\n}\n").len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_bad_document_names_its_line_and_hides_no_other() {
+        let (items, errors) = read("kind: A\n---\nkind: B\nspec: [1, 2\n---\nkind: C\n");
+        assert_eq!(items.len(), 2);
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].document, 2);
+        assert!(
+            errors[0].message.starts_with("line "),
+            "{}",
+            errors[0].message
+        );
+    }
+
+    #[test]
+    fn a_key_given_twice_is_an_error() {
+        let (items, errors) = read("kind: A\nspec:\n  ingress: []\n  ingress: [{}]\n");
+        assert_eq!(items, []);
+        assert!(
+            errors[0].message.contains("line 4"),
+            "{}",
+            errors[0].message
+        );
+        assert!(
+            errors[0].message.contains("ingress"),
+            "{}",
+            errors[0].message
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_is_an_error() {
+        for text in [
+            "- a\n",
+            "just words\n",
+            "metadata: {name: a}\n",
+            "kind: List\nitems: 3\n",
+        ] {
+            let (items, errors) = read(text);
+            assert_eq!((items.len(), errors.len()), (0, 1), "{text}");
+        }
+        let (_, errors) = read("kind: List\nitems:\n- kind: A\n- 7\n");
+        assert_eq!((errors[0].document, errors[0].item), (1, Some(2)));
+    }
+
+    #[test]
+    fn a_label_written_true_stays_text_only_if_quoted() {
+        let (items, _) = read("kind: A\nquoted: \"true\"\nbare: true\n");
+        assert_eq!(items[0].value["quoted"], "true");
+        assert_eq!(items[0].value["bare"], true);
+    }
+}

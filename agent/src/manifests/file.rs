@@ -1,0 +1,131 @@
+//! One file's text into typed objects.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ringfence_policy::model::{Object, ObjectError, Parsed};
+use serde_json::Value;
+
+use super::document::{self, Item};
+use super::{ManifestError, ObjectKey};
+
+/// An object that policy may use.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is called.
+    pub key: ObjectKey,
+    /// The document it stood in, from 1.
+    pub document: usize,
+    /// The object.
+    pub object: Object,
+}
+
+/// An object that doesn't parse, with the form that fails closed.
+#[derive(Clone, Debug)]
+pub struct Invalid {
+    /// What it is called, as far as that could be read.
+    pub key: ObjectKey,
+    /// Why, and its closed form.
+    pub error: ObjectError,
+}
+
+/// What a file holds.
+#[derive(Default, Debug)]
+pub struct FileRead {
+    /// Good objects, each key once.
+    pub entries: Vec<Entry>,
+    /// Objects that are named but invalid.
+    pub invalid: Vec<Invalid>,
+    /// Everything wrong with the file.
+    pub errors: Vec<ManifestError>,
+    /// Every document was YAML and every object has a name: what isn't seen isn't
+    /// there. Else an object that was there before may only be unreadable.
+    pub complete: bool,
+}
+
+/// Reads a file's text.
+pub fn read(file: &Path, text: &str) -> FileRead {
+    let (items, errors) = document::read(text);
+    let mut read = FileRead {
+        complete: errors.is_empty(),
+        ..FileRead::default()
+    };
+    for error in errors {
+        read.errors.push(ManifestError {
+            document: Some(error.document),
+            item: error.item,
+            ..ManifestError::of_file(file, error.message)
+        });
+    }
+    let mut seen = BTreeMap::new();
+    for item in items {
+        object(file, item, &mut seen, &mut read);
+    }
+    read
+}
+
+fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: &mut FileRead) {
+    let Item {
+        document,
+        item,
+        value,
+    } = item;
+    let key = key_of(&value);
+    let fail = |field: Option<String>, message: String| ManifestError {
+        document: Some(document),
+        item,
+        object: Some(key.to_string()),
+        field,
+        ..ManifestError::of_file(file, message)
+    };
+    match Object::from_value(value) {
+        Ok(Parsed::Ignored) => {}
+        Ok(Parsed::Object(object)) => {
+            if let Some(first) = seen.insert(key.clone(), document) {
+                let message = format!("given twice in this file, first in document {first}");
+                read.errors.push(fail(None, message));
+            } else {
+                read.entries.push(Entry {
+                    key,
+                    document,
+                    object: *object,
+                });
+            }
+        }
+        Err(error) => {
+            let field = (!error.field.is_empty()).then(|| error.field.clone());
+            read.errors.push(fail(field, error.message.clone()));
+            read.complete &= !key.name.is_empty();
+            read.invalid.push(Invalid { key, error });
+        }
+    }
+}
+
+/// Kinds without a namespace; a `metadata.namespace` on them means nothing.
+const CLUSTER_SCOPED: [&str; 5] = [
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+    "ClusterNetworkPolicy",
+    "Namespace",
+    "Node",
+];
+
+/// The object's name, read without its type: an object that doesn't parse has one
+/// too, and it must be the one that it had when it did.
+fn key_of(value: &Value) -> ObjectKey {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let kind = text(&value["kind"]);
+    let namespace = if CLUSTER_SCOPED.contains(&kind.as_str()) {
+        String::new()
+    } else {
+        match text(&value["metadata"]["namespace"]) {
+            empty if empty.is_empty() => "default".to_owned(),
+            namespace => namespace,
+        }
+    };
+    ObjectKey {
+        kind,
+        namespace,
+        name: text(&value["metadata"]["name"]),
+    }
+}

@@ -1,0 +1,241 @@
+//! The last good state of every object in a folder of manifests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ringfence_policy::config::Config;
+use ringfence_policy::index::Index;
+
+use super::file::{self, Entry, FileRead, Invalid};
+use super::walk::{Stamp, Walk};
+use super::{ManifestError, ManifestErrors, ObjectKey};
+
+/// A file written less than this ago may still be being written: reading a
+/// truncated one would take policies away for a moment.
+const SETTLE: Duration = Duration::from_millis(40);
+
+/// Objects by file, each in the last form that parsed.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    files: BTreeMap<PathBuf, FileState>,
+    /// Which file an object is taken from, if several hold it: the one that held
+    /// it first.
+    owners: BTreeMap<ObjectKey, PathBuf>,
+    /// Of the folder, not of one file.
+    walk_errors: Vec<ManifestError>,
+    duplicates: Vec<ManifestError>,
+}
+
+#[derive(Default, Debug)]
+struct FileState {
+    stamp: Option<Stamp>,
+    entries: Vec<Entry>,
+    invalid: Vec<Invalid>,
+    errors: Vec<ManifestError>,
+}
+
+/// What [`Store::refresh`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refresh {
+    /// Objects or problems may differ from before.
+    pub changed: bool,
+    /// A file is so new that it was left for later: look again soon.
+    pub unsettled: bool,
+}
+
+impl Store {
+    /// Reads a folder for the first time: any error is refused, so that nothing
+    /// is enforced from half a state.
+    pub fn open(root: &Path) -> Result<Self, ManifestErrors> {
+        let mut store = Self::new(root);
+        store.read(Duration::ZERO);
+        let problems = store.problems();
+        if problems.is_empty() {
+            Ok(store)
+        } else {
+            Err(ManifestErrors(problems))
+        }
+    }
+
+    fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            files: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            walk_errors: Vec::new(),
+            duplicates: Vec::new(),
+        }
+    }
+
+    /// Reads again what changed on disk. Never fails: what can't be read keeps its
+    /// last good state and shows in [`Store::problems`].
+    pub fn refresh(&mut self) -> Refresh {
+        self.read(SETTLE)
+    }
+
+    fn read(&mut self, settle: Duration) -> Refresh {
+        let walk = Walk::of(&self.root);
+        let mut refresh = Refresh {
+            changed: walk.errors != self.walk_errors,
+            unsettled: false,
+        };
+        let before = self.files.len();
+        self.files
+            .retain(|path, _| walk.files.contains_key(path) || walk.is_unsure_of(path));
+        refresh.changed |= self.files.len() != before;
+        for (path, stamp) in &walk.files {
+            let state = self.files.get(path);
+            if state.is_some_and(|state| state.stamp.as_ref() == Some(stamp)) {
+                continue;
+            }
+            if stamp.age().is_some_and(|age| age < settle) {
+                refresh.unsettled = true;
+                continue;
+            }
+            self.read_file(path, stamp);
+            refresh.changed = true;
+        }
+        self.walk_errors = walk.errors;
+        self.find_duplicates();
+        refresh
+    }
+
+    fn read_file(&mut self, path: &Path, stamp: &Stamp) {
+        let text = match fs::read(path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.files.remove(path);
+                return;
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        let state = self.files.entry(path.to_owned()).or_default();
+        match text {
+            Ok(text) => {
+                state.stamp = Some(stamp.clone());
+                state.take(file::read(path, &text));
+            }
+            Err(message) => {
+                // No stamp: an I/O error may pass without the file changing.
+                state.stamp = None;
+                state.errors = vec![ManifestError::of_file(path, message)];
+            }
+        }
+    }
+
+    /// Gives every object to one file and reports the others.
+    fn find_duplicates(&mut self) {
+        let mut owners: BTreeMap<ObjectKey, PathBuf> = BTreeMap::new();
+        self.duplicates.clear();
+        for (path, state) in &self.files {
+            for entry in &state.entries {
+                let owner = self
+                    .owners
+                    .get(&entry.key)
+                    .filter(|owner| self.holds(owner, &entry.key));
+                let owner = owners
+                    .entry(entry.key.clone())
+                    .or_insert_with(|| owner.unwrap_or(path).clone());
+                if owner != path {
+                    self.duplicates.push(ManifestError {
+                        document: Some(entry.document),
+                        object: Some(entry.key.to_string()),
+                        ..ManifestError::of_file(path, format!("also in {}", owner.display()))
+                    });
+                }
+            }
+        }
+        self.owners = owners;
+    }
+
+    fn holds(&self, path: &Path, key: &ObjectKey) -> bool {
+        self.files
+            .get(path)
+            .is_some_and(|state| state.entries.iter().any(|entry| &entry.key == key))
+    }
+
+    /// Everything that is wrong now, in order of files.
+    pub fn problems(&self) -> Vec<ManifestError> {
+        let mut problems: Vec<_> = self
+            .walk_errors
+            .iter()
+            .chain(self.files.values().flat_map(|state| &state.errors))
+            .chain(&self.duplicates)
+            .cloned()
+            .collect();
+        problems.sort();
+        problems
+    }
+
+    /// Whether the folder itself could be read the last time.
+    pub fn is_connected(&self) -> bool {
+        self.walk_errors.iter().all(|error| error.file != self.root)
+    }
+
+    /// How many objects stand in another than their present form: `policy_invalid`.
+    pub fn invalid(&self) -> usize {
+        let keys: BTreeSet<_> = self
+            .files
+            .values()
+            .flat_map(|state| state.invalid.iter().map(|invalid| &invalid.key))
+            .collect();
+        keys.len()
+    }
+
+    /// All objects in their last good form; policies that never had one, closed.
+    ///
+    /// Made anew at each change: reading 10,000 objects takes longer than this, and
+    /// an index that is never edited can't drift from the files.
+    pub fn index(&self, config: &Config) -> Index {
+        let mut index = Index::new(config.clone());
+        for (path, state) in &self.files {
+            for entry in &state.entries {
+                if self.owners.get(&entry.key) == Some(path) {
+                    index.apply(entry.object.clone());
+                }
+            }
+        }
+        for invalid in self.files.values().flat_map(|state| &state.invalid) {
+            index.apply_closed(&invalid.error);
+        }
+        index
+    }
+}
+
+impl FileState {
+    /// Takes over what a file now holds, and keeps what it held before where that
+    /// may be there still.
+    fn take(&mut self, read: FileRead) {
+        let FileRead {
+            mut entries,
+            mut invalid,
+            errors,
+            complete,
+        } = read;
+        {
+            let now: BTreeSet<&ObjectKey> = entries.iter().map(|entry| &entry.key).collect();
+            let broken: BTreeSet<&ObjectKey> = invalid.iter().map(|invalid| &invalid.key).collect();
+            self.entries.retain(|entry| {
+                !now.contains(&entry.key) && (!complete || broken.contains(&entry.key))
+            });
+            self.invalid
+                .retain(|old| !complete && !now.contains(&old.key) && !broken.contains(&old.key));
+        }
+        entries.append(&mut self.entries);
+        invalid.append(&mut self.invalid);
+        *self = Self {
+            stamp: self.stamp.take(),
+            entries,
+            invalid,
+            errors,
+        };
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,296 @@
+use std::fs;
+use std::path::PathBuf;
+
+use ringfence_policy::index::Scope;
+use ringfence_policy::tables::Tables;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A folder of manifests; files are read at once, however fresh.
+struct Folder {
+    dir: TempDir,
+    store: Store,
+}
+
+impl Folder {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let mut folder = Self { dir, store };
+        for (name, text) in files {
+            folder.write(name, text);
+        }
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// By rename, as editors and kubelets do, so that the inode changes.
+    fn write(&mut self, name: &str, text: &str) {
+        fs::write(self.path("new"), text).unwrap();
+        fs::rename(self.path("new"), self.path(name)).unwrap();
+        self.store.read(Duration::ZERO);
+    }
+
+    fn remove(&mut self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+        self.store.read(Duration::ZERO);
+    }
+
+    fn tables(&self) -> Tables {
+        self.store
+            .index(&Config::default())
+            .compile(&Scope::Node("n".into()))
+    }
+
+    fn pods(&self) -> Vec<String> {
+        self.tables()
+            .endpoints
+            .keys()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// Whether policy isolates `default/a` for ingress.
+    fn isolated(&self) -> bool {
+        let tables = self.tables();
+        let pod = tables
+            .endpoints
+            .iter()
+            .find(|(pod, _)| pod.name == "a")
+            .unwrap();
+        pod.1.flags & ringfence_ebpf::abi::EndpointWorld::INGRESS_ISOLATED != 0
+    }
+
+    /// Problems without the folder's own path.
+    fn problems(&self) -> Vec<String> {
+        let prefix = format!("{}/", self.dir.path().display());
+        self.store
+            .problems()
+            .iter()
+            .map(|p| p.to_string().replace(&prefix, ""))
+            .collect()
+    }
+}
+
+fn pod(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {{app: {name}}}}}\n\
+         spec: {{nodeName: n, containers: []}}\nstatus: {{phase: Running, podIP: 10.0.0.1}}\n"
+    )
+}
+
+fn policy(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: p, namespace: default}}\nspec: {spec}\n"
+    )
+}
+
+const CLOSED: &str = "{podSelector: {}, policyTypes: [Ingress]}";
+const BAD_CIDR: &str = "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/99}}]}]}";
+
+#[test]
+fn documents_files_and_lists_are_read_together() {
+    let list = "kind: List\napiVersion: v1\nitems:\n- {kind: Pod, apiVersion: v1, metadata: {name: c, namespace: x}, spec: {nodeName: n, containers: []}}\n";
+    let folder = Folder::new(&[
+        ("one.yaml", &format!("{}---\n{}", pod("a"), pod("b"))),
+        ("list.yml", list),
+        (
+            "d.json",
+            r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"d"},"spec":{"nodeName":"n","containers":[]}}"#,
+        ),
+    ]);
+    assert_eq!(folder.problems(), [""; 0]);
+    assert_eq!(
+        folder.pods(),
+        ["default/a", "default/b", "default/d", "x/c"]
+    );
+}
+
+#[test]
+fn an_error_names_file_document_object_and_field() {
+    let folder = Folder::new(&[("p.yaml", &format!("{}---\n{}", pod("a"), policy(BAD_CIDR)))]);
+    let [problem] = &folder.problems()[..] else {
+        panic!("{:?}", folder.problems())
+    };
+    let start =
+        "p.yaml: document 2: NetworkPolicy default/p: spec.ingress[0].from[0].ipBlock.cidr: ";
+    assert!(problem.starts_with(start), "{problem}");
+}
+
+#[test]
+fn an_error_in_a_list_names_its_item() {
+    let list = "kind: PodList\napiVersion: v1\nitems:\n- {metadata: {name: a}}\n- {metadata: {name: b, labels: {x: true}}}\n";
+    let folder = Folder::new(&[("l.yaml", list)]);
+    let [problem] = &folder.problems()[..] else {
+        panic!("{:?}", folder.problems())
+    };
+    assert!(
+        problem.starts_with("l.yaml: document 1, item 2: Pod default/b: metadata.labels"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_text_or_not_yaml_is_named() {
+    let folder = Folder::new(&[("bad.yaml", "kind: [\n"), ("empty.yaml", "")]);
+    assert_eq!(folder.problems().len(), 1);
+    assert!(
+        folder.problems()[0].starts_with("bad.yaml: document 1: line "),
+        "{:?}",
+        folder.problems()
+    );
+    let folder = {
+        let mut folder = Folder::new(&[]);
+        fs::write(folder.path("b.yaml"), [0xff, 0xfe]).unwrap();
+        folder.store.read(Duration::ZERO);
+        folder
+    };
+    assert_eq!(folder.problems(), ["b.yaml: not UTF-8"]);
+}
+
+#[test]
+fn at_start_any_error_is_refused_and_a_missing_folder_too() {
+    let folder = Folder::new(&[("bad.yaml", "kind: [\n"), ("good.yaml", &pod("a"))]);
+    let error = Store::open(folder.dir.path()).unwrap_err();
+    assert_eq!(error.0.len(), 1);
+    assert!(error.to_string().contains("bad.yaml"));
+    assert!(Store::open(&folder.path("gone")).is_err());
+}
+
+#[test]
+fn an_object_in_two_files_is_an_error_that_names_both_and_the_first_stays() {
+    let mut folder = Folder::new(&[("b.yaml", &policy(CLOSED)), ("pod.yaml", &pod("a"))]);
+    folder.write("a.yaml", &policy("{podSelector: {}, ingress: [{}]}"));
+    let [problem] = &folder.problems()[..] else {
+        panic!("{:?}", folder.problems())
+    };
+    assert!(
+        problem.starts_with("a.yaml: document 1: NetworkPolicy default/p: also in "),
+        "{problem}"
+    );
+    assert!(problem.ends_with("b.yaml"), "{problem}");
+    let open = folder.store.index(&Config::default());
+    folder.remove("b.yaml");
+    assert_eq!(folder.problems(), [""; 0]);
+    let taken_over = folder.store.index(&Config::default());
+    assert_ne!(
+        open.compile(&Scope::Node("n".into())),
+        taken_over.compile(&Scope::Node("n".into())),
+    );
+}
+
+#[test]
+fn an_object_twice_in_one_file_is_an_error() {
+    let folder = Folder::new(&[("a.yaml", &format!("{}---\n{}", pod("a"), pod("a")))]);
+    assert_eq!(
+        folder.problems(),
+        ["a.yaml: document 2: Pod default/a: given twice in this file, first in document 1"],
+    );
+}
+
+#[test]
+fn a_moved_object_is_no_duplicate() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a"))]);
+    fs::rename(folder.path("a.yaml"), folder.path("b.yaml")).unwrap();
+    assert!(folder.store.read(Duration::ZERO).changed);
+    assert_eq!(
+        (folder.problems(), folder.pods()),
+        (vec![], vec!["default/a".into()])
+    );
+}
+
+#[test]
+fn an_object_that_stops_parsing_keeps_its_last_good_form() {
+    let mut folder = Folder::new(&[("pod.yaml", &pod("a"))]);
+    folder.write("p.yaml", &policy("{podSelector: {}, ingress: [{}]}"));
+    let before = folder.tables();
+    folder.write("p.yaml", &policy(BAD_CIDR));
+    assert_eq!(folder.tables(), before);
+    assert_eq!((folder.problems().len(), folder.store.invalid()), (1, 1));
+    folder.write("p.yaml", &policy(CLOSED));
+    assert_ne!(folder.tables(), before);
+    assert_eq!((folder.problems().len(), folder.store.invalid()), (0, 0));
+}
+
+#[test]
+fn a_policy_that_never_parsed_is_installed_closed_and_stays_so() {
+    let mut folder = Folder::new(&[("pod.yaml", &pod("a")), ("p.yaml", &policy(BAD_CIDR))]);
+    assert!(folder.isolated());
+    folder.write("p.yaml", "not: [yaml\n");
+    assert!(folder.isolated());
+    folder.write("p.yaml", "# nothing any more\n");
+    assert!(!folder.isolated());
+}
+
+#[test]
+fn a_file_that_is_no_yaml_any_more_loses_no_object() {
+    let mut folder = Folder::new(&[("a.yaml", &format!("{}---\n{}", pod("a"), pod("b")))]);
+    folder.write(
+        "a.yaml",
+        &format!("{}---\nkind: Pod\nmetadata: {{name: b\n", pod("a")),
+    );
+    assert_eq!(folder.pods(), ["default/a", "default/b"]);
+    assert_eq!(folder.problems().len(), 1);
+    folder.write("a.yaml", &pod("a"));
+    assert_eq!(
+        (folder.pods(), folder.problems().len()),
+        (vec!["default/a".into()], 0)
+    );
+}
+
+#[test]
+fn a_removed_file_takes_its_objects_along_but_a_removed_folder_does_not() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a")), ("b.yaml", &pod("b"))]);
+    folder.remove("b.yaml");
+    assert_eq!(folder.pods(), ["default/a"]);
+    assert!(folder.store.is_connected());
+    let aside = folder.dir.path().with_extension("aside");
+    fs::rename(folder.dir.path(), &aside).unwrap();
+    assert!(folder.store.read(Duration::ZERO).changed);
+    assert_eq!(folder.pods(), ["default/a"]);
+    assert!(!folder.store.is_connected());
+    assert_eq!(folder.store.problems().len(), 1);
+    fs::rename(&aside, folder.dir.path()).unwrap();
+}
+
+#[test]
+fn a_file_that_was_written_just_now_is_left_to_settle() {
+    let mut folder = Folder::new(&[]);
+    fs::write(folder.path("a.yaml"), pod("a")).unwrap();
+    let refresh = folder.store.read(Duration::from_secs(60));
+    assert_eq!(
+        refresh,
+        Refresh {
+            changed: false,
+            unsettled: true
+        }
+    );
+    assert_eq!(folder.pods(), [""; 0]);
+    let refresh = folder.store.read(Duration::ZERO);
+    assert_eq!(
+        refresh,
+        Refresh {
+            changed: true,
+            unsettled: false
+        }
+    );
+    assert_eq!(folder.pods(), ["default/a"]);
+}
+
+#[test]
+fn nothing_changed_is_told_as_such() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a")), ("bad.yaml", "kind: [\n")]);
+    let refresh = folder.store.read(Duration::ZERO);
+    assert_eq!(
+        refresh,
+        Refresh {
+            changed: false,
+            unsettled: false
+        }
+    );
+}

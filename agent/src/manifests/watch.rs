@@ -1,0 +1,83 @@
+//! Says when the folder of manifests may have changed.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+
+/// Tells of changes below a folder for as long as it lives.
+///
+/// It is a hint alone: what was missed (a full queue, a folder that didn't exist
+/// yet, another file system behind a link) is found by the regular rescan.
+#[derive(Debug)]
+pub struct Watch {
+    path: PathBuf,
+    recursive: RecursiveMode,
+    signal: Arc<Notify>,
+    watcher: Option<RecommendedWatcher>,
+    /// Device and inode of the folder that is watched.
+    inode: Option<(u64, u64)>,
+}
+
+impl Watch {
+    /// Watches `path` and everything below it.
+    pub fn tree(path: &Path, signal: Arc<Notify>) -> Self {
+        Self::new(path, RecursiveMode::Recursive, signal)
+    }
+
+    /// Watches `path` alone: what appears in it and what goes.
+    pub fn folder(path: &Path, signal: Arc<Notify>) -> Self {
+        Self::new(path, RecursiveMode::NonRecursive, signal)
+    }
+
+    fn new(path: &Path, recursive: RecursiveMode, signal: Arc<Notify>) -> Self {
+        let mut watch = Self {
+            path: path.to_owned(),
+            recursive,
+            signal,
+            watcher: None,
+            inode: None,
+        };
+        watch.ensure();
+        watch
+    }
+
+    /// Starts watching if that failed before, as it does while the folder is
+    /// missing, and anew if the folder was replaced: inotify follows the folder,
+    /// not its name.
+    pub fn ensure(&mut self) {
+        let inode = std::fs::metadata(&self.path)
+            .map(|meta| (meta.dev(), meta.ino()))
+            .ok();
+        if self.watcher.is_some() && self.inode == inode {
+            return;
+        }
+        self.watcher = match self.start() {
+            Ok(watcher) => {
+                // Something may have happened while nobody looked.
+                self.signal.notify_one();
+                Some(watcher)
+            }
+            Err(error) => {
+                tracing::debug!(path = %self.path.display(), "not watched: {error:#}");
+                None
+            }
+        };
+        self.inode = inode;
+    }
+
+    fn start(&self) -> notify::Result<RecommendedWatcher> {
+        let signal = Arc::clone(&self.signal);
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // Our own reading of the files is an event too.
+                if !event.is_ok_and(|event| event.kind.is_access()) {
+                    signal.notify_one();
+                }
+            })?;
+        watcher.watch(&self.path, self.recursive)?;
+        Ok(watcher)
+    }
+}

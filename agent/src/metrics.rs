@@ -1,0 +1,308 @@
+//! What `/metrics` says. Everything the datapath counts is read at the scrape, so
+//! that no copy can lag behind the kernel.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::datapath::{DropSeries, EndpointState, MapUsage, Stats};
+use crate::state::{Shared, Status};
+
+/// Seconds. The kernel's wait for a flip alone takes about 8 ms.
+const APPLY_BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// Counters that live in the process.
+pub struct Metrics {
+    registry: Registry,
+    apply_seconds: Histogram,
+    apply_errors: IntCounter,
+}
+
+/// What the datapath and the loop say at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Drop counters.
+    pub drops: Vec<DropSeries>,
+    /// Counters of the whole datapath.
+    pub stats: Stats,
+    /// How full each map is.
+    pub maps: Vec<MapUsage>,
+    /// Guarded endpoints by what they are under: `enforce`, `audit`, `open`,
+    /// `quarantine`; and `unguarded` ones.
+    pub endpoints: BTreeMap<&'static str, usize>,
+    /// The world's generation.
+    pub generation: u64,
+    /// The source of policy could be read.
+    pub source_connected: bool,
+    /// Objects in force in another than their present form.
+    pub invalid: usize,
+}
+
+impl Metrics {
+    /// Fails only if a name here is malformed or given twice.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let apply_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "ringfence_policy_apply_seconds",
+                "From the event that changed policy to policy in force.",
+            )
+            .buckets(APPLY_BUCKETS.to_vec()),
+        )?;
+        let apply_errors = IntCounter::new(
+            "ringfence_apply_errors_total",
+            "Passes that failed; each is tried again.",
+        )?;
+        let build = IntGaugeVec::new(
+            Opts::new(
+                "ringfence_build_info",
+                "Always 1; the version is in the label.",
+            ),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(apply_seconds.clone()))?;
+        registry.register(Box::new(apply_errors.clone()))?;
+        registry.register(Box::new(build))?;
+        Ok(Self {
+            registry,
+            apply_seconds,
+            apply_errors,
+        })
+    }
+
+    /// Changed policy is in force this long after the event.
+    pub fn applied(&self, after: Duration) {
+        self.apply_seconds.observe(after.as_secs_f64());
+    }
+
+    /// A pass failed.
+    pub fn failed(&self) {
+        self.apply_errors.inc();
+    }
+
+    /// The page in Prometheus' text format.
+    pub fn render(&self, snapshot: &Snapshot) -> prometheus::Result<Vec<u8>> {
+        let mut families = self.registry.gather();
+        families.extend(snapshot.families()?);
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut page = Vec::new();
+        TextEncoder::new().encode(&families, &mut page)?;
+        Ok(page)
+    }
+}
+
+impl Snapshot {
+    /// Reads the datapath. Blocks while a pass applies.
+    pub fn take(shared: &Shared) -> anyhow::Result<Self> {
+        let status = shared.status();
+        let mut kernel = shared.kernel();
+        Ok(Self {
+            drops: kernel.drops()?,
+            stats: kernel.stats()?,
+            maps: kernel.maps(),
+            endpoints: count_states(&kernel.endpoints(), &status),
+            generation: kernel.generation(),
+            source_connected: status.source_connected,
+            invalid: status.invalid_objects,
+        })
+    }
+
+    fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let registry = Registry::new();
+        self.drop_counters(&registry, "dropped", "Denied packets, dropped", false)?;
+        self.drop_counters(
+            &registry,
+            "audited",
+            "Packets that staged policy would deny",
+            true,
+        )?;
+        self.flow_counters(&registry)?;
+        self.gauges(&registry)?;
+        Ok(registry.gather())
+    }
+
+    fn drop_counters(
+        &self,
+        registry: &Registry,
+        word: &str,
+        help: &str,
+        audited: bool,
+    ) -> prometheus::Result<()> {
+        let labels = [
+            "source_namespace",
+            "source",
+            "destination_namespace",
+            "destination",
+            "direction",
+            "reason",
+            "protocol",
+        ];
+        let counters = |unit: &str| {
+            let opts = Opts::new(
+                format!("ringfence_{word}_{unit}_total"),
+                format!("{help} ({unit})."),
+            );
+            let counters = IntCounterVec::new(opts, &labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            prometheus::Result::Ok(counters)
+        };
+        let (packets, bytes) = (counters("packets")?, counters("bytes")?);
+        for series in self.drops.iter().filter(|series| series.audited == audited) {
+            let (source_namespace, source) = workload(&series.source);
+            let (destination_namespace, destination) = workload(&series.destination);
+            let values = [
+                source_namespace,
+                source,
+                destination_namespace,
+                destination,
+                series.direction,
+                series.reason,
+                series.protocol,
+            ];
+            packets.with_label_values(&values).inc_by(series.packets);
+            bytes.with_label_values(&values).inc_by(series.bytes);
+        }
+        Ok(())
+    }
+
+    fn flow_counters(&self, registry: &Registry) -> prometheus::Result<()> {
+        let opened = IntCounterVec::new(
+            Opts::new(
+                "ringfence_flows_opened_total",
+                "Connections opened, by verdict.",
+            ),
+            &["verdict"],
+        )?;
+        opened
+            .with_label_values(&["allow"])
+            .inc_by(self.stats.flows_allowed);
+        opened
+            .with_label_values(&["audit"])
+            .inc_by(self.stats.flows_audited);
+        registry.register(Box::new(opened))?;
+        let counters = [
+            (
+                "ringfence_events_lost_total",
+                "Events that the full ring couldn't take; counters are exact all the same.",
+                self.stats.events_lost,
+            ),
+            (
+                "ringfence_events_suppressed_total",
+                "Events beyond an endpoint's rate; counters are exact all the same.",
+                self.stats.events_suppressed,
+            ),
+            (
+                "ringfence_flows_not_stored_total",
+                "Flows that couldn't be stored; each of their packets is decided anew.",
+                self.stats.flows_not_stored,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let counter = IntCounter::new(name, help)?;
+            counter.inc_by(value);
+            registry.register(Box::new(counter))?;
+        }
+        Ok(())
+    }
+
+    fn gauges(&self, registry: &Registry) -> prometheus::Result<()> {
+        let labelled = |name: &str, help: &str, label: &str| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let endpoints = labelled(
+            "ringfence_endpoints",
+            "Pods of this node, by state.",
+            "state",
+        )?;
+        for (state, count) in &self.endpoints {
+            endpoints.with_label_values(&[state]).set(gauge(*count));
+        }
+        let entries = labelled("ringfence_map_entries", "Entries in use, by map.", "map")?;
+        let capacity = labelled("ringfence_map_capacity", "Entries that fit, by map.", "map")?;
+        for map in &self.maps {
+            entries
+                .with_label_values(&[&*map.name])
+                .set(gauge(map.entries));
+            capacity
+                .with_label_values(&[&*map.name])
+                .set(gauge(map.capacity));
+        }
+        let plain = [
+            (
+                "ringfence_world_generation",
+                "Generation of the policy in force.",
+                gauge(self.generation),
+            ),
+            (
+                "ringfence_source_connected",
+                "1 if the source of policy could be read in the last pass.",
+                self.source_connected.into(),
+            ),
+            (
+                "ringfence_policy_invalid",
+                "Objects in force in another than their present form, since that doesn't parse.",
+                gauge(self.invalid),
+            ),
+        ];
+        for (name, help, value) in plain {
+            let gauge = IntGauge::new(name, help)?;
+            gauge.set(value);
+            registry.register(Box::new(gauge))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gauges are signed; no count here comes near the limit.
+fn gauge(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+/// `namespace/service`, or a word of its own such as `outside`, which has no
+/// namespace.
+fn workload(name: &str) -> (&str, &str) {
+    name.split_once('/').unwrap_or(("", name))
+}
+
+fn count_states(endpoints: &[EndpointState], status: &Status) -> BTreeMap<&'static str, usize> {
+    let mut states: BTreeMap<_, usize> = [
+        "audit",
+        "closed",
+        "enforce",
+        "open",
+        "quarantine",
+        "unguarded",
+    ]
+    .map(|state| (state, 0))
+    .into();
+    for endpoint in endpoints {
+        *states.entry(state(endpoint)).or_default() += 1;
+    }
+    *states.entry("unguarded").or_default() += status.unguarded.len();
+    states
+}
+
+/// The strictest of an endpoint's two directions.
+fn state(endpoint: &EndpointState) -> &'static str {
+    if !endpoint.attached {
+        return "unguarded";
+    }
+    ["closed", "quarantine", "enforce", "audit"]
+        .into_iter()
+        .find(|state| [endpoint.ingress, endpoint.egress].contains(state))
+        .unwrap_or("open")
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

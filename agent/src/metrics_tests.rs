@@ -1,0 +1,157 @@
+use super::*;
+
+fn drop_series(source: &str, destination: &str, audited: bool, packets: u64) -> DropSeries {
+    DropSeries {
+        source: source.into(),
+        destination: destination.into(),
+        direction: "ingress",
+        reason: "policy",
+        protocol: "tcp",
+        audited,
+        packets,
+        bytes: packets * 60,
+    }
+}
+
+fn page(snapshot: &Snapshot) -> String {
+    String::from_utf8(Metrics::new().unwrap().render(snapshot).unwrap()).unwrap()
+}
+
+fn has(page: &str, line: &str) {
+    assert!(page.lines().any(|l| l == line), "no line {line}\n{page}");
+}
+
+#[test]
+fn drops_and_audited_packets_are_told_apart_by_pair() {
+    let page = page(&Snapshot {
+        drops: vec![
+            drop_series("bank/rogue", "bank/ledger", false, 3),
+            drop_series("outside", "bank/ledger", true, 5),
+        ],
+        ..Snapshot::default()
+    });
+    let labels = |source_namespace: &str, source: &str| {
+        format!(
+            "{{destination=\"ledger\",destination_namespace=\"bank\",direction=\"ingress\",protocol=\"tcp\",\
+             reason=\"policy\",source=\"{source}\",source_namespace=\"{source_namespace}\"}}"
+        )
+    };
+    has(
+        &page,
+        &format!(
+            "ringfence_dropped_packets_total{} 3",
+            labels("bank", "rogue")
+        ),
+    );
+    has(
+        &page,
+        &format!(
+            "ringfence_dropped_bytes_total{} 180",
+            labels("bank", "rogue")
+        ),
+    );
+    has(
+        &page,
+        &format!("ringfence_audited_packets_total{} 5", labels("", "outside")),
+    );
+    assert_eq!(page.matches("ringfence_dropped_packets_total{").count(), 1);
+}
+
+#[test]
+fn two_series_of_one_name_add_up() {
+    let drops = vec![
+        drop_series("other", "other", false, 3),
+        drop_series("other", "other", false, 4),
+    ];
+    let page = page(&Snapshot {
+        drops,
+        ..Snapshot::default()
+    });
+    assert_eq!(page.matches("ringfence_dropped_packets_total{").count(), 1);
+    assert!(page.contains("} 7\n"), "{page}");
+}
+
+#[test]
+fn the_documented_names_are_all_there() {
+    let metrics = Metrics::new().unwrap();
+    metrics.applied(Duration::from_millis(12));
+    metrics.failed();
+    let snapshot = Snapshot {
+        drops: vec![
+            drop_series("a/b", "c/d", false, 1),
+            drop_series("a/b", "c/d", true, 1),
+        ],
+        stats: Stats {
+            flows_allowed: 4,
+            events_lost: 2,
+            ..Stats::default()
+        },
+        maps: vec![MapUsage {
+            name: "FLOWS".into(),
+            entries: 7,
+            capacity: 262_144,
+        }],
+        endpoints: [("enforce", 2), ("open", 0)].into(),
+        generation: 9,
+        source_connected: true,
+        invalid: 1,
+    };
+    let page = String::from_utf8(metrics.render(&snapshot).unwrap()).unwrap();
+    for line in [
+        "ringfence_apply_errors_total 1",
+        "ringfence_policy_apply_seconds_count 1",
+        "ringfence_policy_apply_seconds_bucket{le=\"0.01\"} 0",
+        "ringfence_policy_apply_seconds_bucket{le=\"0.025\"} 1",
+        "ringfence_flows_opened_total{verdict=\"allow\"} 4",
+        "ringfence_flows_opened_total{verdict=\"audit\"} 0",
+        "ringfence_events_lost_total 2",
+        "ringfence_map_entries{map=\"FLOWS\"} 7",
+        "ringfence_map_capacity{map=\"FLOWS\"} 262144",
+        "ringfence_endpoints{state=\"enforce\"} 2",
+        "ringfence_world_generation 9",
+        "ringfence_source_connected 1",
+        "ringfence_policy_invalid 1",
+    ] {
+        has(&page, line);
+    }
+    assert!(page.contains("ringfence_build_info{version="));
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("ringfence_"), "{line}");
+    }
+}
+
+fn endpoint(ingress: &'static str, egress: &'static str, attached: bool) -> EndpointState {
+    EndpointState {
+        pod: ringfence_policy::index::PodKey::default(),
+        workload: "a/b".into(),
+        id: 1,
+        slot: 1,
+        ifindex: 1,
+        interface: "veth".into(),
+        addresses: Vec::new(),
+        ingress,
+        egress,
+        attached,
+    }
+}
+
+#[test]
+fn an_endpoint_counts_under_its_stricter_direction() {
+    let endpoints = [
+        endpoint("open", "enforce", true),
+        endpoint("audit", "open", true),
+        endpoint("quarantine", "enforce", true),
+        endpoint("open", "open", true),
+        endpoint("enforce", "enforce", false),
+    ];
+    let states = count_states(&endpoints, &Status::default());
+    let expected = [
+        ("audit", 1),
+        ("closed", 0),
+        ("enforce", 1),
+        ("open", 1),
+        ("quarantine", 1),
+        ("unguarded", 1),
+    ];
+    assert_eq!(states, expected.into());
+}

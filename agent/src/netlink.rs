@@ -1,0 +1,361 @@
+//! Links, addresses and namespace ids over rtnetlink. Linux 4.9 or later.
+//!
+//! A socket belongs to the network namespace of the thread that opened it and
+//! stays there, so one thread can hold the node's socket and visit the pods.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+/// `RTNLGRP_LINK` of `linux/rtnetlink.h`.
+const GROUP_LINK: u32 = 1;
+/// A dump that another change interrupts is begun again; this often at most.
+const ATTEMPTS: usize = 8;
+/// The kernel fills at most 32 KiB per read of a dump.
+const BUFFER: usize = 64 * 1024;
+
+/// A failed request.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// A system call failed.
+    #[error("rtnetlink {request}: {source}")]
+    Io {
+        /// What was asked.
+        request: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The interfaces changed faster than they could be listed.
+    #[error("rtnetlink {request}: interrupted {ATTEMPTS} times by other changes")]
+    Interrupted {
+        /// What was asked.
+        request: &'static str,
+    },
+}
+
+/// One network device.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Link {
+    /// Its index in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC, if it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// `IFLA_LINK`: for a veth the index of its other end.
+    pub peer: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: the namespace of that end; absent if it is this one.
+    pub peer_netns: Option<i32>,
+    /// `IFLA_INFO_KIND`, as in `veth`; empty for physical devices and `lo`.
+    pub kind: String,
+}
+
+/// An address and the device that has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkAddress {
+    /// Index of the device.
+    pub link: u32,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A blocking rtnetlink socket in the namespace in which it was opened.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| NetlinkError::Io {
+            request: "socket",
+            source,
+        })?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// All devices.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let replies = self.dump("GETLINK", &request)?;
+        Ok(replies.iter().filter_map(link).collect())
+    }
+
+    /// All addresses of both families.
+    pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, NetlinkError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let replies = self.dump("GETADDR", &request)?;
+        Ok(replies.iter().filter_map(address).collect())
+    }
+
+    /// The id by which this socket's namespace knows another, given as an open
+    /// file; none if it has given it no id, so that none of its devices leads there.
+    pub fn namespace_id(&mut self, namespace: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
+        let mut message = NsidMessage::default();
+        let fd = namespace.as_raw_fd().unsigned_abs();
+        message.attributes.push(NsidAttribute::Fd(fd));
+        let request = RouteNetlinkMessage::GetNsId(message);
+        let replies = self.request("GETNSID", &request, NLM_F_REQUEST)?;
+        Ok(replies.iter().find_map(|reply| match reply {
+            RouteNetlinkMessage::NewNsId(message) => {
+                message.attributes.iter().find_map(|a| match a {
+                    NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                    _ => None,
+                })
+            }
+            _ => None,
+        }))
+    }
+
+    fn dump(
+        &mut self,
+        name: &'static str,
+        request: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        for _ in 0..ATTEMPTS {
+            match self.request(name, request, NLM_F_REQUEST | NLM_F_DUMP) {
+                Err(NetlinkError::Interrupted { .. }) => {}
+                done => return done,
+            }
+        }
+        Err(NetlinkError::Interrupted { request: name })
+    }
+
+    fn request(
+        &mut self,
+        name: &'static str,
+        request: &RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let failed = |source| NetlinkError::Io {
+            request: name,
+            source,
+        };
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request.clone()));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        let mut replies = Replies {
+            dump: flags & NLM_F_DUMP == NLM_F_DUMP,
+            ..Replies::default()
+        };
+        let mut buffer = vec![0; BUFFER];
+        while !replies.done {
+            let size = self.socket.recv(&mut &mut buffer[..], 0).map_err(failed)?;
+            replies
+                .take(&buffer[..size], self.sequence)
+                .map_err(failed)?;
+        }
+        if replies.interrupted {
+            return Err(NetlinkError::Interrupted { request: name });
+        }
+        Ok(replies.messages)
+    }
+}
+
+/// The replies to one request, as they come in.
+#[derive(Default)]
+struct Replies {
+    dump: bool,
+    messages: Vec<RouteNetlinkMessage>,
+    interrupted: bool,
+    done: bool,
+}
+
+impl Replies {
+    fn take(&mut self, mut bytes: &[u8], sequence: u32) -> io::Result<()> {
+        while bytes.len() >= 16 {
+            // The header is read by hand: a message that this version of the parser
+            // doesn't know must be passed over, not end the dump.
+            let length = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+            if length < 16 || length > bytes.len() {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "truncated reply",
+                ));
+            }
+            let number = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+            if number == sequence {
+                self.message(&bytes[..length])?;
+            }
+            // Messages are aligned to 4 bytes.
+            bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!("rtnetlink: a reply is passed over: {error}");
+                self.done |= !self.dump;
+                return Ok(());
+            }
+        };
+        self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+        match message.payload {
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                return Err(io::Error::from_raw_os_error(-done.code));
+            }
+            NetlinkPayload::Done(_) => self.done = true,
+            NetlinkPayload::Error(error) => {
+                self.done = true;
+                if let Some(code) = error.code {
+                    return Err(io::Error::from_raw_os_error(-code.get()));
+                }
+            }
+            NetlinkPayload::InnerMessage(inner) => {
+                self.messages.push(inner);
+                self.done |= !self.dump;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn link(message: &RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+            // 0 says "none" on devices that have the attribute but no lower device.
+            LinkAttribute::Link(peer) => link.peer = (*peer != 0).then_some(*peer),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
+            LinkAttribute::LinkInfo(info) => {
+                for entry in info {
+                    if let LinkInfo::Kind(kind) = entry {
+                        link.kind = kind.to_string();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+/// On a point-to-point device `IFA_ADDRESS` is the peer's and `IFA_LOCAL` ours.
+fn address(message: &RouteNetlinkMessage) -> Option<LinkAddress> {
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    Some(LinkAddress {
+        link: message.header.index,
+        address: local.or(address)?,
+    })
+}
+
+/// Says when a device of this namespace appears, changes or goes.
+pub struct LinkEvents {
+    socket: Socket,
+}
+
+impl LinkEvents {
+    /// Subscribes in the calling thread's namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.add_membership(GROUP_LINK)?;
+            Ok(socket)
+        };
+        open()
+            .map(|socket| Self { socket })
+            .map_err(|source| NetlinkError::Io {
+                request: "subscribe to links",
+                source,
+            })
+    }
+
+    /// Blocks until something happens. That it did is all we use of an event, so
+    /// an overflow (`ENOBUFS`) is one more event.
+    pub fn wait(&self) -> Result<(), NetlinkError> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match self.socket.recv(&mut &mut buffer[..], 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(NetlinkError::Io {
+                        request: "wait for link events",
+                        source,
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn this_namespace_has_a_loopback_with_its_address() {
+        let mut netlink = Netlink::open().unwrap();
+        let links = netlink.links().unwrap();
+        let loopback = links.iter().find(|link| link.name == "lo").unwrap();
+        assert_eq!(loopback.mac, Some([0; 6]));
+        assert_eq!((loopback.peer, loopback.kind.as_str()), (None, ""));
+        let addresses = netlink.addresses().unwrap();
+        assert!(
+            addresses
+                .iter()
+                .all(|a| links.iter().any(|link| link.index == a.link))
+        );
+    }
+
+    #[test]
+    fn an_error_reply_is_an_error_and_the_socket_stays_usable() {
+        let mut netlink = Netlink::open().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        assert!(netlink.namespace_id(file.as_fd()).is_err());
+        assert!(!netlink.links().unwrap().is_empty());
+    }
+}

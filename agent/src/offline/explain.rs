@@ -1,0 +1,152 @@
+//! `ringfence explain`.
+
+use ringfence_policy::explain::{self, Explanation, Fix, Party, Side, Verdict};
+
+use crate::cli::{ExplainArgs, Output};
+use crate::failure::{Failure, Found, Outcome};
+use crate::output::{Paint, print, print_json};
+
+/// Prints the verdict and why; exits 1 if the call is denied.
+pub fn run(args: &ExplainArgs) -> Outcome {
+    let port = super::port(&args.port)?;
+    let index = super::load(&args.manifests, &args.policy)?;
+    let explanation =
+        explain::explain(&index, &args.from, &args.to, &port).map_err(Failure::input)?;
+    match args.output {
+        Output::Json => print_json(&explanation)?,
+        Output::Table => print(&text(&explanation, Paint::stdout()))?,
+    }
+    Ok(match explanation.verdict {
+        Verdict::Denied => Found::Something,
+        Verdict::Allowed | Verdict::Audited => Found::Fine,
+    })
+}
+
+/// Verdict first, then each direction, then what to paste.
+fn text(explanation: &Explanation, paint: Paint) -> String {
+    let Explanation { from, to, port, .. } = explanation;
+    let headline = format!("{} -> {} {port}", party(from), party(to));
+    let mut lines = vec![format!(
+        "{}  {headline}",
+        verdict(explanation.verdict, paint)
+    )];
+    for side in [&explanation.egress, &explanation.ingress] {
+        lines.push(String::new());
+        describe(side, paint, &mut lines);
+    }
+    if !explanation.fix.is_empty() {
+        lines.push(String::new());
+        lines.push(paint.bold("To allow it"));
+        for fix in &explanation.fix {
+            paste(fix, &mut lines);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Its name, and its service where that is called otherwise.
+fn party(party: &Party) -> String {
+    let Party { name, workload, .. } = party;
+    if name == workload {
+        name.clone()
+    } else {
+        format!("{name} ({workload})")
+    }
+}
+
+fn verdict(verdict: Verdict, paint: Paint) -> String {
+    match verdict {
+        Verdict::Allowed => paint.green("ALLOWED"),
+        Verdict::Audited => paint.yellow("ALLOWED, AUDITED"),
+        Verdict::Denied => paint.red("DENIED"),
+    }
+}
+
+fn describe(side: &Side, paint: Paint, lines: &mut Vec<String>) {
+    let title = paint.bold(side.direction);
+    lines.push(format!(
+        "{title}: {}  {}",
+        verdict(side.verdict, paint),
+        side.reason
+    ));
+    let staged = |staged: bool| if staged { " [staged]" } else { "" };
+    for isolation in &side.isolated_by {
+        let staged = staged(isolation.staged);
+        lines.push(format!(
+            "  isolated by {}{staged}: {}",
+            isolation.policy, isolation.why
+        ));
+    }
+    for allowing in &side.allowed_by {
+        let staged = staged(allowing.staged);
+        lines.push(format!(
+            "  allowed by {}{staged}: {}",
+            allowing.policy, allowing.rule
+        ));
+    }
+}
+
+/// The YAML stands at the left edge under a comment, so that it can be cut and
+/// pasted as it is.
+fn paste(fix: &Fix, lines: &mut Vec<String>) {
+    lines.push(format!("# {}: {}", fix.object, fix.sentence));
+    lines.extend(fix.patch.lines().map(str::to_owned));
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_policy::config::Config;
+    use ringfence_policy::index::Index;
+    use ringfence_policy::model::{Object, Parsed};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn index(objects: Vec<Value>) -> Index {
+        let mut index = Index::new(Config::default());
+        for object in objects {
+            match Object::from_value(object).unwrap() {
+                Parsed::Object(object) => index.apply(*object),
+                Parsed::Ignored => panic!("ignored"),
+            }
+        }
+        index
+    }
+
+    fn pod(name: &str, address: &str, labels: &Value) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "bank", "labels": labels},
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {"phase": "Running", "podIP": address},
+        })
+    }
+
+    #[test]
+    fn a_denial_reads_verdict_then_reasons_then_the_fix_to_paste() {
+        let index = index(vec![
+            pod("caller", "10.0.0.1", &json!({"app": "caller"})),
+            pod(
+                "ledger",
+                "10.0.0.2",
+                &json!({"app": "ledger", "ringfence.dev/ingress": "enforce"}),
+            ),
+        ]);
+        let port = super::super::port("TCP/8080").unwrap();
+        let found = explain::explain(&index, "bank/caller", "bank/ledger", &port).unwrap();
+        let text = text(&found, Paint::off());
+        let place = |part: &str| {
+            text.find(part)
+                .unwrap_or_else(|| panic!("no {part} in\n{text}"))
+        };
+        let order = [
+            place("DENIED  bank/caller -> bank/ledger TCP/8080\n"),
+            place("\negress: ALLOWED"),
+            place("\ningress: DENIED"),
+            place("\n  isolated by "),
+            place("\nTo allow it\n# "),
+            place("egress.ringfence.dev/ledger: \"true\""),
+        ];
+        assert!(order.is_sorted(), "{text}");
+    }
+}

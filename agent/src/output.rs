@@ -1,0 +1,141 @@
+//! Tables and JSON on stdout.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Prints text, which ends with a newline. A closed stdout is a fault that
+/// [`crate::failure::report`] knows.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failure::fault)
+}
+
+/// Prints a value as indented JSON.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::fault)?;
+    print(&format!("{text}\n"))
+}
+
+/// A table without lines, as `kubectl` prints them: easy to read, cut and paste.
+pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().map(|word| word.to_uppercase()))
+        .add_rows(rows);
+    for (n, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&n) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut text = String::new();
+    for line in table.to_string().lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A field of a JSON object as a person reads it.
+pub fn field(row: &Value, name: &str) -> String {
+    text(&row[name])
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
+        // Pods and other names of several parts.
+        Value::Object(map) => match (map.get("namespace"), map.get("name")) {
+            (Some(namespace), Some(name)) => format!("{}/{}", text(namespace), text(name)),
+            _ => value.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// Colours, used only where a terminal shows them.
+#[derive(Clone, Copy, Debug)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// For stdout; `NO_COLOR` turns it off (no-color.org).
+    pub fn stdout() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            on: io::stdout().is_terminal() && !refused,
+        }
+    }
+
+    /// None at all.
+    pub fn off() -> Self {
+        Self { on: false }
+    }
+
+    /// Good.
+    pub fn green(self, text: &str) -> String {
+        self.wrap("32;1", text)
+    }
+
+    /// Bad.
+    pub fn red(self, text: &str) -> String {
+        self.wrap("31;1", text)
+    }
+
+    /// Neither.
+    pub fn yellow(self, text: &str) -> String {
+        self.wrap("33;1", text)
+    }
+
+    /// Headings.
+    pub fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.on {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_leaves_no_blanks_at_line_ends() {
+        let rows = vec![
+            vec!["a".into(), "1".into()],
+            vec!["long".into(), "200".into()],
+        ];
+        assert_eq!(
+            table(&["name", "n"], rows, &[1]),
+            "NAME    N\na       1\nlong  200\n"
+        );
+    }
+
+    #[test]
+    fn json_fields_read_as_names() {
+        let row = serde_json::json!({"pod": {"namespace": "a", "name": "b", "uid": "u"}, "list": ["x", "y"], "none": null});
+        assert_eq!(field(&row, "pod"), "a/b");
+        assert_eq!(field(&row, "list"), "x,y");
+        assert_eq!(field(&row, "none"), "-");
+        assert_eq!(field(&row, "absent"), "-");
+    }
+}

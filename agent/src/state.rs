@@ -1,0 +1,161 @@
+//! What the loop, the socket and the metrics page share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::kernel::Kernel;
+use crate::metrics::Metrics;
+
+/// Events that a slow `--follow` may lag behind before it loses some.
+const FOLLOW_BACKLOG: usize = 1024;
+/// The loop makes a pass every few seconds; silent for longer, it is stuck.
+const ALIVE: Duration = Duration::from_secs(60);
+
+/// How the agent is doing, as `ringfence status -o json` prints it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// This node's name.
+    pub node: String,
+    /// `enforce` or `audit`.
+    pub mode: String,
+    /// Where policy comes from.
+    pub source: String,
+    /// The source could be read in the last pass.
+    pub source_connected: bool,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Passes since the start.
+    pub passes: u64,
+    /// Passes that failed since the start.
+    pub apply_errors: u64,
+    /// Why the last pass failed; none if it didn't.
+    pub error: Option<String>,
+    /// The world's generation.
+    pub generation: u64,
+    /// Endpoints that are guarded.
+    pub endpoints: usize,
+    /// Pods of this node that are not, and why.
+    pub unguarded: Vec<UnguardedPod>,
+    /// Manifests that don't parse; the last good state of their objects stays.
+    pub invalid: Vec<String>,
+    /// How many objects are in force in another than their present form.
+    pub invalid_objects: usize,
+    /// Labels and annotations that grant nothing since they don't parse.
+    pub problems: Vec<String>,
+    /// Namespace files that couldn't be entered.
+    pub skipped: Vec<String>,
+}
+
+/// A pod of this node that isn't guarded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnguardedPod {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Whether a pod's policy is in force: the answer to `status --wait`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InForce {
+    /// It is, and was compiled from what the source said when asked.
+    pub in_force: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The world's generation.
+    pub generation: u64,
+    /// Manifests that don't parse, so that the policy in force may be older.
+    pub invalid: Vec<String>,
+}
+
+/// One for each agent, behind an `Arc`.
+pub struct Shared {
+    kernel: Mutex<Box<dyn Kernel>>,
+    status: Mutex<Status>,
+    last_pass: Mutex<Option<Instant>>,
+    /// Process-wide counters.
+    pub metrics: Metrics,
+    /// Something may have changed: make a pass.
+    pub wake: Arc<Notify>,
+    requested: AtomicU64,
+    completed: watch::Sender<u64>,
+    /// Denied and audited packets, one JSON object each.
+    pub events: broadcast::Sender<Arc<str>>,
+}
+
+impl Shared {
+    /// The state of an agent that hasn't made a pass yet.
+    pub fn new(kernel: impl Kernel, metrics: Metrics, status: Status) -> Self {
+        Self {
+            kernel: Mutex::new(Box::new(kernel)),
+            status: Mutex::new(status),
+            last_pass: Mutex::new(None),
+            metrics,
+            wake: Arc::new(Notify::new()),
+            requested: AtomicU64::new(0),
+            completed: watch::Sender::new(0),
+            events: broadcast::Sender::new(FOLLOW_BACKLOG),
+        }
+    }
+
+    /// The datapath; blocks while a pass applies (some 20 ms).
+    pub fn kernel(&self) -> MutexGuard<'_, Box<dyn Kernel>> {
+        lock(&self.kernel)
+    }
+
+    /// How the agent is doing.
+    pub fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+
+    /// Records how a pass ended.
+    pub fn set_status(&self, status: Status) {
+        *lock(&self.status) = status;
+        *lock(&self.last_pass) = Some(Instant::now());
+    }
+
+    /// The ticket of the newest request, to be read before a pass begins.
+    pub fn ticket(&self) -> u64 {
+        self.requested.load(Ordering::SeqCst)
+    }
+
+    /// Says that a pass which began after this ticket was given is done.
+    pub fn complete(&self, ticket: u64) {
+        self.completed.send_replace(ticket);
+    }
+
+    /// Asks for a pass and waits for its end.
+    pub async fn pass(&self) {
+        let ticket = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
+        self.wake.notify_one();
+        let mut completed = self.completed.subscribe();
+        // The sender lives in `self`, so this can't fail.
+        let _ = completed.wait_for(|done| *done >= ticket).await;
+    }
+
+    /// Why the agent isn't healthy, if it isn't.
+    pub fn unhealthy(&self) -> Option<String> {
+        match *lock(&self.last_pass) {
+            None => return Some("no pass has been made yet".into()),
+            Some(at) if at.elapsed() > ALIVE => {
+                return Some(format!(
+                    "the last pass was {} s ago",
+                    at.elapsed().as_secs()
+                ));
+            }
+            Some(_) => {}
+        }
+        lock(&self.status).error.clone()
+    }
+}
+
+/// A panic elsewhere leaves plain data behind, still worth showing.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

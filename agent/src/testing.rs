@@ -1,0 +1,107 @@
+//! A datapath in memory, for tests of the shell around it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use ringfence_policy::tables::Tables;
+
+use crate::cli::{Cli, Command};
+use crate::datapath::{Applied, DropSeries, EndpointState, FlowEntry, Interface, MapUsage, Stats};
+use crate::kernel::Kernel;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::state::{Shared, Status};
+
+/// What was applied last, and whether the next call fails.
+#[derive(Default, Debug)]
+pub struct Record {
+    pub tables: Tables,
+    pub interfaces: Vec<Interface>,
+    pub generation: u64,
+    pub fail: Option<String>,
+}
+
+/// Remembers instead of enforcing.
+#[derive(Clone, Default, Debug)]
+pub struct FakeKernel(pub Arc<Mutex<Record>>);
+
+impl Kernel for FakeKernel {
+    fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied> {
+        let mut record = self.0.lock().unwrap();
+        if let Some(error) = &record.fail {
+            anyhow::bail!("{error}");
+        }
+        let flipped = record.tables != *tables;
+        record.generation += u64::from(flipped);
+        record.tables = tables.clone();
+        record.interfaces = interfaces.to_vec();
+        Ok(Applied {
+            generation: record.generation,
+            flipped,
+            ..Applied::default()
+        })
+    }
+
+    fn endpoints(&mut self) -> Vec<EndpointState> {
+        let record = self.0.lock().unwrap();
+        let state = |interface: &Interface| EndpointState {
+            pod: interface.pod.clone(),
+            workload: "ns/service".into(),
+            id: 1,
+            slot: 1,
+            ifindex: interface.ifindex,
+            interface: interface.name.clone(),
+            addresses: Vec::new(),
+            ingress: "enforce",
+            egress: "open",
+            attached: true,
+        };
+        record.interfaces.iter().map(state).collect()
+    }
+
+    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>> {
+        Ok(Vec::new())
+    }
+
+    fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
+        anyhow::bail!("flows: no such map")
+    }
+
+    fn stats(&mut self) -> anyhow::Result<Stats> {
+        Ok(Stats::default())
+    }
+
+    fn maps(&mut self) -> Vec<MapUsage> {
+        Vec::new()
+    }
+
+    fn generation(&mut self) -> u64 {
+        self.0.lock().unwrap().generation
+    }
+}
+
+/// Shared state over a fake datapath.
+pub fn shared(kernel: &FakeKernel) -> Shared {
+    Shared::new(kernel.clone(), Metrics::new().unwrap(), Status::default())
+}
+
+/// Settings of an agent on node `n` with these manifests.
+pub fn settings(manifests: &Path) -> Settings {
+    use clap::Parser as _;
+    let dir = manifests.display().to_string();
+    let line = [
+        "ringfence",
+        "agent",
+        "--node-name",
+        "n",
+        "--netns-dir",
+        "/nowhere",
+        "--manifests",
+        &dir,
+    ];
+    let cli = Cli::try_parse_from(line).unwrap();
+    match cli.command {
+        Command::Agent(args) => args.resolve(&cli.global).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,112 @@
+//! Addresses: CIDRs, nodes, and what is neither pod nor node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde_json::Value;
+
+use super::Oracle;
+use super::object::{list, name, text};
+
+/// A CIDR as its family's width, its first address as a number, its length.
+#[derive(Clone, Copy)]
+pub(super) struct Cidr {
+    width: u32,
+    first: u128,
+    length: u32,
+}
+
+/// An address as its family's width and a number.
+fn number(address: IpAddr) -> (u32, u128) {
+    match address {
+        IpAddr::V4(a) => (32, u128::from(u32::from(a))),
+        IpAddr::V6(a) => (128, u128::from(a)),
+    }
+}
+
+impl Cidr {
+    /// Host bits may be set, as the API server lets them be; they mean nothing.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (address, length) = text.split_once('/')?;
+        let (width, bits) = number(address.parse().ok()?);
+        let length: u32 = length.parse().ok()?;
+        if length > width {
+            return None;
+        }
+        let shift = width - length;
+        let first = if shift == 128 {
+            0
+        } else {
+            bits >> shift << shift
+        };
+        Some(Self {
+            width,
+            first,
+            length,
+        })
+    }
+
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        let (width, bits) = number(address);
+        let shift = self.width - self.length;
+        let same = |a: u128, b: u128| shift == 128 || a >> shift == b >> shift;
+        width == self.width && same(bits, self.first)
+    }
+
+    /// Whether `other` is a part of this, smaller than the whole.
+    pub(super) fn strictly_holds(&self, other: &Self) -> bool {
+        other.length > self.length && self.contains(other.address(0))
+    }
+
+    fn address(&self, offset: u128) -> IpAddr {
+        if self.width == 32 {
+            Ipv4Addr::from((self.first + offset) as u32).into()
+        } else {
+            Ipv6Addr::from(self.first + offset).into()
+        }
+    }
+}
+
+/// All addresses of a Node object: those of its status, and the first two of
+/// each of its pod CIDRs (the network's own, and commonly the bridge's).
+fn node_addresses(node: &Value) -> Vec<IpAddr> {
+    let shown = list(node, "/status/addresses").iter();
+    let mut all: Vec<IpAddr> = shown
+        .filter_map(|a| text(a, "/address").parse().ok())
+        .collect();
+    let blocks = list(node, "/spec/podCIDRs").iter();
+    let blocks = blocks.filter_map(Value::as_str);
+    for block in blocks.chain([text(node, "/spec/podCIDR")]) {
+        let Some(cidr) = Cidr::parse(block) else {
+            continue;
+        };
+        all.push(cidr.address(0));
+        if cidr.length < cidr.width {
+            all.push(cidr.address(1));
+        }
+    }
+    all
+}
+
+impl Oracle<'_> {
+    fn is_this_node(&self, address: IpAddr) -> bool {
+        self.of_kind("Node")
+            .any(|node| Some(name(node)) == self.node && node_addresses(node).contains(&address))
+    }
+
+    fn is_a_node(&self, address: IpAddr) -> bool {
+        self.of_kind("Node")
+            .any(|node| node_addresses(node).contains(&address))
+    }
+
+    /// `all_nodes`: another node's address, which its NodePort traffic carries.
+    pub(super) fn is_other_node(&self, address: IpAddr) -> bool {
+        self.is_a_node(address) && !self.is_this_node(address)
+    }
+
+    /// `outside_cluster`: no known pod, no known node. This node's own address
+    /// counts too: the node itself is told by where a packet came in, so a
+    /// packet that is judged by it was masqueraded here, from outside.
+    pub(super) fn is_outside(&self, address: IpAddr) -> bool {
+        self.is_this_node(address) || (self.holder(address).is_none() && !self.is_a_node(address))
+    }
+}

@@ -1,0 +1,167 @@
+//! The compiler's answers beside the oracle's: the one file that knows both.
+
+use std::net::IpAddr;
+
+use ringfence_ebpf::abi::{Direction, EndpointWorld};
+use ringfence_ebpf::verdict::{self, Policy};
+use ringfence_policy::config::Config;
+use ringfence_policy::index::{Index, PodKey, Scope};
+use ringfence_policy::model::{Object, ObjectError, Parsed};
+use ringfence_policy::tables::Tables;
+use serde_json::Value;
+
+use super::{End, Expected, Oracle, Probe, Verdict};
+use crate::random::shrink::shrink;
+
+/// Whose pods are judged: those of one node, or everybody's.
+pub type View<'a> = Option<&'a str>;
+
+/// Feeds an object to the index as the agent would: of a policy that doesn't
+/// parse its closed form.
+///
+/// # Errors
+/// The object's, if it is anything else that doesn't parse.
+pub fn apply(index: &mut Index, object: &Value) -> Result<(), Box<ObjectError>> {
+    match Object::from_value(object.clone()) {
+        Ok(Parsed::Object(object)) => index.apply(*object),
+        Ok(Parsed::Ignored) => {}
+        Err(error) if error.closed.is_some() => {
+            index.apply_closed(&error);
+        }
+        Err(error) => return Err(Box::new(error)),
+    }
+    Ok(())
+}
+
+/// An index of all objects, applied in order.
+///
+/// # Errors
+/// As [`apply`].
+pub fn index(objects: &[Value]) -> Result<Index, Box<ObjectError>> {
+    let mut index = Index::new(Config::default());
+    objects.iter().try_for_each(|o| apply(&mut index, o))?;
+    Ok(index)
+}
+
+/// The tables of what an index holds.
+pub fn tables_of(index: &Index, view: View<'_>) -> Tables {
+    let scope = view.map_or(Scope::Everything, |node| Scope::Node(node.to_owned()));
+    index.compile(&scope)
+}
+
+/// The tables of objects, applied in order.
+///
+/// # Errors
+/// As [`apply`].
+pub fn compile(objects: &[Value], view: View<'_>) -> Result<Tables, Box<ObjectError>> {
+    Ok(tables_of(&index(objects)?, view))
+}
+
+/// What the tables say of a packet at one endpoint.
+pub fn judge(
+    tables: &Tables,
+    endpoint: &PodKey,
+    direction: Direction,
+    peer: IpAddr,
+    (protocol, port): (u8, u16),
+) -> Verdict {
+    let Some(policy) = tables.endpoints.get(endpoint) else {
+        return Verdict::NotManaged;
+    };
+    let half = policy.half();
+    match verdict::policy(tables, 0, &half, direction, &peer.into(), protocol, port) {
+        Policy::Allow => Verdict::Allow,
+        Policy::Audit => Verdict::Audit,
+        Policy::Deny => Verdict::Deny,
+    }
+}
+
+/// The key of the endpoint at an end of a probe.
+pub fn endpoint<'a>(tables: &'a Tables, end: &End) -> Option<&'a PodKey> {
+    let (namespace, name) = end.pod.as_ref()?;
+    let mut keys = tables.endpoints.keys();
+    keys.find(|key| key.namespace == *namespace && key.name == *name)
+}
+
+/// What the tables say of both ends of a probe.
+pub fn answer(tables: &Tables, probe: &Probe) -> Expected {
+    let traffic = (probe.protocol, probe.port);
+    let ask = |subject, direction, peer: &End| match endpoint(tables, subject) {
+        None => Verdict::NotManaged,
+        Some(key) => judge(tables, key, direction, peer.address, traffic),
+    };
+    Expected {
+        ingress: ask(&probe.to, Direction::Ingress, &probe.from),
+        egress: ask(&probe.from, Direction::Egress, &probe.to),
+    }
+}
+
+/// The oracle of a view.
+pub fn oracle<'a>(objects: &'a [Value], view: View<'a>) -> Oracle<'a> {
+    match view {
+        Some(node) => Oracle::of_node(objects, node),
+        None => Oracle::of_cluster(objects),
+    }
+}
+
+/// Endpoints whose quarantine flag isn't what their labels say.
+pub fn wrong_quarantine(objects: &[Value], tables: &Tables) -> Vec<PodKey> {
+    let oracle = Oracle::of_cluster(objects);
+    let wrong = tables.endpoints.iter().filter(|(key, policy)| {
+        let flag = policy.flags & EndpointWorld::QUARANTINE != 0;
+        flag != oracle.quarantined(&key.namespace, &key.name)
+    });
+    wrong.map(|(key, _)| key.clone()).collect()
+}
+
+/// Whether oracle and compiler disagree about a probe: what either says.
+pub fn disagreement(
+    objects: &[Value],
+    view: View<'_>,
+    probe: &Probe,
+) -> Result<Option<(Expected, Expected)>, Box<ObjectError>> {
+    let expected = oracle(objects, view).verdict(probe);
+    let given = answer(&compile(objects, view)?, probe);
+    Ok((expected != given).then_some((expected, given)))
+}
+
+/// A disagreement as a person wants to see it: the smallest cluster that shows
+/// it, one object a line, and both opinions of it.
+pub fn report(seed: u64, objects: &[Value], view: View<'_>, probe: &Probe) -> String {
+    let spoilt = |objects: &[Value]| {
+        let policies = objects.iter().filter(|o| o["kind"] == "NetworkPolicy");
+        policies.filter(|p| !super::is_valid(p)).count()
+    };
+    let at_most = spoilt(objects);
+    let shows = |left: &[Value]| {
+        let whole = oracle(left, view).verdict(probe);
+        let both_there = whole.ingress.max(whole.egress) != Verdict::NotManaged;
+        both_there
+            && spoilt(left) <= at_most
+            && matches!(disagreement(left, view, probe), Ok(Some(_)))
+    };
+    let left = shrink(objects, shows);
+    let opinions = match disagreement(&left, view, probe) {
+        Ok(Some((oracle, tables))) => format!("oracle: {oracle:?}\ntables: {tables:?}"),
+        other => format!("it vanished in shrinking: {other:?}"),
+    };
+    let lines: Vec<String> = left.iter().map(|o| format!("- {o}")).collect();
+    format!(
+        "seed {seed}, view {view:?}\n{}\n{opinions}\n{}",
+        describe(probe),
+        lines.join("\n")
+    )
+}
+
+/// A probe in one line.
+pub fn describe(probe: &Probe) -> String {
+    let end = |end: &End| match &end.pod {
+        Some((namespace, name)) => format!("{namespace}/{name} ({})", end.address),
+        None => end.address.to_string(),
+    };
+    let (from, to) = (end(&probe.from), end(&probe.to));
+    format!(
+        "{from} -> {to}, protocol {} port {}",
+        probe.protocol, probe.port
+    )
+}

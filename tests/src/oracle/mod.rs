@@ -1,0 +1,205 @@
+//! A naive reading of the policies: the judge of the compiler.
+//!
+//! For one packet it goes through the objects one by one, as a person with the
+//! Kubernetes documents and the label table at hand would. It knows no tables,
+//! classes, port sets or ids, and shares no code with the policy package, so
+//! that a misreading by either author shows as a disagreement.
+//! [`check`] alone knows both sides.
+//!
+//! It judges by policy alone, like `ringfence_ebpf::verdict::policy`: that the
+//! node and a pod itself are always let in, quarantine and Service addresses
+//! are the datapath's business.
+
+mod address;
+mod allowlist;
+pub mod check;
+mod dns;
+mod network_policy;
+mod object;
+mod selector;
+#[cfg(test)]
+mod tests;
+mod valid;
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+/// One end of a probe.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct End {
+    /// The address that the packet carries.
+    pub address: IpAddr,
+    /// Namespace and name of the pod whose interface it is, if it is one's.
+    /// Kept beside the address, since two pods can show the same one.
+    pub pod: Option<(String, String)>,
+}
+
+/// The first packet of a connection.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Probe {
+    /// Who opens it.
+    pub from: End,
+    /// Who is called.
+    pub to: End,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// What one direction of a probe is to get.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Verdict {
+    /// No endpoint of this scope stands at that end.
+    NotManaged,
+    /// Enforced policies deny it.
+    Deny,
+    /// Enforced policies allow it; with the staged ones they would deny it.
+    Audit,
+    /// Allowed, and still allowed once staged policies are enforced.
+    Allow,
+}
+
+/// The verdicts of both ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected {
+    /// At the called end.
+    pub ingress: Verdict,
+    /// At the calling end.
+    pub egress: Verdict,
+}
+
+/// The verdicts that `objects` give a probe on `node`.
+pub fn verdict(objects: &[Value], node: &str, probe: &Probe) -> Expected {
+    Oracle::of_node(objects, node).verdict(probe)
+}
+
+/// Which way, seen from the judged pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// One direction of one probe, seen from the judged pod.
+struct Case<'a> {
+    direction: Direction,
+    /// The judged pod.
+    pod: &'a Value,
+    /// The other end's address.
+    peer: IpAddr,
+    /// The pod that the address means, if any.
+    peer_pod: Option<&'a Value>,
+    protocol: u8,
+    port: u16,
+}
+
+impl<'a> Case<'a> {
+    /// The pod whose ports a port name means: always the called one.
+    fn destination(&self) -> Option<&'a Value> {
+        match self.direction {
+            Direction::Ingress => Some(self.pod),
+            Direction::Egress => self.peer_pod,
+        }
+    }
+}
+
+/// What one policy says of one case.
+struct Opinion {
+    /// Counts only in the "what if it were enforced" reading.
+    staged: bool,
+    /// Closes the pod to all that no policy allows.
+    isolates: bool,
+    /// One of its rules allows the packet.
+    allows: bool,
+}
+
+/// The objects, and whose pods are judged.
+pub struct Oracle<'a> {
+    objects: &'a [Value],
+    /// None: every pod of the cluster is judged, and no node is "this" one.
+    node: Option<&'a str>,
+}
+
+impl<'a> Oracle<'a> {
+    /// Judges as the agent on one node.
+    pub fn of_node(objects: &'a [Value], node: &'a str) -> Self {
+        Self {
+            objects,
+            node: Some(node),
+        }
+    }
+
+    /// Judges every pod, as the offline commands do.
+    pub fn of_cluster(objects: &'a [Value]) -> Self {
+        Self {
+            objects,
+            node: None,
+        }
+    }
+
+    /// The verdicts of both ends of a probe.
+    pub fn verdict(&self, probe: &Probe) -> Expected {
+        let judge = |direction, subject: &End, peer: IpAddr| match self.managed(subject) {
+            None => Verdict::NotManaged,
+            Some(pod) => self.judge(&Case {
+                direction,
+                pod,
+                peer,
+                peer_pod: self.holder(peer),
+                protocol: probe.protocol,
+                port: probe.port,
+            }),
+        };
+        Expected {
+            ingress: judge(Direction::Ingress, &probe.to, probe.from.address),
+            egress: judge(Direction::Egress, &probe.from, probe.to.address),
+        }
+    }
+
+    /// A pod's union of policies: closed if one isolates it, open to what any allows.
+    fn judge(&self, case: &Case<'_>) -> Verdict {
+        let opinions = self.opinions(case);
+        let denied = |counts: &dyn Fn(&Opinion) -> bool| {
+            opinions.iter().any(|o| counts(o) && o.isolates)
+                && !opinions.iter().any(|o| counts(o) && o.allows)
+        };
+        if denied(&|o| !o.staged) {
+            Verdict::Deny
+        } else if denied(&|_| true) {
+            Verdict::Audit
+        } else {
+            Verdict::Allow
+        }
+    }
+
+    fn opinions(&self, case: &Case<'_>) -> Vec<Opinion> {
+        let policies = self.of_kind("NetworkPolicy");
+        let mut all: Vec<Opinion> = policies
+            .filter_map(|policy| self.network_policy(policy, case))
+            .collect();
+        match case.direction {
+            Direction::Ingress => all.extend(self.ingress_labels(case)),
+            Direction::Egress => all.extend(self.egress_labels(case)),
+        }
+        all
+    }
+
+    /// Whether the pod's labels ask for quarantine.
+    pub fn quarantined(&self, namespace: &str, name: &str) -> bool {
+        self.pod(namespace, name)
+            .is_some_and(|pod| object::labels(pod).get("ringfence.dev/quarantine") == Some(&"true"))
+    }
+}
+
+/// Whether the API server would have taken a NetworkPolicy.
+pub fn is_valid(policy: &Value) -> bool {
+    valid::fault(policy).is_none()
+}
+
+/// Whether the first CIDR holds the second as a part smaller than itself.
+pub fn holds(whole: &str, part: &str) -> bool {
+    let parse = address::Cidr::parse;
+    matches!((parse(whole), parse(part)), (Some(w), Some(p)) if w.strictly_holds(&p))
+}

@@ -1,0 +1,157 @@
+//! Small changes to a cluster: what watches see between two moments.
+
+use serde_json::{Value, json};
+
+use super::{Dice, labels, pods, policies, topology};
+
+/// Makes one change. What it adds has a name that wasn't there.
+pub fn change(dice: &mut Dice, objects: &mut Vec<Value>) {
+    let fresh = 20 + dice.below(200);
+    match dice.below(12) {
+        0..2 => remove(dice, objects),
+        2..4 => relabel(dice, objects),
+        4 => {
+            let spaces = spaces(objects);
+            objects.push(pods::pod(dice, &spaces, fresh));
+        }
+        5..7 => twin(dice, objects, fresh),
+        7 => {
+            let space = *dice.choose(&spaces(objects));
+            let policy = policies::policy(dice, space, &format!("np-{fresh}"), objects);
+            objects.push(policy);
+        }
+        8 => restate(dice, objects),
+        _ => edit_policy(dice, objects),
+    }
+    dedup(objects);
+}
+
+/// Objects that are added under a name that is taken replace the older one.
+fn dedup(objects: &mut Vec<Value>) {
+    let key = |o: &Value| {
+        let meta = &o["metadata"];
+        (
+            o["kind"].clone(),
+            meta["namespace"].clone(),
+            meta["name"].clone(),
+        )
+    };
+    let keys: Vec<_> = objects.iter().map(key).collect();
+    let mut at = 0;
+    objects.retain(|_| {
+        at += 1;
+        !keys[at..].contains(&keys[at - 1])
+    });
+}
+
+fn spaces(objects: &[Value]) -> Vec<&'static str> {
+    let known = ["bank", "edge", "ops", "default", "kube-system"];
+    let used = |space: &&str| {
+        objects
+            .iter()
+            .any(|o| o["metadata"]["namespace"] == **space)
+    };
+    let found: Vec<_> = known.into_iter().filter(used).collect();
+    if found.is_empty() {
+        vec!["default"]
+    } else {
+        found
+    }
+}
+
+fn remove(dice: &mut Dice, objects: &mut Vec<Value>) {
+    if objects.len() > 1 {
+        let which = dice.below(objects.len());
+        objects.remove(which);
+    }
+}
+
+fn of_kind<'a>(dice: &mut Dice, objects: &'a mut [Value], kinds: &[&str]) -> Option<&'a mut Value> {
+    let fits = |o: &&mut Value| kinds.iter().any(|kind| o["kind"] == **kind);
+    let mut found: Vec<_> = objects.iter_mut().filter(fits).collect();
+    if found.is_empty() {
+        return None;
+    }
+    let which = dice.below(found.len());
+    Some(found.swap_remove(which))
+}
+
+/// Corner 15: the same object with other labels.
+fn relabel(dice: &mut Dice, objects: &mut [Value]) {
+    let Some(object) = of_kind(dice, objects, &["Pod", "Namespace"]) else {
+        return;
+    };
+    let mut found = object["metadata"]["labels"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    let keys: Vec<String> = found.keys().cloned().collect();
+    if !keys.is_empty() && dice.chance(50) {
+        found.remove(dice.choose(&keys));
+    } else if object["kind"] == "Pod" {
+        match dice.below(4) {
+            0 => labels::plain_pod(dice, &mut found),
+            1 => labels::service(dice, &mut found),
+            2 => labels::modes_of_pod(dice, &mut found),
+            _ => labels::egress(dice, &mut found),
+        }
+    } else {
+        labels::plain_namespace(dice, &mut found);
+        labels::modes_of_namespace(dice, &mut found);
+    }
+    object["metadata"]["labels"] = Value::Object(found);
+}
+
+/// Another replica of a pod, on another node: commonly the only kind of change
+/// that adds an address to a class and does nothing else.
+fn twin(dice: &mut Dice, objects: &mut Vec<Value>, fresh: usize) {
+    let Some(mut pod) = of_kind(dice, objects, &["Pod"]).map(|p| p.clone()) else {
+        return;
+    };
+    pod["metadata"]["name"] = json!(format!("pod-{fresh}"));
+    pod["metadata"]["uid"] = json!(format!("uid-twin-{fresh}"));
+    pod["spec"]["nodeName"] = json!(topology::NODES[1]);
+    let ip = format!("10.0.1.{}", fresh + 2);
+    pod["status"]["podIP"] = json!(ip);
+    pod["status"]["podIPs"] = json!([{"ip": ip}, {"ip": format!("fd00:0:0:1::{fresh:x}")}]);
+    objects.push(pod);
+}
+
+/// A pod ends, starts to end, or moves to another address.
+fn restate(dice: &mut Dice, objects: &mut [Value]) {
+    let fresh = dice.between(100, 180);
+    let Some(pod) = of_kind(dice, objects, &["Pod"]) else {
+        return;
+    };
+    match dice.below(3) {
+        0 => pod["status"]["phase"] = json!("Succeeded"),
+        1 => pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
+        _ if pod["spec"]["hostNetwork"] != true => {
+            let ip = format!("10.0.0.{fresh}");
+            pod["status"]["podIP"] = json!(ip);
+            pod["status"]["podIPs"] = json!([{"ip": ip}]);
+        }
+        _ => {}
+    }
+}
+
+/// One policy gets a rule, loses one, or is staged or enforced.
+fn edit_policy(dice: &mut Dice, objects: &mut [Value]) {
+    let (way, peers) = *dice.choose(&[("ingress", "from"), ("egress", "to")]);
+    let fresh = policies::rule(dice, peers, objects);
+    let Some(policy) = of_kind(dice, objects, &["NetworkPolicy"]) else {
+        return;
+    };
+    if dice.chance(25) {
+        let mode = dice.pick(&["audit", "enforce"]);
+        policy["metadata"]["annotations"] = json!({"ringfence.dev/mode": mode});
+        return;
+    }
+    match policy["spec"].get_mut(way).and_then(Value::as_array_mut) {
+        Some(rules) if !rules.is_empty() && dice.chance(50) => {
+            rules.remove(dice.below(rules.len()));
+        }
+        Some(rules) => rules.push(fresh),
+        None => policy["spec"][way] = json!([fresh]),
+    }
+}

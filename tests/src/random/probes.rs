@@ -1,0 +1,178 @@
+//! What to ask of a cluster: packets at the edges of what its objects say.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde_json::Value;
+
+use super::{Dice, NODE};
+use crate::oracle::{End, Probe};
+
+const PER_CLUSTER: usize = 40;
+
+/// Packets between any two ends; nearly all have an endpoint of the judged node.
+pub(super) fn probes(dice: &mut Dice, objects: &[Value]) -> Vec<Probe> {
+    let pods = pod_ends(objects, |_| true);
+    let local = pod_ends(objects, |pod| pod["spec"]["nodeName"] == NODE);
+    let others = other_ends(dice, objects);
+    let ports = ports(objects);
+    let mut all = BTreeSet::new();
+    for _ in 0..PER_CLUSTER {
+        let near = if local.is_empty() || dice.chance(5) {
+            &pods
+        } else {
+            &local
+        };
+        let far = if dice.chance(60) { &pods } else { &others };
+        if near.is_empty() {
+            break;
+        }
+        let one = dice.choose(near);
+        let same_family = |end: &&End| end.address.is_ipv4() == one.address.is_ipv4();
+        let far: Vec<&End> = far.iter().filter(same_family).collect();
+        if far.is_empty() {
+            continue;
+        }
+        let other = *dice.choose(&far);
+        let (from, to) = if dice.chance(50) {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let (protocol, port) = traffic(dice, &ports, one.address.is_ipv4());
+        all.insert(Probe {
+            from: from.clone(),
+            to: to.clone(),
+            protocol,
+            port,
+        });
+    }
+    all.into_iter().collect()
+}
+
+fn traffic(dice: &mut Dice, ports: &[u16], four: bool) -> (u8, u16) {
+    match dice.below(20) {
+        0..10 => (6, *dice.choose(ports)),
+        10..14 => (17, *dice.choose(ports)),
+        14..16 => (132, *dice.choose(ports)),
+        16..18 => (if four { 1 } else { 58 }, 0),
+        _ => (47, 0),
+    }
+}
+
+fn pod_ends(objects: &[Value], wanted: impl Fn(&Value) -> bool) -> Vec<End> {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let pods = objects.iter().filter(|o| o["kind"] == "Pod" && wanted(o));
+    pods.flat_map(|pod| {
+        let meta = &pod["metadata"];
+        let named = (text(&meta["namespace"]), text(&meta["name"]));
+        let shown = pod["status"]["podIPs"].as_array().into_iter().flatten();
+        shown.filter_map(move |ip| {
+            Some(End {
+                address: ip["ip"].as_str()?.parse().ok()?,
+                pod: Some(named.clone()),
+            })
+        })
+    })
+    .collect()
+}
+
+/// Addresses of nodes and Services, the edges of all CIDRs, and the world's.
+fn other_ends(dice: &mut Dice, objects: &[Value]) -> Vec<End> {
+    let mut found = BTreeSet::new();
+    for object in objects {
+        strings(object, &mut |text| {
+            found.extend(text.parse::<IpAddr>().ok());
+            found.extend(edges(text));
+        });
+    }
+    for text in [
+        "198.51.100.1",
+        "255.255.255.255",
+        "2001:db8:ffff::1",
+        "::1:2",
+        "fe80::1",
+    ] {
+        found.extend(text.parse::<IpAddr>().ok());
+    }
+    found.insert(Ipv4Addr::from(dice.bits() as u32).into());
+    found.insert(Ipv6Addr::from(u128::from(dice.bits()) << 64 | u128::from(dice.bits())).into());
+    let end = |address| End { address, pod: None };
+    found.into_iter().map(end).collect()
+}
+
+fn strings(value: &Value, each: &mut impl FnMut(&str)) {
+    match value {
+        Value::String(text) => each(text),
+        Value::Array(items) => items.iter().for_each(|item| strings(item, each)),
+        Value::Object(map) => map.values().for_each(|item| strings(item, each)),
+        _ => {}
+    }
+}
+
+/// First and last address of a CIDR, and their neighbours.
+fn edges(text: &str) -> Vec<IpAddr> {
+    let Some((address, length)) = text.split_once('/') else {
+        return vec![];
+    };
+    let (Ok(address), Ok(length)) = (address.parse::<IpAddr>(), length.parse::<u32>()) else {
+        return vec![];
+    };
+    match address {
+        IpAddr::V4(a) if length <= 32 => {
+            let size = u32::MAX.checked_shr(length).unwrap_or(0);
+            let (first, last) = (u32::from(a) & !size, u32::from(a) | size);
+            let all = [
+                first.wrapping_sub(1),
+                first,
+                first | 1 & size,
+                last,
+                last.wrapping_add(1),
+            ];
+            all.map(|a| Ipv4Addr::from(a).into()).to_vec()
+        }
+        IpAddr::V6(a) if length <= 128 => {
+            let size = u128::MAX.checked_shr(length).unwrap_or(0);
+            let (first, last) = (u128::from(a) & !size, u128::from(a) | size);
+            let all = [
+                first.wrapping_sub(1),
+                first,
+                first | 1 & size,
+                last,
+                last.wrapping_add(1),
+            ];
+            all.map(|a| Ipv6Addr::from(a).into()).to_vec()
+        }
+        _ => vec![],
+    }
+}
+
+/// Every port that an object names, its neighbours, and the corners of the space.
+fn ports(objects: &[Value]) -> Vec<u16> {
+    // Common ones count more often: a rule's port is likelier asked than its edge.
+    let mut all = vec![
+        1, 65535, 255, 257, 80, 80, 80, 8080, 8080, 53, 53, 53, 443, 9090,
+    ];
+    let mut named = BTreeSet::new();
+    for object in objects {
+        numbers(object, &mut named);
+    }
+    for port in named {
+        all.extend([
+            port.saturating_sub(1).max(1),
+            port,
+            port,
+            port.saturating_add(1),
+        ]);
+    }
+    all
+}
+
+fn numbers(value: &Value, into: &mut BTreeSet<u16>) {
+    match value {
+        Value::Number(n) => into.extend(n.as_u64().and_then(|n| u16::try_from(n).ok())),
+        Value::Array(items) => items.iter().for_each(|item| numbers(item, into)),
+        Value::Object(map) => map.values().for_each(|item| numbers(item, into)),
+        _ => {}
+    }
+}

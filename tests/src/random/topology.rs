@@ -1,0 +1,130 @@
+//! Namespaces, nodes and the DNS Service.
+
+use serde_json::{Value, json};
+
+use super::Dice;
+use super::labels::{self, Map};
+
+pub(super) const NODES: [&str; 3] = [super::NODE, "node-b", "node-c"];
+
+/// Two to four namespaces by name.
+pub(super) fn choose_namespaces(dice: &mut Dice) -> Vec<&'static str> {
+    let mut pool = ["bank", "edge", "ops", "default"];
+    dice.shuffle(&mut pool);
+    let count = dice.between(2, 3);
+    let mut chosen = pool[..count].to_vec();
+    if dice.chance(60) {
+        chosen.push("kube-system");
+    }
+    chosen
+}
+
+/// Their objects; one in eight is unknown, as pods may be seen first.
+pub(super) fn namespaces(dice: &mut Dice, names: &[&str]) -> Vec<Value> {
+    let mut all = Vec::new();
+    for name in names {
+        let known = dice.chance(88);
+        let labelled = dice.chance(80);
+        let mut found = Map::new();
+        if labelled {
+            labels::plain_namespace(dice, &mut found);
+            labels::modes_of_namespace(dice, &mut found);
+            labels::callers(dice, &mut found, 12);
+        }
+        let mut object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        if labelled {
+            object["metadata"]["labels"] = Value::Object(found);
+        }
+        if known {
+            all.push(object);
+        }
+    }
+    all
+}
+
+/// Three nodes, each with addresses and pod CIDRs of both families.
+pub(super) fn nodes() -> Vec<Value> {
+    let node = |(number, name): (usize, &&str)| {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {
+                "podCIDR": format!("10.0.{number}.0/24"),
+                "podCIDRs": [format!("10.0.{number}.0/24"), format!("fd00:0:0:{number}::/64")],
+            },
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": format!("192.0.2.{}", number + 10)},
+                {"type": "InternalIP", "address": format!("2001:db8::{}", number + 10)},
+                {"type": "Hostname", "address": name},
+            ]},
+        })
+    };
+    NODES.iter().enumerate().map(node).collect()
+}
+
+/// The DNS Service, where there is a namespace for it, and mostly its pod.
+pub(super) fn dns(dice: &mut Dice, names: &[&str]) -> Vec<Value> {
+    let mut all = Vec::new();
+    if !names.contains(&"kube-system") {
+        return all;
+    }
+    let listens = if dice.chance(50) { 53 } else { 5353 };
+    if dice.chance(85) {
+        all.push(dns_pod(dice, listens));
+    }
+    if dice.chance(75) {
+        let target = match dice.below(3) {
+            0 => json!("dns"),
+            1 => json!(listens),
+            _ => Value::Null,
+        };
+        all.push(dns_service(target));
+    }
+    all
+}
+
+fn dns_pod(dice: &mut Dice, listens: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "coredns-0", "namespace": "kube-system", "uid": "uid-dns",
+            "labels": {"k8s-app": "kube-dns", "app": "coredns"},
+        },
+        "spec": {
+            "nodeName": dice.pick(&NODES),
+            "containers": [{"name": "coredns", "ports": [
+                {"name": "dns", "containerPort": listens, "protocol": "UDP"},
+                {"name": "dns-tcp", "containerPort": listens, "protocol": "TCP"},
+                {"name": "metrics", "containerPort": 9153},
+            ]}],
+        },
+        "status": {
+            "phase": "Running", "podIP": "10.0.2.200",
+            "podIPs": [{"ip": "10.0.2.200"}, {"ip": "fd00:0:0:2::200"}],
+        },
+    })
+}
+
+fn dns_service(target: Value) -> Value {
+    let mut ports = json!([
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+    ]);
+    if !target.is_null() {
+        ports[1]["targetPort"] = match &target {
+            Value::String(_) => json!("dns-tcp"),
+            number => number.clone(),
+        };
+        ports[0]["targetPort"] = target;
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+        "spec": {
+            "type": "ClusterIP", "selector": {"k8s-app": "kube-dns"},
+            "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00:96::a"],
+            "ports": ports,
+        },
+    })
+}

@@ -1,0 +1,196 @@
+//! Benchmarks: cases measured many times, as a table or as JSON.
+//!
+//! A suite is a function that returns [`Case`]s; it is listed in [`SUITES`].
+
+mod startup;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+/// How results are printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+type Suite = fn() -> Result<Vec<Case>>;
+
+/// Every suite by the name on the command line.
+const SUITES: &[(&str, Suite)] = &[("startup", startup::cases)];
+
+/// One case in one variant, measured.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Case {
+    /// What is measured.
+    pub(crate) case: String,
+    /// How it is done.
+    pub(crate) variant: String,
+    /// Of the figures: `ns`, `ms`, …
+    pub(crate) unit: &'static str,
+    /// Every measurement, sorted, never empty.
+    samples: Vec<f64>,
+    /// Variant of the same case, in the same run, that this one is compared with.
+    pub(crate) against: Option<String>,
+    /// What the median must not be above.
+    pub(crate) target: Option<f64>,
+}
+
+impl Case {
+    /// A case from its measurements, of which there must be at least one.
+    pub(crate) fn new(
+        case: impl Into<String>,
+        variant: impl Into<String>,
+        unit: &'static str,
+        mut samples: Vec<f64>,
+    ) -> Result<Self> {
+        let (case, variant) = (case.into(), variant.into());
+        if samples.is_empty() {
+            bail!("no measurement of {case}, {variant}");
+        }
+        samples.sort_by(f64::total_cmp);
+        Ok(Self {
+            case,
+            variant,
+            unit,
+            samples,
+            against: None,
+            target: None,
+        })
+    }
+
+    /// Compares it with another variant of the same case.
+    pub(crate) fn against(mut self, variant: impl Into<String>) -> Self {
+        self.against = Some(variant.into());
+        self
+    }
+
+    fn min(&self) -> f64 {
+        self.samples[0]
+    }
+
+    fn median(&self) -> f64 {
+        self.samples[self.samples.len() / 2]
+    }
+
+    fn max(&self) -> f64 {
+        self.samples[self.samples.len() - 1]
+    }
+
+    /// This median by the median of the variant that it is compared with.
+    fn ratio(&self, all: &[Self]) -> Option<f64> {
+        let against = self.against.as_ref()?;
+        let mut all = all.iter();
+        let other = all.find(|other| other.case == self.case && other.variant == *against)?;
+        Some(self.median() / other.median())
+    }
+}
+
+/// Runs work several times, once unmeasured to warm up; milliseconds each.
+pub(crate) fn milliseconds(times: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    work()?;
+    (0..times)
+        .map(|_| {
+            let start = Instant::now();
+            work()?;
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        })
+        .collect()
+}
+
+/// Runs one suite, or all.
+pub(crate) fn run(suite: Option<&str>, output: Output) -> Result<()> {
+    let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
+    if let Some(name) = suite
+        && !names.contains(&name)
+    {
+        bail!("no suite {name}; there are: {}", names.join(", "));
+    }
+    let mut cases = Vec::new();
+    for (_, run) in SUITES
+        .iter()
+        .filter(|(name, _)| suite.is_none_or(|suite| suite == *name))
+    {
+        cases.extend(run()?);
+    }
+    match output {
+        Output::Json => println!("{:#}", as_json(&cases)),
+        Output::Table => print!("{}", as_table(&cases)),
+    }
+    Ok(())
+}
+
+fn as_json(cases: &[Case]) -> Value {
+    let row = |case: &Case| {
+        json!({
+            "case": case.case, "variant": case.variant, "unit": case.unit,
+            "min": case.min(), "median": case.median(), "max": case.max(),
+            "ratio": case.ratio(cases), "against": case.against, "target": case.target,
+        })
+    };
+    cases.iter().map(row).collect()
+}
+
+fn as_table(cases: &[Case]) -> String {
+    let mut rows = vec![
+        [
+            "case", "variant", "unit", "min", "median", "max", "ratio", "against", "target",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    let figure = |value: f64| format!("{value:.2}");
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    for case in cases {
+        rows.push(vec![
+            case.case.clone(),
+            case.variant.clone(),
+            case.unit.to_owned(),
+            figure(case.min()),
+            figure(case.median()),
+            figure(case.max()),
+            or_dash(case.ratio(cases).map(figure)),
+            or_dash(case.against.clone()),
+            or_dash(case.target.map(figure)),
+        ]);
+    }
+    crate::shell::columns(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cases() -> Vec<Case> {
+        let slow = Case::new("drop", "ours", "ns", vec![30.0, 20.0, 70.0]).expect("measured");
+        let fast = Case::new("drop", "floor", "ns", vec![15.0]).expect("measured");
+        vec![slow.against("floor"), fast]
+    }
+
+    #[test]
+    fn a_ratio_is_of_medians_and_to_the_case_that_is_named() {
+        let json = as_json(&cases());
+        assert_eq!(json[0]["min"], 20.0);
+        assert_eq!(json[0]["median"], 30.0);
+        assert_eq!(json[0]["max"], 70.0);
+        assert_eq!(json[0]["ratio"], 2.0);
+        assert_eq!(json[0]["against"], "floor");
+        assert!(json[1]["ratio"].is_null() && json[1]["target"].is_null());
+    }
+
+    #[test]
+    fn a_case_without_a_measurement_is_an_error() {
+        assert!(Case::new("drop", "ours", "ns", Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_case_below_its_head() {
+        assert_eq!(as_table(&cases()).lines().count(), 3);
+    }
+}

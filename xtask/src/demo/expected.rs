@@ -1,0 +1,102 @@
+//! The table of who may call whom that a person wrote: `expected.txt`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A table of who may call whom.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Expected {
+    /// Callers, as in the file.
+    pub(super) callers: Vec<String>,
+    /// Callees, as in the file.
+    pub(super) callees: Vec<String>,
+    cells: BTreeMap<(String, String), char>,
+    /// The call that the fix shall allow.
+    pub(super) fix: (String, String),
+}
+
+impl Expected {
+    /// Reads the file.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// What is expected of a call: `.` allowed, `X` denied, `-` not tried.
+    pub(super) fn cell(&self, from: &str, to: &str) -> char {
+        let key = (from.to_owned(), to.to_owned());
+        self.cells.get(&key).copied().unwrap_or('-')
+    }
+
+    /// The same table with the fix applied.
+    pub(super) fn fixed(&self) -> Self {
+        let mut fixed = self.clone();
+        fixed.cells.insert(self.fix.clone(), '.');
+        fixed
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut table = Self::default();
+        for line in text.lines().map(str::trim) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                [] => {}
+                [first, ..] if first.starts_with('#') => {}
+                ["fix", from, "->", to] => table.fix = (from.to_string(), to.to_string()),
+                ["from", "\\", "to", callees @ ..] => {
+                    table.callees = callees.iter().map(ToString::to_string).collect();
+                }
+                [caller, cells @ ..] => table.row(caller, cells)?,
+            }
+        }
+        let (from, to) = &table.fix;
+        ensure!(table.cell(from, to) == 'X', "`fix` must name a denied call");
+        Ok(table)
+    }
+
+    fn row(&mut self, caller: &str, cells: &[&str]) -> Result<()> {
+        ensure!(
+            cells.len() == self.callees.len(),
+            "{caller} has {} cells, the head {}",
+            cells.len(),
+            self.callees.len()
+        );
+        for (callee, cell) in self.callees.iter().zip(cells) {
+            let cell = match *cell {
+                "." => '.',
+                "X" => 'X',
+                "-" => '-',
+                other => bail!("{caller} to {callee}: `{other}` is none of . X -"),
+            };
+            self.cells.insert((caller.to_owned(), callee.clone()), cell);
+        }
+        self.callers.push(caller.to_owned());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "# who\nfrom \\ to  a  b\na  .  X\nb  -  .\nfix a -> b\n";
+
+    #[test]
+    fn cells_are_found_by_caller_and_callee() {
+        let table = Expected::parse(TABLE).expect("a table");
+        assert_eq!(table.callers, ["a", "b"]);
+        assert_eq!(table.cell("a", "b"), 'X');
+        assert_eq!(table.cell("b", "a"), '-');
+        assert_eq!(table.fixed().cell("a", "b"), '.');
+    }
+
+    #[test]
+    fn a_short_row_and_a_pointless_fix_are_errors() {
+        assert!(Expected::parse("from \\ to a b\na .\nfix a -> b\n").is_err());
+        assert!(Expected::parse(&TABLE.replace("a -> b", "b -> b")).is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! The demo: a small bank behind Ringfence, in network namespaces.
+//!
+//! Every claim is checked with real packets; the demo ends well only if all of
+//! them hold, and leaves nothing behind.
+
+mod cluster;
+mod counters;
+mod expected;
+mod fix;
+mod keep;
+mod report;
+mod stage;
+mod takeover;
+mod traffic;
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use self::expected::Expected;
+use self::report::{Colour, fine, head, paint};
+use self::stage::{Stage, binary};
+use self::traffic::Seen;
+use crate::{ebpf, paths, setup, shell, testnet};
+
+pub(crate) use keep::serve;
+
+/// Flags of the demo.
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Leave it running for a look
+    #[arg(long)]
+    keep: bool,
+    /// Remove a demo that was left running
+    #[arg(long, conflicts_with = "keep")]
+    remove: bool,
+}
+
+/// Runs the demo.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !setup::is_root() {
+        bail!(
+            "the demo makes network namespaces and loads BPF programs: run it as root, for \
+             example `sudo -E env PATH=\"$PATH\" cargo xtask demo`"
+        );
+    }
+    if options.remove {
+        return keep::remove_kept();
+    }
+    ebpf::build()?;
+    shell::step("build ringfence", || {
+        shell::run(ebpf::cargo().args(["build", "--quiet", "-p", "ringfence"]))
+    })?;
+    let start = Instant::now();
+    let manifests = paths::root().join("deploy/demo");
+    let expected = Expected::read(&manifests.join("expected.txt"))?;
+    let mut stage = Stage::build(&manifests)?;
+    remove_on_signal(&stage)?;
+    play(&mut stage, &expected)?;
+    let took = shell::seconds(start.elapsed());
+    if options.keep {
+        keep::keep(stage)?;
+    } else {
+        end(&mut stage)?;
+        let dir = stage.net.dir().to_owned();
+        drop(stage);
+        ensure!(!dir.exists(), "{} is still there", dir.display());
+        fine("namespaces, mounts and files are gone");
+    }
+    let verdict = format!("Everything agrees ({took}).");
+    println!("\n{}", paint(Colour::Bold, &paint(Colour::Green, &verdict)));
+    Ok(())
+}
+
+fn play(stage: &mut Stage, expected: &Expected) -> Result<()> {
+    head("A node and a small bank");
+    fine(&format!(
+        "{} pods on node {}, an outside with a client and a database, dual-stack",
+        stage.cluster.pods.len(),
+        stage.cluster.node_name
+    ));
+    let start = Instant::now();
+    stage.start_agent()?;
+    let took = start.elapsed().as_millis();
+    fine(&format!(
+        "ringfence agent runs; every pod's policy is in force after {took} ms"
+    ));
+
+    head("Who reaches whom: real connections, all at once");
+    let before = counters::read(stage)?;
+    let seen = traffic::try_all(stage, expected)?;
+    report::compare(expected, &seen);
+    let wrong = traffic::differing(expected, &seen);
+    ensure!(wrong == 0, "{wrong} calls ended otherwise than expected");
+    fine("traffic agrees with deploy/demo/expected.txt");
+    agree_with_matrix(stage, expected, &seen)?;
+
+    head("What was dropped, by pair of services");
+    counters::agree_with_table(stage, expected, &before)?;
+    counters::agree_with_a_flood(stage)?;
+    for line in stage.ringfence(&["drops"])?.lines() {
+        println!("  {line}");
+    }
+
+    head("Why, and how to allow it");
+    fix::explain_and_apply(stage, expected)?;
+
+    head("The agent is killed (kill -9), and another one takes over");
+    takeover::run(stage, &expected.fixed())
+}
+
+/// `ringfence matrix` says of each pair of pods what the traffic said.
+fn agree_with_matrix(stage: &Stage, expected: &Expected, seen: &Seen) -> Result<()> {
+    let mut matrix = Command::new(binary());
+    matrix.current_dir(paths::root()).args([
+        "matrix",
+        "--manifests",
+        "deploy/demo",
+        "--port",
+        "TCP/8080",
+        "-o",
+        "json",
+    ]);
+    let matrix: serde_json::Value =
+        serde_json::from_str(&shell::output(&mut matrix)?).context("ringfence matrix -o json")?;
+    let mut cells = 0;
+    for ((from, to), live) in seen {
+        let (Ok(source), Ok(target)) = (stage.cluster.pod(from), stage.cluster.pod(to)) else {
+            continue;
+        };
+        let (source, target) = (source.full_name(), target.full_name());
+        let said = matrix["allowed"][&source][&target]
+            .as_str()
+            .unwrap_or("nothing");
+        ensure!(
+            live.iter().all(|live| said == live.to_string()),
+            "{source} to {target}: `ringfence matrix` says {said}, traffic {live:?}"
+        );
+        cells += 1;
+    }
+    let pods = stage.cluster.pods.len();
+    ensure!(
+        cells == pods * pods && expected.callers.len() >= pods,
+        "the table compares {cells} pairs of {pods} pods"
+    );
+    fine(&format!(
+        "`ringfence matrix --manifests deploy/demo` agrees with all {cells} cells"
+    ));
+    Ok(())
+}
+
+/// Ends the agent, uninstalls, and looks for what may have stayed.
+fn end(stage: &mut Stage) -> Result<()> {
+    head("Uninstall");
+    stage.stop_agent()?;
+    fine("the agent stops cleanly on SIGTERM");
+    let denied = traffic::Call::new(stage, "rogue-1", "service-ledger-1", true, 'X')?;
+    ensure!(
+        denied.make()? == 'X',
+        "the stopped agent left the door open"
+    );
+    fine("and leaves its enforcement in place");
+    stage.ringfence(&["uninstall"])?;
+    ensure!(
+        !stage.net.pin_dir().exists(),
+        "pins are left in {}",
+        stage.net.pin_dir().display()
+    );
+    ensure!(
+        denied.make()? == '.',
+        "after `ringfence uninstall` something still drops packets"
+    );
+    fine("`ringfence uninstall` removes every program, map and pin");
+    Ok(())
+}
+
+/// Nothing stays behind after Ctrl-C either.
+fn remove_on_signal(stage: &Stage) -> Result<()> {
+    let dir = stage.net.dir().to_owned();
+    ctrlc::set_handler(move || {
+        if let Err(error) = testnet::remove(&dir) {
+            eprintln!("xtask: {error:#}");
+        }
+        std::process::exit(130);
+    })
+    .context("can't watch for Ctrl-C")
+}

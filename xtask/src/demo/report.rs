@@ -1,0 +1,92 @@
+//! What the demo prints.
+
+use std::io::IsTerminal as _;
+
+use super::expected::Expected;
+use super::traffic::Seen;
+
+/// Green, red and so on, on a terminal only.
+#[derive(Clone, Copy)]
+pub(super) enum Colour {
+    Bold = 1,
+    Red = 31,
+    Green = 32,
+    Dim = 2,
+}
+
+/// Text in a colour.
+pub(super) fn paint(colour: Colour, text: &str) -> String {
+    if std::io::stdout().is_terminal() {
+        format!("\x1b[{}m{text}\x1b[0m", colour as u8)
+    } else {
+        text.to_owned()
+    }
+}
+
+/// The head of a part of the demo.
+pub(super) fn head(title: &str) {
+    println!("\n{}", paint(Colour::Bold, title));
+}
+
+/// One thing that was checked and holds.
+pub(super) fn fine(text: &str) {
+    println!("  {} {text}", paint(Colour::Green, "ok"));
+}
+
+/// Expected beside seen, for both families.
+pub(super) fn compare(expected: &Expected, seen: &Seen) {
+    let width = expected
+        .callers
+        .iter()
+        .map(String::len)
+        .max()
+        .unwrap_or_default();
+    let columns = expected.callees.len().max("expected".len()) + 2;
+    println!(
+        "  {:width$}  {:columns$}{:columns$}IPv6 seen",
+        "from \\ to", "expected", "IPv4 seen"
+    );
+    let numbers: String = (1..=expected.callees.len())
+        .map(|n| n.to_string())
+        .collect();
+    println!(
+        "  {:width$}  {numbers:columns$}{numbers:columns$}{numbers}",
+        ""
+    );
+    for from in &expected.callers {
+        let cells = |family: Option<usize>| -> String {
+            let cell = |to: &String| cell(expected, seen, from, to, family);
+            expected.callees.iter().map(cell).collect()
+        };
+        // Padded by hand: colours have no width.
+        let pad = " ".repeat(columns - expected.callees.len());
+        let (wanted, v4, v6) = (cells(None), cells(Some(0)), cells(Some(1)));
+        println!("  {from:width$}  {wanted}{pad}{v4}{pad}{v6}");
+    }
+    let legend = expected.callees.iter().enumerate();
+    let legend: Vec<String> = legend.map(|(n, to)| format!("{} {to}", n + 1)).collect();
+    println!("  {}", paint(Colour::Dim, &legend.join("  ")));
+    println!(
+        "  {}",
+        paint(Colour::Dim, ". allowed  X denied  - not tried")
+    );
+}
+
+fn cell(expected: &Expected, seen: &Seen, from: &str, to: &str, family: Option<usize>) -> String {
+    let wanted = expected.cell(from, to);
+    let shown = match family {
+        None => wanted,
+        Some(family) => saw(seen, from, to)[family],
+    };
+    match shown {
+        _ if shown != wanted => paint(Colour::Bold, &paint(Colour::Red, &shown.to_string())),
+        '.' => paint(Colour::Green, "."),
+        'X' => paint(Colour::Red, "X"),
+        other => other.to_string(),
+    }
+}
+
+fn saw(seen: &Seen, from: &str, to: &str) -> [char; 2] {
+    let key = (from.to_owned(), to.to_owned());
+    seen.get(&key).copied().unwrap_or(['-'; 2])
+}

@@ -1,0 +1,107 @@
+//! The BPF object and the binary that embeds it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::setup::{self, Tools};
+use crate::{paths, shell};
+
+/// The crate's name is also its binary's.
+const PACKAGE: &str = "ringfence-ebpf";
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Builds the BPF object; returns its path.
+pub(crate) fn build() -> Result<PathBuf> {
+    let tools = setup::run()?;
+    shell::step("build the BPF object", || {
+        let built = compile(&tools)?;
+        let object = paths::bpf_object();
+        let news = if copy_if_changed(&built, &object)? {
+            "new"
+        } else {
+            "unchanged"
+        };
+        eprintln!(
+            "    {} ({news}, by {})",
+            object.display(),
+            tools.toolchain.name
+        );
+        Ok(object)
+    })
+}
+
+/// Builds the BPF object and the release binary.
+pub(crate) fn build_release() -> Result<()> {
+    build()?;
+    shell::step("build the release binary", || {
+        shell::run(cargo().args(["build", "--release", "-p", "ringfence"]))
+    })?;
+    eprintln!(
+        "    {}",
+        paths::target().join("release/ringfence").display()
+    );
+    Ok(())
+}
+
+/// The workspace's own cargo, in the checkout.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::root());
+    command
+}
+
+/// Compiles the package in a target folder of its own: another compiler, and
+/// the outer cargo may hold the lock of the workspace's.
+fn compile(tools: &Tools) -> Result<PathBuf> {
+    let folder = paths::root().join("target/bpf-build");
+    let mut command = Command::new(&tools.toolchain.cargo);
+    shell::clear_toolchain(&mut command)
+        .current_dir(paths::root())
+        .env("RUSTC", &tools.toolchain.rustc)
+        // `-Z build-std` on a compiler that isn't a nightly.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&tools.linker.path))
+        // BTF is made from debug info; one unit lets the linker inline across all.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        .args(["build", "--release", "-Z", "build-std=core"])
+        .args(["--package", PACKAGE, "--bin", PACKAGE, "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&folder);
+    shell::run(&mut command)?;
+    Ok(folder.join(TARGET).join("release").join(PACKAGE))
+}
+
+fn flags(linker: &Path) -> String {
+    [
+        format!("-Clinker={}", linker.display()),
+        "-Clink-arg=--btf".to_owned(),
+        "-Cdebuginfo=2".to_owned(),
+        // Paths in BTF line info: the same object from every checkout.
+        format!("--remap-path-prefix={}=.", paths::root().display()),
+        // aya picks the layout of `pt_regs` by the architecture that will run it.
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+    ]
+    .join("\x1f")
+}
+
+/// Copies where the content differs; an untouched object doesn't make the
+/// agent build again.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
+    let new = fs::read(from).with_context(|| format!("can't read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(false);
+    }
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
+    }
+    // Renamed into place, so that a build at the same time never reads half of it.
+    let partial = to.with_extension("o.partial");
+    fs::write(&partial, new).with_context(|| format!("can't write {}", partial.display()))?;
+    fs::rename(&partial, to).with_context(|| format!("can't write {}", to.display()))?;
+    Ok(true)
+}

@@ -1,0 +1,52 @@
+//! Where things are: the checkout, cargo's and rustup's folders.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The top of the checkout.
+///
+/// Known when xtask is compiled: cargo rebuilds it when the checkout moves.
+pub(crate) fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// The target folder of the workspace, also where `CARGO_TARGET_DIR` moved it.
+pub(crate) fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// The BPF object that the agent's build script embeds.
+pub(crate) fn bpf_object() -> PathBuf {
+    root().join("target/bpf/ringfence.o")
+}
+
+/// Cargo's home.
+pub(crate) fn cargo_home() -> PathBuf {
+    home_of("CARGO_HOME", ".cargo")
+}
+
+/// Rustup's home.
+pub(crate) fn rustup_home() -> PathBuf {
+    home_of("RUSTUP_HOME", ".rustup")
+}
+
+fn home_of(variable: &str, default: &str) -> PathBuf {
+    if let Some(dir) = env::var_os(variable) {
+        return dir.into();
+    }
+    Path::new(&env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(default)
+}
+
+/// The full path of a program: on PATH, in the sbin folders that a user's PATH
+/// often lacks, or among cargo's installed binaries.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into(), cargo_home().join("bin")])
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}

@@ -1,0 +1,67 @@
+//! The whole test run, as CI does it.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{demo, ebpf, setup, shell, tidy};
+
+/// Random clusters per property test in `soak`.
+const SOAK_CLUSTERS: &str = "100000";
+/// Who builds and loads BPF programs needs to be root; so do namespaces.
+const ROOT_TESTS: &[&str] = &["--ignored", "--test-threads=1"];
+
+/// Everything once; the first failure stops with the exact command.
+pub(crate) fn test() -> Result<()> {
+    all(&[])
+}
+
+/// Everything, and the random tests at full length.
+pub(crate) fn soak() -> Result<()> {
+    all(&[("RINGFENCE_CLUSTERS", SOAK_CLUSTERS)])
+}
+
+fn all(env: &[(&str, &str)]) -> Result<()> {
+    let start = Instant::now();
+    if !setup::is_root() {
+        bail!(
+            "the tests make network namespaces and load BPF programs: run as root, for example \
+             `sudo -E env PATH=\"$PATH\" cargo xtask test`"
+        );
+    }
+    ebpf::build()?;
+    let steps: &[(&str, &[&str])] = &[
+        ("build", &["build", "--workspace"]),
+        ("format", &["fmt", "--all", "--check"]),
+        (
+            "lints",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+    ];
+    for (name, args) in steps {
+        cargo_step(name, args, env)?;
+    }
+    shell::step("house rules", tidy::run)?;
+    cargo_step("tests", &["test", "--workspace"], env)?;
+    let root_tests = [&["test", "-p", "ringfence-tests", "--"], ROOT_TESTS].concat();
+    cargo_step("tests that need root", &root_tests, env)?;
+    shell::step("demo", || demo::run(&demo::Options::default()))?;
+    println!("\nAll passed in {}.", shell::seconds(start.elapsed()));
+    Ok(())
+}
+
+fn cargo_step(name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
+    shell::step(name, || {
+        let mut command: Command = ebpf::cargo();
+        command.args(args).envs(env.iter().copied());
+        shell::run(&mut command).with_context(|| format!("{name} failed"))
+    })
+}

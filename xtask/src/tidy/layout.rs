@@ -1,0 +1,124 @@
+//! Sizes of files, what a package may depend on, documents that must exist.
+
+use super::File;
+
+/// Lines that a source file may have.
+const LONGEST: usize = 400;
+
+/// Longer files, each with the reason.
+const LONG: &[(&str, &str)] = &[(
+    "ebpf/src/abi.rs",
+    "every type that crosses the kernel border, in one place to be read as a whole",
+)];
+
+/// What the pure package must not depend on.
+const IMPURE: &[&str] = &["aya", "k8s-openapi", "kube", "tokio"];
+
+const POLICY: &str = "agent/policy/Cargo.toml";
+const ABI: &str = "ebpf/src/abi.rs";
+const REASONS: &str = "docs/reasons.md";
+
+/// A source file that is too long.
+pub(super) fn check_length(file: &File) -> Option<String> {
+    let lines = file.text.lines().count();
+    let excepted = LONG.iter().any(|(name, _)| *name == file.name);
+    (file.name.ends_with(".rs") && lines > LONGEST && !excepted)
+        .then(|| format!("{}: {lines} lines, more than {LONGEST}", file.name))
+}
+
+/// What takes more than one file to see.
+pub(super) fn check_whole(files: &[File]) -> Vec<String> {
+    let text = |name: &str| {
+        let mut files = files.iter();
+        files
+            .find(|file| file.name == name)
+            .map_or("", |file| &file.text)
+    };
+    let mut breaches = Vec::new();
+    for name in ["CHANGELOG.md", "LICENSE", "README.md", "ARCHITECTURE.md"] {
+        if text(name).is_empty() {
+            breaches.push(format!("{name} is missing"));
+        }
+    }
+    for name in dependencies(text(POLICY)) {
+        if IMPURE
+            .iter()
+            .any(|impure| name == *impure || name.starts_with(&format!("{impure}-")))
+        {
+            breaches.push(format!("{POLICY}: the pure package depends on {name}"));
+        }
+    }
+    for reason in reasons(text(ABI)) {
+        if !text(REASONS).contains(&format!("`{reason}`")) {
+            breaches.push(format!("{REASONS}: the reason `{reason}` isn't documented"));
+        }
+    }
+    breaches
+}
+
+/// Names in the dependency tables of a Cargo.toml.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let mut inside = false;
+    let mut names = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if let Some(table) = line.strip_prefix('[') {
+            inside = table.contains("dependencies");
+        } else if inside && let Some(end) = line.find(['=', '.', ' ']) {
+            names.push(line[..end].trim_matches('"'));
+        }
+    }
+    names
+}
+
+/// The words in metrics of the lines `Name = 1 "word",` of the macro's call.
+fn reasons(abi: &str) -> Vec<&str> {
+    let Some(list) = abi.split("\nreasons! {").nth(1) else {
+        return Vec::new();
+    };
+    let list = list.split("\n}").next().unwrap_or_default();
+    let lines = list
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.filter_map(|line| line.split('"').nth(1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tidy::file;
+
+    #[test]
+    fn a_source_file_of_more_than_400_lines_is_a_breach() {
+        assert!(check_length(&file("agent/src/a.rs", &"\n".repeat(400))).is_none());
+        assert!(check_length(&file("agent/src/a.rs", &"\n".repeat(401))).is_some());
+        assert!(check_length(&file("Cargo.lock", &"\n".repeat(4000))).is_none());
+    }
+
+    #[test]
+    fn the_pure_package_may_not_depend_on_what_does_io() {
+        let manifest = "[dependencies]\nserde.workspace = true\nkube = \"5\"\n[lints]\naya = 1\n";
+        let found = check_whole(&[file(POLICY, manifest)]);
+        assert!(
+            found
+                .iter()
+                .any(|breach| breach.ends_with("depends on kube"))
+        );
+        assert!(
+            !found
+                .iter()
+                .any(|breach| breach.ends_with("depends on aya"))
+        );
+    }
+
+    #[test]
+    fn every_reason_of_a_drop_is_documented() {
+        let abi = "\nreasons! {\n    /// \"Why\".\n    Policy = 1 \"policy\",\n    Vlan = 2 \"vlan\",\n}\n";
+        assert_eq!(reasons(abi), ["policy", "vlan"]);
+        let found = check_whole(&[
+            file(ABI, abi),
+            file(REASONS, "`policy`: no rule allows it\n"),
+        ]);
+        assert!(found.contains(&format!("{REASONS}: the reason `vlan` isn't documented")));
+        assert!(!found.iter().any(|breach| breach.contains("`policy`")));
+    }
+}
