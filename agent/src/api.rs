@@ -27,6 +27,7 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::failure;
 use crate::kernel::Kernel;
 use crate::state::{InForce, Shared};
 
@@ -144,7 +145,7 @@ fn may_connect(uid: u32) -> bool {
 /// Serves until the process ends.
 pub async fn serve(listener: RootListener, shared: Arc<Shared>) {
     if let Err(error) = axum::serve(listener, router(shared)).await {
-        tracing::error!("the socket's server ended: {error:#}");
+        tracing::error!("the socket's server ended: {error}");
     }
 }
 
@@ -179,7 +180,10 @@ async fn list<T: Serialize + Send + 'static>(
 ) -> Response {
     match tokio::task::spawn_blocking(move || read(shared.kernel().as_mut())).await {
         Ok(Ok(list)) => Json(list).into_response(),
-        Ok(Err(error)) => failed(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        Ok(Err(error)) => failed(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &failure::one_line(&error),
+        ),
         Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

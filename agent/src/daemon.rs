@@ -207,7 +207,7 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
                 }
             }
             Err(error) => {
-                tracing::warn!("reading events: {error:#}");
+                tracing::warn!("reading events: {error}");
                 sleep(PERIOD).await;
             }
         }

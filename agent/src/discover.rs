@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use ringfence_policy::index::PodKey;
 
 use crate::datapath::Interface;
+use crate::failure::one_line;
 use crate::netlink::{Link, LinkAddress, Netlink, NetlinkError};
 
 /// What kept discovery from looking at all.
@@ -134,7 +135,7 @@ fn survey(netns_dir: &Path) -> Result<Survey, DiscoverError> {
     for path in paths {
         match visit(&path, &mut host, &mut seen) {
             Ok(namespace) => namespaces.extend(namespace),
-            Err(error) => skipped.push(format!("{}: {error:#}", path.display())),
+            Err(error) => skipped.push(format!("{}: {}", path.display(), one_line(&error))),
         }
     }
     Ok((links, namespaces, skipped))

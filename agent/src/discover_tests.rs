@@ -198,7 +198,7 @@ fn a_missing_folder_of_namespaces_means_no_pods_and_a_file_is_an_error() {
     let none = discover(&dir.path().join("gone"), &pods, &[]).unwrap();
     assert_eq!((none.interfaces.len(), none.unguarded.len()), (0, 1));
     let file = dir.path().join("file");
-    std::fs::write(&file, "").unwrap();
+    fs::write(&file, "").unwrap();
     assert!(discover(&file, &pods, &[]).is_err());
     let odd = discover(dir.path(), &pods, &[]).unwrap();
     assert_eq!(odd.skipped.len(), 1);

@@ -10,6 +10,7 @@ use ringfence_policy::tables::Tables;
 
 use crate::datapath::Interface;
 use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
+use crate::failure;
 use crate::manifests::{ManifestError, ManifestErrors, Store};
 use crate::settings::Settings;
 use crate::state::{Shared, Status, UnguardedPod};
@@ -87,7 +88,7 @@ impl Engine {
         let error = discovered
             .err()
             .or(applied.err())
-            .map(|error| format!("{error:#}"));
+            .map(|error| failure::one_line(&error));
         let retry = error.is_some() || !self.unguarded.is_empty();
         self.publish(shared, error);
         Pass {

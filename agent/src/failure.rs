@@ -52,8 +52,23 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error())
+        f.write_str(&one_line(self.error()))
     }
+}
+
+/// An error and its causes on one line, each said once: errors that name their
+/// cause themselves would else have it repeated.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Prints a failure to stderr and returns the exit code.
@@ -88,6 +103,18 @@ mod tests {
         assert_eq!(report(&Err(Failure::input(anyhow::anyhow!("bad")))), 2);
         assert_eq!(report(&Err(Failure::fault(anyhow::anyhow!("bad")))), 3);
         assert_eq!(report(&Ok(Found::Something)), 1);
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("opening x: {source}")]
+        struct Named {
+            source: io::Error,
+        }
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        let error = anyhow::Error::from(Named { source }).context("starting");
+        assert_eq!(one_line(&error), "starting: opening x: entity not found");
     }
 
     #[test]

@@ -14,16 +14,16 @@ use crate::state::{Shared, Status};
 
 /// What was applied last, and whether the next call fails.
 #[derive(Default, Debug)]
-pub struct Record {
-    pub tables: Tables,
-    pub interfaces: Vec<Interface>,
-    pub generation: u64,
-    pub fail: Option<String>,
+pub(crate) struct Record {
+    pub(crate) tables: Tables,
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) generation: u64,
+    pub(crate) fail: Option<String>,
 }
 
 /// Remembers instead of enforcing.
 #[derive(Clone, Default, Debug)]
-pub struct FakeKernel(pub Arc<Mutex<Record>>);
+pub(crate) struct FakeKernel(pub(crate) Arc<Mutex<Record>>);
 
 impl Kernel for FakeKernel {
     fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied> {
@@ -81,12 +81,12 @@ impl Kernel for FakeKernel {
 }
 
 /// Shared state over a fake datapath.
-pub fn shared(kernel: &FakeKernel) -> Shared {
+pub(crate) fn shared(kernel: &FakeKernel) -> Shared {
     Shared::new(kernel.clone(), Metrics::new().unwrap(), Status::default())
 }
 
 /// Settings of an agent on node `n` with these manifests.
-pub fn settings(manifests: &Path) -> Settings {
+pub(crate) fn settings(manifests: &Path) -> Settings {
     use clap::Parser as _;
     let dir = manifests.display().to_string();
     let line = [

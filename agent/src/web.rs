@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::failure;
 use crate::metrics::Snapshot;
 use crate::state::Shared;
 
@@ -24,7 +25,7 @@ pub async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     if let Err(error) = axum::serve(listener, router(shared)).await {
-        tracing::error!("the metrics page ended: {error:#}");
+        tracing::error!("the metrics page ended: {error}");
     }
 }
 
@@ -44,7 +45,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
         Ok(Ok(page)) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
         }
-        Ok(Err(error)) => failed(&format!("{error:#}")),
+        Ok(Err(error)) => failed(&failure::one_line(&error)),
         Err(error) => failed(&error.to_string()),
     }
 }

@@ -13,6 +13,9 @@
 //! - NetworkPolicies and the labels of pods and Namespaces feed rulesets.
 //! - Services and EndpointSlices feed only the way to cluster DNS.
 
+// Errors are rare here and each is shown to a person: a box would only be in their way.
+#![allow(clippy::result_large_err)]
+
 pub mod config;
 pub mod diff;
 pub mod explain;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nix::net::if_::if_nameindex;
 use nix::time::{ClockId, clock_gettime};
-use ringfence_ebpf::abi::{Control, World};
+use ringfence_ebpf::abi::{Control, Identity, World};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
@@ -34,14 +34,29 @@ impl Datapath {
         if self.in_force.as_ref() == Some(tables) && self.same_interfaces(tables, &interfaces) {
             return Ok(self.reattach(&interfaces));
         }
-        let change = self.in_force.as_ref().map(|old| Change::between(old, tables));
+        let change = self
+            .in_force
+            .as_ref()
+            .map(|old| Change::between(old, tables));
         // A new process can't tell what the pinned world meant to each
         // endpoint: every flow is decided once more.
-        let raised = |pod: &PodKey| change.as_ref().is_none_or(|c| c.raised.contains(pod));
+        let node_moved = self
+            .in_force
+            .as_ref()
+            .is_some_and(|old| left_node(old, tables));
+        let raised =
+            |pod: &PodKey| node_moved || change.as_ref().is_none_or(|c| c.raised.contains(pod));
         self.names.write(&mut self.maps, tables)?;
-        let wanted =
-            endpoints::wanted(&mut self.maps, &mut self.names, tables, &interfaces, &raised)?;
-        let additive = change.as_ref().is_some_and(|c| c.additive && c.raised.is_empty());
+        let wanted = endpoints::wanted(
+            &mut self.maps,
+            &mut self.names,
+            tables,
+            &interfaces,
+            &raised,
+        )?;
+        let additive = change
+            .as_ref()
+            .is_some_and(|c| c.additive && c.raised.is_empty() && !node_moved);
         let mut failed = Vec::new();
         // After an error halfway nobody knows against what flows were decided:
         // then the next call raises every epoch.
@@ -111,7 +126,11 @@ impl Datapath {
         let refused = self
             .endpoints
             .write(&mut self.maps, standby, wanted, pickup_until)?;
-        failed.extend(refused.iter().map(|(pod, error)| (pod.clone(), error.to_string())));
+        failed.extend(
+            refused
+                .iter()
+                .map(|(pod, error)| (pod.clone(), error.to_string())),
+        );
         self.flip(standby)?;
         // In force from here on; whatever fails now is levelled by the next call.
         self.maps.wait_for_readers()?;
@@ -133,7 +152,11 @@ impl Datapath {
         self.maps.set_agent(AgentField::Generation, generation)?;
         self.maps.set_control(Control {
             world,
-            flags: if self.options.audit { Control::AUDIT } else { 0 },
+            flags: if self.options.audit {
+                Control::AUDIT
+            } else {
+                0
+            },
             events_per_second: self.options.events_per_second,
             pad: 0,
         })?;
@@ -172,6 +195,18 @@ impl Datapath {
         }
         Ok(present)
     }
+}
+
+/// Whether some address no longer is this node's: flows with the node are
+/// allowed whatever policy says, so they have to be looked at again.
+fn left_node(old: &Tables, new: &Tables) -> bool {
+    let of_node = |tables: &Tables, addr| {
+        let identity = tables.identities.get(addr);
+        identity.is_some_and(|(_, flags)| flags & Identity::IS_THIS_NODE != 0)
+    };
+    old.identities
+        .keys()
+        .any(|addr| of_node(old, addr) && !of_node(new, addr))
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the hooks.

@@ -11,25 +11,10 @@ use super::error::DatapathError;
 use super::links::Links;
 use super::maps::{AgentField, Maps, Raw, map_error};
 use super::names::Names;
-use super::{EndpointState, Interface};
-
-/// Isolated both ways with nothing granted.
-const CLOSED: EndpointWorld = EndpointWorld {
-    ingress: 0,
-    egress: 0,
-    flags: EndpointWorld::INGRESS_ISOLATED | EndpointWorld::EGRESS_ISOLATED,
-    epoch: 0,
+use super::seat::{
+    CLOSED, Seat, Side, half, identity, owner, probes, same_identity, same_policy, side, word,
 };
-
-/// One occupied slot.
-#[derive(Clone, Debug)]
-struct Seat {
-    endpoint: Endpoint,
-    /// `None` after a restart, until its pod is seen again, and after its pod
-    /// has gone while the interface is still there.
-    pod: Option<PodKey>,
-    name: String,
-}
+use super::{EndpointState, Interface};
 
 /// All occupied slots.
 #[derive(Debug)]
@@ -69,7 +54,10 @@ impl Endpoints {
 
     /// Interfaces that have a slot.
     pub(super) fn interfaces(&self) -> BTreeSet<u32> {
-        self.seats.values().map(|seat| seat.endpoint.ifindex).collect()
+        self.seats
+            .values()
+            .map(|seat| seat.endpoint.ifindex)
+            .collect()
     }
 
     /// Interfaces whose pod is known.
@@ -112,7 +100,10 @@ impl Endpoints {
             let (Some(pod), Some(name)) = (owner(seat, tables), present.get(&ifindex)) else {
                 continue;
             };
-            if all.iter().any(|one| one.ifindex == ifindex || one.pod == pod) {
+            if all
+                .iter()
+                .any(|one| one.ifindex == ifindex || one.pod == pod)
+            {
                 continue;
             }
             all.push(Interface {
@@ -179,7 +170,10 @@ impl Endpoints {
         let mut endpoint = identity(wanted);
         if let Some(slot) = self.slot_of(wanted.interface.ifindex) {
             if let Some(seat) = self.seats.get_mut(&slot) {
-                let same_pod = seat.pod.as_ref().is_none_or(|pod| *pod == wanted.interface.pod);
+                let same_pod = seat
+                    .pod
+                    .as_ref()
+                    .is_none_or(|pod| *pod == wanted.interface.pod);
                 if same_pod && same_identity(&seat.endpoint, &endpoint) {
                     seat.pod = Some(wanted.interface.pod.clone());
                     seat.name.clone_from(&wanted.interface.name);
@@ -240,7 +234,11 @@ impl Endpoints {
         // Both halves end with the same epoch: the standby's is raised, then
         // the levelled one takes it over.
         let current = seat.endpoint.worlds[other].epoch;
-        half.epoch = if wanted.raised { current.wrapping_add(1) } else { current };
+        half.epoch = if wanted.raised {
+            current.wrapping_add(1)
+        } else {
+            current
+        };
         let mut endpoint = seat.endpoint;
         endpoint.worlds[this] = half;
         endpoint.workload = wanted.workload;
@@ -262,7 +260,11 @@ impl Endpoints {
             seat.pod.as_ref() == Some(&wanted.interface.pod)
                 && seat.endpoint.workload == wanted.workload
                 && same_identity(&seat.endpoint, &identity(wanted))
-                && seat.endpoint.worlds.iter().all(|half| same_policy(half, &policy))
+                && seat
+                    .endpoint
+                    .worlds
+                    .iter()
+                    .all(|half| same_policy(half, &policy))
         })
     }
 
@@ -295,32 +297,6 @@ impl Endpoints {
     }
 }
 
-/// The pod of a slot: as it was known, or after a restart by its addresses. A
-/// slot that was closed because its pod had gone is nobody's: another pod may
-/// have its address by now.
-fn owner(seat: &Seat, tables: &Tables) -> Option<PodKey> {
-    match &seat.pod {
-        Some(pod) => tables.endpoints.contains_key(pod).then(|| pod.clone()),
-        None if seat.endpoint.worlds.iter().any(|half| same_policy(half, &CLOSED)) => None,
-        None => tables
-            .endpoints
-            .iter()
-            .find(|(_, policy)| {
-                let wanted = [seat.endpoint.v4, seat.endpoint.v6];
-                addresses(policy) == wanted
-            })
-            .map(|(pod, _)| pod.clone()),
-    }
-}
-
-/// A pod's first address of each family, IPv4 first.
-fn addresses(policy: &EndpointPolicy) -> [Addr; 2] {
-    [true, false].map(|v4| {
-        let first = policy.addresses.iter().find(|ip| ip.is_ipv4() == v4);
-        first.map_or(Addr::UNSPECIFIED, |ip| Addr::from(*ip))
-    })
-}
-
 /// Joins tables and interfaces: the pods of both.
 pub(super) fn wanted<'a>(
     maps: &mut Maps,
@@ -343,16 +319,15 @@ pub(super) fn wanted<'a>(
         .collect()
 }
 
-fn close(
-    maps: &mut Maps,
-    slot: u32,
-    seat: &mut Seat,
-    world: World,
-) -> Result<(), DatapathError> {
+fn close(maps: &mut Maps, slot: u32, seat: &mut Seat, world: World) -> Result<(), DatapathError> {
     let (this, other) = (side(world), side(world ^ 1));
     let already = same_policy(&seat.endpoint.worlds[other], &CLOSED);
     let current = seat.endpoint.worlds[other].epoch;
-    let epoch = if already { current } else { current.wrapping_add(1) };
+    let epoch = if already {
+        current
+    } else {
+        current.wrapping_add(1)
+    };
     let mut endpoint = seat.endpoint;
     endpoint.worlds[this] = EndpointWorld { epoch, ..CLOSED };
     if endpoint != seat.endpoint {
@@ -361,101 +336,4 @@ fn close(
     }
     seat.pod = None;
     Ok(())
-}
-
-fn same_policy(a: &EndpointWorld, b: &EndpointWorld) -> bool {
-    (a.ingress, a.egress, a.flags) == (b.ingress, b.egress, b.flags)
-}
-
-const fn half(policy: &EndpointPolicy) -> EndpointWorld {
-    EndpointWorld {
-        ingress: policy.ingress,
-        egress: policy.egress,
-        flags: policy.flags,
-        epoch: 0,
-    }
-}
-
-fn identity(wanted: &Wanted<'_>) -> Endpoint {
-    let mac = wanted.interface.mac;
-    let [v4, v6] = addresses(wanted.policy);
-    Endpoint {
-        ifindex: wanted.interface.ifindex,
-        workload: wanted.workload,
-        v4,
-        v6,
-        link_local: link_local(mac),
-        mac,
-        ..Endpoint::default()
-    }
-}
-
-/// The link-local address made from a MAC (RFC 4291, appendix A).
-fn link_local(mac: [u8; 6]) -> Addr {
-    let [a, b, c, d, e, f] = mac;
-    Addr::v6([
-        0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
-    ])
-}
-
-fn same_identity(a: &Endpoint, b: &Endpoint) -> bool {
-    (a.v4, a.v6, a.mac) == (b.v4, b.v6, b.mac)
-}
-
-fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
-    std::iter::successors(Some(Endpoint::home_slot(ifindex)), |slot| {
-        Some(Endpoint::next_slot(*slot))
-    })
-    .take(Endpoint::PROBES as usize)
-}
-
-const fn side(world: World) -> usize {
-    (world & 1) as usize
-}
-
-/// The flags of one direction.
-struct Side {
-    isolated: u32,
-    staged: u32,
-}
-
-impl Side {
-    const INGRESS: Self = Self {
-        isolated: EndpointWorld::INGRESS_ISOLATED,
-        staged: EndpointWorld::INGRESS_STAGED,
-    };
-    const EGRESS: Self = Self {
-        isolated: EndpointWorld::EGRESS_ISOLATED,
-        staged: EndpointWorld::EGRESS_STAGED,
-    };
-}
-
-fn word(known: bool, flags: u32, side: Side) -> &'static str {
-    match flags {
-        _ if !known => "closed",
-        _ if flags & EndpointWorld::QUARANTINE != 0 => "quarantine",
-        _ if flags & side.isolated != 0 => "enforce",
-        _ if flags & side.staged != 0 => "audit",
-        _ => "open",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_local_address_is_made_from_the_mac() {
-        let addr = link_local([0x02, 0x00, 0x5e, 0x10, 0x00, 0x01]);
-        assert_eq!(addr.to_string(), "fe80::5eff:fe10:1");
-    }
-
-    #[test]
-    fn probing_stays_within_the_slots_and_never_meets_slot_zero() {
-        for ifindex in [1, 32_766, 32_767, 32_768, u32::MAX] {
-            let slots: Vec<u32> = probes(ifindex).collect();
-            assert_eq!(slots.len(), 8);
-            assert!(slots.iter().all(|slot| (1..capacity::ENDPOINTS).contains(slot)));
-        }
-    }
 }

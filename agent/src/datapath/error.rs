@@ -7,12 +7,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// The binary was built without the BPF object.
-    #[error(
-        "this build carries no datapath: run `cargo xtask build`, or use a released binary"
-    )]
+    #[error("this build carries no datapath: run `cargo xtask build`, or use a released binary")]
     NoObject,
     /// Linux is too old for tcx.
-    #[error("Linux {found} is too old: the datapath needs 6.6 or newer (tcx links); upgrade the node")]
+    #[error(
+        "Linux {found} is too old: the datapath needs 6.6 or newer (tcx links); upgrade the node"
+    )]
     KernelTooOld {
         /// What runs.
         found: String,

@@ -15,7 +15,7 @@ use super::load;
 
 /// The two hooks of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Hook {
+pub enum Hook {
     /// tc ingress of the host-side device.
     FromPod,
     /// tc egress of the host-side device.
@@ -25,7 +25,7 @@ pub(super) enum Hook {
 impl Hook {
     const BOTH: [Self; 2] = [Self::FromPod, Self::ToPod];
 
-    const fn program(self) -> &'static str {
+    pub(super) const fn program(self) -> &'static str {
         match self {
             Self::FromPod => load::PROGRAMS[0],
             Self::ToPod => load::PROGRAMS[1],
@@ -92,7 +92,10 @@ impl Links {
         let mut pins = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(listing)? {
             let path = entry.map_err(listing)?.path();
-            let parsed = path.file_name().and_then(|name| name.to_str()).and_then(Hook::parse);
+            let parsed = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(Hook::parse);
             if let Some((ifindex, hook)) = parsed {
                 pins.push((ifindex, hook, path));
             }
@@ -102,8 +105,7 @@ impl Links {
 
     fn adopt_one(&mut self, ifindex: u32, hook: Hook, path: &Path) -> Result<(), DatapathError> {
         let operation = || format!("putting {} under {}", hook.program(), path.display());
-        let link = PinnedLink::from_pin(path)
-            .map_err(|error| link_error(operation(), &error))?;
+        let link = PinnedLink::from_pin(path).map_err(|error| link_error(operation(), &error))?;
         let link: SchedClassifierLink = FdLink::from(link)
             .try_into()
             .map_err(|error: LinkError| link_error(operation(), &error))?;
@@ -123,6 +125,11 @@ impl Links {
             Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove_pin(path),
             Err(error) => Err(program_error(operation(), &error)),
         }
+    }
+
+    /// The loaded object.
+    pub(super) const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     /// Whether both hooks of an interface are attached.

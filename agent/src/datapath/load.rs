@@ -133,13 +133,38 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CLASSES", (MapType::Hash, size_of::<ClassKey>(), 4)),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
-        ("RULES", (MapType::Hash, size_of::<RuleKey>(), size_of::<Grant>())),
-        ("PORTS", (MapType::Hash, size_of::<PortKey>(), size_of::<PortBlock>())),
-        ("ADDRESSES", (MapType::Hash, size_of::<Addr>(), size_of::<Identity>())),
-        ("FLOWS", (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>())),
-        ("OPENING", (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>())),
-        ("DROPS", (MapType::PerCpuHash, size_of::<DropKey>(), size_of::<DropCount>())),
-        ("DROPS_OTHER", (MapType::PerCpuArray, 4, size_of::<DropCount>())),
+        (
+            "RULES",
+            (MapType::Hash, size_of::<RuleKey>(), size_of::<Grant>()),
+        ),
+        (
+            "PORTS",
+            (MapType::Hash, size_of::<PortKey>(), size_of::<PortBlock>()),
+        ),
+        (
+            "ADDRESSES",
+            (MapType::Hash, size_of::<Addr>(), size_of::<Identity>()),
+        ),
+        (
+            "FLOWS",
+            (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
+        ),
+        (
+            "OPENING",
+            (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
+        ),
+        (
+            "DROPS",
+            (
+                MapType::PerCpuHash,
+                size_of::<DropKey>(),
+                size_of::<DropCount>(),
+            ),
+        ),
+        (
+            "DROPS_OTHER",
+            (MapType::PerCpuArray, 4, size_of::<DropCount>()),
+        ),
         ("STATS", (MapType::PerCpuArray, 4, 8)),
         ("BUDGET", (MapType::Array, 4, size_of::<Budget>())),
         ("EVENTS", (MapType::RingBuf, 0, 0)),

@@ -2,8 +2,7 @@
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap,
-};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
     Addr, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
     Plain, PortBlock, PortKey, RuleKey, capacity,
@@ -177,7 +176,9 @@ impl Table<(ClassKey, u32), u32> for LpmTrie<MapData, Raw<ClassKey>, Raw<u32>> {
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc_enoent()) => {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc_enoent()) =>
+        {
             Ok(())
         }
         other => other,

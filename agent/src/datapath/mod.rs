@@ -17,6 +17,8 @@ mod maps;
 mod names;
 mod preflight;
 mod remove;
+mod run;
+mod seat;
 mod sync;
 mod world;
 
@@ -31,7 +33,9 @@ pub use counters::{DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
+pub use links::Hook;
 pub use remove::{Removed, uninstall};
+pub use run::Run;
 
 use endpoints::Endpoints;
 use links::Links;

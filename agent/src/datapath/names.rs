@@ -78,7 +78,12 @@ impl Names {
             let flags = *flags;
             wanted.insert(*addr, Identity { workload, flags });
         }
-        level("ADDRESSES", &mut maps.addresses, &mut self.addresses, &wanted)
+        level(
+            "ADDRESSES",
+            &mut maps.addresses,
+            &mut self.addresses,
+            &wanted,
+        )
     }
 
     /// Known addresses.
@@ -134,7 +139,11 @@ fn bytes(name: &str) -> Name {
 }
 
 fn text(name: &Name) -> String {
-    let end = name.0.iter().position(|byte| *byte == 0).unwrap_or(name.0.len());
+    let end = name
+        .0
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(name.0.len());
     String::from_utf8_lossy(&name.0[..end]).into_owned()
 }
 

@@ -31,9 +31,7 @@ pub(super) fn check(pin_dir: &Path) -> Result<(), DatapathError> {
     }
     let new_enough = KernelVersion::current().is_ok_and(|version| version >= OLDEST);
     if !new_enough {
-        return Err(DatapathError::KernelTooOld {
-            found: release(),
-        });
+        return Err(DatapathError::KernelTooOld { found: release() });
     }
     privilege()?;
     bpffs(pin_dir)

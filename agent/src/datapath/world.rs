@@ -9,6 +9,7 @@ use ringfence_policy::tables::Tables;
 
 use super::error::DatapathError;
 use super::maps::{AgentField, Maps, Raw, entries, map_error};
+use super::seat::side;
 use super::sync::level;
 
 /// What one world holds, as map keys and values.
@@ -42,7 +43,14 @@ impl Held {
                 .iter()
                 .map(|((ruleset, class), grant)| {
                     let (ruleset, class) = (*ruleset, *class);
-                    (RuleKey { world, ruleset, class }, *grant)
+                    (
+                        RuleKey {
+                            world,
+                            ruleset,
+                            class,
+                        },
+                        *grant,
+                    )
                 })
                 .collect(),
             ports: tables
@@ -50,7 +58,15 @@ impl Held {
                 .iter()
                 .map(|((set, protocol, block), bits)| {
                     let (set, protocol, block) = (*set, *protocol, *block);
-                    (PortKey { world, set, protocol, block }, *bits)
+                    (
+                        PortKey {
+                            world,
+                            set,
+                            protocol,
+                            block,
+                        },
+                        *bits,
+                    )
                 })
                 .collect(),
         }
@@ -108,7 +124,12 @@ impl Worlds {
     ) -> Result<(), DatapathError> {
         let wanted = Held::of(tables, world);
         let held = &mut self.held[side(world)];
-        level("CLASSES", &mut maps.classes, &mut held.classes, &wanted.classes)?;
+        level(
+            "CLASSES",
+            &mut maps.classes,
+            &mut held.classes,
+            &wanted.classes,
+        )?;
         level("CIDRS", &mut maps.cidrs, &mut held.cidrs, &wanted.cidrs)?;
         level("RULES", &mut maps.rules, &mut held.rules, &wanted.rules)?;
         level("PORTS", &mut maps.ports, &mut held.ports, &wanted.ports)
@@ -127,8 +148,4 @@ impl Worlds {
             })
             .sum()
     }
-}
-
-const fn side(world: World) -> usize {
-    (world & 1) as usize
 }

@@ -129,8 +129,12 @@ fn one_line(message: &str) -> String {
 
 /// Limits for what a whole cluster prints (`kubectl get pods -A -o yaml` has some
 /// 200 nodes a pod), still bounded so that an alias bomb ends in an error.
+///
+/// Only `true` and `false` are booleans, as in YAML 1.2: a node may be called `n`,
+/// and where a boolean is meant a `yes` is an error rather than a guess.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
+        strict_booleans: true,
         with_snippet: false,
         budget: serde_saphyr::budget! {
             max_events: 100_000_000,
@@ -316,5 +320,14 @@ mod tests {
         let (items, _) = read("kind: A\nquoted: \"true\"\nbare: true\n");
         assert_eq!(items[0].value["quoted"], "true");
         assert_eq!(items[0].value["bare"], true);
+    }
+
+    #[test]
+    fn a_name_that_older_yaml_takes_for_a_boolean_stays_a_name() {
+        let (items, _) = read("kind: A\nnames: [y, n, yes, no, on, off]\n");
+        assert_eq!(
+            items[0].value["names"],
+            serde_json::json!(["y", "n", "yes", "no", "on", "off"])
+        );
     }
 }

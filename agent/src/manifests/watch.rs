@@ -61,7 +61,7 @@ impl Watch {
                 Some(watcher)
             }
             Err(error) => {
-                tracing::debug!(path = %self.path.display(), "not watched: {error:#}");
+                tracing::debug!(path = %self.path.display(), "not watched: {error}");
                 None
             }
         };

@@ -83,7 +83,7 @@ mod tests {
             ..Matrix::default()
         };
         let expected = "From each row to each column, one character a port (TCP/80, UDP/53): . allowed, X denied\n\n\
-                        \x20           1   2\n1 a/x     ..  .X\n2 bank/y  XX  ..\n";
+                        \x20          1   2\n1 a/x     ..  .X\n2 bank/y  XX  ..\n";
         assert_eq!(text(&matrix, Paint::off()), expected);
     }
 }

@@ -97,8 +97,13 @@ fn other_ends(dice: &mut Dice, objects: &[Value]) -> Vec<End> {
     }
     found.insert(Ipv4Addr::from(dice.bits() as u32).into());
     found.insert(Ipv6Addr::from(u128::from(dice.bits()) << 64 | u128::from(dice.bits())).into());
+    let services = objects.iter().filter(|o| o["kind"] == "Service");
+    let ips = services.filter_map(|s| s["spec"]["clusterIPs"].as_array());
+    let ips = ips.flatten().filter_map(|ip| ip.as_str()?.parse().ok());
+    // A Service's address is one of many edges, and has rules of its own.
+    let often = ips.flat_map(|ip| [ip; 6]);
     let end = |address| End { address, pod: None };
-    found.into_iter().map(end).collect()
+    found.into_iter().chain(often).map(end).collect()
 }
 
 fn strings(value: &Value, each: &mut impl FnMut(&str)) {

@@ -79,7 +79,12 @@ pub(super) fn dns(dice: &mut Dice, names: &[&str]) -> Vec<Value> {
             1 => json!(listens),
             _ => Value::Null,
         };
-        all.push(dns_service(target));
+        let mut service = dns_service(target);
+        if let Some(ports) = service["spec"]["ports"].as_array_mut() {
+            // UDP alone: then TCP to the Service's address isn't DNS.
+            ports.truncate(if dice.chance(40) { 1 } else { 2 });
+        }
+        all.push(service);
     }
     all
 }

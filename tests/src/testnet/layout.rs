@@ -30,7 +30,7 @@ pub(super) fn node_side(pods: &[Pod], mode: Mode, node: &[IpAddr]) -> String {
         if let Mode::Bridge { .. } = mode {
             let _ = writeln!(batch, "link set {device} master {BRIDGE}");
         } else {
-            let _ = writeln!(batch, "addr add {GATEWAY_V4}/32 dev {device}");
+            let _ = writeln!(batch, "addr add {GATEWAY_V4}/32 dev {device} scope link");
             let _ = writeln!(batch, "addr add {GATEWAY_V6}/64 dev {device} nodad");
         }
         let _ = writeln!(batch, "link set {device} up");

@@ -14,7 +14,7 @@ mod takeover;
 mod traffic;
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -25,6 +25,9 @@ use self::traffic::Seen;
 use crate::{ebpf, paths, setup, shell, testnet};
 
 pub(crate) use keep::serve;
+
+/// How long the kernel may take to detach what was unpinned.
+const LETS_GO: Duration = Duration::from_secs(2);
 
 /// Flags of the demo.
 #[derive(clap::Args, Default)]
@@ -167,10 +170,15 @@ fn end(stage: &mut Stage) -> Result<()> {
         "pins are left in {}",
         stage.net.pin_dir().display()
     );
-    ensure!(
-        denied.make()? == '.',
-        "after `ringfence uninstall` something still drops packets"
-    );
+    let start = Instant::now();
+    while denied.make()? != '.' {
+        // The kernel lets go of unpinned links a moment later (after an RCU
+        // grace period).
+        ensure!(
+            start.elapsed() < LETS_GO,
+            "after `ringfence uninstall` packets are dropped"
+        );
+    }
     fine("`ringfence uninstall` removes every program, map and pin");
     Ok(())
 }

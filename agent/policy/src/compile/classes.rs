@@ -47,17 +47,7 @@ impl Classes {
     pub(super) fn new(view: &View<'_>, peers: &[&Peer]) -> Self {
         let finder = Finder::new(peers);
         let blocks = blocks_by_prefix(&finder);
-        let plain = |blocks: &BTreeSet<u32>| {
-            let mut set = finder.outside.clone();
-            for block in blocks {
-                set.extend(
-                    finder
-                        .peers_of(*block)
-                        .filter(|i| peers[*i as usize].named.is_none()),
-                );
-            }
-            sorted(set)
-        };
+        let plain = |blocks: &BTreeSet<u32>| finder.without_names(blocks);
         let prefixes = blocks.iter().map(|(p, b)| (*p, plain(b))).collect();
         let by_group: Vec<Set> = view.groups.iter().map(|g| finder.naming(view, g)).collect();
         let mut classes = Self {
@@ -66,10 +56,8 @@ impl Classes {
         };
         for (addr, owner) in &view.owners {
             let covering = prefix::longest(&blocks, addr, 128).map(|(_, b)| b);
-            let covering = covering
-                .into_iter()
-                .flatten()
-                .flat_map(|b| finder.peers_of(*b));
+            let covering = covering.into_iter().flatten();
+            let covering = covering.flat_map(|b| finder.peers_of(*b));
             let set = match owner {
                 Owner::Pod(pod) => {
                     let group = view.pods[*pod].group;
@@ -78,13 +66,8 @@ impl Classes {
                     named.chain(covering.filter(fits)).collect()
                 }
                 Owner::Node { this } => {
-                    let own = if *this {
-                        &finder.outside
-                    } else {
-                        &finder.nodes
-                    };
                     let plain = covering.filter(|i| peers[*i as usize].named.is_none());
-                    plain.chain(own.iter().copied()).collect()
+                    plain.chain(finder.of_node(*this).iter().copied()).collect()
                 }
             };
             classes.add_exact(*addr, sorted(set));
@@ -105,7 +88,7 @@ impl Classes {
 
     /// Ids by content: the hash of the hashes of the peers in the set.
     pub(super) fn ids(&self, peers: &[&Peer]) -> ClassIds {
-        let hashes: Vec<u64> = peers.iter().map(|p| ids::of(p)).collect();
+        let hashes: Vec<u64> = peers.iter().map(ids::of).collect();
         let sets: BTreeSet<&Set> = self.prefixes.values().chain(self.exact.values()).collect();
         let used = sets.into_iter().filter(|s| !s.is_empty());
         let hashed = used.map(|set| {
@@ -184,36 +167,41 @@ impl<'p> Finder<'p> {
         sorted(named.collect())
     }
 
+    /// What an address matches that no pod and no node has.
+    fn without_names(&self, blocks: &BTreeSet<u32>) -> Set {
+        let peers = blocks.iter().flat_map(|b| self.peers_of(*b));
+        let plain = peers.filter(|i| self.peers[*i as usize].named.is_none());
+        sorted(self.outside.iter().copied().chain(plain).collect())
+    }
+
+    /// What a node's address matches for being a node's.
+    fn of_node(&self, this: bool) -> &[u32] {
+        if this { &self.outside } else { &self.nodes }
+    }
+
     /// Peers that go by a block.
     fn peers_of(&self, block: u32) -> impl Iterator<Item = u32> {
         self.blocks[block as usize].1.iter().copied()
     }
 }
 
-/// Every prefix of every block and exception, with the blocks that cover it.
-///
-/// Between two nested prefixes of this list nothing begins or ends, so the
-/// longest one decides for an address.
-fn blocks_by_prefix(finder: &Finder<'_>) -> BTreeMap<Prefix, BTreeSet<u32>> {
-    #[derive(Default)]
-    struct Turn {
-        begin: Vec<u32>,
-        end: Vec<u32>,
-    }
+/// Blocks that begin and end at a prefix.
+#[derive(Default)]
+struct Turn {
+    begin: Vec<u32>,
+    end: Vec<u32>,
+}
+
+/// Where blocks begin and end, shortest prefixes first.
+fn turns(finder: &Finder<'_>) -> BTreeMap<(u8, Addr), Turn> {
     let mut turns: BTreeMap<(u8, Addr), Turn> = BTreeMap::new();
     let swap = |(addr, len): Prefix| (len, addr);
     for (i, (block, _)) in (0..).zip(&finder.blocks) {
-        turns
-            .entry(swap(prefix::of(&block.cidr)))
-            .or_default()
-            .begin
-            .push(i);
+        let at = turns.entry(swap(prefix::of(&block.cidr)));
+        at.or_default().begin.push(i);
         for except in &block.except {
-            turns
-                .entry(swap(prefix::of(except)))
-                .or_default()
-                .end
-                .push(i);
+            let at = turns.entry(swap(prefix::of(except)));
+            at.or_default().end.push(i);
         }
     }
     if !finder.outside.is_empty() {
@@ -225,9 +213,17 @@ fn blocks_by_prefix(finder: &Finder<'_>) -> BTreeMap<Prefix, BTreeSet<u32>> {
     if turns.keys().any(over_v4) {
         turns.entry(swap(V4_ROOT)).or_default();
     }
+    turns
+}
+
+/// Every prefix of every block and exception, with the blocks that cover it.
+///
+/// Between two nested prefixes of this list nothing begins or ends, so the
+/// longest one decides for an address.
+fn blocks_by_prefix(finder: &Finder<'_>) -> BTreeMap<Prefix, BTreeSet<u32>> {
     let mut found: BTreeMap<Prefix, BTreeSet<u32>> = BTreeMap::new();
     // Shortest first, so that what encloses a prefix is there before it.
-    for ((len, addr), turn) in turns {
+    for ((len, addr), turn) in turns(finder) {
         let enclosing = match len.checked_sub(1) {
             Some(shorter) if (addr, len) != V4_ROOT => prefix::longest(&found, &addr, shorter),
             _ => None,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     compile::{
         peer::{Base, Peer},
-        policy::{self, Origin, Policy, Who},
+        policy::{self, Origin, Policy, Rule, Who},
     },
     model::PolicyType,
     ports::PortSpec,
@@ -106,20 +106,22 @@ fn side(
         if policy.isolates {
             side.isolated_by.push(isolation(&policy));
         }
-        let allows = |(who, ports): &(Who, crate::ports::Ports)| {
-            ports.contains(port.protocol, port.port) && matches(&case.view, who, address)
-        };
-        for rule in rules.iter().filter(|r| r.grants.iter().any(allows)) {
-            side.allowed_by.push(Allowing {
-                policy: origin(&policy.origin),
-                rule: rule.name.text().into_owned(),
-                staged: policy.staged,
-            });
-        }
+        let allowing = rules.iter().filter(|r| allows(case, r, address, port));
+        side.allowed_by.extend(allowing.map(|rule| Allowing {
+            policy: origin(&policy.origin),
+            rule: rule.name.text().into_owned(),
+            staged: policy.staged,
+        }));
     }
     side.verdict = decide(case, subject, address, direction, port);
     side.reason = reason(case, subject, peer, &side);
     side
+}
+
+fn allows(case: &Case<'_>, rule: &Rule, address: IpAddr, port: &PortSpec) -> bool {
+    let grants = rule.grants.iter();
+    let mut on_port = grants.filter(|(_, ports)| ports.contains(port.protocol, port.port));
+    on_port.any(|(who, _)| matches(&case.view, who, address))
 }
 
 /// What no policy has a say in.

@@ -1,0 +1,176 @@
+//! One occupied slot, and what its kernel entry is made of: pure.
+
+use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, World};
+use ringfence_policy::index::PodKey;
+use ringfence_policy::tables::{EndpointPolicy, Tables};
+
+use super::endpoints::Wanted;
+
+/// Isolated both ways with nothing granted.
+pub(super) const CLOSED: EndpointWorld = EndpointWorld {
+    ingress: 0,
+    egress: 0,
+    flags: EndpointWorld::INGRESS_ISOLATED | EndpointWorld::EGRESS_ISOLATED,
+    epoch: 0,
+};
+
+/// One occupied slot.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) endpoint: Endpoint,
+    /// `None` after a restart, until its pod is seen again, and after its pod
+    /// has gone while the interface is still there.
+    pub(super) pod: Option<PodKey>,
+    pub(super) name: String,
+}
+
+/// The pod of a slot: as it was known, or after a restart by its addresses. A
+/// slot that was closed because its pod had gone is nobody's: another pod may
+/// have its address by now.
+pub(super) fn owner(seat: &Seat, tables: &Tables) -> Option<PodKey> {
+    match &seat.pod {
+        Some(pod) => tables.endpoints.contains_key(pod).then(|| pod.clone()),
+        None if seat
+            .endpoint
+            .worlds
+            .iter()
+            .any(|half| same_policy(half, &CLOSED)) =>
+        {
+            None
+        }
+        None => tables
+            .endpoints
+            .iter()
+            .find(|(_, policy)| {
+                let wanted = [seat.endpoint.v4, seat.endpoint.v6];
+                addresses(policy) == wanted
+            })
+            .map(|(pod, _)| pod.clone()),
+    }
+}
+
+/// A pod's first address of each family, IPv4 first.
+pub(super) fn addresses(policy: &EndpointPolicy) -> [Addr; 2] {
+    [true, false].map(|v4| {
+        let first = policy.addresses.iter().find(|ip| ip.is_ipv4() == v4);
+        first.map_or(Addr::UNSPECIFIED, |ip| Addr::from(*ip))
+    })
+}
+
+pub(super) fn same_policy(a: &EndpointWorld, b: &EndpointWorld) -> bool {
+    (a.ingress, a.egress, a.flags) == (b.ingress, b.egress, b.flags)
+}
+
+pub(super) const fn half(policy: &EndpointPolicy) -> EndpointWorld {
+    EndpointWorld {
+        ingress: policy.ingress,
+        egress: policy.egress,
+        flags: policy.flags,
+        epoch: 0,
+    }
+}
+
+pub(super) fn identity(wanted: &Wanted<'_>) -> Endpoint {
+    let mac = wanted.interface.mac;
+    let [v4, v6] = addresses(wanted.policy);
+    Endpoint {
+        ifindex: wanted.interface.ifindex,
+        workload: wanted.workload,
+        v4,
+        v6,
+        link_local: link_local(mac),
+        mac,
+        ..Endpoint::default()
+    }
+}
+
+/// The link-local address made from a MAC (RFC 4291, appendix A).
+pub(super) fn link_local(mac: [u8; 6]) -> Addr {
+    let [a, b, c, d, e, f] = mac;
+    Addr::v6([
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ])
+}
+
+pub(super) fn same_identity(a: &Endpoint, b: &Endpoint) -> bool {
+    (a.v4, a.v6, a.mac) == (b.v4, b.v6, b.mac)
+}
+
+pub(super) fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(Endpoint::home_slot(ifindex)), |slot| {
+        Some(Endpoint::next_slot(*slot))
+    })
+    .take(Endpoint::PROBES as usize)
+}
+
+pub(super) const fn side(world: World) -> usize {
+    (world & 1) as usize
+}
+
+/// The flags of one direction.
+pub(super) struct Side {
+    isolated: u32,
+    staged: u32,
+}
+
+impl Side {
+    pub(super) const INGRESS: Self = Self {
+        isolated: EndpointWorld::INGRESS_ISOLATED,
+        staged: EndpointWorld::INGRESS_STAGED,
+    };
+    pub(super) const EGRESS: Self = Self {
+        isolated: EndpointWorld::EGRESS_ISOLATED,
+        staged: EndpointWorld::EGRESS_STAGED,
+    };
+}
+
+pub(super) fn word(known: bool, flags: u32, side: Side) -> &'static str {
+    match flags {
+        _ if !known => "closed",
+        _ if flags & EndpointWorld::QUARANTINE != 0 => "quarantine",
+        _ if flags & side.isolated != 0 => "enforce",
+        _ if flags & side.staged != 0 => "audit",
+        _ => "open",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_ebpf::abi::capacity;
+
+    use super::*;
+
+    #[test]
+    fn a_link_local_address_is_made_from_the_mac() {
+        let addr = link_local([0x02, 0x00, 0x5e, 0x10, 0x00, 0x01]);
+        assert_eq!(addr.to_string(), "fe80::5eff:fe10:1");
+    }
+
+    #[test]
+    fn probing_stays_within_the_slots_and_never_meets_slot_zero() {
+        for ifindex in [1, 32_766, 32_767, 32_768, u32::MAX] {
+            let slots: Vec<u32> = probes(ifindex).collect();
+            assert_eq!(slots.len(), 8);
+            assert!(
+                slots
+                    .iter()
+                    .all(|slot| (1..capacity::ENDPOINTS).contains(slot))
+            );
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Numbers of the field: protocols, flags, types, and the parser's bounds.
+
+/// IANA protocol numbers that the datapath knows.
+pub mod protocol {
+    #![allow(missing_docs)]
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+/// TCP flag bits (RFC 9293).
+pub mod tcp {
+    #![allow(missing_docs)]
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
+}
+
+/// ICMPv6 types (RFC 4443, 4861, 2710, 3810).
+pub mod icmpv6 {
+    #![allow(missing_docs)]
+    pub const ECHO_REQUEST: u8 = 128;
+    pub const ECHO_REPLY: u8 = 129;
+    pub const MLD_QUERY: u8 = 130;
+    pub const MLD_REPORT: u8 = 131;
+    pub const MLD_DONE: u8 = 132;
+    pub const ROUTER_SOLICIT: u8 = 133;
+    pub const ROUTER_ADVERT: u8 = 134;
+    pub const NEIGHBOUR_SOLICIT: u8 = 135;
+    pub const NEIGHBOUR_ADVERT: u8 = 136;
+    pub const REDIRECT: u8 = 137;
+    pub const MLD2_REPORT: u8 = 143;
+}
+
+/// EtherTypes (host order).
+pub mod ethertype {
+    #![allow(missing_docs)]
+    pub const IPV4: u16 = 0x0800;
+    pub const ARP: u16 = 0x0806;
+    pub const VLAN: u16 = 0x8100;
+    pub const QINQ: u16 = 0x88a8;
+    pub const IPV6: u16 = 0x86dd;
+}
+
+/// Length of an Ethernet header in bytes.
+pub const ETHERNET: u32 = 14;
+
+/// How many IPv6 extension headers are walked. RFC 8200 expects each kind at
+/// most once (destination options twice): six, and one to spare.
+pub const EXTENSION_HEADERS: u32 = 7;

@@ -1,0 +1,102 @@
+//! What the compiled tables say of one packet in one direction.
+
+use crate::abi::{Addr, Direction, EndpointWorld, Grant, PortKey, PortSet, World};
+
+/// The policy tables of both worlds, read-only to the datapath.
+///
+/// The kernel implements this over eBPF maps, the policy package over ordered
+/// maps in memory: one decision, two homes.
+pub trait PolicyTables {
+    /// The peer class of an address: its exact entry, else its longest prefix, else 0.
+    fn class(&self, world: World, addr: &Addr) -> u32;
+    /// What a ruleset grants a class; [`Grant::default`] if there is no entry.
+    fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant;
+    /// Whether the block of ports at `key` holds `port` (host order).
+    fn port(&self, key: &PortKey, port: u16) -> bool;
+}
+
+/// What policy says of a packet in one direction of one endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// Allowed by what is enforced and by what is staged.
+    Allow,
+    /// Allowed, but a staged policy would deny it.
+    Audit,
+    /// Denied by what is enforced.
+    Deny,
+}
+
+/// Decides by policy alone: no flows, no spoofing checks, no node.
+///
+/// `peer` is the remote address, `protocol` the IANA number, `port` the
+/// destination port of the packet that opens the connection, in host order
+/// (0 where the protocol has none).
+#[inline(always)]
+pub fn policy<T: PolicyTables + ?Sized>(
+    tables: &T,
+    world: World,
+    half: &EndpointWorld,
+    direction: Direction,
+    peer: &Addr,
+    protocol: u8,
+    port: u16,
+) -> Policy {
+    let (ruleset, isolated, staged) = match direction {
+        Direction::Ingress => (
+            half.ingress,
+            half.flags & EndpointWorld::INGRESS_ISOLATED != 0,
+            half.flags & EndpointWorld::INGRESS_STAGED != 0,
+        ),
+        Direction::Egress => (
+            half.egress,
+            half.flags & EndpointWorld::EGRESS_ISOLATED != 0,
+            half.flags & EndpointWorld::EGRESS_STAGED != 0,
+        ),
+    };
+    if !isolated && !staged {
+        return Policy::Allow;
+    }
+    let class = tables.class(world, peer);
+    let grant = tables.grant(world, ruleset, class);
+    if isolated && !in_set(tables, world, grant.enforced, protocol, port) {
+        return Policy::Deny;
+    }
+    if staged && !in_set(tables, world, grant.staged, protocol, port) {
+        return Policy::Audit;
+    }
+    Policy::Allow
+}
+
+/// Whether a port set holds a protocol and port.
+#[inline(always)]
+pub fn in_set<T: PolicyTables + ?Sized>(
+    tables: &T,
+    world: World,
+    set: u32,
+    protocol: u8,
+    port: u16,
+) -> bool {
+    if set == PortSet::ALL {
+        return true;
+    }
+    let whole = match protocol {
+        6 => PortSet::ALL_TCP,
+        17 => PortSet::ALL_UDP,
+        132 => PortSet::ALL_SCTP,
+        _ => return false,
+    };
+    if set & whole != 0 {
+        return true;
+    }
+    let blocks = set & PortSet::BLOCKS;
+    blocks != 0
+        && tables.port(
+            &PortKey {
+                world,
+                set: blocks,
+                protocol: protocol as u16,
+                block: port >> 8,
+            },
+            port,
+        )
+}

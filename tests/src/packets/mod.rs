@@ -1,0 +1,23 @@
+//! One table of packets, each with a description, a builder and what shall
+//! become of it; three levels play it.
+//!
+//! | level | plays it through | in |
+//! |---|---|---|
+//! | host | the library over [`host::Host`] | `tests/packets_host.rs` |
+//! | kernel | the loaded programs, by test run | `tests/packets_kernel.rs` |
+//! | wire | real frames between network namespaces | `tests/packets_wire.rs` |
+//!
+//! All of them use the tables that the compiler makes of [`fixture`]'s objects.
+//! Every row has ports of its own, so that no row meets another one's flows,
+//! and a fixed bug becomes one more row.
+
+pub mod fixture;
+pub mod frame;
+pub mod host;
+pub mod step;
+
+mod table;
+
+pub use frame::Frame;
+pub use step::{Arrival, Expected, Row, Series, Source, Step};
+pub use table::rows;

@@ -1,0 +1,258 @@
+//! Rows and their steps.
+
+use std::net::IpAddr;
+
+use ringfence_ebpf::abi::{Direction, Protocol, Reason};
+
+use super::fixture;
+use super::frame::Frame;
+
+/// What shall become of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// It passes, uncounted.
+    Pass,
+    /// It is dropped and counted.
+    Drop(Reason),
+    /// It passes, and is counted as audited.
+    Audit(Reason),
+}
+
+/// Where a frame came into the node, for packets on their way to a pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The node itself sends it.
+    Node,
+    /// It came in by some interface, untagged.
+    Forwarded,
+    /// A pod of this node sent it, and its tag says so; `service` if its egress
+    /// is still to be decided. Test runs can't set a tag.
+    Pod {
+        /// The sender.
+        name: &'static str,
+        /// Whether it went to a Service or a node address.
+        service: bool,
+    },
+}
+
+/// A drop counter.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Series {
+    /// Sender's workload.
+    pub source: String,
+    /// Receiver's workload.
+    pub destination: String,
+    /// `ingress` or `egress`.
+    pub direction: &'static str,
+    /// A reason's name.
+    pub reason: &'static str,
+    /// A protocol's name.
+    pub protocol: &'static str,
+    /// Whether the packet passed.
+    pub audited: bool,
+}
+
+/// One frame at one hook.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The hook: [`Direction::Egress`] is the one of what the pod sends.
+    pub hook: Direction,
+    /// The pod at whose interface that is; `None`: an interface of nobody's.
+    pub pod: Option<&'static str>,
+    /// Where the frame came in.
+    pub source: Source,
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// What shall become of it.
+    pub expected: Expected,
+    /// Which end's policy says so, if not that of `pod`.
+    pub decided: Direction,
+    /// Counted as from and to.
+    pub ends: (&'static str, &'static str),
+    /// Counted as protocol.
+    pub protocol: Protocol,
+}
+
+/// Where a row's frame comes out of the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// At a pod.
+    Pod(&'static str),
+    /// Outside of the cluster.
+    Outside,
+    /// Nowhere.
+    Nowhere,
+    /// At the node itself, where nobody looks.
+    Node,
+}
+
+/// A description and its steps.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What is the case, as a sentence.
+    pub name: String,
+    /// Frames one after the other.
+    pub steps: Vec<Step>,
+}
+
+fn step(hook: Direction, pod: &'static str, frame: &Frame) -> Step {
+    let own = fixture::find(pod).workload;
+    let name = |ip: IpAddr| fixture::workload_of(ip);
+    let ip = matches!(frame.ethertype, super::frame::IPV4 | super::frame::IPV6);
+    Step {
+        hook,
+        pod: Some(pod),
+        source: Source::Forwarded,
+        frame: frame.bytes(),
+        expected: Expected::Pass,
+        decided: hook,
+        ends: match hook {
+            Direction::Egress => (own, name(frame.destination)),
+            Direction::Ingress => (name(frame.source), own),
+        },
+        protocol: Protocol::from_iana(if ip { frame.protocol } else { 0 }),
+    }
+}
+
+/// A frame that a pod sends.
+pub fn from_pod(pod: &'static str, frame: &Frame) -> Step {
+    step(Direction::Egress, pod, frame)
+}
+
+/// A forwarded frame on its way to a pod.
+pub fn to_pod(pod: &'static str, frame: &Frame) -> Step {
+    step(Direction::Ingress, pod, frame)
+}
+
+impl Step {
+    /// At an interface that isn't managed.
+    pub fn unmanaged(self) -> Self {
+        Self {
+            pod: None,
+            // Who that would be is looked up only for endpoints.
+            ends: ("outside", "outside"),
+            ..self
+        }
+    }
+
+    /// Sent by the node itself.
+    pub fn by_node(self) -> Self {
+        Self {
+            source: Source::Node,
+            ends: ("node", self.ends.1),
+            ..self
+        }
+    }
+
+    /// Sent by a pod of this node and tagged.
+    pub fn by_pod(self, name: &'static str, service: bool) -> Self {
+        Self {
+            source: Source::Pod { name, service },
+            ends: (fixture::find(name).workload, self.ends.1),
+            ..self
+        }
+    }
+
+    /// Decided by the egress of its sender.
+    pub fn decided_by_sender(self) -> Self {
+        Self {
+            decided: Direction::Egress,
+            ..self
+        }
+    }
+
+    /// It passes.
+    pub fn passes(self) -> Self {
+        Self {
+            expected: Expected::Pass,
+            ..self
+        }
+    }
+
+    /// It is dropped.
+    pub fn drops(self, reason: Reason) -> Self {
+        Self {
+            expected: Expected::Drop(reason),
+            ..self
+        }
+    }
+
+    /// It is audited.
+    pub fn audits(self, reason: Reason) -> Self {
+        Self {
+            expected: Expected::Audit(reason),
+            ..self
+        }
+    }
+
+    /// Counted as another protocol than the frame's builder says: what can't be
+    /// parsed far enough has none.
+    pub fn counted_as(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
+    /// The other end has no name: its address can't be read.
+    pub fn nameless(self) -> Self {
+        let ends = match self.hook {
+            Direction::Egress => (self.ends.0, "outside"),
+            Direction::Ingress => ("outside", self.ends.1),
+        };
+        Self { ends, ..self }
+    }
+
+    /// With the frame's bytes spoilt.
+    pub fn spoilt(mut self, spoil: impl FnOnce(&mut Vec<u8>)) -> Self {
+        spoil(&mut self.frame);
+        self
+    }
+
+    /// The counter that rises.
+    pub fn series(&self) -> Option<Series> {
+        let (reason, audited) = match self.expected {
+            Expected::Pass => return None,
+            Expected::Drop(reason) => (reason, false),
+            Expected::Audit(reason) => (reason, true),
+        };
+        Some(Series {
+            source: self.ends.0.to_owned(),
+            destination: self.ends.1.to_owned(),
+            direction: self.decided.name(),
+            reason: reason.name(),
+            protocol: self.protocol.name(),
+            audited,
+        })
+    }
+
+    /// Whether a test run can show it: the kernel wants a whole Ethernet header
+    /// and something behind it, takes no more than a page, and sets no tag.
+    pub fn fits_a_test_run(&self) -> bool {
+        !matches!(self.source, Source::Pod { .. }) && (15..=3500).contains(&self.frame.len())
+    }
+}
+
+impl Row {
+    /// Where the frame of the first step comes out, if a network of these pods
+    /// shows the row as it stands: a pod sends the frame, and it is dropped
+    /// there or decided once more at the pod that it is for.
+    pub fn on_the_wire(&self) -> Option<Arrival> {
+        let first = self.steps.first()?;
+        let sent = first.hook == Direction::Egress && first.pod.is_some();
+        if !sent || !first.fits_a_test_run() {
+            return None;
+        }
+        match (first.expected, self.steps.get(1)) {
+            (Expected::Drop(_), None) => Some(Arrival::Nowhere),
+            (Expected::Pass, Some(second)) if self.steps.len() == 2 => {
+                let natural = second.hook == Direction::Ingress
+                    && second.source == Source::Forwarded
+                    && second.frame == first.frame;
+                match (natural, second.expected) {
+                    (true, Expected::Drop(_)) => Some(Arrival::Nowhere),
+                    (true, _) => second.pod.map(Arrival::Pod),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
