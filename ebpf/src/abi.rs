@@ -132,6 +132,18 @@ impl Addr {
         self.0[0] | self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be()
     }
 
+    /// Whether this is an IPv6 group, `ff00::/8`.
+    #[inline(always)]
+    pub const fn is_group_v6(&self) -> bool {
+        self.0[0].to_ne_bytes()[0] == 0xff
+    }
+
+    /// Whether this is link-local unicast, `fe80::/10`.
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+    }
+
     /// Equality without `memcmp`, which a 16-byte `==` becomes in BPF.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {

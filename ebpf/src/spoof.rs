@@ -1,7 +1,7 @@
 //! What no managed endpoint may send or receive, isolated or not.
 
 use crate::abi::{Addr, Endpoint, Reason};
-use crate::packet::{Frame, Mac, Packet, Shape, icmpv6, protocol};
+use crate::packet::{Frame, Mac, Packet, Shape, ethertype, icmpv6, protocol};
 
 /// Checks a frame that a pod sends; the reason if it pretends to be another's.
 ///
@@ -14,9 +14,24 @@ pub fn check<F: Frame + ?Sized>(endpoint: &Endpoint, frame: &F, packet: &Packet)
     match packet.shape {
         Shape::Arp => arp(endpoint, packet),
         Shape::Ip => ip(endpoint, frame, packet),
-        // Whose it is couldn't be read where the addresses are unset.
-        Shape::Fault(_) if packet.source.same(&Addr::UNSPECIFIED) => None,
-        Shape::Fault(_) => (!owns(endpoint, &packet.source)).then_some(Reason::SpoofedAddress),
+        Shape::Fault(reason) => unaccounted(endpoint, packet, reason),
+    }
+}
+
+/// What can't be accounted for and could still deceive a neighbour.
+#[inline(always)]
+fn unaccounted(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Option<Reason> {
+    match (packet.ethertype, reason) {
+        (ethertype::ARP, _) => Some(Reason::SpoofedArp),
+        // Linux takes the outer tag off before tc, and a second one of VLAN 0
+        // after it: what is inside was never checked (__netif_receive_skb_core).
+        (ethertype::VLAN | ethertype::QINQ, _) => Some(Reason::Vlan),
+        // Linux walks as many headers as it takes to get to an advertisement.
+        (_, Reason::ExtensionHeader) => Some(reason),
+        (ethertype::IPV6, _) if packet.source.is_v4() => Some(Reason::SpoofedAddress),
+        // Whose it is couldn't be read.
+        _ if packet.source.same(&Addr::UNSPECIFIED) => None,
+        _ => (!owns(endpoint, &packet.source)).then_some(Reason::SpoofedAddress),
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Packet {
     pub protocol: u8,
     /// TCP flags, or ICMP type.
     pub detail: u8,
+    /// IPv6 only: the hop limit.
+    pub hop_limit: u8,
     /// Offset of the transport header from the start of the frame.
     pub transport: u32,
     /// Bytes of the transport header and payload that the IP header claims.
@@ -127,6 +129,7 @@ impl Packet {
         destination_port: 0,
         protocol: 0,
         detail: 0,
+        hop_limit: 0,
         transport: 0,
         transport_len: 0,
         sender_mac: Mac(0, 0),
@@ -161,14 +164,26 @@ impl Packet {
         }
     }
 
-    /// Whether it is neighbour discovery or multicast listener discovery.
+    /// Whether it is neighbour discovery, which routers don't forward: its hop
+    /// limit is 255, and receivers refuse any other (RFC 4861, 6.1 and 7.1).
     #[inline(always)]
     pub const fn is_neighbour_discovery(&self) -> bool {
         self.protocol == protocol::ICMPV6
+            && matches!(self.detail, icmpv6::ROUTER_SOLICIT..=icmpv6::REDIRECT)
+            && self.hop_limit == 255
+    }
+
+    /// Whether it is multicast listener discovery: hop limit 1, to a group
+    /// (RFC 2710, 3; RFC 3810, 5).
+    #[inline(always)]
+    pub const fn is_listener_discovery(&self) -> bool {
+        self.protocol == protocol::ICMPV6
             && matches!(
                 self.detail,
-                icmpv6::MLD_QUERY..=icmpv6::REDIRECT | icmpv6::MLD2_REPORT
+                icmpv6::MLD_QUERY..=icmpv6::MLD_DONE | icmpv6::MLD2_REPORT
             )
+            && self.hop_limit == 1
+            && self.destination.is_group_v6()
     }
 
     /// The key of its flow, seen from the endpoint.

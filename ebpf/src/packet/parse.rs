@@ -70,8 +70,10 @@ fn arp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
     let Some(w) = frame.words::<7>(ETHERNET) else {
         return Shape::Fault(Reason::Malformed);
     };
-    // Hardware Ethernet, protocol IPv4, lengths 6 and 4.
-    if u32::from_be(w[0]) != 0x0001_0800 || u32::from_be(w[1]) >> 16 != 0x0604 {
+    // Hardware Ethernet or IEEE 802 (Linux takes both on Ethernet devices, see
+    // arp_process), protocol IPv4, lengths 6 and 4.
+    let kind = u32::from_be(w[0]);
+    if !matches!(kind, 0x0001_0800 | 0x0006_0800) || u32::from_be(w[1]) >> 16 != 0x0604 {
         return Shape::Fault(Reason::NonIp);
     }
     let (a, b, c) = (w[2].to_ne_bytes(), w[3].to_ne_bytes(), w[4].to_ne_bytes());
@@ -140,6 +142,11 @@ impl Ipv6 {
     }
 
     #[inline(always)]
+    const fn hop_limit(&self) -> u8 {
+        u32::from_be(self.0[1]) as u8
+    }
+
+    #[inline(always)]
     const fn addresses(&self, packet: &mut Packet) {
         let w = &self.0;
         packet.source = Addr::from_words([w[2], w[3], w[4], w[5]]);
@@ -184,6 +191,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
         return Shape::Fault(Reason::Malformed);
     };
     header.addresses(packet);
+    packet.hop_limit = header.hop_limit();
     let room = frame.len().saturating_sub(at + 40);
     let claimed = claimed_len(header.payload_len(), room);
     if header.version() != 6 || claimed > room {

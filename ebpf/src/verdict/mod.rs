@@ -172,7 +172,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
     if let Some(verdict) = path.unaccounted(packet) {
         return verdict;
     }
-    if packet.is_neighbour_discovery() || endpoint_owns(endpoint, &packet.destination) {
+    if stays_on_link(tables, packet) || endpoint_owns(endpoint, &packet.destination) {
         return Verdict::allow(Direction::Egress);
     }
     *key = packet.flow_key(Direction::Egress, endpoint.id);
@@ -220,7 +220,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     if let Some(verdict) = path.unaccounted(packet) {
         return verdict;
     }
-    if packet.is_neighbour_discovery() {
+    if packet.is_neighbour_discovery() || packet.is_listener_discovery() {
         return Verdict::allow(Direction::Ingress);
     }
     *key = packet.flow_key(Direction::Ingress, endpoint.id);
@@ -251,6 +251,18 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     path.decide(key, packet, flow, &peer, workload, 0)
 }
 
+/// Whether it is neighbour or listener discovery that goes no further than a
+/// neighbour: otherwise a cut-off pod could send what it likes as such.
+#[inline(always)]
+fn stays_on_link<T: Tables + ?Sized>(tables: &T, packet: &Packet) -> bool {
+    let to = &packet.destination;
+    packet.is_listener_discovery()
+        || packet.is_neighbour_discovery()
+            && (to.is_group_v6()
+                || to.is_link_local()
+                || tables.identity(to).workload != Identity::OUTSIDE)
+}
+
 /// Whether the address is the endpoint's own.
 #[inline(always)]
 pub fn endpoint_owns(endpoint: &Endpoint, addr: &Addr) -> bool {
@@ -274,5 +286,15 @@ fn peer_address(sender: &Endpoint, source: &Addr) -> Addr {
         other
     } else {
         own
+    }
+}
+
+/// The half of the endpoint that is in force in a world.
+#[inline(always)]
+fn half(endpoint: &Endpoint, world: World) -> &EndpointWorld {
+    if world & 1 == 0 {
+        &endpoint.worlds[0]
+    } else {
+        &endpoint.worlds[1]
     }
 }

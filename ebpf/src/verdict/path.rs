@@ -1,8 +1,8 @@
 //! One packet on its way through one hook: flow, policy, and what is stored.
 
-use super::{Context, Policy, Tables, Verdict, policy};
+use super::{Context, Policy, Tables, Verdict, half, policy};
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat, World,
+    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat,
 };
 use crate::conntrack;
 use crate::packet::{self, Frame, Packet, Shape};
@@ -391,15 +391,5 @@ impl<'a, T: Tables> Path<'a, T> {
             // Would-be denials are noted once, by the receiver's own decision.
             _ => None,
         }
-    }
-}
-
-/// The half of the endpoint that is in force in a world.
-#[inline(always)]
-fn half(endpoint: &Endpoint, world: World) -> &EndpointWorld {
-    if world & 1 == 0 {
-        &endpoint.worlds[0]
-    } else {
-        &endpoint.worlds[1]
     }
 }
