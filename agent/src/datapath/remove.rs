@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aya::programs::links::PinnedLink;
 use serde::Serialize;
 
 use super::error::DatapathError;
@@ -33,7 +34,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
         let links = version.join("links");
         if links.exists() {
             for link in list(&links)? {
-                delete(&link)?;
+                detach(&link)?;
                 removed.links += 1;
             }
             fs::remove_dir(&links).map_err(|error| file("removing", &links, error))?;
@@ -65,6 +66,15 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
         .map_err(|error| file("listing", folder, error))
+}
+
+/// Removes a pinned link. The kernel detaches in the background when a pin was
+/// the last reference, but at once when that was a descriptor.
+fn detach(path: &Path) -> Result<(), DatapathError> {
+    let held = PinnedLink::from_pin(path);
+    delete(path)?;
+    drop(held);
+    Ok(())
 }
 
 fn delete(path: &Path) -> Result<(), DatapathError> {

@@ -9,7 +9,10 @@ mod policy;
 
 use core::ops::DerefMut;
 
-use crate::abi::{Addr, Control, Direction, Endpoint, Flow, FlowKey, Identity, Reason, Stat, Tag};
+use crate::abi::{
+    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat, Tag,
+    World,
+};
 use crate::packet::{Frame, Packet};
 use crate::spoof;
 
