@@ -115,6 +115,12 @@ fn status_text(status: &Status, paint: Paint) -> String {
          generation  {generation}\nendpoints   {endpoints} guarded, {} not\n",
         status.unguarded.len(),
     );
+    sections(status, paint, &mut text);
+    text
+}
+
+/// What a person should look into; nothing if all is well.
+fn sections(status: &Status, paint: Paint, text: &mut String) {
     let pods: Vec<String> = status
         .unguarded
         .iter()
@@ -126,10 +132,7 @@ fn status_text(status: &Status, paint: Paint) -> String {
             "manifests that don't parse (the last good state of their objects is in force)",
             &status.invalid,
         ),
-        (
-            "labels and annotations that grant nothing",
-            &status.problems,
-        ),
+        ("labels and annotations that do not parse", &status.problems),
         ("namespaces that couldn't be entered", &status.skipped),
     ];
     for (title, lines) in sections {
@@ -138,7 +141,6 @@ fn status_text(status: &Status, paint: Paint) -> String {
             let _ = write!(text, "\n{}\n  {}\n", paint.bold(title), lines.join("\n  "));
         }
     }
-    text
 }
 
 /// `ringfence endpoints`.
@@ -166,14 +168,22 @@ pub fn endpoints(global: &Global, output: Output) -> Outcome {
 /// `ringfence flows`.
 pub fn flows(global: &Global, output: Output) -> Outcome {
     let rows: Vec<Value> = ask(global, "/v1/flows")?;
-    let columns = flow_columns(&rows);
-    list(&rows, output, &columns, &[])
-}
-
-/// In the order in which the datapath gives them, whichever they are.
-fn flow_columns(rows: &[Value]) -> Vec<&str> {
-    let first = rows.first().and_then(Value::as_object);
-    first.map_or_else(Vec::new, |row| row.keys().map(String::as_str).collect())
+    let columns = [
+        "pod",
+        "opened",
+        "protocol",
+        "local",
+        "local_port",
+        "remote",
+        "remote_port",
+        "peer",
+        "state",
+        "packets",
+        "bytes",
+        "age",
+        "idle",
+    ];
+    list(&rows, output, &columns, &[4, 6, 9, 10, 11, 12])
 }
 
 /// `ringfence drops`.
@@ -197,10 +207,11 @@ pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
 }
 
 fn follow(global: &Global, output: Output) -> Outcome {
+    let paint = Paint::stdout();
     block_on(client::follow(&global.socket, "/v1/events", |line| {
         let mut out = std::io::stdout().lock();
         match (output, serde_json::from_slice::<Value>(line)) {
-            (Output::Table, Ok(event)) => writeln!(out, "{}", event_line(&event))?,
+            (Output::Table, Ok(event)) => writeln!(out, "{}", event_line(&event, paint))?,
             _ => {
                 out.write_all(line)?;
                 out.write_all(b"\n")?;
@@ -212,16 +223,36 @@ fn follow(global: &Global, output: Output) -> Outcome {
     Err(Failure::fault(anyhow!("the agent stopped")))
 }
 
-/// `key=value` for each field: whichever the event has, and greppable.
-fn event_line(event: &Value) -> String {
-    let Value::Object(fields) = event else {
-        return event.to_string();
+/// One packet on one line, in the words of `tcpdump`.
+fn event_line(event: &Value, paint: Paint) -> String {
+    if let Some(lost) = event["lost"].as_u64() {
+        return paint.yellow(&format!(
+            "{lost} events lost: this terminal reads too slowly"
+        ));
+    }
+    let verdict = if event["audited"] == true {
+        paint.yellow("AUDITED")
+    } else {
+        paint.red("DROPPED")
     };
-    let words: Vec<_> = fields
-        .keys()
-        .map(|key| format!("{key}={}", field(event, key)))
-        .collect();
-    words.join(" ")
+    let end = |which: &str| {
+        let address = field(event, &format!("{which}_address"));
+        let address = match event[format!("{which}_port")].as_u64() {
+            None | Some(0) => address,
+            Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+            Some(port) => format!("{address}:{port}"),
+        };
+        format!("{} ({address})", field(event, which))
+    };
+    format!(
+        "{verdict} {} > {} {} {} {}, {} bytes",
+        end("source"),
+        end("destination"),
+        field(event, "protocol"),
+        field(event, "direction"),
+        field(event, "reason"),
+        field(event, "len"),
+    )
 }
 
 fn list(rows: &[Value], output: Output, columns: &[&str], right: &[usize]) -> Outcome {
@@ -260,4 +291,43 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
         .context("starting the runtime")
         .map(|runtime| runtime.block_on(future))
         .map_err(Failure::fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_with_both_names_and_the_reason() {
+        let mut event = serde_json::json!({
+            "source": "bank/rogue", "source_address": "10.0.0.1", "source_port": 40000,
+            "destination": "bank/ledger", "destination_address": "fd00::2", "destination_port": 8080,
+            "protocol": "tcp", "direction": "ingress", "reason": "policy", "audited": false, "len": 74,
+        });
+        let expected = "DROPPED bank/rogue (10.0.0.1:40000) > bank/ledger ([fd00::2]:8080) tcp ingress policy, 74 bytes";
+        assert_eq!(event_line(&event, Paint::off()), expected);
+        event["audited"] = true.into();
+        event["source_port"] = 0.into();
+        assert!(event_line(&event, Paint::off()).starts_with("AUDITED bank/rogue (10.0.0.1) > "));
+        let lost = serde_json::json!({"lost": 7});
+        assert!(event_line(&lost, Paint::off()).starts_with("7 events lost"));
+    }
+
+    #[test]
+    fn the_status_says_the_worst_first() {
+        let mut status = Status {
+            passes: 1,
+            ..Status::default()
+        };
+        assert!(status_text(&status, Paint::off()).starts_with("well\n"));
+        status.invalid = vec!["a.yaml: document 1: line 1: no".into()];
+        let text = status_text(&status, Paint::off());
+        assert!(text.starts_with("running on older policy\n"), "{text}");
+        assert!(
+            text.contains("\n  a.yaml: document 1: line 1: no\n"),
+            "{text}"
+        );
+        status.error = Some("map RULES is full".into());
+        assert!(status_text(&status, Paint::off()).starts_with("failing: map RULES is full\n"));
+    }
 }

@@ -186,7 +186,6 @@ impl Engine {
             .iter()
             .map(ManifestError::to_string)
             .collect();
-        status.invalid_objects = self.store.invalid();
         status.skipped.clone_from(&self.skipped);
         if let Some(compiled) = &self.compiled {
             status.problems.clone_from(&compiled.problems);

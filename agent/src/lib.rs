@@ -15,6 +15,9 @@
 //! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or
 //! input, 3 fault.
 
+// A test that unwraps says where it failed, and that is all it should do.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod api;
 pub mod cli;
 pub mod client;

@@ -18,6 +18,16 @@ const APPLY_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
+const PAIR_LABELS: [&str; 7] = [
+    "source_namespace",
+    "source",
+    "destination_namespace",
+    "destination",
+    "direction",
+    "reason",
+    "protocol",
+];
+
 /// Counters that live in the process.
 pub struct Metrics {
     registry: Registry,
@@ -41,7 +51,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// The source of policy could be read.
     pub source_connected: bool,
-    /// Objects in force in another than their present form.
+    /// Documents and objects that don't parse, so that what is in force is older.
     pub invalid: usize,
 }
 
@@ -111,7 +121,7 @@ impl Snapshot {
             endpoints: count_states(&kernel.endpoints(), &status),
             generation: kernel.generation(),
             source_connected: status.source_connected,
-            invalid: status.invalid_objects,
+            invalid: status.invalid.len(),
         })
     }
 
@@ -126,6 +136,7 @@ impl Snapshot {
         )?;
         self.flow_counters(&registry)?;
         self.gauges(&registry)?;
+        self.plain_gauges(&registry)?;
         Ok(registry.gather())
     }
 
@@ -136,21 +147,12 @@ impl Snapshot {
         help: &str,
         audited: bool,
     ) -> prometheus::Result<()> {
-        let labels = [
-            "source_namespace",
-            "source",
-            "destination_namespace",
-            "destination",
-            "direction",
-            "reason",
-            "protocol",
-        ];
         let counters = |unit: &str| {
             let opts = Opts::new(
                 format!("ringfence_{word}_{unit}_total"),
                 format!("{help} ({unit})."),
             );
-            let counters = IntCounterVec::new(opts, &labels)?;
+            let counters = IntCounterVec::new(opts, &PAIR_LABELS)?;
             registry.register(Box::new(counters.clone()))?;
             prometheus::Result::Ok(counters)
         };
@@ -231,12 +233,16 @@ impl Snapshot {
         let capacity = labelled("ringfence_map_capacity", "Entries that fit, by map.", "map")?;
         for map in &self.maps {
             entries
-                .with_label_values(&[&*map.name])
+                .with_label_values(&[map.name])
                 .set(gauge(map.entries));
             capacity
-                .with_label_values(&[&*map.name])
+                .with_label_values(&[map.name])
                 .set(gauge(map.capacity));
         }
+        Ok(())
+    }
+
+    fn plain_gauges(&self, registry: &Registry) -> prometheus::Result<()> {
         let plain = [
             (
                 "ringfence_world_generation",
@@ -250,7 +256,7 @@ impl Snapshot {
             ),
             (
                 "ringfence_policy_invalid",
-                "Objects in force in another than their present form, since that doesn't parse.",
+                "Documents and objects that don't parse; the last good state of each is in force.",
                 gauge(self.invalid),
             ),
         ];

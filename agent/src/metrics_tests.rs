@@ -87,7 +87,7 @@ fn the_documented_names_are_all_there() {
             ..Stats::default()
         },
         maps: vec![MapUsage {
-            name: "FLOWS".into(),
+            name: "FLOWS",
             entries: 7,
             capacity: 262_144,
         }],

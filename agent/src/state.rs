@@ -44,9 +44,7 @@ pub struct Status {
     pub unguarded: Vec<UnguardedPod>,
     /// Manifests that don't parse; the last good state of their objects stays.
     pub invalid: Vec<String>,
-    /// How many objects are in force in another than their present form.
-    pub invalid_objects: usize,
-    /// Labels and annotations that grant nothing since they don't parse.
+    /// Labels and annotations that don't parse, and what each is taken for.
     pub problems: Vec<String>,
     /// Namespace files that couldn't be entered.
     pub skipped: Vec<String>,

@@ -406,6 +406,8 @@ impl Identity {
     pub const OUTSIDE: u32 = 0;
     /// Workload id of every node.
     pub const NODE: u32 = 1;
+    /// Workload id of pods whose name found map `NAMES` full.
+    pub const UNNAMED: u32 = 2;
     /// First id given to a workload of pods.
     pub const FIRST: u32 = 16;
     /// The address of some node.

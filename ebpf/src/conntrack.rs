@@ -63,7 +63,9 @@ pub fn advance(flow: &mut Flow, direction: Direction, tcp_flags: u8, len: u32, n
     if flow.state == State::Opening as u8 && flow.opened_by != direction as u8 {
         flow.state = State::Replied as u8;
     }
-    if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
+    // An unanswered flow stays what it is: its opener alone must not be able to
+    // fill the table of replied ones.
+    if tcp_flags & (tcp::FIN | tcp::RST) != 0 && flow.state != State::Opening as u8 {
         flow.state = State::Closing as u8;
     }
 }
@@ -112,6 +114,15 @@ mod tests {
             assert!(!expired(&flow, protocol::TCP, 3600 * SECOND));
             advance(&mut flow, Direction::Ingress, flag, 60, 0);
             assert!(expired(&flow, protocol::TCP, 121 * SECOND));
+        }
+    }
+
+    #[test]
+    fn a_fin_or_rst_that_nobody_answered_leaves_the_flow_opening() {
+        for flag in [tcp::FIN, tcp::RST] {
+            let mut flow = opened(Direction::Egress, 1, 0, 60, 0);
+            advance(&mut flow, Direction::Egress, flag, 60, 0);
+            assert_eq!(flow.state, State::Opening as u8);
         }
     }
 

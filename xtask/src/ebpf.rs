@@ -15,10 +15,23 @@ const TARGET: &str = "bpfel-unknown-none";
 
 /// Builds the BPF object; returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
+    build_with(None, paths::bpf_object())
+}
+
+/// Builds the BPF object with logging on the packet path.
+pub(crate) fn build_debug() -> Result<PathBuf> {
+    build_with(Some("debug-log"), paths::bpf_object())
+}
+
+/// Builds an object that also holds what the hooks are measured against.
+pub(crate) fn build_bench() -> Result<PathBuf> {
+    build_with(Some("bench"), paths::bpf_object().with_file_name("bench.o"))
+}
+
+fn build_with(feature: Option<&str>, object: PathBuf) -> Result<PathBuf> {
     let tools = setup::run()?;
     shell::step("build the BPF object", || {
-        let built = compile(&tools)?;
-        let object = paths::bpf_object();
+        let built = compile(&tools, feature)?;
         let news = if copy_if_changed(&built, &object)? {
             "new"
         } else {
@@ -55,7 +68,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Compiles the package in a target folder of its own: another compiler, and
 /// the outer cargo may hold the lock of the workspace's.
-fn compile(tools: &Tools) -> Result<PathBuf> {
+fn compile(tools: &Tools, feature: Option<&str>) -> Result<PathBuf> {
     let folder = paths::root().join("target/bpf-build");
     let mut command = Command::new(&tools.toolchain.cargo);
     shell::clear_toolchain(&mut command)
@@ -71,7 +84,8 @@ fn compile(tools: &Tools) -> Result<PathBuf> {
         .args(["build", "--release", "-Z", "build-std=core"])
         .args(["--package", PACKAGE, "--bin", PACKAGE, "--target", TARGET])
         .arg("--target-dir")
-        .arg(&folder);
+        .arg(&folder)
+        .args(feature.iter().flat_map(|feature| ["--features", feature]));
     shell::run(&mut command)?;
     Ok(folder.join(TARGET).join("release").join(PACKAGE))
 }

@@ -37,7 +37,11 @@ enum Command {
     /// Find or install what building and testing needs
     Setup,
     /// Build the BPF object into target/bpf/ringfence.o
-    BuildEbpf,
+    BuildEbpf {
+        /// With logging on the packet path (aya-log): for debugging, never for release
+        #[arg(long)]
+        debug_log: bool,
+    },
     /// Build the BPF object and the release binary
     Build,
     /// Show a small bank behind Ringfence, in network namespaces (root)
@@ -77,7 +81,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Setup => setup::report(),
-        Command::BuildEbpf => ebpf::build().map(drop),
+        Command::BuildEbpf { debug_log: false } => ebpf::build().map(drop),
+        Command::BuildEbpf { debug_log: true } => ebpf::build_debug().map(drop),
         Command::Build => ebpf::build_release(),
         Command::Demo(options) => demo::run(&options),
         Command::DemoServe { dir } => demo::serve(&dir),

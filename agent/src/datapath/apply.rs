@@ -32,18 +32,15 @@ impl Datapath {
         let present = self.sweep()?;
         let interfaces = self.endpoints.with_retained(tables, interfaces, &present);
         if self.in_force.as_ref() == Some(tables) && self.same_interfaces(tables, &interfaces) {
-            return Ok(self.reattach(&interfaces));
+            return Ok(self.reattach(&managed(tables, &interfaces)));
         }
-        let change = self
-            .in_force
-            .as_ref()
-            .map(|old| Change::between(old, tables));
+        // After an error halfway nobody knows against what flows were decided:
+        // then the next call raises every epoch.
+        let old = self.in_force.take();
+        let change = old.as_ref().map(|old| Change::between(old, tables));
         // A new process can't tell what the pinned world meant to each
         // endpoint: every flow is decided once more.
-        let node_moved = self
-            .in_force
-            .as_ref()
-            .is_some_and(|old| left_node(old, tables));
+        let node_moved = old.as_ref().is_some_and(|old| left_node(old, tables));
         let raised =
             |pod: &PodKey| node_moved || change.as_ref().is_none_or(|c| c.raised.contains(pod));
         self.names.write(&mut self.maps, tables)?;
@@ -58,9 +55,6 @@ impl Datapath {
             .as_ref()
             .is_some_and(|c| c.additive && c.raised.is_empty() && !node_moved);
         let mut failed = Vec::new();
-        // After an error halfway nobody knows against what flows were decided:
-        // then the next call raises every epoch.
-        self.in_force = None;
         let flipped = if additive && self.same_endpoints(&wanted) {
             // Only new addresses of old classes: both worlds take them as they are.
             let active = self.worlds.active;
@@ -72,7 +66,7 @@ impl Datapath {
             true
         };
         self.in_force = Some(tables.clone());
-        let attached = self.reattach(&interfaces);
+        let attached = self.reattach(&managed(tables, &interfaces));
         failed.extend(attached.failed);
         Ok(Applied {
             flipped,
@@ -85,9 +79,7 @@ impl Datapath {
     fn reattach(&mut self, interfaces: &[Interface]) -> Applied {
         let mut failed = Vec::new();
         for interface in interfaces {
-            if !self.endpoints.interfaces().contains(&interface.ifindex) {
-                continue;
-            }
+            // Also where no slot was free: without a slot the programs are closed.
             if let Err(error) = self.links.attach(interface.ifindex, &interface.name) {
                 failed.push((interface.pod.clone(), error.to_string()));
             }
@@ -120,7 +112,12 @@ impl Datapath {
         wanted: &[Wanted<'_>],
         failed: &mut Vec<(PodKey, String)>,
     ) -> Result<(), DatapathError> {
-        let pickup_until = monotonic()?.saturating_add(self.options.pickup.as_nanos() as u64);
+        // Zero once the window is over: it is for connections older than this agent.
+        let pickup_until = if monotonic()? < self.pickup_until {
+            self.pickup_until
+        } else {
+            0
+        };
         let standby = self.worlds.standby();
         self.worlds.write(&mut self.maps, standby, tables)?;
         let refused = self
@@ -195,6 +192,15 @@ impl Datapath {
         }
         Ok(present)
     }
+}
+
+/// The interfaces of pods that are under policy here.
+fn managed(tables: &Tables, interfaces: &[Interface]) -> Vec<Interface> {
+    interfaces
+        .iter()
+        .filter(|interface| tables.endpoints.contains_key(&interface.pod))
+        .cloned()
+        .collect()
 }
 
 /// Whether some address no longer is this node's: flows with the node are

@@ -141,7 +141,8 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
     all.push(usage("NAMES", datapath.names.len()));
     all.push(usage("DROPS", maps.drops.keys().flatten().count()));
     for (name, map) in [("FLOWS", &maps.flows), ("OPENING", &maps.opening)] {
-        all.push(usage(name, map.keys().flatten().count()));
+        let capacity = max_entries(name) as usize;
+        all.push(usage(name, map.keys().take(capacity).flatten().count()));
     }
     all
 }

@@ -11,9 +11,7 @@ use super::error::DatapathError;
 use super::links::Links;
 use super::maps::{AgentField, Maps, Raw, map_error};
 use super::names::Names;
-use super::seat::{
-    CLOSED, Seat, Side, half, identity, owner, probes, same_identity, same_policy, side, word,
-};
+use super::seat::{CLOSED, Seat, Side, half, identity, owner, probes, same_policy, side, word};
 use super::{EndpointState, Interface};
 
 /// All occupied slots.
@@ -73,9 +71,7 @@ impl Endpoints {
     pub(super) fn sits(&self, interface: &Interface) -> bool {
         self.slot_of(interface.ifindex)
             .and_then(|slot| self.seats.get(&slot))
-            .is_some_and(|seat| {
-                seat.pod.as_ref() == Some(&interface.pod) && seat.endpoint.mac == interface.mac
-            })
+            .is_some_and(|seat| seat.pod.as_ref() == Some(&interface.pod))
     }
 
     /// The interfaces that discovery found, under their present names, and
@@ -169,16 +165,16 @@ impl Endpoints {
     ) -> Result<u32, DatapathError> {
         let mut endpoint = identity(wanted);
         if let Some(slot) = self.slot_of(wanted.interface.ifindex) {
-            if let Some(seat) = self.seats.get_mut(&slot) {
-                let same_pod = seat
-                    .pod
-                    .as_ref()
-                    .is_none_or(|pod| *pod == wanted.interface.pod);
-                if same_pod && same_identity(&seat.endpoint, &endpoint) {
-                    seat.pod = Some(wanted.interface.pod.clone());
-                    seat.name.clone_from(&wanted.interface.name);
-                    return Ok(slot);
+            if let Some(seat) = self.seats.get_mut(&slot)
+                && let Some(merged) = seat.taken_by(&wanted.interface.pod, &endpoint)
+            {
+                if merged != seat.endpoint {
+                    maps.set_endpoint(slot, &merged)?;
+                    seat.endpoint = merged;
                 }
+                seat.pod = Some(wanted.interface.pod.clone());
+                seat.name.clone_from(&wanted.interface.name);
+                return Ok(slot);
             }
             // Another pod, or other addresses: nothing of the old one is inherited.
             self.free(maps, wanted.interface.ifindex)?;
@@ -186,10 +182,7 @@ impl Endpoints {
         let slot = self.free_slot(wanted.interface)?;
         let next = maps.agent(AgentField::NextEndpoint)?.max(1);
         maps.set_agent(AgentField::NextEndpoint, next + 1)?;
-        endpoint.id = u32::try_from(next).map_err(|_| DatapathError::NoSlot {
-            interface: wanted.interface.name.clone(),
-            ifindex: wanted.interface.ifindex,
-        })?;
+        endpoint.id = u32::try_from(next).map_err(|_| DatapathError::NoId)?;
         endpoint.worlds = [CLOSED, CLOSED];
         endpoint.pickup_until = pickup_until;
         maps.set_endpoint(slot, &endpoint)?;
@@ -259,7 +252,7 @@ impl Endpoints {
         seat.is_some_and(|seat| {
             seat.pod.as_ref() == Some(&wanted.interface.pod)
                 && seat.endpoint.workload == wanted.workload
-                && same_identity(&seat.endpoint, &identity(wanted))
+                && seat.taken_by(&wanted.interface.pod, &identity(wanted)) == Some(seat.endpoint)
                 && seat
                     .endpoint
                     .worlds
@@ -269,12 +262,12 @@ impl Endpoints {
     }
 
     /// For `ringfence endpoints`.
-    pub(super) fn states(&self, links: &Links, names: &Names) -> Vec<EndpointState> {
+    pub(super) fn states(&self, links: &Links, names: &Names, active: World) -> Vec<EndpointState> {
         self.seats
             .iter()
             .map(|(slot, seat)| {
                 let endpoint = &seat.endpoint;
-                let half = endpoint.worlds[0];
+                let half = endpoint.worlds[side(active)];
                 let pod = seat.pod.clone();
                 EndpointState {
                     ingress: word(pod.is_some(), half.flags, Side::INGRESS),

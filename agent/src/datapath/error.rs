@@ -37,6 +37,18 @@ pub enum DatapathError {
         /// Where one would be mounted.
         mount: PathBuf,
     },
+    /// Another process writes these maps.
+    #[error(
+        "another agent holds {}: stop it, or give this one a --pin-dir of its own",
+        folder.display()
+    )]
+    Locked {
+        /// The pin directory of this ABI version.
+        folder: PathBuf,
+    },
+    /// All endpoint ids have been given.
+    #[error("endpoint ids are used up: run `ringfence uninstall` and start again")]
+    NoId,
     /// A pinned map has another shape than this build wants.
     #[error(
         "pinned map {map} has {found}, this build wants {wanted}: \

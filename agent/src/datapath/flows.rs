@@ -50,6 +50,9 @@ pub(super) fn list(datapath: &Datapath) -> Result<Vec<FlowEntry>, DatapathError>
         .collect();
     let mut flows: Vec<(u64, FlowEntry)> = counters::flow_entries(&datapath.maps)?
         .into_iter()
+        // One that was promoted meanwhile stands in both tables.
+        .collect::<BTreeMap<_, _>>()
+        .into_iter()
         .filter(|(key, flow)| !conntrack::expired(flow, key.protocol as u8, now))
         .filter_map(|(key, flow)| {
             // An endpoint that is gone leaves its flows to expire unseen.

@@ -1,6 +1,6 @@
 //! Pinned tcx links: attach first, keep the place, replace programs under them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,8 @@ pub(super) struct Links {
     ids: BTreeMap<&'static str, u32>,
     /// Held open beside the pin, so that a lost pin doesn't detach.
     links: BTreeMap<(u32, Hook), FdLink>,
+    /// Interfaces on which the last attach failed.
+    failed: BTreeSet<u32>,
 }
 
 impl Links {
@@ -76,7 +78,9 @@ impl Links {
             ebpf,
             ids,
             links: BTreeMap::new(),
+            failed: BTreeSet::new(),
         };
+        links.remove_leftovers()?;
         for (ifindex, hook, path) in links.pins()? {
             links.adopt_one(ifindex, hook, &path)?;
         }
@@ -84,14 +88,9 @@ impl Links {
     }
 
     fn pins(&self) -> Result<Vec<(u32, Hook, PathBuf)>, DatapathError> {
-        let listing = |source| DatapathError::File {
-            operation: "listing",
-            path: self.folder.clone(),
-            source,
-        };
         let mut pins = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(listing)? {
-            let path = entry.map_err(listing)?.path();
+        for entry in fs::read_dir(&self.folder).map_err(|e| listing(&self.folder, e))? {
+            let path = entry.map_err(|e| listing(&self.folder, e))?.path();
             let parsed = path
                 .file_name()
                 .and_then(|name| name.to_str())
@@ -132,16 +131,28 @@ impl Links {
         &mut self.ebpf
     }
 
-    /// Whether both hooks of an interface are attached.
+    /// Whether both hooks of an interface are attached, and the last look at
+    /// their place found nothing wrong.
     pub(super) fn attached(&self, ifindex: u32) -> bool {
-        Hook::BOTH
-            .iter()
-            .all(|hook| self.links.contains_key(&(ifindex, *hook)))
+        !self.failed.contains(&ifindex)
+            && Hook::BOTH
+                .iter()
+                .all(|hook| self.links.contains_key(&(ifindex, *hook)))
     }
 
     /// Attaches both programs first in their chains, or sees to it that they
     /// still stand there.
     pub(super) fn attach(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
+        let attached = self.attach_both(ifindex, name);
+        if attached.is_ok() {
+            self.failed.remove(&ifindex);
+        } else {
+            self.failed.insert(ifindex);
+        }
+        attached
+    }
+
+    fn attach_both(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
         for hook in Hook::BOTH {
             let held = self.links.contains_key(&(ifindex, hook));
             if !held || !self.stands_first(name, hook)? {
@@ -151,8 +162,8 @@ impl Links {
         Ok(())
     }
 
-    /// Whether our program is the first on the hook. Asks by id: an agent with
-    /// CAP_BPF alone may not open other programs, and needn't.
+    /// Whether our program is the first on the hook. Needs CAP_SYS_ADMIN: aya
+    /// opens every program on the hook by its id (BPF_PROG_GET_FD_BY_ID).
     fn stands_first(&self, name: &str, hook: Hook) -> Result<bool, DatapathError> {
         let (_, programs) = SchedClassifier::query_tcx(name, hook.attach_type())
             .map_err(|error| program_error(format!("asking who is attached to {name}"), &error))?;
@@ -176,15 +187,38 @@ impl Links {
             .map_err(|error| program_error(operation(), &error))?
             .try_into()
             .map_err(|error: LinkError| link_error(operation(), &error))?;
-        let path = self.folder.join(hook.file(ifindex));
-        if path.exists() {
-            remove_pin(&path)?;
+        // The name may have gone to another interface since it was looked up.
+        if nix::net::if_::if_nametoindex(name).ok() != Some(ifindex) {
+            return Err(DatapathError::Program {
+                operation: operation(),
+                message: "the interface was renamed meanwhile".to_owned(),
+            });
         }
-        let pinned = link.pin(&path).map_err(|error| DatapathError::Program {
-            operation: format!("pinning {}", path.display()),
+        // Renamed into place: there is no moment without a pin.
+        let path = self.folder.join(hook.file(ifindex));
+        let fresh = self.folder.join(hook.file(ifindex) + FRESH);
+        let pinned = link.pin(&fresh).map_err(|error| DatapathError::Program {
+            operation: format!("pinning {}", fresh.display()),
             message: chain(&error),
         })?;
+        fs::rename(&fresh, &path).map_err(|source| DatapathError::File {
+            operation: "renaming",
+            path: fresh,
+            source,
+        })?;
         self.links.insert((ifindex, hook), FdLink::from(pinned));
+        Ok(())
+    }
+
+    /// Pins of a process that was killed before it could rename them.
+    fn remove_leftovers(&self) -> Result<(), DatapathError> {
+        for entry in fs::read_dir(&self.folder).map_err(|e| listing(&self.folder, e))? {
+            let path = entry.map_err(|e| listing(&self.folder, e))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.ends_with(FRESH)) {
+                remove_pin(&path)?;
+            }
+        }
         Ok(())
     }
 
@@ -205,6 +239,17 @@ impl Links {
         let mut interfaces: Vec<u32> = self.links.keys().map(|(ifindex, _)| *ifindex).collect();
         interfaces.dedup();
         interfaces
+    }
+}
+
+/// Marks a pin that isn't at its place yet. No dot: bpffs reserves those.
+const FRESH: &str = "-new";
+
+fn listing(folder: &Path, source: std::io::Error) -> DatapathError {
+    DatapathError::File {
+        operation: "listing",
+        path: folder.to_owned(),
+        source,
     }
 }
 
@@ -247,6 +292,7 @@ mod tests {
             assert_eq!(Hook::parse(&hook.file(603)), Some((603, hook)));
         }
         assert_eq!(Hook::parse("603-else"), None);
+        assert_eq!(Hook::parse(&format!("603-to_pod{FRESH}")), None);
         assert_eq!(Hook::parse("x-to_pod"), None);
     }
 }

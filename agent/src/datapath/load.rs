@@ -1,10 +1,13 @@
 //! From the embedded object to loaded programs and checked maps.
 
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use ringfence_ebpf::abi::{
     Addr, Budget, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
     Name, PortBlock, PortKey, RuleKey,
@@ -48,8 +51,35 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
             .load()
             .map_err(|error| program_error(name, chain(&error)))?;
     }
+    follow_log(&mut ebpf);
     Ok(Loaded { maps, events, ebpf })
 }
+
+/// A datapath built with `cargo xtask build-ebpf --debug-log` writes a log;
+/// its lines join the agent's own. The release datapath has no such map.
+fn follow_log(ebpf: &mut Ebpf) {
+    if ebpf.map("AYA_LOGS").is_none() {
+        return;
+    }
+    match EbpfLogger::init(ebpf) {
+        Ok(mut logger) => {
+            let follow = move || loop {
+                logger.flush();
+                thread::sleep(LOG_INTERVAL);
+            };
+            if let Err(error) = thread::Builder::new()
+                .name("bpf-log".to_owned())
+                .spawn(follow)
+            {
+                tracing::warn!("the datapath's log isn't followed: {error}");
+            }
+        }
+        Err(error) => tracing::warn!("the datapath's log isn't followed: {}", chain(&error)),
+    }
+}
+
+/// How often the datapath's log is read.
+const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The programs, by their names in the object.
 pub(super) const PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];

@@ -189,12 +189,14 @@ fn libc_enoent() -> i32 {
     nix::errno::Errno::ENOENT as i32
 }
 
-/// All elements of a hash map.
+/// All elements of a hash map, but no more than it can hold: where elements are
+/// evicted while they are listed, the kernel starts again from the first.
 pub(super) fn entries<K: Plain, V: Plain>(
     name: &'static str,
     map: &Hash<K, V>,
 ) -> Result<Vec<(K, V)>, DatapathError> {
     map.iter()
+        .take(max_entries(name) as usize)
         .map(|entry| match entry {
             Ok((Raw(key), Raw(value))) => Ok((key, value)),
             Err(error) => Err(map_error("reading", name, &error)),

@@ -13,6 +13,7 @@ mod events;
 mod flows;
 mod links;
 mod load;
+mod lock;
 mod maps;
 mod names;
 mod preflight;
@@ -39,6 +40,7 @@ pub use run::Run;
 
 use endpoints::Endpoints;
 use links::Links;
+use lock::Lock;
 use maps::Maps;
 use names::Names;
 use world::Worlds;
@@ -52,8 +54,9 @@ pub struct Options {
     pub audit: bool,
     /// Events per second and endpoint that reach the ring.
     pub events_per_second: u32,
-    /// How long after an endpoint's first attach unknown TCP connections are
-    /// picked up as replies.
+    /// How long after the datapath is opened the unknown TCP connections of newly
+    /// managed endpoints are picked up as replies. A pod that starts later has
+    /// no older connection.
     pub pickup: Duration,
 }
 
@@ -104,7 +107,8 @@ pub struct EndpointState {
     pub ingress: &'static str,
     /// The same for packets from the pod.
     pub egress: &'static str,
-    /// Whether both programs are attached, first in their chains.
+    /// Whether both programs are attached, first in their chains, when that was
+    /// last looked at.
     pub attached: bool,
 }
 
@@ -119,6 +123,10 @@ pub struct Datapath {
     events: Option<Events>,
     /// What was last put in force by this process.
     in_force: Option<Tables>,
+    /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
+    pickup_until: u64,
+    /// Held as long as this process may write the maps.
+    _lock: Lock,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -141,6 +149,9 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
         preflight::check(&options.pin_dir)?;
         let folder = preflight::folder(&options.pin_dir)?;
+        let lock = Lock::take(&folder)?;
+        let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);
+        let pickup_until = apply::monotonic()?.saturating_add(pickup);
         let loaded = load::load(&folder)?;
         let mut maps = loaded.maps;
         let links = Links::adopt(&folder, loaded.ebpf)?;
@@ -157,12 +168,15 @@ impl Datapath {
             options: options.clone(),
             events,
             in_force: None,
+            pickup_until,
+            _lock: lock,
         })
     }
 
     /// The endpoints that are managed now.
     pub fn endpoints(&self) -> Vec<EndpointState> {
-        self.endpoints.states(&self.links, &self.names)
+        self.endpoints
+            .states(&self.links, &self.names, self.worlds.active)
     }
 
     /// Generation of the world in force; rises with every flip.

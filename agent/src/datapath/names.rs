@@ -8,7 +8,7 @@ use ringfence_ebpf::abi::{Addr, Identity, Name};
 use ringfence_policy::tables::Tables;
 
 use super::error::DatapathError;
-use super::maps::{AgentField, Maps, entries, map_error};
+use super::maps::{AgentField, Maps, entries, map_error, max_entries};
 use super::sync::level;
 
 /// Names by id, for readers on other threads.
@@ -51,6 +51,10 @@ impl Names {
         let name = shortened(name);
         if let Some(id) = self.ids.get(&name) {
             return Ok(*id);
+        }
+        if self.ids.len() >= max_entries("NAMES") as usize {
+            // Names are for people: a full table must not hold policy up.
+            return Ok(Identity::UNNAMED);
         }
         let id = self.next;
         // The counter first: an id that is lost is no harm, one given twice is.
@@ -107,6 +111,7 @@ pub(super) fn lookup(names: &Shared, id: u32) -> String {
     match id {
         Identity::OUTSIDE => "outside".to_owned(),
         Identity::NODE => "node".to_owned(),
+        Identity::UNNAMED => "other".to_owned(),
         _ => names
             .read()
             .ok()

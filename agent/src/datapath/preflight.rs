@@ -91,7 +91,7 @@ fn missing(status: &str) -> Vec<&'static str> {
 }
 
 /// The pin directory may not exist yet: then its nearest ancestor counts.
-fn bpffs(pin_dir: &Path) -> Result<(), DatapathError> {
+pub(super) fn bpffs(pin_dir: &Path) -> Result<(), DatapathError> {
     let existing = pin_dir
         .ancestors()
         .find(|path| path.exists())

@@ -7,6 +7,8 @@ use aya::programs::links::PinnedLink;
 use serde::Serialize;
 
 use super::error::DatapathError;
+use super::lock::Lock;
+use super::preflight;
 
 /// What was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
@@ -27,10 +29,13 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
     if !pin_dir.exists() {
         return Ok(removed);
     }
+    // On any other filesystem these would be somebody's files.
+    preflight::bpffs(pin_dir)?;
     for version in list(pin_dir)? {
         if !is_version(&version) {
             continue;
         }
+        let _lock = Lock::take(&version)?;
         let links = version.join("links");
         if links.exists() {
             for link in list(&links)? {

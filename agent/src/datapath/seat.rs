@@ -24,6 +24,34 @@ pub(super) struct Seat {
     pub(super) name: String,
 }
 
+impl Seat {
+    /// This endpoint as it is when a pod sits on here: itself with the addresses
+    /// that it has got since. `None` if it is another endpoint, which inherits
+    /// nothing.
+    ///
+    /// The MAC stays the one of the first sight: what is read inside the pod's
+    /// namespace later on is what the pod says of itself.
+    pub(super) fn taken_by(&self, pod: &PodKey, wanted: &Endpoint) -> Option<Endpoint> {
+        let held = &self.endpoint;
+        let same = |a: &Addr, b: &Addr| a == b && *a != Addr::UNSPECIFIED;
+        let known = match &self.pod {
+            Some(known) => known == pod,
+            None => same(&held.v4, &wanted.v4) || same(&held.v6, &wanted.v6),
+        };
+        let (v4, v6) = (merged(held.v4, wanted.v4)?, merged(held.v6, wanted.v6)?);
+        known.then_some(Endpoint { v4, v6, ..*held })
+    }
+}
+
+/// An address that comes, or stays where none is known for now.
+fn merged(held: Addr, wanted: Addr) -> Option<Addr> {
+    match (held, wanted) {
+        (held, Addr::UNSPECIFIED) => Some(held),
+        (Addr::UNSPECIFIED, wanted) => Some(wanted),
+        (held, wanted) => (held == wanted).then_some(held),
+    }
+}
+
 /// The pod of a slot: as it was known, or after a restart by its addresses. A
 /// slot that was closed because its pod had gone is nobody's: another pod may
 /// have its address by now.
@@ -107,10 +135,6 @@ pub(super) fn link_local(mac: [u8; 6]) -> Addr {
     ])
 }
 
-pub(super) fn same_identity(a: &Endpoint, b: &Endpoint) -> bool {
-    (a.v4, a.v6, a.mac) == (b.v4, b.v6, b.mac)
-}
-
 pub(super) fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(Endpoint::home_slot(ifindex)), |slot| {
         Some(Endpoint::next_slot(*slot))
@@ -159,6 +183,57 @@ mod tests {
     fn a_link_local_address_is_made_from_the_mac() {
         let addr = link_local([0x02, 0x00, 0x5e, 0x10, 0x00, 0x01]);
         assert_eq!(addr.to_string(), "fe80::5eff:fe10:1");
+    }
+
+    fn seat(pod: Option<&str>) -> Seat {
+        let endpoint = Endpoint {
+            v4: Addr::v4([10, 0, 0, 1]),
+            mac: [2, 0, 0, 0, 0, 1],
+            ..Endpoint::default()
+        };
+        Seat {
+            endpoint,
+            pod: pod.map(key),
+            name: String::new(),
+        }
+    }
+
+    fn key(name: &str) -> PodKey {
+        PodKey {
+            name: name.to_owned(),
+            ..PodKey::default()
+        }
+    }
+
+    #[test]
+    fn an_endpoint_goes_on_when_it_gets_its_second_address_or_forges_its_mac() {
+        let mut wanted = seat(None).endpoint;
+        wanted.v6 = Addr::v6([0xfd; 16]);
+        wanted.mac = [2, 9, 9, 9, 9, 9];
+        for pod in [Some("a"), None] {
+            let merged = seat(pod).taken_by(&key("a"), &wanted).expect("the same");
+            assert_eq!(merged.v6, wanted.v6);
+            assert_eq!(merged.mac, seat(None).endpoint.mac);
+        }
+    }
+
+    #[test]
+    fn another_pod_or_another_address_inherits_nothing() {
+        let wanted = seat(None).endpoint;
+        assert_eq!(seat(Some("a")).taken_by(&key("b"), &wanted), None);
+        let moved = Endpoint {
+            v4: Addr::v4([10, 0, 0, 2]),
+            ..wanted
+        };
+        assert_eq!(seat(Some("a")).taken_by(&key("a"), &moved), None);
+        assert_eq!(seat(None).taken_by(&key("a"), &moved), None);
+    }
+
+    #[test]
+    fn an_endpoint_whose_address_is_not_known_for_now_keeps_it() {
+        let unknown = Endpoint::default();
+        let merged = seat(Some("a")).taken_by(&key("a"), &unknown);
+        assert_eq!(merged, Some(seat(None).endpoint));
     }
 
     #[test]

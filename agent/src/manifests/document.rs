@@ -146,66 +146,84 @@ fn options() -> serde_saphyr::Options {
 
 /// `kind: List` and every `XxxList` into their items.
 fn expand(document: usize, value: Value, items: &mut Vec<Item>, errors: &mut Vec<DocumentError>) {
-    let Some(kind) = value.get("kind").and_then(Value::as_str).map(str::to_owned) else {
-        let message = match value {
-            Value::Object(_) => "kind: missing, so this is no Kubernetes object".to_owned(),
-            _ => "not a Kubernetes object: a mapping with apiVersion, kind and metadata".to_owned(),
-        };
-        errors.push(DocumentError {
+    let mut take = |item, read: Result<Value, String>| match read {
+        Ok(value) => items.push(Item {
             document,
-            item: None,
-            message,
-        });
-        return;
-    };
-    let Some(item_kind) = kind.strip_suffix("List") else {
-        items.push(Item {
-            document,
-            item: None,
+            item,
             value,
-        });
-        return;
+        }),
+        Err(message) => errors.push(DocumentError {
+            document,
+            item,
+            message,
+        }),
     };
-    let list = match value.get("items") {
-        Some(Value::Array(list)) => list.clone(),
-        // `kubectl get` prints an empty list of a kind as null.
-        Some(Value::Null) => Vec::new(),
-        _ => {
-            let message = format!("{kind}: items: not a list");
-            errors.push(DocumentError {
-                document,
-                item: None,
-                message,
-            });
-            return;
+    match list(value) {
+        Ok(Document::Object(value)) => take(None, Ok(value)),
+        Ok(Document::List {
+            kind,
+            version,
+            items,
+        }) => {
+            for (n, entry) in items.into_iter().enumerate() {
+                take(Some(n + 1), complete(entry, &kind, version.as_ref()));
+            }
         }
-    };
-    let version = value.get("apiVersion").cloned();
-    for (n, entry) in list.into_iter().enumerate() {
-        let item = Some(n + 1);
-        match complete(entry, item_kind, version.as_ref()) {
-            Ok(value) => items.push(Item {
-                document,
-                item,
-                value,
-            }),
-            Err(message) => errors.push(DocumentError {
-                document,
-                item,
-                message,
-            }),
-        }
+        Err(message) => take(None, Err(message)),
     }
 }
+
+enum Document {
+    Object(Value),
+    List {
+        /// What its items are; empty if they say so themselves.
+        kind: String,
+        version: Option<Value>,
+        items: Vec<Value>,
+    },
+}
+
+fn list(mut value: Value) -> Result<Document, String> {
+    let Value::Object(fields) = &mut value else {
+        return Err(NO_OBJECT.into());
+    };
+    let kind = fields
+        .get("kind")
+        .and_then(Value::as_str)
+        .ok_or(NO_KIND)?
+        .to_owned();
+    let Some(item_kind) = kind.strip_suffix("List") else {
+        return Ok(Document::Object(value));
+    };
+    let items = match fields.remove("items") {
+        Some(Value::Array(items)) => items,
+        // `kubectl get` prints an empty list of a kind as null.
+        Some(Value::Null) => Vec::new(),
+        // A kind of its own that is merely called so.
+        None if !item_kind.is_empty() => return Ok(Document::Object(value)),
+        _ => return Err(format!("{kind}: items: not a list")),
+    };
+    Ok(Document::List {
+        kind: item_kind.to_owned(),
+        version: fields.remove("apiVersion"),
+        items,
+    })
+}
+
+const NO_OBJECT: &str = "not a Kubernetes object: a mapping with apiVersion, kind and metadata";
+const NO_KIND: &str = "kind: missing, so this is no Kubernetes object";
 
 /// Items of a typed list need not repeat what the list says.
 fn complete(mut entry: Value, kind: &str, version: Option<&Value>) -> Result<Value, String> {
     let Value::Object(fields) = &mut entry else {
-        return Err("not a Kubernetes object: a mapping with apiVersion, kind and metadata".into());
+        return Err(NO_OBJECT.into());
     };
+    if fields.get("kind").and_then(Value::as_str) == Some("List") {
+        return Err("a List inside a List; kubectl doesn't print that".into());
+    }
     if !fields.contains_key("kind") {
         if kind.is_empty() {
-            return Err("kind: missing, so this is no Kubernetes object".into());
+            return Err(NO_KIND.into());
         }
         fields.insert("kind".into(), kind.into());
         if let Some(version) = version
@@ -261,6 +279,13 @@ mod tests {
         ];
         assert_eq!(kinds(text), expected);
         assert_eq!(read(text).0[2].value["apiVersion"], "v1");
+    }
+
+    #[test]
+    fn a_list_in_a_list_is_an_error_and_a_kind_merely_called_list_is_none() {
+        let (items, errors) = read("kind: List\nitems:\n- kind: List\n  items: []\n");
+        assert_eq!((items.len(), errors.len()), (0, 1));
+        assert_eq!(kinds("kind: AllowList\nspec: {}\n").len(), 1);
     }
 
     #[test]

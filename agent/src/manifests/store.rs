@@ -176,16 +176,6 @@ impl Store {
         self.walk_errors.iter().all(|error| error.file != self.root)
     }
 
-    /// How many objects stand in another than their present form: `policy_invalid`.
-    pub fn invalid(&self) -> usize {
-        let keys: BTreeSet<_> = self
-            .files
-            .values()
-            .flat_map(|state| state.invalid.iter().map(|invalid| &invalid.key))
-            .collect();
-        keys.len()
-    }
-
     /// All objects in their last good form; policies that never had one, closed.
     ///
     /// Made anew at each change: reading 10,000 objects takes longer than this, and

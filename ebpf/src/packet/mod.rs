@@ -154,6 +154,30 @@ impl Packet {
         }
     }
 
+    /// Whether it can be a packet of a flow, given whether the flow's opener sent
+    /// it. An ICMP query is the opener's, its reply the other side's, and no
+    /// other ICMP belongs to a flow, whatever its identifier.
+    #[inline(always)]
+    pub const fn fits_flow(&self, by_opener: bool) -> bool {
+        match self.protocol {
+            protocol::ICMP if by_opener => self.opens_flow(),
+            protocol::ICMP => matches!(self.detail, 0 | 14 | 16 | 18),
+            protocol::ICMPV6 if by_opener => self.opens_flow(),
+            protocol::ICMPV6 => self.detail == icmpv6::ECHO_REPLY,
+            _ => true,
+        }
+    }
+
+    /// TCP flags; 0 for other protocols.
+    #[inline(always)]
+    pub const fn tcp_flags(&self) -> u8 {
+        if self.protocol == protocol::TCP {
+            self.detail
+        } else {
+            0
+        }
+    }
+
     /// Whether it is an ICMP or ICMPv6 error, which quotes a packet.
     #[inline(always)]
     pub const fn is_icmp_error(&self) -> bool {

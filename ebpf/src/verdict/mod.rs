@@ -4,6 +4,7 @@
 //! device; [`policy()`] is what both of them, `matrix` and `explain` ask of the
 //! compiled tables. Nothing here reads a clock or a map by itself.
 
+mod flows;
 mod path;
 mod policy;
 
@@ -13,9 +14,10 @@ use crate::abi::{
     Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat, Tag,
     World,
 };
-use crate::packet::{Frame, Packet};
+use crate::packet::{Frame, Packet, icmpv6};
 use crate::spoof;
 
+use flows::Found;
 use path::Path;
 pub use policy::{Policy, PolicyTables, in_set, policy};
 
@@ -179,11 +181,15 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict::allow(Direction::Egress);
     }
     *key = packet.flow_key(Direction::Egress, endpoint.id);
-    if let Some(flags) = path.established(key, packet, flow) {
-        return Verdict {
-            service: flags & Flow::SERVICE != 0,
-            ..Verdict::allow(Direction::Egress)
-        };
+    match path.established(key, packet, flow) {
+        Found::Absent => {}
+        Found::Revoked => return path.deny(packet, Reason::Policy),
+        Found::Passes(flags) => {
+            return Verdict {
+                service: flags & Flow::SERVICE != 0,
+                ..Verdict::allow(Direction::Egress)
+            };
+        }
     }
     if path.related(frame, packet, inner) {
         return Verdict::allow(Direction::Egress);
@@ -227,7 +233,21 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict::allow(Direction::Ingress);
     }
     *key = packet.flow_key(Direction::Ingress, endpoint.id);
-    if path.established(key, packet, flow).is_some() || path.related(frame, packet, inner) {
+    let sender = path.sender();
+    // The sender's own egress comes first, for every packet: neither its
+    // quarantine nor a revocation waits for this end's flow.
+    if let Some(sender) = sender.filter(|sender| sender.id != endpoint.id)
+        && context.tag.service()
+        && let Some(verdict) = path.senders_egress(sender, packet)
+    {
+        return verdict;
+    }
+    match path.established(key, packet, flow) {
+        Found::Absent => {}
+        Found::Revoked => return path.deny(packet, Reason::Policy),
+        Found::Passes(_) => return Verdict::allow(Direction::Ingress),
+    }
+    if path.related(frame, packet, inner) {
         return Verdict::allow(Direction::Ingress);
     }
     if context.ingress_ifindex == 0 && context.tag.slot() == 0 {
@@ -235,21 +255,12 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         // forwarded never has ingress_ifindex 0.
         return path.always(key, packet, flow, Identity::NODE, 0);
     }
-    let mut peer = packet.source;
-    let workload = match path.sender() {
+    let (peer, workload) = match sender {
         Some(sender) if sender.id == endpoint.id => {
             return path.always(key, packet, flow, endpoint.workload, 0);
         }
-        Some(sender) => {
-            if context.tag.service() {
-                if let Some(verdict) = path.senders_egress(sender, packet) {
-                    return verdict;
-                }
-            }
-            peer = peer_address(sender, &packet.source);
-            sender.workload
-        }
-        None => tables.identity(&packet.source).workload,
+        Some(sender) => (peer_address(sender, &packet.source), sender.workload),
+        None => (packet.source, tables.identity(&packet.source).workload),
     };
     path.decide(key, packet, flow, &peer, workload, 0)
 }
@@ -259,7 +270,8 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
 #[inline(always)]
 fn stays_on_link<T: Tables + ?Sized>(tables: &T, packet: &Packet) -> bool {
     let to = &packet.destination;
-    packet.is_listener_discovery()
+    // Reports, not queries: those are the router's.
+    packet.is_listener_discovery() && packet.detail != icmpv6::MLD_QUERY
         || packet.is_neighbour_discovery()
             && (to.is_group_v6()
                 || to.is_link_local()

@@ -1,19 +1,18 @@
-//! One packet on its way through one hook: flow, policy, and what is stored.
+//! One packet on its way through one hook, and what policy says of it.
 
 use super::{Context, Policy, Tables, Verdict, half, policy};
 use crate::abi::{
     Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat,
 };
-use crate::conntrack;
-use crate::packet::{self, Frame, Packet, Shape};
+use crate::packet::{self, Packet, Shape};
 
 /// One packet at one hook of one endpoint.
 pub(super) struct Path<'a, T: Tables> {
-    tables: &'a T,
-    context: &'a Context,
-    endpoint: &'a Endpoint,
-    half: &'a EndpointWorld,
-    direction: Direction,
+    pub(super) tables: &'a T,
+    pub(super) context: &'a Context,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) half: &'a EndpointWorld,
+    pub(super) direction: Direction,
 }
 
 impl<'a, T: Tables> Path<'a, T> {
@@ -66,7 +65,7 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 
     #[inline(always)]
-    fn auditing(&self) -> bool {
+    pub(super) fn auditing(&self) -> bool {
         self.context.control.flags & Control::AUDIT != 0
     }
 
@@ -102,112 +101,6 @@ impl<'a, T: Tables> Path<'a, T> {
         })
     }
 
-    /// The flags of the flow that the packet belongs to, if policy allows that now.
-    #[inline(always)]
-    pub(super) fn established(
-        &self,
-        key: &FlowKey,
-        packet: &Packet,
-        room: &mut Flow,
-    ) -> Option<u8> {
-        if packet.is_syn() || self.half.flags & EndpointWorld::QUARANTINE != 0 {
-            return None;
-        }
-        if let Some(mut flow) = self.tables.flow(key) {
-            let flags = flow.flags;
-            return self.passes_by(&mut flow, key, packet).then_some(flags);
-        }
-        let mut flow = self.tables.opening(key)?;
-        let flags = flow.flags;
-        if !self.passes_by(&mut flow, key, packet) {
-            return None;
-        }
-        if flow.state != conntrack::State::Opening as u8 {
-            *room = *flow;
-            drop(flow);
-            if !self.tables.promote(key, room) {
-                self.tables.count(Stat::FlowsNotStored);
-            }
-        }
-        Some(flags)
-    }
-
-    /// Takes the packet into a found flow, unless that has expired or policy
-    /// has taken it back.
-    #[inline(always)]
-    fn passes_by(&self, flow: &mut Flow, key: &FlowKey, packet: &Packet) -> bool {
-        let now = self.context.now;
-        if conntrack::expired(flow, packet.protocol, now) {
-            return false;
-        }
-        if flow.epoch != self.half.epoch {
-            if !self.still_allowed(flow, key, packet.protocol) {
-                return false;
-            }
-            flow.epoch = self.half.epoch;
-        }
-        let flags = if packet.protocol == packet::protocol::TCP {
-            packet.detail
-        } else {
-            0
-        };
-        conntrack::advance(flow, self.direction, flags, self.context.len, now);
-        true
-    }
-
-    /// Asks policy once more, in the direction in which the flow was opened.
-    #[inline(never)]
-    fn still_allowed(&self, flow: &Flow, key: &FlowKey, protocol: u8) -> bool {
-        let by_pod = flow.opened_by == Direction::Egress as u8;
-        if flow.flags & Flow::ALWAYS != 0 {
-            // The node's address may have become somebody else's.
-            return !by_pod
-                || self.tables.identity(&key.remote).flags & Identity::IS_THIS_NODE != 0;
-        }
-        let (direction, port) = if by_pod {
-            (Direction::Egress, key.remote_port)
-        } else {
-            (Direction::Ingress, key.local_port)
-        };
-        self.auditing()
-            || policy(
-                self.tables,
-                self.context.control.world,
-                self.half,
-                direction,
-                &key.remote,
-                protocol,
-                port,
-            ) != Policy::Deny
-    }
-
-    /// Whether it is an ICMP error about a live flow of this endpoint, which
-    /// path-MTU discovery can't do without.
-    #[inline(never)]
-    pub(super) fn related<F: Frame + ?Sized>(
-        &self,
-        frame: &F,
-        packet: &Packet,
-        inner: &mut Packet,
-    ) -> bool {
-        if !packet.is_icmp_error() || self.half.flags & EndpointWorld::QUARANTINE != 0 {
-            return false;
-        }
-        if packet::quoted(frame, packet, inner).is_none() {
-            return false;
-        }
-        // The packet that met the error went the other way.
-        let key = inner.flow_key(self.direction.reverse(), self.endpoint.id);
-        let live = |flow: &Flow| {
-            flow.epoch == self.half.epoch
-                && !conntrack::expired(flow, inner.protocol, self.context.now)
-        };
-        match self.tables.flow(&key) {
-            Some(flow) => live(&flow),
-            None => self.tables.opening(&key).is_some_and(|flow| live(&flow)),
-        }
-    }
-
     /// The full decision of this endpoint in this direction.
     #[inline(always)]
     pub(super) fn decide(
@@ -233,7 +126,7 @@ impl<'a, T: Tables> Path<'a, T> {
             packet.destination_port,
         ) {
             Policy::Allow => Stat::FlowsAllowed,
-            Policy::Deny if self.picks_up(packet, peer) => {
+            Policy::Deny if self.picks_up(key, packet, peer) => {
                 // It goes on as the flow that its other end opened.
                 self.adopt(key, room, workload);
                 return Verdict::allow(self.direction);
@@ -266,7 +159,7 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 
     #[inline(always)]
-    fn ask(&self, direction: Direction, peer: &Addr, protocol: u8, port: u16) -> Policy {
+    pub(super) fn ask(&self, direction: Direction, peer: &Addr, protocol: u8, port: u16) -> Policy {
         let world = self.context.control.world;
         policy(
             self.tables,
@@ -283,68 +176,20 @@ impl<'a, T: Tables> Path<'a, T> {
     /// open before the endpoint came under management. A bounded window: a FIN
     /// to an open port gets silence, so loose pick-up is a port scanner.
     #[inline(always)]
-    fn picks_up(&self, packet: &Packet, peer: &Addr) -> bool {
+    fn picks_up(&self, key: &FlowKey, packet: &Packet, peer: &Addr) -> bool {
         use packet::tcp;
         packet.protocol == packet::protocol::TCP
             && self.context.now < self.endpoint.pickup_until
             && packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
+            // What has an entry was tracked, and policy has taken it back.
+            && self.tables.flow(key).is_none()
+            && self.tables.opening(key).is_none()
             && self.ask(
                 self.direction.reverse(),
                 peer,
                 packet.protocol,
                 packet.source_port,
             ) != Policy::Deny
-    }
-
-    #[inline(always)]
-    fn adopt(&self, key: &FlowKey, flow: &mut Flow, workload: u32) {
-        let context = self.context;
-        *flow = conntrack::opened(
-            self.direction.reverse(),
-            self.half.epoch,
-            workload,
-            0,
-            context.now,
-        );
-        flow.packets = [0; 2];
-        conntrack::advance(flow, self.direction, 0, context.len, context.now);
-        self.store(key, flow, Stat::FlowsAllowed);
-    }
-
-    /// Tracks an allowed packet's connection.
-    #[inline(always)]
-    fn open(
-        &self,
-        key: &FlowKey,
-        packet: &Packet,
-        flow: &mut Flow,
-        workload: u32,
-        flags: u8,
-        stat: Stat,
-    ) {
-        if packet.opens_flow() && self.half.flags & EndpointWorld::QUARANTINE == 0 {
-            *flow = conntrack::opened(
-                self.direction,
-                self.half.epoch,
-                workload,
-                self.context.len,
-                self.context.now,
-            );
-            flow.flags = flags;
-            self.store(key, flow, stat);
-        }
-    }
-
-    #[inline(always)]
-    fn store(&self, key: &FlowKey, flow: &Flow, stat: Stat) {
-        // A reused port takes its old entry over, wherever that lies.
-        if let Some(mut old) = self.tables.flow(key) {
-            *old = *flow;
-        } else if !self.tables.open(key, flow) {
-            self.tables.count(Stat::FlowsNotStored);
-            return;
-        }
-        self.tables.count(stat);
     }
 
     /// The sender's endpoint on this node, by its tag.

@@ -2,6 +2,7 @@
 //!
 //! A suite is a function that returns [`Case`]s; it is listed in [`SUITES`].
 
+mod packet;
 mod startup;
 
 use std::time::Instant;
@@ -23,7 +24,7 @@ pub(crate) enum Output {
 type Suite = fn() -> Result<Vec<Case>>;
 
 /// Every suite by the name on the command line.
-const SUITES: &[(&str, Suite)] = &[("startup", startup::cases)];
+const SUITES: &[(&str, Suite)] = &[("packet", packet::cases), ("startup", startup::cases)];
 
 /// One case in one variant, measured.
 #[derive(Clone, PartialEq, Debug)]
@@ -36,7 +37,8 @@ pub(crate) struct Case {
     pub(crate) unit: &'static str,
     /// Every measurement, sorted, never empty.
     samples: Vec<f64>,
-    /// Variant of the same case, in the same run, that this one is compared with.
+    /// The case of the same run that this one is compared with: in the same
+    /// variant if it has one, else in its first.
     pub(crate) against: Option<String>,
     /// What the median must not be above.
     pub(crate) target: Option<f64>,
@@ -65,9 +67,9 @@ impl Case {
         })
     }
 
-    /// Compares it with another variant of the same case.
-    pub(crate) fn against(mut self, variant: impl Into<String>) -> Self {
-        self.against = Some(variant.into());
+    /// Compares it with another case.
+    pub(crate) fn against(mut self, case: impl Into<String>) -> Self {
+        self.against = Some(case.into());
         self
     }
 
@@ -83,11 +85,13 @@ impl Case {
         self.samples[self.samples.len() - 1]
     }
 
-    /// This median by the median of the variant that it is compared with.
+    /// This median by the median of the case that it is compared with.
     fn ratio(&self, all: &[Self]) -> Option<f64> {
         let against = self.against.as_ref()?;
-        let mut all = all.iter();
-        let other = all.find(|other| other.case == self.case && other.variant == *against)?;
+        let named = || all.iter().filter(|other| other.case == *against);
+        let other = named()
+            .find(|other| other.variant == self.variant)
+            .or_else(|| named().next())?;
         Some(self.median() / other.median())
     }
 }
@@ -168,8 +172,8 @@ mod tests {
     use super::*;
 
     fn cases() -> Vec<Case> {
-        let slow = Case::new("drop", "ours", "ns", vec![30.0, 20.0, 70.0]).expect("measured");
-        let fast = Case::new("drop", "floor", "ns", vec![15.0]).expect("measured");
+        let slow = Case::new("drop", "v4", "ns", vec![30.0, 20.0, 70.0]).expect("measured");
+        let fast = Case::new("floor", "v4", "ns", vec![15.0]).expect("measured");
         vec![slow.against("floor"), fast]
     }
 
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_case_without_a_measurement_is_an_error() {
-        assert!(Case::new("drop", "ours", "ns", Vec::new()).is_err());
+        assert!(Case::new("drop", "v4", "ns", Vec::new()).is_err());
     }
 
     #[test]
