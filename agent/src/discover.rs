@@ -3,6 +3,9 @@
 //! The edge enters each network namespace and lists what is there; [`matching`]
 //! decides, and does no I/O.
 
+mod claim;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -16,6 +19,11 @@ use ringfence_policy::index::PodKey;
 use crate::datapath::Interface;
 use crate::failure::one_line;
 use crate::netlink::{Link, LinkAddress, Netlink, NetlinkError};
+use view::View;
+
+/// Devices, or addresses, that one pod's namespace may have. Each pass lists them
+/// all, so a pod that adds them without end would slow down everybody's policy.
+const POD_LIMIT: usize = 4096;
 
 /// What kept discovery from looking at all.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +85,10 @@ pub struct Discovery {
     pub interfaces: Vec<Interface>,
     /// The other pods.
     pub unguarded: Vec<Unguarded>,
-    /// Namespace files that couldn't be entered: a pod may be in one of them.
+    /// Namespaces that couldn't be entered or listed: a pod may be in one of them.
     pub skipped: Vec<String>,
+    /// What is odd about pods that were found.
+    pub warnings: Vec<String>,
 }
 
 /// Finds the interface of each wanted pod. Blocks for some 100 µs a namespace.
@@ -153,7 +163,7 @@ fn visit(
         return Ok(None);
     }
     setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
-    let mut netlink = Netlink::open()?;
+    let mut netlink = Netlink::open()?.with_limit(POD_LIMIT);
     Ok(Some(Namespace {
         path: path.to_owned(),
         id: host.namespace_id(file.as_fd())?,
@@ -164,146 +174,82 @@ fn visit(
 
 /// Decides which device leads to which pod.
 ///
-/// A pod that isn't found keeps its known device while that exists and no other pod
-/// has it: device indexes aren't used twice, so it can't have become another's.
+/// Addresses are read inside the pods' namespaces, where a pod with CAP_NET_ADMIN
+/// writes what it likes. So a device that was found stays its pod's, under the MAC
+/// that it had then, for as long as pod and device are there, also while the
+/// namespace is out of sight; what is new is contested in [`claim::assign`].
 pub fn matching(
     wanted: &[Wanted],
     known: &[Interface],
     host: &[Link],
     namespaces: &[Namespace],
 ) -> Discovery {
-    let mut holders: BTreeMap<IpAddr, Vec<(usize, u32)>> = BTreeMap::new();
-    for (n, namespace) in namespaces.iter().enumerate() {
-        for address in &namespace.addresses {
-            holders
-                .entry(address.address)
-                .or_default()
-                .push((n, address.link));
-        }
-    }
-    let host: BTreeMap<u32, &Link> = host.iter().map(|link| (link.index, link)).collect();
+    let view = View::of(host, namespaces);
+    let held = view.held(wanted, known);
     let mut discovery = Discovery::default();
+    let mut contenders = Vec::new();
     for pod in wanted {
-        match find(pod, &host, namespaces, &holders) {
-            Ok(interface) => discovery.interfaces.push(interface),
-            Err(reason) => discovery.unguarded.push(Unguarded {
+        let own = held.values().find(|own| own.pod == pod.pod);
+        match (own, view.candidates(pod)) {
+            (Some(own), candidates) if !view.may_leave(own, candidates.as_deref()) => {
+                discovery.interfaces.push(own.clone());
+            }
+            (own, Ok(candidates)) => contenders.push(Contender { own, candidates }),
+            (_, Err(reason)) => discovery.unguarded.push(Unguarded {
                 pod: pod.pod.clone(),
                 reason,
             }),
         }
     }
-    keep_known(&mut discovery, known, &host);
+    contest(&contenders, &held, &mut discovery);
+    discovery.interfaces.sort_by(|a, b| a.pod.cmp(&b.pod));
+    discovery.warnings = view.changed_macs(&discovery.interfaces);
     discovery
 }
 
-fn keep_known(discovery: &mut Discovery, known: &[Interface], host: &BTreeMap<u32, &Link>) {
-    let taken: BTreeSet<u32> = discovery
-        .interfaces
-        .iter()
-        .map(|found| found.ifindex)
-        .collect();
-    discovery.unguarded.retain(|lost| {
-        let kept = known.iter().find(|interface| {
-            interface.pod == lost.pod
-                && !taken.contains(&interface.ifindex)
-                && host
-                    .get(&interface.ifindex)
-                    .is_some_and(|link| link.kind == "veth" && link.name == interface.name)
-        });
-        discovery.interfaces.extend(kept.cloned());
-        kept.is_none()
-    });
-    discovery.interfaces.sort_by(|a, b| a.pod.cmp(&b.pod));
+/// A pod that has no device yet, or whose device has lost the pod's addresses.
+struct Contender<'a> {
+    /// The device to fall back to.
+    own: Option<&'a Interface>,
+    /// Not empty; best first.
+    candidates: Vec<Interface>,
 }
 
-fn find(
-    wanted: &Wanted,
-    host: &BTreeMap<u32, &Link>,
-    namespaces: &[Namespace],
-    holders: &BTreeMap<IpAddr, Vec<(usize, u32)>>,
-) -> Result<Interface, String> {
-    if wanted.addresses.is_empty() {
-        return Err("it has no address yet".into());
-    }
-    let mut places: BTreeMap<(usize, u32), usize> = BTreeMap::new();
-    for address in &wanted.addresses {
-        for place in holders.get(address).into_iter().flatten() {
-            *places.entry(*place).or_default() += 1;
-        }
-    }
-    let mut best: Option<((usize, u32), Interface)> = None;
-    let mut reason = None;
-    for (&(n, link), &matched) in &places {
-        match host_side(&namespaces[n], link, host) {
-            Ok((device, mac)) => {
-                // A namespace that is being torn down may still hold an address
-                // that was given to a newer pod; indexes only grow.
-                let rank = (matched, device.index);
-                if best.as_ref().is_none_or(|(other, _)| *other < rank) {
-                    let interface = Interface {
-                        pod: wanted.pod.clone(),
-                        ifindex: device.index,
-                        name: device.name.clone(),
-                        mac,
-                    };
-                    best = Some((rank, interface));
-                }
-            }
-            Err(why) => reason = Some(why),
-        }
-    }
-    best.map(|(_, interface)| interface).ok_or_else(|| {
-        reason.unwrap_or_else(|| {
-            let addresses: Vec<_> = wanted.addresses.iter().map(IpAddr::to_string).collect();
-            format!(
-                "no network namespace has its address {}",
-                addresses.join(" or ")
-            )
+fn contest(
+    contenders: &[Contender<'_>],
+    held: &BTreeMap<u32, Interface>,
+    discovery: &mut Discovery,
+) {
+    let wishes: Vec<Vec<u32>> = contenders
+        .iter()
+        .map(|contender| {
+            let all = contender.candidates.iter().map(|one| one.ifindex);
+            all.filter(|ifindex| !held.contains_key(ifindex)).collect()
         })
-    })
-}
-
-/// The node's end of a pod's device, and the pod's MAC.
-fn host_side<'a>(
-    namespace: &Namespace,
-    index: u32,
-    host: &BTreeMap<u32, &'a Link>,
-) -> Result<(&'a Link, [u8; 6]), String> {
-    let path = namespace.path.display();
-    let link = namespace
-        .links
-        .iter()
-        .find(|link| link.index == index)
-        .ok_or_else(|| format!("its device went while it was looked at ({path})"))?;
-    let name = &link.name;
-    if link.kind != "veth" {
-        let kind = if link.kind.is_empty() {
-            "physical"
-        } else {
-            &link.kind
-        };
-        return Err(format!(
-            "its interface {name} is {kind}, not veth: it has no host side"
-        ));
-    }
-    let mac = link
-        .mac
-        .ok_or_else(|| format!("its interface {name} has no MAC"))?;
-    let elsewhere = || format!("the other end of its veth {name} isn't in the agent's namespace");
-    let device = link
-        .peer
-        .and_then(|peer| host.get(&peer))
-        .ok_or_else(elsewhere)?;
-    // Indexes are unique in a namespace only, so an unrelated pair may agree by
-    // chance. The device must be a veth whose other end is this one, and be there.
-    let leads_here = device.kind == "veth"
-        && device.peer == Some(index)
-        && device.peer_netns.is_some()
-        && device.peer_netns == namespace.id;
-    if leads_here {
-        Ok((device, mac))
-    } else {
-        Err(elsewhere())
+        .collect();
+    let owners = claim::assign(&wishes);
+    for (n, contender) in contenders.iter().enumerate() {
+        let won = contender
+            .candidates
+            .iter()
+            .find(|one| owners.get(&one.ifindex) == Some(&n));
+        if let Some(interface) = won.or(contender.own) {
+            discovery.interfaces.push(interface.clone());
+            continue;
+        }
+        let lost = &contender.candidates[0];
+        let rival = owners
+            .get(&lost.ifindex)
+            .map(|n| &contenders[*n].candidates[0].pod)
+            .or_else(|| held.get(&lost.ifindex).map(|own| &own.pod));
+        let rival = rival.map_or_else(|| "another pod".to_owned(), PodKey::to_string);
+        discovery.unguarded.push(Unguarded {
+            pod: lost.pod.clone(),
+            reason: format!(
+                "its address is on {}, which is the device of {rival}",
+                lost.name
+            ),
+        });
     }
 }
 

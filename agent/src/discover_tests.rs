@@ -170,28 +170,6 @@ fn a_pod_whose_namespace_is_out_of_sight_keeps_its_device_while_that_exists() {
 }
 
 #[test]
-fn a_known_device_that_another_pod_has_now_is_not_kept() {
-    let host = [veth(7, 2, 0)];
-    let namespaces = [namespace(0, 7, &["10.0.0.2"])];
-    let known = [Interface {
-        pod: pod("a"),
-        ifindex: 7,
-        name: "veth7".into(),
-        mac: [2, 0, 0, 0, 0, 2],
-    }];
-    let pods = [wanted("a", &["10.0.0.1"]), wanted("b", &["10.0.0.2"])];
-    let discovery = matching(&pods, &known, &host, &namespaces);
-    assert_eq!(
-        (
-            &*discovery.interfaces[0].pod.name,
-            discovery.interfaces.len()
-        ),
-        ("b", 1)
-    );
-    assert_eq!(discovery.unguarded[0].pod, pod("a"));
-}
-
-#[test]
 fn a_missing_folder_of_namespaces_means_no_pods_and_a_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let pods = [wanted("a", &["10.0.0.1"])];
@@ -211,4 +189,125 @@ fn the_agents_own_namespace_is_passed_over() {
     let discovery = discover(dir.path(), &[wanted("a", &["127.0.0.1"])], &[]).unwrap();
     assert_eq!(discovery.skipped, [""; 0]);
     assert_eq!(discovery.unguarded.len(), 1);
+}
+
+fn devices(discovery: &Discovery) -> Vec<(&str, u32)> {
+    let all = discovery.interfaces.iter();
+    all.map(|one| (&*one.pod.name, one.ifindex)).collect()
+}
+
+/// Victim `v` on device 7, impostor `x` on the newer device 8.
+fn rivals() -> ([Wanted; 2], [Link; 2]) {
+    let pods = [
+        wanted("v", &["10.0.0.1", "fd00::1"]),
+        wanted("x", &["10.0.0.2"]),
+    ];
+    (pods, [veth(7, 2, 0), veth(8, 2, 1)])
+}
+
+#[test]
+fn a_pod_that_adds_anothers_addresses_takes_nothing_from_it() {
+    let (pods, host) = rivals();
+    let all = [
+        namespace(0, 7, &["10.0.0.1", "fd00::1"]),
+        namespace(1, 8, &["10.0.0.2", "10.0.0.1", "fd00::1"]),
+    ];
+    let first_sight = matching(&pods, &[], &host, &all);
+    assert_eq!(devices(&first_sight), [("v", 7), ("x", 8)]);
+    let later = matching(&pods, &first_sight.interfaces, &host, &all);
+    assert_eq!(later, first_sight);
+}
+
+#[test]
+fn a_pod_that_swaps_its_address_for_anothers_stays_what_it_was() {
+    let (pods, host) = rivals();
+    let honest = [
+        namespace(0, 7, &["10.0.0.1", "fd00::1"]),
+        namespace(1, 8, &["10.0.0.2"]),
+    ];
+    let before = matching(&pods, &[], &host, &honest);
+    let swapped = [honest[0].clone(), namespace(1, 8, &["10.0.0.1", "fd00::1"])];
+    assert_eq!(matching(&pods, &before.interfaces, &host, &swapped), before);
+    // The same while the victim's namespace is out of sight.
+    let hidden = matching(&pods, &before.interfaces, &host, &swapped[1..]);
+    assert_eq!(hidden, before);
+}
+
+#[test]
+fn a_pod_whose_address_is_only_on_anothers_device_is_told_so_and_gets_none() {
+    let (pods, host) = rivals();
+    let namespaces = [namespace(1, 8, &["10.0.0.2", "10.0.0.1"])];
+    let discovery = matching(&pods, &[], &host, &namespaces);
+    assert_eq!(devices(&discovery), [("x", 8)]);
+    assert_eq!(discovery.unguarded[0].pod, pod("v"));
+    assert_eq!(
+        discovery.unguarded[0].reason,
+        "its address is on veth8, which is the device of ns/x"
+    );
+}
+
+#[test]
+fn no_device_is_ever_given_to_two_pods() {
+    let (mut pods, host) = rivals();
+    // Two Pod objects that show one address.
+    pods[1].addresses = pods[0].addresses.clone();
+    let namespaces = [namespace(0, 7, &["10.0.0.1", "fd00::1"])];
+    let discovery = matching(&pods, &[], &host, &namespaces);
+    assert_eq!(devices(&discovery), [("v", 7)]);
+    assert!(discovery.unguarded[0].reason.ends_with("ns/v"));
+}
+
+#[test]
+fn a_pod_that_got_a_new_device_moves_to_it_once_the_old_one_is_seen_without_it() {
+    let (pods, host) = rivals();
+    let pods = &pods[..1];
+    let before = matching(pods, &[], &host, &[namespace(0, 7, &["10.0.0.1"])]);
+    let both = [
+        namespace(0, 7, &["10.0.0.1"]),
+        namespace(1, 8, &["10.0.0.1"]),
+    ];
+    let torn_down = [namespace(0, 7, &[]), both[1].clone()];
+    let stays = matching(pods, &before.interfaces, &host, &both);
+    assert_eq!(devices(&stays), [("v", 7)]);
+    let moved = matching(pods, &before.interfaces, &host, &torn_down);
+    assert_eq!(devices(&moved), [("v", 8)]);
+    let gone = matching(pods, &before.interfaces, &host[1..], &both);
+    assert_eq!(devices(&gone), [("v", 8)]);
+}
+
+#[test]
+fn the_mac_of_the_first_sight_stays_and_another_one_is_told() {
+    let pods = [wanted("a", &["10.0.0.1"])];
+    let host = [veth(7, 2, 0)];
+    let mut inside = [namespace(0, 7, &["10.0.0.1"])];
+    let before = matching(&pods, &[], &host, &inside);
+    assert_eq!(before.warnings, [""; 0]);
+    inside[0].links[0].mac = Some([2, 0, 0, 0, 0, 9]);
+    let forged = matching(&pods, &before.interfaces, &host, &inside);
+    assert_eq!(forged.interfaces, before.interfaces);
+    assert_eq!(
+        forged.warnings,
+        ["ns/a: the MAC of its interface eth0 was 02:00:00:00:00:02 and is now \
+          02:00:00:00:00:09; only the first is its own"]
+    );
+}
+
+#[test]
+fn a_renamed_device_stays_its_pods_and_one_that_only_has_the_index_does_not() {
+    let pods = [wanted("a", &["10.0.0.1"])];
+    let inside = [namespace(0, 7, &["10.0.0.1"])];
+    let before = matching(&pods, &[], &[veth(7, 2, 0)], &inside);
+    let renamed = [Link {
+        name: "cali7".into(),
+        ..veth(7, 2, 0)
+    }];
+    for namespaces in [&inside[..], &[]] {
+        let after = matching(&pods, &before.interfaces, &renamed, namespaces);
+        assert_eq!(devices(&after), [("a", 7)]);
+        assert_eq!(after.interfaces[0].name, "cali7");
+    }
+    let mut other = namespace(0, 7, &["10.0.0.9"]);
+    other.links[0].mac = Some([2, 0, 0, 0, 0, 9]);
+    let after = matching(&pods, &before.interfaces, &renamed, &[other]);
+    assert_eq!(devices(&after), []);
 }

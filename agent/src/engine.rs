@@ -1,11 +1,13 @@
 //! One pass: manifests, compile, discover, apply. Blocking, and never fails:
 //! what goes wrong is said in the status, and the next pass tries again.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use ringfence_policy::config::Config;
-use ringfence_policy::index::{Index, Scope};
+use ringfence_policy::index::{Index, PodKey, Scope};
 use ringfence_policy::tables::Tables;
 
 use crate::datapath::Interface;
@@ -36,8 +38,15 @@ pub struct Engine {
     discover: Discover,
     compiled: Option<Compiled>,
     interfaces: Vec<Interface>,
+    /// The addresses by which each of them was found.
+    found_by: BTreeMap<PodKey, Vec<IpAddr>>,
+    /// Pods without an interface, as discovery last said.
     unguarded: Vec<Unguarded>,
+    /// Pods whose programs couldn't be attached the last time. Apart from
+    /// `unguarded`, since either may be renewed without the other.
+    refused: Vec<Unguarded>,
     skipped: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// What follows from the objects alone.
@@ -68,8 +77,11 @@ impl Engine {
             discover,
             compiled: None,
             interfaces: Vec::new(),
+            found_by: BTreeMap::new(),
             unguarded: Vec::new(),
+            refused: Vec::new(),
             skipped: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 
@@ -89,7 +101,7 @@ impl Engine {
             .err()
             .or(applied.err())
             .map(|error| failure::one_line(&error));
-        let retry = error.is_some() || !self.unguarded.is_empty();
+        let retry = error.is_some() || self.unguarded().next().is_some();
         self.publish(shared, error);
         Pass {
             unsettled: refresh.unsettled,
@@ -126,11 +138,54 @@ impl Engine {
         let Some(compiled) = &self.compiled else {
             return Ok(());
         };
-        let found = (self.discover)(&compiled.wanted, &self.interfaces)?;
+        let wanted: BTreeMap<&PodKey, &[IpAddr]> = compiled
+            .wanted
+            .iter()
+            .map(|wanted| (&wanted.pod, &*wanted.addresses))
+            .collect();
+        let known = self.known(&wanted);
+        let found = (self.discover)(&compiled.wanted, &known)?;
+        for warning in &found.warnings {
+            if !self.warnings.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        let addresses = |interface: &Interface| match wanted.get(&interface.pod) {
+            Some(now) if !now.is_empty() => now.to_vec(),
+            _ => self
+                .found_by
+                .get(&interface.pod)
+                .cloned()
+                .unwrap_or_default(),
+        };
+        self.found_by = found
+            .interfaces
+            .iter()
+            .map(|interface| (interface.pod.clone(), addresses(interface)))
+            .collect();
         self.interfaces = found.interfaces;
         self.unguarded = found.unguarded;
         self.skipped = found.skipped;
+        self.warnings = found.warnings;
         Ok(())
+    }
+
+    /// The interfaces that are still known. A pod that now has other addresses
+    /// altogether is sought anew: its old device may be another pod's by now.
+    fn known(&self, wanted: &BTreeMap<&PodKey, &[IpAddr]>) -> Vec<Interface> {
+        let is_known = |interface: &&Interface| {
+            let Some(now) = wanted.get(&interface.pod) else {
+                return false;
+            };
+            let before = self.found_by.get(&interface.pod);
+            now.is_empty()
+                || before.is_none_or(|before| before.iter().any(|address| now.contains(address)))
+        };
+        self.interfaces.iter().filter(is_known).cloned().collect()
+    }
+
+    fn unguarded(&self) -> impl Iterator<Item = &Unguarded> {
+        self.unguarded.iter().chain(&self.refused)
     }
 
     fn apply(&mut self, shared: &Shared, began: Instant) -> anyhow::Result<()> {
@@ -138,11 +193,11 @@ impl Engine {
             return Ok(());
         };
         let applied = shared.kernel().apply(&compiled.tables, &self.interfaces)?;
-        self.unguarded
-            .extend(applied.failed.into_iter().map(|(pod, error)| Unguarded {
-                pod,
-                reason: format!("its programs can't be attached: {error}"),
-            }));
+        let refused = applied.failed.into_iter().map(|(pod, error)| Unguarded {
+            pod,
+            reason: format!("its programs can't be attached: {error}"),
+        });
+        self.refused = refused.collect();
         if compiled.fresh {
             compiled.fresh = false;
             shared.metrics.applied(began.elapsed());
@@ -190,8 +245,7 @@ impl Engine {
         if let Some(compiled) = &self.compiled {
             status.problems.clone_from(&compiled.problems);
             status.unguarded = self
-                .unguarded
-                .iter()
+                .unguarded()
                 .chain(&compiled.host_network)
                 .map(row)
                 .collect();
@@ -201,8 +255,7 @@ impl Engine {
 
     fn log_unguarded(&self, before: &Status) {
         for pod in self
-            .unguarded
-            .iter()
+            .unguarded()
             .map(row)
             .filter(|pod| !before.unguarded.contains(pod))
         {

@@ -27,8 +27,10 @@ struct Bench {
     kernel: FakeKernel,
     shared: Shared,
     engine: Engine,
-    /// Discovery fails with this.
+    /// Whether discovery fails.
     broken: Arc<Mutex<bool>>,
+    /// How many interfaces the last discovery was told of.
+    known: Arc<Mutex<usize>>,
 }
 
 impl Bench {
@@ -37,8 +39,10 @@ impl Bench {
         write(dir.path(), "a.yaml", text);
         let kernel = FakeKernel::default();
         let broken = Arc::new(Mutex::new(false));
-        let is_broken = Arc::clone(&broken);
-        let discover: Discover = Box::new(move |wanted, _| {
+        let known = Arc::default();
+        let (is_broken, told) = (Arc::clone(&broken), Arc::clone(&known));
+        let discover: Discover = Box::new(move |wanted, known| {
+            *told.lock().unwrap() = known.len();
             if *is_broken.lock().unwrap() {
                 return Err(DiscoverError::Ended);
             }
@@ -60,6 +64,7 @@ impl Bench {
             kernel,
             engine,
             broken,
+            known,
         }
     }
 
@@ -153,4 +158,38 @@ fn pods_of_the_nodes_own_network_are_listed_as_not_guarded() {
     assert_eq!(bench.pods(), [""; 0]);
     assert_eq!(status.unguarded[0].pod, "ns/a");
     assert!(status.unguarded[0].reason.starts_with("host network"));
+}
+
+#[test]
+fn a_pod_that_cannot_be_attached_is_listed_once_however_often_it_is_tried() {
+    let mut bench = Bench::new(&pod("a", ""));
+    bench.kernel.0.lock().unwrap().refuse = Some("device is down".into());
+    bench.pass();
+    *bench.broken.lock().unwrap() = true;
+    for _ in 0..3 {
+        assert!(bench.pass().retry);
+        assert_eq!(bench.shared.status().unguarded.len(), 1);
+    }
+    let status = bench.shared.status();
+    assert!(status.unguarded[0].reason.ends_with("device is down"));
+    *bench.broken.lock().unwrap() = false;
+    bench.kernel.0.lock().unwrap().refuse = None;
+    assert!(!bench.pass().retry);
+    assert_eq!(bench.shared.status().unguarded, []);
+}
+
+#[test]
+fn a_pod_with_other_addresses_altogether_is_sought_anew() {
+    let mut bench = Bench::new(&pod("a", ""));
+    bench.pass();
+    assert_eq!(*bench.known.lock().unwrap(), 0);
+    bench.pass();
+    assert_eq!(*bench.known.lock().unwrap(), 1);
+    let second = "podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]";
+    for (addresses, known) in [(second, 1), ("podIP: 10.0.0.9", 0)] {
+        let text = pod("a", "").replace("podIP: 10.0.0.1", addresses);
+        write(bench.dir.path(), "a.yaml", &text);
+        bench.pass();
+        assert_eq!(*bench.known.lock().unwrap(), known, "{addresses}");
+    }
 }

@@ -41,6 +41,14 @@ pub enum NetlinkError {
         /// What was asked.
         request: &'static str,
     },
+    /// There is more of it than the socket was told to read.
+    #[error("rtnetlink {request}: more than {limit} of them, so none is read")]
+    TooMany {
+        /// What was asked.
+        request: &'static str,
+        /// How many would have been read.
+        limit: usize,
+    },
 }
 
 /// One network device.
@@ -73,6 +81,7 @@ pub struct LinkAddress {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    limit: usize,
 }
 
 impl Netlink {
@@ -91,7 +100,15 @@ impl Netlink {
         Ok(Self {
             socket,
             sequence: 0,
+            limit: usize::MAX,
         })
+    }
+
+    /// Refuses answers of more than so many messages, for namespaces that others
+    /// may fill. After such an answer the socket is of no more use.
+    pub const fn with_limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// All devices.
@@ -170,6 +187,12 @@ impl Netlink {
             replies
                 .take(&buffer[..size], self.sequence)
                 .map_err(failed)?;
+            if replies.messages.len() > self.limit {
+                return Err(NetlinkError::TooMany {
+                    request: name,
+                    limit: self.limit,
+                });
+            }
         }
         if replies.interrupted {
             return Err(NetlinkError::Interrupted { request: name });
@@ -348,6 +371,16 @@ mod tests {
             addresses
                 .iter()
                 .all(|a| links.iter().any(|link| link.index == a.link))
+        );
+    }
+
+    #[test]
+    fn an_answer_beyond_the_limit_is_refused() {
+        let mut netlink = Netlink::open().unwrap().with_limit(0);
+        let error = netlink.links().unwrap_err();
+        assert!(
+            matches!(error, NetlinkError::TooMany { limit: 0, .. }),
+            "{error}"
         );
     }
 

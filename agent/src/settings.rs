@@ -1,10 +1,12 @@
 //! Arguments resolved: checked against each other and against this machine.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use ringfence_policy::config::Config;
 
 use crate::cli::{AgentArgs, Global, LogFormat, Mode, PodName, PolicyArgs};
@@ -49,6 +51,7 @@ impl AgentArgs {
             Some(name) => name,
             None => host_name().map_err(Failure::fault)?,
         };
+        pin_names(&global.pin_dir).map_err(Failure::input)?;
         Ok(Settings {
             manifests,
             audit: self.mode == Mode::Audit,
@@ -96,6 +99,36 @@ fn metrics_addr(text: &str) -> anyhow::Result<Option<SocketAddr>> {
         .with_context(|| format!("--metrics-addr {text}: neither IP:PORT nor `none`"))
 }
 
+/// A bpffs refuses to make names with dots (`bpf_lookup` of kernel/bpf/inode.c), with
+/// an EPERM that leads everybody astray.
+fn pin_names(pin_dir: &Path) -> anyhow::Result<()> {
+    let existing = pin_dir.ancestors().find(|path| path.exists());
+    let Some(existing) = existing.filter(|path| is_bpffs(path)) else {
+        return Ok(());
+    };
+    match dotted(pin_dir, existing) {
+        None => Ok(()),
+        Some(name) => Err(anyhow!(
+            "--pin-dir {}: a bpffs allows no dot in a name; give one without, instead of {name:?}",
+            pin_dir.display(),
+        )),
+    }
+}
+
+/// Where it can't be told, the datapath's own check of the pin directory speaks.
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// The first name with a dot among those that have yet to be made.
+fn dotted<'a>(pin_dir: &'a Path, existing: &Path) -> Option<&'a OsStr> {
+    let rest = pin_dir.strip_prefix(existing).ok()?;
+    rest.components().find_map(|component| match component {
+        Component::Normal(name) if name.as_encoded_bytes().contains(&b'.') => Some(name),
+        _ => None,
+    })
+}
+
 /// What the kubelet registers a node as, unless told otherwise.
 fn host_name() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname().context("reading the host's name")?;
@@ -103,4 +136,28 @@ fn host_name() -> anyhow::Result<String> {
         .into_string()
         .map_err(|_| anyhow!("the host's name isn't UTF-8; give --node-name"))?;
     Ok(name.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_dot_that_is_still_to_be_made_is_found() {
+        let find = |pin_dir, existing| dotted(Path::new(pin_dir), Path::new(existing));
+        let bpffs = "/sys/fs/bpf";
+        assert_eq!(
+            find("/sys/fs/bpf/a/ring.fence", bpffs),
+            Some("ring.fence".as_ref())
+        );
+        assert_eq!(find("/sys/fs/bpf/ringfence", bpffs), None);
+        assert_eq!(find("/sys/fs/bpf/a/../b", bpffs), None);
+        assert_eq!(find("/mnt/a.b/bpf/ringfence", "/mnt/a.b/bpf"), None);
+    }
+
+    #[test]
+    fn off_bpffs_dots_are_left_to_the_datapaths_own_check() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(pin_names(&dir.path().join("ring.fence")).is_ok());
+    }
 }

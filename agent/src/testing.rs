@@ -19,6 +19,8 @@ pub(crate) struct Record {
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) generation: u64,
     pub(crate) fail: Option<String>,
+    /// Why no program can be attached.
+    pub(crate) refuse: Option<String>,
 }
 
 /// Remembers instead of enforcing.
@@ -35,10 +37,14 @@ impl Kernel for FakeKernel {
         record.generation += u64::from(flipped);
         record.tables = tables.clone();
         record.interfaces = interfaces.to_vec();
+        let refused = |error: &String| {
+            let pods = interfaces.iter().map(|one| one.pod.clone());
+            pods.map(|pod| (pod, error.clone())).collect()
+        };
         Ok(Applied {
             generation: record.generation,
             flipped,
-            ..Applied::default()
+            failed: record.refuse.as_ref().map(refused).unwrap_or_default(),
         })
     }
 

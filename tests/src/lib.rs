@@ -1,6 +1,8 @@
 //! Ringfence's tests that need more than one package: the oracle and its random
-//! clusters, the packet table, test networks.
+//! clusters, the packet table, test networks, the agent on them.
 
+pub mod agent;
 pub mod oracle;
+pub mod packets;
 pub mod random;
 pub mod testnet;

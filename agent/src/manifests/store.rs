@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringfence_policy::config::Config;
 use ringfence_policy::index::Index;
@@ -14,8 +14,11 @@ use super::walk::{Stamp, Walk};
 use super::{ManifestError, ManifestErrors, ObjectKey};
 
 /// A file written less than this ago may still be being written: reading a
-/// truncated one would take policies away for a moment.
+/// truncated one would take policies away for a moment. So would believing at
+/// once that a file is gone: tools replace files by removing them first.
 const SETTLE: Duration = Duration::from_millis(40);
+
+const EMPTY: &str = "empty: its objects stay in force; delete the file to remove them";
 
 /// Objects by file, each in the last form that parsed.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ struct FileState {
     entries: Vec<Entry>,
     invalid: Vec<Invalid>,
     errors: Vec<ManifestError>,
+    /// When it was first seen to be gone.
+    missing: Option<Instant>,
 }
 
 /// What [`Store::refresh`] found.
@@ -43,7 +48,8 @@ struct FileState {
 pub struct Refresh {
     /// Objects or problems may differ from before.
     pub changed: bool,
-    /// A file is so new that it was left for later: look again soon.
+    /// A file came, changed or went so lately that it was left for later: look
+    /// again soon.
     pub unsettled: bool,
 }
 
@@ -83,10 +89,7 @@ impl Store {
             changed: walk.errors != self.walk_errors,
             unsettled: false,
         };
-        let before = self.files.len();
-        self.files
-            .retain(|path, _| walk.files.contains_key(path) || walk.is_unsure_of(path));
-        refresh.changed |= self.files.len() != before;
+        self.drop_missing(&walk, settle, &mut refresh);
         for (path, stamp) in &walk.files {
             let state = self.files.get(path);
             if state.is_some_and(|state| state.stamp.as_ref() == Some(stamp)) {
@@ -98,23 +101,49 @@ impl Store {
             }
             self.read_file(path, stamp);
             refresh.changed = true;
+            refresh.unsettled |= self.files.get(path).is_some_and(FileState::is_missing);
         }
         self.walk_errors = walk.errors;
         self.find_duplicates();
         refresh
     }
 
+    fn drop_missing(&mut self, walk: &Walk, settle: Duration, refresh: &mut Refresh) {
+        let now = Instant::now();
+        self.files.retain(|path, state| {
+            if walk.files.contains_key(path) || walk.is_unsure_of(path) {
+                state.missing = None;
+                return true;
+            }
+            // A file that was moved must give way to its other name at once.
+            refresh.changed |= state.missing.is_none();
+            let since = *state.missing.get_or_insert(now);
+            let is_gone = now.duration_since(since) >= settle;
+            refresh.changed |= is_gone;
+            refresh.unsettled |= !is_gone;
+            !is_gone
+        });
+    }
+
     fn read_file(&mut self, path: &Path, stamp: &Stamp) {
         let text = match fs::read(path) {
             Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.files.remove(path);
+                if let Some(state) = self.files.get_mut(path) {
+                    state.missing = Some(Instant::now());
+                }
                 return;
             }
             Err(error) => Err(error.to_string()),
         };
         let state = self.files.entry(path.to_owned()).or_default();
         match text {
+            // The shell empties a file before the command that fills it has said
+            // anything, and a writer may die in between: nothing was stated.
+            Ok(text) if text.trim().is_empty() && state.has_objects() => {
+                state.stamp = Some(stamp.clone());
+                state.errors = vec![ManifestError::of_file(path, EMPTY)];
+            }
             Ok(text) => {
                 state.stamp = Some(stamp.clone());
                 state.take(file::read(path, &text));
@@ -131,7 +160,11 @@ impl Store {
     fn find_duplicates(&mut self) {
         let mut owners: BTreeMap<ObjectKey, PathBuf> = BTreeMap::new();
         self.duplicates.clear();
-        for (path, state) in &self.files {
+        // A file that has just gone missing comes last: if its objects stand
+        // elsewhere, it was moved.
+        let (missing, present): (Vec<_>, Vec<_>) =
+            (self.files.iter()).partition(|(_, state)| state.is_missing());
+        for (path, state) in present.into_iter().chain(missing) {
             for entry in &state.entries {
                 let owner = self
                     .owners
@@ -140,7 +173,7 @@ impl Store {
                 let owner = owners
                     .entry(entry.key.clone())
                     .or_insert_with(|| owner.unwrap_or(path).clone());
-                if owner != path {
+                if owner != path && !state.is_missing() {
                     self.duplicates.push(ManifestError {
                         document: Some(entry.document),
                         object: Some(entry.key.to_string()),
@@ -155,6 +188,7 @@ impl Store {
     fn holds(&self, path: &Path, key: &ObjectKey) -> bool {
         self.files
             .get(path)
+            .filter(|state| !state.is_missing())
             .is_some_and(|state| state.entries.iter().any(|entry| &entry.key == key))
     }
 
@@ -197,6 +231,14 @@ impl Store {
 }
 
 impl FileState {
+    const fn is_missing(&self) -> bool {
+        self.missing.is_some()
+    }
+
+    const fn has_objects(&self) -> bool {
+        !self.entries.is_empty() || !self.invalid.is_empty()
+    }
+
     /// Takes over what a file now holds, and keeps what it held before where that
     /// may be there still.
     fn take(&mut self, read: FileRead) {
@@ -222,6 +264,7 @@ impl FileState {
             entries,
             invalid,
             errors,
+            missing: None,
         };
     }
 }

@@ -294,3 +294,68 @@ fn nothing_changed_is_told_as_such() {
         }
     );
 }
+
+#[test]
+fn an_emptied_file_keeps_its_objects_and_is_told_until_it_says_something() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a")), ("p.yaml", &policy(CLOSED))]);
+    for empty in ["", "\n \n"] {
+        // In place, as the shell's `>` does.
+        fs::write(folder.path("p.yaml"), empty).unwrap();
+        assert!(folder.store.read(Duration::ZERO).changed);
+        assert!(folder.isolated());
+        assert_eq!(
+            folder.problems(),
+            ["p.yaml: empty: its objects stay in force; delete the file to remove them"]
+        );
+    }
+    folder.write("p.yaml", &policy("{podSelector: {}, policyTypes: [Egress]}"));
+    assert!(!folder.isolated());
+    assert_eq!(folder.problems(), [""; 0]);
+    folder.write("p.yaml", "# nothing any more\n");
+    folder.write("p.yaml", "");
+    assert_eq!(folder.problems(), [""; 0]);
+}
+
+#[test]
+fn an_emptied_file_stays_closed_where_its_policy_never_parsed() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a")), ("p.yaml", &policy(BAD_CIDR))]);
+    folder.write("p.yaml", "");
+    assert!(folder.isolated());
+    folder.remove("p.yaml");
+    assert!(!folder.isolated());
+}
+
+#[test]
+fn a_file_that_is_gone_for_a_moment_loses_nothing() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a")), ("p.yaml", &policy(CLOSED))]);
+    let settle = Duration::from_secs(60);
+    fs::rename(folder.path("p.yaml"), folder.path("aside")).unwrap();
+    for _ in 0..2 {
+        assert!(folder.store.read(settle).unsettled);
+        assert!(folder.isolated());
+    }
+    fs::rename(folder.path("aside"), folder.path("p.yaml")).unwrap();
+    folder.store.read(Duration::ZERO);
+    assert!(folder.isolated());
+    folder.remove("p.yaml");
+    assert!(!folder.isolated());
+}
+
+#[test]
+fn a_moved_file_is_no_duplicate_of_itself_while_its_old_name_settles() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a"))]);
+    fs::rename(folder.path("a.yaml"), folder.path("b.yaml")).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let refresh = folder.store.read(Duration::from_millis(45));
+    assert!(refresh.unsettled && refresh.changed);
+    assert_eq!(
+        (folder.problems(), folder.pods()),
+        (vec![], vec!["default/a".into()])
+    );
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!folder.store.read(Duration::from_millis(45)).unsettled);
+    assert_eq!(
+        (folder.problems(), folder.pods()),
+        (vec![], vec!["default/a".into()])
+    );
+}

@@ -3,12 +3,13 @@
 //! Names of addresses are written down here by hand rather than taken from the
 //! compiler: the counters' names are part of what the table checks.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ringfence_policy::tables::Tables;
 use serde_json::Value;
 
 use crate::oracle::check;
+use crate::testnet::Mode;
 
 /// The objects, as a List: a manifest that the agent can read, too.
 pub const MANIFEST: &str = include_str!("fixture.json");
@@ -64,7 +65,22 @@ impl Pod {
     pub fn link_local(&self) -> IpAddr {
         let [a, b, c, d, e, f] = self.mac;
         Ipv6Addr::from([
-            0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
         ])
         .into()
     }
@@ -111,7 +127,8 @@ pub fn address(name: &str, v4: bool) -> IpAddr {
             if v4 { other.2 } else { other.3 }.to_owned()
         }
     };
-    text.parse().unwrap_or_else(|_| panic!("{text} is no address"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text} is no address"))
 }
 
 /// How counters call the holder of an address.
@@ -120,11 +137,12 @@ pub fn workload_of(ip: IpAddr) -> &'static str {
         let addresses = pod.addresses();
         addresses.into_iter().map(|own| (own, pod.workload))
     });
-    let others = OTHERS.iter().flat_map(|(name, workload, ..)| {
-        [true, false].map(|v4| (address(name, v4), *workload))
-    });
+    let others = OTHERS
+        .iter()
+        .flat_map(|(name, workload, ..)| [true, false].map(|v4| (address(name, v4), *workload)));
     let mut all = pods.chain(others);
-    all.find(|(own, _)| *own == ip).map_or("outside", |(_, name)| name)
+    all.find(|(own, _)| *own == ip)
+        .map_or("outside", |(_, name)| name)
 }
 
 /// The guarded pod that has an address.
@@ -133,13 +151,26 @@ pub fn holder(ip: IpAddr) -> Option<Pod> {
         .find(|pod| pod.addresses().contains(&ip) || pod.link_local() == ip)
 }
 
+/// The bridge of a test network whose pods hang on one.
+pub const fn bridge() -> Mode {
+    Mode::Bridge {
+        v4: Ipv4Addr::new(10, 244, 0, 1),
+        v4_len: 24,
+        v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1),
+        v6_len: 64,
+    }
+}
+
 /// The objects.
 ///
 /// # Panics
 /// If the manifest isn't the List that it should be.
 pub fn objects() -> Vec<Value> {
     let list: Value = serde_json::from_str(MANIFEST).expect("the fixture is JSON");
-    list["items"].as_array().expect("the fixture is a List").clone()
+    list["items"]
+        .as_array()
+        .expect("the fixture is a List")
+        .clone()
 }
 
 /// What the compiler makes of them: the tables of every level.

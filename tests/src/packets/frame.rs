@@ -19,7 +19,8 @@ pub const IPV6: u16 = 0x86dd;
 pub struct Extension(pub u8, pub Vec<u8>);
 
 impl Extension {
-    /// Hop-by-hop (0), routing (43) or destination options (60), padded to `units` more than 8 bytes.
+    /// Hop-by-hop (0), routing (43) or destination options (60): 8 bytes and
+    /// `units` times 8 more.
     pub fn options(kind: u8, units: u8) -> Self {
         let mut body = vec![units];
         if kind == 43 {
@@ -27,9 +28,9 @@ impl Extension {
             body.extend([2, 0, 0, 0, 0, 0]);
             body.resize(7 + usize::from(units) * 8, 0);
         } else {
-            // One PadN that fills the header.
-            let room = 4 + units * 8;
-            body.extend([1, room]);
+            // An option of nobody's, to be skipped: Linux takes no more padding
+            // than seven bytes.
+            body.extend([0x1e, 4 + units * 8]);
             body.resize(7 + usize::from(units) * 8, 0);
         }
         Self(kind, body)
@@ -102,7 +103,24 @@ impl Frame {
     /// A TCP segment without payload.
     pub fn tcp(source: (IpAddr, u16), destination: (IpAddr, u16), flags: u8) -> Self {
         let mut header = ports(source.1, destination.1);
-        header.extend([0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        header.extend([
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+            1,
+            5 << 4,
+            flags,
+            0xff,
+            0xff,
+            0,
+            0,
+            0,
+            0,
+        ]);
         Self {
             checksum_at: Some(16),
             ..Self::ip(source.0, destination.0, 6, header)
@@ -148,7 +166,12 @@ impl Frame {
             (false, false) => 129,
         };
         let [high, low] = identifier.to_be_bytes();
-        Self::icmp(source, destination, [kind, 0], &[high, low, 0, 1, 1, 2, 3, 4])
+        Self::icmp(
+            source,
+            destination,
+            [kind, 0],
+            &[high, low, 0, 1, 1, 2, 3, 4],
+        )
     }
 
     /// An ICMP error of a family's type and code about a frame.

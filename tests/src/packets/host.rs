@@ -61,7 +61,8 @@ impl Host {
         }
         for (ifindex, pod) in (FIRST_IFINDEX..).zip(PODS) {
             let endpoint = host.endpoint_of(ifindex, &pod);
-            host.endpoints.insert(Endpoint::home_slot(ifindex), endpoint);
+            host.endpoints
+                .insert(Endpoint::home_slot(ifindex), endpoint);
         }
         host
     }

@@ -21,3 +21,16 @@ mod table;
 pub use frame::Frame;
 pub use step::{Arrival, Expected, Row, Series, Source, Step};
 pub use table::rows;
+
+/// Fails with all faults at once, one a line.
+///
+/// # Panics
+/// If there is one.
+pub fn assert_no_fault(faults: &[String]) {
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
+}

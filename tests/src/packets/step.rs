@@ -1,5 +1,6 @@
 //! Rows and their steps.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ringfence_ebpf::abi::{Direction, Protocol, Reason};
@@ -78,12 +79,8 @@ pub struct Step {
 pub enum Arrival {
     /// At a pod.
     Pod(&'static str),
-    /// Outside of the cluster.
-    Outside,
     /// Nowhere.
     Nowhere,
-    /// At the node itself, where nobody looks.
-    Node,
 }
 
 /// A description and its steps.
@@ -223,10 +220,33 @@ impl Step {
         })
     }
 
-    /// Whether a test run can show it: the kernel wants a whole Ethernet header
-    /// and something behind it, takes no more than a page, and sets no tag.
+    /// What every counter rises by, those that do.
+    pub fn counted(&self) -> BTreeMap<Series, u64> {
+        self.series()
+            .into_iter()
+            .map(|series| (series, 1))
+            .collect()
+    }
+
+    /// Whether a test run can show it: that sets no tag, takes no more than a
+    /// page, and wants a whole IP header where the EtherType promises one
+    /// (`bpf_prog_test_run_skb`, Linux 6.18).
     pub fn fits_a_test_run(&self) -> bool {
-        !matches!(self.source, Source::Pod { .. }) && (15..=3500).contains(&self.frame.len())
+        let least = match self.frame.get(12..14) {
+            Some([0x08, 0x00]) => 14 + 20,
+            Some([0x86, 0xdd]) => 14 + 40,
+            _ => 15,
+        };
+        let tagged = matches!(self.source, Source::Pod { .. });
+        !tagged && (least..=3500).contains(&self.frame.len())
+    }
+
+    /// Whether a pod can send it as it is: a tag in the bytes becomes one in the
+    /// packet's metadata on its way, and a frame has a link header at least.
+    fn fits_the_wire(&self) -> bool {
+        let tagged = matches!(self.frame.get(12..14), Some([0x81, 0] | [0x88, 0xa8]));
+        let sent = self.hook == Direction::Egress && self.pod.is_some();
+        sent && !tagged && (15..=1514).contains(&self.frame.len())
     }
 }
 
@@ -236,12 +256,12 @@ impl Row {
     /// there or decided once more at the pod that it is for.
     pub fn on_the_wire(&self) -> Option<Arrival> {
         let first = self.steps.first()?;
-        let sent = first.hook == Direction::Egress && first.pod.is_some();
-        if !sent || !first.fits_a_test_run() {
+        if !first.fits_the_wire() {
             return None;
         }
         match (first.expected, self.steps.get(1)) {
-            (Expected::Drop(_), None) => Some(Arrival::Nowhere),
+            // What would come after it isn't sent.
+            (Expected::Drop(_), _) => Some(Arrival::Nowhere),
             (Expected::Pass, Some(second)) if self.steps.len() == 2 => {
                 let natural = second.hook == Direction::Ingress
                     && second.source == Source::Forwarded
@@ -254,5 +274,18 @@ impl Row {
             }
             _ => None,
         }
+    }
+    /// The row under an agent that only audits: what is denied is audited, and
+    /// there it ends, for what has been let in goes on from there.
+    pub fn audited(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for step in self.steps.iter().cloned() {
+            if let Expected::Drop(reason) = step.expected {
+                steps.push(step.audits(reason));
+                break;
+            }
+            steps.push(step);
+        }
+        steps
     }
 }

@@ -3,6 +3,7 @@
 //! Fields that don't matter are skipped, except in a NetworkPolicy's spec: a
 //! misspelt field there changes what is allowed, so it is an error.
 
+mod cidr;
 mod core;
 mod error;
 mod netpol;

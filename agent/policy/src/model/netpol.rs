@@ -100,9 +100,14 @@ pub struct Peer {
 #[serde(deny_unknown_fields)]
 pub struct IpBlock {
     /// The block.
+    #[serde(deserialize_with = "super::cidr::one")]
     pub cidr: IpNet,
     /// Parts of it that this peer leaves out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "super::cidr::many",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub except: Vec<IpNet>,
 }
 

@@ -32,31 +32,46 @@ fn syn(f: Family, port: u16) -> Frame {
 }
 
 pub(super) fn rows(t: &mut Table) {
-    t.both("a first fragment with the whole TCP header is judged like a packet", |f, port| {
-        let first = cut(&syn(f, port), 0, true, 24);
-        vec![from_pod("caller", &first), to_pod("callee", &first)]
-    });
-    t.both("a first fragment of a call that isn't listed is denied for that", |f, port| {
-        let first = cut(&syn(f, port), 0, true, 24).with(|p| p.payload[3] ^= 1);
-        vec![from_pod("caller", &first).drops(ringfence_ebpf::abi::Reason::Policy)]
-    });
+    t.both(
+        "a first fragment with the whole TCP header is judged like a packet",
+        |f, port| {
+            let first = cut(&syn(f, port), 0, true, 24);
+            vec![from_pod("caller", &first), to_pod("callee", &first)]
+        },
+    );
+    t.both(
+        "a first fragment of a call that isn't listed is denied for that",
+        |f, port| {
+            let first = cut(&syn(f, port), 0, true, 24).with(|p| p.payload[3] ^= 1);
+            vec![from_pod("caller", &first).drops(ringfence_ebpf::abi::Reason::Policy)]
+        },
+    );
     for keep in [0, 8, 16] {
-        t.both(&format!("a first fragment with {keep} bytes of the TCP header is denied"), |f, port| {
-            let first = cut(&syn(f, port), 0, true, keep);
-            vec![
-                from_pod("caller", &first).drops(Fragment),
-                to_pod("callee", &first).drops(Fragment),
-            ]
-        });
+        t.both(
+            &format!("a first fragment with {keep} bytes of the TCP header is denied"),
+            |f, port| {
+                let first = cut(&syn(f, port), 0, true, keep);
+                vec![
+                    from_pod("caller", &first).drops(Fragment),
+                    to_pod("callee", &first).drops(Fragment),
+                ]
+            },
+        );
     }
-    t.both("a first fragment that ends inside TCP's options is denied", |f, port| {
-        let first = cut(&syn(f, port).with(|p| p.payload[12] = 10 << 4), 0, true, 32);
-        vec![from_pod("caller", &first).drops(Fragment)]
-    });
-    t.both("a first fragment with the whole UDP header is judged like a packet", |f, port| {
-        let udp = Frame::udp((f.of("friend"), port), (f.of("callee"), 5353));
-        vec![to_pod("callee", &cut(&udp, 0, true, 8))]
-    });
+    t.both(
+        "a first fragment that ends inside TCP's options is denied",
+        |f, port| {
+            let first = cut(&syn(f, port).with(|p| p.payload[12] = 10 << 4), 0, true, 32);
+            vec![from_pod("caller", &first).drops(Fragment)]
+        },
+    );
+    t.both(
+        "a first fragment with the whole UDP header is judged like a packet",
+        |f, port| {
+            let udp = Frame::udp((f.of("friend"), port), (f.of("callee"), 5353));
+            vec![to_pod("callee", &cut(&udp, 0, true, 8))]
+        },
+    );
     later(t);
     t.both("fragments of a pod without policy pass", |f, port| {
         let whole = Frame::udp((f.of("plain"), port), (f.of("stranger"), 9));
@@ -66,14 +81,17 @@ pub(super) fn rows(t: &mut Table) {
             to_pod("plain", &cut(&whole.reply(), 1, false, 8)),
         ]
     });
-    t.both("a staged pod audits a later fragment and gets it", |f, port| {
-        let whole = Frame::udp((f.of("stranger"), port), (f.of("staged"), 9));
-        vec![
-            to_pod("staged", &cut(&whole, 1, false, 8))
-                .audits(Fragment)
-                .counted_as(counted(f, Protocol::Udp)),
-        ]
-    });
+    t.both(
+        "a staged pod audits a later fragment and gets it",
+        |f, port| {
+            let whole = Frame::udp((f.of("stranger"), port), (f.of("staged"), 9));
+            vec![
+                to_pod("staged", &cut(&whole, 1, false, 8))
+                    .audits(Fragment)
+                    .counted_as(counted(f, Protocol::Udp)),
+            ]
+        },
+    );
     atomic(t);
 }
 
@@ -85,26 +103,31 @@ fn later(t: &mut Table) {
                 let later = cut(&syn(f, port), offset, more, 8);
                 let counted = counted(f, Protocol::Tcp);
                 vec![
-                    from_pod("caller", &later).drops(Fragment).counted_as(counted),
+                    from_pod("caller", &later)
+                        .drops(Fragment)
+                        .counted_as(counted),
                     to_pod("callee", &later).drops(Fragment).counted_as(counted),
                 ]
             },
         );
     }
-    t.both("a later fragment doesn't borrow the flow that its bytes spell", |f, port| {
-        let whole = syn(f, port);
-        // Its payload is another TCP header, of the very ports of a live flow.
-        let disguised = cut(&whole, 0, false, 64).with(|p| {
-            p.fragment = 8;
-            p.extensions = vec![Extension::fragment(8, false)];
-        });
-        vec![
-            from_pod("caller", &whole),
-            from_pod("caller", &disguised)
-                .drops(Fragment)
-                .counted_as(counted(f, Protocol::Tcp)),
-        ]
-    });
+    t.both(
+        "a later fragment doesn't borrow the flow that its bytes spell",
+        |f, port| {
+            let whole = syn(f, port);
+            // Its payload is another TCP header, of the very ports of a live flow.
+            let disguised = cut(&whole, 0, false, 64).with(|p| {
+                p.fragment = 8;
+                p.extensions = vec![Extension::fragment(8, false)];
+            });
+            vec![
+                from_pod("caller", &whole),
+                from_pod("caller", &disguised)
+                    .drops(Fragment)
+                    .counted_as(counted(f, Protocol::Tcp)),
+            ]
+        },
+    );
 }
 
 fn atomic(t: &mut Table) {

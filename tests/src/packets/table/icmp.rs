@@ -10,9 +10,11 @@ use crate::packets::step::{Step, from_pod, to_pod};
 
 pub(super) fn rows(t: &mut Table) {
     echoes(t);
+    echoes_of_others(t);
     timestamps(t);
     live_errors(t);
     stray_errors(t);
+    smuggled_errors(t);
     spoilt_errors(t);
     wrong_family(t);
 }
@@ -27,37 +29,56 @@ fn echoes(t: &mut Table) {
         let reply = echo(f, "callee", "trusted", false, id);
         vec![to_pod("callee", &request), from_pod("callee", &reply)]
     });
-    t.both("a rule with ports doesn't admit an echo request", |f, id| {
-        vec![to_pod("callee", &echo(f, "friend", "callee", true, id)).drops(Policy)]
-    });
+    t.both(
+        "a rule with ports doesn't admit an echo request",
+        |f, id| vec![to_pod("callee", &echo(f, "friend", "callee", true, id)).drops(Policy)],
+    );
     t.both("a label doesn't let a caller ping", |f, id| {
         vec![from_pod("caller", &echo(f, "caller", "callee", true, id)).drops(Policy)]
     });
-    t.both("a closed pod's ping is answered, and only that one", |f, id| {
-        vec![
-            from_pod("callee", &echo(f, "callee", "stranger", true, id)),
-            to_pod("callee", &echo(f, "stranger", "callee", false, id)),
-            to_pod("callee", &echo(f, "stranger", "callee", false, id ^ 0x8000)).drops(Policy),
-            to_pod("callee", &echo(f, "router", "callee", false, id)).drops(Policy),
-            to_pod("callee", &echo(f, "stranger", "callee", true, id)).drops(Policy),
-        ]
-    });
-    t.both("a pod without policy pings a closed one in vain", |f, id| {
-        let request = echo(f, "plain", "callee", true, id);
-        vec![from_pod("plain", &request), to_pod("callee", &request).drops(Policy)]
-    });
-    t.both("a pod without policy pings another, whose egress is closed, and is answered", |f, id| {
-        vec![
-            to_pod("caller", &echo(f, "stranger", "caller", true, id)),
-            from_pod("caller", &echo(f, "caller", "stranger", false, id)),
-        ]
-    });
-    t.both("an echo reply that nobody asked for is denied at both closed sides", |f, id| {
-        vec![
-            to_pod("callee", &echo(f, "stranger", "callee", false, id)).drops(Policy),
-            from_pod("caller", &echo(f, "caller", "stranger", false, id)).drops(Policy),
-        ]
-    });
+    t.both(
+        "a closed pod's ping is answered, and only that one",
+        |f, id| {
+            vec![
+                from_pod("callee", &echo(f, "callee", "stranger", true, id)),
+                to_pod("callee", &echo(f, "stranger", "callee", false, id)),
+                to_pod("callee", &echo(f, "stranger", "callee", false, id ^ 0x8000)).drops(Policy),
+                to_pod("callee", &echo(f, "router", "callee", false, id)).drops(Policy),
+                to_pod("callee", &echo(f, "stranger", "callee", true, id)).drops(Policy),
+            ]
+        },
+    );
+}
+
+fn echoes_of_others(t: &mut Table) {
+    t.both(
+        "a pod without policy pings a closed one in vain",
+        |f, id| {
+            let request = echo(f, "plain", "callee", true, id);
+            vec![
+                from_pod("plain", &request),
+                to_pod("callee", &request).drops(Policy),
+            ]
+        },
+    );
+    t.both(
+        "a pod without policy pings another, whose egress is closed, and is answered",
+        |f, id| {
+            vec![
+                to_pod("caller", &echo(f, "stranger", "caller", true, id)),
+                from_pod("caller", &echo(f, "caller", "stranger", false, id)),
+            ]
+        },
+    );
+    t.both(
+        "an echo reply that nobody asked for is denied at both closed sides",
+        |f, id| {
+            vec![
+                to_pod("callee", &echo(f, "stranger", "callee", false, id)).drops(Policy),
+                from_pod("caller", &echo(f, "caller", "stranger", false, id)).drops(Policy),
+            ]
+        },
+    );
     t.both("an allowed stray echo reply opens no way back", |f, id| {
         vec![
             from_pod("callee", &echo(f, "callee", "stranger", false, id)),
@@ -77,7 +98,10 @@ fn timestamps(t: &mut Table) {
         [from_pod("callee", &ours), to_pod("callee", &theirs)],
     );
     let redirect = Frame::icmp(V4.of("router"), V4.of("callee"), [5, 1], &rest);
-    t.row("a redirect is no error about a flow (IPv4)", [to_pod("callee", &redirect).drops(Policy)]);
+    t.row(
+        "a redirect is no error about a flow (IPv4)",
+        [to_pod("callee", &redirect).drops(Policy)],
+    );
 }
 
 /// Type and code of the errors that a family knows.
@@ -129,41 +153,82 @@ fn live_errors(t: &mut Table) {
             );
         }
     }
-    t.both("an error about a live flow leaves a pod whose egress is closed", |f, port| {
-        let about = Frame::udp((f.of("stranger"), port), (f.of("caller"), 53));
-        let error = Frame::error(f.of("caller"), f.of("stranger"), errors(f)[0].1, &about);
-        vec![
-            from_pod("caller", &error).drops(Policy),
-            to_pod("caller", &about),
-            from_pod("caller", &error),
-        ]
-    });
+    t.both(
+        "an error about a live flow leaves a pod whose egress is closed",
+        |f, port| {
+            let about = Frame::udp((f.of("stranger"), port), (f.of("caller"), 53));
+            let error = Frame::error(f.of("caller"), f.of("stranger"), errors(f)[0].1, &about);
+            vec![
+                from_pod("caller", &error).drops(Policy),
+                to_pod("caller", &about),
+                from_pod("caller", &error),
+            ]
+        },
+    );
 }
 
 fn stray_errors(t: &mut Table) {
-    t.both("an error about another port than the flow's is denied", |f, port| {
-        let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
-        let other = about.with(|p| p.payload[1] ^= 0x80);
-        let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &other);
-        vec![from_pod("callee", &about), to_pod("callee", &error).drops(Policy)]
-    });
-    t.both("an error that quotes a packet to the pod, not from it, is denied", |f, port| {
-        let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
-        let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about.reply());
-        vec![from_pod("callee", &about), to_pod("callee", &error).drops(Policy)]
-    });
+    t.both(
+        "an error about another port than the flow's is denied",
+        |f, port| {
+            let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
+            let other = about.with(|p| p.payload[1] ^= 0x80);
+            let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &other);
+            vec![
+                from_pod("callee", &about),
+                to_pod("callee", &error).drops(Policy),
+            ]
+        },
+    );
+    t.both(
+        "an error that quotes a packet to the pod, not from it, is denied",
+        |f, port| {
+            let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
+            let error = Frame::error(
+                f.of("router"),
+                f.of("callee"),
+                errors(f)[1].1,
+                &about.reply(),
+            );
+            vec![
+                from_pod("callee", &about),
+                to_pod("callee", &error).drops(Policy),
+            ]
+        },
+    );
+}
+
+fn smuggled_errors(t: &mut Table) {
     t.both("an error about another pod's flow is denied", |f, port| {
         let about = Frame::udp((f.of("plain"), port), (f.of("stranger"), 53));
         let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
-        vec![from_pod("plain", &about), to_pod("callee", &error).drops(Policy)]
+        vec![
+            from_pod("plain", &about),
+            to_pod("callee", &error).drops(Policy),
+        ]
     });
+    t.both(
+        "an error to another than the sender that it quotes is denied",
+        |f, port| {
+            let about = Frame::udp((f.of("stranger"), port), (f.of("caller"), 53));
+            let error = Frame::error(f.of("caller"), f.of("router"), errors(f)[0].1, &about);
+            vec![
+                to_pod("caller", &about),
+                from_pod("caller", &error).drops(Policy),
+            ]
+        },
+    );
     t.both("an error opens no flow", |f, port| {
         let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
         let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
         vec![
             from_pod("callee", &about),
             to_pod("callee", &error),
-            to_pod("callee", &Frame::echo(f.of("router"), f.of("callee"), true, port)).drops(Policy),
+            to_pod(
+                "callee",
+                &Frame::echo(f.of("router"), f.of("callee"), true, port),
+            )
+            .drops(Policy),
         ]
     });
 }
@@ -181,33 +246,52 @@ fn spoilt(t: &mut Table, name: &str, spoil: impl Fn(Family, &mut Frame)) {
 
 fn spoilt_errors(t: &mut Table) {
     // The quoted packet begins eight bytes into the message.
-    spoilt(t, "an error that quotes half a header is denied", |_, e| e.payload.truncate(8 + 12));
+    spoilt(t, "an error that quotes half a header is denied", |_, e| {
+        e.payload.truncate(8 + 12);
+    });
     spoilt(t, "an error that quotes no ports is denied", |f, e| {
         e.payload.truncate(8 + if f.v4 { 20 } else { 40 });
     });
-    spoilt(t, "an error that quotes another IP version is denied", |_, e| e.payload[8] ^= 0x20);
-    spoilt(t, "an error that quotes nothing is denied", |_, e| e.payload.truncate(8));
-    t.both("an error that is cut short in its own header is malformed", |f, port| {
-        let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
-        let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
-        vec![
-            from_pod("callee", &about),
-            to_pod("callee", &error.with(|e| e.payload.truncate(7))).drops(Malformed),
-        ]
+    spoilt(
+        t,
+        "an error that quotes another IP version is denied",
+        |_, e| e.payload[8] ^= 0x20,
+    );
+    spoilt(t, "an error that quotes nothing is denied", |_, e| {
+        e.payload.truncate(8);
     });
+    t.both(
+        "an error that is cut short in its own header is malformed",
+        |f, port| {
+            let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
+            let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
+            vec![
+                from_pod("callee", &about),
+                to_pod("callee", &error.with(|e| e.payload.truncate(7))).drops(Malformed),
+            ]
+        },
+    );
     let port = t.port();
     let about = Frame::udp((V4.of("callee"), port), (V4.of("stranger"), 53));
     let later = about.with(|p| p.fragment = 0x2003);
     let error = Frame::error(V4.of("router"), V4.of("callee"), [3, 1], &later);
     t.row(
         "an error that quotes a later fragment is denied, for it quotes no ports (IPv4)",
-        [from_pod("callee", &about), to_pod("callee", &error).drops(Policy)],
+        [
+            from_pod("callee", &about),
+            to_pod("callee", &error).drops(Policy),
+        ],
     );
 }
 
 fn wrong_family(t: &mut Table) {
     for (f, protocol, name) in [(V4, 58, "ICMPv6 in IPv4"), (V6, 1, "ICMP in IPv6")] {
-        let frame = Frame::ip(f.of("trusted"), f.of("callee"), protocol, vec![128, 0, 0, 0, 0, 1, 0, 1]);
+        let frame = Frame::ip(
+            f.of("trusted"),
+            f.of("callee"),
+            protocol,
+            vec![128, 0, 0, 0, 0, 1, 0, 1],
+        );
         t.row(
             format!("{name} is malformed, even for whom everything is admitted"),
             [to_pod("callee", &frame).drops(Malformed).counted_as(Icmp)],

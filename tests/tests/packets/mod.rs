@@ -1,0 +1,85 @@
+//! A network of the fixture's pods and the loaded datapath on its node: what
+//! the packet table's two levels with a kernel share.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nix::net::if_::if_nametoindex;
+use ringfence::datapath::{Datapath, Interface, Options};
+use ringfence_policy::index::PodKey;
+use ringfence_tests::packets::Series;
+use ringfence_tests::packets::fixture::{self, PODS};
+use ringfence_tests::testnet::{Mode, Net};
+
+/// Packets by drop counter.
+pub(crate) type Counters = BTreeMap<Series, u64>;
+
+/// A node with the fixture's pods.
+pub(crate) fn network(mode: Mode) -> Net {
+    let mut builder = Net::builder().mode(mode);
+    for pod in PODS {
+        builder = builder.pod(pod.name, pod.addresses());
+    }
+    builder.build().unwrap()
+}
+
+/// The loaded datapath, and what its counters were when they were last read.
+pub(crate) struct Node {
+    pub(crate) datapath: Datapath,
+    counted: Counters,
+}
+
+impl Node {
+    /// Guards the pods; to be called inside the node's namespace.
+    pub(crate) fn guard(net: &Net, audit: bool) -> Self {
+        let tables = fixture::tables();
+        let mut datapath = Datapath::open(&Options {
+            pin_dir: net.pin_dir(),
+            audit,
+            events_per_second: 0,
+            pickup: Duration::ZERO,
+        })
+        .unwrap();
+        let interface = |key: &PodKey| {
+            let pod = net.pod(&key.name).unwrap();
+            Interface {
+                pod: key.clone(),
+                ifindex: if_nametoindex(pod.host_device.as_str()).unwrap(),
+                name: pod.host_device.clone(),
+                mac: pod.mac,
+            }
+        };
+        let interfaces: Vec<Interface> = tables.endpoints.keys().map(interface).collect();
+        let applied = datapath.apply(&tables, &interfaces).unwrap();
+        assert_eq!(applied.failed, []);
+        let counted = counters(&datapath);
+        Self { datapath, counted }
+    }
+
+    /// Counters that have risen since the last call, and by how much.
+    pub(crate) fn risen(&mut self) -> Counters {
+        let now = counters(&self.datapath);
+        let before = std::mem::replace(&mut self.counted, now);
+        let difference = self.counted.iter().map(|(series, n)| {
+            let old = before.get(series).unwrap_or(&0);
+            assert!(n >= old, "{series:?} fell");
+            (series.clone(), n - old)
+        });
+        difference.filter(|(_, n)| *n > 0).collect()
+    }
+}
+
+fn counters(datapath: &Datapath) -> Counters {
+    let series = datapath.drops().unwrap().into_iter().map(|one| {
+        let series = Series {
+            source: one.source,
+            destination: one.destination,
+            direction: one.direction,
+            reason: one.reason,
+            protocol: one.protocol,
+            audited: one.audited,
+        };
+        (series, one.packets)
+    });
+    series.collect()
+}

@@ -1,0 +1,214 @@
+//! The packet table through the library alone, over maps in memory.
+
+use std::collections::BTreeSet;
+
+use ringfence_ebpf::abi::{Control, EndpointWorld, Reason, Stat};
+use ringfence_ebpf::conntrack::{self, State};
+use ringfence_tests::packets::fixture::address;
+use ringfence_tests::packets::host::{Host, SECOND, outcome};
+use ringfence_tests::packets::step::{from_pod, to_pod};
+use ringfence_tests::packets::{Expected, Frame, Row, Step, assert_no_fault, rows};
+
+const ACK: u8 = 16;
+const SYN: u8 = 2;
+
+/// What is wrong with a step, if anything is: its outcome, its counter, or a
+/// flow that a dropped packet has opened.
+fn fault(host: &mut Host, step: &Step) -> Option<String> {
+    let (drops, opened) = (host.drops.clone(), opened(host));
+    let given = outcome(&host.run(step));
+    if given != step.expected {
+        return Some(format!("expected {:?}, is {given:?}", step.expected));
+    }
+    let mut expected = drops;
+    if let Some(series) = step.series() {
+        *expected.entry(series).or_default() += 1;
+    }
+    if host.drops != expected {
+        let risen: Vec<_> = host
+            .drops
+            .iter()
+            .filter(|(s, n)| expected.get(s) != Some(n))
+            .collect();
+        return Some(format!("counted as {risen:?}, not as {:?}", step.series()));
+    }
+    let dropped = matches!(given, Expected::Drop(_));
+    (dropped && opened != self::opened(host)).then(|| "a dropped packet has opened a flow".into())
+}
+
+fn opened(host: &Host) -> u64 {
+    host.stat(Stat::FlowsAllowed) + host.stat(Stat::FlowsAudited)
+}
+
+#[test]
+fn every_row_of_the_table_holds_in_the_library() {
+    let mut host = Host::default();
+    let mut faults = Vec::new();
+    for Row { name, steps } in rows() {
+        let found = steps
+            .iter()
+            .enumerate()
+            .find_map(|(i, step)| Some((i, fault(&mut host, step)?)));
+        faults.extend(found.map(|(i, fault)| format!("{name}, step {}: {fault}", i + 1)));
+    }
+    assert_no_fault(&faults);
+    assert_eq!(host.stat(Stat::FlowsNotStored), 0);
+}
+
+#[test]
+fn an_auditing_agent_drops_nothing_and_tells_the_same_reasons() {
+    let mut host = Host::default();
+    host.control.flags = Control::AUDIT;
+    let mut faults = Vec::new();
+    for row in rows() {
+        for step in row.audited() {
+            faults.extend(fault(&mut host, &step).map(|fault| format!("{}: {fault}", row.name)));
+        }
+    }
+    // A sender's would-be denial is told by the receiver's own decision.
+    faults.retain(|fault| !fault.contains("behind a Service") && !fault.contains("node's port"));
+    assert_no_fault(&faults);
+}
+
+#[test]
+fn rows_have_names_of_their_own() {
+    let mut names = BTreeSet::new();
+    for row in rows() {
+        assert!(names.insert(row.name.clone()), "twice: {}", row.name);
+    }
+    println!("{} rows", names.len());
+}
+
+#[test]
+fn every_reason_has_a_row() {
+    let seen: BTreeSet<Reason> = rows()
+        .iter()
+        .flat_map(|row| &row.steps)
+        .filter_map(|step| match step.expected {
+            Expected::Drop(reason) => Some(reason),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(seen, Reason::ALL.iter().copied().collect());
+}
+
+fn outgoing(flags: u8) -> Frame {
+    let (own, peer) = (address("callee", true), address("stranger", true));
+    Frame::tcp((own, 40_000), (peer, 443), flags)
+}
+
+#[track_caller]
+fn assert_step(host: &mut Host, step: &Step) {
+    assert_eq!(outcome(&host.run(step)), step.expected);
+}
+
+#[test]
+fn in_its_window_a_pod_goes_on_with_connections_that_it_had() {
+    let mut host = Host::default();
+    host.endpoint_mut("callee").pickup_until = host.now + SECOND;
+    let theirs = outgoing(ACK).reply();
+    for flags in [ACK | 1, ACK | 4, ACK | SYN, 0] {
+        assert_step(
+            &mut host,
+            &to_pod("callee", &theirs.flags(flags)).drops(Reason::Policy),
+        );
+    }
+    assert_step(&mut host, &to_pod("callee", &theirs));
+    host.now += 2 * SECOND;
+    assert_step(&mut host, &to_pod("callee", &theirs));
+    let late = theirs.with(|f| f.payload[0] ^= 1);
+    assert_step(&mut host, &to_pod("callee", &late).drops(Reason::Policy));
+}
+
+#[test]
+fn a_flow_past_its_timeout_counts_as_absent() {
+    let mut host = Host::default();
+    assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
+    let reply = to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK));
+    assert_step(&mut host, &reply);
+    host.now += conntrack::timeout(6, State::Replied as u8);
+    let data = to_pod("callee", &outgoing(SYN).reply().flags(ACK));
+    assert_step(&mut host, &data);
+    host.now += conntrack::timeout(6, State::Replied as u8) + 1;
+    assert_step(&mut host, &data.drops(Reason::Policy));
+}
+
+#[test]
+fn a_reply_moves_a_flow_among_the_replied_ones() {
+    let mut host = Host::default();
+    assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
+    assert_eq!(host.flow_count(), (0, 1));
+    assert_step(
+        &mut host,
+        &to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK)),
+    );
+    assert_eq!(host.flow_count(), (1, 0));
+}
+
+#[test]
+fn a_revoked_flow_ends_with_its_next_packet_and_an_untouched_one_goes_on() {
+    let mut host = Host::default();
+    let syn = Frame::tcp(
+        (address("caller", true), 40_000),
+        (address("callee", true), 8080),
+        SYN,
+    );
+    assert_step(&mut host, &to_pod("callee", &syn));
+    assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
+    let callee = host.endpoint_mut("callee");
+    for half in &mut callee.worlds {
+        half.ingress = u32::MAX;
+        half.epoch += 1;
+    }
+    assert_step(
+        &mut host,
+        &to_pod("callee", &syn.flags(ACK)).drops(Reason::Policy),
+    );
+    assert_step(
+        &mut host,
+        &to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK)),
+    );
+}
+
+#[test]
+fn quarantine_cuts_open_connections() {
+    let mut host = Host::default();
+    assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
+    for half in &mut host.endpoint_mut("callee").worlds {
+        half.flags |= EndpointWorld::QUARANTINE;
+    }
+    let reply = to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK));
+    assert_step(&mut host, &reply.drops(Reason::Quarantine));
+}
+
+#[test]
+fn a_sender_that_loses_a_service_or_its_freedom_loses_open_connections_behind_it() {
+    let caller = address("caller", true);
+    let syn = Frame::tcp((caller, 40_000), (address("callee", true), 8080), SYN);
+    let behind = |frame: &Frame| to_pod("callee", frame).by_pod("caller", true);
+    for (flags, reason) in [
+        (EndpointWorld::EGRESS_ISOLATED, Reason::Policy),
+        (EndpointWorld::QUARANTINE, Reason::Quarantine),
+    ] {
+        let mut host = Host::default();
+        assert_step(&mut host, &behind(&syn));
+        assert_step(&mut host, &behind(&syn.flags(ACK)));
+        for half in &mut host.endpoint_mut("caller").worlds {
+            half.flags = flags;
+            half.egress = u32::MAX;
+            half.epoch += 1;
+        }
+        let next = behind(&syn.flags(ACK)).decided_by_sender();
+        assert_eq!(fault(&mut host, &next.drops(reason)), None);
+    }
+}
+
+#[test]
+fn each_world_is_read_by_its_own_bit() {
+    let mut host = Host::default();
+    host.endpoint_mut("callee").worlds[1] = EndpointWorld::default();
+    let stray = to_pod("callee", &outgoing(SYN).reply());
+    assert_step(&mut host, &stray.clone().drops(Reason::Policy));
+    host.control.world = 1;
+    assert_step(&mut host, &stray);
+}

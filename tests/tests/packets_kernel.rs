@@ -1,0 +1,121 @@
+//! The packet table through the loaded programs, by test run.
+#![allow(clippy::unwrap_used)]
+
+mod packets;
+
+use nix::net::if_::if_nametoindex;
+use ringfence::datapath::Hook;
+use ringfence_ebpf::abi::Direction;
+use ringfence_tests::packets::fixture::address;
+use ringfence_tests::packets::step::{from_pod, to_pod};
+use ringfence_tests::packets::{Expected, Frame, Row, Source, Step, assert_no_fault, rows};
+use ringfence_tests::testnet::Mode;
+
+use packets::{Node, network};
+
+/// Runs on a thread inside the namespace of a node that is guarded.
+fn on_a_node(audit: bool, work: impl FnOnce(&mut Node) + Send) {
+    let net = network(Mode::Routed);
+    let guarded = || work(&mut Node::guard(&net, audit));
+    net.node().run(guarded).unwrap();
+}
+
+fn ifindex(node: &Node, pod: Option<&str>) -> u32 {
+    let endpoints = node.datapath.endpoints();
+    let found = endpoints
+        .iter()
+        .find(|one| Some(one.pod.name.as_str()) == pod);
+    match found {
+        Some(endpoint) => endpoint.ifindex,
+        // The uplink, which nobody manages.
+        None => if_nametoindex("eth0").unwrap(),
+    }
+}
+
+/// What is wrong with a step, if anything is: its outcome, or any counter.
+fn fault(node: &mut Node, step: &Step) -> Option<String> {
+    let hook = match step.hook {
+        Direction::Egress => Hook::FromPod,
+        Direction::Ingress => Hook::ToPod,
+    };
+    let from = match step.source {
+        Source::Node => 0,
+        _ => ifindex(node, None),
+    };
+    let at = ifindex(node, step.pod);
+    let run = match node.datapath.run(hook, &step.frame, at, from, 1) {
+        Ok(run) => run,
+        Err(error) => return Some(format!("can't be run: {error}")),
+    };
+    let (risen, expected) = (node.risen(), step.counted());
+    let passes = !matches!(step.expected, Expected::Drop(_));
+    (run.passes != passes || risen != expected).then(|| {
+        let verb = if run.passes { "passes" } else { "is dropped" };
+        format!(
+            "it {verb}, counted {risen:?}; expected {:?}, {expected:?}",
+            step.expected
+        )
+    })
+}
+
+/// The rows that a test run can show as a whole.
+fn runnable() -> Vec<Row> {
+    let fits = |row: &Row| row.steps.iter().all(Step::fits_a_test_run);
+    rows().into_iter().filter(fits).collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn every_row_of_the_table_holds_in_the_loaded_programs() {
+    on_a_node(false, |node| {
+        let mut faults = Vec::new();
+        for Row { name, steps } in runnable() {
+            let found = steps
+                .iter()
+                .enumerate()
+                .find_map(|(i, step)| Some((i, fault(node, step)?)));
+            faults.extend(found.map(|(i, fault)| format!("{name}, step {}: {fault}", i + 1)));
+        }
+        assert_no_fault(&faults);
+        assert_eq!(node.datapath.stats().unwrap().flows_not_stored, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_auditing_agent_drops_nothing_and_tells_the_same_reasons() {
+    on_a_node(true, |node| {
+        let mut faults = Vec::new();
+        for row in runnable() {
+            for step in row.audited() {
+                faults.extend(fault(node, &step).map(|fault| format!("{}: {fault}", row.name)));
+            }
+        }
+        assert_no_fault(&faults);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_flow_counts_what_was_sent_each_way() {
+    on_a_node(false, |node| {
+        for v4 in [true, false] {
+            let query = Frame::udp(
+                (address("callee", v4), 40_000),
+                (address("stranger", v4), 53),
+            );
+            let answer = to_pod("callee", &query.reply());
+            for step in [from_pod("callee", &query), answer.clone(), answer] {
+                assert_eq!(fault(node, &step), None);
+            }
+            let peer = address("stranger", v4).to_string();
+            let flows = node.datapath.flows().unwrap();
+            let flow = flows.iter().find(|flow| flow.remote == peer).unwrap();
+            let len = query.bytes().len() as u64;
+            assert_eq!((flow.packets, flow.bytes), ([2, 1], [2 * len, len]));
+            assert_eq!((flow.pod.as_str(), flow.opened), ("bank/callee", "egress"));
+            assert_eq!((flow.local_port, flow.remote_port), (40_000, 53));
+        }
+        assert_eq!(node.datapath.flows().unwrap().len(), 2);
+    });
+}
