@@ -237,7 +237,8 @@ fn a_pod_that_swaps_its_address_for_anothers_stays_what_it_was() {
 fn a_pod_whose_address_is_only_on_anothers_device_is_told_so_and_gets_none() {
     let (pods, host) = rivals();
     let namespaces = [namespace(1, 8, &["10.0.0.2", "10.0.0.1"])];
-    let discovery = matching(&pods, &[], &host, &namespaces);
+    let known = matching(&pods[1..], &[], &host, &namespaces).interfaces;
+    let discovery = matching(&pods, &known, &host, &namespaces);
     assert_eq!(devices(&discovery), [("x", 8)]);
     assert_eq!(discovery.unguarded[0].pod, pod("v"));
     assert_eq!(
@@ -285,10 +286,12 @@ fn the_mac_of_the_first_sight_stays_and_another_one_is_told() {
     inside[0].links[0].mac = Some([2, 0, 0, 0, 0, 9]);
     let forged = matching(&pods, &before.interfaces, &host, &inside);
     assert_eq!(forged.interfaces, before.interfaces);
-    assert_eq!(
-        forged.warnings,
-        ["ns/a: the MAC of its interface eth0 was 02:00:00:00:00:02 and is now \
-          02:00:00:00:00:09; only the first is its own"]
+    let [warning] = &forged.warnings[..] else {
+        panic!("{forged:?}")
+    };
+    assert!(
+        warning.contains("was 02:00:00:00:00:02 and is now 02:00:00:00:00:09"),
+        "{warning}"
     );
 }
 

@@ -39,7 +39,7 @@ impl Bench {
         write(dir.path(), "a.yaml", text);
         let kernel = FakeKernel::default();
         let broken = Arc::new(Mutex::new(false));
-        let known = Arc::default();
+        let known = Arc::new(Mutex::new(0));
         let (is_broken, told) = (Arc::clone(&broken), Arc::clone(&known));
         let discover: Discover = Box::new(move |wanted, known| {
             *told.lock().unwrap() = known.len();

@@ -282,7 +282,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// First slot to probe for an interface.
     ///
-    /// Interface indexes only grow, so their low bits hardly collide.
+    /// Interface indexes that the kernel gives only grow, so their low bits hardly
+    /// collide; a device that is moved in may bring any.
     #[inline(always)]
     pub const fn home_slot(ifindex: u32) -> u32 {
         1 + ifindex % (capacity::ENDPOINTS - 1)

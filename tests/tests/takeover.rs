@@ -227,6 +227,24 @@ fn a_second_agent_on_the_same_socket_refuses_and_the_first_goes_on() {
     shop.is_guarded("after the second agent").unwrap();
 }
 
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_second_agent_on_the_same_pins_refuses_and_so_does_uninstall() {
+    let mut shop = Shop::open().unwrap();
+    shop.start().unwrap();
+    let mut other = shop.agent.beside("node-2");
+    other.pin_dir = shop.agent.pin_dir.clone();
+    let refused = other.refused().unwrap();
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(
+        refused.stderr.contains("another agent holds"),
+        "{refused:?}"
+    );
+    let uninstall = other.run(&["uninstall"]).unwrap();
+    assert_eq!(uninstall.code, 3, "{uninstall:?}");
+    shop.is_guarded("after the second agent").unwrap();
+}
+
 fn guarded(agent: &Agent) -> Vec<String> {
     let rows = agent.json(&["endpoints"]).unwrap();
     let rows = rows.as_array().unwrap().iter();

@@ -67,7 +67,11 @@ impl<'a> View<'a> {
 
     /// Whether a pod's own device may be given up for one of these: only where it
     /// can be seen that it has none of the pod's addresses left.
-    pub(super) fn may_leave(&self, own: &Interface, candidates: Result<&[Interface], &String>) -> bool {
+    pub(super) fn may_leave(
+        &self,
+        own: &Interface,
+        candidates: Result<&[Interface], &String>,
+    ) -> bool {
         let device = self.host.get(&own.ifindex);
         let is_seen = device.is_some_and(|device| self.inside(device).is_some());
         is_seen && candidates.is_ok_and(|all| all.iter().all(|one| one.ifindex != own.ifindex))

@@ -308,7 +308,10 @@ fn an_emptied_file_keeps_its_objects_and_is_told_until_it_says_something() {
             ["p.yaml: empty: its objects stay in force; delete the file to remove them"]
         );
     }
-    folder.write("p.yaml", &policy("{podSelector: {}, policyTypes: [Egress]}"));
+    folder.write(
+        "p.yaml",
+        &policy("{podSelector: {}, policyTypes: [Egress]}"),
+    );
     assert!(!folder.isolated());
     assert_eq!(folder.problems(), [""; 0]);
     folder.write("p.yaml", "# nothing any more\n");

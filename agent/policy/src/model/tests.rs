@@ -23,7 +23,9 @@ fn a_fault_in_a_network_policy_names_its_field() {
         ),
         (
             "spec.ingress[1].from[1].ipBlock.except[1]",
-            peer(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.2.0.0/33"]}})),
+            peer(
+                json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.2.0.0/33"]}}),
+            ),
         ),
         (
             "spec.ingress[1].from[1].ipBlock.cidr",
