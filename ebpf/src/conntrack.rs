@@ -52,11 +52,11 @@ pub fn advance(flow: &mut Flow, direction: Direction, tcp_flags: u8, len: u32, n
     match direction {
         Direction::Ingress => {
             flow.packets[0] = flow.packets[0].wrapping_add(1);
-            flow.bytes[0] = flow.bytes[0].wrapping_add(len as u64);
+            flow.bytes[0] = flow.bytes[0].wrapping_add(u64::from(len));
         }
         Direction::Egress => {
             flow.packets[1] = flow.packets[1].wrapping_add(1);
-            flow.bytes[1] = flow.bytes[1].wrapping_add(len as u64);
+            flow.bytes[1] = flow.bytes[1].wrapping_add(u64::from(len));
         }
     }
     flow.last_seen = now;
@@ -81,7 +81,7 @@ pub fn opened(direction: Direction, epoch: u32, peer: u32, len: u32, now: u64) -
         last_seen: now,
         opened: now,
         packets: [ingress, egress],
-        bytes: [ingress * len as u64, egress * len as u64],
+        bytes: [ingress * u64::from(len), egress * u64::from(len)],
         epoch,
         peer,
         opened_by: direction as u8,

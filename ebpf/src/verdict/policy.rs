@@ -94,7 +94,7 @@ pub fn in_set<T: PolicyTables + ?Sized>(
             &PortKey {
                 world,
                 set: blocks,
-                protocol: protocol as u16,
+                protocol: u16::from(protocol),
                 block: port >> 8,
             },
             port,
