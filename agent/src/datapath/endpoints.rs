@@ -77,6 +77,9 @@ impl Endpoints {
     /// The interfaces that discovery found, under their present names, and
     /// those that it didn't find this time though interface and pod are there:
     /// an unreadable namespace must not close a pod.
+    ///
+    /// After a restart the pinned slots know better than discovery, which
+    /// believes what pods configure: a device stays with the pod that had it.
     pub(super) fn with_retained(
         &self,
         tables: &Tables,
@@ -85,6 +88,7 @@ impl Endpoints {
     ) -> Vec<Interface> {
         let mut all: Vec<Interface> = found
             .iter()
+            .filter(|interface| !self.was_anothers(interface, tables))
             .filter_map(|interface| {
                 let name = present.get(&interface.ifindex)?.clone();
                 let interface = interface.clone();
@@ -110,6 +114,15 @@ impl Endpoints {
             });
         }
         all
+    }
+
+    /// Whether a slot from before this process says that the device is another pod's.
+    fn was_anothers(&self, interface: &Interface, tables: &Tables) -> bool {
+        self.slot_of(interface.ifindex)
+            .and_then(|slot| self.seats.get(&slot))
+            .filter(|seat| seat.pod.is_none())
+            .and_then(|seat| owner(seat, tables))
+            .is_some_and(|pod| pod != interface.pod)
     }
 
     /// Occupied slots.
@@ -330,3 +343,7 @@ fn close(maps: &mut Maps, slot: u32, seat: &mut Seat, world: World) -> Result<()
     seat.pod = None;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "endpoints_tests.rs"]
+mod tests;

@@ -147,7 +147,7 @@ impl Datapath {
     /// # Errors
     /// Says what is missing and how to mend it; nothing is attached then.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
-        preflight::check(&options.pin_dir)?;
+        preflight::check(load::OBJECT, &options.pin_dir)?;
         let folder = preflight::folder(&options.pin_dir)?;
         let lock = Lock::take(&folder)?;
         let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);

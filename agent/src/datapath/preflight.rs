@@ -25,8 +25,8 @@ const BPF_FS: FsType = FsType(0xcafe_4a11);
 
 /// Object, kernel, privilege and bpffs, in this order: the first that is
 /// missing is the one to mend.
-pub(super) fn check(pin_dir: &Path) -> Result<(), DatapathError> {
-    if super::load::OBJECT.is_empty() {
+pub(super) fn check(object: &[u8], pin_dir: &Path) -> Result<(), DatapathError> {
+    if object.is_empty() {
         return Err(DatapathError::NoObject);
     }
     let new_enough = KernelVersion::current().is_ok_and(|version| version >= OLDEST);
@@ -124,6 +124,12 @@ mod tests {
         assert_eq!(missing("CapEff:\t000001ffffffffff\n"), Vec::<&str>::new());
         assert_eq!(missing("CapEff:\t0000008000201000\n"), ["CAP_PERFMON"]);
         assert_eq!(missing("").len(), CAPABILITIES.len());
+    }
+
+    #[test]
+    fn a_build_without_the_bpf_object_says_how_to_get_one() {
+        let error = check(&[], Path::new("/sys/fs/bpf/ringfence")).expect_err("no object");
+        assert!(error.to_string().contains("cargo xtask build"), "{error}");
     }
 
     #[test]
