@@ -204,6 +204,24 @@ fn a_sender_that_loses_a_service_or_its_freedom_loses_open_connections_behind_it
 }
 
 #[test]
+fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_flow() {
+    let syn = Frame::tcp(
+        (address("caller", true), 40_000),
+        (address("callee", true), 8080),
+        SYN,
+    );
+    let behind = |frame: &Frame| to_pod("callee", frame).by_pod("caller", true);
+    let mut host = Host::default();
+    for half in &mut host.endpoint_mut("caller").worlds {
+        half.flags = EndpointWorld::EGRESS_STAGED;
+        half.egress = u32::MAX;
+    }
+    let opening = behind(&syn).decided_by_sender().audits(Reason::Policy);
+    assert_step(&mut host, &opening);
+    assert_step(&mut host, &behind(&syn.flags(ACK)));
+}
+
+#[test]
 fn each_world_is_read_by_its_own_bit() {
     let mut host = Host::default();
     host.endpoint_mut("callee").worlds[1] = EndpointWorld::default();

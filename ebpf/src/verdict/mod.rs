@@ -233,14 +233,14 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict::allow(Direction::Ingress);
     }
     *key = packet.flow_key(Direction::Ingress, endpoint.id);
-    let sender = path.sender();
     // The sender's own egress comes first, for every packet: neither its
     // quarantine nor a revocation waits for this end's flow.
-    if let Some(sender) = sender.filter(|sender| sender.id != endpoint.id)
-        && context.tag.service()
-        && let Some(verdict) = path.senders_egress(sender, packet)
-    {
-        return verdict;
+    let sender = path.sender();
+    let egress = sender
+        .filter(|sender| context.tag.service() && sender.id != endpoint.id)
+        .and_then(|sender| path.senders_egress(sender, packet));
+    if let Some(denied) = egress.filter(|verdict| !verdict.passes()) {
+        return denied;
     }
     match path.established(key, packet, flow) {
         Found::Absent => {}
@@ -262,7 +262,13 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         Some(sender) => (peer_address(sender, &packet.source), sender.workload),
         None => (packet.source, tables.identity(&packet.source).workload),
     };
-    path.decide(key, packet, flow, &peer, workload, 0)
+    let verdict = path.decide(key, packet, flow, &peer, workload, 0);
+    // What was only noted of the sender's egress is counted with the packet
+    // that opens the flow, unless this end has more to say.
+    match egress {
+        Some(noted) if verdict.reason.is_none() => noted,
+        _ => verdict,
+    }
 }
 
 /// Whether it is neighbour or listener discovery that goes no further than a

@@ -88,16 +88,14 @@ impl<'a, T: Tables> Path<'a, T> {
             Direction::Egress => (EndpointWorld::EGRESS_ISOLATED, EndpointWorld::EGRESS_STAGED),
         };
         let flags = self.half.flags;
+        let enforced = flags & (isolated | EndpointWorld::QUARANTINE) != 0;
+        if !enforced && flags & staged == 0 {
+            return Some(Verdict::allow(self.direction));
+        }
         let verdict = self.deny(packet, reason);
-        Some(if flags & (isolated | EndpointWorld::QUARANTINE) != 0 {
-            verdict
-        } else if flags & staged != 0 {
-            Verdict {
-                audited: true,
-                ..verdict
-            }
-        } else {
-            Verdict::allow(self.direction)
+        Some(Verdict {
+            audited: verdict.audited || !enforced,
+            ..verdict
         })
     }
 
@@ -205,22 +203,19 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 
     /// The decision that `from_pod` couldn't take: the sender's egress, now
-    /// that DNAT has shown where the packet goes.
+    /// that DNAT has shown where the packet goes. `None` if nothing is to be noted.
     #[inline(always)]
     pub(super) fn senders_egress(&self, sender: &Endpoint, packet: &Packet) -> Option<Verdict> {
         let world = self.context.control.world;
         let half = half(sender, world);
-        let denied = |reason| Verdict {
-            direction: Direction::Egress,
-            ..self.noted(
-                reason,
-                self.auditing(),
-                sender.workload,
-                self.endpoint.workload,
-            )
+        let noted = |reason, audited| {
+            Some(Verdict {
+                direction: Direction::Egress,
+                ..self.noted(reason, audited, sender.workload, self.endpoint.workload)
+            })
         };
         if half.flags & EndpointWorld::QUARANTINE != 0 {
-            return Some(denied(Reason::Quarantine));
+            return noted(Reason::Quarantine, self.auditing());
         }
         let asked = policy(
             self.tables,
@@ -232,9 +227,9 @@ impl<'a, T: Tables> Path<'a, T> {
             packet.destination_port,
         );
         match asked {
-            Policy::Deny if !self.auditing() => Some(denied(Reason::Policy)),
-            // Would-be denials are noted once, by the receiver's own decision.
-            _ => None,
+            Policy::Allow => None,
+            Policy::Audit => noted(Reason::Policy, true),
+            Policy::Deny => noted(Reason::Policy, self.auditing()),
         }
     }
 }
