@@ -11,7 +11,7 @@ use super::error::DatapathError;
 use super::links::Links;
 use super::maps::{AgentField, Maps, Raw, map_error};
 use super::names::Names;
-use super::seat::{CLOSED, Seat, Side, half, identity, owner, probes, same_policy, side, word};
+use super::seat::{CLOSED, Seat, Side, identity, owner, probes, same_policy, side, word};
 use super::{EndpointState, Interface};
 
 /// All occupied slots.
@@ -153,7 +153,7 @@ impl Endpoints {
         let mut refused = Vec::new();
         for one in wanted {
             match self.place(maps, one, pickup_until) {
-                Ok(slot) => self.write_half(maps, slot, world, half(one.policy), one)?,
+                Ok(slot) => self.write_half(maps, slot, world, one.policy.half(), one)?,
                 Err(error @ DatapathError::NoSlot { .. }) => {
                     refused.push((one.interface.pod.clone(), error));
                 }
@@ -261,7 +261,7 @@ impl Endpoints {
         let seat = self
             .slot_of(wanted.interface.ifindex)
             .and_then(|slot| self.seats.get(&slot));
-        let policy = half(wanted.policy);
+        let policy = wanted.policy.half();
         seat.is_some_and(|seat| {
             seat.pod.as_ref() == Some(&wanted.interface.pod)
                 && seat.endpoint.workload == wanted.workload

@@ -89,15 +89,6 @@ pub(super) fn same_policy(a: &EndpointWorld, b: &EndpointWorld) -> bool {
     (a.ingress, a.egress, a.flags) == (b.ingress, b.egress, b.flags)
 }
 
-pub(super) const fn half(policy: &EndpointPolicy) -> EndpointWorld {
-    EndpointWorld {
-        ingress: policy.ingress,
-        egress: policy.egress,
-        flags: policy.flags,
-        epoch: 0,
-    }
-}
-
 pub(super) fn identity(wanted: &Wanted<'_>) -> Endpoint {
     let mac = wanted.interface.mac;
     let [v4, v6] = addresses(wanted.policy);
