@@ -285,9 +285,9 @@ fn row(pod: &Unguarded) -> UnguardedPod {
 fn host_network(index: &Index, node: &str) -> Vec<Unguarded> {
     index
         .pods()
-        .filter(|(_, pod)| pod.spec.host_network && pod.spec.node_name.as_deref() == Some(node))
-        .map(|(pod, _)| Unguarded {
-            pod,
+        .filter(|pod| pod.host_network() && pod.node() == Some(node))
+        .map(|pod| Unguarded {
+            pod: pod.key(),
             reason: "host network: it is the node, and has no interface of its own".into(),
         })
         .collect()

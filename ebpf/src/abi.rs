@@ -6,7 +6,7 @@
 //! [`ABI_VERSION`] rises: pins of another version are never reused.
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Types that are plain bytes: no padding, no pointers, every bit pattern valid.
 ///
@@ -340,24 +340,37 @@ pub struct Grant {
 
 /// Port set ids.
 ///
-/// The low three bits say "every port of TCP, UDP, SCTP"; the rest names the
-/// blocks in map `PORTS` that hold single ports. So a whole protocol needs no
-/// second lookup.
+/// The low four bits say "every port of TCP, UDP, SCTP" and "every protocol
+/// without ports"; the rest names the blocks in map `PORTS` that hold single
+/// ports. So a whole protocol needs no second lookup.
 pub struct PortSet;
 
 impl PortSet {
     /// Nothing.
     pub const NONE: u32 = 0;
-    /// Everything: all protocols, ICMP and unknown ones too.
-    pub const ALL: u32 = u32::MAX;
     /// Every TCP port.
     pub const ALL_TCP: u32 = 1;
     /// Every UDP port.
     pub const ALL_UDP: u32 = 2;
     /// Every SCTP port.
     pub const ALL_SCTP: u32 = 4;
+    /// Every other protocol: ICMP, ICMPv6 and unknown ones.
+    pub const OTHER: u32 = 8;
+    /// Everything.
+    pub const ALL: u32 = 15;
     /// Bits that name the blocks; 0 there means that there are none.
-    pub const BLOCKS: u32 = !7;
+    pub const BLOCKS: u32 = !15;
+
+    /// The bit that holds all of an IANA protocol.
+    #[inline(always)]
+    pub const fn whole(protocol: u8) -> u32 {
+        match protocol {
+            6 => Self::ALL_TCP,
+            17 => Self::ALL_UDP,
+            132 => Self::ALL_SCTP,
+            _ => Self::OTHER,
+        }
+    }
 }
 
 /// Map `PORTS`: 256 ports of one protocol of one port set.
@@ -366,7 +379,7 @@ impl PortSet {
 pub struct PortKey {
     /// World.
     pub world: World,
-    /// Port set id with its low three bits cleared ([`PortSet::BLOCKS`]).
+    /// Port set id with its low four bits cleared ([`PortSet::BLOCKS`]).
     pub set: u32,
     /// IANA protocol number: 6, 17 or 132.
     pub protocol: u16,

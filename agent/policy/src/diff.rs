@@ -1,14 +1,16 @@
 //! What a new generation may take from whom.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::RangeInclusive,
 };
 
-use ringfence_ebpf::abi::{Addr, EndpointWorld, PortBlock, PortSet};
+use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, PortBlock, PortSet};
 
 use crate::{
+    compile::writer::Before,
     index::PodKey,
+    prefix::{self, Prefix},
     tables::{EndpointPolicy, Tables},
 };
 
@@ -30,26 +32,52 @@ impl Change {
     /// class now) that some address went through, an endpoint loses something
     /// if its ruleset of now grants the class of now less than before.
     pub fn between(old: &Tables, new: &Tables) -> Self {
-        let mut losses = Losses {
-            old,
-            new,
-            moves: moves(old, new),
-            rulesets: BTreeMap::new(),
-            sets: BTreeMap::new(),
-        };
+        let moves = moves(old, new);
+        let pairs = |_: u32, _: u32| moves.iter().copied().collect();
+        let mut losses = Losses::new(old, new, pairs);
         let mut raised = BTreeSet::new();
         for (key, now) in &new.endpoints {
-            let kept = old
-                .endpoints
-                .get(key)
-                .is_some_and(|before| losses.none(before, now));
-            if !kept {
+            let before = old.endpoints.get(key);
+            if !before.is_some_and(|before| losses.none(before, now)) {
                 raised.insert(key.clone());
             }
         }
         Self {
             raised,
             additive: additive(old, new),
+        }
+    }
+
+    /// The same from what was written, without a look at the rest. Of a class
+    /// that is in use before and after it is taken for granted that some
+    /// address stayed in it.
+    pub(crate) fn of(before: &Before, new: &Tables, is_live: &dyn Fn(u32) -> bool) -> Self {
+        let old = Overlay::new(before, new);
+        let moved = old.moves();
+        let pairs = |from: u32, to: u32| {
+            let mut pairs = moved.clone();
+            let classes: Vec<u32> = match from == to {
+                true => old.rewritten.get(&from).cloned().unwrap_or_default(),
+                false => old.classes_of(from),
+            };
+            let stayed = classes.into_iter().filter(|class| is_live(*class));
+            pairs.extend(stayed.map(|class| (class, class)));
+            pairs
+        };
+        let mut losses = Losses::new(&old, new, pairs);
+        let mut raised = BTreeSet::new();
+        for (key, now) in &new.endpoints {
+            let kept = match before.endpoints.get(key) {
+                Some(before) => before.as_ref().is_some_and(|b| losses.none(b, now)),
+                None => losses.none(now, now),
+            };
+            if !kept {
+                raised.insert(key.clone());
+            }
+        }
+        Self {
+            raised,
+            additive: old.is_additive(),
         }
     }
 }
@@ -83,24 +111,171 @@ fn moves(old: &Tables, new: &Tables) -> BTreeSet<(u32, u32)> {
     moves
 }
 
+/// What is asked of the generation before.
+trait Old {
+    fn grant(&self, ruleset: u32, class: u32) -> Grant;
+    /// Every block of a port set, by protocol and number.
+    fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)>;
+}
+
+impl Old for Tables {
+    fn grant(&self, ruleset: u32, class: u32) -> Grant {
+        let grant = self.rules.get(&(ruleset, class));
+        grant.copied().unwrap_or_default()
+    }
+
+    fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
+        let blocks = self.ports.range(of_set(set));
+        blocks.map(|(key, bits)| ((key.1, key.2), *bits)).collect()
+    }
+}
+
+/// Id 0 names no blocks, and none are stored under it.
+fn of_set(set: u32) -> RangeInclusive<(u32, u16, u16)> {
+    let set = set & PortSet::BLOCKS;
+    (set, 0, 0)..=(set, u16::MAX, u16::MAX)
+}
+
+/// The generation before: the one of now, but for what was written.
+struct Overlay<'t> {
+    before: &'t Before,
+    new: &'t Tables,
+    /// `None` if they are the same.
+    cidrs: Option<BTreeMap<Prefix, u32>>,
+    /// Classes whose rule was written to, by ruleset.
+    rewritten: HashMap<u32, Vec<u32>>,
+}
+
+impl<'t> Overlay<'t> {
+    fn new(before: &'t Before, new: &'t Tables) -> Self {
+        let mut rewritten: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (ruleset, class) in before.rules.keys() {
+            rewritten.entry(*ruleset).or_default().push(*class);
+        }
+        let cidrs = (!before.cidrs.is_empty()).then(|| {
+            let mut cidrs = new.cidrs.clone();
+            for (prefix, class) in &before.cidrs {
+                match class {
+                    Some(class) => cidrs.insert(*prefix, *class),
+                    None => cidrs.remove(prefix),
+                };
+            }
+            cidrs
+        });
+        Self {
+            before,
+            new,
+            cidrs,
+            rewritten,
+        }
+    }
+
+    fn by_prefix(&self, addr: &Addr, max: u8) -> u32 {
+        match &self.cidrs {
+            Some(cidrs) => prefix::longest(cidrs, addr, max).map_or(0, |(_, class)| *class),
+            None => self.new.class_by_prefix(addr, max),
+        }
+    }
+
+    /// Every (class before, class now) of an address that was written to.
+    fn moves(&self) -> BTreeSet<(u32, u32)> {
+        let mut moves = BTreeSet::new();
+        for (addr, class) in &self.before.classes {
+            let was = class.unwrap_or_else(|| self.by_prefix(addr, 128));
+            moves.insert((was, self.new.class_of(addr)));
+        }
+        for (addr, len) in self.before.cidrs.keys() {
+            let was = self.by_prefix(addr, *len);
+            moves.insert((was, self.new.class_by_prefix(addr, *len)));
+        }
+        moves
+    }
+
+    /// Every class for which a ruleset had a rule.
+    fn classes_of(&self, ruleset: u32) -> Vec<u32> {
+        let rules = self.new.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+        let mut classes: Vec<u32> = rules.map(|((_, class), _)| *class).collect();
+        classes.extend(self.rewritten.get(&ruleset).into_iter().flatten());
+        classes
+    }
+
+    fn is_additive(&self) -> bool {
+        let Before {
+            classes,
+            cidrs,
+            rules,
+            ports,
+            endpoints,
+            identities,
+        } = self.before;
+        let new = self.new;
+        classes
+            .iter()
+            .all(|(k, old)| old.is_none() || new.classes.get(k) == old.as_ref())
+            && identities
+                .iter()
+                .all(|(k, old)| old.is_none() || new.identities.get(k) == old.as_ref())
+            && cidrs.iter().all(|(k, old)| new.cidrs.get(k) == old.as_ref())
+            && rules.iter().all(|(k, old)| new.rules.get(k) == old.as_ref())
+            && ports.iter().all(|(k, old)| new.ports.get(k) == old.as_ref())
+            && endpoints
+                .iter()
+                .all(|(k, old)| new.endpoints.get(k) == old.as_ref())
+    }
+}
+
+impl Old for Overlay<'_> {
+    fn grant(&self, ruleset: u32, class: u32) -> Grant {
+        match self.before.rules.get(&(ruleset, class)) {
+            Some(old) => old.unwrap_or_default(),
+            None => Old::grant(self.new, ruleset, class),
+        }
+    }
+
+    fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
+        let set = set & PortSet::BLOCKS;
+        let mut blocks: BTreeMap<_, _> = Old::blocks(self.new, set).into_iter().collect();
+        for ((of, protocol, block), old) in &self.before.ports {
+            if *of == set {
+                match old {
+                    Some(bits) => blocks.insert((*protocol, *block), *bits),
+                    None => blocks.remove(&(*protocol, *block)),
+                };
+            }
+        }
+        blocks.into_iter().collect()
+    }
+}
+
 /// The half of a grant that is compared.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Half {
     Enforced,
     Staged,
 }
 
-struct Losses<'t> {
-    old: &'t Tables,
+struct Losses<'t, O, P> {
+    old: &'t O,
     new: &'t Tables,
-    moves: BTreeSet<(u32, u32)>,
+    /// Pairs of classes to compare, given the rulesets before and now.
+    pairs: P,
     /// Whether the second ruleset grants all that the first did.
-    rulesets: BTreeMap<(u32, u32, Half), bool>,
+    rulesets: HashMap<(u32, u32, Half), bool>,
     /// Whether the second port set holds all of the first.
-    sets: BTreeMap<(u32, u32), bool>,
+    sets: HashMap<(u32, u32), bool>,
 }
 
-impl Losses<'_> {
+impl<'t, O: Old, P: Fn(u32, u32) -> BTreeSet<(u32, u32)>> Losses<'t, O, P> {
+    fn new(old: &'t O, new: &'t Tables, pairs: P) -> Self {
+        Self {
+            old,
+            new,
+            pairs,
+            rulesets: HashMap::new(),
+            sets: HashMap::new(),
+        }
+    }
+
     fn none(&mut self, before: &EndpointPolicy, now: &EndpointPolicy) -> bool {
         let cut_off = now.flags & !before.flags & EndpointWorld::QUARANTINE != 0;
         before.addresses == now.addresses
@@ -147,22 +322,17 @@ impl Losses<'_> {
         if let Some(known) = self.rulesets.get(&(before, now, half)) {
             return *known;
         }
-        let pick = |tables: &Tables, ruleset, class| {
-            let grant = tables
-                .rules
-                .get(&(ruleset, class))
-                .copied()
-                .unwrap_or_default();
-            match half {
-                Half::Enforced => grant.enforced,
-                Half::Staged => grant.staged,
-            }
+        let pick = |grant: Grant| match half {
+            Half::Enforced => grant.enforced,
+            Half::Staged => grant.staged,
         };
         let (old, new) = (self.old, self.new);
-        let sets: BTreeSet<(u32, u32)> = self
-            .moves
-            .iter()
-            .map(|(from, to)| (pick(old, before, *from), pick(new, now, *to)))
+        let sets: BTreeSet<(u32, u32)> = (self.pairs)(before, now)
+            .into_iter()
+            .map(|(from, to)| {
+                let was = pick(old.grant(before, from));
+                (was, pick(Old::grant(new, now, to)))
+            })
             .collect();
         let covers = sets.into_iter().all(|(a, b)| self.holds(a, b));
         self.rulesets.insert((before, now, half), covers);
@@ -174,154 +344,21 @@ impl Losses<'_> {
         if before == PortSet::NONE || now == PortSet::ALL {
             return true;
         }
-        if before == PortSet::ALL {
-            return false;
-        }
         if let Some(known) = self.sets.get(&(before, now)) {
             return *known;
         }
-        let whole = !PortSet::BLOCKS;
-        let in_now = |protocol: u16| {
-            let bit = match protocol {
-                6 => PortSet::ALL_TCP,
-                17 => PortSet::ALL_UDP,
-                _ => PortSet::ALL_SCTP,
-            };
-            now & bit != 0
-        };
-        let covered = |((_, protocol, block), bits): (&(u32, u16, u16), &PortBlock)| {
-            let key = (now & PortSet::BLOCKS, *protocol, *block);
+        let covered = |((protocol, block), bits): ((u16, u16), PortBlock)| {
+            let whole = u8::try_from(protocol).map_or(0, PortSet::whole);
+            let key = (now & PortSet::BLOCKS, protocol, block);
             let there = self.new.ports.get(&key).copied().unwrap_or_default();
-            in_now(*protocol) || bits.0.iter().zip(there.0).all(|(a, b)| a & !b == 0)
+            now & whole != 0 || bits.0.iter().zip(there.0).all(|(a, b)| a & !b == 0)
         };
-        let holds = before & !now & whole == 0 && blocks(self.old, before).all(covered);
+        let whole = before & !now & PortSet::ALL == 0;
+        let holds = whole && self.old.blocks(before).into_iter().all(covered);
         self.sets.insert((before, now), holds);
         holds
     }
 }
 
-fn blocks(tables: &Tables, set: u32) -> impl Iterator<Item = (&(u32, u16, u16), &PortBlock)> {
-    let set = set & PortSet::BLOCKS;
-    let range = (
-        Bound::Included((set, 0, 0)),
-        Bound::Included((set, u16::MAX, u16::MAX)),
-    );
-    // Id 0 names no blocks, and none are stored under it.
-    tables.ports.range(range)
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::{
-        index::Scope,
-        testing::{index, netpol, pod},
-    };
-
-    fn change(before: &[Value], now: &[Value]) -> (Vec<String>, bool) {
-        let compile =
-            |objects: &[Value]| index(objects.to_vec()).compile(&Scope::Node("n1".into()));
-        let change = Change::between(&compile(before), &compile(now));
-        let raised = change.raised.iter().map(ToString::to_string).collect();
-        (raised, change.additive)
-    }
-
-    /// A subject under a policy that admits these peers on these ports, and an idle pod.
-    fn cluster(peers: Value, ports: Value) -> Vec<Value> {
-        let spec = json!({"podSelector": {"matchLabels": {"app": "s"}}, "ingress": [{"from": peers, "ports": ports}]});
-        vec![
-            pod("b/idle", "10.0.0.9", json!({})),
-            pod("b/s", "10.0.0.1", json!({"app": "s"})),
-            netpol("b/n", spec),
-        ]
-    }
-
-    fn elsewhere(ip: &str, labels: Value) -> Value {
-        let mut pod = pod("b/far", ip, labels);
-        pod["spec"]["nodeName"] = json!("n2");
-        pod
-    }
-
-    fn client() -> Value {
-        json!([{"podSelector": {"matchLabels": {"app": "c"}}}])
-    }
-
-    #[test]
-    fn a_new_address_of_a_known_class_is_additive_and_raises_nobody() {
-        let mut before = cluster(client(), json!([]));
-        before.push(pod("b/c", "10.0.0.2", json!({"app": "c"})));
-        let mut now = before.clone();
-        now.push(elsewhere("10.0.0.3", json!({"app": "c"})));
-        assert_eq!(change(&before, &now), (vec![], true));
-        let raised = vec!["b/s".to_owned()];
-        assert_eq!(change(&now, &before), (raised, false));
-    }
-
-    #[test]
-    fn a_new_address_that_loses_what_its_block_had_raises() {
-        let outside = json!({"app": "s", "ringfence.dev/ingress": "enforce", "callers.ringfence.dev/outside_cluster": "true"});
-        let before = vec![pod("b/s", "10.0.0.1", outside)];
-        let mut now = before.clone();
-        now.push(elsewhere("10.0.0.3", json!({})));
-        assert_eq!(change(&before, &now), (vec!["b/s".to_owned()], true));
-    }
-
-    #[test]
-    fn a_port_set_that_shrinks_raises_and_one_that_grows_does_not() {
-        let wide = cluster(json!([]), json!([{"port": 1, "endPort": 300}]));
-        let narrow = cluster(json!([]), json!([{"port": 1, "endPort": 299}]));
-        assert_eq!(change(&wide, &narrow), (vec!["b/s".to_owned()], false));
-        assert_eq!(change(&narrow, &wide), (vec![], false));
-        let whole = cluster(json!([]), json!([{"protocol": "TCP"}]));
-        assert_eq!(change(&wide, &whole), (vec![], false));
-        assert_eq!(
-            change(&cluster(json!([]), json!([])), &whole),
-            (vec!["b/s".to_owned()], false)
-        );
-    }
-
-    #[test]
-    fn an_exception_that_appears_raises_and_a_block_that_grows_does_not() {
-        let blocks = |b: Value| cluster(json!([{"ipBlock": b}]), json!([]));
-        let plain = blocks(json!({"cidr": "192.0.2.0/24"}));
-        let narrowed = blocks(json!({"cidr": "192.0.2.0/24", "except": ["192.0.2.0/25"]}));
-        let wider = blocks(json!({"cidr": "192.0.2.0/23"}));
-        assert_eq!(change(&plain, &narrowed), (vec!["b/s".to_owned()], false));
-        assert_eq!(change(&plain, &wider), (vec![], false));
-    }
-
-    #[test]
-    fn isolation_staging_and_quarantine_raise_their_own_pod_alone() {
-        let free = vec![
-            pod("b/idle", "10.0.0.9", json!({})),
-            pod("b/s", "10.0.0.1", json!({"app": "s"})),
-        ];
-        let isolated = cluster(json!([]), json!([]));
-        assert_eq!(change(&free, &isolated), (vec!["b/s".to_owned()], false));
-        assert_eq!(change(&isolated, &free), (vec![], false));
-        let mut staged = isolated.clone();
-        staged[2]["metadata"]["annotations"] = json!({"ringfence.dev/mode": "audit"});
-        assert_eq!(change(&free, &staged), (vec!["b/s".to_owned()], false));
-        let mut cut_off = free.clone();
-        cut_off[0]["metadata"]["labels"] = json!({"ringfence.dev/quarantine": "true"});
-        assert_eq!(change(&free, &cut_off), (vec!["b/idle".to_owned()], false));
-    }
-
-    #[test]
-    fn a_peer_that_is_relabelled_raises_who_admitted_it() {
-        let mut before = cluster(client(), json!([]));
-        before.push(elsewhere("10.0.0.3", json!({"app": "c"})));
-        let mut now = cluster(client(), json!([]));
-        now.push(elsewhere("10.0.0.3", json!({"app": "d"})));
-        assert_eq!(change(&before, &now).0, ["b/s"]);
-        assert_eq!(change(&now, &before).0, [""; 0]);
-    }
-
-    #[test]
-    fn nothing_changed_is_additive() {
-        let same = cluster(client(), json!([]));
-        assert_eq!(change(&same, &same), (vec![], true));
-    }
-}
+mod tests;

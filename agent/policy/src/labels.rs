@@ -69,12 +69,12 @@ pub(crate) enum Decider {
 
 fn overrides(config: &Config, namespace: &Labels) -> bool {
     let value = namespace.get(&config.key("pod-overrides"));
-    value.is_some_and(|v| v == "allow")
+    value.is_some_and(|v| **v == *"allow")
 }
 
 /// Whether a label is there and `"true"`.
 pub(crate) fn is_true(labels: &Labels, key: &str) -> bool {
-    labels.get(key).is_some_and(|v| v == "true")
+    labels.get(key).is_some_and(|v| **v == *"true")
 }
 
 /// What an egress label names.
@@ -188,11 +188,13 @@ impl fmt::Display for PortRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intern::Pool;
 
     fn mode(namespace: &[(&str, &str)], pod: &[(&str, &str)]) -> Mode {
         let labels = |pairs: &[(&str, &str)]| -> Labels {
             let own = |(k, v): &(&str, &str)| (format!("ringfence.dev/{k}"), (*v).to_owned());
-            pairs.iter().map(own).collect()
+            let pairs = pairs.iter().map(own).collect();
+            Labels::new(&mut Pool::default(), &mut Pool::default(), &pairs)
         };
         let config = Config::default();
         Mode::of(

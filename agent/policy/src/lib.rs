@@ -26,11 +26,11 @@ pub mod ports;
 pub mod problems;
 pub mod tables;
 
-mod compile;
+pub mod compile;
+mod intern;
 mod labels;
 mod prefix;
 mod selector;
-mod view;
 
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,9 @@
 //! Who can reach whom.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use ringfence_ebpf::{
     abi::{Addr, Direction, EndpointWorld, Grant, PortKey, World},
@@ -9,11 +12,9 @@ use ringfence_ebpf::{
 use serde::Serialize;
 
 use crate::{
-    compile,
-    index::Index,
+    index::{Index, PodEntry, PodKey, Scope},
     ports::PortSpec,
     tables::{EndpointPolicy, Tables},
-    view::{PodView, View},
 };
 
 /// One row per source, one cell per destination, one character per port.
@@ -41,57 +42,71 @@ impl Matrix {
     /// through the very decision that the datapath takes. Pods without an
     /// address, and workloads that stand for their pods, get one of 240.0.0.0/4.
     pub fn compute(index: &Index, ports: &[PortSpec]) -> Self {
-        let view = View::with_made_up_addresses(index);
-        let tables = compile::compile(&view);
-        let known = Known::new(&view, &tables);
-        let names = names(&view);
+        let index = index.with_made_up_addresses();
+        let tables = index.compile(&Scope::Everything);
+        let known = Known::new(&tables);
+        let pods = pods(&index);
         let mut matrix = Self {
             ports: ports.iter().map(ToString::to_string).collect(),
             ..Self::default()
         };
-        for (source, from) in names.iter().zip(&view.pods) {
+        for from in &pods {
             let [mut ingress, mut egress, mut allowed] = [(); 3].map(|()| BTreeMap::new());
-            for (destination, to) in names.iter().zip(&view.pods) {
+            for to in &pods {
                 let cells = ports.iter().map(|port| known.pair(from, to, port));
                 let cells: Vec<(bool, bool)> = cells.collect();
                 let line = |f: fn(&(bool, bool)) -> bool| -> String {
                     cells.iter().map(|c| if f(c) { '.' } else { 'X' }).collect()
                 };
-                ingress.insert(destination.clone(), line(|c| c.0));
-                egress.insert(destination.clone(), line(|c| c.1));
-                allowed.insert(destination.clone(), line(|c| c.0 && c.1));
+                ingress.insert(to.name.clone(), line(|c| c.0));
+                egress.insert(to.name.clone(), line(|c| c.1));
+                allowed.insert(to.name.clone(), line(|c| c.0 && c.1));
             }
-            matrix.ingress.insert(source.clone(), ingress);
-            matrix.egress.insert(source.clone(), egress);
-            matrix.allowed.insert(source.clone(), allowed);
+            matrix.ingress.insert(from.name.clone(), ingress);
+            matrix.egress.insert(from.name.clone(), egress);
+            matrix.allowed.insert(from.name.clone(), allowed);
         }
-        matrix.pods = names;
+        matrix.pods = pods.into_iter().map(|pod| pod.name).collect();
         matrix.pods.sort();
         matrix
     }
 }
 
-/// `namespace/name`; where a workload and a pod share it, with the workload's kind.
-fn names(view: &View<'_>) -> Vec<String> {
+/// A pod of the matrix.
+struct Row {
+    key: PodKey,
+    /// `namespace/name`; where a workload and a pod share it, with the workload's kind.
+    name: String,
+    addresses: Vec<IpAddr>,
+}
+
+fn pods(index: &Index) -> Vec<Row> {
     let mut times: BTreeMap<String, u32> = BTreeMap::new();
-    for pod in &view.pods {
-        *times.entry(pod.key.to_string()).or_default() += 1;
+    for (_, pod) in index.live() {
+        *times.entry(pod.key().to_string()).or_default() += 1;
     }
-    let name = |pod: &PodView<'_>| {
-        let name = pod.key.to_string();
-        match &pod.pod.stand_in {
+    let row = |(id, pod): (_, &PodEntry)| {
+        let key = pod.key();
+        let name = key.to_string();
+        let name = match &pod.stand_in {
             Some(kind) if times[&name] > 1 => format!("{name} ({kind})"),
             _ => name,
+        };
+        Row {
+            key,
+            name,
+            addresses: index.addresses_of(id),
         }
     };
-    view.pods.iter().map(name).collect()
+    let mut rows: Vec<Row> = index.live().map(row).collect();
+    rows.sort_by(|a, b| a.key.cmp(&b.key));
+    rows
 }
 
 /// The address of `of` that a packet between the two would carry: of a family that both have.
-pub(crate) fn address_between(of: &PodView<'_>, peer: &PodView<'_>) -> Option<Addr> {
-    let shared =
-        |ip: &&std::net::IpAddr| peer.addresses.iter().any(|p| p.is_ipv4() == ip.is_ipv4());
-    let ip = of.addresses.iter().find(shared).or(of.addresses.first())?;
+pub(crate) fn address_between(of: &[IpAddr], peer: &[IpAddr]) -> Option<Addr> {
+    let shared = |ip: &&IpAddr| peer.iter().any(|p| p.is_ipv4() == ip.is_ipv4());
+    let ip = of.iter().find(shared).or(of.first())?;
     Some(Addr::from(*ip))
 }
 
@@ -102,20 +117,20 @@ struct Known<'t> {
 }
 
 impl<'t> Known<'t> {
-    fn new(view: &View<'_>, tables: &'t Tables) -> Self {
-        let addresses = view.owners.keys();
+    fn new(tables: &'t Tables) -> Self {
+        let addresses = tables.identities.keys();
         let classes = addresses.map(|a| (*a, tables.class_of(a))).collect();
         Self { tables, classes }
     }
 
     /// Whether ingress and egress allow.
-    fn pair(&self, from: &PodView<'_>, to: &PodView<'_>, port: &PortSpec) -> (bool, bool) {
+    fn pair(&self, from: &Row, to: &Row, port: &PortSpec) -> (bool, bool) {
         if from.key == to.key {
             return (true, true);
         }
-        let side = |of: &PodView<'_>, peer: &PodView<'_>, direction| {
+        let side = |of: &Row, peer: &Row, direction| {
             let endpoint = self.tables.endpoints.get(&of.key);
-            let peer = address_between(peer, of);
+            let peer = address_between(&peer.addresses, &of.addresses);
             endpoint
                 .zip(peer)
                 .is_some_and(|(e, peer)| allows(self, e, direction, &peer, port))

@@ -5,54 +5,45 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use ringfence_ebpf::abi::{PortBlock, PortSet};
 use serde::{Serialize, Serializer};
 
-use crate::model::Protocol;
+use crate::model::{PortMatch, PortOrRange, Protocol, ProtocolMatch};
+
+/// Inclusive, sorted, disjoint, not adjacent ranges of one protocol's ports.
+type Ranges = Vec<(u16, u16)>;
+
+/// Every port of a protocol, port 0 too.
+const WHOLE: (u16, u16) = (0, u16::MAX);
 
 /// A set of ports per protocol, in canonical form: equal sets are equal values.
+///
+/// Closed under union, intersection and difference, so that ordered rules of
+/// allow and deny can be resolved to one set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Ports {
-    /// Everything, ICMP and unknown protocols too; the rest is then empty.
-    all: bool,
-    /// Protocols with all ports, as bits of [`PortSet`].
-    whole: u32,
-    /// Inclusive, sorted, disjoint, not adjacent ranges by IANA protocol number.
-    ranges: Ranges,
-}
-
-/// Single ports of a set.
-pub(crate) type Ranges = BTreeMap<u8, Vec<(u16, u16)>>;
-
-fn whole_bit(protocol: u8) -> u32 {
-    match protocol {
-        6 => PortSet::ALL_TCP,
-        17 => PortSet::ALL_UDP,
-        132 => PortSet::ALL_SCTP,
-        _ => 0,
-    }
+    /// Protocols without ports: ICMP and unknown ones.
+    other: bool,
+    /// In the order of [`Protocol::ALL`].
+    ranges: [Ranges; 3],
 }
 
 impl Ports {
     /// Everything.
     pub(crate) fn all() -> Self {
         Self {
-            all: true,
-            ..Self::default()
+            other: true,
+            ranges: [vec![WHOLE], vec![WHOLE], vec![WHOLE]],
         }
     }
 
     /// All ports of a protocol.
     pub(crate) fn whole(protocol: Protocol) -> Self {
-        Self {
-            whole: whole_bit(protocol.iana()),
-            ..Self::default()
-        }
+        Self::range(protocol, WHOLE.0, WHOLE.1)
     }
 
     /// An inclusive range.
     pub(crate) fn range(protocol: Protocol, first: u16, last: u16) -> Self {
-        Self {
-            ranges: BTreeMap::from([(protocol.iana(), vec![(first, last)])]),
-            ..Self::default()
-        }
+        let mut ports = Self::default();
+        ports.ranges[protocol as usize].push((first, last));
+        ports
     }
 
     /// One port.
@@ -62,57 +53,78 @@ impl Ports {
 
     /// Whether it holds nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        !self.all && self.whole == 0 && self.ranges.is_empty()
+        !self.other && self.ranges.iter().all(Vec::is_empty)
     }
 
     /// Adds another set's ports.
-    pub(crate) fn add(&mut self, other: &Self) {
-        if self.all || other.all {
-            *self = Self::all();
-            return;
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.other |= more.other;
+        for (mine, theirs) in self.ranges.iter_mut().zip(&more.ranges) {
+            match (mine.is_empty(), theirs.is_empty()) {
+                (_, true) => {}
+                (true, false) => mine.clone_from(theirs),
+                (false, false) if mine != theirs => {
+                    mine.extend(theirs);
+                    normalize(mine);
+                }
+                _ => {}
+            }
         }
-        self.whole |= other.whole;
-        for (protocol, ranges) in &other.ranges {
-            let mine = self.ranges.entry(*protocol).or_default();
-            mine.extend(ranges);
-            normalize(mine);
+    }
+
+    /// Takes another set's ports away.
+    pub(crate) fn subtract(&mut self, less: &Self) {
+        self.other &= !less.other;
+        for (mine, theirs) in self.ranges.iter_mut().zip(&less.ranges) {
+            *mine = outside(mine, theirs);
         }
-        let whole = self.whole;
-        self.ranges.retain(|p, _| whole_bit(*p) & whole == 0);
+    }
+
+    /// The ports that both sets hold.
+    pub(crate) fn both(&self, with: &Self) -> Self {
+        let mut rest = self.clone();
+        rest.subtract(with);
+        let mut both = self.clone();
+        both.subtract(&rest);
+        both
     }
 
     /// Whether it holds a port of an IANA protocol.
     pub(crate) fn contains(&self, protocol: u8, port: u16) -> bool {
-        let within = |ranges: &Vec<(u16, u16)>| ranges.iter().any(|r| (r.0..=r.1).contains(&port));
-        self.all
-            || self.whole & whole_bit(protocol) != 0
-            || self.ranges.get(&protocol).is_some_and(within)
-    }
-
-    /// The id of the set, given the id of its single ports.
-    pub(crate) fn id(&self, blocks: u32) -> u32 {
-        if self.all {
-            return PortSet::ALL;
-        }
-        blocks | self.whole
-    }
-
-    /// The single ports, what maps hold in blocks.
-    pub(crate) fn ranges(&self) -> &Ranges {
-        &self.ranges
-    }
-}
-
-/// The blocks of single ports, by protocol and block number.
-pub(crate) fn blocks(ranges: &Ranges) -> BTreeMap<(u16, u16), PortBlock> {
-    let mut blocks: BTreeMap<_, PortBlock> = BTreeMap::new();
-    for (protocol, ranges) in ranges {
-        for port in ranges.iter().flat_map(|r| r.0..=r.1) {
-            let key = (u16::from(*protocol), port >> 8);
-            blocks.entry(key).or_default().insert(port);
+        match Protocol::ALL.iter().position(|p| p.iana() == protocol) {
+            None => self.other,
+            Some(i) => self.ranges[i].iter().any(|r| (r.0..=r.1).contains(&port)),
         }
     }
-    blocks
+
+    /// The bits of [`PortSet`] that need no blocks.
+    pub(crate) fn bits(&self) -> u32 {
+        let whole = Protocol::ALL.iter().zip(&self.ranges);
+        let whole = whole.filter(|(_, ranges)| ranges.as_slice() == [WHOLE]);
+        let other = if self.other { PortSet::OTHER } else { 0 };
+        whole.fold(other, |bits, (p, _)| bits | PortSet::whole(p.iana()))
+    }
+
+    /// Without what needs no blocks: what maps hold in blocks.
+    pub(crate) fn singles(&self) -> Self {
+        let mut singles = self.clone();
+        singles.other = false;
+        let whole = |ranges: &&mut Ranges| ranges.as_slice() == [WHOLE];
+        singles.ranges.iter_mut().filter(whole).for_each(Vec::clear);
+        singles
+    }
+
+    /// The blocks of single ports, by IANA protocol and block number.
+    pub(crate) fn blocks(&self) -> BTreeMap<(u16, u16), PortBlock> {
+        let mut blocks: BTreeMap<_, PortBlock> = BTreeMap::new();
+        for (protocol, ranges) in Protocol::ALL.iter().zip(&self.ranges) {
+            for port in ranges.iter().flat_map(|r| r.0..=r.1) {
+                let key = (u16::from(protocol.iana()), port >> 8);
+                blocks.entry(key).or_default().insert(port);
+            }
+        }
+        blocks
+    }
 }
 
 fn normalize(ranges: &mut Vec<(u16, u16)>) {
@@ -125,6 +137,27 @@ fn normalize(ranges: &mut Vec<(u16, u16)>) {
         }
     }
     *ranges = merged;
+}
+
+/// What of the first ranges lies outside of the second.
+fn outside(ranges: &Ranges, less: &Ranges) -> Ranges {
+    let mut left = Ranges::new();
+    for &(first, last) in ranges {
+        let mut next = u32::from(first);
+        for &(from, to) in less.iter().filter(|r| r.0 <= last && r.1 >= first) {
+            if u32::from(from) > next {
+                // Not below `first`, which is at least 0, so above 0.
+                left.push((u16::try_from(next).unwrap_or(first), from - 1));
+            }
+            next = u32::from(to) + 1;
+        }
+        if let Ok(next) = u16::try_from(next)
+            && next <= last
+        {
+            left.push((next, last));
+        }
+    }
+    left
 }
 
 /// A protocol and port as a person writes them: `TCP/8080`, `UDP/53`, `SCTP/1`, `ICMP`.
@@ -142,6 +175,23 @@ impl PortSpec {
         Protocol::ALL
             .into_iter()
             .find(|p| p.iana() == self.protocol)
+    }
+
+    /// As a ClusterNetworkPolicy's rule has it; `None` for ICMP.
+    pub(crate) fn as_match(&self) -> Option<ProtocolMatch> {
+        let port = PortMatch {
+            destination_port: Some(PortOrRange {
+                number: Some(self.port.into()),
+                range: None,
+            }),
+        };
+        let mut matched = ProtocolMatch::default();
+        match self.with_ports()? {
+            Protocol::Tcp => matched.tcp = Some(port),
+            Protocol::Udp => matched.udp = Some(port),
+            Protocol::Sctp => matched.sctp = Some(port),
+        }
+        Some(matched)
     }
 }
 
@@ -221,9 +271,56 @@ mod tests {
     }
 
     #[test]
+    fn difference_and_intersection_are_those_of_sets_of_ports() {
+        let set = |ranges: &[(u16, u16)]| {
+            let mut ports = Ports::default();
+            for (first, last) in ranges {
+                ports.add(&Ports::range(Protocol::Tcp, *first, *last));
+            }
+            ports
+        };
+        let shapes: [&[(u16, u16)]; 8] = [
+            &[],
+            &[(0, 65_535)],
+            &[(1, 65_535)],
+            &[(0, 0)],
+            &[(65_535, 65_535)],
+            &[(10, 20), (30, 40)],
+            &[(15, 35)],
+            &[(9, 9), (20, 30), (40, 50)],
+        ];
+        let ports = || (0..60).chain(65_500..=65_535);
+        for (a, b) in shapes.iter().flat_map(|a| shapes.map(|b| (set(a), set(b)))) {
+            let mut less = a.clone();
+            less.subtract(&b);
+            let both = a.both(&b);
+            for port in ports() {
+                let (in_a, in_b) = (a.contains(6, port), b.contains(6, port));
+                assert_eq!(less.contains(6, port), in_a && !in_b, "{a:?} less {b:?}: {port}");
+                assert_eq!(both.contains(6, port), in_a && in_b, "{a:?} and {b:?}: {port}");
+            }
+            // Canonical: the same set put together again is the same value.
+            less.add(&both);
+            assert_eq!(less, a);
+        }
+    }
+
+    #[test]
+    fn everything_but_one_port_keeps_icmp_and_the_other_protocols() {
+        let mut ports = Ports::all();
+        ports.subtract(&Ports::one(Protocol::Tcp, 80));
+        assert!(ports.contains(1, 0) && ports.contains(47, 0) && ports.contains(17, 80));
+        assert!(ports.contains(6, 79) && !ports.contains(6, 80));
+        assert_eq!(ports.bits(), PortSet::ALL & !PortSet::ALL_TCP);
+        assert_eq!(ports.singles().blocks().len(), 256);
+        ports.subtract(&Ports::all());
+        assert!(ports.is_empty());
+    }
+
+    #[test]
     fn a_range_reaches_across_blocks() {
         let ports = Ports::range(Protocol::Tcp, 250, 600);
-        let blocks = blocks(ports.ranges());
+        let blocks = ports.blocks();
         assert_eq!(blocks.len(), 3);
         for port in 0..1000_u16 {
             let block = blocks.get(&(6, port >> 8));

@@ -4,9 +4,8 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    index::Index,
+    index::{Index, PodEntry},
     labels::{self, Target},
-    model::Meta,
     selector::Labels,
 };
 
@@ -21,34 +20,49 @@ pub struct Problem {
     pub message: String,
 }
 
+/// What a policy's message goes on with.
+const KEPT: &str = "the last valid form stays in force";
+
 /// All problems, sorted.
 pub(crate) fn of(index: &Index) -> Vec<Problem> {
     let config = &index.config;
     let mut found = Found(Vec::new());
-    for pod in index.pods.values().filter(|p| !p.finished()) {
-        found.pod(config, "Pod", &pod.metadata);
+    for pod in index.pods().filter(|p| !p.finished) {
+        found.pod(config, "Pod", pod);
     }
-    for ((kind, _), pod) in &index.stand_ins {
-        found.pod(config, kind, &pod.metadata);
+    for pod in index.stand_ins() {
+        found.pod(config, pod.stand_in.as_deref().unwrap_or("Pod"), pod);
     }
-    for namespace in index.namespaces.values() {
-        found.namespace(config, &namespace.metadata);
+    for (name, labels) in index.namespaces() {
+        found.namespace(config, name, labels);
     }
-    for (key, stored) in &index.policies {
-        let meta = &stored.policy.metadata;
-        if let Some(error) = index.invalid.get(key) {
+    let netpols = index.policies.iter();
+    for (namespace, (name, stored)) in netpols.flat_map(|(ns, own)| own.iter().map(move |p| (ns, p))) {
+        let object = format!("NetworkPolicy {namespace}/{name}");
+        let error = index.invalid.get(&(namespace.to_string(), name.to_string()));
+        if let Some(error) = error {
             let kept = match stored.closed {
                 true => "isolates its pods and allows nothing until it is corrected",
-                false => "the last valid form stays in force",
+                false => KEPT,
             };
-            let message = format!("{}; {kept}", error.message);
-            found.add("NetworkPolicy", meta, &error.field, message);
+            found.add(&object, &error.field, format!("{}; {kept}", error.message));
         }
-        let annotation = config.key("mode");
-        let mode = meta.annotations.get(&annotation);
-        if let Some(value) = mode.filter(|v| !matches!(v.as_str(), "audit" | "enforce")) {
-            let message = format!("{value:?} is neither audit nor enforce; taken for enforce");
-            found.add("NetworkPolicy", meta, &annotation, message);
+        found.mode(config, &object, stored.mode.as_deref());
+    }
+    for (name, stored) in &index.cluster_policies {
+        let object = format!("ClusterNetworkPolicy {name}");
+        let error = index.invalid.get(&(String::new(), name.to_string()));
+        if let Some(error) = error {
+            let kept = match stored.closed {
+                true => "denies its pods everything in its tier until it is corrected",
+                false => KEPT,
+            };
+            found.add(&object, &error.field, format!("{}; {kept}", error.message));
+        }
+        found.mode(config, &object, stored.mode.as_deref());
+        for field in stored.domain_names() {
+            let message = "domain names aren't resolved; this peer matches nothing";
+            found.add(&object, &field, message.to_owned());
         }
     }
     found.0.sort();
@@ -58,82 +72,74 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
 struct Found(Vec<Problem>);
 
 impl Found {
-    fn add(&mut self, kind: &str, meta: &Meta, key: &str, message: String) {
-        let object = match meta.namespace.as_str() {
-            "" => format!("{kind} {}", meta.name),
-            namespace => format!("{kind} {namespace}/{}", meta.name),
-        };
+    fn add(&mut self, object: &str, key: &str, message: String) {
         self.0.push(Problem {
-            object,
+            object: object.to_owned(),
             key_or_field: key.to_owned(),
             message,
         });
     }
 
-    fn pod(&mut self, config: &Config, kind: &str, meta: &Meta) {
-        self.shared(config, kind, meta);
+    fn mode(&mut self, config: &Config, object: &str, mode: Option<&str>) {
+        if let Some(value) = mode.filter(|v| !matches!(*v, "audit" | "enforce")) {
+            let message = format!("{value:?} is neither audit nor enforce; taken for enforce");
+            self.add(object, &config.key("mode"), message);
+        }
+    }
+
+    fn pod(&mut self, config: &Config, kind: &str, pod: &PodEntry) {
+        let object = format!("{kind} {}/{}", pod.shape.namespace, pod.name);
+        let labels = &pod.shape.labels;
+        self.shared(config, &object, labels, "taken for its Namespace's mode, else for enforce");
         let quarantine = config.key("quarantine");
-        self.word(
-            kind,
-            meta,
-            &quarantine,
-            &["true", "false"],
-            "not in quarantine",
-        );
-        for (key, value) in &meta.labels {
+        let known = ["true", "false"];
+        self.word(&object, labels, &quarantine, &known, "not in quarantine");
+        for (key, value) in labels.iter() {
             let fault = match Target::parse(config, key) {
                 None => continue,
                 Some(target) => target.and_then(|_| labels::Value::parse(value)).err(),
             };
             if let Some(fault) = fault {
-                self.add(kind, meta, key, format!("{fault}; grants nothing"));
+                self.add(&object, key, format!("{fault}; grants nothing"));
             }
         }
     }
 
-    fn namespace(&mut self, config: &Config, meta: &Meta) {
-        self.shared(config, "Namespace", meta);
+    fn namespace(&mut self, config: &Config, name: &str, labels: &Labels) {
+        let object = format!("Namespace {name}");
+        self.shared(config, &object, labels, "taken for enforce");
         let overrides = config.key("pod-overrides");
-        self.word(
-            "Namespace",
-            meta,
-            &overrides,
-            &["allow"],
-            "pods may only tighten",
-        );
+        let taken = "pods may only tighten";
+        self.word(&object, labels, &overrides, &["allow"], taken);
     }
 
     /// Labels that pods and Namespaces have in common.
-    fn shared(&mut self, config: &Config, kind: &str, meta: &Meta) {
+    fn shared(&mut self, config: &Config, object: &str, labels: &Labels, taken: &str) {
         for key in [config.key("ingress"), config.key("egress")] {
-            let value = meta.labels.get(&key);
+            let value = labels.get(&key);
             if let Some(value) = value.filter(|v| !labels::Mode::is_valid(v)) {
-                let taken = match kind {
-                    "Namespace" => "taken for enforce",
-                    _ => "taken for its Namespace's mode, else for enforce",
-                };
                 let message = format!("{value:?} is none of enforce, audit, off; {taken}");
-                self.add(kind, meta, &key, message);
+                self.add(object, &key, message);
             }
         }
-        for key in callers(config, &meta.labels) {
-            self.word(kind, meta, key, &["true", "false"], "admits nobody");
+        for key in callers(config, labels) {
+            self.word(object, labels, key, &["true", "false"], "admits nobody");
         }
     }
 
-    fn word(&mut self, kind: &str, meta: &Meta, key: &str, known: &[&str], taken: &str) {
-        let value = meta.labels.get(key);
-        if let Some(value) = value.filter(|v| !known.contains(&v.as_str())) {
+    fn word(&mut self, object: &str, labels: &Labels, key: &str, known: &[&str], taken: &str) {
+        let value = labels.get(key);
+        if let Some(value) = value.filter(|v| !known.contains(&&***v)) {
             let message = format!("{value:?} is not {}; {taken}", known.join(" or "));
-            self.add(kind, meta, key, message);
+            self.add(object, key, message);
         }
     }
 }
 
-fn callers<'a>(config: &'a Config, labels: &'a Labels) -> impl Iterator<Item = &'a String> {
-    let ours = |key: &&String| {
+fn callers<'a>(config: &'a Config, labels: &'a Labels) -> impl Iterator<Item = &'a str> {
+    let keys = labels.iter().map(|(key, _)| &**key);
+    keys.filter(|key| {
         let prefix = key.split_once('/').map(|(prefix, _)| prefix);
         prefix == Some(config.callers_prefix.as_str())
-    };
-    labels.keys().filter(ours)
+    })
 }

@@ -1,29 +1,93 @@
-//! Label selectors in canonical form.
+//! Labels, and label selectors in canonical form.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::model::{LabelSelector, Operator};
+use crate::{
+    intern::{Pool, Text},
+    model::{LabelSelector, Operator},
+};
 
-/// Labels of a pod or a Namespace.
-pub(crate) type Labels = BTreeMap<String, String>;
+/// Labels of a pod, a Namespace or a Node, sorted by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Labels(Arc<[(Text, Text)]>);
+
+impl Labels {
+    /// Interned labels.
+    pub(crate) fn new(
+        texts: &mut Pool<str>,
+        sets: &mut Pool<[(Text, Text)]>,
+        labels: &BTreeMap<String, String>,
+    ) -> Self {
+        let pair = |(k, v): (&String, &String)| (texts.get(k.as_str()), texts.get(v.as_str()));
+        let pairs: Vec<(Text, Text)> = labels.iter().map(pair).collect();
+        Self(sets.get(pairs.as_slice()))
+    }
+
+    /// The value of a label.
+    pub(crate) fn get(&self, key: &str) -> Option<&Text> {
+        let found = self.0.binary_search_by(|(k, _)| (**k).cmp(key));
+        found.ok().map(|i| &self.0[i].1)
+    }
+
+    /// Keys and values, sorted.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
+        self.0.iter().map(|(k, v)| (k, v))
+    }
+}
 
 /// A selector as a set of conditions: equal selectors are equal values however they were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub(crate) struct Selector(BTreeSet<Condition>);
+pub(crate) struct Selector(Box<[Condition]>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 struct Condition {
-    key: String,
+    key: Text,
     operator: Operator,
-    values: BTreeSet<String>,
+    /// Sorted, without duplicates.
+    values: Box<[Text]>,
 }
 
 impl Selector {
-    /// One label with one value.
-    pub(crate) fn equals(key: &str, value: &str) -> Self {
-        Self(BTreeSet::from([Condition::equals(key, value)]))
+    /// The canonical form of a selector, its strings interned.
+    pub(crate) fn new(texts: &mut Pool<str>, selector: &LabelSelector) -> Self {
+        let labels = selector.match_labels.iter();
+        let mut all: Vec<Condition> = labels
+            .map(|(k, v)| Condition {
+                key: texts.get(k.as_str()),
+                operator: Operator::In,
+                values: [texts.get(v.as_str())].into(),
+            })
+            .collect();
+        for requirement in &selector.match_expressions {
+            let values = requirement.values.iter();
+            let mut values: Vec<Text> = values.map(|v| texts.get(v.as_str())).collect();
+            values.sort_unstable();
+            values.dedup();
+            all.push(Condition {
+                key: texts.get(requirement.key.as_str()),
+                operator: requirement.operator,
+                values: values.into(),
+            });
+        }
+        Self::of(all)
+    }
+
+    /// Labels with just these values.
+    pub(crate) fn equal(labels: impl IntoIterator<Item = (Text, Text)>) -> Self {
+        let condition = |(key, value): (Text, Text)| Condition {
+            key,
+            operator: Operator::In,
+            values: [value].into(),
+        };
+        Self::of(labels.into_iter().map(condition).collect())
+    }
+
+    fn of(mut conditions: Vec<Condition>) -> Self {
+        conditions.sort_unstable();
+        conditions.dedup();
+        Self(conditions.into())
     }
 
     /// Whether all conditions hold.
@@ -31,54 +95,25 @@ impl Selector {
         self.0.iter().all(|c| c.holds(labels))
     }
 
-    /// A label that every match carries, for looking selectors up instead of trying each.
-    pub(crate) fn required(&self) -> Option<(&str, &str)> {
-        let single = |c: &&Condition| c.operator == Operator::In && c.values.len() == 1;
-        let condition = self.0.iter().find(single)?;
-        Some((&condition.key, condition.values.first()?))
+    /// Labels that every match carries, for looking selectors up instead of trying each.
+    pub(crate) fn required(&self) -> impl Iterator<Item = (&Text, &Text)> {
+        let conditions = self.0.iter();
+        conditions.filter_map(|c| match (c.operator, &*c.values) {
+            (Operator::In, [value]) => Some((&c.key, value)),
+            _ => None,
+        })
     }
 }
 
 impl Condition {
-    fn equals(key: &str, value: &str) -> Self {
-        Self {
-            key: key.to_owned(),
-            operator: Operator::In,
-            values: BTreeSet::from([value.to_owned()]),
-        }
-    }
-
     fn holds(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
+        let listed = |v: &Text| self.values.binary_search(v).is_ok();
         match self.operator {
-            Operator::In => value.is_some_and(|v| self.values.contains(v)),
-            Operator::NotIn => value.is_none_or(|v| !self.values.contains(v)),
+            Operator::In => value.is_some_and(listed),
+            Operator::NotIn => !value.is_some_and(listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }
-    }
-}
-
-impl From<&LabelSelector> for Selector {
-    fn from(selector: &LabelSelector) -> Self {
-        let labels = selector.match_labels.iter();
-        let labels = labels.map(|(k, v)| Condition::equals(k, v));
-        let expressions = selector.match_expressions.iter().map(|r| Condition {
-            key: r.key.clone(),
-            operator: r.operator,
-            values: r.values.iter().cloned().collect(),
-        });
-        Self(labels.chain(expressions).collect())
-    }
-}
-
-impl From<&Labels> for Selector {
-    fn from(labels: &Labels) -> Self {
-        Self(
-            labels
-                .iter()
-                .map(|(k, v)| Condition::equals(k, v))
-                .collect(),
-        )
     }
 }

@@ -1,6 +1,6 @@
 //! What a compilation gives: the entries of every policy map, ordered.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ringfence_ebpf::{
     abi::{Addr, EndpointWorld, Grant, PortBlock, PortKey, World},
@@ -23,14 +23,14 @@ pub struct Tables {
     pub cidrs: BTreeMap<(Addr, u8), u32>,
     /// What a ruleset grants a class. No entry grants nothing.
     pub rules: BTreeMap<(u32, u32), Grant>,
-    /// Single ports by port set (low three bits cleared), IANA protocol
+    /// Single ports by port set (low four bits cleared), IANA protocol
     /// number, and port divided by 256.
     pub ports: BTreeMap<(u32, u16, u16), PortBlock>,
     /// The pods in scope: not finished, not in a node's network namespace.
     pub endpoints: BTreeMap<PodKey, EndpointPolicy>,
     /// Workload and bits of [`ringfence_ebpf::abi::Identity`] of every known
     /// pod's and node's address.
-    pub identities: BTreeMap<Addr, (String, u32)>,
+    pub identities: BTreeMap<Addr, (Arc<str>, u32)>,
 }
 
 /// What one pod is under.

@@ -76,20 +76,13 @@ pub fn in_set<T: PolicyTables + ?Sized>(
     protocol: u8,
     port: u16,
 ) -> bool {
-    if set == PortSet::ALL {
-        return true;
-    }
-    let whole = match protocol {
-        6 => PortSet::ALL_TCP,
-        17 => PortSet::ALL_UDP,
-        132 => PortSet::ALL_SCTP,
-        _ => return false,
-    };
+    let whole = PortSet::whole(protocol);
     if set & whole != 0 {
         return true;
     }
     let blocks = set & PortSet::BLOCKS;
     blocks != 0
+        && whole != PortSet::OTHER
         && tables.port(
             &PortKey {
                 world,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::object::{declared_ports, labels, list, name, namespace, text};
+use super::object::{declared_ports, labels, list, name, named_port, namespace, text};
 use super::{Case, Opinion, Oracle};
 
 /// In the order of tightness.
@@ -115,9 +115,7 @@ impl Oracle<'_> {
         };
         items.iter().any(|item| match item {
             Item::Number(protocol, port) => (*protocol, *port) == (case.protocol, case.port),
-            Item::Name(wanted) => declared_ports(callee)
-                .iter()
-                .any(|p| p.0 == *wanted && (p.1, p.2) == (case.protocol, case.port)),
+            Item::Name(wanted) => named_port(callee, wanted, case.protocol) == Some(case.port),
         })
     }
 

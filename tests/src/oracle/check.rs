@@ -128,15 +128,13 @@ pub fn disagreement(
 /// A disagreement as a person wants to see it: the smallest cluster that shows
 /// it, one object a line, and both opinions of it.
 pub fn report(seed: u64, objects: &[Value], view: View<'_>, probe: &Probe) -> String {
-    let spoilt = |objects: &[Value]| {
-        let policies = objects.iter().filter(|o| o["kind"] == "NetworkPolicy");
-        policies.filter(|p| !super::is_valid(p)).count()
-    };
+    let spoilt = |objects: &[Value]| objects.iter().filter(|o| super::is_invalid(o)).count();
     let at_most = spoilt(objects);
+    let managed = |of: Expected| [of.ingress, of.egress].map(|v| v != Verdict::NotManaged);
+    let whole = managed(oracle(objects, view).verdict(probe));
     let shows = |left: &[Value]| {
-        let whole = oracle(left, view).verdict(probe);
-        let both_there = whole.ingress.max(whole.egress) != Verdict::NotManaged;
-        both_there
+        // Else it ends at a pod that has lost its address: another matter.
+        managed(oracle(left, view).verdict(probe)) == whole
             && spoilt(left) <= at_most
             && matches!(disagreement(left, view, probe), Ok(Some(_)))
     };

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::object::{declared_ports, labels, list, name, namespace, protocol_number, text};
+use super::object::{labels, list, name, named_port, namespace, protocol_number, text};
 use super::{Case, Oracle};
 
 const DNS_NAMESPACE: &str = "kube-system";
@@ -61,7 +61,7 @@ fn is_target(port: &Value, pod: &Value, case: &Case<'_>) -> bool {
     of_protocol(port, case)
         && match target {
             Some(Value::String(called)) => {
-                declared_ports(pod).contains(&(called.as_str(), case.protocol, case.port))
+                named_port(pod, called, case.protocol) == Some(case.port)
             }
             Some(number) => number.as_u64() == Some(u64::from(case.port)),
             None => false,

@@ -13,6 +13,10 @@
 mod address;
 mod allowlist;
 pub mod check;
+mod cluster_policy;
+#[cfg(test)]
+mod cluster_tests;
+mod cluster_valid;
 mod dns;
 mod network_policy;
 mod object;
@@ -23,6 +27,7 @@ mod valid;
 
 use std::net::IpAddr;
 
+pub use cluster_policy::{Action, Opinions, Tier};
 use serde_json::Value;
 
 /// One end of a probe.
@@ -105,7 +110,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What one policy says of one case.
+/// What one NetworkPolicy or allowlist says of one case.
 struct Opinion {
     /// Counts only in the "what if it were enforced" reading.
     staged: bool,
@@ -141,40 +146,65 @@ impl<'a> Oracle<'a> {
 
     /// The verdicts of both ends of a probe.
     pub fn verdict(&self, probe: &Probe) -> Expected {
-        let judge = |direction, subject: &End, peer: IpAddr| match self.managed(subject) {
+        let [ingress, egress] = self.cases(probe);
+        let judge = |case: Option<Case<'_>>| match case {
             None => Verdict::NotManaged,
-            Some(pod) => self.judge(&Case {
+            Some(case) => self.judge(&case),
+        };
+        Expected {
+            ingress: judge(ingress),
+            egress: judge(egress),
+        }
+    }
+
+    /// What the tiers say of the judged ends of a probe: as enforced, and as
+    /// if staged policies were too.
+    pub fn said(&self, probe: &Probe) -> Vec<Opinions> {
+        let cases = self.cases(probe).into_iter().flatten();
+        cases.flat_map(|case| self.opinions(&case)).collect()
+    }
+
+    /// The called end's side of a probe and the calling end's, where managed.
+    fn cases(&self, probe: &Probe) -> [Option<Case<'a>>; 2] {
+        let case = |direction, subject: &End, peer: IpAddr| {
+            self.managed(subject).map(|pod| Case {
                 direction,
                 pod,
                 peer,
                 peer_pod: self.holder(peer),
                 protocol: probe.protocol,
                 port: probe.port,
-            }),
+            })
         };
-        Expected {
-            ingress: judge(Direction::Ingress, &probe.to, probe.from.address),
-            egress: judge(Direction::Egress, &probe.from, probe.to.address),
-        }
+        [
+            case(Direction::Ingress, &probe.to, probe.from.address),
+            case(Direction::Egress, &probe.from, probe.to.address),
+        ]
     }
 
-    /// A pod's union of policies: closed if one isolates it, open to what any allows.
     fn judge(&self, case: &Case<'_>) -> Verdict {
-        let opinions = self.opinions(case);
-        let denied = |counts: &dyn Fn(&Opinion) -> bool| {
-            opinions.iter().any(|o| counts(o) && o.isolates)
-                && !opinions.iter().any(|o| counts(o) && o.allows)
-        };
-        if denied(&|o| !o.staged) {
+        let [enforced, whole] = self.opinions(case);
+        if !enforced.allow() {
             Verdict::Deny
-        } else if denied(&|_| true) {
+        } else if !whole.allow() {
             Verdict::Audit
         } else {
             Verdict::Allow
         }
     }
 
-    fn opinions(&self, case: &Case<'_>) -> Vec<Opinion> {
+    /// What every tier says: as enforced, and as if staged policies were too.
+    fn opinions(&self, case: &Case<'_>) -> [Opinions; 2] {
+        let policies = self.policies(case);
+        [false, true].map(|with_staged| Opinions {
+            admin: self.tier(Tier::Admin, case, with_staged),
+            policies: union(policies.iter().filter(|o| with_staged || !o.staged)),
+            baseline: self.tier(Tier::Baseline, case, with_staged),
+        })
+    }
+
+    /// What NetworkPolicies and allowlists say, one by one.
+    fn policies(&self, case: &Case<'_>) -> Vec<Opinion> {
         let policies = self.of_kind("NetworkPolicy");
         let mut all: Vec<Opinion> = policies
             .filter_map(|policy| self.network_policy(policy, case))
@@ -193,9 +223,19 @@ impl<'a> Oracle<'a> {
     }
 }
 
-/// Whether the API server would have taken a NetworkPolicy.
-pub fn is_valid(policy: &Value) -> bool {
-    valid::fault(policy).is_none()
+/// A pod that one of them isolates is open to what any of them allows.
+fn union<'a>(opinions: impl Iterator<Item = &'a Opinion> + Clone) -> Option<bool> {
+    let isolated = opinions.clone().any(|opinion| opinion.isolates);
+    isolated.then(|| opinions.clone().any(|opinion| opinion.allows))
+}
+
+/// Whether an object is a policy that the API server would have refused.
+pub fn is_invalid(object: &Value) -> bool {
+    match object::text(object, "/kind") {
+        "NetworkPolicy" => valid::fault(object).is_some(),
+        "ClusterNetworkPolicy" => !cluster_valid::is_valid(object),
+        _ => false,
+    }
 }
 
 /// Whether the first CIDR holds the second as a part smaller than itself.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::address::Cidr;
 use super::object::{
-    annotations, declared_ports, field, labels, list, namespace, protocol_number, text,
+    annotations, field, labels, list, named_port, namespace, protocol_number, text,
 };
 use super::selector::selects;
 use super::{Case, Direction, Opinion, Oracle, valid};
@@ -99,7 +99,7 @@ fn is_port(port: &Value, case: &Case<'_>) -> bool {
         None => true,
         Some(Value::String(wanted)) => case.destination().is_some_and(|pod| {
             // Corner 6: name and protocol must both match.
-            declared_ports(pod).contains(&(wanted.as_str(), case.protocol, case.port))
+            named_port(pod, wanted, case.protocol) == Some(case.port)
         }),
         Some(first) => {
             let first = first.as_u64().unwrap_or(0);

@@ -86,6 +86,14 @@ pub(super) fn declared_ports(pod: &Value) -> Vec<(&str, u8, u16)> {
         .collect()
 }
 
+/// The port that a name means for one protocol: the first that a pod declares
+/// so, as where Kubernetes itself resolves the target port of a Service.
+pub(super) fn named_port(pod: &Value, wanted: &str, protocol: u8) -> Option<u16> {
+    let ports = declared_ports(pod);
+    let mut named = ports.iter().filter(|p| p.0 == wanted && p.1 == protocol);
+    named.next().map(|p| p.2)
+}
+
 /// Corner 7: no protocol means TCP.
 pub(super) fn protocol_number(name: &str) -> Option<u8> {
     match name {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::{End, Oracle, Probe, Verdict, verdict};
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 
-fn pod(namespace: &str, name: &str, ip: &str, labels: Value) -> Value {
+pub(super) fn pod(namespace: &str, name: &str, ip: &str, labels: Value) -> Value {
     json!({
         "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "uid": name, "labels": labels},
@@ -22,11 +22,11 @@ fn pod(namespace: &str, name: &str, ip: &str, labels: Value) -> Value {
     })
 }
 
-fn policy(namespace: &str, spec: Value) -> Value {
+pub(super) fn policy(namespace: &str, spec: Value) -> Value {
     json!({"kind": "NetworkPolicy", "metadata": {"namespace": namespace, "name": "p"}, "spec": spec})
 }
 
-fn node(name: &str, ip: &str, cidr: &str) -> Value {
+pub(super) fn node(name: &str, ip: &str, cidr: &str) -> Value {
     json!({
         "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDRs": [cidr]},
         "status": {"addresses": [{"type": "InternalIP", "address": ip}]},
@@ -34,7 +34,7 @@ fn node(name: &str, ip: &str, cidr: &str) -> Value {
 }
 
 /// `a` and `b` of one namespace, `c` of another.
-fn three(labels: [Value; 3]) -> Vec<Value> {
+pub(super) fn three(labels: [Value; 3]) -> Vec<Value> {
     let [a, b, c] = labels;
     vec![
         pod("bank", "a", "10.0.0.2", a),
@@ -45,7 +45,7 @@ fn three(labels: [Value; 3]) -> Vec<Value> {
     ]
 }
 
-fn end(objects: &[Value], text: &str) -> End {
+pub(super) fn end(objects: &[Value], text: &str) -> End {
     let found = objects
         .iter()
         .find(|o| o["kind"] == "Pod" && o["metadata"]["name"] == text);
@@ -63,7 +63,7 @@ fn end(objects: &[Value], text: &str) -> End {
     }
 }
 
-fn probe(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Probe {
+pub(super) fn probe(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Probe {
     Probe {
         from: end(objects, from),
         to: end(objects, to),
@@ -72,15 +72,15 @@ fn probe(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Pr
     }
 }
 
-fn ingress(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Verdict {
+pub(super) fn ingress(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Verdict {
     verdict(objects, "here", &probe(objects, from, to, protocol, port)).ingress
 }
 
-fn egress(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Verdict {
+pub(super) fn egress(objects: &[Value], from: &str, to: &str, protocol: u8, port: u16) -> Verdict {
     verdict(objects, "here", &probe(objects, from, to, protocol, port)).egress
 }
 
-fn plain() -> Vec<Value> {
+pub(super) fn plain() -> Vec<Value> {
     three([
         json!({"app": "a"}),
         json!({"app": "b"}),
@@ -149,6 +149,19 @@ fn port_names_mean_the_called_pods_ports() {
         egress(&objects, "a", "198.51.100.1", TCP, 8080),
         Verdict::Deny
     );
+}
+
+#[test]
+fn a_port_name_that_a_pod_declares_twice_means_the_first() {
+    let mut objects = plain();
+    let again = json!({"ports": [{"name": "http", "containerPort": 9090}]});
+    if let Some(containers) = objects[0]["spec"]["containers"].as_array_mut() {
+        containers.push(again);
+    }
+    let rules = json!([{"ports": [{"port": "http"}]}]);
+    objects.push(policy("bank", json!({"podSelector": {}, "ingress": rules})));
+    assert_eq!(ingress(&objects, "c", "a", TCP, 8080), Verdict::Allow);
+    assert_eq!(ingress(&objects, "c", "a", TCP, 9090), Verdict::Deny);
 }
 
 #[test]

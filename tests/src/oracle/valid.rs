@@ -36,12 +36,12 @@ pub(super) fn fault(policy: &Value) -> Option<Fault> {
     (!fits).then_some(Fault::Elsewhere)
 }
 
-fn only(value: &Value, known: &[&str]) -> bool {
+pub(super) fn only(value: &Value, known: &[&str]) -> bool {
     let fields = value.as_object();
     fields.is_some_and(|map| map.keys().all(|key| known.contains(&key.as_str())))
 }
 
-fn selector_fits(selector: Option<&Value>) -> bool {
+pub(super) fn selector_fits(selector: Option<&Value>) -> bool {
     let Some(selector) = selector.filter(|s| !s.is_null()) else {
         return true;
     };

@@ -191,7 +191,7 @@ mod tests {
         let known: Vec<(IpAddr, String)> = tables
             .identities
             .iter()
-            .map(|(addr, (name, _))| (IpAddr::from(*addr), name.clone()))
+            .map(|(addr, (name, _))| (IpAddr::from(*addr), name.to_string()))
             .filter(|(ip, _)| !ip.to_string().ends_with(".0") && !ip.to_string().ends_with("::"))
             .collect();
         for (ip, name) in known {

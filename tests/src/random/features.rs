@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Cluster;
+use super::labels::is_mode;
+use super::{Cluster, cluster_features};
 use crate::oracle::Probe;
 
 /// Corners that show as a piece of a cluster's text.
@@ -56,6 +57,7 @@ pub fn features(cluster: &Cluster) -> Vec<(&'static str, bool)> {
     found.extend(of_policies(&cluster.objects));
     found.extend(of_pods(&cluster.objects));
     found.extend(of_probes(&cluster.probes));
+    found.extend(cluster_features::features(cluster));
     found
 }
 
@@ -81,7 +83,7 @@ fn of_policies(objects: &[Value]) -> [(&'static str, bool); 6] {
         ),
         (
             "an invalid policy",
-            policies(objects).any(|p| !crate::oracle::is_valid(p)),
+            policies(objects).any(crate::oracle::is_invalid),
         ),
     ]
 }
@@ -97,10 +99,13 @@ fn of_pods(objects: &[Value]) -> [(&'static str, bool); 10] {
             namespaces(objects).any(unlabelled),
         ),
         ("a namespace without object", unknown_namespace(objects)),
-        ("a pod's mode", labels(objects, "Pod").any(is_mode)),
+        (
+            "a pod's mode",
+            labels(objects, "Pod").any(|(key, _)| is_mode(key)),
+        ),
         (
             "a namespace's mode",
-            labels(objects, "Namespace").any(is_mode),
+            labels(objects, "Namespace").any(|(key, _)| is_mode(key)),
         ),
         (
             "a value with ports",
@@ -163,10 +168,6 @@ fn labels<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = (&'a 
     let maps = chosen.filter_map(|o| o["metadata"]["labels"].as_object());
     maps.flatten()
         .map(|(key, value)| (key.as_str(), value.as_str().unwrap_or("")))
-}
-
-fn is_mode((key, _): (&str, &str)) -> bool {
-    matches!(key, "ringfence.dev/ingress" | "ringfence.dev/egress")
 }
 
 fn values(objects: &[Value]) -> impl Iterator<Item = &str> {

@@ -40,6 +40,16 @@ pub(super) fn plain_namespace(dice: &mut Dice, into: &mut Map) {
     }
 }
 
+/// Labels that selectors of nodes ask for.
+pub(super) fn plain_node(dice: &mut Dice, into: &mut Map) {
+    if dice.chance(75) {
+        into.insert("zone".into(), json!(dice.pick(&["one", "two"])));
+    }
+    if dice.chance(40) {
+        into.insert("tier".into(), json!(dice.pick(&["front", "back"])));
+    }
+}
+
 /// The labels that name a service, in all the ways there are.
 pub(super) fn service(dice: &mut Dice, into: &mut Map) {
     let named = dice.pick(&SERVICES);
@@ -88,10 +98,14 @@ pub(super) fn modes_of_pod(dice: &mut Dice, into: &mut Map) {
     }
 }
 
+pub(super) fn is_mode(key: &str) -> bool {
+    matches!(key, "ringfence.dev/ingress" | "ringfence.dev/egress")
+}
+
 /// Takes an object's modes away.
 pub(super) fn without_modes(object: &mut Value) {
     if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
-        labels.retain(|key, _| key != "ringfence.dev/ingress" && key != "ringfence.dev/egress");
+        labels.retain(|key, _| !is_mode(key));
     }
 }
 

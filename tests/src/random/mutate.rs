@@ -2,25 +2,31 @@
 
 use serde_json::{Value, json};
 
-use super::{Dice, labels, pods, policies, topology};
+use super::{Dice, cluster_policies, labels, pods, policies, topology};
 
 /// Makes one change. What it adds has a name that wasn't there.
 pub fn change(dice: &mut Dice, objects: &mut Vec<Value>) {
     let fresh = 20 + dice.below(200);
-    match dice.below(12) {
+    match dice.below(16) {
         0..2 => remove(dice, objects),
-        2..4 => relabel(dice, objects),
-        4 => {
+        2..5 => relabel(dice, objects),
+        5 => {
             let spaces = spaces(objects);
             objects.push(pods::pod(dice, &spaces, fresh));
         }
-        5..7 => twin(dice, objects, fresh),
-        7 => {
+        6..8 => twin(dice, objects, fresh),
+        8 => {
             let space = *dice.choose(&spaces(objects));
             let policy = policies::policy(dice, space, &format!("np-{fresh}"), objects);
             objects.push(policy);
         }
-        8 => restate(dice, objects),
+        9 => restate(dice, objects),
+        10 => take_over(dice, objects),
+        11 => {
+            let name = format!("cnp-{fresh}");
+            objects.push(cluster_policies::policy(dice, &name, objects));
+        }
+        12..14 => edit_cluster_policy(dice, objects),
         _ => edit_policy(dice, objects),
     }
     dedup(objects);
@@ -78,7 +84,7 @@ fn of_kind<'a>(dice: &mut Dice, objects: &'a mut [Value], kinds: &[&str]) -> Opt
 
 /// Corner 15: the same object with other labels.
 fn relabel(dice: &mut Dice, objects: &mut [Value]) {
-    let Some(object) = of_kind(dice, objects, &["Pod", "Namespace"]) else {
+    let Some(object) = of_kind(dice, objects, &["Pod", "Namespace", "Node"]) else {
         return;
     };
     let mut found = object["metadata"]["labels"]
@@ -95,6 +101,8 @@ fn relabel(dice: &mut Dice, objects: &mut [Value]) {
             2 => labels::modes_of_pod(dice, &mut found),
             _ => labels::egress(dice, &mut found),
         }
+    } else if object["kind"] == "Node" {
+        labels::plain_node(dice, &mut found);
     } else {
         labels::plain_namespace(dice, &mut found);
         labels::modes_of_namespace(dice, &mut found);
@@ -135,7 +143,26 @@ fn restate(dice: &mut Dice, objects: &mut [Value]) {
     }
 }
 
-/// One policy gets a rule, loses one, or is staged or enforced.
+/// A pod shows another one's addresses, whose end may not have been seen yet.
+fn take_over(dice: &mut Dice, objects: &mut [Value]) {
+    let own = |pod: &Value| pod["kind"] == "Pod" && pod["spec"]["hostNetwork"] != true;
+    let pods: Vec<usize> = (0..objects.len()).filter(|n| own(&objects[*n])).collect();
+    if pods.is_empty() {
+        return;
+    }
+    let (old, new) = (*dice.choose(&pods), *dice.choose(&pods));
+    let shown = objects[old]["status"].clone();
+    if shown["podIP"].is_string() {
+        for field in ["podIP", "podIPs"] {
+            objects[new]["status"][field] = shown[field].clone();
+        }
+    }
+    if old != new && dice.chance(50) {
+        objects[old]["status"]["phase"] = json!("Failed");
+    }
+}
+
+/// One NetworkPolicy gets a rule, loses one, or is staged or enforced.
 fn edit_policy(dice: &mut Dice, objects: &mut [Value]) {
     let (way, peers) = *dice.choose(&[("ingress", "from"), ("egress", "to")]);
     let fresh = policies::rule(dice, peers, objects);
@@ -143,15 +170,43 @@ fn edit_policy(dice: &mut Dice, objects: &mut [Value]) {
         return;
     };
     if dice.chance(25) {
-        let mode = dice.pick(&["audit", "enforce"]);
-        policy["metadata"]["annotations"] = json!({"ringfence.dev/mode": mode});
-        return;
+        restage(dice, policy);
+    } else {
+        edit_rules(dice, &mut policy["spec"], way, fresh);
     }
-    match policy["spec"].get_mut(way).and_then(Value::as_array_mut) {
+}
+
+/// One ClusterNetworkPolicy changes its rules, its place or its mode.
+fn edit_cluster_policy(dice: &mut Dice, objects: &mut [Value]) {
+    let way = dice.pick(&["ingress", "egress"]);
+    let action = dice.pick(&["Accept", "Deny", "Pass"]);
+    let fresh = cluster_policies::rule(dice, way, action, objects);
+    let Some(policy) = of_kind(dice, objects, &["ClusterNetworkPolicy"]) else {
+        return;
+    };
+    match dice.below(8) {
+        0 => restage(dice, policy),
+        1 => policy["spec"]["priority"] = json!(dice.below(1001)),
+        2 => policy["spec"]["tier"] = json!(dice.pick(&["Admin", "Baseline"])),
+        3 => match policy["spec"][way].as_array_mut() {
+            Some(rules) => dice.shuffle(rules),
+            None => policy["spec"][way] = json!([fresh]),
+        },
+        _ => edit_rules(dice, &mut policy["spec"], way, fresh),
+    }
+}
+
+fn restage(dice: &mut Dice, policy: &mut Value) {
+    let mode = dice.pick(&["audit", "enforce"]);
+    policy["metadata"]["annotations"] = json!({"ringfence.dev/mode": mode});
+}
+
+fn edit_rules(dice: &mut Dice, spec: &mut Value, way: &str, fresh: Value) {
+    match spec.get_mut(way).and_then(Value::as_array_mut) {
         Some(rules) if !rules.is_empty() && dice.chance(50) => {
             rules.remove(dice.below(rules.len()));
         }
         Some(rules) => rules.push(fresh),
-        None => policy["spec"][way] = json!([fresh]),
+        None => spec[way] = json!([fresh]),
     }
 }

@@ -10,6 +10,9 @@ use super::topology::NODES;
 pub(super) fn pods(dice: &mut Dice, spaces: &[&str]) -> Vec<Value> {
     let count = dice.between(5, 10);
     let mut all: Vec<Value> = (0..count).map(|number| pod(dice, spaces, number)).collect();
+    while !all.iter().any(is_judged) {
+        all[0] = pod(dice, spaces, 0);
+    }
     if dice.chance(25) {
         let (old, new) = (dice.below(count), dice.below(count));
         if old != new && !is_host(&all[old]) && !is_host(&all[new]) {
@@ -17,6 +20,12 @@ pub(super) fn pods(dice: &mut Dice, spaces: &[&str]) -> Vec<Value> {
         }
     }
     all
+}
+
+/// Without one on the judged node there would be nothing to ask.
+fn is_judged(pod: &Value) -> bool {
+    let here = pod["spec"]["nodeName"] == NODES[0] && pod["status"]["podIP"].is_string();
+    here && !is_host(pod) && pod["status"]["phase"] == "Running"
 }
 
 fn is_host(pod: &Value) -> bool {
@@ -160,8 +169,10 @@ fn containers(dice: &mut Dice) -> Value {
         first.push(json!({"containerPort": 8081}));
     }
     let mut all = vec![json!({"name": "main", "ports": first})];
-    if dice.chance(15) {
-        let ports = json!([{"name": "http", "containerPort": 443, "protocol": "UDP"}]);
+    if dice.chance(20) {
+        // Another protocol under the same name, or the same one once more.
+        let protocol = dice.pick(&["UDP", "TCP"]);
+        let ports = json!([{"name": "http", "containerPort": 443, "protocol": protocol}]);
         all.push(json!({"name": "side", "ports": ports}));
     }
     Value::Array(all)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Dice;
-use super::labels::SERVICES;
+use super::labels::{SERVICES, is_mode};
 
 /// One policy of a namespace. Its CIDRs are drawn near the pods of `objects`.
 pub(super) fn policy(dice: &mut Dice, namespace: &str, name: &str, objects: &[Value]) -> Value {
@@ -121,7 +121,7 @@ fn port(dice: &mut Dice) -> Value {
     port
 }
 
-fn pod_selector(dice: &mut Dice) -> Value {
+pub(super) fn pod_selector(dice: &mut Dice) -> Value {
     selector(
         dice,
         &[
@@ -132,7 +132,7 @@ fn pod_selector(dice: &mut Dice) -> Value {
     )
 }
 
-fn namespace_selector(dice: &mut Dice) -> Value {
+pub(super) fn namespace_selector(dice: &mut Dice) -> Value {
     let spaces = ["bank", "edge", "ops", "default", "kube-system"];
     selector(
         dice,
@@ -144,7 +144,7 @@ fn namespace_selector(dice: &mut Dice) -> Value {
     )
 }
 
-fn selector(dice: &mut Dice, words: &[(&str, &[&str])]) -> Value {
+pub(super) fn selector(dice: &mut Dice, words: &[(&str, &[&str])]) -> Value {
     let mut selector = json!({});
     if dice.chance(15) {
         return selector;
@@ -201,22 +201,28 @@ const V6: [&str; 10] = [
     "2001:db8::8/125",
 ];
 
-fn block(dice: &mut Dice, objects: &[Value]) -> Value {
-    let four = dice.chance(65);
-    let mut pool: Vec<String> = if four { &V4[..] } else { &V6[..] }
-        .iter()
-        .map(|s| (*s).to_owned())
-        .collect();
+/// The blocks of a family, and every pod's address as one.
+fn blocks(four: bool, objects: &[Value]) -> Vec<String> {
+    let known = if four { &V4[..] } else { &V6[..] }.iter();
     let shown = objects
         .iter()
         .flat_map(|o| o["status"]["podIPs"].as_array());
     let shown = shown.flatten().filter_map(|ip| ip["ip"].as_str());
-    pool.extend(
-        shown
-            .filter(|ip| ip.contains('.') == four)
-            .map(|ip| format!("{ip}/{}", if four { 32 } else { 128 })),
-    );
-    let cidr = dice.choose(&pool).clone();
+    let single = shown
+        .filter(|ip| ip.contains('.') == four)
+        .map(|ip| format!("{ip}/{}", if four { 32 } else { 128 }));
+    known.map(|s| (*s).to_owned()).chain(single).collect()
+}
+
+/// Any block, mostly of IPv4.
+pub(super) fn cidr(dice: &mut Dice, objects: &[Value]) -> String {
+    let four = dice.chance(65);
+    dice.choose(&blocks(four, objects)).clone()
+}
+
+fn block(dice: &mut Dice, objects: &[Value]) -> Value {
+    let cidr = cidr(dice, objects);
+    let pool = blocks(cidr.contains('.'), objects);
     let within: Vec<&String> = pool
         .iter()
         .filter(|p| crate::oracle::holds(&cidr, p))
@@ -227,4 +233,26 @@ fn block(dice: &mut Dice, objects: &[Value]) -> Value {
         block["except"] = (0..count).map(|_| json!(dice.choose(&within))).collect();
     }
     json!({"ipBlock": block})
+}
+
+/// Stages nearly all policies and modes, as a cluster that tries them out.
+pub(super) fn stage_most(dice: &mut Dice, objects: &mut [Value]) {
+    for object in objects {
+        if matches!(
+            object["kind"].as_str(),
+            Some("NetworkPolicy" | "ClusterNetworkPolicy")
+        ) {
+            if dice.chance(85) {
+                object["metadata"]["annotations"] = json!({"ringfence.dev/mode": "audit"});
+            }
+            continue;
+        }
+        let labels = object["metadata"]["labels"].as_object_mut();
+        let modes = labels.into_iter().flatten().filter(|(key, _)| is_mode(key));
+        for (_, mode) in modes {
+            if *mode == "enforce" && dice.chance(85) {
+                *mode = json!("audit");
+            }
+        }
+    }
 }

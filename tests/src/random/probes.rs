@@ -17,16 +17,15 @@ pub(super) fn probes(dice: &mut Dice, objects: &[Value]) -> Vec<Probe> {
     let others = other_ends(dice, objects);
     let ports = ports(objects);
     let mut all = BTreeSet::new();
-    for _ in 0..PER_CLUSTER {
-        let near = if local.is_empty() || dice.chance(5) {
-            &pods
-        } else {
+    while all.len() < PER_CLUSTER {
+        let near = if dice.chance(95) && !local.is_empty() {
             &local
+        } else if pods.is_empty() {
+            &others
+        } else {
+            &pods
         };
         let far = if dice.chance(60) { &pods } else { &others };
-        if near.is_empty() {
-            break;
-        }
         let one = dice.choose(near);
         let same_family = |end: &&End| end.address.is_ipv4() == one.address.is_ipv4();
         let far: Vec<&End> = far.iter().filter(same_family).collect();
@@ -39,7 +38,12 @@ pub(super) fn probes(dice: &mut Dice, objects: &[Value]) -> Vec<Probe> {
         } else {
             (other, one)
         };
-        let (protocol, port) = traffic(dice, &ports, one.address.is_ipv4());
+        let declared = declared(objects, to);
+        let (protocol, port) = if !declared.is_empty() && dice.chance(25) {
+            *dice.choose(&declared)
+        } else {
+            traffic(dice, &ports, one.address.is_ipv4())
+        };
         all.insert(Probe {
             from: from.clone(),
             to: to.clone(),
@@ -58,6 +62,34 @@ fn traffic(dice: &mut Dice, ports: &[u16], four: bool) -> (u8, u16) {
         16..18 => (if four { 1 } else { 58 }, 0),
         _ => (47, 0),
     }
+}
+
+/// What the called pod declares: the only traffic that names of ports match.
+fn declared(objects: &[Value], called: &End) -> Vec<(u8, u16)> {
+    let is_it = |o: &&Value| {
+        let meta = &o["metadata"];
+        let named = called.pod.as_ref();
+        o["kind"] == "Pod"
+            && named
+                .is_some_and(|(space, name)| meta["namespace"] == **space && meta["name"] == **name)
+    };
+    let containers = objects
+        .iter()
+        .filter(is_it)
+        .flat_map(|pod| pod["spec"]["containers"].as_array());
+    let ports = containers.flatten().filter_map(|c| c["ports"].as_array());
+    let known = |port: &Value| {
+        let protocol = match port["protocol"].as_str() {
+            None | Some("TCP") => 6,
+            Some("UDP") => 17,
+            _ => 132,
+        };
+        Some((
+            protocol,
+            u16::try_from(port["containerPort"].as_u64()?).ok()?,
+        ))
+    };
+    ports.flatten().filter_map(known).collect()
 }
 
 fn pod_ends(objects: &[Value], wanted: impl Fn(&Value) -> bool) -> Vec<End> {
@@ -177,7 +209,11 @@ fn numbers(value: &Value, into: &mut BTreeSet<u16>) {
     match value {
         Value::Number(n) => into.extend(n.as_u64().and_then(|n| u16::try_from(n).ok())),
         Value::Array(items) => items.iter().for_each(|item| numbers(item, into)),
-        Value::Object(map) => map.values().for_each(|item| numbers(item, into)),
+        Value::Object(map) => {
+            // A priority is no port.
+            let ports = map.iter().filter(|(key, _)| *key != "priority");
+            ports.for_each(|(_, item)| numbers(item, into));
+        }
         _ => {}
     }
 }

@@ -47,7 +47,13 @@ fn drop_pieces(left: &mut [Value], which: usize, shows: &impl Fn(&[Value]) -> bo
 fn paths(object: &Value) -> Vec<Path> {
     let mut all = Vec::new();
     walk(object, &mut Vec::new(), &mut all);
-    let identity = ["apiVersion", "kind", "metadata/name", "metadata/namespace"];
+    let identity = [
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata/name",
+        "metadata/namespace",
+    ];
     all.retain(|path| !identity.contains(&path.join("/").as_str()));
     all
 }

@@ -44,11 +44,13 @@ pub(super) fn namespaces(dice: &mut Dice, names: &[&str]) -> Vec<Value> {
 }
 
 /// Three nodes, each with addresses and pod CIDRs of both families.
-pub(super) fn nodes() -> Vec<Value> {
+pub(super) fn nodes(dice: &mut Dice) -> Vec<Value> {
     let node = |(number, name): (usize, &&str)| {
+        let mut found = Map::new();
+        labels::plain_node(dice, &mut found);
         json!({
             "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": found},
             "spec": {
                 "podCIDR": format!("10.0.{number}.0/24"),
                 "podCIDRs": [format!("10.0.{number}.0/24"), format!("fd00:0:0:{number}::/64")],

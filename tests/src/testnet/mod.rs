@@ -22,6 +22,7 @@ mod nat;
 mod ns;
 mod pod;
 mod probe;
+mod raw;
 mod server;
 
 use std::fs;
@@ -39,6 +40,7 @@ pub use nat::Dnat;
 pub use ns::Ns;
 pub use pod::{Mode, Pod};
 pub use probe::{Probe, call_tcp, probe_tcp, probe_tcp_from, probe_udp, send_udp};
+pub use raw::{arrives, ping, sctp_init};
 pub use server::Server;
 
 /// What a network shall hold.

@@ -117,7 +117,7 @@ fn connect_from(source: IpAddr, to: SocketAddr, timeout: Duration) -> io::Result
     Ok(socket.into())
 }
 
-fn classify<T>(attempt: io::Result<T>) -> Result<Probe> {
+pub(super) fn classify<T>(attempt: io::Result<T>) -> Result<Probe> {
     let Err(error) = attempt else {
         return Ok(Probe::Open);
     };

@@ -9,58 +9,60 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::{
-    labels::{self, Mode, PortRef, Target, Value, What},
-    model::{IntOrString, Protocol, Service},
+    labels::{Mode, PortRef, Target, Value, What},
+    index::pods::Shape,
+    intern::Text,
+    model::{Action, IntOrString, Protocol, Service},
     ports::Ports,
     selector::{Labels, Selector},
-    view::{Group, View},
 };
 
 use super::{
     peer::Base,
-    policy::{Origin, Policy, Rule, RuleName, Who, named_grants},
+    policy::{Facts, Origin, Place, Policy, Rule, RuleName, Who, named_grant},
 };
 
 /// The label allowlists in force for a group.
-pub(super) fn of(view: &View<'_>, group: &Group<'_>) -> Vec<Policy> {
-    let namespace = view.namespace(group.namespace);
+pub(super) fn of(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
+    let namespace = facts.namespace(&group.namespace);
     let mode = |word: &str| {
-        let key = view.config().key(word);
-        let (mode, decider) = Mode::of(view.config(), &key, namespace, group.labels);
+        let key = facts.config().key(word);
+        let (mode, decider) = Mode::of(facts.config(), &key, &namespace, &group.labels);
         let origin = Origin::label(key, decider);
         (mode != Mode::Off).then_some((origin, mode == Mode::Audit))
     };
     let ingress = mode("ingress").map(|(origin, staged)| Policy {
         origin,
         staged,
-        isolates: true,
-        ingress: Some(ingress(view, group)),
+        place: Place::Network { isolates: true },
+        ingress: Some(ingress(facts, group)),
         egress: None,
     });
     ingress
         .into_iter()
-        .chain(egress_policies(view, group, mode("egress")))
+        .chain(egress_policies(facts, group, mode("egress")))
         .collect()
 }
 
 /// What a mode adds is the isolation, and with it the way to DNS. The labels
 /// themselves grant whatever the mode is.
 fn egress_policies(
-    view: &View<'_>,
-    group: &Group<'_>,
+    facts: &Facts<'_>,
+    group: &Shape,
     mode: Option<(Origin, bool)>,
 ) -> Vec<Policy> {
     let policy = |origin, staged, isolates, rules| Policy {
         origin,
         staged,
-        isolates,
+        place: Place::Network { isolates },
         ingress: None,
         egress: Some(rules),
     };
-    let mut calls = calls(view, group);
+    let mut calls = calls(facts, group);
     let dns = Rule {
         name: RuleName::Dns,
-        grants: dns(view),
+        action: Action::Accept,
+        grants: dns(facts),
     };
     match mode {
         Some((origin, false)) => {
@@ -76,10 +78,11 @@ fn egress_policies(
     }
 }
 
-fn ingress(view: &View<'_>, callee: &Group<'_>) -> Vec<Rule> {
-    let config = view.config();
-    let here = callee.namespace;
-    let admits = Admits::of(view, callee);
+fn ingress(facts: &Facts<'_>, callee: &Shape) -> Vec<Rule> {
+    let config = facts.config();
+    let here = &callee.namespace;
+    let namespace = facts.namespace(here);
+    let admits = Admits::of(&config.callers_prefix, &namespace, &callee.labels);
     let mut rules = Vec::new();
     let services = std::iter::once((&config.egress_prefix, &callee.service));
     let types = callee
@@ -88,9 +91,9 @@ fn ingress(view: &View<'_>, callee: &Group<'_>) -> Vec<Rule> {
         .map(|k| (&config.egress_groups_prefix, k));
     for (prefix, name) in services.chain(types) {
         let own = format!("{prefix}/{name}");
-        callers(view, callee, &own, &[Some(here)], &mut rules);
+        callers(facts, callee, &own, &[Some(&**here)], &mut rules);
         let other = format!("{here}.{prefix}/{name}");
-        callers(view, callee, &other, &admits.namespaces(here), &mut rules);
+        callers(facts, callee, &other, &admits.namespaces(here), &mut rules);
     }
     for (admitted, word, base) in [
         (admits.outside, OUTSIDE, Base::Outside),
@@ -99,6 +102,7 @@ fn ingress(view: &View<'_>, callee: &Group<'_>) -> Vec<Rule> {
         if admitted {
             rules.push(Rule {
                 name: RuleName::Callee(format!("{}/{word}", config.callers_prefix)),
+                action: Action::Accept,
                 grants: vec![(base.into(), Ports::all())],
             });
         }
@@ -119,16 +123,12 @@ struct Admits<'a> {
 }
 
 impl<'a> Admits<'a> {
-    fn of(view: &'a View<'_>, callee: &'a Group<'_>) -> Self {
-        let prefix = &view.config().callers_prefix;
+    fn of(prefix: &str, namespace: &'a Labels, callee: &'a Labels) -> Self {
         let read = |labels: &'a Labels| {
-            labels
-                .keys()
-                .filter(|key| labels::is_true(labels, key))
-                .filter_map(|key| key.strip_prefix(prefix.as_str())?.strip_prefix('/'))
+            let set = labels.iter().filter(|(_, value)| ***value == *"true");
+            set.filter_map(|(key, _)| key.strip_prefix(prefix)?.strip_prefix('/'))
         };
-        let namespace = view.namespace(callee.namespace);
-        let mut listed: BTreeSet<_> = read(namespace).chain(read(callee.labels)).collect();
+        let mut listed: BTreeSet<_> = read(namespace).chain(read(callee)).collect();
         Self {
             any: listed.remove(ANY_NAMESPACE),
             outside: listed.remove(OUTSIDE),
@@ -150,35 +150,37 @@ impl<'a> Admits<'a> {
 
 /// A rule for each value in which callers carry a label.
 fn callers(
-    view: &View<'_>,
-    callee: &Group<'_>,
+    facts: &Facts<'_>,
+    callee: &Shape,
     key: &str,
     namespaces: &[Option<&str>],
     rules: &mut Vec<Rule>,
 ) {
-    for text in view.egress_values(key) {
+    let name: Text = key.into();
+    for text in facts.egress_values(key) {
         let ports = match Value::parse(text) {
-            Ok(Value::Declared) => view.declared(callee.namespace, &callee.service),
+            Ok(Value::Declared) => facts.declared(&callee.namespace, &callee.service),
             Ok(Value::List(list)) => own_ports(callee, &list),
             Err(_) => continue,
         };
         let grant = |namespace: &Option<&str>| {
             let base = Base::Label {
-                namespace: namespace.map(str::to_owned),
-                key: key.to_owned(),
-                value: text.to_owned(),
+                namespace: namespace.map(Text::from),
+                key: Text::clone(&name),
+                value: Text::clone(text),
             };
             (base.into(), ports.clone())
         };
         rules.push(Rule {
-            name: RuleName::Caller(key.to_owned(), text.to_owned()),
+            name: RuleName::Caller(key.to_owned(), text.as_ref().to_owned()),
+            action: Action::Accept,
             grants: namespaces.iter().map(grant).collect(),
         });
     }
 }
 
 /// Listed ports of the pod itself; a name stands for every protocol it is declared for.
-fn own_ports(callee: &Group<'_>, list: &[PortRef]) -> Ports {
+fn own_ports(callee: &Shape, list: &[PortRef]) -> Ports {
     let mut ports = Ports::default();
     for port in list {
         match port {
@@ -195,62 +197,61 @@ fn own_ports(callee: &Group<'_>, list: &[PortRef]) -> Ports {
     ports
 }
 
-fn calls(view: &View<'_>, caller: &Group<'_>) -> Vec<Rule> {
+fn calls(facts: &Facts<'_>, caller: &Shape) -> Vec<Rule> {
     let mut rules = Vec::new();
-    for (key, text) in caller.labels {
-        let Some(Ok(target)) = Target::parse(view.config(), key) else {
+    for (key, text) in caller.labels.iter() {
+        let Some(Ok(target)) = Target::parse(facts.config(), key) else {
             continue;
         };
         let Ok(value) = Value::parse(text) else {
             continue;
         };
         rules.push(Rule {
-            name: RuleName::Caller(key.clone(), text.clone()),
-            grants: call_grants(view, caller, &target, &value),
+            name: RuleName::Caller(key.as_ref().to_owned(), text.as_ref().to_owned()),
+            action: Action::Accept,
+            grants: call_grants(facts, caller, &target, &value),
         });
     }
     rules
 }
 
 fn call_grants(
-    view: &View<'_>,
-    caller: &Group<'_>,
+    facts: &Facts<'_>,
+    caller: &Shape,
     target: &Target<'_>,
     value: &Value,
 ) -> Vec<(Who, Ports)> {
-    let namespace = target.namespace.unwrap_or(caller.namespace);
+    let namespace = target.namespace.unwrap_or(&caller.namespace);
     // A type is taken service by service: `"true"` means other ports for each.
-    let services: Vec<(&str, Option<&str>)> = match target.what {
-        What::Service(service) => vec![(service, None)],
+    let services: Vec<(Text, Option<&str>)> = match target.what {
+        What::Service(service) => vec![(service.into(), None)],
         What::Type(kind) => {
-            let of_type = view.services_of(namespace, kind);
-            of_type.map(|s| (s.as_str(), Some(kind))).collect()
+            let of_type = facts.services_of(namespace, kind);
+            of_type.map(|s| (Text::clone(s), Some(kind))).collect()
         }
     };
     let mut grants = Vec::new();
     for (service, kind) in services {
         let base = Base::Service {
-            namespace: namespace.to_owned(),
-            service: service.to_owned(),
-            kind: kind.map(str::to_owned),
+            namespace: namespace.into(),
+            service: Text::clone(&service),
+            kind: kind.map(Text::from),
         };
         match value {
-            Value::Declared => grants.push((base.into(), view.declared(namespace, service))),
-            Value::List(list) => listed_grants(view, &base, list, &mut grants),
+            Value::Declared => grants.push((base.into(), facts.declared(namespace, &service))),
+            Value::List(list) => listed_grants(&base, list, &mut grants),
         }
     }
     grants
 }
 
-fn listed_grants(view: &View<'_>, base: &Base, list: &[PortRef], grants: &mut Vec<(Who, Ports)>) {
+fn listed_grants(base: &Base, list: &[PortRef], grants: &mut Vec<(Who, Ports)>) {
     let mut numbers = Ports::default();
     for port in list {
         match port {
             PortRef::Number(protocol, n) => numbers.add(&Ports::one(*protocol, *n)),
             PortRef::Name(name) => {
-                for protocol in Protocol::ALL {
-                    grants.extend(named_grants(view, base, name, protocol));
-                }
+                grants.extend(Protocol::ALL.map(|p| named_grant(base, name, p)));
             }
         }
     }
@@ -258,17 +259,16 @@ fn listed_grants(view: &View<'_>, base: &Base, list: &[PortRef], grants: &mut Ve
 }
 
 /// The way to cluster DNS, which no caller has to list.
-fn dns(view: &View<'_>) -> Vec<(Who, Ports)> {
-    let (namespace, name) = view.config().dns();
+fn dns(facts: &Facts<'_>) -> Vec<(Who, Ports)> {
+    let (namespace, _) = facts.config().dns();
     let mut port_53 = Ports::one(Protocol::Udp, 53);
     port_53.add(&Ports::one(Protocol::Tcp, 53));
-    let key = (namespace.to_owned(), name.to_owned());
-    let Some(service) = view.index.services.get(&key) else {
-        let pods = Base::pods_in(namespace, Selector::equals("k8s-app", "kube-dns"));
-        return vec![(pods.into(), port_53)];
+    let Some(service) = facts.dns() else {
+        let selector = Selector::equal([("k8s-app".into(), "kube-dns".into())]);
+        return vec![(Base::pods_in(namespace, selector).into(), port_53)];
     };
     let mut grants = Vec::new();
-    for base in behind(view, service) {
+    for base in behind(facts, service) {
         let mut ports = port_53.clone();
         for port in &service.spec.ports {
             match &port.target_port {
@@ -278,7 +278,7 @@ fn dns(view: &View<'_>) -> Vec<(Who, Ports)> {
                     ports.add(&Ports::one(port.protocol, number));
                 }
                 Some(IntOrString::String(name)) => {
-                    grants.extend(named_grants(view, &base, name, port.protocol));
+                    grants.push(named_grant(&base, name, port.protocol));
                 }
             }
         }
@@ -294,14 +294,15 @@ fn dns(view: &View<'_>) -> Vec<(Who, Ports)> {
 }
 
 /// Whoever is behind a Service: its selector's pods or, without one, its EndpointSlices' addresses.
-fn behind(view: &View<'_>, service: &Service) -> Vec<Base> {
+fn behind(facts: &Facts<'_>, service: &Service) -> Vec<Base> {
     let meta = &service.metadata;
     if !service.spec.selector.is_empty() {
-        let selector = Selector::from(&service.spec.selector);
-        return vec![Base::pods_in(&meta.namespace, selector)];
+        let labels = service.spec.selector.iter();
+        let selector = labels.map(|(k, v)| (k.as_str().into(), v.as_str().into()));
+        return vec![Base::pods_in(&meta.namespace, Selector::equal(selector))];
     }
     let label = "kubernetes.io/service-name";
-    let slices = view.index.slices.values().filter(|slice| {
+    let slices = facts.index.slices.values().filter(|slice| {
         slice.metadata.namespace == meta.namespace
             && slice.metadata.labels.get(label) == Some(&meta.name)
     });

@@ -4,207 +4,254 @@
 //! Prefixes give the classes of addresses that nobody is known to own, exact
 //! entries those of pods and nodes where prefixes alone would be wrong.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use ringfence_ebpf::abi::Addr;
 
-use crate::{
-    prefix::{self, Prefix, V4_ROOT, V6_ROOT},
-    view::{Group, Owner, View},
-};
+use crate::prefix::{self, Prefix, V4_ROOT, V6_ROOT};
 
 use super::{
-    ids,
-    peer::{Base, Block, Peer},
+    ids::{self, Clash, Ids},
+    peer::Block,
+    peers::{Member, PeerId, Peers},
 };
 
-/// Sorted indexes into the list of peers in use.
-pub(super) type Set = Vec<u32>;
+/// Index of a class in use.
+pub(super) type ClassSlot = u32;
 
-/// The sets of prefixes, and of exact addresses that differ from their prefix's.
-pub(super) struct Classes {
-    pub(super) prefixes: BTreeMap<Prefix, Set>,
-    pub(super) exact: BTreeMap<Addr, Set>,
+/// The class of no match, always there.
+pub(super) const NO_CLASS: ClassSlot = 0;
+
+/// A class in use.
+#[derive(Debug)]
+pub(super) struct Class {
+    /// Sorted.
+    pub(super) set: Arc<[Member]>,
+    /// Entries of tables that name it.
+    uses: u32,
+    /// `None` before it is numbered.
+    pub(super) id: Option<u32>,
 }
 
-/// Ids of classes.
-pub(super) struct ClassIds(BTreeMap<Set, u32>);
+/// The classes in use.
+#[derive(Debug)]
+pub(super) struct Classes {
+    slots: Vec<Option<Class>>,
+    free: Vec<ClassSlot>,
+    by_set: HashMap<Arc<[Member]>, ClassSlot>,
+    by_id: HashMap<u32, ClassSlot>,
+    ids: Ids,
+    /// Found or left since the last numbering.
+    touched: Vec<ClassSlot>,
+}
 
-impl ClassIds {
-    /// The id of a set; 0 for the empty one.
-    pub(super) fn get(&self, set: &Set) -> u32 {
-        self.0.get(set).copied().unwrap_or(0)
-    }
-
-    /// Every class but 0.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Set, u32)> {
-        self.0.iter().map(|(set, id)| (set, *id))
-    }
+/// Which classes came and which went.
+#[derive(Debug, Default)]
+pub(super) struct Turnover {
+    pub(super) new: Vec<ClassSlot>,
+    /// By their ids.
+    pub(super) gone: Vec<u32>,
 }
 
 impl Classes {
-    /// Classes with regard to `peers`, which are sorted.
-    pub(super) fn new(view: &View<'_>, peers: &[&Peer]) -> Self {
-        let finder = Finder::new(peers);
-        let blocks = blocks_by_prefix(&finder);
-        let plain = |blocks: &BTreeSet<u32>| finder.without_names(blocks);
-        let prefixes = blocks.iter().map(|(p, b)| (*p, plain(b))).collect();
-        let by_group: Vec<Set> = view.groups.iter().map(|g| finder.naming(view, g)).collect();
-        let mut classes = Self {
-            prefixes,
-            exact: BTreeMap::new(),
+    pub(super) fn new() -> Self {
+        let none = Class {
+            set: Arc::default(),
+            uses: 1,
+            id: Some(0),
         };
-        for (addr, owner) in &view.owners {
-            let covering = prefix::longest(&blocks, addr, 128).map(|(_, b)| b);
-            let covering = covering.into_iter().flatten();
-            let covering = covering.flat_map(|b| finder.peers_of(*b));
-            let set = match owner {
-                Owner::Pod(pod) => {
-                    let group = view.pods[*pod].group;
-                    let fits = |i: &u32| peers[*i as usize].fits(&view.groups[group]);
-                    let named = by_group[group].iter().copied();
-                    named.chain(covering.filter(fits)).collect()
-                }
-                Owner::Node { this } => {
-                    let plain = covering.filter(|i| peers[*i as usize].named.is_none());
-                    plain.chain(finder.of_node(*this).iter().copied()).collect()
-                }
-            };
-            classes.add_exact(*addr, sorted(set));
-        }
-        classes
-    }
-
-    fn add_exact(&mut self, addr: Addr, set: Set) {
-        let by_prefix = prefix::longest(&self.prefixes, &addr, 128);
-        let same = match by_prefix {
-            Some((_, found)) => *found == set,
-            None => set.is_empty(),
-        };
-        if !same {
-            self.exact.insert(addr, set);
+        Self {
+            by_set: HashMap::from([(Arc::clone(&none.set), NO_CLASS)]),
+            slots: vec![Some(none)],
+            free: Vec::new(),
+            by_id: HashMap::from([(0, NO_CLASS)]),
+            ids: Ids::new(ids::PLAIN),
+            touched: Vec::new(),
         }
     }
 
-    /// Ids by content: the hash of the hashes of the peers in the set.
-    pub(super) fn ids(&self, peers: &[&Peer]) -> ClassIds {
-        let hashes: Vec<u64> = peers.iter().map(ids::of).collect();
-        let sets: BTreeSet<&Set> = self.prefixes.values().chain(self.exact.values()).collect();
-        let used = sets.into_iter().filter(|s| !s.is_empty());
-        let hashed = used.map(|set| {
-            let bytes = set.iter().flat_map(|i| hashes[*i as usize].to_be_bytes());
-            (set.clone(), ids::fnv(bytes))
+    pub(super) fn get(&self, slot: ClassSlot) -> Option<&Class> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// The id of a class that is numbered.
+    pub(super) fn id(&self, slot: ClassSlot) -> u32 {
+        self.get(slot).and_then(|class| class.id).unwrap_or(0)
+    }
+
+    /// Whether a class of this id is in use.
+    pub(super) fn is_live(&self, id: u32) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// Every class in use.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ClassSlot, &Class)> {
+        let slots = (0..).zip(&self.slots);
+        slots.filter_map(|(slot, class)| Some((slot, class.as_ref()?)))
+    }
+
+    /// The class of a set, which is sorted here.
+    pub(super) fn find(&mut self, mut set: Vec<Member>) -> ClassSlot {
+        set.sort_unstable();
+        set.dedup();
+        if let Some(slot) = self.by_set.get(set.as_slice()) {
+            return *slot;
+        }
+        let set: Arc<[Member]> = set.into();
+        let class = Class {
+            set: Arc::clone(&set),
+            uses: 0,
+            id: None,
+        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            ClassSlot::try_from(self.slots.len() - 1).unwrap_or(ClassSlot::MAX)
         });
-        ClassIds(ids::assign(hashed, &ids::PLAIN))
+        self.slots[slot as usize] = Some(class);
+        self.by_set.insert(set, slot);
+        self.touched.push(slot);
+        slot
     }
-}
 
-fn sorted(mut set: Set) -> Set {
-    set.sort_unstable();
-    set.dedup();
-    set
-}
+    /// Notes that an entry names a class.
+    pub(super) fn enter(&mut self, slot: ClassSlot) {
+        if let Some(Some(class)) = self.slots.get_mut(slot as usize) {
+            class.uses += 1;
+        }
+    }
 
-/// Peers by what finds them, so that a group is tried only against likely ones.
-struct Finder<'p> {
-    peers: &'p [&'p Peer],
-    by_service: HashMap<(&'p str, &'p str), Vec<u32>>,
-    by_label: HashMap<(&'p str, &'p str), Vec<u32>>,
-    /// Selectors that require no label with a certain value.
-    others: Vec<u32>,
-    outside: Vec<u32>,
-    nodes: Vec<u32>,
-    blocks: Vec<(&'p Block, Vec<u32>)>,
-}
-
-impl<'p> Finder<'p> {
-    fn new(peers: &'p [&'p Peer]) -> Self {
-        let mut finder = Self {
-            peers,
-            by_service: HashMap::new(),
-            by_label: HashMap::new(),
-            others: Vec::new(),
-            outside: Vec::new(),
-            nodes: Vec::new(),
-            blocks: Vec::new(),
+    /// Notes that an entry with this id is gone.
+    pub(super) fn leave(&mut self, id: u32) {
+        let Some(slot) = self.by_id.get(&id).copied() else {
+            return;
         };
-        let mut blocks: BTreeMap<&Block, Vec<u32>> = BTreeMap::new();
-        for (i, peer) in (0..).zip(peers) {
-            match &peer.base {
-                Base::Pods(both) => match both.1.required() {
-                    Some(label) => finder.by_label.entry(label).or_default().push(i),
-                    None => finder.others.push(i),
-                },
-                Base::Service {
-                    namespace, service, ..
-                } => {
-                    let key = (namespace.as_str(), service.as_str());
-                    finder.by_service.entry(key).or_default().push(i);
-                }
-                Base::Label { key, value, .. } => {
-                    let label = (key.as_str(), value.as_str());
-                    finder.by_label.entry(label).or_default().push(i);
-                }
-                Base::Block(block) => blocks.entry(block).or_default().push(i),
-                Base::Outside => finder.outside.push(i),
-                Base::AllNodes => finder.nodes.push(i),
+        if let Some(Some(class)) = self.slots.get_mut(slot as usize) {
+            class.uses -= 1;
+            if class.uses == 0 {
+                self.touched.push(slot);
             }
         }
-        finder.blocks = blocks.into_iter().collect();
-        finder
     }
 
-    /// Peers that name a group by what it is.
-    fn naming(&self, view: &View<'_>, group: &Group<'_>) -> Set {
-        let service = self.by_service.get(&(group.namespace, &group.service));
-        let labels = group.labels.iter();
-        let labels = labels.filter_map(|(k, v)| self.by_label.get(&(k.as_str(), v.as_str())));
-        let likely = service.into_iter().chain(labels).flatten();
-        let named = likely.chain(&self.others).copied().filter(|i| {
-            let peer = self.peers[*i as usize];
-            peer.base.names(view, group) && peer.fits(group)
-        });
-        sorted(named.collect())
+    /// Drops classes that nothing names and numbers those that have no id yet.
+    pub(super) fn settle(&mut self, peers: &mut Peers) -> Result<Turnover, Clash> {
+        let mut turnover = Turnover::default();
+        for slot in std::mem::take(&mut self.touched) {
+            match self.get(slot) {
+                Some(class) if class.uses == 0 => {
+                    if let Some(id) = self.drop_class(slot, peers) {
+                        turnover.gone.push(id);
+                    }
+                }
+                Some(class) if class.id.is_none() => turnover.new.push(slot),
+                _ => {}
+            }
+        }
+        turnover.new.sort_unstable();
+        turnover.new.dedup();
+        for slot in &turnover.new {
+            let hash = self.get(*slot).map_or(0, |class| hash(&class.set, peers));
+            let id = self.ids.take(hash)?;
+            self.number(*slot, id, peers);
+        }
+        Ok(turnover)
     }
 
-    /// What an address matches that no pod and no node has.
-    fn without_names(&self, blocks: &BTreeSet<u32>) -> Set {
-        let peers = blocks.iter().flat_map(|b| self.peers_of(*b));
-        let plain = peers.filter(|i| self.peers[*i as usize].named.is_none());
-        sorted(self.outside.iter().copied().chain(plain).collect())
+    /// Drops what nothing names and numbers all that is left, whatever ids they
+    /// had. Whether all got the ids that they ask for.
+    pub(super) fn settle_all(&mut self, peers: &mut Peers) -> bool {
+        self.touched.clear();
+        let slots: Vec<_> = self.iter().map(|(slot, c)| (slot, c.uses)).collect();
+        for (slot, _) in slots.iter().filter(|(_, uses)| *uses == 0) {
+            self.drop_class(*slot, peers);
+        }
+        let named = slots.iter().filter(|(slot, uses)| *uses > 0 && *slot != NO_CLASS);
+        let sets = named.filter_map(|(slot, _)| Some((*slot, Arc::clone(&self.get(*slot)?.set))));
+        let mut contents: Vec<_> = sets.map(|both| (hash(&both.1, peers), both)).collect();
+        let mut given = Vec::new();
+        let order = |a: &(_, Arc<[Member]>), b: &(_, Arc<[Member]>)| {
+            content(&a.1, peers).cmp(&content(&b.1, peers))
+        };
+        let give = |(slot, _): &(ClassSlot, _), id| given.push((*slot, id));
+        let preferred = self.ids.assign(&mut contents, order, give);
+        for (slot, id) in given {
+            self.number(slot, id, peers);
+        }
+        preferred
     }
 
-    /// What a node's address matches for being a node's.
-    fn of_node(&self, this: bool) -> &[u32] {
-        if this { &self.outside } else { &self.nodes }
+    fn number(&mut self, slot: ClassSlot, id: u32, peers: &mut Peers) {
+        if let Some(Some(class)) = self.slots.get_mut(slot as usize) {
+            class.id = Some(id);
+            peers.hold(&class.set, slot, true);
+            self.by_id.insert(id, slot);
+        }
     }
 
-    /// Peers that go by a block.
-    fn peers_of(&self, block: u32) -> impl Iterator<Item = u32> {
-        self.blocks[block as usize].1.iter().copied()
+    fn drop_class(&mut self, slot: ClassSlot, peers: &mut Peers) -> Option<u32> {
+        let class = self.slots.get_mut(slot as usize)?.take()?;
+        self.by_set.remove(&class.set);
+        self.free.push(slot);
+        let id = class.id?;
+        peers.hold(&class.set, slot, false);
+        self.by_id.remove(&id);
+        self.ids.free(id);
+        Some(id)
     }
+}
+
+/// The hash of the peers in a set, whatever their indexes.
+fn hash(set: &[Member], peers: &Peers) -> u64 {
+    let one = |(id, number): &Member| (peers.get(*id).map_or(0, |known| known.hash), *number);
+    let mut hashes: Vec<(u64, Option<u16>)> = set.iter().map(one).collect();
+    hashes.sort_unstable();
+    ids::fnv(hashes.iter().flat_map(|(hash, number)| {
+        let number = number.map_or(0, |n| u32::from(n) + 1);
+        hash.to_be_bytes().into_iter().chain(number.to_be_bytes())
+    }))
+}
+
+/// The peers of a set in the order of what they are.
+fn content<'p>(set: &[Member], peers: &'p Peers) -> Vec<(Option<&'p super::peer::Peer>, Option<u16>)> {
+    let one = |(id, number): &Member| (peers.get(*id).map(|known| &known.peer), *number);
+    let mut content: Vec<_> = set.iter().map(one).collect();
+    content.sort_unstable();
+    content
+}
+
+/// A prefix of some block or exception.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Covered {
+    /// Peers whose block covers it, sorted.
+    pub(super) by: Vec<PeerId>,
+    /// What its addresses match that nobody is known to own, sorted.
+    pub(super) plain: Vec<Member>,
 }
 
 /// Blocks that begin and end at a prefix.
 #[derive(Default)]
-struct Turn {
-    begin: Vec<u32>,
-    end: Vec<u32>,
+struct Turn<'p> {
+    begin: Vec<&'p [PeerId]>,
+    end: Vec<&'p [PeerId]>,
 }
 
 /// Where blocks begin and end, shortest prefixes first.
-fn turns(finder: &Finder<'_>) -> BTreeMap<(u8, Addr), Turn> {
-    let mut turns: BTreeMap<(u8, Addr), Turn> = BTreeMap::new();
+fn turns(peers: &Peers) -> BTreeMap<(u8, Addr), Turn<'_>> {
+    let mut turns: BTreeMap<(u8, Addr), Turn<'_>> = BTreeMap::new();
     let swap = |(addr, len): Prefix| (len, addr);
-    for (i, (block, _)) in (0..).zip(&finder.blocks) {
-        let at = turns.entry(swap(prefix::of(&block.cidr)));
-        at.or_default().begin.push(i);
-        for except in &block.except {
+    for (Block { cidr, except }, ids) in peers.blocks() {
+        let at = turns.entry(swap(prefix::of(cidr)));
+        at.or_default().begin.push(ids);
+        for except in except {
             let at = turns.entry(swap(prefix::of(except)));
-            at.or_default().end.push(i);
+            at.or_default().end.push(ids);
         }
     }
-    if !finder.outside.is_empty() {
+    if !peers.outside().is_empty() {
         turns.entry(swap(V6_ROOT)).or_default();
         turns.entry(swap(V4_ROOT)).or_default();
     }
@@ -216,24 +263,42 @@ fn turns(finder: &Finder<'_>) -> BTreeMap<(u8, Addr), Turn> {
     turns
 }
 
-/// Every prefix of every block and exception, with the blocks that cover it.
+/// Every prefix of every block and exception, with the peers that cover it.
 ///
 /// Between two nested prefixes of this list nothing begins or ends, so the
 /// longest one decides for an address.
-fn blocks_by_prefix(finder: &Finder<'_>) -> BTreeMap<Prefix, BTreeSet<u32>> {
-    let mut found: BTreeMap<Prefix, BTreeSet<u32>> = BTreeMap::new();
+pub(super) fn prefixes(peers: &Peers) -> BTreeMap<Prefix, Covered> {
+    let mut found: BTreeMap<Prefix, Covered> = BTreeMap::new();
     // Shortest first, so that what encloses a prefix is there before it.
-    for ((len, addr), turn) in turns(finder) {
+    for ((len, addr), turn) in turns(peers) {
         let enclosing = match len.checked_sub(1) {
             Some(shorter) if (addr, len) != V4_ROOT => prefix::longest(&found, &addr, shorter),
             _ => None,
         };
-        let mut blocks = enclosing.map(|(_, b)| b.clone()).unwrap_or_default();
-        blocks.extend(turn.begin);
-        for block in turn.end {
-            blocks.remove(&block);
-        }
-        found.insert((addr, len), blocks);
+        let mut by = enclosing.map(|(_, c)| c.by.clone()).unwrap_or_default();
+        by.extend(turn.begin.into_iter().flatten());
+        by.sort_unstable();
+        by.dedup();
+        by.retain(|id| !turn.end.iter().any(|ids| ids.contains(id)));
+        let is_plain = |id: &&PeerId| {
+            let known = peers.get(**id);
+            known.is_some_and(|known| known.peer.named.is_none())
+        };
+        let plain = by.iter().filter(is_plain).chain(peers.outside());
+        let mut plain: Vec<Member> = plain.map(|id| (*id, None)).collect();
+        plain.sort_unstable();
+        found.insert((addr, len), Covered { by, plain });
     }
     found
+}
+
+/// The addresses that a prefix covers.
+pub(super) fn range((addr, len): &Prefix) -> RangeInclusive<Addr> {
+    let host_bits = match len {
+        0 => u128::MAX,
+        128 => 0,
+        len => u128::MAX >> len,
+    };
+    let last = u128::from_be_bytes(addr.octets()) | host_bits;
+    *addr..=Addr::v6(last.to_be_bytes())
 }

@@ -1,83 +1,307 @@
-//! What each ruleset grants each class.
+//! What each ruleset grants each class, as entries of tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use ringfence_ebpf::abi::Grant;
 
-use crate::{
-    ports::{self, Ports, Ranges},
-    tables::Tables,
-};
+use crate::ports::Ports;
 
 use super::{
-    classes::ClassIds,
-    ids,
-    peer::Peer,
-    ruleset::{Content, Grants},
+    classes::{self, ClassSlot, Classes, NO_CLASS},
+    ids::{self, Clash, Ids},
+    peers::Peers,
+    rulesets::{self, Pair, RulesetSlot, Rulesets},
+    writer::Writer,
 };
 
-/// Ports of enforced, and of enforced and staged policies.
-type Pair = (Ports, Ports);
+/// Index of a port set in use.
+type SetSlot = u32;
 
-/// Fills rules and port sets.
-pub(super) fn fill(
-    tables: &mut Tables,
-    rulesets: &BTreeMap<&Content, u32>,
-    peers: &[&Peer],
-    classes: &ClassIds,
-) {
-    let index: BTreeMap<&Peer, usize> = peers.iter().enumerate().map(|(i, p)| (*p, i)).collect();
-    let mut holding: Vec<Vec<u32>> = vec![Vec::new(); peers.len()];
-    for (set, id) in classes.all() {
-        for i in set {
-            holding[*i as usize].push(id);
+/// A port set in use.
+#[derive(Debug)]
+struct Set {
+    ports: Ports,
+    uses: u32,
+    /// As [`Grant`] has it; `None` before it is numbered.
+    id: Option<u32>,
+}
+
+/// The port sets in use.
+#[derive(Debug)]
+pub(super) struct PortSets {
+    slots: Vec<Option<Set>>,
+    free: Vec<SetSlot>,
+    by_ports: HashMap<Ports, SetSlot>,
+    by_id: HashMap<u32, SetSlot>,
+    ids: Ids,
+    touched: Vec<SetSlot>,
+}
+
+/// A rule whose port sets may not be numbered yet.
+type Pending = (u32, u32, [SetSlot; 2]);
+
+impl PortSets {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_ports: HashMap::new(),
+            by_id: HashMap::new(),
+            ids: Ids::new(ids::BLOCKS),
+            touched: Vec::new(),
         }
     }
-    let mut pairs: BTreeMap<(u32, u32), Pair> = BTreeMap::new();
-    for (content, id) in rulesets {
-        for (class, pair) in by_class(content, &index, &holding, classes) {
-            pairs.insert((*id, class), pair);
+
+    fn enter(&mut self, ports: &Ports) -> SetSlot {
+        let slot = match self.by_ports.get(ports) {
+            Some(slot) => *slot,
+            None => self.create(ports),
+        };
+        if let Some(Some(set)) = self.slots.get_mut(slot as usize) {
+            set.uses += 1;
+        }
+        slot
+    }
+
+    fn create(&mut self, ports: &Ports) -> SetSlot {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            SetSlot::try_from(self.slots.len() - 1).unwrap_or(SetSlot::MAX)
+        });
+        self.slots[slot as usize] = Some(Set {
+            ports: ports.clone(),
+            uses: 0,
+            id: None,
+        });
+        self.by_ports.insert(ports.clone(), slot);
+        self.touched.push(slot);
+        slot
+    }
+
+    fn leave(&mut self, id: u32) {
+        let Some(slot) = self.by_id.get(&id).copied() else {
+            return;
+        };
+        if let Some(Some(set)) = self.slots.get_mut(slot as usize) {
+            set.uses -= 1;
+            if set.uses == 0 {
+                self.touched.push(slot);
+            }
         }
     }
-    let sets = pairs.values().flat_map(|(a, b)| [a.ranges(), b.ranges()]);
-    let sets: BTreeSet<&Ranges> = sets.filter(|r| !r.is_empty()).collect();
-    let sets = ids::assign(sets.into_iter().map(|r| (r, ids::of(r))), &ids::BLOCKS);
-    let id = |ports: &Ports| ports.id(sets.get(ports.ranges()).copied().unwrap_or(0));
-    for (key, (enforced, staged)) in &pairs {
-        let (enforced, staged) = (id(enforced), id(staged));
-        tables.rules.insert(*key, Grant { enforced, staged });
-    }
-    for (ranges, set) in sets {
-        for ((protocol, block), bits) in ports::blocks(ranges) {
-            tables.ports.insert((set, protocol, block), bits);
+
+    /// Drops sets that no rule names, and numbers and writes new ones.
+    fn settle(&mut self, writer: &mut Writer) -> Result<(), Clash> {
+        let mut new = Vec::new();
+        for slot in std::mem::take(&mut self.touched) {
+            match self.slots.get(slot as usize) {
+                Some(Some(set)) if set.uses == 0 => self.drop_set(slot, writer),
+                Some(Some(set)) if set.id.is_none() => new.push(slot),
+                _ => {}
+            }
         }
+        new.sort_unstable();
+        new.dedup();
+        for slot in new {
+            let Some(Some(set)) = self.slots.get(slot as usize) else {
+                continue;
+            };
+            let blocks = match set.ports.singles().is_empty() {
+                true => 0,
+                false => self.ids.take(ids::of(&set.ports))?,
+            };
+            self.number(slot, blocks, writer);
+        }
+        Ok(())
+    }
+
+    /// Numbers all sets. Whether all got the ids that they ask for.
+    fn settle_all(&mut self, writer: &mut Writer) -> bool {
+        self.touched.clear();
+        let mut contents = Vec::new();
+        let mut given = Vec::new();
+        for (slot, set) in (0..).zip(&self.slots) {
+            let Some(set) = set else { continue };
+            match set.ports.singles().is_empty() {
+                true => given.push((slot, 0)),
+                false => contents.push((ids::of(&set.ports), (set.ports.clone(), slot))),
+            }
+        }
+        let order = |a: &(Ports, SetSlot), b: &(Ports, SetSlot)| a.0.cmp(&b.0);
+        let give = |(_, slot): &(Ports, SetSlot), id| given.push((*slot, id));
+        let preferred = self.ids.assign(&mut contents, order, give);
+        for (slot, blocks) in given {
+            self.number(slot, blocks, writer);
+        }
+        preferred
+    }
+
+    fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer) {
+        let Some(Some(set)) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
+        let id = blocks | set.ports.bits();
+        set.id = Some(id);
+        self.by_id.insert(id, slot);
+        for ((protocol, block), bits) in set.ports.singles().blocks() {
+            writer.ports((blocks, protocol, block), Some(bits));
+        }
+    }
+
+    fn drop_set(&mut self, slot: SetSlot, writer: &mut Writer) {
+        let Some(set) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
+            return;
+        };
+        self.by_ports.remove(&set.ports);
+        self.free.push(slot);
+        let Some(id) = set.id else { return };
+        self.by_id.remove(&id);
+        let blocks = id & ringfence_ebpf::abi::PortSet::BLOCKS;
+        self.ids.free(blocks);
+        for (protocol, block) in set.ports.singles().blocks().into_keys() {
+            writer.ports((blocks, protocol, block), None);
+        }
+    }
+
+    fn id(&self, slot: SetSlot) -> u32 {
+        let set = self.slots.get(slot as usize).and_then(Option::as_ref);
+        set.and_then(|set| set.id).unwrap_or(0)
     }
 }
 
-/// Non-empty grants of a ruleset by class.
-fn by_class(
-    content: &Content,
-    index: &BTreeMap<&Peer, usize>,
-    holding: &[Vec<u32>],
-    classes: &ClassIds,
-) -> BTreeMap<u32, Pair> {
-    let anyone = (
-        content.enforced.anyone.clone(),
-        content.staged.anyone.clone(),
-    );
-    let mut found: BTreeMap<u32, Pair> = BTreeMap::new();
-    if !anyone.0.is_empty() || !anyone.1.is_empty() {
-        let every = classes.all().map(|(_, id)| id).chain([0]);
-        found.extend(every.map(|id| (id, anyone.clone())));
+/// Everything that rules are made of.
+pub(super) struct Parts<'p> {
+    pub(super) peers: &'p Peers,
+    pub(super) classes: &'p Classes,
+    pub(super) rulesets: &'p Rulesets,
+    pub(super) sets: &'p mut PortSets,
+    pub(super) writer: &'p mut Writer,
+}
+
+impl Parts<'_> {
+    /// Writes the rules of rulesets and classes that came, and takes back those
+    /// of what went.
+    pub(super) fn settle(
+        &mut self,
+        rulesets: &rulesets::Turnover,
+        classes: &classes::Turnover,
+    ) -> Result<(), Clash> {
+        for ruleset in &rulesets.gone {
+            self.drop_ruleset(*ruleset);
+        }
+        for class in &classes.gone {
+            self.drop_class(*class);
+        }
+        let mut pending = Vec::new();
+        for ruleset in &rulesets.new {
+            self.of_ruleset(*ruleset, &mut pending);
+        }
+        for class in &classes.new {
+            self.of_class(*class, &rulesets.new, &mut pending);
+        }
+        self.sets.settle(self.writer)?;
+        self.write(pending);
+        Ok(())
     }
-    let mut add = |grants: &Grants, half: fn(&mut Pair) -> &mut Ports| {
-        for (peer, ports) in &grants.peers {
-            for class in &holding[index[peer]] {
-                half(found.entry(*class).or_default()).add(ports);
+
+    /// Writes all rules. Whether all port sets got the ids that they ask for.
+    pub(super) fn settle_all(&mut self) -> bool {
+        let mut pending = Vec::new();
+        let slots: Vec<_> = self.rulesets.iter().map(|(slot, _)| slot).collect();
+        for ruleset in slots {
+            self.of_ruleset(ruleset, &mut pending);
+        }
+        let preferred = self.sets.settle_all(self.writer);
+        self.write(pending);
+        preferred
+    }
+
+    fn write(&mut self, pending: Vec<Pending>) {
+        for (ruleset, class, [enforced, staged]) in pending {
+            let grant = Grant {
+                enforced: self.sets.id(enforced),
+                staged: self.sets.id(staged),
+            };
+            self.writer.rule(ruleset, class, Some(grant));
+        }
+    }
+
+    fn drop_rule(&mut self, ruleset: u32, class: u32) {
+        let known = self.writer.tables.rules.get(&(ruleset, class));
+        if let Some(grant) = known.copied() {
+            self.sets.leave(grant.enforced);
+            self.sets.leave(grant.staged);
+            self.writer.rule(ruleset, class, None);
+        }
+    }
+
+    fn drop_ruleset(&mut self, id: u32) {
+        let own = (id, 0)..=(id, u32::MAX);
+        let rules = self.writer.tables.rules.range(own);
+        let classes: Vec<u32> = rules.map(|((_, class), _)| *class).collect();
+        for class in classes {
+            self.drop_rule(id, class);
+        }
+    }
+
+    fn drop_class(&mut self, class: u32) {
+        let ids: Vec<u32> = self.rulesets.iter().filter_map(|(_, r)| r.id).collect();
+        for ruleset in ids {
+            self.drop_rule(ruleset, class);
+        }
+    }
+
+    /// The rules of a ruleset: for classes that hold a peer of it, and for all
+    /// if it grants something to whoever isn't told apart.
+    fn of_ruleset(&mut self, slot: RulesetSlot, pending: &mut Vec<Pending>) {
+        let Some(ruleset) = self.rulesets.get(slot) else {
+            return;
+        };
+        let peers = ruleset.peers.iter().filter_map(|id| self.peers.get(*id));
+        let told: BTreeSet<ClassSlot> = peers.flat_map(|p| p.classes.iter().copied()).collect();
+        for class in &told {
+            if let Some(found) = self.classes.get(*class) {
+                let grants = ruleset.grants(&found.set);
+                self.add(slot, *class, &grants, pending);
             }
         }
-    };
-    add(&content.enforced, |pair| &mut pair.0);
-    add(&content.staged, |pair| &mut pair.1);
-    found
+        if is_open(&ruleset.default) {
+            let rest: Vec<ClassSlot> = self.classes.iter().map(|(class, _)| class).collect();
+            for class in rest.into_iter().filter(|class| !told.contains(class)) {
+                self.add(slot, class, &ruleset.default, pending);
+            }
+        }
+    }
+
+    /// The rules of a class, but for those of new rulesets, which are there already.
+    fn of_class(&mut self, class: ClassSlot, new: &[RulesetSlot], pending: &mut Vec<Pending>) {
+        let Some(found) = self.classes.get(class) else {
+            return;
+        };
+        let members = found.set.iter().filter_map(|(id, _)| self.peers.get(*id));
+        let users = members.flat_map(|peer| peer.users.iter().copied());
+        let concerned: BTreeSet<RulesetSlot> = users.chain(self.rulesets.open()).collect();
+        for slot in concerned {
+            if new.binary_search(&slot).is_ok() {
+                continue;
+            }
+            if let Some(ruleset) = self.rulesets.get(slot) {
+                let grants = ruleset.grants(&found.set);
+                self.add(slot, class, &grants, pending);
+            }
+        }
+    }
+
+    fn add(&mut self, ruleset: RulesetSlot, class: ClassSlot, grants: &Pair, to: &mut Vec<Pending>) {
+        if !is_open(grants) {
+            return;
+        }
+        let class = if class == NO_CLASS { 0 } else { self.classes.id(class) };
+        let sets = [0, 1].map(|i| self.sets.enter(&grants[i]));
+        to.push((self.rulesets.id(ruleset), class, sets));
+    }
+}
+
+fn is_open(grants: &Pair) -> bool {
+    grants.iter().any(|ports| !ports.is_empty())
 }

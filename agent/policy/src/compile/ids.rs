@@ -2,33 +2,30 @@
 //!
 //! So an unrelated change doesn't renumber, and two agents (or one agent before
 //! and after a restart) number alike. Two contents of one hash are told apart
-//! in the order of their contents, never by chance.
+//! in the order of their contents, never by chance or by who came first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashSet;
 
 use ringfence_ebpf::abi::PortSet;
 use serde::Serialize;
 
 /// Which ids may be given.
+#[derive(Debug)]
 pub(super) struct Space {
     mask: u32,
     step: u32,
-    reserved: &'static [u32],
 }
 
 /// Class and ruleset ids; 0 is the class of no match and the ruleset of no policy.
 pub(super) const PLAIN: Space = Space {
     mask: u32::MAX,
     step: 1,
-    reserved: &[0],
 };
 
-/// Ids of blocks: the low three bits belong to whole protocols, and with all
-/// other bits set it would read as "everything".
+/// Ids of blocks: the low bits belong to whole protocols.
 pub(super) const BLOCKS: Space = Space {
     mask: PortSet::BLOCKS,
-    step: 8,
-    reserved: &[0, PortSet::BLOCKS],
+    step: 16,
 };
 
 /// FNV-1a, 64 bits.
@@ -45,43 +42,112 @@ pub(super) fn of<T: Serialize>(content: &T) -> u64 {
     fnv(serde_json::to_vec(content).unwrap_or_default())
 }
 
-/// Gives each content its hash's low bits, or the next free id after that.
-pub(super) fn assign<T: Ord>(
-    contents: impl IntoIterator<Item = (T, u64)>,
-    space: &Space,
-) -> BTreeMap<T, u32> {
-    let sorted: BTreeMap<T, u64> = contents.into_iter().collect();
-    let mut taken: BTreeSet<u32> = space.reserved.iter().copied().collect();
-    let place = |(content, hash): (T, u64)| {
+impl Space {
+    /// The id that a hash asks for; 0 is none.
+    pub(super) fn preferred(&self, hash: u64) -> u32 {
         // The upper half is folded in: FNV's low bits alone depend on few input bits.
         #[allow(clippy::cast_possible_truncation)]
-        let mut id = (hash ^ (hash >> 32)) as u32 & space.mask;
-        while !taken.insert(id) {
-            id = id.wrapping_add(space.step);
+        let id = (hash ^ (hash >> 32)) as u32 & self.mask;
+        id
+    }
+}
+
+/// Gives contents ids one by one, as long as each gets the one it asks for.
+#[derive(Debug)]
+pub(super) struct Ids {
+    space: Space,
+    taken: HashSet<u32>,
+}
+
+/// Two contents ask for one id: all have to be numbered anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clash;
+
+impl Ids {
+    pub(super) fn new(space: Space) -> Self {
+        Self {
+            space,
+            taken: HashSet::new(),
         }
-        (content, id)
-    };
-    sorted.into_iter().map(place).collect()
+    }
+
+    /// The id that a hash asks for.
+    pub(super) fn take(&mut self, hash: u64) -> Result<u32, Clash> {
+        let id = self.space.preferred(hash);
+        (id != 0 && self.taken.insert(id)).then_some(id).ok_or(Clash)
+    }
+
+    /// Gives an id free.
+    pub(super) fn free(&mut self, id: u32) {
+        self.taken.remove(&id);
+    }
+
+    /// Numbers all contents: each gets what it asks for or the next free one,
+    /// in the order of what they ask for and, where that is the same, of the
+    /// contents. Whether all got what they asked for.
+    pub(super) fn assign<T>(
+        &mut self,
+        contents: &mut [(u64, T)],
+        order: impl Fn(&T, &T) -> std::cmp::Ordering,
+        mut give: impl FnMut(&T, u32),
+    ) -> bool {
+        let space = &self.space;
+        self.taken.clear();
+        contents.sort_by(|a, b| {
+            let by_id = space.preferred(a.0).cmp(&space.preferred(b.0));
+            by_id.then_with(|| order(&a.1, &b.1))
+        });
+        let mut preferred = true;
+        for (hash, content) in contents {
+            let mut id = space.preferred(*hash);
+            while id == 0 || !self.taken.insert(id) {
+                id = id.wrapping_add(space.step);
+                preferred = false;
+            }
+            give(content, id);
+        }
+        preferred
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn contents_of_one_hash_get_ids_in_the_order_of_contents() {
-        let forward = assign([("a", 7), ("b", 7), ("c", 8)], &PLAIN);
-        let backward = assign([("c", 8), ("b", 7), ("a", 7)], &PLAIN);
-        assert_eq!(forward, backward);
-        assert_eq!(forward, BTreeMap::from([("a", 7), ("b", 8), ("c", 9)]));
+    fn assign(space: Space, contents: &[(&'static str, u64)]) -> (Vec<(&'static str, u32)>, bool) {
+        let mut ids = Ids::new(space);
+        let mut contents: Vec<_> = contents.iter().map(|(c, h)| (*h, *c)).collect();
+        let mut given = Vec::new();
+        let all = ids.assign(&mut contents, Ord::cmp, |c, id| given.push((*c, id)));
+        given.sort_unstable();
+        (given, all)
     }
 
     #[test]
-    fn reserved_ids_are_never_given() {
-        assert_eq!(assign([("a", 0)], &PLAIN)["a"], 1);
-        assert_eq!(assign([("a", 0)], &BLOCKS)["a"], 8);
+    fn contents_of_one_hash_get_ids_in_the_order_of_contents() {
+        let forward = assign(PLAIN, &[("a", 7), ("b", 7), ("c", 9)]);
+        assert_eq!(forward, assign(PLAIN, &[("c", 9), ("b", 7), ("a", 7)]));
+        assert_eq!(forward, (vec![("a", 7), ("b", 8), ("c", 9)], false));
+        assert!(assign(PLAIN, &[("a", 7), ("b", 8)]).1);
+    }
+
+    #[test]
+    fn one_by_one_nobody_gets_an_id_that_it_did_not_ask_for() {
+        let mut ids = Ids::new(PLAIN);
+        assert_eq!(ids.take(7), Ok(7));
+        assert_eq!(ids.take(7), Err(Clash));
+        ids.free(7);
+        assert_eq!(ids.take(7), Ok(7));
+        assert_eq!(ids.take(0), Err(Clash));
+    }
+
+    #[test]
+    fn zero_is_never_given() {
+        assert_eq!(assign(PLAIN, &[("a", 0)]), (vec![("a", 1)], false));
+        assert_eq!(assign(BLOCKS, &[("a", 3)]), (vec![("a", 16)], false));
         let top = u64::from(PortSet::BLOCKS);
-        assert_eq!(assign([("a", top)], &BLOCKS)["a"], 8);
+        let both = assign(BLOCKS, &[("a", top), ("b", top)]);
+        assert_eq!(both.0, [("a", PortSet::BLOCKS), ("b", 16)]);
     }
 
     #[test]

@@ -1,97 +1,278 @@
-//! Policies to tables.
+//! Policies to tables, and changes of objects to changes of tables.
 //!
-//! 1. [`policy`]: what applies to each group of pods in scope, NetworkPolicies
-//!    and label allowlists in one form.
-//! 2. [`ruleset`]: their union per direction, one value per distinct content.
-//! 3. [`classes`]: which peers each address and each prefix matches.
-//! 4. Here: ids, and what each ruleset grants each class.
+//! 1. [`policy`]: what applies to each group of pods in scope: NetworkPolicies,
+//!    label allowlists and ClusterNetworkPolicies in one form.
+//! 2. [`ruleset`]: what they come to per direction, one value per distinct content.
+//! 3. [`peers`]: which groups of pods each peer in use names.
+//! 4. [`classes`]: which peers each address and each prefix matches.
+//! 5. [`grants`]: ids, and what each ruleset grants each class.
+//!
+//! Each stage keeps what it found and is asked again only for what a change
+//! concerns. From scratch is the same with everything concerned.
 
+mod addresses;
 mod allowlist;
 mod classes;
+mod cluster;
 mod grants;
 mod ids;
+mod locals;
 mod netpol;
 pub(crate) mod peer;
+mod peers;
 pub(crate) mod policy;
 pub(crate) mod ruleset;
+mod rulesets;
 #[cfg(test)]
 mod tests;
+pub(crate) mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
-use ringfence_ebpf::abi::{Addr, EndpointWorld, Identity};
+use ringfence_ebpf::abi::Addr;
 
 use crate::{
-    labels,
-    selector::Labels,
-    tables::{EndpointPolicy, Tables},
-    view::{Owner, PodView, View},
+    diff::Change,
+    index::{
+        Index, PodEntry, Scope,
+        groups::{GroupId, PodId},
+        journal::{Fact, Journal},
+    },
+    intern::Pool,
+    prefix::Prefix,
+    tables::Tables,
 };
 
-use classes::Classes;
-use peer::Peer;
-use ruleset::{Content, Under};
+use addresses::Placed;
+use classes::{ClassSlot, Classes, Covered};
+use grants::{Parts, PortSets};
+use ids::Clash;
+use locals::Locals;
+use peers::Peers;
+use rulesets::Rulesets;
+use writer::Writer;
 
-/// Compiles a view into tables.
-pub(crate) fn compile(view: &View<'_>) -> Tables {
-    let netpols = policy::netpols(view);
-    let groups: BTreeSet<usize> = in_scope(view).map(|p| p.group).collect();
-    let under: BTreeMap<usize, Under> = groups
-        .into_iter()
-        .map(|group| (group, Under::new(&policy::of(view, &netpols, group))))
-        .collect();
-    let contents: BTreeSet<&Content> = under.values().flat_map(Under::contents).collect();
-    let peers: BTreeSet<&Peer> = contents.iter().flat_map(|c| c.peers()).collect();
-    let peers: Vec<&Peer> = peers.into_iter().collect();
-    let classes = Classes::new(view, &peers);
-    let class_ids = classes.ids(&peers);
-    let rulesets = ids::assign(contents.iter().map(|c| (*c, ids::of(c))), &ids::PLAIN);
-
-    let mut tables = Tables::default();
-    grants::fill(&mut tables, &rulesets, &peers, &class_ids);
-    for (prefix, set) in &classes.prefixes {
-        tables.cidrs.insert(*prefix, class_ids.get(set));
-    }
-    for (addr, set) in &classes.exact {
-        tables.classes.insert(*addr, class_ids.get(set));
-    }
-    for pod in in_scope(view) {
-        let under = &under[&pod.group];
-        let id = |content: &Option<Content>| content.as_ref().map_or(0, |c| rulesets[c]);
-        let group = &view.groups[pod.group];
-        let policy = EndpointPolicy {
-            workload: group.workload(),
-            addresses: pod.addresses.clone(),
-            ingress: id(&under.ingress),
-            egress: id(&under.egress),
-            flags: under.flags | quarantine(view, group.labels),
-        };
-        tables.endpoints.insert(pod.key.clone(), policy);
-    }
-    tables.identities = identities(view);
-    tables
+/// Keeps tables at what an index says.
+#[derive(Debug)]
+pub struct Compiler {
+    scope: Scope,
+    /// [`Journal::looked`] of the index at the last look; 0 before the first.
+    looked: u64,
+    state: State,
 }
 
-fn in_scope<'v, 'a>(view: &'v View<'a>) -> impl Iterator<Item = &'v PodView<'a>> {
-    view.pods.iter().filter(|p| p.in_scope)
+/// Everything that was found out for one set of tables.
+#[derive(Debug)]
+struct State {
+    locals: Locals,
+    peers: Peers,
+    classes: Classes,
+    rulesets: Rulesets,
+    sets: PortSets,
+    /// What each prefix covers, and its class.
+    prefixes: BTreeMap<Prefix, (Covered, ClassSlot)>,
+    placed: Placed,
+    /// Names of workloads.
+    names: Pool<str>,
+    writer: Writer,
+    /// Not every content has the id that it asks for, so that ids may depend on
+    /// each other: each change numbers everything anew.
+    clashed: bool,
 }
 
-fn quarantine(view: &View<'_>, labels: &Labels) -> u32 {
-    match labels::is_true(labels, &view.config().key("quarantine")) {
-        true => EndpointWorld::QUARANTINE,
-        false => 0,
-    }
+/// What a change concerns.
+#[derive(Debug, Default)]
+struct Work {
+    /// Pods that came, went or changed.
+    pods: HashSet<PodId>,
+    /// Groups to be tried against the peers in use.
+    groups: HashSet<GroupId>,
+    /// Addresses whose class or name may have changed.
+    addresses: HashSet<Addr>,
 }
 
-fn identities(view: &View<'_>) -> BTreeMap<Addr, (String, u32)> {
-    let name = |owner: &Owner| match owner {
-        Owner::Pod(i) => (view.groups[view.pods[*i].group].workload(), 0),
-        Owner::Node { this: false } => ("node".to_owned(), Identity::IS_NODE),
-        Owner::Node { this: true } => {
-            let flags = Identity::IS_NODE | Identity::IS_THIS_NODE;
-            ("node".to_owned(), flags)
+impl Compiler {
+    /// A compiler that has seen nothing yet.
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            looked: 0,
+            state: State::new(),
         }
-    };
-    let owners = view.owners.iter();
-    owners.map(|(addr, owner)| (*addr, name(owner))).collect()
+    }
+
+    /// Brings the tables to what the index says now, and says what that may
+    /// take from whom.
+    ///
+    /// Costs as much as what changed since the last call concerns; the first
+    /// call, and one with an index that it didn't see last, starts from scratch.
+    pub fn update(&mut self, index: &mut Index) -> Change {
+        let journal = std::mem::replace(&mut index.journal, Journal::listening());
+        let follows = self.looked != 0 && self.looked == journal.looked && !self.state.clashed;
+        self.looked = index.journal.looked;
+        let followed = follows && self.follow(index, journal).is_ok();
+        let change = if followed {
+            let state = &mut self.state;
+            let before = state.writer.remember();
+            let live = |class| state.classes.is_live(class);
+            Change::of(&before, &state.writer.tables, &live)
+        } else {
+            self.state.writer.undo();
+            let old = std::mem::take(&mut self.state.writer.tables);
+            self.rebuild(index);
+            self.state.writer.remember();
+            Change::between(&old, &self.state.writer.tables)
+        };
+        index.groups.collect();
+        change
+    }
+
+    /// The tables as of the last update.
+    pub fn tables(&self) -> &Tables {
+        &self.state.writer.tables
+    }
+
+    /// The tables, given away.
+    pub(crate) fn into_tables(self) -> Tables {
+        self.state.writer.tables
+    }
+
+    /// Compiles everything from scratch.
+    pub(crate) fn rebuild(&mut self, index: &Index) {
+        self.state = State::new();
+        let state = &mut self.state;
+        let scope = &self.scope;
+        let local = index.live().filter(|(_, pod)| is_local(scope, pod));
+        let pods: HashSet<PodId> = local.map(|(id, _)| id).collect();
+        let touched = state.locals.enlist(scope, index, &pods, &mut state.writer);
+        state.work_out(index, touched);
+        state.rulesets.drop_unused(&mut state.peers);
+        state.peers.settle(index, |_| {});
+        state.cover();
+        state.place_all(scope, index);
+        let numbered = state.rulesets.number_all();
+        let classed = state.classes.settle_all(&mut state.peers);
+        let granted = state.parts().settle_all();
+        state.clashed = !(numbered && classed && granted);
+        state.write_placed();
+        let State {
+            locals,
+            rulesets,
+            writer,
+            ..
+        } = state;
+        locals.write(index, rulesets, &pods, writer);
+        state.peers.bury();
+    }
+
+    /// Follows what changed since the last look.
+    fn follow(&mut self, index: &Index, journal: Journal) -> Result<(), Clash> {
+        let (state, scope) = (&mut self.state, &self.scope);
+        let mut work = Work {
+            pods: journal.pods,
+            groups: journal.groups,
+            addresses: journal.addresses,
+        };
+        let mut stale = state.locals.under_policies(
+            index,
+            &journal.policies,
+            &journal.cluster_policies,
+        );
+        for fact in &journal.facts {
+            stale.extend(state.locals.asking(fact));
+            if let Fact::Namespace(name) = fact {
+                let space = index.spaces.get(name);
+                work.groups.extend(space.into_iter().flat_map(|s| &s.groups));
+            }
+        }
+        stale.extend(state.locals.enlist(scope, index, &work.pods, &mut state.writer));
+        let worked_out = state.work_out(index, stale);
+        let rulesets = state.rulesets.drop_unused(&mut state.peers);
+        state.name_groups(index, &mut work);
+        state.cover_anew(index, &mut work.addresses);
+        for addr in &work.addresses {
+            state.place(scope, index, *addr);
+        }
+        state.rulesets.number(&rulesets.new)?;
+        let classes = state.classes.settle(&mut state.peers)?;
+        state.parts().settle(&rulesets, &classes)?;
+        state.write_placed();
+        let pods = worked_out.iter().filter(|id| index.groups.is_alive(**id));
+        let mut pods: HashSet<PodId> = pods
+            .flat_map(|id| index.groups.get(*id).pods.iter().copied())
+            .collect();
+        pods.extend(work.pods);
+        let State {
+            locals,
+            rulesets,
+            writer,
+            ..
+        } = state;
+        locals.write(index, rulesets, &pods, writer);
+        state.peers.bury();
+        Ok(())
+    }
+}
+
+/// Whether a pod is compiled.
+fn is_local(scope: &Scope, pod: &PodEntry) -> bool {
+    match scope {
+        Scope::Everything => true,
+        Scope::Node(name) => pod.node() == Some(name),
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            locals: Locals::default(),
+            peers: Peers::default(),
+            classes: Classes::new(),
+            rulesets: Rulesets::new(),
+            sets: PortSets::new(),
+            prefixes: BTreeMap::new(),
+            placed: Placed::default(),
+            names: Pool::default(),
+            writer: Writer::default(),
+            clashed: false,
+        }
+    }
+
+    /// Works out anew what groups in scope are under; gives those of them.
+    fn work_out(&mut self, index: &Index, groups: HashSet<GroupId>) -> HashSet<GroupId> {
+        for group in &groups {
+            let (rulesets, peers) = (&mut self.rulesets, &mut self.peers);
+            self.locals.work_out(index, *group, rulesets, peers);
+        }
+        self.locals.forget_emptied(&mut self.rulesets);
+        groups
+    }
+
+    /// Finds out who is named by which peer, where either changed.
+    fn name_groups(&mut self, index: &Index, work: &mut Work) {
+        for group in &work.groups {
+            self.peers.try_peers(index, *group);
+        }
+        let mut changed: HashSet<GroupId> = std::mem::take(&mut work.groups);
+        self.peers.settle(index, |group| {
+            changed.insert(group);
+        });
+        for group in changed {
+            for id in &index.groups.get(group).pods {
+                let pod = index.entry(*id);
+                let addresses = pod.iter().flat_map(|pod| &pod.addresses);
+                work.addresses.extend(addresses.map(|ip| Addr::from(*ip)));
+            }
+        }
+    }
+
+    fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            peers: &self.peers,
+            classes: &self.classes,
+            rulesets: &self.rulesets,
+            sets: &mut self.sets,
+            writer: &mut self.writer,
+        }
+    }
 }

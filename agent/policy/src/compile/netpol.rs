@@ -1,149 +1,147 @@
 //! NetworkPolicies as policies of a group.
 
-use std::collections::BTreeMap;
-
 use crate::{
-    index::Stored,
-    model::{IntOrString, NetworkPolicyPort, Peer as PeerSpec, PolicyType, Protocol},
+    index::{Key, pods::Shape, policies::StoredPolicy},
+    intern::Pool,
+    model::{
+        Action, IntOrString, NetworkPolicyPort, Peer as PeerSpec, PolicyType, Protocol,
+    },
     ports::Ports,
     selector::Selector,
-    view::{Group, View},
 };
 
 use super::{
-    peer::{Base, Namespaces},
-    policy::{Origin, Policy, Rule, RuleName, Who, named_grants},
+    peer::Base,
+    policy::{Origin, Place, Policy, Rule, RuleName, Who, named_grant},
 };
 
-/// NetworkPolicies by namespace, their selectors canonical.
-pub(crate) type Prepared<'a> = BTreeMap<&'a str, Vec<NetPol<'a>>>;
-
 /// A NetworkPolicy with what doesn't depend on its subjects worked out once.
-pub(crate) struct NetPol<'a> {
-    stored: &'a Stored,
-    subjects: Selector,
+#[derive(Debug)]
+pub(crate) struct NetPol {
+    origin: Origin,
     staged: bool,
-    /// Peers of each rule; `None` means anyone.
-    from: Vec<Option<Vec<Base>>>,
-    to: Vec<Option<Vec<Base>>>,
+    /// Ports of each rule of a direction, `None` where it has no say; egress
+    /// names are in the grants already.
+    ingress: Option<Vec<Ingress>>,
+    egress: Option<Vec<Rule>>,
 }
 
-/// Works out peers and subjects of all NetworkPolicies.
-pub(crate) fn prepare<'a>(view: &View<'a>) -> Prepared<'a> {
-    let mode = view.config().key("mode");
-    let mut all = Prepared::new();
-    for ((namespace, _), stored) in &view.index.policies {
-        let spec = &stored.policy.spec;
-        let annotation = stored.policy.metadata.annotations.get(&mode);
-        let from = spec.ingress.iter().map(|r| peers(namespace, &r.from));
-        let to = spec.egress.iter().map(|r| peers(namespace, &r.to));
-        all.entry(namespace.as_str()).or_default().push(NetPol {
-            stored,
-            subjects: Selector::from(&spec.pod_selector),
-            staged: annotation.is_some_and(|v| v == "audit"),
-            from: from.collect(),
-            to: to.collect(),
-        });
-    }
-    all
+/// An ingress rule, but for the ports by name: those are the subject's own.
+#[derive(Debug)]
+struct Ingress {
+    from: Vec<Who>,
+    ports: Vec<NetworkPolicyPort>,
 }
 
-fn peers(namespace: &str, peers: &[PeerSpec]) -> Option<Vec<Base>> {
-    let base = |peer: &PeerSpec| {
-        if let Some(block) = &peer.ip_block {
-            return Base::block(block.cidr, &block.except);
-        }
-        let pods = peer.pod_selector.as_ref().map(Selector::from);
-        let namespaces = match &peer.namespace_selector {
-            Some(selector) => Namespaces::Selected(selector.into()),
-            None => Namespaces::Name(namespace.to_owned()),
-        };
-        Base::Pods((namespaces, pods.unwrap_or_default()).into())
-    };
-    (!peers.is_empty()).then(|| peers.iter().map(base).collect())
-}
-
-/// The NetworkPolicies that select a group.
-pub(crate) fn of(view: &View<'_>, all: &Prepared<'_>, group: &Group<'_>) -> Vec<Policy> {
-    let here = all.get(group.namespace).into_iter().flatten();
-    let selecting = here.filter(|p| p.subjects.matches(group.labels));
-    selecting.map(|p| p.under(view, group)).collect()
-}
-
-impl NetPol<'_> {
-    fn under(&self, view: &View<'_>, group: &Group<'_>) -> Policy {
-        let meta = &self.stored.policy.metadata;
-        let spec = &self.stored.policy.spec;
+impl NetPol {
+    pub(super) fn new(
+        texts: &mut Pool<str>,
+        (namespace, name): Key,
+        stored: &StoredPolicy,
+    ) -> Self {
+        let spec = stored.spec();
+        let mut base = |peer: &PeerSpec| base(texts, &namespace, peer);
         let ingress = spec.isolates(PolicyType::Ingress).then(|| {
-            let rules = self.from.iter().zip(&spec.ingress).enumerate();
-            let rule = |(i, (from, rule)): (_, (&Option<_>, &crate::model::IngressRule))| Rule {
-                name: RuleName::Index(PolicyType::Ingress, i),
-                grants: ingress_grants(from.as_deref(), &rule.ports, group),
-            };
-            rules.map(rule).collect()
+            let rules = spec.ingress.iter();
+            let rule = rules.map(|rule| Ingress {
+                from: everyone(rule.from.iter().map(&mut base).collect()),
+                ports: rule.ports.clone(),
+            });
+            rule.collect()
         });
         let egress = spec.isolates(PolicyType::Egress).then(|| {
-            let rules = self.to.iter().zip(&spec.egress).enumerate();
-            let rule = |(i, (to, rule)): (_, (&Option<_>, &crate::model::EgressRule))| Rule {
-                name: RuleName::Index(PolicyType::Egress, i),
-                grants: egress_grants(view, to.as_deref(), &rule.ports),
-            };
-            rules.map(rule).collect()
+            let rules = spec.egress.iter().enumerate();
+            let rule = rules.map(|(i, rule)| Rule {
+                name: RuleName::Index(PolicyType::Egress, i, None),
+                action: Action::Accept,
+                grants: egress_grants(rule.to.iter().map(&mut base).collect(), &rule.ports),
+            });
+            rule.collect()
         });
-        Policy {
+        Self {
             origin: Origin::NetworkPolicy {
-                namespace: meta.namespace.clone(),
-                name: meta.name.clone(),
-                closed: self.stored.closed,
+                namespace,
+                name,
+                closed: stored.closed,
             },
-            staged: self.staged,
-            isolates: true,
+            staged: is_staged(stored.mode.as_deref()),
             ingress,
             egress,
         }
     }
-}
 
-fn everyone(peers: Option<&[Base]>) -> Vec<Who> {
-    match peers {
-        None => vec![Who::Anyone],
-        Some(peers) => peers.iter().cloned().map(Who::from).collect(),
-    }
-}
-
-/// Ports are the subject's own, names too.
-fn ingress_grants(
-    from: Option<&[Base]>,
-    ports: &[NetworkPolicyPort],
-    subject: &Group<'_>,
-) -> Vec<(Who, Ports)> {
-    let mut granted = numbers(ports);
-    for (name, protocol) in names(ports) {
-        if let Some(number) = subject.named(name, protocol) {
-            granted.add(&Ports::one(protocol, number));
+    /// As it applies to pods that it selects.
+    pub(super) fn under(&self, pods: &Shape) -> Policy {
+        let ingress = self.ingress.as_ref().map(|rules| {
+            let rules = rules.iter().enumerate();
+            let rule = rules.map(|(i, rule)| Rule {
+                name: RuleName::Index(PolicyType::Ingress, i, None),
+                action: Action::Accept,
+                grants: rule.grants(pods),
+            });
+            rule.collect()
+        });
+        Policy {
+            origin: self.origin.clone(),
+            staged: self.staged,
+            place: Place::Network { isolates: true },
+            ingress,
+            egress: self.egress.clone(),
         }
     }
-    let who = everyone(from).into_iter();
-    who.map(|w| (w, granted.clone())).collect()
+}
+
+/// Whether a mode annotation stages its policy.
+pub(super) fn is_staged(mode: Option<&str>) -> bool {
+    mode == Some("audit")
+}
+
+fn base(texts: &mut Pool<str>, namespace: &str, peer: &PeerSpec) -> Base {
+    if let Some(block) = &peer.ip_block {
+        return Base::block(block.cidr, &block.except);
+    }
+    let pods = peer.pod_selector.as_ref();
+    let pods = pods.map(|s| Selector::new(texts, s)).unwrap_or_default();
+    match &peer.namespace_selector {
+        Some(selector) => Base::pods_by(Selector::new(texts, selector), pods),
+        None => Base::pods_in(namespace, pods),
+    }
+}
+
+/// An empty list means anyone.
+fn everyone(peers: Vec<Base>) -> Vec<Who> {
+    match peers.is_empty() {
+        true => vec![Who::Anyone],
+        false => peers.into_iter().map(Who::from).collect(),
+    }
+}
+
+impl Ingress {
+    fn grants(&self, subject: &Shape) -> Vec<(Who, Ports)> {
+        let mut granted = numbers(&self.ports);
+        for (name, protocol) in names(&self.ports) {
+            if let Some(number) = subject.named(name, protocol) {
+                granted.add(&Ports::one(protocol, number));
+            }
+        }
+        let who = self.from.iter().cloned();
+        who.map(|w| (w, granted.clone())).collect()
+    }
 }
 
 /// Ports are the peer's. A name means another number for each pod, and nothing
 /// for an address that is no pod, also where the rule names no peers.
-fn egress_grants(
-    view: &View<'_>,
-    to: Option<&[Base]>,
-    ports: &[NetworkPolicyPort],
-) -> Vec<(Who, Ports)> {
+fn egress_grants(to: Vec<Base>, ports: &[NetworkPolicyPort]) -> Vec<(Who, Ports)> {
+    let mut by_name = Vec::new();
+    let anybody = [Base::any_pod()];
+    let bases = if to.is_empty() { &anybody } else { to.as_slice() };
+    for (name, protocol) in names(ports) {
+        by_name.extend(bases.iter().map(|base| named_grant(base, name, protocol)));
+    }
     let granted = numbers(ports);
     let who = everyone(to).into_iter();
-    let mut grants: Vec<_> = who.map(|w| (w, granted.clone())).collect();
-    let pods = [Base::any_pod()];
-    for (name, protocol) in names(ports) {
-        for base in to.unwrap_or(&pods) {
-            grants.extend(named_grants(view, base, name, protocol));
-        }
-    }
-    grants
+    let grants = who.map(|w| (w, granted.clone()));
+    grants.chain(by_name).collect()
 }
 
 /// What a list of ports grants apart from names. No list grants everything;
@@ -157,20 +155,21 @@ fn numbers(ports: &[NetworkPolicyPort]) -> Ports {
         granted.add(&match &port.port {
             None => Ports::whole(port.protocol),
             Some(IntOrString::String(_)) => Ports::default(),
-            Some(IntOrString::Int(first)) => match range(*first, port.end_port) {
-                Some((first, last)) => Ports::range(port.protocol, first, last),
-                None => Ports::default(),
-            },
+            Some(IntOrString::Int(first)) => {
+                let last = port.end_port.unwrap_or(*first);
+                range(port.protocol, *first, last)
+            }
         });
     }
     granted
 }
 
 /// Validation has refused what isn't a range; should one slip through, it grants nothing.
-fn range(first: i64, last: Option<i64>) -> Option<(u16, u16)> {
-    let (first, last) = (first, last.unwrap_or(first));
-    let range = (u16::try_from(first).ok()?, u16::try_from(last).ok()?);
-    (range.0 <= range.1).then_some(range)
+pub(super) fn range(protocol: Protocol, first: i64, last: i64) -> Ports {
+    match (u16::try_from(first), u16::try_from(last)) {
+        (Ok(first), Ok(last)) if first <= last => Ports::range(protocol, first, last),
+        _ => Ports::default(),
+    }
 }
 
 fn names(ports: &[NetworkPolicyPort]) -> impl Iterator<Item = (&str, Protocol)> {

@@ -1,31 +1,31 @@
 //! Peer selectors in canonical form.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
+    index::pods::Shape,
+    intern::Text,
     model::Protocol,
-    selector::Selector,
-    view::{Group, View},
+    selector::{Labels, Selector},
 };
 
 /// One peer selector: equal ones are equal values, whoever wrote them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Peer {
     pub(crate) base: Base,
-    /// Only pods for which this name stands for this number: named ports of
-    /// egress rules mean another port on each destination.
+    /// Only pods that declare this port: named ports of egress rules mean
+    /// another number on each destination.
     pub(crate) named: Option<Named>,
 }
 
-/// A named port and what it stands for.
+/// A named port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Named {
-    pub(crate) name: String,
+    pub(crate) name: Text,
     pub(crate) protocol: Protocol,
-    pub(crate) number: u16,
 }
 
 /// Whom a peer selector names.
@@ -35,18 +35,20 @@ pub(crate) enum Base {
     Pods(Arc<(Namespaces, Selector)>),
     /// Pods of a service and, if given, of a type.
     Service {
-        namespace: String,
-        service: String,
-        kind: Option<String>,
+        namespace: Text,
+        service: Text,
+        kind: Option<Text>,
     },
     /// Pods with one label, in one namespace or everywhere.
     Label {
-        namespace: Option<String>,
-        key: String,
-        value: String,
+        namespace: Option<Text>,
+        key: Text,
+        value: Text,
     },
     /// Addresses; those of pods too.
     Block(Arc<Block>),
+    /// Addresses in the status of Nodes with these labels.
+    Nodes(Arc<Selector>),
     /// Addresses of no known pod and no known node, and this node's own: a
     /// packet from elsewhere that this node masqueraded.
     Outside,
@@ -57,7 +59,7 @@ pub(crate) enum Base {
 /// Namespaces by name or by label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) enum Namespaces {
-    Name(String),
+    Name(Text),
     Selected(Selector),
 }
 
@@ -72,14 +74,17 @@ pub(crate) struct Block {
 impl Base {
     /// Pods of one namespace.
     pub(crate) fn pods_in(namespace: &str, pods: Selector) -> Self {
-        let namespaces = Namespaces::Name(namespace.to_owned());
-        Self::Pods(Arc::new((namespaces, pods)))
+        Self::Pods(Arc::new((Namespaces::Name(namespace.into()), pods)))
+    }
+
+    /// Pods of namespaces by label.
+    pub(crate) fn pods_by(namespaces: Selector, pods: Selector) -> Self {
+        Self::Pods(Arc::new((Namespaces::Selected(namespaces), pods)))
     }
 
     /// Every pod everywhere.
     pub(crate) fn any_pod() -> Self {
-        let namespaces = Namespaces::Selected(Selector::default());
-        Self::Pods(Arc::new((namespaces, Selector::default())))
+        Self::pods_by(Selector::default(), Selector::default())
     }
 
     /// A block of addresses.
@@ -94,50 +99,58 @@ impl Base {
     }
 
     /// One address.
-    pub(crate) fn address(ip: std::net::IpAddr) -> Self {
+    pub(crate) fn address(ip: IpAddr) -> Self {
         Self::block(IpNet::from(ip), &[])
     }
 
-    /// Whether it names the pods of a group by what they are. Never true of
-    /// selectors that go by address.
-    pub(crate) fn names(&self, view: &View<'_>, group: &Group<'_>) -> bool {
+    /// Whether it names pods by what they are. Never true of selectors that go
+    /// by address.
+    pub(crate) fn names(&self, namespace: &Labels, pods: &Shape) -> bool {
         match self {
             Self::Pods(both) => {
-                let (namespaces, pods) = &**both;
-                let namespace = match namespaces {
-                    Namespaces::Name(name) => name == group.namespace,
-                    Namespaces::Selected(s) => s.matches(view.namespace(group.namespace)),
+                let in_namespace = match &both.0 {
+                    Namespaces::Name(name) => *name == pods.namespace,
+                    Namespaces::Selected(selector) => selector.matches(namespace),
                 };
-                namespace && pods.matches(group.labels)
+                in_namespace && both.1.matches(&pods.labels)
             }
             Self::Service {
                 namespace,
                 service,
                 kind,
             } => {
-                namespace == group.namespace
-                    && *service == group.service
-                    && (kind.is_none() || *kind == group.kind)
+                *namespace == pods.namespace
+                    && *service == pods.service
+                    && (kind.is_none() || *kind == pods.kind)
             }
             Self::Label {
                 namespace,
                 key,
                 value,
             } => {
-                namespace.as_ref().is_none_or(|n| n == group.namespace)
-                    && group.labels.get(key) == Some(value)
+                namespace.as_ref().is_none_or(|n| *n == pods.namespace)
+                    && pods.labels.get(key) == Some(value)
             }
-            Self::Block(_) | Self::Outside | Self::AllNodes => false,
+            Self::Block(_) | Self::Nodes(_) | Self::Outside | Self::AllNodes => false,
         }
     }
 }
 
+impl Block {
+    /// Whether an address lies in it.
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
+        self.cidr.contains(&ip) && !self.except.iter().any(|e| e.contains(&ip))
+    }
+}
+
 impl Peer {
-    /// Whether a group's named port stands for the number asked, if one is asked.
-    pub(crate) fn fits(&self, group: &Group<'_>) -> bool {
-        self.named
-            .as_ref()
-            .is_none_or(|n| group.named(&n.name, n.protocol) == Some(n.number))
+    /// The port that it means on such pods: `None` if they don't declare it,
+    /// `Some(None)` if it asks for none.
+    pub(crate) fn number(&self, pods: &Shape) -> Option<Option<u16>> {
+        match &self.named {
+            None => Some(None),
+            Some(n) => pods.named(&n.name, n.protocol).map(Some),
+        }
     }
 }
 

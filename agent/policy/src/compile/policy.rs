@@ -1,17 +1,26 @@
 //! One form for all that restricts a pod.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
+    config::Config,
+    index::{Index, Key, groups::GroupId, journal::Fact, pods::Shape},
+    intern::{Pool, Text},
     labels::Decider,
-    model::{PolicyType, Protocol},
+    model::{Action, PolicyType, Protocol, Service, Tier},
     ports::Ports,
-    view::View,
+    selector::Labels,
 };
 
 use super::{
     allowlist,
-    netpol::{self, Prepared},
+    cluster::Cnp,
+    netpol::NetPol,
     peer::{Base, Named, Peer},
 };
 
@@ -21,20 +30,33 @@ pub(crate) struct Policy {
     pub(crate) origin: Origin,
     /// Only counted, not enforced.
     pub(crate) staged: bool,
-    /// Whether it closes its directions, or only adds to what other policies allow there.
-    pub(crate) isolates: bool,
+    pub(crate) place: Place,
     /// Rules of the directions that it has a say in.
     pub(crate) ingress: Option<Vec<Rule>>,
     pub(crate) egress: Option<Vec<Rule>>,
+}
+
+/// Where in the order of evaluation a policy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Among the ordered rules above or below the others.
+    Tier(Tier),
+    /// Among those whose union counts. Some don't close their directions, and
+    /// only add to what others allow there.
+    Network { isolates: bool },
 }
 
 /// Where a policy is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Origin {
     NetworkPolicy {
-        namespace: String,
-        name: String,
+        namespace: Text,
+        name: Text,
         /// The closed form of a policy that doesn't parse.
+        closed: bool,
+    },
+    ClusterNetworkPolicy {
+        name: Text,
         closed: bool,
     },
     /// The mode label of a direction, and whose it is.
@@ -52,18 +74,20 @@ impl Origin {
     }
 }
 
-/// What one rule grants, and what it is called.
+/// What one rule says of whom, and what it is called.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) name: RuleName,
+    pub(crate) action: Action,
+    /// A named port needs no ports here: its peer says which.
     pub(crate) grants: Vec<(Who, Ports)>,
 }
 
 /// Where in its policy a rule is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RuleName {
-    /// `spec.ingress[n]` or `spec.egress[n]`.
-    Index(PolicyType, usize),
+    /// `spec.ingress[n]` or `spec.egress[n]`, and the name it may have.
+    Index(PolicyType, usize, Option<String>),
     /// A label of the caller: key and value.
     Caller(String, String),
     /// A label of the callee or its Namespace.
@@ -96,57 +120,171 @@ impl Policy {
     }
 }
 
-/// NetworkPolicies, as far as they can be worked out once for all pods.
-pub(crate) type Netpols<'a> = Prepared<'a>;
-
-/// Works out all NetworkPolicies.
-pub(crate) fn netpols<'a>(view: &View<'a>) -> Netpols<'a> {
-    netpol::prepare(view)
+/// What policies are worked out from. Remembers which facts about other pods
+/// were asked for: when one of them changes, so may the policies.
+pub(crate) struct Facts<'a> {
+    pub(crate) index: &'a Index,
+    asked: RefCell<BTreeSet<Fact>>,
 }
 
-/// Every policy that applies to a group.
-pub(crate) fn of(view: &View<'_>, netpols: &Netpols<'_>, group: usize) -> Vec<Policy> {
-    let group = &view.groups[group];
-    let mut all = netpol::of(view, netpols, group);
-    all.extend(allowlist::of(view, group));
-    all
+impl<'a> Facts<'a> {
+    pub(crate) fn new(index: &'a Index) -> Self {
+        Self {
+            index,
+            asked: RefCell::default(),
+        }
+    }
+
+    /// Every fact that was asked for.
+    pub(crate) fn asked(self) -> BTreeSet<Fact> {
+        self.asked.into_inner()
+    }
+
+    fn ask(&self, fact: Fact) {
+        self.asked.borrow_mut().insert(fact);
+    }
+
+    pub(super) fn config(&self) -> &'a Config {
+        &self.index.config
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> Labels {
+        self.ask(Fact::Namespace(name.into()));
+        self.index.namespace(name)
+    }
+
+    pub(super) fn declared(&self, namespace: &str, service: &str) -> Ports {
+        self.ask(Fact::Declared(namespace.into(), service.into()));
+        self.index.spaces.declared(namespace, service)
+    }
+
+    pub(super) fn services_of(&self, namespace: &str, kind: &str) -> impl Iterator<Item = &'a Text> {
+        self.ask(Fact::Type(namespace.into(), kind.into()));
+        self.index.spaces.services_of(namespace, kind)
+    }
+
+    pub(super) fn egress_values(&self, key: &str) -> impl Iterator<Item = &'a Text> {
+        self.ask(Fact::Values(key.into()));
+        self.index.spaces.egress_values(key)
+    }
+
+    /// The DNS Service, if there is one.
+    pub(super) fn dns(&self) -> Option<&'a Service> {
+        self.ask(Fact::Dns);
+        let (namespace, name) = self.config().dns();
+        let key = (namespace.to_owned(), name.to_owned());
+        self.index.services.get(&key)
+    }
 }
 
-/// Grants of a port by name to those of `base` who declare it: one for each
-/// number that the name stands for among them.
-pub(super) fn named_grants(
-    view: &View<'_>,
-    base: &Base,
-    name: &str,
-    protocol: Protocol,
-) -> Vec<(Who, Ports)> {
-    let by_address = matches!(base, Base::Block(_));
-    let groups = view
-        .groups
-        .iter()
-        .filter(|g| by_address || base.names(view, g));
-    let numbers: BTreeSet<u16> = groups.filter_map(|g| g.named(name, protocol)).collect();
-    let grant = |number| {
-        let named = Named {
-            name: name.to_owned(),
-            protocol,
-            number,
+/// Policies that select somebody in scope, parsed once.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    texts: Pool<str>,
+    netpols: HashMap<Key, Arc<NetPol>>,
+    clusters: HashMap<Text, Arc<Cnp>>,
+}
+
+impl Parsed {
+    /// Forgets a NetworkPolicy that has changed.
+    pub(super) fn forget(&mut self, policy: &Key) {
+        self.netpols.remove(policy);
+    }
+
+    /// Forgets a ClusterNetworkPolicy that has changed.
+    pub(super) fn forget_cluster(&mut self, policy: &Text) {
+        self.clusters.remove(policy);
+    }
+
+    /// Every policy that applies to a group: Admin tier in order, those whose
+    /// union counts, Baseline tier in order.
+    pub(crate) fn of(&mut self, facts: &Facts<'_>, group: GroupId) -> Vec<Policy> {
+        let pods = facts.index.groups.shape(group);
+        let mut all = self.network(facts, pods);
+        all.extend(allowlist::of(facts, pods));
+        let mut tiers = self.clusters(facts, pods);
+        let admin = tiers.partition_point(|p| p.place == Place::Tier(Tier::Admin));
+        let baseline = tiers.split_off(admin);
+        tiers.into_iter().chain(all).chain(baseline).collect()
+    }
+
+    fn network(&mut self, facts: &Facts<'_>, pods: &Shape) -> Vec<Policy> {
+        let here = facts.index.policies.get_key_value(&pods.namespace);
+        let Some((namespace, here)) = here else {
+            return Vec::new();
         };
-        let peer = Peer {
-            base: base.clone(),
-            named: Some(named),
-        };
-        (Who::Peer(peer), Ports::one(protocol, number))
+        let selecting = here.iter().filter(|(_, p)| p.subjects.matches(&pods.labels));
+        let mut policies = Vec::new();
+        for (name, stored) in selecting {
+            let key = (Arc::clone(namespace), Arc::clone(name));
+            let texts = &mut self.texts;
+            let parsed = self.netpols.entry(key.clone());
+            let parsed = parsed
+                .or_insert_with(|| Arc::new(NetPol::new(texts, key, stored)));
+            policies.push(parsed.under(pods));
+        }
+        policies
+    }
+
+    fn clusters(&mut self, facts: &Facts<'_>, pods: &Shape) -> Vec<Policy> {
+        let all = &facts.index.cluster_policies;
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let namespace = facts.namespace(&pods.namespace);
+        let selects = |s: &(_, _)| selects(s, &namespace, pods);
+        let selecting = all.iter().filter(|(_, p)| selects(&p.subjects));
+        let mut ordered: Vec<_> = selecting.map(|(name, p)| (p.rank, name, p)).collect();
+        ordered.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        let mut policies = Vec::new();
+        for (_, name, stored) in ordered {
+            let texts = &mut self.texts;
+            let parsed = self.clusters.entry(Arc::clone(name));
+            let parsed = parsed.or_insert_with(|| {
+                Arc::new(Cnp::new(texts, Arc::clone(name), stored))
+            });
+            policies.push(parsed.under(pods));
+        }
+        policies
+    }
+}
+
+/// Whether a ClusterNetworkPolicy's subject selects pods.
+pub(super) fn selects(
+    (namespaces, labels): &(crate::selector::Selector, crate::selector::Selector),
+    namespace: &Labels,
+    pods: &Shape,
+) -> bool {
+    namespaces.matches(namespace) && labels.matches(&pods.labels)
+}
+
+/// A grant of a port by name to those of `base` who declare it.
+pub(super) fn named_grant(base: &Base, name: &str, protocol: Protocol) -> (Who, Ports) {
+    let named = Named {
+        name: name.into(),
+        protocol,
     };
-    numbers.into_iter().map(grant).collect()
+    let peer = Peer {
+        base: base.clone(),
+        named: Some(named),
+    };
+    (Who::Peer(peer), Ports::default())
 }
 
 impl RuleName {
     /// How people find it.
     pub(crate) fn text(&self) -> Cow<'static, str> {
         match self {
-            Self::Index(PolicyType::Ingress, i) => format!("spec.ingress[{i}]").into(),
-            Self::Index(PolicyType::Egress, i) => format!("spec.egress[{i}]").into(),
+            Self::Index(direction, i, name) => {
+                let list = match direction {
+                    PolicyType::Ingress => "ingress",
+                    PolicyType::Egress => "egress",
+                };
+                match name {
+                    Some(name) => format!("spec.{list}[{i}] ({name})").into(),
+                    None => format!("spec.{list}[{i}]").into(),
+                }
+            }
             Self::Caller(key, value) => format!("the caller's label {key}: {value:?}").into(),
             Self::Callee(key) => format!("the label {key}: \"true\"").into(),
             Self::Dns => "cluster DNS".into(),

@@ -1,31 +1,54 @@
-//! The union of a pod's policies per direction.
+//! What a pod's policies come to in one direction, before it is known who
+//! matches which peer.
 
 use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::EndpointWorld;
 use serde::{Serialize, Serializer};
 
-use crate::{model::PolicyType, ports::Ports};
+use crate::{
+    model::{Action, PolicyType, Tier},
+    ports::Ports,
+};
 
 use super::{
     peer::Peer,
-    policy::{Policy, Who},
+    policy::{Place, Policy, Rule, Who},
 };
 
-/// What one ruleset grants; equal contents share one id.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// What one ruleset says; equal contents share one id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Content {
-    /// By enforced policies.
-    pub(crate) enforced: Grants,
-    /// By enforced and staged ones together.
-    pub(crate) staged: Grants,
+    /// By enforced policies; `None` if they don't close this direction.
+    pub(crate) enforced: Option<Half>,
+    /// By enforced and staged ones together; `None` if none is staged here.
+    pub(crate) staged: Option<Half>,
+}
+
+/// Rules in the order in which they decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub(crate) struct Half {
+    /// The first step that matches decides; `Pass` leaves the tier.
+    pub(crate) admin: Vec<Step>,
+    /// What is allowed next, all else being denied; `None` if nothing isolates there.
+    pub(crate) network: Option<Grants>,
+    /// As `admin`, where nothing isolates; what no step matches is allowed.
+    pub(crate) baseline: Vec<Step>,
+}
+
+/// One rule of a tier.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub(crate) struct Step {
+    pub(crate) action: Action,
+    pub(crate) what: Grants,
 }
 
 /// Ports by peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Grants {
     /// To any address.
     pub(crate) anyone: Ports,
+    /// Nothing for a peer by port name: it means the port that it asks for.
     #[serde(serialize_with = "as_pairs")]
     pub(crate) peers: BTreeMap<Peer, Ports>,
 }
@@ -37,27 +60,86 @@ fn as_pairs<S: Serializer>(peers: &BTreeMap<Peer, Ports>, s: S) -> Result<S::Ok,
 
 impl Grants {
     fn add(&mut self, who: &Who, ports: &Ports) {
-        if ports.is_empty() {
-            return;
-        }
         match who {
+            Who::Peer(peer) if peer.named.is_some() || !ports.is_empty() => {
+                self.peers.entry(peer.clone()).or_default().add(ports);
+            }
             Who::Anyone => self.anyone.add(ports),
-            Who::Peer(peer) => self.peers.entry(peer.clone()).or_default().add(ports),
+            Who::Peer(_) => {}
+        }
+    }
+
+    fn extend(&mut self, rule: &Rule) {
+        for (who, ports) in &rule.grants {
+            self.add(who, ports);
+        }
+    }
+}
+
+impl Half {
+    /// Of these policies; `None` if they don't close the direction.
+    fn new<'p>(policies: impl Iterator<Item = &'p Policy>, direction: PolicyType) -> Option<Self> {
+        let mut half = Self::default();
+        let mut grants = Grants::default();
+        let mut isolated = false;
+        for policy in policies {
+            let Some(rules) = policy.rules(direction) else {
+                continue;
+            };
+            match policy.place {
+                Place::Network { isolates } => {
+                    isolated |= isolates;
+                    rules.iter().for_each(|rule| grants.extend(rule));
+                }
+                Place::Tier(tier) => {
+                    let steps = match tier {
+                        Tier::Admin => &mut half.admin,
+                        Tier::Baseline => &mut half.baseline,
+                    };
+                    steps.extend(rules.iter().map(Step::new));
+                }
+            }
+        }
+        if isolated {
+            half.network = Some(grants);
+            half.baseline.clear();
+        }
+        let closes = isolated || !half.admin.is_empty() || !half.baseline.is_empty();
+        closes.then_some(half)
+    }
+}
+
+impl Step {
+    fn new(rule: &Rule) -> Self {
+        let mut what = Grants::default();
+        what.extend(rule);
+        Self {
+            action: rule.action,
+            what,
         }
     }
 }
 
 impl Content {
-    /// Every peer that it tells apart.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.enforced.peers.keys().chain(self.staged.peers.keys())
+    fn new(policies: &[Policy], direction: PolicyType) -> Self {
+        let has_say = |p: &&Policy| match p.place {
+            Place::Network { isolates } => isolates && p.rules(direction).is_some(),
+            Place::Tier(_) => p.rules(direction).is_some(),
+        };
+        let staged = policies.iter().filter(|p| p.staged).any(|p| has_say(&p));
+        let enforced = policies.iter().filter(|p| !p.staged);
+        let all = Half::new(policies.iter(), direction);
+        Self {
+            enforced: Half::new(enforced, direction),
+            staged: all.filter(|_| staged),
+        }
     }
 }
 
 /// What a pod is under.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Under {
-    /// `None` if nothing isolates it, enforced or staged.
+    /// `None` if nothing closes it, enforced or staged.
     pub(crate) ingress: Option<Content>,
     pub(crate) egress: Option<Content>,
     /// Bits of [`EndpointWorld`] for isolation.
@@ -67,7 +149,7 @@ pub(crate) struct Under {
 impl Under {
     pub(crate) fn new(policies: &[Policy]) -> Self {
         let mut under = Self::default();
-        for (direction, enforced, staged) in [
+        let [ingress, egress] = [
             (
                 PolicyType::Ingress,
                 EndpointWorld::INGRESS_ISOLATED,
@@ -78,33 +160,61 @@ impl Under {
                 EndpointWorld::EGRESS_ISOLATED,
                 EndpointWorld::EGRESS_STAGED,
             ),
-        ] {
-            let mut content = Content::default();
-            for policy in policies {
-                let Some(rules) = policy.rules(direction) else {
-                    continue;
-                };
-                if policy.isolates {
-                    under.flags |= if policy.staged { staged } else { enforced };
-                }
-                for (who, ports) in rules.iter().flat_map(|r| &r.grants) {
-                    content.staged.add(who, ports);
-                    if !policy.staged {
-                        content.enforced.add(who, ports);
-                    }
-                }
+        ]
+        .map(|(direction, isolated, staged)| {
+            let content = Content::new(policies, direction);
+            if content.enforced.is_some() {
+                under.flags |= isolated;
             }
-            let content = (under.flags & (enforced | staged) != 0).then_some(content);
-            match direction {
-                PolicyType::Ingress => under.ingress = content,
-                PolicyType::Egress => under.egress = content,
+            if content.staged.is_some() {
+                under.flags |= staged;
             }
+            (content != Content::default()).then_some(content)
+        });
+        Self {
+            ingress,
+            egress,
+            ..under
         }
-        under
     }
+}
 
-    /// Its contents, at most two.
-    pub(crate) fn contents(&self) -> impl Iterator<Item = &Content> {
-        self.ingress.iter().chain(&self.egress)
+/// What a half grants to one class of addresses; `hit` says which ports of some
+/// grants a packet to or from that class matches.
+pub(super) fn resolve<G>(
+    admin: &[(Action, G)],
+    network: Option<&G>,
+    baseline: &[(Action, G)],
+    hit: impl Fn(&G) -> Ports,
+) -> Ports {
+    if let (true, Some(network)) = (admin.is_empty(), network) {
+        return hit(network);
     }
+    let (mut allowed, mut open) = tier(admin, &hit);
+    if let Some(network) = network {
+        allowed.add(&hit(network).both(&open));
+        return allowed;
+    }
+    let rest = open.clone();
+    let (accepted, passed) = tier(baseline, &hit);
+    open = accepted;
+    open.add(&passed);
+    allowed.add(&open.both(&rest));
+    allowed
+}
+
+/// What a tier accepts, and what it leaves to the next.
+fn tier<G>(steps: &[(Action, G)], hit: &impl Fn(&G) -> Ports) -> (Ports, Ports) {
+    let (mut accepted, mut passed, mut open) = (Ports::default(), Ports::default(), Ports::all());
+    for (action, grants) in steps {
+        let matched = hit(grants).both(&open);
+        open.subtract(&matched);
+        match action {
+            Action::Accept => accepted.add(&matched),
+            Action::Pass => passed.add(&matched),
+            Action::Deny => {}
+        }
+    }
+    passed.add(&open);
+    (accepted, passed)
 }

@@ -3,18 +3,24 @@
 use serde_json::{Value, json};
 
 use crate::{
-    index::{Index, Key, Stored},
-    model::{EgressRule, IngressRule, NetworkPolicy},
-    view::PodView,
+    index::{Index, PodEntry, groups::PodId},
+    model::{
+        ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, EgressRule, IngressRule, Meta,
+        NetworkPolicy,
+    },
 };
 
 use super::{Fix, yaml};
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
 
 /// A change to one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// Sets a label, or removes it.
     Label {
+        id: PodId,
         /// The workload's kind if the pod stands in for one.
         kind: Option<String>,
         pod: Key,
@@ -26,6 +32,12 @@ pub(super) enum Change {
     Rule {
         policy: Key,
         rule: Rule,
+        sentence: String,
+    },
+    /// Puts a rule of a ClusterNetworkPolicy before the others.
+    ClusterRule {
+        policy: String,
+        rule: ClusterRule,
         sentence: String,
     },
     /// Adds a NetworkPolicy.
@@ -42,17 +54,26 @@ pub(super) enum Rule {
     Egress(EgressRule),
 }
 
+/// A rule of a ClusterNetworkPolicy of either direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ClusterRule {
+    Ingress(ClusterIngressRule),
+    Egress(ClusterEgressRule),
+}
+
 impl Change {
     /// A label of a pod, or of the template of the workload that stands for it.
     pub(super) fn label(
-        pod: &PodView<'_>,
+        (id, pod): (PodId, &PodEntry),
         key: String,
         value: Option<String>,
         sentence: String,
     ) -> Self {
+        let whose = pod.key();
         Self::Label {
-            kind: pod.pod.stand_in.clone(),
-            pod: (pod.key.namespace.clone(), pod.key.name.clone()),
+            id,
+            kind: pod.stand_in.as_deref().map(str::to_owned),
+            pod: (whose.namespace, whose.name),
             key,
             value,
             sentence,
@@ -62,31 +83,18 @@ impl Change {
     /// Makes the change.
     pub(super) fn apply(&self, index: &mut Index) {
         match self {
-            Self::Label {
-                kind,
-                pod,
-                key,
-                value,
-                ..
-            } => {
-                let pod = match kind {
-                    Some(kind) => index.stand_ins.get_mut(&(kind.clone(), pod.clone())),
-                    None => index.pods.get_mut(pod),
-                };
-                let Some(pod) = pod else { return };
-                match value {
-                    Some(value) => drop(pod.metadata.labels.insert(key.clone(), value.clone())),
-                    None => drop(pod.metadata.labels.remove(key)),
-                }
-            }
+            Self::Label { id, key, value, .. } => index.set_label(*id, key, value.as_deref()),
             Self::Rule { policy, rule, .. } => {
-                if let Some(Stored { policy, .. }) = index.policies.get_mut(policy) {
-                    rule.push(policy);
+                if let Some(policy) = changed(index, policy, rule) {
+                    index.put_policy(&policy, false);
                 }
             }
-            Self::Policy { policy, .. } => {
-                index.apply(crate::model::Object::NetworkPolicy((**policy).clone()));
+            Self::ClusterRule { policy, rule, .. } => {
+                if let Some(policy) = changed_cluster(index, policy, rule) {
+                    index.put_cluster_policy(&policy, false);
+                }
             }
+            Self::Policy { policy, .. } => index.put_policy(policy, false),
         }
     }
 
@@ -94,6 +102,7 @@ impl Change {
         let (kind, (namespace, name)) = match self {
             Self::Label { kind, pod, .. } => (kind.as_deref().unwrap_or("Pod"), pod.clone()),
             Self::Rule { policy, .. } => ("NetworkPolicy", policy.clone()),
+            Self::ClusterRule { policy, .. } => return format!("ClusterNetworkPolicy {policy}"),
             Self::Policy { policy, .. } => {
                 let meta = &policy.metadata;
                 let key = (meta.namespace.clone(), meta.name.clone());
@@ -116,12 +125,17 @@ impl Change {
             }
             // Lists are replaced by a merge patch, so the rules that stay are in it.
             Self::Rule { policy, rule, .. } => {
-                let stored = index.policies.get(policy).map(|s| s.policy.clone());
-                let mut policy = stored.unwrap_or_default();
-                rule.push(&mut policy);
+                let policy = changed(index, policy, rule).unwrap_or_default();
                 match rule {
                     Rule::Ingress(_) => json!({"spec": {"ingress": policy.spec.ingress}}),
                     Rule::Egress(_) => json!({"spec": {"egress": policy.spec.egress}}),
+                }
+            }
+            Self::ClusterRule { policy, rule, .. } => {
+                let policy = changed_cluster(index, policy, rule).unwrap_or_default();
+                match rule {
+                    ClusterRule::Ingress(_) => json!({"spec": {"ingress": policy.spec.ingress}}),
+                    ClusterRule::Egress(_) => json!({"spec": {"egress": policy.spec.egress}}),
                 }
             }
             Self::Policy { policy, .. } => json!({
@@ -140,17 +154,47 @@ impl Change {
         match self {
             Self::Label { sentence, .. }
             | Self::Rule { sentence, .. }
+            | Self::ClusterRule { sentence, .. }
             | Self::Policy { sentence, .. } => sentence,
         }
     }
 }
 
-impl Rule {
-    fn push(&self, policy: &mut NetworkPolicy) {
-        match self {
-            Self::Ingress(rule) => policy.spec.ingress.push(rule.clone()),
-            Self::Egress(rule) => policy.spec.egress.push(rule.clone()),
-        }
+/// A NetworkPolicy with one more rule.
+fn changed(index: &Index, (namespace, name): &Key, rule: &Rule) -> Option<NetworkPolicy> {
+    let stored = index.policy(namespace, name)?;
+    let mut policy = NetworkPolicy {
+        metadata: meta(index, namespace, name, stored.mode.as_deref()),
+        spec: stored.spec(),
+    };
+    match rule {
+        Rule::Ingress(rule) => policy.spec.ingress.push(rule.clone()),
+        Rule::Egress(rule) => policy.spec.egress.push(rule.clone()),
+    }
+    Some(policy)
+}
+
+/// A ClusterNetworkPolicy with one more rule, before the others.
+fn changed_cluster(index: &Index, name: &str, rule: &ClusterRule) -> Option<ClusterNetworkPolicy> {
+    let stored = index.cluster_policies.get(name)?;
+    let mut policy = ClusterNetworkPolicy {
+        metadata: meta(index, "", name, stored.mode.as_deref()),
+        spec: stored.spec()?,
+    };
+    match rule {
+        ClusterRule::Ingress(rule) => policy.spec.ingress.insert(0, rule.clone()),
+        ClusterRule::Egress(rule) => policy.spec.egress.insert(0, rule.clone()),
+    }
+    Some(policy)
+}
+
+fn meta(index: &Index, namespace: &str, name: &str, mode: Option<&str>) -> Meta {
+    let mode = mode.map(|mode| (index.config.key("mode"), mode.to_owned()));
+    Meta {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        annotations: mode.into_iter().collect(),
+        ..Meta::default()
     }
 }
 

@@ -8,20 +8,20 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    compile::policy::Origin,
-    index::{Index, Key},
+    compile::policy::{Origin, Place},
+    index::{Index, PodEntry, groups::PodId, spaces::NAMESPACE_NAME},
     labels::{self, PortRef},
     model::{
-        EgressRule, IngressRule, IntOrString, IpBlock, LabelSelector, Meta, NetworkPolicy,
+        Action, ClusterEgressRule, ClusterIngressRule, ClusterPeer, EgressRule, IngressRule,
+        IntOrString, IpBlock, LabelSelector, Meta, NamespacedPods, NetworkPolicy,
         NetworkPolicyPort, NetworkPolicySpec, Peer, PolicyType,
     },
     ports::PortSpec,
-    view::{PodView, View},
 };
 
 use super::{
     Case, Fix, Party, Side, Verdict,
-    change::{self, Change, Rule},
+    change::{self, Change, ClusterRule, Key, Rule},
     party::PartyKind,
     side,
 };
@@ -29,11 +29,11 @@ use super::{
 /// One way to open one side.
 type Way = Vec<Change>;
 
+/// Tries ways until one makes the call better than `now`.
 pub(super) fn find(
     case: &Case<'_>,
-    from: &Party,
-    to: &Party,
-    port: &PortSpec,
+    (from, to, port): (&Party, &Party, &PortSpec),
+    now: Verdict,
     egress: &Side,
     ingress: &Side,
 ) -> Vec<Fix> {
@@ -42,31 +42,31 @@ pub(super) fn find(
         from,
         to,
         port,
+        now,
     };
     let cut_off: Way = [from, to]
         .into_iter()
         .filter_map(|p| call.release(p))
         .collect();
-    let denied = |side: &Side| side.verdict == Verdict::Denied;
+    let to_blame = |side: &Side| side.verdict == now;
     let mut outgoing = vec![Way::new()];
     let mut incoming = vec![Way::new()];
-    if denied(egress) {
+    if to_blame(egress) {
         outgoing.extend(call.ways(PolicyType::Egress));
     }
-    if denied(ingress) {
+    if to_blame(ingress) {
         incoming.extend(call.ways(PolicyType::Ingress));
     }
-    let index = case.view.index;
     for out in &outgoing {
-        for inn in &incoming {
-            let mut changes: Vec<Change> = Vec::new();
-            for change in cut_off.iter().chain(out).chain(inn) {
+        for into in &incoming {
+            let mut changes = cut_off.clone();
+            for change in out.iter().chain(into) {
                 if !changes.contains(change) {
                     changes.push(change.clone());
                 }
             }
-            if !changes.is_empty() && call.works(index, &changes) {
-                return change::write(index, &changes);
+            if !changes.is_empty() && call.works(case.given, &changes) {
+                return change::write(case.given, &changes);
             }
         }
     }
@@ -78,19 +78,22 @@ struct Call<'c, 'a> {
     from: &'c Party,
     to: &'c Party,
     port: &'c PortSpec,
+    /// What it is to become better than.
+    now: Verdict,
 }
 
 impl<'c, 'a> Call<'c, 'a> {
-    fn view(&self) -> &'c View<'a> {
-        &self.case.view
+    fn index(&self) -> &'c Index {
+        &self.case.index
     }
 
-    fn pod(&self, party: &Party) -> Option<&'c PodView<'a>> {
-        party.pod.map(|i| &self.view().pods[i])
+    fn pod(&self, party: &Party) -> Option<(PodId, &'c PodEntry)> {
+        let id = party.pod?;
+        Some((id, self.index().entry(id)?))
     }
 
-    /// Whether the call goes through once the changes are made. Pods keep their
-    /// places in the view: no change adds or removes one.
+    /// Whether the call is better off once the changes are made. Pods keep their
+    /// indexes: no change adds or removes one.
     fn works(&self, index: &Index, changes: &[Change]) -> bool {
         let mut index = index.clone();
         for change in changes {
@@ -98,39 +101,51 @@ impl<'c, 'a> Call<'c, 'a> {
         }
         let case = Case::new(&index);
         let (egress, ingress) = side::both(&case, self.from, self.to, self.port);
-        egress.verdict.max(ingress.verdict) != Verdict::Denied
+        egress.verdict.max(ingress.verdict) < self.now
     }
 
     fn release(&self, party: &Party) -> Option<Change> {
         let pod = self
             .pod(party)
             .filter(|_| side::quarantined(self.case, party))?;
-        let key = self.view().config().key("quarantine");
+        let key = self.index().config.key("quarantine");
         let sentence = format!("Ends the quarantine of {}.", party.name);
         Some(Change::label(pod, key, None, sentence))
     }
 
     /// Ways to open one side: by label where a label closed it, else by the
-    /// NetworkPolicy that did, else by a new one, which always works.
+    /// NetworkPolicy that did, else by a new one; each also after the
+    /// ClusterNetworkPolicies that deny it accept it.
     fn ways(&self, direction: PolicyType) -> Vec<Way> {
         let subject = match direction {
             PolicyType::Ingress => self.to,
             PolicyType::Egress => self.from,
         };
-        let policies = side::policies(self.case, subject);
+        let policies = self.case.policies(subject);
         let mut by_label = false;
         let mut netpol: Option<Key> = None;
-        for policy in policies.iter().filter(|p| p.isolates && !p.staged) {
-            if policy.rules(direction).is_none() {
+        let mut clusters = Vec::new();
+        for policy in &policies {
+            let counts = !policy.staged || self.now == Verdict::Audited;
+            if !counts || policy.rules(direction).is_none() {
                 continue;
             }
-            match &policy.origin {
-                Origin::Label { .. } => by_label = true,
-                Origin::NetworkPolicy {
-                    namespace,
-                    name,
-                    closed: false,
-                } if netpol.is_none() => netpol = Some((namespace.clone(), name.clone())),
+            match (&policy.origin, policy.place) {
+                (Origin::ClusterNetworkPolicy { name, closed: false }, _) => {
+                    clusters.push(name.as_ref().to_owned());
+                }
+                (_, Place::Network { isolates: false }) => {}
+                (Origin::Label { .. }, _) => by_label = true,
+                (
+                    Origin::NetworkPolicy {
+                        namespace,
+                        name,
+                        closed: false,
+                    },
+                    _,
+                ) if netpol.is_none() => {
+                    netpol = Some((namespace.as_ref().to_owned(), name.as_ref().to_owned()));
+                }
                 _ => {}
             }
         }
@@ -139,7 +154,61 @@ impl<'c, 'a> Call<'c, 'a> {
             .filter(|way| by_label && !way.is_empty());
         let rule = netpol.map(|policy| vec![self.by_rule(direction, policy)]);
         let policy = self.by_policy(direction).map(|change| vec![change]);
-        [label, rule, policy].into_iter().flatten().collect()
+        let plain: Vec<Way> = [label, rule, policy].into_iter().flatten().collect();
+        let accepting = clusters
+            .into_iter()
+            .filter_map(|name| Some(vec![self.by_cluster(direction, name)?]));
+        plain.into_iter().chain(accepting).collect()
+    }
+
+    /// An Accept before all else that a ClusterNetworkPolicy says.
+    fn by_cluster(&self, direction: PolicyType, policy: String) -> Option<Change> {
+        let sentence = format!(
+            "Accepts it before all other rules of {policy}: {}",
+            self.allows()
+        );
+        let protocols = self.port.as_match().into_iter().collect();
+        let (name, action) = (None, Action::Accept);
+        let rule = match direction {
+            PolicyType::Ingress => ClusterRule::Ingress(ClusterIngressRule {
+                from: vec![self.cluster_peer(self.from, direction)?],
+                name,
+                action,
+                protocols,
+            }),
+            PolicyType::Egress => ClusterRule::Egress(ClusterEgressRule {
+                to: vec![self.cluster_peer(self.to, direction)?],
+                name,
+                action,
+                protocols,
+            }),
+        };
+        Some(Change::ClusterRule {
+            policy,
+            rule,
+            sentence,
+        })
+    }
+
+    /// `None` for what no ingress peer can name: addresses.
+    fn cluster_peer(&self, peer: &Party, direction: PolicyType) -> Option<ClusterPeer> {
+        if let Some((_, pod)) = self.pod(peer) {
+            return Some(ClusterPeer {
+                pods: Some(NamespacedPods {
+                    namespace_selector: by_name(&pod.shape.namespace),
+                    pod_selector: self.selector(pod),
+                }),
+                ..ClusterPeer::default()
+            });
+        }
+        let networks = match peer.address {
+            Some(ip) => vec![IpNet::from(ip)],
+            None => everywhere().into(),
+        };
+        (direction == PolicyType::Egress).then(|| ClusterPeer {
+            networks,
+            ..ClusterPeer::default()
+        })
     }
 
     fn by_label(&self, direction: PolicyType) -> Option<Way> {
@@ -157,23 +226,23 @@ impl<'c, 'a> Call<'c, 'a> {
         }
     }
 
-    fn admit(&self, callee: &PodView<'_>, word: &str, sentence: String) -> Change {
-        let key = format!("{}/{word}", self.view().config().callers_prefix);
+    fn admit(&self, callee: (PodId, &PodEntry), word: &str, sentence: String) -> Change {
+        let key = format!("{}/{word}", self.index().config.callers_prefix);
         Change::label(callee, key, Some("true".into()), sentence)
     }
 
     /// The caller's label, and the callee's consent if it comes from elsewhere.
-    fn by_call(&self, caller: &PodView<'_>, callee: &PodView<'_>) -> Option<Way> {
-        let view = self.view();
-        let config = view.config();
-        let (from, to) = (&view.groups[caller.group], &view.groups[callee.group]);
+    fn by_call(&self, caller: (PodId, &PodEntry), callee: (PodId, &PodEntry)) -> Option<Way> {
+        let config = &self.index().config;
+        let (from, to) = (&caller.1.shape, &callee.1.shape);
         let same = from.namespace == to.namespace;
         let key = match same {
             true => format!("{}/{}", config.egress_prefix, to.service),
             false => format!("{}.{}/{}", to.namespace, config.egress_prefix, to.service),
         };
         let current = from.labels.get(&key);
-        let value = self.value(current.map(String::as_str), to.namespace, &to.service)?;
+        let current = current.map(|value| &**value);
+        let value = self.value(current, &to.namespace, &to.service)?;
         let mut way = Way::new();
         if current != Some(&value) {
             let sentence = format!(
@@ -186,23 +255,23 @@ impl<'c, 'a> Call<'c, 'a> {
         }
         let admitted = |word: &str| {
             let key = format!("{}/{word}", config.callers_prefix);
-            let namespace = view.namespace(to.namespace);
-            labels::is_true(to.labels, &key) || labels::is_true(namespace, &key)
+            let namespace = self.index().namespace(&to.namespace);
+            labels::is_true(&to.labels, &key) || labels::is_true(&namespace, &key)
         };
-        if !same && !admitted(from.namespace) && !admitted("any_namespace") {
+        if !same && !admitted(&from.namespace) && !admitted("any_namespace") {
             let sentence = format!(
                 "Admits callers of namespace {} that list {}.",
                 from.namespace, to.service
             );
-            way.push(self.admit(callee, from.namespace, sentence));
+            way.push(self.admit(callee, &from.namespace, sentence));
         }
         Some(way)
     }
 
     /// The label value that adds the port to what is listed now; `None` if no value can.
     fn value(&self, current: Option<&str>, namespace: &str, service: &str) -> Option<String> {
-        let view = self.view();
-        let declared = view.declared(namespace, service);
+        let spaces = &self.index().spaces;
+        let declared = spaces.declared(namespace, service);
         let current = current.and_then(|v| labels::Value::parse(v).ok());
         let asked = self.port.with_ports();
         let asked = asked.map(|protocol| PortRef::Number(protocol, self.port.port));
@@ -210,7 +279,10 @@ impl<'c, 'a> Call<'c, 'a> {
         let mut list = match current {
             None | Some(labels::Value::Declared) if covered => return Some("true".into()),
             None => Vec::new(),
-            Some(labels::Value::Declared) => view.declared_list(namespace, service),
+            Some(labels::Value::Declared) => spaces
+                .declared_list(namespace, service)
+                .map(|(protocol, port)| PortRef::Number(protocol, port))
+                .collect(),
             Some(labels::Value::List(list)) if list.is_empty() && covered => {
                 return Some("true".into());
             }
@@ -280,37 +352,29 @@ impl<'c, 'a> Call<'c, 'a> {
                 None => everywhere().map(block).into(),
             };
         };
-        let elsewhere = self
-            .pod(subject)
-            .is_some_and(|s| s.key.namespace != pod.key.namespace);
-        let namespace = elsewhere.then(|| {
-            let name = (
-                "kubernetes.io/metadata.name".into(),
-                pod.key.namespace.clone(),
-            );
-            LabelSelector {
-                match_labels: [name].into(),
-                ..LabelSelector::default()
-            }
-        });
+        let (_, pod) = pod;
+        let subject = self.pod(subject).map(|(_, s)| &s.shape.namespace);
+        let elsewhere = subject.is_some_and(|namespace| *namespace != pod.shape.namespace);
         vec![Peer {
             pod_selector: Some(self.selector(pod)),
-            namespace_selector: namespace,
+            namespace_selector: elsewhere.then(|| by_name(&pod.shape.namespace)),
             ip_block: None,
         }]
     }
 
     /// The pods of a pod's service; of its namespace if it carries no label that says more.
-    fn selector(&self, pod: &PodView<'_>) -> LabelSelector {
-        let labels = self.view().groups[pod.group].labels;
-        let keys = &self.view().config().service_labels;
-        let named = keys.iter().find_map(|k| labels.get_key_value(k));
+    fn selector(&self, pod: &PodEntry) -> LabelSelector {
+        let labels = &pod.shape.labels;
+        let keys = &self.index().config.service_labels;
+        let named = keys.iter().find_map(|k| Some((k, labels.get(k)?)));
         let match_labels = match named {
-            Some((key, value)) => [(key.clone(), value.clone())].into(),
+            Some((key, value)) => [(key.clone(), value.as_ref().to_owned())].into(),
             None => {
                 let volatile = |k: &str| k.ends_with("-hash") || k.contains("ringfence.dev/");
                 let stable = labels.iter().filter(|(k, _)| !volatile(k));
-                stable.map(|(k, v)| (k.clone(), v.clone())).collect()
+                stable
+                    .map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned()))
+                    .collect()
             }
         };
         LabelSelector {
@@ -324,12 +388,12 @@ impl<'c, 'a> Call<'c, 'a> {
             PolicyType::Ingress => (self.to, self.from),
             PolicyType::Egress => (self.from, self.to),
         };
-        let pod = self.pod(subject)?;
+        let (_, pod) = self.pod(subject)?;
         let way = match direction {
             PolicyType::Ingress => "from",
             PolicyType::Egress => "to",
         };
-        let service = &self.view().groups[pod.group].service;
+        let service = &pod.shape.service;
         let name = format!("allow-{service}-{way}-{}", peer.name);
         let mut spec = NetworkPolicySpec {
             pod_selector: self.selector(pod),
@@ -342,12 +406,21 @@ impl<'c, 'a> Call<'c, 'a> {
         }
         let metadata = Meta {
             name: object_name(&name),
-            namespace: pod.key.namespace.clone(),
+            namespace: pod.shape.namespace.as_ref().to_owned(),
             ..Meta::default()
         };
         let policy = Box::new(NetworkPolicy { metadata, spec });
         let sentence = format!("Adds a NetworkPolicy: {}", self.allows());
         Some(Change::Policy { policy, sentence })
+    }
+}
+
+/// Selects the namespace of a name.
+fn by_name(namespace: &str) -> LabelSelector {
+    let name = (NAMESPACE_NAME.to_owned(), namespace.to_owned());
+    LabelSelector {
+        match_labels: [name].into(),
+        ..LabelSelector::default()
     }
 }
 

@@ -8,19 +8,21 @@ mod change;
 mod fix;
 mod party;
 mod side;
+mod trace;
 mod yaml;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
+
 use serde::Serialize;
 
 use crate::{
-    compile::{self, policy::Netpols},
-    index::Index,
+    compile::policy::{Facts, Parsed, Policy},
+    index::{Index, PodEntry, Scope, groups::PodId},
     ports::PortSpec,
     tables::Tables,
-    view::View,
 };
 
 pub use party::{ExplainError, Party, PartyKind};
@@ -53,7 +55,8 @@ pub struct Explanation {
     pub egress: Side,
     /// The callee's side.
     pub ingress: Side,
-    /// The smallest change that would allow it: all entries together. Empty if it is allowed.
+    /// The smallest change that would allow it, or keep it allowed once staged
+    /// policies are enforced: all entries together. Empty if neither is needed.
     pub fix: Vec<Fix>,
 }
 
@@ -94,8 +97,8 @@ pub fn explain(
         return Err(ExplainError::NoPods);
     };
     let fix = match verdict {
-        Verdict::Denied => fix::find(&case, from, to, port, &egress, &ingress),
-        Verdict::Allowed | Verdict::Audited => Vec::new(),
+        Verdict::Allowed => Vec::new(),
+        worse => fix::find(&case, (from, to, port), worse, &egress, &ingress),
     };
     Ok(Explanation {
         from: from.clone(),
@@ -110,20 +113,39 @@ pub fn explain(
 
 /// Everything compiled, and what it was compiled from.
 struct Case<'a> {
-    view: View<'a>,
-    netpols: Netpols<'a>,
+    /// As it was given.
+    given: &'a Index,
+    /// A copy in which every pod has an address.
+    index: Index,
+    parsed: RefCell<Parsed>,
     tables: Tables,
 }
 
 impl<'a> Case<'a> {
-    fn new(index: &'a Index) -> Self {
-        let view = View::with_made_up_addresses(index);
-        let netpols = compile::policy::netpols(&view);
-        let tables = compile::compile(&view);
+    fn new(given: &'a Index) -> Self {
+        let index = given.with_made_up_addresses();
+        let tables = index.compile(&Scope::Everything);
         Self {
-            view,
-            netpols,
+            given,
+            index,
+            parsed: RefCell::default(),
             tables,
         }
+    }
+
+    fn pod(&self, party: &Party) -> Option<&PodEntry> {
+        party.pod.and_then(|id| self.index.entry(id))
+    }
+
+    fn addresses(&self, party: &Party) -> Vec<std::net::IpAddr> {
+        let pod: Option<PodId> = party.pod;
+        pod.map(|id| self.index.addresses_of(id)).unwrap_or_default()
+    }
+
+    /// The policies of a pod, in the order in which they decide.
+    fn policies(&self, party: &Party) -> Vec<Policy> {
+        let group = self.pod(party).and_then(|p| self.index.groups.find(&p.shape));
+        let facts = Facts::new(&self.index);
+        group.map_or_else(Vec::new, |g| self.parsed.borrow_mut().of(&facts, g))
     }
 }

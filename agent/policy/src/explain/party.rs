@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ringfence_ebpf::abi::Addr;
 use serde::Serialize;
 
-use crate::view::{Owner, PodView, View};
+use crate::index::{Owner, PodEntry, groups::PodId};
 
 use super::Case;
 
@@ -20,9 +20,9 @@ pub struct Party {
     pub workload: String,
     /// The address that was judged; absent where a made-up one stood in.
     pub address: Option<IpAddr>,
-    /// Index into the view's pods.
+    /// Which pod it is.
     #[serde(skip)]
-    pub(super) pod: Option<usize>,
+    pub(super) pod: Option<PodId>,
     /// What the tables are asked for.
     #[serde(skip)]
     pub(super) judged: IpAddr,
@@ -77,12 +77,11 @@ const OUTSIDE: [[u8; 4]; 6] = [
 
 /// Whom a name means: one party, or all pods of a service.
 pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainError> {
-    let view = &case.view;
     if text == "outside" {
         return Ok(vec![outside(case)]);
     }
     if let Ok(ip) = text.parse() {
-        return Ok(vec![by_address(view, ip)]);
+        return Ok(vec![by_address(case, ip)]);
     }
     let (what, name) = match text.split_once(':') {
         Some(("pod", name)) => ("pod", name),
@@ -96,19 +95,19 @@ pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainErr
     }
     let mut pods = Vec::new();
     if what != "service" {
-        let named = |p: &PodView<'_>| p.key.namespace == namespace && p.key.name == short;
-        pods = select(view, named);
+        let named = |p: &PodEntry| *p.shape.namespace == *namespace && *p.name == *short;
+        pods = select(case, named);
     }
     let mut behind = Vec::new();
     if what != "pod" {
-        behind = service(view, namespace, short);
+        behind = service(case, namespace, short);
     }
     let apart = behind.iter().any(|p| !pods.contains(p));
     match (pods.is_empty(), behind.is_empty()) {
         (false, false) if apart => Err(ExplainError::Ambiguous(name.to_owned())),
-        (false, _) => Ok(pods.into_iter().map(|i| of_pod(view, i)).collect()),
-        (true, false) => Ok(behind.into_iter().map(|i| of_pod(view, i)).collect()),
-        (true, true) if what != "service" && on_host(view, namespace, short) => {
+        (false, _) => Ok(pods.into_iter().map(|i| of_pod(case, i)).collect()),
+        (true, false) => Ok(behind.into_iter().map(|i| of_pod(case, i)).collect()),
+        (true, true) if what != "service" && on_host(case, namespace, short) => {
             Err(ExplainError::HostNetwork(name.to_owned()))
         }
         (true, true) => Err(ExplainError::Unknown {
@@ -118,62 +117,62 @@ pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainErr
     }
 }
 
-fn select(view: &View<'_>, wanted: impl Fn(&PodView<'_>) -> bool) -> Vec<usize> {
-    let pods = view.pods.iter().enumerate();
-    pods.filter(|(_, p)| wanted(p)).map(|(i, _)| i).collect()
+/// In the order of their keys.
+fn select(case: &Case<'_>, wanted: impl Fn(&PodEntry) -> bool) -> Vec<PodId> {
+    let wanted = case.index.live().filter(|(_, p)| wanted(p));
+    let mut pods: Vec<_> = wanted.map(|(id, p)| (p.key(), id)).collect();
+    pods.sort();
+    pods.into_iter().map(|(_, id)| id).collect()
 }
 
 /// Pods of a service by its name in labels, else those behind the Service object.
-fn service(view: &View<'_>, namespace: &str, name: &str) -> Vec<usize> {
-    let found = select(view, |p| {
-        let group = &view.groups[p.group];
-        group.namespace == namespace && group.service == name
+fn service(case: &Case<'_>, namespace: &str, name: &str) -> Vec<PodId> {
+    let found = select(case, |p| {
+        *p.shape.namespace == *namespace && *p.shape.service == *name
     });
     if !found.is_empty() {
         return found;
     }
     let key = (namespace.to_owned(), name.to_owned());
-    let object = view.index.services.get(&key);
+    let object = case.index.services.get(&key);
     let Some(selector) = object.map(|s| &s.spec.selector).filter(|s| !s.is_empty()) else {
         return Vec::new();
     };
-    select(view, |p| {
-        let group = &view.groups[p.group];
-        let has = |(k, v): (&String, &String)| group.labels.get(k) == Some(v);
-        group.namespace == namespace && selector.iter().all(has)
+    select(case, |p| {
+        let labels = &p.shape.labels;
+        let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
+        *p.shape.namespace == *namespace && selector.iter().all(has)
     })
 }
 
-fn on_host(view: &View<'_>, namespace: &str, name: &str) -> bool {
-    let key = (namespace.to_owned(), name.to_owned());
-    view.index
-        .pods
-        .get(&key)
-        .is_some_and(|p| p.spec.host_network)
+fn on_host(case: &Case<'_>, namespace: &str, name: &str) -> bool {
+    let pod = case.index.pod(namespace, name);
+    pod.is_some_and(PodEntry::host_network)
 }
 
-fn of_pod(view: &View<'_>, i: usize) -> Party {
-    let pod = &view.pods[i];
-    let judged = pod.addresses.first().copied();
+fn of_pod(case: &Case<'_>, id: PodId) -> Party {
+    let judged = case.index.addresses_of(id).first().copied();
+    let pod = case.index.entry(id);
+    let shown = case.given.entry(id);
     Party {
         kind: PartyKind::Pod,
-        name: pod.key.to_string(),
-        workload: view.groups[pod.group].workload(),
-        address: pod.pod.addresses().first().copied(),
-        pod: Some(i),
-        // Every pod of this view has an address, made up if need be.
+        name: pod.map(|p| p.key().to_string()).unwrap_or_default(),
+        workload: pod.map(|p| p.shape.workload()).unwrap_or_default(),
+        address: shown.and_then(|p| p.addresses.first().copied()),
+        pod: Some(id),
+        // Every pod of this index has an address, made up if need be.
         judged: judged.unwrap_or(IpAddr::V4(OUTSIDE[0].into())),
     }
 }
 
-fn by_address(view: &View<'_>, ip: IpAddr) -> Party {
-    let (kind, word) = match view.owners.get(&Addr::from(ip)) {
-        Some(Owner::Pod(i)) => {
-            let mut party = of_pod(view, *i);
+fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
+    let (kind, word) = match case.index.owner(&Addr::from(ip)) {
+        Some(Owner::Pod(id)) => {
+            let mut party = of_pod(case, id);
             (party.address, party.judged) = (Some(ip), ip);
             return party;
         }
-        Some(Owner::Node { .. }) => (PartyKind::Node, "node"),
+        Some(Owner::Node(_)) => (PartyKind::Node, "node"),
         None => (PartyKind::Outside, "outside"),
     };
     Party {
@@ -189,7 +188,7 @@ fn by_address(view: &View<'_>, ip: IpAddr) -> Party {
 /// An address that no pod or node has and that as few prefixes as possible cover.
 fn outside(case: &Case<'_>) -> Party {
     let free = OUTSIDE.iter().map(|a| IpAddr::from(*a));
-    let free = free.filter(|ip| !case.view.owners.contains_key(&Addr::from(*ip)));
+    let free = free.filter(|ip| case.index.owner(&Addr::from(*ip)).is_none());
     let covered = |ip: &IpAddr| {
         let found = crate::prefix::longest(&case.tables.cidrs, &Addr::from(*ip), 128);
         found.map_or(0, |((_, len), _)| *len)

@@ -11,14 +11,19 @@ use serde::Serialize;
 use crate::{
     compile::{
         peer::{Base, Peer},
-        policy::{self, Origin, Policy, Rule, Who},
+        policy::{Origin, Place, Policy, Rule, Who},
     },
+    index::Owner,
+    matrix,
     model::PolicyType,
-    ports::PortSpec,
-    view::{Owner, View},
+    ports::{Ports, PortSpec},
 };
 
-use super::{Case, Party, Verdict, party::PartyKind};
+use super::{
+    Case, Party, Verdict,
+    party::PartyKind,
+    trace::{Decision, trace},
+};
 
 /// One direction of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -65,12 +70,6 @@ pub(super) fn both(case: &Case<'_>, from: &Party, to: &Party, port: &PortSpec) -
     )
 }
 
-/// The policies of a pod.
-pub(super) fn policies(case: &Case<'_>, party: &Party) -> Vec<Policy> {
-    let pod = party.pod.map(|i| &case.view.pods[i]);
-    pod.map_or_else(Vec::new, |p| policy::of(&case.view, &case.netpols, p.group))
-}
-
 /// The name of a direction in NetworkPolicies.
 pub(super) fn policy_type(direction: Direction) -> PolicyType {
     match direction {
@@ -99,34 +98,153 @@ fn side(
     }
     let kind = policy_type(direction);
     let address = judged(case, peer, subject);
-    for policy in policies(case, subject) {
+    let policies = case.policies(subject);
+    let hits = |rule: &Rule| allows(case, rule, address, port);
+    for policy in &policies {
         let Some(rules) = policy.rules(kind) else {
             continue;
         };
-        if policy.isolates {
-            side.isolated_by.push(isolation(&policy));
+        match policy.place {
+            Place::Network { isolates } => {
+                if isolates {
+                    side.isolated_by.push(isolation(policy));
+                }
+                let allowing = rules.iter().filter(|rule| hits(rule));
+                side.allowed_by.extend(allowing.map(|r| allowing_rule(policy, r)));
+            }
+            Place::Tier(_) => {}
         }
-        let allowing = rules.iter().filter(|r| allows(case, r, address, port));
-        side.allowed_by.extend(allowing.map(|rule| Allowing {
-            policy: origin(&policy.origin),
-            rule: rule.name.text().into_owned(),
-            staged: policy.staged,
-        }));
     }
+    let enforced = policies.iter().filter(|p| !p.staged);
+    let decision = trace(enforced, kind, &hits);
+    let what_if = trace(policies.iter(), kind, &hits);
+    side.name_tiers(&[&decision, &what_if]);
     side.verdict = decide(case, subject, address, direction, port);
-    side.reason = reason(case, subject, peer, &side);
+    let deciding = match side.verdict {
+        Verdict::Audited => &what_if,
+        Verdict::Allowed | Verdict::Denied => &decision,
+    };
+    side.reason = side.reason(case, subject, peer, deciding);
     side
 }
 
+fn allowing_rule(policy: &Policy, rule: &Rule) -> Allowing {
+    Allowing {
+        policy: origin(&policy.origin),
+        rule: rule.name.text().into_owned(),
+        staged: policy.staged,
+    }
+}
+
+impl Side {
+    /// Names the rules of tiers that decide.
+    fn name_tiers(&mut self, decisions: &[&Decision<'_>]) {
+        for decision in decisions {
+            match decision {
+                Decision::Accepted(policy, rule) => {
+                    let allowing = allowing_rule(policy, rule);
+                    if !self.allowed_by.contains(&allowing) {
+                        self.allowed_by.push(allowing);
+                    }
+                }
+                Decision::Denied(policy, rule) => {
+                    let isolation = Isolation {
+                        policy: origin(&policy.origin),
+                        why: denies(policy, rule),
+                        staged: policy.staged,
+                    };
+                    if !self.isolated_by.contains(&isolation) {
+                        self.isolated_by.push(isolation);
+                    }
+                }
+                Decision::Network | Decision::Default => {}
+            }
+        }
+    }
+
+    fn reason(
+        &self,
+        case: &Case<'_>,
+        subject: &Party,
+        peer: &Party,
+        decision: &Decision<'_>,
+    ) -> String {
+        if quarantined(case, subject) {
+            return format!("{} is under quarantine", subject.name);
+        }
+        let (name, direction) = (&subject.name, self.direction);
+        match (self.verdict, decision) {
+            (Verdict::Denied, Decision::Denied(policy, rule)) => {
+                format!("{} {}", origin(&policy.origin), denies(policy, rule))
+            }
+            (Verdict::Audited, Decision::Denied(policy, rule)) => {
+                let policy_name = origin(&policy.origin);
+                let rule = rule.name.text();
+                format!("passes for now: {rule} of {policy_name} would deny it once enforced")
+            }
+            (Verdict::Allowed, Decision::Accepted(policy, rule)) => {
+                format!("allowed by {}, {}", origin(&policy.origin), rule.name.text())
+            }
+            (Verdict::Allowed, Decision::Default) if self.isolated_by.is_empty() => {
+                format!("nothing isolates {name} for {direction}")
+            }
+            (Verdict::Allowed, Decision::Default) => {
+                format!("only staged policies isolate {name} for {direction}")
+            }
+            _ => self.network_reason(subject, peer),
+        }
+    }
+
+    /// Where the union of policies decides.
+    fn network_reason(&self, subject: &Party, peer: &Party) -> String {
+        let closed: Vec<&str> = self
+            .isolated_by
+            .iter()
+            .filter(|i| self.verdict == Verdict::Audited || !i.staged)
+            .filter(|i| !i.policy.starts_with("ClusterNetworkPolicy"))
+            .map(|i| i.policy.as_str())
+            .collect();
+        let (name, direction) = (&subject.name, self.direction);
+        let allowing = self.allowed_by.iter().find(|a| !a.staged);
+        match self.verdict {
+            Verdict::Allowed => match allowing.or(self.allowed_by.first()) {
+                Some(a) => format!("allowed by {}, {}", a.policy, a.rule),
+                None => format!("nothing isolates {name} for {direction}"),
+            },
+            Verdict::Audited => format!(
+                "passes for now: {} would deny {} once enforced",
+                closed.join(" and "),
+                peer.name
+            ),
+            Verdict::Denied => format!(
+                "{} {direction} of {name}, and nothing allows {}",
+                match closed.as_slice() {
+                    [one] => format!("{one} closes"),
+                    all => format!("{} close", all.join(" and ")),
+                },
+                peer.name
+            ),
+        }
+    }
+}
+
+fn denies(policy: &Policy, rule: &Rule) -> String {
+    match &policy.origin {
+        Origin::ClusterNetworkPolicy { closed: true, .. } => {
+            "doesn't parse, so it denies its pods everything until it is corrected".into()
+        }
+        _ => format!("denies it by {}", rule.name.text()),
+    }
+}
+
 fn allows(case: &Case<'_>, rule: &Rule, address: IpAddr, port: &PortSpec) -> bool {
-    let grants = rule.grants.iter();
-    let mut on_port = grants.filter(|(_, ports)| ports.contains(port.protocol, port.port));
-    on_port.any(|(who, _)| matches(&case.view, who, address))
+    let mut grants = rule.grants.iter();
+    grants.any(|(who, ports)| matches(case, who, ports, address, port))
 }
 
 /// What no policy has a say in.
 fn always(case: &Case<'_>, subject: &Party, peer: &Party) -> Option<String> {
-    let Some(pod) = subject.pod.map(|i| &case.view.pods[i]) else {
+    let Some(pod) = case.pod(subject) else {
         let what = match subject.kind {
             PartyKind::Node => "a node has no firewall of its own",
             _ => "what is outside the cluster has no firewall here",
@@ -136,33 +254,23 @@ fn always(case: &Case<'_>, subject: &Party, peer: &Party) -> Option<String> {
     if subject.pod == peer.pod {
         return Some("a pod always reaches itself".into());
     }
-    let node = pod
-        .pod
-        .spec
-        .node_name
-        .as_ref()
-        .and_then(|n| case.view.index.nodes.get(n));
-    let own = node.is_some_and(|n| n.addresses().contains(&peer.judged));
+    let claims = case.index.owners.nodes(&Addr::from(peer.judged));
+    let own = claims.iter().any(|claim| claim.node.is_some() && claim.node == pod.node);
     (peer.kind == PartyKind::Node && own)
         .then(|| "a pod and the node that runs it always reach each other".into())
 }
 
 /// The peer's address that such a packet would carry.
 fn judged(case: &Case<'_>, peer: &Party, subject: &Party) -> IpAddr {
-    let pod = |p: &Party| p.pod.map(|i| &case.view.pods[i]);
-    match (pod(peer), pod(subject)) {
-        (Some(_), Some(s))
-            if s.addresses
-                .iter()
-                .any(|a| a.is_ipv4() == peer.judged.is_ipv4()) =>
-        {
-            peer.judged
-        }
-        (Some(p), Some(s)) => {
-            crate::matrix::address_between(p, s).map_or(peer.judged, IpAddr::from)
-        }
-        _ => peer.judged,
+    if peer.pod.is_none() || subject.pod.is_none() {
+        return peer.judged;
     }
+    let own = case.addresses(subject);
+    if own.iter().any(|a| a.is_ipv4() == peer.judged.is_ipv4()) {
+        return peer.judged;
+    }
+    let shared = matrix::address_between(&case.addresses(peer), &own);
+    shared.map_or(peer.judged, IpAddr::from)
 }
 
 fn decide(
@@ -172,8 +280,8 @@ fn decide(
     direction: Direction,
     port: &PortSpec,
 ) -> Verdict {
-    let pod = subject.pod.map(|i| &case.view.pods[i].key);
-    let Some(endpoint) = pod.and_then(|key| case.tables.endpoints.get(key)) else {
+    let key = case.pod(subject).map(|pod| pod.key());
+    let Some(endpoint) = key.and_then(|key| case.tables.endpoints.get(&key)) else {
         return Verdict::Allowed;
     };
     if endpoint.flags & EndpointWorld::QUARANTINE != 0 {
@@ -196,70 +304,44 @@ fn decide(
     }
 }
 
-fn reason(case: &Case<'_>, subject: &Party, peer: &Party, side: &Side) -> String {
-    if quarantined(case, subject) {
-        return format!("{} is under quarantine", subject.name);
-    }
-    let closed: Vec<&str> = side
-        .isolated_by
-        .iter()
-        .filter(|i| i.staged == (side.verdict == Verdict::Audited))
-        .map(|i| i.policy.as_str())
-        .collect();
-    let (name, direction) = (&subject.name, side.direction);
-    let allowing = side.allowed_by.iter().find(|a| !a.staged);
-    match side.verdict {
-        Verdict::Allowed if side.isolated_by.is_empty() => {
-            format!("nothing isolates {name} for {direction}")
-        }
-        Verdict::Allowed => match allowing.or(side.allowed_by.first()) {
-            Some(a) => format!("allowed by {}, {}", a.policy, a.rule),
-            None => format!("only staged policies isolate {name} for {direction}"),
-        },
-        Verdict::Audited => format!(
-            "passes for now: {} would deny {} once enforced",
-            closed.join(" and "),
-            peer.name
-        ),
-        Verdict::Denied => format!(
-            "{} {direction} of {name}, and nothing allows {}",
-            match closed.as_slice() {
-                [one] => format!("{one} closes"),
-                all => format!("{} close", all.join(" and ")),
-            },
-            peer.name
-        ),
-    }
-}
-
 /// Whether a party is cut off.
 pub(super) fn quarantined(case: &Case<'_>, party: &Party) -> bool {
-    let pod = party.pod.map(|i| &case.view.pods[i].key);
-    let endpoint = pod.and_then(|key| case.tables.endpoints.get(key));
+    let key = case.pod(party).map(|pod| pod.key());
+    let endpoint = key.and_then(|key| case.tables.endpoints.get(&key));
     endpoint.is_some_and(|e| e.flags & EndpointWorld::QUARANTINE != 0)
 }
 
-fn matches(view: &View<'_>, who: &Who, address: IpAddr) -> bool {
+fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &PortSpec) -> bool {
+    let on_port = |ports: &Ports| ports.contains(port.protocol, port.port);
     let Who::Peer(Peer { base, named }) = who else {
-        return true;
+        return on_port(ports);
     };
-    let owner = view.owners.get(&Addr::from(address));
-    let group = match owner {
-        Some(Owner::Pod(i)) => Some(&view.groups[view.pods[*i].group]),
+    let owner = case.index.owner(&Addr::from(address));
+    let shape = match owner {
+        Some(Owner::Pod(id)) => case.index.entry(id).map(|pod| &*pod.shape),
         _ => None,
     };
     let by_base = match base {
-        Base::Block(block) => {
-            block.cidr.contains(&address) && !block.except.iter().any(|e| e.contains(&address))
+        Base::Block(block) => block.contains(address),
+        Base::Nodes(selector) => {
+            let claims = case.index.owners.nodes(&Addr::from(address)).iter();
+            let shown = claims.filter(|claim| claim.in_status);
+            let mut nodes = shown.filter_map(|claim| case.index.nodes.get(claim.node.as_ref()?));
+            nodes.any(|node| selector.matches(&node.labels))
         }
         Base::Outside => owner.is_none(),
-        Base::AllNodes => matches!(owner, Some(Owner::Node { .. })),
-        _ => group.is_some_and(|g| base.names(view, g)),
+        Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
+        Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => shape
+            .is_some_and(|shape| base.names(&case.index.namespace(&shape.namespace), shape)),
     };
-    let by_name = named
-        .as_ref()
-        .is_none_or(|n| group.and_then(|g| g.named(&n.name, n.protocol)) == Some(n.number));
-    by_base && by_name
+    by_base
+        && match named {
+            None => on_port(ports),
+            Some(asked) => {
+                let number = shape.and_then(|s| s.named(&asked.name, asked.protocol));
+                asked.protocol.iana() == port.protocol && number == Some(port.port)
+            }
+        }
 }
 
 /// What people call a policy.
@@ -268,6 +350,7 @@ pub(super) fn origin(origin: &Origin) -> String {
         Origin::NetworkPolicy {
             namespace, name, ..
         } => format!("NetworkPolicy {namespace}/{name}"),
+        Origin::ClusterNetworkPolicy { name, .. } => format!("ClusterNetworkPolicy {name}"),
         Origin::Label { key, on_namespace } => match on_namespace {
             true => format!("label {key} of the Namespace"),
             false => format!("label {key}"),
@@ -282,6 +365,7 @@ fn isolation(policy: &Policy) -> Isolation {
             "it doesn't parse, so its pods are isolated until it is corrected".into()
         }
         Origin::NetworkPolicy { .. } => "its podSelector selects the pod".into(),
+        Origin::ClusterNetworkPolicy { .. } => "its subject selects the pod".into(),
         Origin::Label { key, on_namespace } => {
             let whose = if *on_namespace {
                 "its Namespace"

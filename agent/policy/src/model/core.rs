@@ -285,11 +285,16 @@ const CNI_ANNOTATIONS: &[&str] = &[
 ];
 
 impl Node {
+    /// The addresses of its status.
+    pub fn status_addresses(&self) -> Vec<IpAddr> {
+        let status = self.status.addresses.iter();
+        status.filter_map(|a| a.address.parse().ok()).collect()
+    }
+
     /// Every address that the node itself may send from: its status, the first
     /// two of each podCIDR (tunnel device and bridge), its CNI's annotations.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let status = self.status.addresses.iter();
-        let mut all: Vec<IpAddr> = status.filter_map(|a| a.address.parse().ok()).collect();
+        let mut all = self.status_addresses();
         for cidr in self.spec.pod_cidr.iter().chain(&self.spec.pod_cidrs) {
             all.push(cidr.network());
             all.push(match cidr.network() {

@@ -1,6 +1,6 @@
 //! Why an object can't be used.
 
-use super::NetworkPolicy;
+use super::{ClusterNetworkPolicy, NetworkPolicy};
 
 /// An object that can't be used, and which field is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,9 +16,22 @@ pub struct ObjectError {
     pub field: String,
     /// What is wrong with it.
     pub message: String,
-    /// For a NetworkPolicy: isolates the pods that its selector names (all of
-    /// its namespace where the selector is what doesn't parse) and allows nothing.
-    pub closed: Option<Box<NetworkPolicy>>,
+    /// For a policy: what stands in for it while it has no valid form.
+    pub closed: Option<Box<Closed>>,
+}
+
+/// What stands in for a policy that can't be used: it allows nothing. A staged
+/// one stays staged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// For a NetworkPolicy: isolates the pods that its selector names, all of
+    /// its namespace where the selector is what doesn't parse.
+    Namespaced(NetworkPolicy),
+    /// For a ClusterNetworkPolicy: one `Deny` rule without peers or protocols,
+    /// which matches everything, in each direction in which it has rules, in
+    /// both if it has none. Tier, priority and subject are its own where they
+    /// are valid, else Admin, 0 and all pods.
+    Cluster(ClusterNetworkPolicy),
 }
 
 impl ObjectError {

@@ -1,15 +1,20 @@
 //! Kubernetes types, trimmed to the fields that are used.
 //!
-//! Fields that don't matter are skipped, except in a NetworkPolicy's spec: a
+//! Fields that don't matter are skipped, except in the spec of a policy: a
 //! misspelt field there changes what is allowed, so it is an error.
 
 mod cidr;
+mod closed;
+mod cluster;
 mod core;
 mod error;
 mod netpol;
 mod parse;
 mod validate;
+mod validate_cluster;
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +22,11 @@ pub use self::core::{
     Container, ContainerPort, Endpoint, EndpointSlice, IntOrString, Meta, Namespace, Node,
     NodeAddress, OwnerReference, Pod, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
 };
-pub use error::ObjectError;
+pub use cluster::{
+    Action, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,
+    ClusterPeer, NamespacedPods, PortMatch, PortOrRange, PortRange, ProtocolMatch, Subject, Tier,
+};
+pub use error::{Closed, ObjectError};
 pub use netpol::{
     EgressRule, IngressRule, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPort,
     NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
@@ -34,6 +43,8 @@ pub enum Object {
     Namespace(Namespace),
     /// A NetworkPolicy of networking.k8s.io/v1.
     NetworkPolicy(NetworkPolicy),
+    /// A ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
     /// A Service.
     Service(Service),
     /// An EndpointSlice.
@@ -58,8 +69,8 @@ impl Object {
     /// becomes a pod that stands for its pods.
     ///
     /// # Errors
-    /// Names object, field and fault. For a NetworkPolicy it carries the closed
-    /// form. Kinds of policy that this version doesn't enforce are errors too:
+    /// Names object, field and fault. For a NetworkPolicy or ClusterNetworkPolicy
+    /// it carries the closed form. Kinds of policy that this version doesn't enforce are errors too:
     /// to skip one silently would open the firewall.
     pub fn from_value(value: serde_json::Value) -> Result<Parsed, ObjectError> {
         parse::object(value)
@@ -71,6 +82,7 @@ impl Object {
             Self::Pod(pod) => pod.stand_in.as_deref().unwrap_or("Pod"),
             Self::Namespace(_) => "Namespace",
             Self::NetworkPolicy(_) => "NetworkPolicy",
+            Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
             Self::Service(_) => "Service",
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::Node(_) => "Node",
@@ -83,6 +95,7 @@ impl Object {
             Self::Pod(o) => &o.metadata,
             Self::Namespace(o) => &o.metadata,
             Self::NetworkPolicy(o) => &o.metadata,
+            Self::ClusterNetworkPolicy(o) => &o.metadata,
             Self::Service(o) => &o.metadata,
             Self::EndpointSlice(o) => &o.metadata,
             Self::Node(o) => &o.metadata,

@@ -4,16 +4,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    LabelSelector, Meta, NetworkPolicy, NetworkPolicySpec, Object, ObjectError, Parsed, Pod,
-    PolicyType, validate,
+    Closed, ClusterNetworkPolicy, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod, closed,
+    validate, validate_cluster,
 };
 
 /// Kinds of policy that would restrict or allow traffic if they were enforced.
-const UNENFORCED: &[&str] = &[
-    "ClusterNetworkPolicy",
-    "AdminNetworkPolicy",
-    "BaselineAdminNetworkPolicy",
-];
+const UNENFORCED: &[&str] = &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
+/// What took their place.
+const ENFORCED: &str = "v1alpha2 ClusterNetworkPolicy is";
 
 /// The largest annotation, a copy of the whole object, and of no use here.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -28,7 +26,8 @@ pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
         return Err(who.error("kind", "missing"));
     };
     if UNENFORCED.contains(&kind) {
-        return Err(who.error("kind", "not enforced by this version"));
+        let message = format!("not enforced by this version, {ENFORCED}");
+        return Err(who.error("kind", &message));
     }
     let kind = kind.to_owned();
     let Some(namespaced) = used(&kind, value["apiVersion"].as_str(), &who)? else {
@@ -41,7 +40,7 @@ pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
     if !namespaced {
         who.namespace.clear();
     }
-    who.closed = (kind == "NetworkPolicy").then(|| closed(&value, &who));
+    who.closed = closed::of(&kind, &value, &who.namespace, &who.name).map(Box::new);
     if who.name.is_empty() {
         return Err(who.error("metadata.name", "missing"));
     }
@@ -49,12 +48,13 @@ pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
 }
 
 /// Whether a kind is read and, if so, whether it is namespaced. Other groups have kinds of the
-/// same name (Knative's Service, Calico's NetworkPolicy); those aren't ours.
+/// same name (Knative's Service, Calico's NetworkPolicy, Antrea's ClusterNetworkPolicy); those aren't ours.
 fn used(kind: &str, api: Option<&str>, who: &Who) -> Result<Option<bool>, ObjectError> {
     let (group, namespaced) = match kind {
         "Pod" | "Service" => ("", true),
         "Namespace" | "Node" => ("", false),
         "NetworkPolicy" => ("networking.k8s.io", true),
+        "ClusterNetworkPolicy" => ("policy.networking.k8s.io", false),
         "EndpointSlice" => ("discovery.k8s.io", true),
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" => ("apps", true),
         _ => return Ok(None),
@@ -65,6 +65,10 @@ fn used(kind: &str, api: Option<&str>, who: &Who) -> Result<Option<bool>, Object
     let (found, version) = api.split_once('/').unwrap_or(("", api));
     if kind == "NetworkPolicy" && (found == "extensions" || found == group && version != "v1") {
         let message = format!("{api} is not read by this version, networking.k8s.io/v1 is");
+        return Err(who.error("apiVersion", &message));
+    }
+    if kind == "ClusterNetworkPolicy" && found == group && version != "v1alpha2" {
+        let message = format!("{api} is not enforced by this version, {ENFORCED}");
         return Err(who.error("apiVersion", &message));
     }
     Ok((found == group).then_some(namespaced))
@@ -86,6 +90,12 @@ fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
             validate::spec(&policy.spec).map_err(|(field, why)| who.error(&field, &why))?;
             Object::NetworkPolicy(policy)
         }
+        "ClusterNetworkPolicy" => {
+            let policy: ClusterNetworkPolicy = who.read(value)?;
+            let checked = validate_cluster::spec(&policy.spec);
+            checked.map_err(|(field, why)| who.error(&field, &why))?;
+            Object::ClusterNetworkPolicy(policy)
+        }
         workload => match stand_in(workload, value, who)? {
             Some(pod) => Object::Pod(pod),
             None => return Ok(Parsed::Ignored),
@@ -103,6 +113,7 @@ fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::Pod(o) => &mut o.metadata,
         Object::Namespace(o) => &mut o.metadata,
         Object::NetworkPolicy(o) => &mut o.metadata,
+        Object::ClusterNetworkPolicy(o) => &mut o.metadata,
         Object::Service(o) => &mut o.metadata,
         Object::EndpointSlice(o) => &mut o.metadata,
         Object::Node(o) => &mut o.metadata,
@@ -137,33 +148,6 @@ fn stand_in(kind: &str, mut value: Value, who: &Who) -> Result<Option<Pod>, Obje
     Ok(Some(pod))
 }
 
-/// What stands in for a NetworkPolicy that can't be read.
-fn closed(value: &Value, who: &Who) -> Box<NetworkPolicy> {
-    let spec = &value["spec"];
-    let selector: Option<LabelSelector> = serde_json::from_value(spec["podSelector"].clone())
-        .ok()
-        .filter(|s| validate::selector(s, "").is_ok());
-    let types: Option<Vec<PolicyType>> = serde_json::from_value(spec["policyTypes"].clone()).ok();
-    let types = types
-        .filter(|t| !t.is_empty())
-        .unwrap_or_else(|| vec![PolicyType::Ingress, PolicyType::Egress]);
-    // A policy that was only staged mustn't drop anything for being invalid.
-    let annotations = serde_json::from_value(value["metadata"]["annotations"].clone());
-    Box::new(NetworkPolicy {
-        metadata: Meta {
-            name: who.name.clone(),
-            namespace: who.namespace.clone(),
-            annotations: annotations.unwrap_or_default(),
-            ..Meta::default()
-        },
-        spec: NetworkPolicySpec {
-            pod_selector: selector.unwrap_or_default(),
-            policy_types: types,
-            ..NetworkPolicySpec::default()
-        },
-    })
-}
-
 /// Kubernetes takes a `null` member for an absent one. A `null` in a list stays, and is an error.
 fn strip_nulls(value: &mut Value) {
     match value {
@@ -181,7 +165,7 @@ struct Who {
     kind: String,
     namespace: String,
     name: String,
-    closed: Option<Box<NetworkPolicy>>,
+    closed: Option<Box<Closed>>,
 }
 
 impl Who {

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Object, ObjectError, Parsed, PolicyType};
+use super::{Closed, NetworkPolicySpec, Object, ObjectError, Parsed, PolicyType};
 use crate::{config::Config, index::Index, testing::netpol};
 
-fn refused(value: Value) -> ObjectError {
+pub(super) fn refused(value: Value) -> ObjectError {
     match Object::from_value(value) {
         Err(error) => error,
         Ok(parsed) => panic!("{parsed:?}"),
@@ -91,7 +91,12 @@ fn a_fault_in_a_network_policy_names_its_field() {
 
 #[test]
 fn the_closed_form_keeps_selector_and_types_where_they_parse() {
-    let closed = |spec| refused(netpol("b/n", spec)).closed.expect("closed").spec;
+    let closed = |spec| -> NetworkPolicySpec {
+        match refused(netpol("b/n", spec)).closed.as_deref() {
+            Some(Closed::Namespaced(policy)) => policy.spec.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
     let spec = closed(
         json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Egress"], "egress": [{"x": 1}]}),
     );
@@ -123,12 +128,14 @@ fn the_last_valid_form_of_a_policy_stays_and_the_closed_one_yields_to_a_valid_on
 
 #[test]
 fn policies_that_are_not_enforced_are_errors_and_foreign_kinds_are_ignored() {
-    for kind in [
-        "ClusterNetworkPolicy",
-        "AdminNetworkPolicy",
-        "BaselineAdminNetworkPolicy",
+    for (api, kind) in [
+        ("v1alpha1", "ClusterNetworkPolicy"),
+        ("v1beta1", "ClusterNetworkPolicy"),
+        ("v1alpha1", "AdminNetworkPolicy"),
+        ("v1alpha1", "BaselineAdminNetworkPolicy"),
     ] {
-        let error = refused(json!({"kind": kind, "metadata": {"name": "x"}}));
+        let api = format!("policy.networking.k8s.io/{api}");
+        let error = refused(json!({"apiVersion": api, "kind": kind, "metadata": {"name": "x"}}));
         assert!(
             error.to_string().contains("not enforced by this version"),
             "{error}"
@@ -138,6 +145,7 @@ fn policies_that_are_not_enforced_are_errors_and_foreign_kinds_are_ignored() {
         ("v1", "ConfigMap"),
         ("serving.knative.dev/v1", "Service"),
         ("projectcalico.org/v3", "NetworkPolicy"),
+        ("crd.antrea.io/v1beta1", "ClusterNetworkPolicy"),
     ] {
         let object = json!({"apiVersion": api, "kind": kind, "metadata": {"name": "x"}});
         assert_eq!(Object::from_value(object), Ok(Parsed::Ignored));

@@ -13,7 +13,7 @@ use super::{
 /// A field and what is wrong with it.
 pub(super) type Fault = (String, String);
 
-fn fault(field: impl Into<String>, message: impl Into<String>) -> Result<(), Fault> {
+pub(super) fn fault(field: impl Into<String>, message: impl Into<String>) -> Result<(), Fault> {
     Err((field.into(), message.into()))
 }
 
@@ -64,7 +64,7 @@ fn ip_block(block: &IpBlock, path: &str) -> Result<(), Fault> {
 }
 
 /// Mapped addresses stand for IPv4 in the tables; as IPv6 they never travel.
-fn cidr(cidr: &IpNet, path: &str) -> Result<(), Fault> {
+pub(super) fn cidr(cidr: &IpNet, path: &str) -> Result<(), Fault> {
     match cidr {
         IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.network().to_ipv4_mapped().is_some() => fault(
             path,
@@ -97,7 +97,7 @@ fn ports(ports: &[NetworkPolicyPort], path: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn number(n: i64, path: &str) -> Result<(), Fault> {
+pub(super) fn number(n: i64, path: &str) -> Result<(), Fault> {
     if (1..=65535).contains(&n) {
         return Ok(());
     }

@@ -1,5 +1,9 @@
 //! Clusters in, verdicts out: one test per rule of the books.
 
+mod cluster;
+mod cluster_peers;
+mod corners;
+mod corners_pods;
 mod labels;
 mod netpol;
 mod tables;

@@ -178,7 +178,7 @@ fn a_host_network_pod_is_neither_subject_nor_peer() {
     let tables = index.compile(&Scope::Everything);
     assert!(!tables.endpoints.keys().any(|k| k.name == "host"));
     let ip: std::net::IpAddr = "10.9.9.9".parse().expect("address");
-    assert_eq!(tables.identities[&ip.into()].0, "node");
+    assert_eq!(&*tables.identities[&ip.into()].0, "node");
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! The class and the name of each address.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ringfence_ebpf::abi::{Addr, Identity};
+
+use crate::{
+    index::{Index, Owner, Scope, groups::GroupId, owners::NodeClaim, pods::Shape},
+    intern::Text,
+    prefix::{self, Prefix},
+};
+
+use super::{
+    State,
+    classes::{self, ClassSlot, Covered, NO_CLASS},
+    peers::{Member, PeerId},
+};
+
+/// What addresses and prefixes were found to be, before classes have ids.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    addresses: Vec<(Addr, Option<ClassSlot>)>,
+    cidrs: Vec<(Prefix, Option<ClassSlot>)>,
+    /// Classes of groups under prefixes, worked out once.
+    classes: HashMap<(GroupId, Option<Prefix>), ClassSlot>,
+    names: HashMap<GroupId, Text>,
+}
+
+impl State {
+    /// Finds the classes of prefixes, if the blocks in use have changed, and
+    /// the addresses that this concerns.
+    pub(super) fn cover_anew(&mut self, index: &Index, addresses: &mut HashSet<Addr>) {
+        if !self.peers.blocks_changed {
+            return;
+        }
+        for prefix in self.cover() {
+            addresses.extend(index.owners.within(classes::range(&prefix)));
+        }
+    }
+
+    /// Finds the classes of prefixes; gives those that cover otherwise than before.
+    pub(super) fn cover(&mut self) -> Vec<Prefix> {
+        self.peers.blocks_changed = false;
+        let mut now = classes::prefixes(&self.peers);
+        let old = std::mem::take(&mut self.prefixes);
+        let mut changed = Vec::new();
+        for (prefix, (covered, slot)) in old {
+            match now.remove(&prefix) {
+                Some(same) if same == covered => {
+                    self.prefixes.insert(prefix, (covered, slot));
+                    continue;
+                }
+                Some(other) => self.add_prefix(prefix, other),
+                None => self.placed.cidrs.push((prefix, None)),
+            }
+            if let Some(id) = self.writer.tables.cidrs.get(&prefix) {
+                self.classes.leave(*id);
+            }
+            changed.push(prefix);
+        }
+        for (prefix, covered) in now {
+            self.add_prefix(prefix, covered);
+            changed.push(prefix);
+        }
+        changed
+    }
+
+    fn add_prefix(&mut self, prefix: Prefix, covered: Covered) {
+        let slot = self.classes.find(covered.plain.clone());
+        self.classes.enter(slot);
+        self.placed.cidrs.push((prefix, Some(slot)));
+        self.prefixes.insert(prefix, (covered, slot));
+    }
+
+    /// Finds the class and the name of every address.
+    pub(super) fn place_all(&mut self, scope: &Scope, index: &Index) {
+        for addr in index.owners.all() {
+            self.place(scope, index, addr);
+        }
+    }
+
+    /// Finds the class and the name of an address.
+    pub(super) fn place(&mut self, scope: &Scope, index: &Index, addr: Addr) {
+        let found = prefix::longest(&self.prefixes, &addr, 128);
+        let prefix = found.map(|(prefix, _)| *prefix);
+        let by_prefix = found.map_or(NO_CLASS, |(_, (_, slot))| *slot);
+        let owner = index.owner(&addr);
+        let class = owner.and_then(|owner| match owner {
+            Owner::Pod(id) => {
+                let shape = &index.entry(id)?.shape;
+                let group = index.groups.find(shape)?;
+                let name = self.name(group, shape);
+                self.writer.identity(addr, Some((name, 0)));
+                let claims = index.owners.nodes(&addr);
+                Some(self.class_of_pod(index, (group, shape), prefix, claims))
+            }
+            Owner::Node(claims) => {
+                let this = is_this(scope, claims);
+                let flag = if this { Identity::IS_THIS_NODE } else { 0 };
+                let identity = (self.names.get("node"), Identity::IS_NODE | flag);
+                self.writer.identity(addr, Some(identity));
+                Some(self.class_of_node(index, prefix, this, claims))
+            }
+        });
+        if class.is_none() {
+            self.writer.identity(addr, None);
+        }
+        // An address that its prefix describes needs no entry of its own.
+        let class = class.filter(|class| *class != by_prefix);
+        if let Some(class) = class {
+            self.classes.enter(class);
+        }
+        if let Some(id) = self.writer.tables.classes.get(&addr) {
+            self.classes.leave(*id);
+        }
+        self.placed.addresses.push((addr, class));
+    }
+
+    fn name(&mut self, group: GroupId, shape: &Shape) -> Text {
+        let known = self.placed.names.entry(group);
+        let name = known.or_insert_with(|| self.names.get(shape.workload().as_str()));
+        Arc::clone(name)
+    }
+
+    fn covering(&self, prefix: Option<Prefix>) -> &[PeerId] {
+        let covered = prefix.and_then(|prefix| self.prefixes.get(&prefix));
+        covered.map_or(&[], |(covered, _)| &covered.by)
+    }
+
+    fn class_of_pod(
+        &mut self,
+        index: &Index,
+        (group, shape): (GroupId, &Shape),
+        prefix: Option<Prefix>,
+        claims: &[NodeClaim],
+    ) -> ClassSlot {
+        let known = self.placed.classes.get(&(group, prefix));
+        if let (Some(class), true) = (known, claims.is_empty()) {
+            return *class;
+        }
+        let by_address = self.peers.by_node(index, claims);
+        let by_address = self.covering(prefix).iter().chain(&by_address);
+        let fitting = by_address.filter_map(|id| {
+            let number = self.peers.get(*id)?.peer.number(shape)?;
+            Some((*id, number))
+        });
+        let naming = self.peers.naming(group).iter().copied();
+        let set: Vec<Member> = naming.chain(fitting).collect();
+        let class = self.classes.find(set);
+        if claims.is_empty() {
+            self.placed.classes.insert((group, prefix), class);
+        }
+        class
+    }
+
+    fn class_of_node(
+        &mut self,
+        index: &Index,
+        prefix: Option<Prefix>,
+        this: bool,
+        claims: &[NodeClaim],
+    ) -> ClassSlot {
+        let by_node = self.peers.by_node(index, claims);
+        let by_address = self.covering(prefix).iter().chain(&by_node);
+        let plain = by_address.filter(|id| {
+            let known = self.peers.get(**id);
+            known.is_some_and(|known| known.peer.named.is_none())
+        });
+        let all = plain.chain(self.peers.of_node(this));
+        let set: Vec<Member> = all.map(|id| (*id, None)).collect();
+        self.classes.find(set)
+    }
+
+    /// Writes what was found, now that all classes have ids.
+    pub(super) fn write_placed(&mut self) {
+        let placed = std::mem::take(&mut self.placed);
+        for (addr, class) in placed.addresses {
+            let class = class.map(|slot| self.classes.id(slot));
+            self.writer.class(addr, class);
+        }
+        for (prefix, class) in placed.cidrs {
+            let class = class.map(|slot| self.classes.id(slot));
+            self.writer.cidr(prefix, class);
+        }
+    }
+}
+
+/// Whether the claims say that an address is of the node that is compiled for.
+fn is_this(scope: &Scope, claims: &[NodeClaim]) -> bool {
+    let Scope::Node(name) = scope else {
+        return false;
+    };
+    claims.iter().any(|claim| claim.node.as_deref() == Some(name))
+}

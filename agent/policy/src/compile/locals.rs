@@ -1,0 +1,251 @@
+//! The pods in scope and what they are under.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ringfence_ebpf::abi::EndpointWorld;
+
+use crate::{
+    index::{
+        Index, Key, PodKey, Scope,
+        groups::{GroupId, PodId},
+        journal::Fact,
+    },
+    intern::Text,
+    labels,
+    tables::EndpointPolicy,
+};
+
+use super::{
+    is_local,
+    peers::Peers,
+    policy::{self, Facts, Origin, Parsed, Policy},
+    ruleset::Under,
+    rulesets::{RulesetSlot, Rulesets},
+    writer::Writer,
+};
+
+/// A group with pods in scope.
+#[derive(Debug, Default)]
+struct Local {
+    pods: u32,
+    ingress: Option<RulesetSlot>,
+    egress: Option<RulesetSlot>,
+    /// Bits of [`EndpointWorld`].
+    flags: u32,
+    /// What its policies were worked out from.
+    facts: BTreeSet<Fact>,
+    /// Policies that select it, by name: of its namespace, and of the cluster.
+    netpols: BTreeSet<Text>,
+    clusters: BTreeSet<Text>,
+}
+
+/// The pods in scope.
+#[derive(Debug, Default)]
+pub(super) struct Locals {
+    groups: HashMap<GroupId, Local>,
+    /// Groups by the facts that they were worked out from.
+    asking: HashMap<Fact, HashSet<GroupId>>,
+    endpoints: HashMap<PodId, (PodKey, GroupId)>,
+    parsed: Parsed,
+    /// Groups that lost their last pod in scope.
+    emptied: HashSet<GroupId>,
+}
+
+impl Locals {
+    /// Groups that were worked out from a fact.
+    pub(super) fn asking(&self, fact: &Fact) -> impl Iterator<Item = GroupId> + '_ {
+        self.asking.get(fact).into_iter().flatten().copied()
+    }
+
+    /// Takes pods in that are in scope now and out that aren't any longer; gives
+    /// the groups that are new in scope.
+    pub(super) fn enlist(
+        &mut self,
+        scope: &Scope,
+        index: &Index,
+        pods: &HashSet<PodId>,
+        writer: &mut Writer,
+    ) -> HashSet<GroupId> {
+        for id in pods {
+            if let Some((key, group)) = self.endpoints.remove(id) {
+                writer.endpoint(key, None);
+                if let Some(local) = self.groups.get_mut(&group) {
+                    local.pods -= 1;
+                    if local.pods == 0 {
+                        self.emptied.insert(group);
+                    }
+                }
+            }
+        }
+        let mut new = HashSet::new();
+        for id in pods {
+            let Some(pod) = index.entry(*id) else {
+                continue;
+            };
+            if !is_local(scope, pod) || !index.is_live(pod) {
+                continue;
+            }
+            let Some(group) = index.groups.find(&pod.shape) else {
+                continue;
+            };
+            self.endpoints.insert(*id, (pod.key(), group));
+            let local = self.groups.entry(group).or_insert_with(|| {
+                new.insert(group);
+                Local::default()
+            });
+            local.pods += 1;
+            self.emptied.remove(&group);
+        }
+        new
+    }
+
+    /// Groups in scope that a policy selects or did, of policies that changed.
+    pub(super) fn under_policies(
+        &mut self,
+        index: &Index,
+        netpols: &HashSet<Key>,
+        clusters: &HashSet<Text>,
+    ) -> HashSet<GroupId> {
+        let mut stale = HashSet::new();
+        for key in netpols {
+            self.parsed.forget(key);
+            let now = index.policy(&key.0, &key.1);
+            for (group, local) in &self.groups {
+                let shape = index.groups.shape(*group);
+                let selects = now.is_some_and(|p| p.subjects.matches(&shape.labels));
+                if shape.namespace == key.0 && (selects || local.netpols.contains(&key.1)) {
+                    stale.insert(*group);
+                }
+            }
+        }
+        for name in clusters {
+            self.parsed.forget_cluster(name);
+            let now = index.cluster_policies.get(name);
+            for (group, local) in &self.groups {
+                let shape = index.groups.shape(*group);
+                let namespace = index.namespace(&shape.namespace);
+                let selects = now.is_some_and(|p| policy::selects(&p.subjects, &namespace, shape));
+                if selects || local.clusters.contains(name) {
+                    stale.insert(*group);
+                }
+            }
+        }
+        stale
+    }
+
+    /// Works out what a group is under; lets go of what emptied groups held.
+    pub(super) fn work_out(
+        &mut self,
+        index: &Index,
+        group: GroupId,
+        rulesets: &mut Rulesets,
+        peers: &mut Peers,
+    ) {
+        if self.emptied.contains(&group) || !self.groups.contains_key(&group) {
+            return;
+        }
+        let facts = Facts::new(index);
+        let policies = self.parsed.of(&facts, group);
+        let under = Under::new(&policies);
+        let mut acquire = |content| rulesets.acquire(content, peers);
+        let new = Local {
+            pods: 0,
+            ingress: under.ingress.map(&mut acquire),
+            egress: under.egress.map(&mut acquire),
+            flags: under.flags,
+            netpols: selecting(&policies, |origin| match origin {
+                Origin::NetworkPolicy { name, .. } => Some(name),
+                _ => None,
+            }),
+            clusters: selecting(&policies, |origin| match origin {
+                Origin::ClusterNetworkPolicy { name, .. } => Some(name),
+                _ => None,
+            }),
+            facts: facts.asked(),
+        };
+        self.replace(group, new, rulesets);
+    }
+
+    fn replace(&mut self, group: GroupId, new: Local, rulesets: &mut Rulesets) {
+        for fact in &new.facts {
+            self.asking.entry(fact.clone()).or_default().insert(group);
+        }
+        let Some(local) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let pods = local.pods;
+        let old = std::mem::replace(local, Local { pods, ..new });
+        let kept = &local.facts;
+        for fact in old.facts.difference(kept) {
+            release_fact(&mut self.asking, fact, group);
+        }
+        for slot in [old.ingress, old.egress].into_iter().flatten() {
+            rulesets.release(slot);
+        }
+    }
+
+    /// Lets go of groups that have no pods in scope any longer.
+    pub(super) fn forget_emptied(&mut self, rulesets: &mut Rulesets) {
+        for group in std::mem::take(&mut self.emptied) {
+            let Some(local) = self.groups.remove(&group) else {
+                continue;
+            };
+            for fact in &local.facts {
+                release_fact(&mut self.asking, fact, group);
+            }
+            for slot in [local.ingress, local.egress].into_iter().flatten() {
+                rulesets.release(slot);
+            }
+        }
+    }
+
+    /// Writes the endpoints among these pods.
+    pub(super) fn write(
+        &self,
+        index: &Index,
+        rulesets: &Rulesets,
+        pods: &HashSet<PodId>,
+        writer: &mut Writer,
+    ) {
+        let quarantine = index.config.key("quarantine");
+        for id in pods {
+            let Some((key, group)) = self.endpoints.get(id) else {
+                continue;
+            };
+            let Some(local) = self.groups.get(group) else {
+                continue;
+            };
+            let shape = index.groups.shape(*group);
+            let ruleset = |slot: Option<RulesetSlot>| slot.map_or(0, |slot| rulesets.id(slot));
+            let cut_off = match labels::is_true(&shape.labels, &quarantine) {
+                true => EndpointWorld::QUARANTINE,
+                false => 0,
+            };
+            let policy = EndpointPolicy {
+                workload: shape.workload(),
+                addresses: index.addresses_of(*id),
+                ingress: ruleset(local.ingress),
+                egress: ruleset(local.egress),
+                flags: local.flags | cut_off,
+            };
+            writer.endpoint(key.clone(), Some(policy));
+        }
+    }
+}
+
+fn selecting(policies: &[Policy], name: impl Fn(&Origin) -> Option<&Text>) -> BTreeSet<Text> {
+    let origins = policies.iter().map(|policy| &policy.origin);
+    origins.filter_map(name).map(Arc::clone).collect()
+}
+
+fn release_fact(asking: &mut HashMap<Fact, HashSet<GroupId>>, fact: &Fact, group: GroupId) {
+    if let Some(groups) = asking.get_mut(fact) {
+        groups.remove(&group);
+        if groups.is_empty() {
+            asking.remove(fact);
+        }
+    }
+}

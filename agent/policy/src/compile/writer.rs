@@ -1,0 +1,137 @@
+//! Tables as they are written, and what they held before.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ringfence_ebpf::abi::{Addr, Grant, PortBlock};
+
+use crate::{
+    index::PodKey,
+    intern::Text,
+    prefix::Prefix,
+    tables::{EndpointPolicy, Tables},
+};
+
+/// Entries as they were before they were written to; `None` where there was none.
+type Old<K, V> = HashMap<K, Option<V>>;
+
+/// What tables held before the entries that were written to.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    pub(crate) classes: Old<Addr, u32>,
+    pub(crate) cidrs: Old<Prefix, u32>,
+    pub(crate) rules: Old<(u32, u32), Grant>,
+    pub(crate) ports: Old<(u32, u16, u16), PortBlock>,
+    pub(crate) endpoints: Old<PodKey, EndpointPolicy>,
+    pub(crate) identities: Old<Addr, (Text, u32)>,
+}
+
+/// Tables that remember what was in them.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    pub(super) tables: Tables,
+    /// `None` while everything is written for the first time.
+    before: Option<Before>,
+}
+
+impl Writer {
+    /// Remembers from now on; gives what was remembered up to now.
+    pub(super) fn remember(&mut self) -> Before {
+        self.before.replace(Before::default()).unwrap_or_default()
+    }
+
+    /// Puts back what was in the tables.
+    pub(super) fn undo(&mut self) {
+        let before = self.remember();
+        let tables = &mut self.tables;
+        restore(&mut tables.classes, before.classes);
+        restore(&mut tables.cidrs, before.cidrs);
+        restore(&mut tables.rules, before.rules);
+        restore(&mut tables.ports, before.ports);
+        restore(&mut tables.endpoints, before.endpoints);
+        restore(&mut tables.identities, before.identities);
+    }
+
+    pub(super) fn class(&mut self, addr: Addr, class: Option<u32>) {
+        let old = self.before.as_mut().map(|b| &mut b.classes);
+        write(&mut self.tables.classes, old, addr, class);
+    }
+
+    pub(super) fn cidr(&mut self, prefix: Prefix, class: Option<u32>) {
+        let old = self.before.as_mut().map(|b| &mut b.cidrs);
+        write(&mut self.tables.cidrs, old, prefix, class);
+    }
+
+    pub(super) fn rule(&mut self, ruleset: u32, class: u32, grant: Option<Grant>) {
+        let old = self.before.as_mut().map(|b| &mut b.rules);
+        write(&mut self.tables.rules, old, (ruleset, class), grant);
+    }
+
+    pub(super) fn ports(&mut self, key: (u32, u16, u16), block: Option<PortBlock>) {
+        let old = self.before.as_mut().map(|b| &mut b.ports);
+        write(&mut self.tables.ports, old, key, block);
+    }
+
+    pub(super) fn endpoint(&mut self, key: PodKey, policy: Option<EndpointPolicy>) {
+        let old = self.before.as_mut().map(|b| &mut b.endpoints);
+        write(&mut self.tables.endpoints, old, key, policy);
+    }
+
+    pub(super) fn identity(&mut self, addr: Addr, identity: Option<(Text, u32)>) {
+        let old = self.before.as_mut().map(|b| &mut b.identities);
+        write(&mut self.tables.identities, old, addr, identity);
+    }
+}
+
+fn write<K: Ord + std::hash::Hash + Clone, V: PartialEq>(
+    map: &mut BTreeMap<K, V>,
+    old: Option<&mut Old<K, V>>,
+    key: K,
+    value: Option<V>,
+) {
+    let replaced = match value {
+        Some(value) => map.insert(key.clone(), value),
+        None => map.remove(&key),
+    };
+    if let Some(old) = old {
+        // The first write saw what was there before.
+        old.entry(key).or_insert(replaced);
+    }
+}
+
+fn restore<K: Ord, V>(map: &mut BTreeMap<K, V>, old: Old<K, V>) {
+    for (key, value) in old {
+        match value {
+            Some(value) => drop(map.insert(key, value)),
+            None => drop(map.remove(&key)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_undone_was_never_written() {
+        let mut writer = Writer::default();
+        writer.rule(1, 1, Some(Grant::default()));
+        writer.cidr((Addr::UNSPECIFIED, 0), Some(1));
+        let whole = writer.tables.clone();
+        writer.remember();
+        let grant = Grant {
+            enforced: 1,
+            staged: 2,
+        };
+        writer.rule(1, 1, None);
+        writer.rule(1, 1, Some(grant));
+        writer.rule(2, 2, Some(grant));
+        writer.cidr((Addr::UNSPECIFIED, 0), None);
+        writer.class(Addr::UNSPECIFIED, Some(1));
+        writer.identity(Addr::UNSPECIFIED, Some(("a/b".into(), 0)));
+        writer.endpoint(PodKey::default(), Some(EndpointPolicy::default()));
+        writer.ports((16, 6, 0), Some(PortBlock::default()));
+        assert_ne!(writer.tables, whole);
+        writer.undo();
+        assert_eq!(writer.tables, whole);
+    }
+}

@@ -1,0 +1,58 @@
+//! Which rule decides, by going through policies in their order.
+
+use crate::{
+    compile::policy::{Place, Policy, Rule},
+    model::{Action, PolicyType, Tier},
+};
+
+/// What decides about a call in one direction.
+pub(super) enum Decision<'p> {
+    /// A rule of a tier accepts it.
+    Accepted(&'p Policy, &'p Rule),
+    /// A rule of a tier denies it.
+    Denied(&'p Policy, &'p Rule),
+    /// The union of NetworkPolicies and labels.
+    Network,
+    /// Nothing: it is allowed.
+    Default,
+}
+
+/// Goes through policies in their order; `hits` says whether a rule is about the call.
+pub(super) fn trace<'p>(
+    policies: impl Iterator<Item = &'p Policy>,
+    direction: PolicyType,
+    hits: &dyn Fn(&Rule) -> bool,
+) -> Decision<'p> {
+    let mut passed = None;
+    let mut isolated = false;
+    for policy in policies {
+        let Some(rules) = policy.rules(direction) else {
+            continue;
+        };
+        let tier = match policy.place {
+            Place::Network { isolates } => {
+                isolated |= isolates;
+                continue;
+            }
+            Place::Tier(tier) => tier,
+        };
+        if tier == Tier::Baseline && isolated {
+            return Decision::Network;
+        }
+        if passed == Some(tier) {
+            continue;
+        }
+        if let Some(rule) = rules.iter().find(|rule| hits(rule)) {
+            match rule.action {
+                Action::Accept => return Decision::Accepted(policy, rule),
+                Action::Deny => return Decision::Denied(policy, rule),
+                Action::Pass => passed = Some(tier),
+            }
+        }
+    }
+    if isolated {
+        Decision::Network
+    } else {
+        Decision::Default
+    }
+}

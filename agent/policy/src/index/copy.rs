@@ -1,0 +1,48 @@
+//! Copies of an index with something changed, to be asked what would be.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ringfence_ebpf::abi::Addr;
+
+use super::{Index, groups::PodId};
+
+impl Index {
+    /// A copy in which every live pod has an address: made-up ones of
+    /// 240.0.0.0/4 for workloads that stand for their pods, and for pods
+    /// that have none of their own. Pods keep their indexes.
+    pub(crate) fn with_made_up_addresses(&self) -> Self {
+        let mut copy = self.clone();
+        let mut bare: Vec<_> = self
+            .live()
+            .filter(|(id, _)| self.addresses_of(*id).is_empty())
+            .map(|(id, pod)| (pod.key(), id))
+            .collect();
+        bare.sort();
+        let taken: HashSet<Addr> = self.owners.all().collect();
+        let mut next = u32::from(Ipv4Addr::new(240, 0, 0, 0));
+        for (_, id) in bare {
+            let ip = loop {
+                next += 1;
+                let ip = IpAddr::V4(next.into());
+                if !taken.contains(&Addr::from(ip)) {
+                    break ip;
+                }
+            };
+            copy.change_pod(id, |pod, _, _| {
+                let shown = pod.addresses.iter().copied();
+                pod.addresses = shown.chain([ip]).collect();
+            });
+        }
+        copy
+    }
+
+    /// Sets a label of a pod, or removes it.
+    pub(crate) fn set_label(&mut self, id: PodId, key: &str, value: Option<&str>) {
+        self.change_pod(id, |pod, config, pools| {
+            *pod = pod.relabelled(config, pools, key, value);
+        });
+    }
+}

@@ -1,0 +1,303 @@
+//! Objects as they come and go.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ringfence_ebpf::abi::Addr;
+
+use crate::{
+    config::Config,
+    intern::Text,
+    model::{self, ClusterNetworkPolicy},
+};
+
+use super::{
+    Index, StoredNode,
+    groups::PodId,
+    journal::Fact,
+    owners::NodeClaim,
+    pods::{PodEntry, Pools},
+    policies::StoredCluster,
+};
+
+impl Index {
+    pub(super) fn put_pod(&mut self, pod: &model::Pod) {
+        let entry = PodEntry::new(&self.config, &mut self.pools, pod);
+        match self.find(&entry) {
+            // Most updates of a pod concern nobody here.
+            Some(id) if self.entry(id) == Some(&entry) => {}
+            Some(id) => {
+                self.retire(id);
+                self.slots[id as usize] = Some(entry);
+                self.enlist(id);
+            }
+            None => {
+                let id = self.place(entry);
+                self.enlist(id);
+            }
+        }
+    }
+
+    fn find(&self, entry: &PodEntry) -> Option<PodId> {
+        match &entry.stand_in {
+            Some(kind) => {
+                let namespace = Arc::clone(&entry.shape.namespace);
+                let key = (Arc::clone(kind), namespace, Arc::clone(&entry.name));
+                self.stand_ins.get(&key).copied()
+            }
+            None => {
+                let pods = self.by_name.get(&entry.shape.namespace)?;
+                pods.get(&entry.name).copied()
+            }
+        }
+    }
+
+    fn place(&mut self, entry: PodEntry) -> PodId {
+        let namespace = Arc::clone(&entry.shape.namespace);
+        let name = Arc::clone(&entry.name);
+        let kind = entry.stand_in.clone();
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id as usize] = Some(entry);
+                id
+            }
+            None => {
+                self.slots.push(Some(entry));
+                PodId::try_from(self.slots.len() - 1).unwrap_or(PodId::MAX)
+            }
+        };
+        match kind {
+            Some(kind) => drop(self.stand_ins.insert((kind, namespace, name), id)),
+            None => drop(self.by_name.entry(namespace).or_default().insert(name, id)),
+        }
+        id
+    }
+
+    pub(super) fn delete_pod(&mut self, namespace: &str, name: &str) {
+        let Some(pods) = self.by_name.get_mut(namespace) else {
+            return;
+        };
+        let Some(id) = pods.remove(name) else { return };
+        if pods.is_empty() {
+            self.by_name.remove(namespace);
+        }
+        self.vacate(id);
+    }
+
+    pub(super) fn delete_stand_in(&mut self, kind: &str, namespace: &str, name: &str) {
+        let key = (kind.into(), namespace.into(), name.into());
+        if let Some(id) = self.stand_ins.remove(&key) {
+            self.vacate(id);
+        }
+    }
+
+    fn vacate(&mut self, id: PodId) {
+        self.retire(id);
+        self.slots[id as usize] = None;
+        self.free.push(id);
+    }
+
+    /// Changes a pod in place.
+    pub(super) fn change_pod(
+        &mut self,
+        id: PodId,
+        change: impl FnOnce(&mut PodEntry, &Config, &mut Pools),
+    ) {
+        self.retire(id);
+        if let Some(Some(pod)) = self.slots.get_mut(id as usize) {
+            change(pod, &self.config, &mut self.pools);
+        }
+        self.enlist(id);
+    }
+
+    /// Takes a pod into all that is summed up.
+    fn enlist(&mut self, id: PodId) {
+        let Some(pod) = self.slots[id as usize].clone() else {
+            return;
+        };
+        if !pod.finished && pod.stand_in.is_none() {
+            self.count_owned(&pod, true);
+        }
+        if !pod.finished && pod.host_network && pod.stand_in.is_none() {
+            for ip in &pod.addresses {
+                self.claim(Addr::from(*ip), pod.node.clone(), false);
+            }
+        }
+        if self.is_live(&pod) {
+            self.admit(id, &pod);
+        }
+    }
+
+    /// Takes a pod out of all that is summed up.
+    fn retire(&mut self, id: PodId) {
+        let Some(pod) = self.slots[id as usize].clone() else {
+            return;
+        };
+        if self.is_live(&pod) {
+            self.expel(id, &pod);
+        }
+        if !pod.finished && pod.host_network && pod.stand_in.is_none() {
+            for ip in &pod.addresses {
+                self.unclaim(&Addr::from(*ip), pod.node.clone(), false);
+            }
+        }
+        if !pod.finished && pod.stand_in.is_none() {
+            self.count_owned(&pod, false);
+        }
+    }
+
+    /// A workload that has real pods stands for none.
+    fn count_owned(&mut self, pod: &PodEntry, more: bool) {
+        let Some((kind, name)) = &pod.owner else {
+            return;
+        };
+        let namespace = Arc::clone(&pod.shape.namespace);
+        let key = (Arc::clone(kind), namespace, Arc::clone(name));
+        let before = self.owned.get(&key).copied().unwrap_or(0);
+        let now = if more { before + 1 } else { before.saturating_sub(1) };
+        let stand_in = self.stand_ins.get(&key).copied();
+        let entry = stand_in.and_then(|id| Some((id, self.entry(id)?.clone())));
+        let turned = (before == 0) != (now == 0);
+        let entry = entry.filter(|(_, e)| turned && !e.host_network);
+        if let (Some((id, stand_in)), true) = (&entry, now > 0) {
+            self.expel(*id, stand_in);
+        }
+        match now {
+            0 => drop(self.owned.remove(&key)),
+            now => drop(self.owned.insert(key, now)),
+        }
+        if let (Some((id, stand_in)), 0) = (&entry, now) {
+            self.admit(*id, stand_in);
+        }
+    }
+
+    fn admit(&mut self, id: PodId, pod: &PodEntry) {
+        let (group, new) = self.groups.enter(&pod.shape, id);
+        let journal = &mut self.journal;
+        if new {
+            journal.note(|j| &mut j.groups, group);
+            let mut changed = |fact| journal.note(|j| &mut j.facts, fact);
+            let (config, pools) = (&self.config, &mut self.pools);
+            self.spaces
+                .add_group(config, pools, group, &pod.shape, &mut changed);
+        }
+        self.journal.note(|j| &mut j.pods, id);
+        for ip in &pod.addresses {
+            self.owners.add_pod(Addr::from(*ip), id);
+            self.note_address(Addr::from(*ip));
+        }
+    }
+
+    fn expel(&mut self, id: PodId, pod: &PodEntry) {
+        for ip in &pod.addresses {
+            self.note_address(Addr::from(*ip));
+            self.owners.remove_pod(&Addr::from(*ip), id);
+        }
+        self.journal.note(|j| &mut j.pods, id);
+        let Some((group, gone)) = self.groups.leave(&pod.shape, id) else {
+            return;
+        };
+        let journal = &mut self.journal;
+        if gone {
+            journal.note(|j| &mut j.groups, group);
+            let mut changed = |fact| journal.note(|j| &mut j.facts, fact);
+            self.spaces
+                .remove_group(&self.config, group, &pod.shape, &mut changed);
+        }
+        if self.journal.idle {
+            self.groups.collect();
+        }
+    }
+
+    /// An address changes hands: everybody who claims it is concerned.
+    fn note_address(&mut self, addr: Addr) {
+        self.journal.note(|j| &mut j.addresses, addr);
+        for pod in self.owners.pods(&addr) {
+            self.journal.note(|j| &mut j.pods, *pod);
+        }
+    }
+
+    fn claim(&mut self, addr: Addr, node: Option<Text>, in_status: bool) {
+        self.owners.add_node(addr, NodeClaim { node, in_status });
+        self.journal.note(|j| &mut j.addresses, addr);
+    }
+
+    fn unclaim(&mut self, addr: &Addr, node: Option<Text>, in_status: bool) {
+        self.owners.remove_node(addr, &NodeClaim { node, in_status });
+        self.journal.note(|j| &mut j.addresses, *addr);
+    }
+
+    pub(super) fn put_node(&mut self, node: &model::Node) {
+        let name = self.pools.texts.get(node.metadata.name.as_str());
+        let labels = self.pools.labels(&node.metadata.labels);
+        let in_status = node.status_addresses();
+        let claims = node.addresses().into_iter().map(|ip| {
+            let claim = NodeClaim {
+                node: Some(Arc::clone(&name)),
+                in_status: in_status.contains(&ip),
+            };
+            (Addr::from(ip), claim)
+        });
+        let stored = StoredNode {
+            labels,
+            claims: claims.collect(),
+        };
+        if self.nodes.get(&name) == Some(&stored) {
+            return;
+        }
+        self.delete_node(&name);
+        for (addr, claim) in &stored.claims {
+            self.claim(*addr, claim.node.clone(), claim.in_status);
+        }
+        self.nodes.insert(name, stored);
+    }
+
+    pub(super) fn delete_node(&mut self, name: &str) {
+        let Some(node) = self.nodes.remove(name) else {
+            return;
+        };
+        for (addr, claim) in &node.claims {
+            self.unclaim(addr, claim.node.clone(), claim.in_status);
+        }
+    }
+
+    pub(super) fn put_namespace(&mut self, name: &str, labels: Option<&BTreeMap<String, String>>) {
+        let changed = self.spaces.set_labels(&mut self.pools, name, labels);
+        if changed {
+            let fact = Fact::Namespace(name.into());
+            self.journal.note(|j| &mut j.facts, fact);
+        }
+    }
+
+    pub(super) fn delete_policy(&mut self, namespace: &str, name: &str) {
+        let Some((namespace, _)) = self.policies.get_key_value(namespace) else {
+            return;
+        };
+        let namespace = Arc::clone(namespace);
+        let Some(own) = self.policies.get_mut(&namespace) else {
+            return;
+        };
+        let Some((name, _)) = own.remove_entry(name) else {
+            return;
+        };
+        if own.is_empty() {
+            self.policies.remove(&namespace);
+        }
+        self.journal.note(|j| &mut j.policies, (namespace, name));
+    }
+
+    pub(crate) fn put_cluster_policy(&mut self, policy: &ClusterNetworkPolicy, closed: bool) {
+        let name: Text = policy.metadata.name.as_str().into();
+        let stored = StoredCluster::new(&self.config, &mut self.pools, policy, closed);
+        if self.cluster_policies.get(&name) != Some(&stored) {
+            self.cluster_policies.insert(Arc::clone(&name), stored);
+            self.journal.note(|j| &mut j.cluster_policies, name);
+        }
+    }
+
+    /// A change of the DNS Service changes everybody's way to it.
+    pub(super) fn note_dns(&mut self, (namespace, name): &(String, String)) {
+        if self.config.dns() == (namespace, name) {
+            self.journal.note(|j| &mut j.facts, Fact::Dns);
+        }
+    }
+}

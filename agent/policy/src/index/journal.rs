@@ -1,0 +1,94 @@
+//! What has changed since the compiler last looked.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use ringfence_ebpf::abi::Addr;
+
+use crate::intern::Text;
+
+use super::{
+    Key,
+    groups::{GroupId, PodId},
+};
+
+/// Something that is summed up over many pods, and that the policies of others
+/// are worked out from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Fact {
+    /// The values in use of an egress label.
+    Values(Box<str>),
+    /// The ports that a service's pods declare: namespace, service.
+    Declared(Box<str>, Box<str>),
+    /// The services of a type: namespace, type.
+    Type(Box<str>, Box<str>),
+    /// A Namespace's labels.
+    Namespace(Box<str>),
+    /// The way to cluster DNS.
+    Dns,
+}
+
+/// What has changed. Things are named, not copied: what became of them is
+/// looked up when the compiler comes.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    /// Of the last look: a compiler that doesn't know this number, since it
+    /// looked at another index or another looked since, starts from scratch.
+    pub(crate) looked: u64,
+    /// Nobody looks: nothing is noted.
+    pub(crate) idle: bool,
+    pub(crate) groups: HashSet<GroupId>,
+    pub(crate) pods: HashSet<PodId>,
+    pub(crate) addresses: HashSet<Addr>,
+    pub(crate) facts: HashSet<Fact>,
+    pub(crate) policies: HashSet<Key>,
+    pub(crate) cluster_policies: HashSet<Text>,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Journal {
+    /// An empty one that is noted in from now on.
+    pub(crate) fn listening() -> Self {
+        Self {
+            idle: false,
+            looked: NEXT.fetch_add(1, Ordering::Relaxed),
+            ..Self::default()
+        }
+    }
+
+    /// Notes a change in one of the sets.
+    pub(crate) fn note<T: std::hash::Hash + Eq>(
+        &mut self,
+        set: fn(&mut Self) -> &mut HashSet<T>,
+        item: T,
+    ) {
+        if !self.idle {
+            set(self).insert(item);
+        }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            looked: 0,
+            idle: true,
+            groups: HashSet::new(),
+            pods: HashSet::new(),
+            addresses: HashSet::new(),
+            facts: HashSet::new(),
+            policies: HashSet::new(),
+            cluster_policies: HashSet::new(),
+        }
+    }
+}
+
+/// A copy of an index is another index: nobody has looked at it.
+impl Clone for Journal {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}

@@ -1,0 +1,78 @@
+//! Who owns each address.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use ringfence_ebpf::abi::Addr;
+use smallvec::SmallVec;
+
+use crate::intern::Text;
+
+use super::groups::PodId;
+
+/// What says that an address is a node's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NodeClaim {
+    /// The node, if it is known which.
+    pub(crate) node: Option<Text>,
+    /// Whether the Node's `status.addresses` shows it.
+    pub(crate) in_status: bool,
+}
+
+/// Who claims each address: several pods may show the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Owners {
+    pods: BTreeMap<Addr, SmallVec<[PodId; 2]>>,
+    nodes: BTreeMap<Addr, Vec<NodeClaim>>,
+}
+
+impl Owners {
+    /// The pods that show an address, in no order.
+    pub(crate) fn pods(&self, addr: &Addr) -> &[PodId] {
+        self.pods.get(addr).map_or(&[], |pods| pods)
+    }
+
+    /// What says that an address is a node's.
+    pub(crate) fn nodes(&self, addr: &Addr) -> &[NodeClaim] {
+        self.nodes.get(addr).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every address within a range that anybody claims; some may come twice.
+    pub(crate) fn within(&self, range: RangeInclusive<Addr>) -> impl Iterator<Item = Addr> + '_ {
+        let pods = self.pods.range(range.clone()).map(|(addr, _)| *addr);
+        pods.chain(self.nodes.range(range).map(|(addr, _)| *addr))
+    }
+
+    /// Every address that anybody claims, each once.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Addr> + '_ {
+        let nodes = self.nodes.keys().filter(|addr| !self.pods.contains_key(addr));
+        self.pods.keys().chain(nodes).copied()
+    }
+
+    pub(super) fn add_pod(&mut self, addr: Addr, pod: PodId) {
+        self.pods.entry(addr).or_default().push(pod);
+    }
+
+    pub(super) fn remove_pod(&mut self, addr: &Addr, pod: PodId) {
+        if let Some(pods) = self.pods.get_mut(addr) {
+            pods.retain(|p| *p != pod);
+            if pods.is_empty() {
+                self.pods.remove(addr);
+            }
+        }
+    }
+
+    pub(super) fn add_node(&mut self, addr: Addr, claim: NodeClaim) {
+        self.nodes.entry(addr).or_default().push(claim);
+    }
+
+    pub(super) fn remove_node(&mut self, addr: &Addr, claim: &NodeClaim) {
+        if let Some(claims) = self.nodes.get_mut(addr) {
+            if let Some(at) = claims.iter().position(|c| c == claim) {
+                claims.swap_remove(at);
+            }
+            if claims.is_empty() {
+                self.nodes.remove(addr);
+            }
+        }
+    }
+}

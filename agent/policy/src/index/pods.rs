@@ -1,0 +1,236 @@
+//! Pods as the index keeps them: what policy needs, each string once.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use crate::{
+    config::Config,
+    intern::{Pool, Text},
+    model::{self, Protocol},
+    selector::Labels,
+};
+
+use super::PodKey;
+
+/// The characters of a ReplicaSet's hash (`k8s.io/apimachinery/pkg/util/rand`).
+const HASH_ALPHABET: &str = "bcdfghjklmnpqrstvwxz2456789";
+
+/// Every value that many objects share, stored once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pools {
+    pub(crate) texts: Pool<str>,
+    pub(crate) labels: Pool<[(Text, Text)]>,
+    ports: Pool<[Port]>,
+}
+
+impl Pools {
+    /// Interned labels.
+    pub(crate) fn labels(&mut self, labels: &BTreeMap<String, String>) -> Labels {
+        Labels::new(&mut self.texts, &mut self.labels, labels)
+    }
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Port {
+    pub(crate) name: Option<Text>,
+    pub(crate) number: u16,
+    pub(crate) protocol: Protocol,
+}
+
+/// All that policy can tell of a pod: pods of one shape are one group, and
+/// selectors are evaluated once per group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) namespace: Text,
+    pub(crate) labels: Labels,
+    /// The service's name; with the namespace it is the workload.
+    pub(crate) service: Text,
+    /// The service's type, by label or by name.
+    pub(crate) kind: Option<Text>,
+    /// In the order of the containers.
+    pub(crate) ports: Arc<[Port]>,
+}
+
+impl Shape {
+    /// `fallback` is the service of pods without a label that names it.
+    fn new(
+        config: &Config,
+        pools: &mut Pools,
+        namespace: Text,
+        labels: &BTreeMap<String, String>,
+        fallback: &str,
+        ports: Arc<[Port]>,
+    ) -> Self {
+        let labels = pools.labels(labels);
+        let named = config.service_labels.iter();
+        let mut named = named.filter_map(|key| labels.get(key));
+        let service = match named.find(|value| !value.is_empty()) {
+            Some(service) => Arc::clone(service),
+            None => pools.texts.get(fallback),
+        };
+        let kind = match labels.get(&config.key("service-type")) {
+            Some(kind) => Some(Arc::clone(kind)),
+            None => config
+                .type_of_name(&service)
+                .map(|kind| pools.texts.get(kind)),
+        };
+        Self {
+            namespace,
+            labels,
+            service,
+            kind,
+            ports,
+        }
+    }
+
+    /// The number of a named port; the first declared one, as Services resolve it.
+    pub(crate) fn named(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        let is = |p: &&Port| p.protocol == protocol && p.name.as_deref() == Some(name);
+        ports.find(is).map(|p| p.number)
+    }
+
+    /// `namespace/service`.
+    pub(crate) fn workload(&self) -> String {
+        format!("{}/{}", self.namespace, self.service)
+    }
+}
+
+/// A pod, or a workload that stands for its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEntry {
+    pub(crate) shape: Arc<Shape>,
+    pub(crate) name: Text,
+    pub(crate) uid: Box<str>,
+    pub(crate) node: Option<Text>,
+    /// Kind and name of the workload that owns it.
+    pub(crate) owner: Option<(Text, Text)>,
+    /// The workload's kind if this isn't a real pod.
+    pub(crate) stand_in: Option<Text>,
+    pub(crate) addresses: Box<[IpAddr]>,
+    pub(crate) running: bool,
+    pub(crate) finished: bool,
+    pub(crate) terminating: bool,
+    pub(crate) host_network: bool,
+}
+
+impl PodEntry {
+    pub(super) fn new(config: &Config, pools: &mut Pools, pod: &model::Pod) -> Self {
+        let meta = &pod.metadata;
+        let owner = owner_of(pod);
+        let owner = owner.map(|(kind, name)| (pools.texts.get(kind), pools.texts.get(name)));
+        let ports: Vec<Port> = pod
+            .ports()
+            .map(|p| Port {
+                name: p.name.as_deref().map(|name| pools.texts.get(name)),
+                number: p.container_port,
+                protocol: p.protocol,
+            })
+            .collect();
+        let ports = pools.ports.get(ports.as_slice());
+        let namespace = pools.texts.get(meta.namespace.as_str());
+        let fallback = owner.as_ref().map_or(meta.name.as_str(), |(_, name)| name);
+        let shape = Shape::new(config, pools, namespace, &meta.labels, fallback, ports);
+        let mut optional = |text: &Option<String>| text.as_deref().map(|t| pools.texts.get(t));
+        Self {
+            shape: Arc::new(shape),
+            name: meta.name.as_str().into(),
+            uid: meta.uid.as_str().into(),
+            node: optional(&pod.spec.node_name),
+            stand_in: optional(&pod.stand_in),
+            owner,
+            addresses: pod.addresses().into(),
+            running: pod.status.phase == "Running",
+            finished: pod.finished(),
+            terminating: meta.deletion_timestamp.is_some(),
+            host_network: pod.spec.host_network,
+        }
+    }
+
+    /// The same pod with one label set to a value, or without it.
+    pub(super) fn relabelled(
+        &self,
+        config: &Config,
+        pools: &mut Pools,
+        key: &str,
+        value: Option<&str>,
+    ) -> Self {
+        let labels = self.shape.labels.iter();
+        let labels = labels.map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned()));
+        let mut labels: BTreeMap<String, String> = labels.collect();
+        match value {
+            Some(value) => drop(labels.insert(key.to_owned(), value.to_owned())),
+            None => drop(labels.remove(key)),
+        }
+        let Shape {
+            namespace, ports, ..
+        } = &*self.shape;
+        let (namespace, ports) = (Arc::clone(namespace), Arc::clone(ports));
+        let fallback = self.owner.as_ref().map_or(&*self.name, |(_, name)| name);
+        let shape = Shape::new(config, pools, namespace, &labels, fallback, ports);
+        Self {
+            shape: Arc::new(shape),
+            ..self.clone()
+        }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> PodKey {
+        let uid = self.stand_in.as_deref().unwrap_or(&self.uid);
+        PodKey {
+            namespace: self.shape.namespace.as_ref().into(),
+            name: self.name.as_ref().into(),
+            uid: uid.into(),
+        }
+    }
+
+    /// The node that runs it.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// Whether it lives in the node's network namespace.
+    pub fn host_network(&self) -> bool {
+        self.host_network
+    }
+
+    /// Its addresses as its status shows them.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Orders pods that show the same address: running, not terminating, then
+    /// by UID and name.
+    pub(super) fn right(&self) -> impl Ord + '_ {
+        (
+            !self.running,
+            self.terminating,
+            &*self.uid,
+            (&*self.shape.namespace, &*self.name),
+            self.stand_in.as_deref(),
+        )
+    }
+}
+
+/// Kind and name of the workload that owns a pod; a Deployment's pods are owned
+/// by a ReplicaSet whose name ends in a hash.
+fn owner_of(pod: &model::Pod) -> Option<(&str, &str)> {
+    let meta = &pod.metadata;
+    let controller = meta.owner_references.iter().find(|o| o.controller);
+    let owner = controller.or(meta.owner_references.first())?;
+    if owner.kind == "ReplicaSet"
+        && let Some((name, hash)) = owner.name.rsplit_once('-')
+    {
+        let labelled = meta.labels.get("pod-template-hash");
+        let is_hash = match labelled {
+            Some(label) => label == hash,
+            None => {
+                (6..=10).contains(&hash.len()) && hash.chars().all(|c| HASH_ALPHABET.contains(c))
+            }
+        };
+        if is_hash {
+            return Some(("Deployment", name));
+        }
+    }
+    Some((&owner.kind, &owner.name))
+}

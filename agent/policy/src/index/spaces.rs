@@ -1,0 +1,222 @@
+//! What is known of each namespace: its labels, its groups, its services.
+
+use std::{collections::BTreeMap, collections::HashMap, hash::Hash, sync::Arc};
+
+use crate::{
+    config::Config,
+    intern::Text,
+    labels::Target,
+    model::Protocol,
+    ports::Ports,
+    selector::Labels,
+};
+
+use super::{
+    groups::{self, GroupId},
+    journal::Fact,
+    pods::{Pools, Shape},
+};
+
+/// The name that every Namespace carries as a label.
+pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// How often each of several things is said.
+type Counted<K> = BTreeMap<K, u32>;
+
+/// One namespace, known by its object or by its pods.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Space {
+    /// With [`NAMESPACE_NAME`].
+    pub(crate) labels: Labels,
+    pub(super) has_object: bool,
+    /// Sorted.
+    pub(crate) groups: Vec<GroupId>,
+    /// Ports that the pods of each service declare.
+    declared: HashMap<Text, Counted<(Protocol, u16)>>,
+    /// Services by type.
+    types: HashMap<Text, Counted<Text>>,
+}
+
+/// All namespaces, and the egress labels in use in all of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spaces {
+    by_name: HashMap<Text, Space>,
+    /// Values in use of each egress label.
+    values: HashMap<Text, Counted<Text>>,
+}
+
+impl Spaces {
+    /// A namespace.
+    pub(crate) fn get(&self, name: &str) -> Option<&Space> {
+        self.by_name.get(name)
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Text, &Space)> {
+        self.by_name.iter()
+    }
+
+    /// What `"true"` means for a service: the ports that its pods declare, else everything.
+    pub(crate) fn declared(&self, namespace: &str, service: &str) -> Ports {
+        let mut ports = Ports::default();
+        for (protocol, number) in self.declared_list(namespace, service) {
+            ports.add(&Ports::one(protocol, number));
+        }
+        if ports.is_empty() { Ports::all() } else { ports }
+    }
+
+    /// The ports that a service's pods declare, sorted.
+    pub(crate) fn declared_list(
+        &self,
+        namespace: &str,
+        service: &str,
+    ) -> impl Iterator<Item = (Protocol, u16)> + '_ {
+        let space = self.by_name.get(namespace);
+        let declared = space.and_then(|s| s.declared.get(service));
+        declared.into_iter().flat_map(|ports| ports.keys().copied())
+    }
+
+    /// Services of a type, sorted.
+    pub(crate) fn services_of(&self, namespace: &str, kind: &str) -> impl Iterator<Item = &Text> {
+        let space = self.by_name.get(namespace);
+        let services = space.and_then(|s| s.types.get(kind));
+        services.into_iter().flat_map(Counted::keys)
+    }
+
+    /// Values in use of an egress label, cluster-wide, sorted.
+    pub(crate) fn egress_values(&self, key: &str) -> impl Iterator<Item = &Text> {
+        self.values.get(key).into_iter().flat_map(Counted::keys)
+    }
+
+    /// Sets the labels of a namespace's object, or forgets the object.
+    pub(super) fn set_labels(
+        &mut self,
+        pools: &mut Pools,
+        name: &str,
+        labels: Option<&BTreeMap<String, String>>,
+    ) -> bool {
+        let has_object = labels.is_some();
+        let mut labels = labels.cloned().unwrap_or_default();
+        labels.insert(NAMESPACE_NAME.to_owned(), name.to_owned());
+        let labels = pools.labels(&labels);
+        let name = pools.texts.get(name);
+        let space = self.by_name.entry(Arc::clone(&name)).or_default();
+        space.has_object = has_object;
+        let changed = space.labels != labels;
+        space.labels = labels;
+        self.forget_if_unknown(&name);
+        changed
+    }
+
+    fn forget_if_unknown(&mut self, name: &Text) {
+        let unknown = |s: &Space| !s.has_object && s.groups.is_empty();
+        if self.by_name.get(name).is_some_and(unknown) {
+            self.by_name.remove(name);
+        }
+    }
+
+    /// Takes in a group that has pods now.
+    pub(super) fn add_group(
+        &mut self,
+        config: &Config,
+        pools: &mut Pools,
+        id: GroupId,
+        shape: &Shape,
+        changed: &mut impl FnMut(Fact),
+    ) {
+        if !self.by_name.contains_key(&shape.namespace) {
+            self.set_labels_of_unknown(pools, &shape.namespace);
+        }
+        let space = self.by_name.entry(Arc::clone(&shape.namespace)).or_default();
+        groups::insert(&mut space.groups, id);
+        let namespace = || shape.namespace.as_ref().into();
+        for port in shape.ports.iter() {
+            let ports = space.declared.entry(Arc::clone(&shape.service)).or_default();
+            if add(ports, (port.protocol, port.number)) {
+                changed(Fact::Declared(namespace(), shape.service.as_ref().into()));
+            }
+        }
+        if let Some(kind) = &shape.kind {
+            let services = space.types.entry(Arc::clone(kind)).or_default();
+            if add(services, Arc::clone(&shape.service)) {
+                changed(Fact::Type(namespace(), kind.as_ref().into()));
+            }
+        }
+        for (key, value) in shape.labels.iter() {
+            if Target::parse(config, key).is_some() {
+                let values = self.values.entry(Arc::clone(key)).or_default();
+                if add(values, Arc::clone(value)) {
+                    changed(Fact::Values(key.as_ref().into()));
+                }
+            }
+        }
+    }
+
+    fn set_labels_of_unknown(&mut self, pools: &mut Pools, name: &Text) {
+        let labels = BTreeMap::from([(NAMESPACE_NAME.to_owned(), name.as_ref().to_owned())]);
+        let space = Space {
+            labels: pools.labels(&labels),
+            ..Space::default()
+        };
+        self.by_name.insert(Arc::clone(name), space);
+    }
+
+    /// Takes out a group that has no pods any longer.
+    pub(super) fn remove_group(
+        &mut self,
+        config: &Config,
+        id: GroupId,
+        shape: &Shape,
+        changed: &mut impl FnMut(Fact),
+    ) {
+        let Some(space) = self.by_name.get_mut(&shape.namespace) else {
+            return;
+        };
+        groups::remove(&mut space.groups, id);
+        let namespace = || shape.namespace.as_ref().into();
+        for port in shape.ports.iter() {
+            let port = (port.protocol, port.number);
+            if take(&mut space.declared, &shape.service, &port) {
+                changed(Fact::Declared(namespace(), shape.service.as_ref().into()));
+            }
+        }
+        if let Some(kind) = &shape.kind
+            && take(&mut space.types, kind, &shape.service)
+        {
+            changed(Fact::Type(namespace(), kind.as_ref().into()));
+        }
+        for (key, value) in shape.labels.iter() {
+            let ours = Target::parse(config, key).is_some();
+            if ours && take(&mut self.values, key, value) {
+                changed(Fact::Values(key.as_ref().into()));
+            }
+        }
+        self.forget_if_unknown(&shape.namespace);
+    }
+}
+
+/// Counts one more; whether it is the first.
+fn add<K: Ord>(counted: &mut Counted<K>, key: K) -> bool {
+    let count = counted.entry(key).or_insert(0);
+    *count += 1;
+    *count == 1
+}
+
+/// Counts one less; whether it was the last.
+fn take<O: Hash + Eq, K: Ord>(all: &mut HashMap<O, Counted<K>>, of: &O, key: &K) -> bool {
+    let Some(counted) = all.get_mut(of) else {
+        return false;
+    };
+    let Some(count) = counted.get_mut(key) else {
+        return false;
+    };
+    *count -= 1;
+    let last = *count == 0;
+    if last {
+        counted.remove(key);
+        if counted.is_empty() {
+            all.remove(of);
+        }
+    }
+    last
+}

@@ -1,0 +1,78 @@
+//! Strings and label sets, each stored once.
+//!
+//! A cluster of 100,000 pods has few thousand distinct labels. Values that
+//! nobody holds any longer go when a pool has doubled, so that churn of names
+//! and hashes over months leaves nothing behind.
+
+use std::{collections::HashSet, hash::Hash, sync::Arc};
+
+/// A string that is stored once.
+pub(crate) type Text = Arc<str>;
+
+/// Values of one type, each stored once.
+#[derive(Debug)]
+pub(crate) struct Pool<T: ?Sized> {
+    known: HashSet<Arc<T>>,
+    /// The size at which values that only the pool holds are dropped.
+    sweep_at: usize,
+}
+
+/// Smaller pools aren't swept.
+const SMALL: usize = 1024;
+
+impl<T: ?Sized> Clone for Pool<T> {
+    fn clone(&self) -> Self {
+        Self {
+            known: self.known.clone(),
+            sweep_at: self.sweep_at,
+        }
+    }
+}
+
+impl<T: ?Sized> Default for Pool<T> {
+    fn default() -> Self {
+        Self {
+            known: HashSet::new(),
+            sweep_at: SMALL,
+        }
+    }
+}
+
+impl<T: ?Sized + Hash + Eq> Pool<T> {
+    /// The stored value that equals this one, stored now if there is none.
+    pub(crate) fn get(&mut self, value: &T) -> Arc<T>
+    where
+        for<'v> Arc<T>: From<&'v T>,
+    {
+        if let Some(known) = self.known.get(value) {
+            return Arc::clone(known);
+        }
+        self.add(Arc::from(value))
+    }
+
+    fn add(&mut self, value: Arc<T>) -> Arc<T> {
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.sweep_at = (2 * self.known.len()).max(SMALL);
+        }
+        self.known.insert(Arc::clone(&value));
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_one_and_unused_ones_go() {
+        let mut pool: Pool<str> = Pool::default();
+        let kept = pool.get("kept");
+        assert!(Arc::ptr_eq(&kept, &pool.get("kept")));
+        for i in 0..10 * SMALL {
+            pool.get(i.to_string().as_str());
+        }
+        assert!(pool.known.len() <= SMALL);
+        assert!(Arc::ptr_eq(&kept, &pool.get("kept")));
+    }
+}
