@@ -10,13 +10,13 @@
 //! node and a pod itself are always let in, quarantine and Service addresses
 //! are the datapath's business.
 
-mod address;
+pub(crate) mod address;
 mod allowlist;
 pub mod check;
 mod dns;
 mod network_policy;
 mod object;
-mod selector;
+pub(crate) mod selector;
 #[cfg(test)]
 mod tests;
 mod valid;
