@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod paths;
 mod setup;
 mod shell;
@@ -54,8 +55,14 @@ enum Command {
     },
     /// Everything that CI checks (root)
     Test,
-    /// The same, with the random tests at full length (root)
+    /// The same, with the random tests and the fuzzers at full length (root)
     Soak,
+    /// Fuzz what reads YAML, JSON and labels
+    Fuzz {
+        /// Seconds each
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Measure
     Bench {
         /// The suite; all of them if none is given
@@ -88,6 +95,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::DemoServe { dir } => demo::serve(&dir),
         Command::Test => test::test(),
         Command::Soak => test::soak(),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Bench { suite, output } => bench::run(suite.as_deref(), output),
         Command::Tidy => tidy::run(),
     }
