@@ -58,7 +58,7 @@ fn row(case: &Case) -> serde_json::Value {
     let (against, ratio) = case.against.unzip();
     json!({
         "case": case.name, "variant": if case.v4 { "v4" } else { "v6" },
-        "samples": case.samples, "against": against, "target": ratio,
+        "unit": "ns", "samples": case.samples, "against": against, "target": ratio,
     })
 }
 

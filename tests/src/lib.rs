@@ -1,7 +1,9 @@
 //! Ringfence's tests that need more than one package: the oracle and its random
-//! clusters, the packet table, test networks, the agent on them.
+//! clusters, large clusters to measure with, the packet table, test networks,
+//! the agent on them.
 
 pub mod agent;
+pub mod clusters;
 pub mod oracle;
 pub mod packets;
 pub mod random;

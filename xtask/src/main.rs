@@ -7,6 +7,8 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
+mod mutants;
 mod paths;
 mod setup;
 mod shell;
@@ -54,8 +56,18 @@ enum Command {
     },
     /// Everything that CI checks (root)
     Test,
-    /// The same, with the random tests at full length (root)
-    Soak,
+    /// The same, with the random tests and the fuzzers at full length (root)
+    Soak {
+        /// Something else that takes hours
+        #[command(subcommand)]
+        what: Option<Soak>,
+    },
+    /// Fuzz what reads YAML, JSON and labels
+    Fuzz {
+        /// Seconds each
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Measure
     Bench {
         /// The suite; all of them if none is given
@@ -66,6 +78,12 @@ enum Command {
     },
     /// Check the house rules that a program can check
     Tidy,
+}
+
+#[derive(Subcommand)]
+enum Soak {
+    /// Mutants of the policy compiler and the datapath library, in shards
+    Mutants(mutants::Options),
 }
 
 fn main() -> ExitCode {
@@ -87,7 +105,11 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::DemoServe { dir } => demo::serve(&dir),
         Command::Test => test::test(),
-        Command::Soak => test::soak(),
+        Command::Soak { what: None } => test::soak(),
+        Command::Soak {
+            what: Some(Soak::Mutants(options)),
+        } => mutants::run(&options),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Bench { suite, output } => bench::run(suite.as_deref(), output),
         Command::Tidy => tidy::run(),
     }

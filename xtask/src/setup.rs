@@ -18,6 +18,8 @@ const LINKER_VERSION: &str = "0.13.0";
 
 /// Programs that the demo and the tests call, and Debian's package of each.
 const PROGRAMS: &[(&str, &str)] = &[
+    // LLVM's fuzzer is C++.
+    ("c++", "g++"),
     ("ip", "iproute2"),
     ("mount", "mount"),
     ("nft", "nftables"),

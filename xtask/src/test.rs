@@ -5,24 +5,26 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, ebpf, setup, shell, tidy};
+use crate::{demo, ebpf, fuzz, setup, shell, tidy};
 
 /// Random clusters per property test in `soak`.
 const SOAK_CLUSTERS: &str = "100000";
+/// Seconds that each fuzz target runs in `test` and in `soak`.
+const FUZZ: (u64, u64) = (10, 600);
 /// Who builds and loads BPF programs needs to be root; so do namespaces.
 const ROOT_TESTS: &[&str] = &["--ignored", "--test-threads=1"];
 
 /// Everything once; the first failure stops with the exact command.
 pub(crate) fn test() -> Result<()> {
-    all(&[])
+    all(&[], FUZZ.0)
 }
 
-/// Everything, and the random tests at full length.
+/// Everything, and the random tests and the fuzzers at full length.
 pub(crate) fn soak() -> Result<()> {
-    all(&[("RINGFENCE_CLUSTERS", SOAK_CLUSTERS)])
+    all(&[("RINGFENCE_CLUSTERS", SOAK_CLUSTERS)], FUZZ.1)
 }
 
-fn all(env: &[(&str, &str)]) -> Result<()> {
+fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     let start = Instant::now();
     if !setup::is_root() {
         bail!(
@@ -51,6 +53,7 @@ fn all(env: &[(&str, &str)]) -> Result<()> {
     }
     shell::step("house rules", tidy::run)?;
     cargo_step("tests", &["test", "--workspace"], env)?;
+    shell::step("fuzz", || fuzz::run(fuzz_seconds))?;
     let root_tests = [&["test", "-p", "ringfence-tests", "--"], ROOT_TESTS].concat();
     cargo_step("tests that need root", &root_tests, env)?;
     shell::step("demo", || demo::run(&demo::Options::default()))?;

@@ -9,7 +9,7 @@ use super::object::{list, name, text};
 
 /// A CIDR as its family's width, its first address as a number, its length.
 #[derive(Clone, Copy)]
-pub(super) struct Cidr {
+pub(crate) struct Cidr {
     width: u32,
     first: u128,
     length: u32,
@@ -25,7 +25,7 @@ fn number(address: IpAddr) -> (u32, u128) {
 
 impl Cidr {
     /// Host bits may be set, as the API server lets them be; they mean nothing.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (address, length) = text.split_once('/')?;
         let (width, bits) = number(address.parse().ok()?);
         let length: u32 = length.parse().ok()?;
@@ -45,7 +45,7 @@ impl Cidr {
         })
     }
 
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let (width, bits) = number(address);
         let shift = self.width - self.length;
         let same = |a: u128, b: u128| shift == 128 || a >> shift == b >> shift;

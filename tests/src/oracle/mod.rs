@@ -10,7 +10,7 @@
 //! node and a pod itself are always let in, quarantine and Service addresses
 //! are the datapath's business.
 
-mod address;
+pub(crate) mod address;
 mod allowlist;
 pub mod check;
 mod cluster_policy;
@@ -20,7 +20,7 @@ mod cluster_valid;
 mod dns;
 mod network_policy;
 mod object;
-mod selector;
+pub(crate) mod selector;
 #[cfg(test)]
 mod tests;
 mod valid;

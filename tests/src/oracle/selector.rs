@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::object::{Labels, list, text};
 
 /// Whether a selector matches labels; an empty one matches all.
-pub(super) fn selects(selector: &Value, labels: &Labels<'_>) -> bool {
+pub(crate) fn selects(selector: &Value, labels: &Labels<'_>) -> bool {
     let wanted = selector.get("matchLabels").and_then(Value::as_object);
     let mut equal = wanted
         .into_iter()

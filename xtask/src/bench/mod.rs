@@ -2,6 +2,8 @@
 //!
 //! A suite is a function that returns [`Case`]s; it is listed in [`SUITES`].
 
+mod compile;
+mod measured;
 mod packet;
 mod startup;
 
@@ -24,7 +26,11 @@ pub(crate) enum Output {
 type Suite = fn() -> Result<Vec<Case>>;
 
 /// Every suite by the name on the command line.
-const SUITES: &[(&str, Suite)] = &[("packet", packet::cases), ("startup", startup::cases)];
+const SUITES: &[(&str, Suite)] = &[
+    ("compile", compile::cases),
+    ("packet", packet::cases),
+    ("startup", startup::cases),
+];
 
 /// One case in one variant, measured.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,8 +39,8 @@ pub(crate) struct Case {
     pub(crate) case: String,
     /// How it is done.
     pub(crate) variant: String,
-    /// Of the figures: `ns`, `ms`, …
-    pub(crate) unit: &'static str,
+    /// Of the figures: `ns`, `s`, `bytes`, …
+    pub(crate) unit: String,
     /// Every measurement, sorted, never empty.
     samples: Vec<f64>,
     /// The case of the same run that this one is compared with: in the same
@@ -49,7 +55,7 @@ impl Case {
     pub(crate) fn new(
         case: impl Into<String>,
         variant: impl Into<String>,
-        unit: &'static str,
+        unit: impl Into<String>,
         mut samples: Vec<f64>,
     ) -> Result<Self> {
         let (case, variant) = (case.into(), variant.into());
@@ -60,7 +66,7 @@ impl Case {
         Ok(Self {
             case,
             variant,
-            unit,
+            unit: unit.into(),
             samples,
             against: None,
             target: None,
@@ -141,6 +147,16 @@ fn as_json(cases: &[Case]) -> Value {
     cases.iter().map(row).collect()
 }
 
+/// Three digits that count, whether of nanoseconds or of bytes.
+fn figure(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let magnitude = value.abs().log10().floor() as i32;
+    let decimals = usize::try_from(2 - magnitude).unwrap_or_default();
+    format!("{value:.decimals$}")
+}
+
 fn as_table(cases: &[Case]) -> String {
     let mut rows = vec![
         [
@@ -149,13 +165,12 @@ fn as_table(cases: &[Case]) -> String {
         .map(str::to_owned)
         .to_vec(),
     ];
-    let figure = |value: f64| format!("{value:.2}");
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     for case in cases {
         rows.push(vec![
             case.case.clone(),
             case.variant.clone(),
-            case.unit.to_owned(),
+            case.unit.clone(),
             figure(case.min()),
             figure(case.median()),
             figure(case.max()),
@@ -191,6 +206,14 @@ mod tests {
     #[test]
     fn a_case_without_a_measurement_is_an_error() {
         assert!(Case::new("drop", "v4", "ns", Vec::new()).is_err());
+    }
+
+    #[test]
+    fn figures_show_three_digits_that_count() {
+        let shown = [0.00042, 0.2, 1.0, 27.34, 184.2, 61_234_567.0].map(figure);
+        let expected = ["0.000420", "0.200", "1.00", "27.3", "184", "61234567"];
+        assert_eq!(shown, expected);
+        assert_eq!(figure(0.0), "0");
     }
 
     #[test]

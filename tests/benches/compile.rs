@@ -1,0 +1,177 @@
+//! From parsed objects to tables, and one pod's relabelling; started by
+//! `cargo xtask bench compile`, which prints what this measures.
+//!
+//! `compile_memory.rs` has the bytes: an allocator that counts would slow this.
+
+mod common;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use ringfence_policy::config::Config;
+use ringfence_policy::index::Index;
+use ringfence_policy::model::{Object, Pod};
+use ringfence_tests::clusters::{Cluster, NODE, count};
+use ringfence_tests::random::Dice;
+use serde_json::{Value, json};
+
+use common::compiler::Compiler;
+
+/// Relabellings measured.
+const RELABELLINGS: usize = 2000;
+/// A compiler that isn't incremental gets no further than this, and its
+/// percentile is that of fewer.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// One in so many relabels a pod of the node.
+const LOCAL_EVERY: usize = 10;
+
+fn main() -> Result<()> {
+    common::run(|cluster| {
+        check(cluster)?;
+        let mut rows = times(cluster)?;
+        rows.push(relabelling(cluster)?);
+        Ok(rows)
+    })
+}
+
+/// A figure of a cluster that isn't what it says is worth nothing.
+fn check(cluster: Cluster) -> Result<()> {
+    let counts = count::count(cluster.objects());
+    if !counts.is_fair() {
+        bail!("{} isn't what it should be: {counts:?}", cluster.name());
+    }
+    eprintln!("{}: {counts:?}", cluster.name());
+    Ok(())
+}
+
+fn samples(cluster: Cluster) -> usize {
+    if cluster == Cluster::Huge { 3 } else { 5 }
+}
+
+/// Seconds that the first tables may take.
+fn time_target(cluster: Cluster) -> f64 {
+    match cluster {
+        Cluster::Mesh => 0.2,
+        Cluster::Dense => 1.0,
+        Cluster::Huge => 3.0,
+    }
+}
+
+/// The first tables, and merely storing the objects by their keys.
+fn times(cluster: Cluster) -> Result<Vec<Value>> {
+    let name = cluster.name();
+    let objects: Vec<Object> = common::parsed(cluster).collect::<Result<_>>()?;
+    let (mut floor, mut time) = (Vec::new(), Vec::new());
+    for _ in 0..samples(cluster) {
+        let own = objects.clone();
+        let start = Instant::now();
+        let stored = common::stored(own);
+        floor.push(start.elapsed().as_secs_f64());
+        drop(black_box(stored));
+
+        let own = objects.clone();
+        let start = Instant::now();
+        let mut index = Index::new(Config::default());
+        own.into_iter().for_each(|object| index.apply(object));
+        let mut compiler = Compiler::new(common::scope());
+        compiler.update(&mut index);
+        time.push(start.elapsed().as_secs_f64());
+        common::expect_local_pods(&compiler)?;
+    }
+    let stored = format!("{name}-floor");
+    Ok(vec![
+        json!({
+            "case": name, "variant": "time", "unit": "s", "samples": time,
+            "against": stored, "target": time_target(cluster),
+        }),
+        json!({"case": stored, "variant": "time", "unit": "s", "samples": floor}),
+    ])
+}
+
+/// One pod after the other gets other labels; the tables follow each.
+fn relabelling(cluster: Cluster) -> Result<Value> {
+    let mut objects: Vec<Object> = common::parsed(cluster).collect::<Result<_>>()?;
+    let mut index = Index::new(Config::default());
+    for object in &objects {
+        index.apply(object.clone());
+    }
+    let mut compiler = Compiler::new(common::scope());
+    compiler.update(&mut index);
+
+    let mut relabeller = Relabeller::new(&objects);
+    let mut times = Vec::with_capacity(RELABELLINGS);
+    let start = Instant::now();
+    while times.len() < RELABELLINGS && start.elapsed() < PATIENCE {
+        let pod = relabeller.next(&mut objects, times.len())?;
+        let start = Instant::now();
+        index.apply(pod);
+        compiler.update(&mut index);
+        times.push(start.elapsed().as_secs_f64());
+    }
+    expect_fresh(&compiler, objects)?;
+    eprintln!("{}: {} relabellings", cluster.name(), times.len());
+    times.sort_by(f64::total_cmp);
+    let p99 = times[(times.len() * 99).div_ceil(100) - 1];
+    let target = (cluster == Cluster::Huge).then_some(0.001);
+    Ok(json!({
+        "case": cluster.name(), "variant": "relabel_p99", "unit": "s", "samples": [p99],
+        "target": target,
+    }))
+}
+
+/// What was changed step by step equals what is compiled from scratch.
+fn expect_fresh(compiler: &Compiler, objects: Vec<Object>) -> Result<()> {
+    let mut index = Index::new(Config::default());
+    objects.into_iter().for_each(|object| index.apply(object));
+    let mut fresh = Compiler::new(common::scope());
+    fresh.update(&mut index);
+    if fresh.tables() != compiler.tables() {
+        bail!("after the relabellings the tables aren't those compiled from scratch");
+    }
+    Ok(())
+}
+
+struct Relabeller {
+    dice: Dice,
+    pods: Vec<usize>,
+    local: Vec<usize>,
+}
+
+impl Relabeller {
+    fn new(objects: &[Object]) -> Self {
+        let numbers = |wanted: &dyn Fn(&Pod) -> bool| {
+            let all = objects.iter().enumerate();
+            all.filter(|(_, o)| matches!(o, Object::Pod(pod) if wanted(pod)))
+                .map(|(n, _)| n)
+                .collect()
+        };
+        Self {
+            dice: Dice::new(1),
+            pods: numbers(&|_| true),
+            local: numbers(&|pod| pod.spec.node_name.as_deref() == Some(NODE)),
+        }
+    }
+
+    /// Changes one pod among the objects: another value of one label, or all
+    /// labels of another pod.
+    fn next(&mut self, objects: &mut [Object], round: usize) -> Result<Object> {
+        let among = match round.is_multiple_of(LOCAL_EVERY) {
+            true => &self.local,
+            false => &self.pods,
+        };
+        let number = *self.dice.choose(among);
+        let other = *self.dice.choose(&self.pods);
+        let mut labels = match self.dice.chance(50) {
+            true => objects[other].meta().labels.clone(),
+            false => objects[number].meta().labels.clone(),
+        };
+        let version = format!("v{}", self.dice.between(1, 9));
+        labels.insert("version".to_owned(), version);
+        let Object::Pod(pod) = &mut objects[number] else {
+            bail!("object {number} is no pod");
+        };
+        pod.metadata.labels = labels;
+        Ok(objects[number].clone())
+    }
+}

@@ -1,0 +1,137 @@
+//! Fuzzing what reads YAML, JSON and labels, guided by coverage.
+//!
+//! Without cargo-fuzz, which wants a nightly: instrumentation is a pass of LLVM
+//! that stable rustc runs too, and the fuzzer itself is a library.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{ebpf, paths, setup, shell};
+
+/// Targets, each with the folders of its seeds.
+const TARGETS: &[(&str, &[&str])] = &[
+    ("yaml", &["tests/fuzz/corpus/yaml", "deploy/demo"]),
+    ("labels", &["tests/fuzz/corpus/labels"]),
+    ("object", &["tests/fuzz/corpus/object"]),
+];
+
+/// Coverage as cargo-fuzz asks for it. Checks are on: an overflow is a fault too.
+const FLAGS: &[&str] = &[
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cdebug-assertions",
+    "-Coverflow-checks",
+    "--cfg=fuzzing",
+];
+
+/// What an input may take until it counts as a fault, in seconds.
+const SLOW: u32 = 10;
+/// What memory may grow to until it counts as a fault, in MB.
+const LARGE: u32 = 2048;
+/// Long enough for several documents.
+const LONGEST: u32 = 8192;
+
+/// Fuzzes each target for so many seconds.
+pub(crate) fn run(seconds: u64) -> Result<()> {
+    setup::run()?;
+    let binaries = build()?;
+    for (name, seeds) in TARGETS {
+        fuzz(&binaries, name, seeds, seconds)?;
+    }
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    paths::root().join("target/fuzz")
+}
+
+/// In a target folder of its own. Naming the target keeps the flags away from
+/// build scripts and macros, which couldn't be linked with them.
+fn build() -> Result<PathBuf> {
+    let host = shell::output(Command::new(rustc()).args(["--print", "host-tuple"]))?;
+    let mut command = ebpf::cargo();
+    command
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        .args(["build", "--release", "--package", "ringfence-fuzz"])
+        .args(["--bins", "--features", "libfuzzer", "--target", host.trim()])
+        .arg("--target-dir")
+        .arg(folder());
+    shell::run(&mut command).context("can't build the fuzz targets")?;
+    Ok(folder().join(host.trim()).join("release"))
+}
+
+fn rustc() -> PathBuf {
+    std::env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from)
+}
+
+/// New inputs are kept under `target`, for the next run to start from.
+fn fuzz(binaries: &Path, name: &str, seeds: &[&str], seconds: u64) -> Result<()> {
+    let grown = folder().join("corpus").join(name);
+    let failed = folder().join("failed").join(name);
+    for dir in [&grown, &failed] {
+        fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
+    }
+    let binary = binaries.join(format!("fuzz-{name}"));
+    let mut command = Command::new(&binary);
+    command
+        .current_dir(paths::root())
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-timeout={SLOW}"))
+        .arg(format!("-rss_limit_mb={LARGE}"))
+        .arg(format!("-max_len={LONGEST}"))
+        .arg(format!("-artifact_prefix={}/", failed.display()))
+        .args(["-dict=tests/fuzz/words.dict", "-print_final_stats=1"])
+        .arg(&grown)
+        .args(seeds);
+    let output = command
+        .output()
+        .with_context(|| format!("can't start {}", binary.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        eprintln!("{}", last_lines(&said));
+        bail!(
+            "an input makes {name} fail; it is in {}. Try it alone with `{} FILE`, and keep it in \
+             tests/fuzz/corpus/{name} once the fault is mended",
+            failed.display(),
+            binary.display()
+        );
+    }
+    let inputs = executed(&said).with_context(|| format!("{name} says nothing of its inputs"))?;
+    eprintln!("    {name}: {inputs} inputs in {seconds} s, none makes it fail");
+    Ok(())
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+fn executed(text: &str) -> Option<u64> {
+    let label = "stat::number_of_executed_units:";
+    let line = text.lines().find_map(|line| line.strip_prefix(label))?;
+    line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_inputs_is_read_from_the_fuzzers_last_words() {
+        let text = "Done 7 runs\nstat::number_of_executed_units: 4096\nstat::x: 1\n";
+        assert_eq!(executed(text), Some(4096));
+        assert_eq!(executed("nothing"), None);
+    }
+
+    #[test]
+    fn every_folder_of_seeds_is_there() {
+        let mut folders = TARGETS.iter().flat_map(|(_, seeds)| *seeds);
+        assert!(folders.all(|seeds| paths::root().join(seeds).is_dir()));
+    }
+}

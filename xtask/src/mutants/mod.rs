@@ -1,0 +1,133 @@
+//! Mutants of what decides: whatever a change of one operator or return value
+//! leaves unnoticed is untested.
+//!
+//! A run takes hours, so it goes in shards whose results stay: a run that was
+//! stopped goes on with the next shard. What survives is killed by a new test
+//! or listed in `docs/mutants.md` with the reason.
+
+mod listed;
+mod shard;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{ebpf, paths, shell};
+use shard::Shard;
+
+/// Where survivors are listed, each with its reason.
+const LIST: &str = "docs/mutants.md";
+
+/// One package's mutants.
+pub(super) struct Subject {
+    package: &'static str,
+    /// Short, for folders and tables.
+    name: &'static str,
+    /// So many that each takes less than an hour on two cores.
+    shards: usize,
+    /// Source that no test on the host runs.
+    without: &'static [&'static str],
+}
+
+const SUBJECTS: &[Subject] = &[
+    Subject {
+        package: "ringfence-ebpf",
+        name: "ebpf",
+        shards: 12,
+        // Compiled for BPF only.
+        without: &["ebpf/src/bpf/**", "ebpf/src/main.rs"],
+    },
+    Subject {
+        package: "ringfence-policy",
+        name: "policy",
+        shards: 24,
+        without: &["agent/policy/src/testing.rs"],
+    },
+];
+
+/// Which shards to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Forget what earlier runs found
+    #[arg(long)]
+    restart: bool,
+    /// Run at most so many shards now
+    #[arg(long, value_name = "COUNT")]
+    shards: Option<usize>,
+    /// Only this package: `ebpf` or `policy`
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Runs the shards that aren't done and compares the survivors with the list.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let subjects: Vec<&Subject> = SUBJECTS
+        .iter()
+        .filter(|s| options.only.as_deref().is_none_or(|only| only == s.name))
+        .collect();
+    if subjects.is_empty() {
+        let names: Vec<&str> = SUBJECTS.iter().map(|s| s.name).collect();
+        bail!("no such package; there are: {}", names.join(", "));
+    }
+    install()?;
+    let shards: Vec<Shard> = subjects.iter().flat_map(|s| Shard::of(s)).collect();
+    if options.restart {
+        shards.iter().try_for_each(Shard::forget)?;
+    }
+    print!("{}", shard::table(&shards));
+    let open = shards.iter().filter(|shard| shard.done().is_none());
+    for shard in open.take(options.shards.unwrap_or(usize::MAX)) {
+        shell::step(&shard.to_string(), || shard.run())?;
+    }
+    print!("{}", shard::table(&shards));
+    compare(&subjects, &shards)
+}
+
+fn install() -> Result<()> {
+    if paths::program("cargo-mutants").is_some() {
+        return Ok(());
+    }
+    shell::step("install cargo-mutants", || {
+        let mut command: Command = ebpf::cargo();
+        shell::run(command.args(["install", "cargo-mutants", "--locked"]))
+    })
+}
+
+/// Every survivor is listed; once all shards are done, nothing else is.
+fn compare(subjects: &[&Subject], shards: &[Shard]) -> Result<()> {
+    let path = paths::root().join(LIST);
+    let text = fs::read_to_string(&path).with_context(|| format!("can't read {LIST}"))?;
+    let listed = listed::read(&text)?;
+    let done: Vec<shard::Done> = shards.iter().filter_map(Shard::done).collect();
+    let survivors: BTreeSet<String> = done.iter().flat_map(|d| d.survivors.clone()).collect();
+    let mut faults: Vec<String> = survivors
+        .iter()
+        .filter(|name| !listed.contains(*name))
+        .map(|name| format!("survives and isn't listed: {name}"))
+        .collect();
+    if done.len() == shards.len() {
+        let ours = |name: &&String| subjects.iter().any(|s| name.starts_with(s.source()));
+        let gone = listed.iter().filter(ours);
+        let gone = gone.filter(|name| !survivors.contains(*name));
+        faults.extend(gone.map(|name| format!("listed, but gone or killed: {name}")));
+    } else {
+        println!("{} of {} shards are done", done.len(), shards.len());
+    }
+    faults.iter().for_each(|fault| println!("    {fault}"));
+    match faults.len() {
+        0 => Ok(()),
+        count => bail!("{count} mutants aren't as {LIST} says"),
+    }
+}
+
+impl Subject {
+    /// The folder with which the names of its mutants begin.
+    fn source(&self) -> &'static str {
+        match self.name {
+            "ebpf" => "ebpf/",
+            _ => "agent/policy/",
+        }
+    }
+}

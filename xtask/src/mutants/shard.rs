@@ -1,0 +1,161 @@
+//! A part of one package's mutants, small enough to be run at one go.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{Subject, listed};
+use crate::{ebpf, paths, shell};
+
+/// Random clusters a test: enough to kill, few enough for hundreds of runs.
+const CLUSTERS: &str = "100";
+/// The tests of the tests' package that judge the two libraries without root.
+const TESTS: &[&str] = &["oracle", "changes", "packets_host"];
+/// Seconds a test run may always take; a machine may be busy.
+const PATIENCE: &str = "120";
+
+/// Some of a package's mutants.
+pub(super) struct Shard {
+    subject: &'static Subject,
+    /// From 0, as cargo-mutants counts.
+    number: usize,
+}
+
+/// What a shard found.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+pub(super) struct Done {
+    seconds: u64,
+    killed: usize,
+    /// Names of the mutants that no test noticed.
+    pub(super) survivors: Vec<String>,
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Subject { name, shards, .. } = self.subject;
+        write!(
+            f,
+            "mutants of {name}, shard {} of {shards}",
+            self.number + 1
+        )
+    }
+}
+
+impl Shard {
+    /// All of a package's.
+    pub(super) fn of(subject: &'static Subject) -> Vec<Self> {
+        let shard = |number| Self { subject, number };
+        (0..subject.shards).map(shard).collect()
+    }
+
+    fn folder(&self) -> PathBuf {
+        let Subject { name, shards, .. } = self.subject;
+        let part = format!("{}-of-{shards}", self.number + 1);
+        paths::root().join("target/mutants").join(name).join(part)
+    }
+
+    fn result(&self) -> PathBuf {
+        self.folder().join("done.json")
+    }
+
+    /// What it found, once it ran to its end.
+    pub(super) fn done(&self) -> Option<Done> {
+        let text = fs::read_to_string(self.result()).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Makes it one that never ran.
+    pub(super) fn forget(&self) -> Result<()> {
+        let path = self.result();
+        match path.exists() {
+            true => {
+                fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Runs its mutants and writes down what they did.
+    pub(super) fn run(&self) -> Result<()> {
+        let folder = self.folder();
+        fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+        let start = Instant::now();
+        let mut command = self.command();
+        let status = command
+            .status()
+            .with_context(|| format!("can't start `{}`", shell::text(&command)))?;
+        // 2: mutants survived; 3: a test ran into its limit, which kills too.
+        if !matches!(status.code(), Some(0 | 2 | 3)) {
+            bail!("`{}` ended with {status}", shell::text(&command));
+        }
+        let done = Done {
+            seconds: start.elapsed().as_secs(),
+            killed: self.lines("caught.txt")?.len() + self.lines("timeout.txt")?.len(),
+            survivors: self.lines("missed.txt")?,
+        };
+        let text = serde_json::to_string_pretty(&done)?;
+        let path = self.result();
+        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
+    }
+
+    /// The dependencies are compiled once for all shards, in a target folder of
+    /// their own.
+    fn command(&self) -> std::process::Command {
+        let Subject {
+            package, shards, ..
+        } = self.subject;
+        let mut command = ebpf::cargo();
+        command
+            .env("RINGFENCE_CLUSTERS", CLUSTERS)
+            .env(
+                "CARGO_TARGET_DIR",
+                paths::root().join("target/mutants/build"),
+            )
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .args(["mutants", "--package", package])
+            .args(["--test-package", package])
+            .args(["--test-package", "ringfence-tests"])
+            .args(["--shard", &format!("{}/{shards}", self.number)])
+            .args(["--minimum-test-timeout", PATIENCE, "--no-shuffle"])
+            .args(self.subject.without.iter().flat_map(|w| ["--exclude", w]))
+            .arg("--output")
+            .arg(self.folder())
+            .args(["--", "--lib"])
+            .args(TESTS.iter().flat_map(|test| ["--test", test]))
+            // What tests the tests themselves kills nothing.
+            .args(["--", "--skip", "clusters::", "--skip", "testnet::"]);
+        command
+    }
+
+    fn lines(&self, file: &str) -> Result<Vec<String>> {
+        let path = self.folder().join("mutants.out").join(file);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+        Ok(text.lines().map(listed::name).collect())
+    }
+}
+
+/// Which shards there are, and what those that are done took and found.
+pub(super) fn table(shards: &[Shard]) -> String {
+    let head = ["package", "shard", "took", "killed", "survived"].map(str::to_owned);
+    let row = |shard: &Shard| {
+        let number = format!("{}/{}", shard.number + 1, shard.subject.shards);
+        let found = match shard.done() {
+            Some(done) => [
+                shell::seconds(Duration::from_secs(done.seconds)),
+                done.killed.to_string(),
+                done.survivors.len().to_string(),
+            ],
+            None => ["-"; 3].map(str::to_owned),
+        };
+        [vec![shard.subject.name.to_owned(), number], found.to_vec()].concat()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head.to_vec())
+        .chain(shards.iter().map(row))
+        .collect();
+    shell::columns(&rows)
+}
