@@ -16,7 +16,7 @@ use ringfence_tests::clusters::{Cluster, NODE, count};
 use ringfence_tests::random::Dice;
 use serde_json::{Value, json};
 
-use common::compiler::Compiler;
+use ringfence_policy::compile::Compiler;
 
 /// Relabellings measured.
 const RELABELLINGS: usize = 2000;

@@ -15,7 +15,7 @@ use ringfence_tests::clusters::Cluster;
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-use common::compiler::Compiler;
+use ringfence_policy::compile::Compiler;
 
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

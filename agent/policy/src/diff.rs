@@ -1,7 +1,8 @@
 //! What a new generation may take from whom.
 
+use crate::intern::HashMap;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
 };
 
@@ -148,7 +149,7 @@ struct Overlay<'t> {
 
 impl<'t> Overlay<'t> {
     fn new(before: &'t Before, new: &'t Tables) -> Self {
-        let mut rewritten: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut rewritten: HashMap<u32, Vec<u32>> = HashMap::default();
         for (ruleset, class) in before.rules.keys() {
             rewritten.entry(*ruleset).or_default().push(*class);
         }
@@ -215,9 +216,15 @@ impl<'t> Overlay<'t> {
             && identities
                 .iter()
                 .all(|(k, old)| old.is_none() || new.identities.get(k) == old.as_ref())
-            && cidrs.iter().all(|(k, old)| new.cidrs.get(k) == old.as_ref())
-            && rules.iter().all(|(k, old)| new.rules.get(k) == old.as_ref())
-            && ports.iter().all(|(k, old)| new.ports.get(k) == old.as_ref())
+            && cidrs
+                .iter()
+                .all(|(k, old)| new.cidrs.get(k) == old.as_ref())
+            && rules
+                .iter()
+                .all(|(k, old)| new.rules.get(k) == old.as_ref())
+            && ports
+                .iter()
+                .all(|(k, old)| new.ports.get(k) == old.as_ref())
             && endpoints
                 .iter()
                 .all(|(k, old)| new.endpoints.get(k) == old.as_ref())
@@ -271,8 +278,8 @@ impl<'t, O: Old, P: Fn(u32, u32) -> BTreeSet<(u32, u32)>> Losses<'t, O, P> {
             old,
             new,
             pairs,
-            rulesets: HashMap::new(),
-            sets: HashMap::new(),
+            rulesets: HashMap::default(),
+            sets: HashMap::default(),
         }
     }
 

@@ -4,7 +4,13 @@
 //! nobody holds any longer go when a pool has doubled, so that churn of names
 //! and hashes over months leaves nothing behind.
 
-use std::{collections::HashSet, hash::Hash, sync::Arc};
+use std::{hash::Hash, sync::Arc};
+
+/// A map whose order of iteration never shows. Keyed anew in each process, so
+/// that nobody can choose labels that collide.
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+/// A set of the same kind.
+pub(crate) type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
 /// A string that is stored once.
 pub(crate) type Text = Arc<str>;
@@ -32,7 +38,7 @@ impl<T: ?Sized> Clone for Pool<T> {
 impl<T: ?Sized> Default for Pool<T> {
     fn default() -> Self {
         Self {
-            known: HashSet::new(),
+            known: HashSet::default(),
             sweep_at: SMALL,
         }
     }

@@ -296,8 +296,16 @@ mod tests {
             let both = a.both(&b);
             for port in ports() {
                 let (in_a, in_b) = (a.contains(6, port), b.contains(6, port));
-                assert_eq!(less.contains(6, port), in_a && !in_b, "{a:?} less {b:?}: {port}");
-                assert_eq!(both.contains(6, port), in_a && in_b, "{a:?} and {b:?}: {port}");
+                assert_eq!(
+                    less.contains(6, port),
+                    in_a && !in_b,
+                    "{a:?} less {b:?}: {port}"
+                );
+                assert_eq!(
+                    both.contains(6, port),
+                    in_a && in_b,
+                    "{a:?} and {b:?}: {port}"
+                );
             }
             // Canonical: the same set put together again is the same value.
             less.add(&both);

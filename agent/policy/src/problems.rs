@@ -37,9 +37,13 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
         found.namespace(config, name, labels);
     }
     let netpols = index.policies.iter();
-    for (namespace, (name, stored)) in netpols.flat_map(|(ns, own)| own.iter().map(move |p| (ns, p))) {
+    for (namespace, (name, stored)) in
+        netpols.flat_map(|(ns, own)| own.iter().map(move |p| (ns, p)))
+    {
         let object = format!("NetworkPolicy {namespace}/{name}");
-        let error = index.invalid.get(&(namespace.to_string(), name.to_string()));
+        let error = index
+            .invalid
+            .get(&(namespace.to_string(), name.to_string()));
         if let Some(error) = error {
             let kept = match stored.closed {
                 true => "isolates its pods and allows nothing until it is corrected",
@@ -90,7 +94,12 @@ impl Found {
     fn pod(&mut self, config: &Config, kind: &str, pod: &PodEntry) {
         let object = format!("{kind} {}/{}", pod.shape.namespace, pod.name);
         let labels = &pod.shape.labels;
-        self.shared(config, &object, labels, "taken for its Namespace's mode, else for enforce");
+        self.shared(
+            config,
+            &object,
+            labels,
+            "taken for its Namespace's mode, else for enforce",
+        );
         let quarantine = config.key("quarantine");
         let known = ["true", "false"];
         self.word(&object, labels, &quarantine, &known, "not in quarantine");

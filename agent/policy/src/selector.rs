@@ -95,6 +95,17 @@ impl Selector {
         self.0.iter().all(|c| c.holds(labels))
     }
 
+    /// Whether it selects everything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keys of which every match has one of the values.
+    pub(crate) fn alternatives(&self) -> impl Iterator<Item = (&Text, &[Text])> {
+        let listed = self.0.iter().filter(|c| c.operator == Operator::In);
+        listed.map(|c| (&c.key, &*c.values))
+    }
+
     /// Labels that every match carries, for looking selectors up instead of trying each.
     pub(crate) fn required(&self) -> impl Iterator<Item = (&Text, &Text)> {
         let conditions = self.0.iter();

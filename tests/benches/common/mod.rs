@@ -1,10 +1,10 @@
 //! What the two benches of the compiler share.
 
-pub(crate) mod compiler;
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail};
+use ringfence_policy::compile::Compiler;
 use ringfence_policy::index::Scope;
 use ringfence_policy::model::Object;
 use ringfence_tests::clusters::{Cluster, NODE};
@@ -37,7 +37,7 @@ pub(crate) fn stored(objects: Vec<Object>) -> HashMap<Key, Object> {
 }
 
 /// Tables of something else would be quick to make.
-pub(crate) fn expect_local_pods(compiler: &compiler::Compiler) -> Result<()> {
+pub(crate) fn expect_local_pods(compiler: &Compiler) -> Result<()> {
     let tables = compiler.tables();
     let isolated = tables.endpoints.values().filter(|pod| pod.ingress != 0);
     if tables.endpoints.len() != 100 || isolated.count() < 90 {

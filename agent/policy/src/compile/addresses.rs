@@ -1,9 +1,7 @@
 //! The class and the name of each address.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use crate::intern::{HashMap, HashSet};
+use std::sync::Arc;
 
 use ringfence_ebpf::abi::{Addr, Identity};
 
@@ -90,8 +88,8 @@ impl State {
         let owner = index.owner(&addr);
         let class = owner.and_then(|owner| match owner {
             Owner::Pod(id) => {
-                let shape = &index.entry(id)?.shape;
-                let group = index.groups.find(shape)?;
+                let group = index.group_of(id)?;
+                let shape = index.groups.shape(group);
                 let name = self.name(group, shape);
                 self.writer.identity(addr, Some((name, 0)));
                 let claims = index.owners.nodes(&addr);
@@ -193,5 +191,7 @@ fn is_this(scope: &Scope, claims: &[NodeClaim]) -> bool {
     let Scope::Node(name) = scope else {
         return false;
     };
-    claims.iter().any(|claim| claim.node.as_deref() == Some(name))
+    claims
+        .iter()
+        .any(|claim| claim.node.as_deref() == Some(name))
 }

@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::{
-    labels::{Mode, PortRef, Target, Value, What},
     index::pods::Shape,
     intern::Text,
+    labels::{Mode, PortRef, Target, Value, What},
     model::{Action, IntOrString, Protocol, Service},
     ports::Ports,
     selector::{Labels, Selector},
@@ -46,11 +46,7 @@ pub(super) fn of(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
 
 /// What a mode adds is the isolation, and with it the way to DNS. The labels
 /// themselves grant whatever the mode is.
-fn egress_policies(
-    facts: &Facts<'_>,
-    group: &Shape,
-    mode: Option<(Origin, bool)>,
-) -> Vec<Policy> {
+fn egress_policies(facts: &Facts<'_>, group: &Shape, mode: Option<(Origin, bool)>) -> Vec<Policy> {
     let policy = |origin, staged, isolates, rules| Policy {
         origin,
         staged,

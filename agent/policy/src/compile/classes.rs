@@ -4,11 +4,8 @@
 //! Prefixes give the classes of addresses that nobody is known to own, exact
 //! entries those of pods and nodes where prefixes alone would be wrong.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::RangeInclusive,
-    sync::Arc,
-};
+use crate::intern::HashMap;
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use ringfence_ebpf::abi::Addr;
 
@@ -65,10 +62,10 @@ impl Classes {
             id: Some(0),
         };
         Self {
-            by_set: HashMap::from([(Arc::clone(&none.set), NO_CLASS)]),
+            by_set: [(Arc::clone(&none.set), NO_CLASS)].into_iter().collect(),
             slots: vec![Some(none)],
             free: Vec::new(),
-            by_id: HashMap::from([(0, NO_CLASS)]),
+            by_id: [(0, NO_CLASS)].into_iter().collect(),
             ids: Ids::new(ids::PLAIN),
             touched: Vec::new(),
         }
@@ -169,7 +166,9 @@ impl Classes {
         for (slot, _) in slots.iter().filter(|(_, uses)| *uses == 0) {
             self.drop_class(*slot, peers);
         }
-        let named = slots.iter().filter(|(slot, uses)| *uses > 0 && *slot != NO_CLASS);
+        let named = slots
+            .iter()
+            .filter(|(slot, uses)| *uses > 0 && *slot != NO_CLASS);
         let sets = named.filter_map(|(slot, _)| Some((*slot, Arc::clone(&self.get(*slot)?.set))));
         let mut contents: Vec<_> = sets.map(|both| (hash(&both.1, peers), both)).collect();
         let mut given = Vec::new();
@@ -216,7 +215,10 @@ fn hash(set: &[Member], peers: &Peers) -> u64 {
 }
 
 /// The peers of a set in the order of what they are.
-fn content<'p>(set: &[Member], peers: &'p Peers) -> Vec<(Option<&'p super::peer::Peer>, Option<u16>)> {
+fn content<'p>(
+    set: &[Member],
+    peers: &'p Peers,
+) -> Vec<(Option<&'p super::peer::Peer>, Option<u16>)> {
     let one = |(id, number): &Member| (peers.get(*id).map(|known| &known.peer), *number);
     let mut content: Vec<_> = set.iter().map(one).collect();
     content.sort_unstable();

@@ -1,6 +1,7 @@
 //! What each ruleset grants each class, as entries of tables.
 
-use std::collections::{BTreeSet, HashMap};
+use crate::intern::HashMap;
+use std::collections::BTreeSet;
 
 use ringfence_ebpf::abi::Grant;
 
@@ -45,8 +46,8 @@ impl PortSets {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            by_ports: HashMap::new(),
-            by_id: HashMap::new(),
+            by_ports: HashMap::default(),
+            by_id: HashMap::default(),
             ids: Ids::new(ids::BLOCKS),
             touched: Vec::new(),
         }
@@ -292,11 +293,21 @@ impl Parts<'_> {
         }
     }
 
-    fn add(&mut self, ruleset: RulesetSlot, class: ClassSlot, grants: &Pair, to: &mut Vec<Pending>) {
+    fn add(
+        &mut self,
+        ruleset: RulesetSlot,
+        class: ClassSlot,
+        grants: &Pair,
+        to: &mut Vec<Pending>,
+    ) {
         if !is_open(grants) {
             return;
         }
-        let class = if class == NO_CLASS { 0 } else { self.classes.id(class) };
+        let class = if class == NO_CLASS {
+            0
+        } else {
+            self.classes.id(class)
+        };
         let sets = [0, 1].map(|i| self.sets.enter(&grants[i]));
         to.push((self.rulesets.id(ruleset), class, sets));
     }

@@ -4,8 +4,7 @@
 //! and after a restart) number alike. Two contents of one hash are told apart
 //! in the order of their contents, never by chance or by who came first.
 
-use std::collections::HashSet;
-
+use crate::intern::HashSet;
 use ringfence_ebpf::abi::PortSet;
 use serde::Serialize;
 
@@ -67,14 +66,16 @@ impl Ids {
     pub(super) fn new(space: Space) -> Self {
         Self {
             space,
-            taken: HashSet::new(),
+            taken: HashSet::default(),
         }
     }
 
     /// The id that a hash asks for.
     pub(super) fn take(&mut self, hash: u64) -> Result<u32, Clash> {
         let id = self.space.preferred(hash);
-        (id != 0 && self.taken.insert(id)).then_some(id).ok_or(Clash)
+        (id != 0 && self.taken.insert(id))
+            .then_some(id)
+            .ok_or(Clash)
     }
 
     /// Gives an id free.

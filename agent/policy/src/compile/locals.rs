@@ -1,9 +1,7 @@
 //! The pods in scope and what they are under.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use crate::intern::{HashMap, HashSet};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringfence_ebpf::abi::EndpointWorld;
 
@@ -80,15 +78,15 @@ impl Locals {
                 }
             }
         }
-        let mut new = HashSet::new();
+        let mut new = HashSet::default();
         for id in pods {
             let Some(pod) = index.entry(*id) else {
                 continue;
             };
-            if !is_local(scope, pod) || !index.is_live(pod) {
+            if !is_local(scope, pod) {
                 continue;
             }
-            let Some(group) = index.groups.find(&pod.shape) else {
+            let Some(group) = index.group_of(*id) else {
                 continue;
             };
             self.endpoints.insert(*id, (pod.key(), group));
@@ -109,7 +107,7 @@ impl Locals {
         netpols: &HashSet<Key>,
         clusters: &HashSet<Text>,
     ) -> HashSet<GroupId> {
-        let mut stale = HashSet::new();
+        let mut stale = HashSet::default();
         for key in netpols {
             self.parsed.forget(key);
             let now = index.policy(&key.0, &key.1);

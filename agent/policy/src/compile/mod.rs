@@ -27,7 +27,8 @@ mod rulesets;
 mod tests;
 pub(crate) mod writer;
 
-use std::collections::{BTreeMap, HashSet};
+use crate::intern::HashSet;
+use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::Addr;
 
@@ -173,19 +174,23 @@ impl Compiler {
             groups: journal.groups,
             addresses: journal.addresses,
         };
-        let mut stale = state.locals.under_policies(
-            index,
-            &journal.policies,
-            &journal.cluster_policies,
-        );
+        let mut stale =
+            state
+                .locals
+                .under_policies(index, &journal.policies, &journal.cluster_policies);
         for fact in &journal.facts {
             stale.extend(state.locals.asking(fact));
             if let Fact::Namespace(name) = fact {
                 let space = index.spaces.get(name);
-                work.groups.extend(space.into_iter().flat_map(|s| &s.groups));
+                work.groups
+                    .extend(space.into_iter().flat_map(|s| &s.groups));
             }
         }
-        stale.extend(state.locals.enlist(scope, index, &work.pods, &mut state.writer));
+        stale.extend(
+            state
+                .locals
+                .enlist(scope, index, &work.pods, &mut state.writer),
+        );
         let worked_out = state.work_out(index, stale);
         let rulesets = state.rulesets.drop_unused(&mut state.peers);
         state.name_groups(index, &mut work);

@@ -3,9 +3,7 @@
 use crate::{
     index::{Key, pods::Shape, policies::StoredPolicy},
     intern::Pool,
-    model::{
-        Action, IntOrString, NetworkPolicyPort, Peer as PeerSpec, PolicyType, Protocol,
-    },
+    model::{Action, IntOrString, NetworkPolicyPort, Peer as PeerSpec, PolicyType, Protocol},
     ports::Ports,
     selector::Selector,
 };
@@ -134,7 +132,11 @@ impl Ingress {
 fn egress_grants(to: Vec<Base>, ports: &[NetworkPolicyPort]) -> Vec<(Who, Ports)> {
     let mut by_name = Vec::new();
     let anybody = [Base::any_pod()];
-    let bases = if to.is_empty() { &anybody } else { to.as_slice() };
+    let bases = if to.is_empty() {
+        &anybody
+    } else {
+        to.as_slice()
+    };
     for (name, protocol) in names(ports) {
         by_name.extend(bases.iter().map(|base| named_grant(base, name, protocol)));
     }

@@ -1,9 +1,7 @@
 //! The peers in use, and which groups of pods each of them names.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use crate::intern::HashMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     index::{
@@ -360,23 +358,52 @@ fn matches(index: &Index, peer: &Peer, shape: &Shape) -> Option<Option<u16>> {
     named.then(|| peer.number(shape)).flatten()
 }
 
-/// Groups that a base may name: all that share its rarest required label, or
-/// its namespace; every group if it requires neither.
+/// Groups that a base may name: all that carry its rarest required label, or
+/// are in a namespace that it selects; every group if it requires neither.
 fn candidates(index: &Index, base: &Base) -> Vec<GroupId> {
-    let in_space = |name: &str| index.spaces.get(name).map_or(&[][..], |s| &s.groups);
     match base {
         Base::Pods(both) => {
-            let labels = both.1.required();
-            let by_label = labels.map(|(k, v)| index.groups.with_label(k, v));
-            let by_space = space(&both.0).map(|name| in_space(name));
-            let lists = by_label.chain(by_space);
-            match lists.min_by_key(|list| list.len()) {
-                Some(shortest) => shortest.to_vec(),
+            let labels = both.1.alternatives();
+            let by_label = labels.map(|(key, values)| {
+                let lists = values
+                    .iter()
+                    .map(|value| index.groups.with_label(key, value));
+                lists.collect::<Vec<_>>()
+            });
+            let size = |lists: &Vec<&[GroupId]>| lists.iter().map(|list| list.len()).sum::<usize>();
+            let rarest = by_label.min_by_key(size);
+            let few = rarest.as_ref().is_some_and(|lists| size(lists) < FEW);
+            let by_space = (!few).then(|| in_spaces(index, &both.0)).flatten();
+            let lists = rarest.into_iter().chain(by_space);
+            match lists.min_by_key(size) {
+                Some(lists) => lists.concat(),
                 None => index.groups.alive().collect(),
             }
         }
-        Base::Service { namespace, .. } => in_space(namespace).to_vec(),
+        Base::Service {
+            namespace, service, ..
+        } => {
+            let space = index.spaces.get(namespace);
+            space.map_or_else(Vec::new, |s| s.of_service(service).to_vec())
+        }
         Base::Label { key, value, .. } => index.groups.with_label(key, value).to_vec(),
         Base::Block(_) | Base::Nodes(_) | Base::Outside | Base::AllNodes => Vec::new(),
     }
+}
+
+/// So few candidates that to look for a shorter list would take longer.
+const FEW: usize = 64;
+
+/// Groups of the namespaces that are selected; `None` if all are.
+fn in_spaces<'i>(index: &'i Index, namespaces: &Namespaces) -> Option<Vec<&'i [GroupId]>> {
+    let of = |name: &Text| index.spaces.get(name).map_or(&[][..], |s| &s.groups);
+    if let Some(name) = space(namespaces) {
+        return Some(vec![of(name)]);
+    }
+    let Namespaces::Selected(selector) = namespaces else {
+        return None;
+    };
+    let selected = index.spaces.iter();
+    let selected = selected.filter(|(_, space)| selector.matches(&space.labels));
+    (!selector.is_empty()).then(|| selected.map(|(_, s)| s.groups.as_slice()).collect())
 }

@@ -1,11 +1,7 @@
 //! One form for all that restricts a pod.
 
-use std::{
-    borrow::Cow,
-    cell::RefCell,
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use crate::intern::HashMap;
+use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, sync::Arc};
 
 use crate::{
     config::Config,
@@ -60,7 +56,10 @@ pub(crate) enum Origin {
         closed: bool,
     },
     /// The mode label of a direction, and whose it is.
-    Label { key: String, on_namespace: bool },
+    Label {
+        key: String,
+        on_namespace: bool,
+    },
     /// The egress labels of a pod whose mode doesn't enforce them.
     EgressLabels,
 }
@@ -158,7 +157,11 @@ impl<'a> Facts<'a> {
         self.index.spaces.declared(namespace, service)
     }
 
-    pub(super) fn services_of(&self, namespace: &str, kind: &str) -> impl Iterator<Item = &'a Text> {
+    pub(super) fn services_of(
+        &self,
+        namespace: &str,
+        kind: &str,
+    ) -> impl Iterator<Item = &'a Text> {
         self.ask(Fact::Type(namespace.into(), kind.into()));
         self.index.spaces.services_of(namespace, kind)
     }
@@ -213,14 +216,15 @@ impl Parsed {
         let Some((namespace, here)) = here else {
             return Vec::new();
         };
-        let selecting = here.iter().filter(|(_, p)| p.subjects.matches(&pods.labels));
+        let selecting = here
+            .iter()
+            .filter(|(_, p)| p.subjects.matches(&pods.labels));
         let mut policies = Vec::new();
         for (name, stored) in selecting {
             let key = (Arc::clone(namespace), Arc::clone(name));
             let texts = &mut self.texts;
             let parsed = self.netpols.entry(key.clone());
-            let parsed = parsed
-                .or_insert_with(|| Arc::new(NetPol::new(texts, key, stored)));
+            let parsed = parsed.or_insert_with(|| Arc::new(NetPol::new(texts, key, stored)));
             policies.push(parsed.under(pods));
         }
         policies
@@ -240,9 +244,8 @@ impl Parsed {
         for (_, name, stored) in ordered {
             let texts = &mut self.texts;
             let parsed = self.clusters.entry(Arc::clone(name));
-            let parsed = parsed.or_insert_with(|| {
-                Arc::new(Cnp::new(texts, Arc::clone(name), stored))
-            });
+            let parsed =
+                parsed.or_insert_with(|| Arc::new(Cnp::new(texts, Arc::clone(name), stored)));
             policies.push(parsed.under(pods));
         }
         policies

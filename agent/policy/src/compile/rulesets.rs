@@ -1,9 +1,7 @@
 //! The rulesets in use, and what they grant each class.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use crate::intern::HashMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     model::{Action, Protocol},
@@ -30,6 +28,8 @@ pub(super) struct Ruleset {
     /// `None` before it is numbered.
     pub(super) id: Option<u32>,
     halves: [Option<Ready>; 2],
+    /// Of the content, made of the hashes of its peers.
+    hash: u64,
     /// Every peer that it tells apart, sorted.
     pub(super) peers: Vec<PeerId>,
     /// What it grants a class that holds none of them.
@@ -84,7 +84,7 @@ impl Rulesets {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            by_content: HashMap::new(),
+            by_content: HashMap::default(),
             ids: Ids::new(ids::PLAIN),
             touched: Vec::new(),
             open: BTreeMap::new(),
@@ -175,7 +175,7 @@ impl Rulesets {
     /// Numbers new ones.
     pub(super) fn number(&mut self, new: &[RulesetSlot]) -> Result<(), Clash> {
         for slot in new {
-            let hash = self.get(*slot).map_or(0, |r| ids::of(&*r.content));
+            let hash = self.get(*slot).map_or(0, |r| r.hash);
             let id = self.ids.take(hash)?;
             if let Some(Some(ruleset)) = self.slots.get_mut(*slot as usize) {
                 ruleset.id = Some(id);
@@ -188,7 +188,7 @@ impl Rulesets {
     /// they ask for.
     pub(super) fn number_all(&mut self) -> bool {
         let all = self.iter();
-        let content = all.map(|(slot, r)| (ids::of(&*r.content), (Arc::clone(&r.content), slot)));
+        let content = all.map(|(slot, r)| (r.hash, (Arc::clone(&r.content), slot)));
         let mut contents: Vec<_> = content.collect();
         let mut given = Vec::new();
         let order = |a: &(Arc<Content>, _), b: &(Arc<Content>, _)| a.0.cmp(&b.0);
@@ -212,7 +212,9 @@ impl Ruleset {
         });
         used.sort_unstable();
         used.dedup();
+        let hash = hash(&halves, peers);
         let mut ruleset = Self {
+            hash,
             content: Arc::clone(content),
             uses: 1,
             id: None,
@@ -253,7 +255,50 @@ impl Ready {
     }
 }
 
+/// The hash of two halves, whatever the indexes of peers.
+fn hash(halves: &[Option<Ready>; 2], peers: &Peers) -> u64 {
+    let mut bytes = Vec::new();
+    for half in halves {
+        let Some(half) = half else {
+            bytes.push(0);
+            continue;
+        };
+        bytes.push(1);
+        for tier in [&half.admin, &half.baseline] {
+            bytes.extend(tier.len().to_be_bytes());
+            for (action, given) in tier {
+                bytes.push(*action as u8);
+                given.hash(peers, &mut bytes);
+            }
+        }
+        bytes.push(u8::from(half.network.is_some()));
+        half.network
+            .iter()
+            .for_each(|given| given.hash(peers, &mut bytes));
+    }
+    ids::fnv(bytes)
+}
+
 impl ByPeer {
+    fn hash(&self, peers: &Peers, bytes: &mut Vec<u8>) {
+        let ports = |given: &Given| match given {
+            Given::Ports(ports) => ids::of(ports),
+            // The peer says which.
+            Given::Asked(_) => 0,
+        };
+        let one = |(id, given): &(PeerId, Given)| {
+            (peers.get(*id).map_or(0, |known| known.hash), ports(given))
+        };
+        let mut hashes: Vec<(u64, u64)> = self.peers.iter().map(one).collect();
+        hashes.sort_unstable();
+        bytes.extend(ids::of(&self.anyone).to_be_bytes());
+        bytes.extend(hashes.len().to_be_bytes());
+        for (peer, ports) in hashes {
+            bytes.extend(peer.to_be_bytes());
+            bytes.extend(ports.to_be_bytes());
+        }
+    }
+
     fn new(grants: &Grants, slot: RulesetSlot, peers: &mut Peers, used: &mut Vec<PeerId>) -> Self {
         let given = grants.peers.iter().map(|(peer, ports)| {
             let id = peers.acquire(peer, slot);
@@ -281,7 +326,9 @@ impl ByPeer {
             };
             match (&self.peers[at].1, number) {
                 (Given::Ports(given), _) => ports.add(given),
-                (Given::Asked(protocol), Some(number)) => ports.add(&Ports::one(*protocol, *number)),
+                (Given::Asked(protocol), Some(number)) => {
+                    ports.add(&Ports::one(*protocol, *number))
+                }
                 (Given::Asked(_), None) => {}
             }
         }

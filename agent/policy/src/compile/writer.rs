@@ -1,6 +1,7 @@
 //! Tables as they are written, and what they held before.
 
-use std::collections::{BTreeMap, HashMap};
+use crate::intern::HashMap;
+use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::{Addr, Grant, PortBlock};
 
@@ -77,6 +78,10 @@ impl Writer {
     }
 
     pub(super) fn identity(&mut self, addr: Addr, identity: Option<(Text, u32)>) {
+        // Most often an address is looked at for its class.
+        if self.tables.identities.get(&addr) == identity.as_ref() {
+            return;
+        }
         let old = self.before.as_mut().map(|b| &mut b.identities);
         write(&mut self.tables.identities, old, addr, identity);
     }

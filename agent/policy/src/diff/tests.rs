@@ -9,8 +9,7 @@ use crate::{
 };
 
 fn change(before: &[Value], now: &[Value]) -> (Vec<String>, bool) {
-    let compile =
-        |objects: &[Value]| index(objects.to_vec()).compile(&Scope::Node("n1".into()));
+    let compile = |objects: &[Value]| index(objects.to_vec()).compile(&Scope::Node("n1".into()));
     let change = Change::between(&compile(before), &compile(now));
     let raised = change.raised.iter().map(ToString::to_string).collect();
     (raised, change.additive)

@@ -131,7 +131,13 @@ impl<'c, 'a> Call<'c, 'a> {
                 continue;
             }
             match (&policy.origin, policy.place) {
-                (Origin::ClusterNetworkPolicy { name, closed: false }, _) => {
+                (
+                    Origin::ClusterNetworkPolicy {
+                        name,
+                        closed: false,
+                    },
+                    _,
+                ) => {
                     clusters.push(name.as_ref().to_owned());
                 }
                 (_, Place::Network { isolates: false }) => {}

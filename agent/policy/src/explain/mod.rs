@@ -139,12 +139,13 @@ impl<'a> Case<'a> {
 
     fn addresses(&self, party: &Party) -> Vec<std::net::IpAddr> {
         let pod: Option<PodId> = party.pod;
-        pod.map(|id| self.index.addresses_of(id)).unwrap_or_default()
+        pod.map(|id| self.index.addresses_of(id))
+            .unwrap_or_default()
     }
 
     /// The policies of a pod, in the order in which they decide.
     fn policies(&self, party: &Party) -> Vec<Policy> {
-        let group = self.pod(party).and_then(|p| self.index.groups.find(&p.shape));
+        let group = party.pod.and_then(|id| self.index.group_of(id));
         let facts = Facts::new(&self.index);
         group.map_or_else(Vec::new, |g| self.parsed.borrow_mut().of(&facts, g))
     }

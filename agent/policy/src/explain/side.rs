@@ -16,7 +16,7 @@ use crate::{
     index::Owner,
     matrix,
     model::PolicyType,
-    ports::{Ports, PortSpec},
+    ports::{PortSpec, Ports},
 };
 
 use super::{
@@ -110,7 +110,8 @@ fn side(
                     side.isolated_by.push(isolation(policy));
                 }
                 let allowing = rules.iter().filter(|rule| hits(rule));
-                side.allowed_by.extend(allowing.map(|r| allowing_rule(policy, r)));
+                side.allowed_by
+                    .extend(allowing.map(|r| allowing_rule(policy, r)));
             }
             Place::Tier(_) => {}
         }
@@ -183,7 +184,11 @@ impl Side {
                 format!("passes for now: {rule} of {policy_name} would deny it once enforced")
             }
             (Verdict::Allowed, Decision::Accepted(policy, rule)) => {
-                format!("allowed by {}, {}", origin(&policy.origin), rule.name.text())
+                format!(
+                    "allowed by {}, {}",
+                    origin(&policy.origin),
+                    rule.name.text()
+                )
             }
             (Verdict::Allowed, Decision::Default) if self.isolated_by.is_empty() => {
                 format!("nothing isolates {name} for {direction}")
@@ -255,7 +260,9 @@ fn always(case: &Case<'_>, subject: &Party, peer: &Party) -> Option<String> {
         return Some("a pod always reaches itself".into());
     }
     let claims = case.index.owners.nodes(&Addr::from(peer.judged));
-    let own = claims.iter().any(|claim| claim.node.is_some() && claim.node == pod.node);
+    let own = claims
+        .iter()
+        .any(|claim| claim.node.is_some() && claim.node == pod.node);
     (peer.kind == PartyKind::Node && own)
         .then(|| "a pod and the node that runs it always reach each other".into())
 }
@@ -331,8 +338,9 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
         }
         Base::Outside => owner.is_none(),
         Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
-        Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => shape
-            .is_some_and(|shape| base.names(&case.index.namespace(&shape.namespace), shape)),
+        Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => {
+            shape.is_some_and(|shape| base.names(&case.index.namespace(&shape.namespace), shape))
+        }
     };
     by_base
         && match named {

@@ -1,9 +1,7 @@
 //! Copies of an index with something changed, to be asked what would be.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use crate::intern::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ringfence_ebpf::abi::Addr;
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use super::{
-    Index, StoredNode,
+    Index, NO_GROUP, StoredNode,
     groups::PodId,
     journal::Fact,
     owners::NodeClaim,
@@ -153,7 +153,11 @@ impl Index {
         let namespace = Arc::clone(&pod.shape.namespace);
         let key = (Arc::clone(kind), namespace, Arc::clone(name));
         let before = self.owned.get(&key).copied().unwrap_or(0);
-        let now = if more { before + 1 } else { before.saturating_sub(1) };
+        let now = if more {
+            before + 1
+        } else {
+            before.saturating_sub(1)
+        };
         let stand_in = self.stand_ins.get(&key).copied();
         let entry = stand_in.and_then(|id| Some((id, self.entry(id)?.clone())));
         let turned = (before == 0) != (now == 0);
@@ -172,6 +176,9 @@ impl Index {
 
     fn admit(&mut self, id: PodId, pod: &PodEntry) {
         let (group, new) = self.groups.enter(&pod.shape, id);
+        let slots = self.slots.len();
+        self.group_of.resize(slots, NO_GROUP);
+        self.group_of[id as usize] = group;
         let journal = &mut self.journal;
         if new {
             journal.note(|j| &mut j.groups, group);
@@ -193,9 +200,11 @@ impl Index {
             self.owners.remove_pod(&Addr::from(*ip), id);
         }
         self.journal.note(|j| &mut j.pods, id);
-        let Some((group, gone)) = self.groups.leave(&pod.shape, id) else {
+        let Some(group) = self.group_of(id) else {
             return;
         };
+        self.group_of[id as usize] = NO_GROUP;
+        let gone = self.groups.leave(group, id);
         let journal = &mut self.journal;
         if gone {
             journal.note(|j| &mut j.groups, group);
@@ -222,7 +231,8 @@ impl Index {
     }
 
     fn unclaim(&mut self, addr: &Addr, node: Option<Text>, in_status: bool) {
-        self.owners.remove_node(addr, &NodeClaim { node, in_status });
+        self.owners
+            .remove_node(addr, &NodeClaim { node, in_status });
         self.journal.note(|j| &mut j.addresses, *addr);
     }
 

@@ -1,6 +1,7 @@
 //! Groups of pods that no selector can tell apart, found by label.
 
-use std::{collections::HashMap, sync::Arc};
+use crate::intern::HashMap;
+use std::sync::Arc;
 
 use crate::intern::Text;
 
@@ -39,11 +40,6 @@ impl Groups {
     /// The shape of a group.
     pub(crate) fn shape(&self, id: GroupId) -> &Shape {
         &self.get(id).shape
-    }
-
-    /// The group of a shape.
-    pub(crate) fn find(&self, shape: &Shape) -> Option<GroupId> {
-        self.ids.get(shape).copied()
     }
 
     /// Whether a group has pods.
@@ -100,15 +96,16 @@ impl Groups {
         id
     }
 
-    /// Takes a pod from its shape's group; whether that was its last one.
-    pub(super) fn leave(&mut self, shape: &Arc<Shape>, pod: PodId) -> Option<(GroupId, bool)> {
-        let id = *self.ids.get(shape)?;
-        let pods = &mut self.slots[id as usize].pods;
-        let at = pods.iter().position(|p| *p == pod)?;
-        pods.swap_remove(at);
-        let gone = pods.is_empty();
+    /// Takes a pod from its group; whether that was its last one.
+    pub(super) fn leave(&mut self, id: GroupId, pod: PodId) -> bool {
+        let group = &mut self.slots[id as usize];
+        let Some(at) = group.pods.iter().position(|p| *p == pod) else {
+            return false;
+        };
+        group.pods.swap_remove(at);
+        let gone = group.pods.is_empty();
         if gone {
-            for (key, value) in shape.labels.iter() {
+            for (key, value) in group.shape.labels.iter() {
                 let label = (Arc::clone(key), Arc::clone(value));
                 if let Some(ids) = self.by_label.get_mut(&label) {
                     remove(ids, id);
@@ -119,7 +116,7 @@ impl Groups {
             }
             self.empty.push(id);
         }
-        Some((id, gone))
+        gone
     }
 
     /// Gives the indexes of groups without pods free.

@@ -1,9 +1,7 @@
 //! What has changed since the compiler last looked.
 
-use std::{
-    collections::HashSet,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use crate::intern::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_ebpf::abi::Addr;
 
@@ -76,12 +74,12 @@ impl Default for Journal {
         Self {
             looked: 0,
             idle: true,
-            groups: HashSet::new(),
-            pods: HashSet::new(),
-            addresses: HashSet::new(),
-            facts: HashSet::new(),
-            policies: HashSet::new(),
-            cluster_policies: HashSet::new(),
+            groups: HashSet::default(),
+            pods: HashSet::default(),
+            addresses: HashSet::default(),
+            facts: HashSet::default(),
+            policies: HashSet::default(),
+            cluster_policies: HashSet::default(),
         }
     }
 }

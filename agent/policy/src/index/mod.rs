@@ -14,11 +14,8 @@ pub(crate) mod pods;
 pub(crate) mod policies;
 pub(crate) mod spaces;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
-    net::IpAddr,
-};
+use crate::intern::HashSet;
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ringfence_ebpf::abi::Addr;
 use serde::{Serialize, Serializer};
@@ -33,7 +30,7 @@ use crate::{
     tables::Tables,
 };
 
-use groups::{Groups, PodId};
+use groups::{GroupId, Groups, PodId};
 use journal::{Fact, Journal};
 use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
@@ -76,6 +73,9 @@ pub enum Scope {
     Everything,
 }
 
+/// In [`Index::group_of`]: a pod that is in no group.
+const NO_GROUP: GroupId = GroupId::MAX;
+
 /// Who owns an address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Owner<'a> {
@@ -101,6 +101,8 @@ pub struct Index {
     /// `None` is free.
     slots: Vec<Option<PodEntry>>,
     free: Vec<PodId>,
+    /// The group of each pod that is alive, by pod.
+    group_of: Vec<GroupId>,
     /// Real pods by namespace and name.
     by_name: BTreeMap<Text, BTreeMap<Text, PodId>>,
     /// By kind, namespace and name.
@@ -316,6 +318,12 @@ impl Index {
         self.slots.get(id as usize)?.as_ref()
     }
 
+    /// The group of a pod that is alive and has a network of its own.
+    pub(crate) fn group_of(&self, id: PodId) -> Option<GroupId> {
+        let group = *self.group_of.get(id as usize)?;
+        (group != NO_GROUP).then_some(group)
+    }
+
     /// Every pod that is alive, has a network of its own and isn't replaced.
     pub(crate) fn live(&self) -> impl Iterator<Item = (PodId, &PodEntry)> {
         let alive = self.groups.alive();
@@ -352,9 +360,7 @@ impl Index {
         let Some(pod) = self.entry(id) else {
             return Vec::new();
         };
-        let own = |ip: &&IpAddr| {
-            matches!(self.owner(&Addr::from(**ip)), Some(Owner::Pod(owner)) if owner == id)
-        };
+        let own = |ip: &&IpAddr| matches!(self.owner(&Addr::from(**ip)), Some(Owner::Pod(owner)) if owner == id);
         pod.addresses.iter().filter(own).copied().collect()
     }
 

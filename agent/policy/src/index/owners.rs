@@ -44,7 +44,10 @@ impl Owners {
 
     /// Every address that anybody claims, each once.
     pub(crate) fn all(&self) -> impl Iterator<Item = Addr> + '_ {
-        let nodes = self.nodes.keys().filter(|addr| !self.pods.contains_key(addr));
+        let nodes = self
+            .nodes
+            .keys()
+            .filter(|addr| !self.pods.contains_key(addr));
         self.pods.keys().chain(nodes).copied()
     }
 

@@ -56,7 +56,12 @@ fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
 }
 
 impl StoredPolicy {
-    pub(super) fn new(config: &Config, pools: &mut Pools, policy: &NetworkPolicy, closed: bool) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        pools: &mut Pools,
+        policy: &NetworkPolicy,
+        closed: bool,
+    ) -> Self {
         Self {
             subjects: Selector::new(&mut pools.texts, &policy.spec.pod_selector),
             spec: text(&policy.spec),

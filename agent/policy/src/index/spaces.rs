@@ -1,14 +1,10 @@
 //! What is known of each namespace: its labels, its groups, its services.
 
-use std::{collections::BTreeMap, collections::HashMap, hash::Hash, sync::Arc};
+use crate::intern::HashMap;
+use std::{collections::BTreeMap, hash::Hash, sync::Arc};
 
 use crate::{
-    config::Config,
-    intern::Text,
-    labels::Target,
-    model::Protocol,
-    ports::Ports,
-    selector::Labels,
+    config::Config, intern::Text, labels::Target, model::Protocol, ports::Ports, selector::Labels,
 };
 
 use super::{
@@ -31,10 +27,19 @@ pub(crate) struct Space {
     pub(super) has_object: bool,
     /// Sorted.
     pub(crate) groups: Vec<GroupId>,
+    /// Of each service, sorted.
+    services: HashMap<Text, Vec<GroupId>>,
     /// Ports that the pods of each service declare.
     declared: HashMap<Text, Counted<(Protocol, u16)>>,
     /// Services by type.
     types: HashMap<Text, Counted<Text>>,
+}
+
+impl Space {
+    /// Groups of a service, sorted.
+    pub(crate) fn of_service(&self, service: &str) -> &[GroupId] {
+        self.services.get(service).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// All namespaces, and the egress labels in use in all of them.
@@ -62,7 +67,11 @@ impl Spaces {
         for (protocol, number) in self.declared_list(namespace, service) {
             ports.add(&Ports::one(protocol, number));
         }
-        if ports.is_empty() { Ports::all() } else { ports }
+        if ports.is_empty() {
+            Ports::all()
+        } else {
+            ports
+        }
     }
 
     /// The ports that a service's pods declare, sorted.
@@ -127,11 +136,19 @@ impl Spaces {
         if !self.by_name.contains_key(&shape.namespace) {
             self.set_labels_of_unknown(pools, &shape.namespace);
         }
-        let space = self.by_name.entry(Arc::clone(&shape.namespace)).or_default();
+        let space = self
+            .by_name
+            .entry(Arc::clone(&shape.namespace))
+            .or_default();
         groups::insert(&mut space.groups, id);
+        let of_service = space.services.entry(Arc::clone(&shape.service));
+        groups::insert(of_service.or_default(), id);
         let namespace = || shape.namespace.as_ref().into();
         for port in shape.ports.iter() {
-            let ports = space.declared.entry(Arc::clone(&shape.service)).or_default();
+            let ports = space
+                .declared
+                .entry(Arc::clone(&shape.service))
+                .or_default();
             if add(ports, (port.protocol, port.number)) {
                 changed(Fact::Declared(namespace(), shape.service.as_ref().into()));
             }
@@ -173,6 +190,12 @@ impl Spaces {
             return;
         };
         groups::remove(&mut space.groups, id);
+        if let Some(groups) = space.services.get_mut(&shape.service) {
+            groups::remove(groups, id);
+            if groups.is_empty() {
+                space.services.remove(&shape.service);
+            }
+        }
         let namespace = || shape.namespace.as_ref().into();
         for port in shape.ports.iter() {
             let port = (port.protocol, port.number);

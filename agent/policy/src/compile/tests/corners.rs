@@ -96,10 +96,7 @@ fn corner_02_a_closed_pod_is_known_by_every_address_that_it_may_call_itself_by()
     let own: Vec<String> = server.addresses.iter().map(IpAddr::to_string).collect();
     assert_eq!(own, ["10.0.0.1", "fd00::1"]);
     assert!(server.ingress != 0 && server.egress != 0);
-    assert_eq!(
-        tables.identities[&addr("fd00::1")],
-        ("b/server".into(), 0)
-    );
+    assert_eq!(tables.identities[&addr("fd00::1")], ("b/server".into(), 0));
 }
 
 #[test]
