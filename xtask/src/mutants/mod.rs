@@ -63,7 +63,7 @@ pub(crate) struct Options {
 
 /// Runs the shards that aren't done and compares the survivors with the list.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let subjects: Vec<&Subject> = SUBJECTS
+    let subjects: Vec<&'static Subject> = SUBJECTS
         .iter()
         .filter(|s| options.only.as_deref().is_none_or(|only| only == s.name))
         .collect();
@@ -77,12 +77,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         shards.iter().try_for_each(Shard::forget)?;
     }
     print!("{}", shard::table(&shards));
-    let open = shards.iter().filter(|shard| shard.done().is_none());
-    for shard in open.take(options.shards.unwrap_or(usize::MAX)) {
-        shell::step(&shard.to_string(), || shard.run())?;
+    let mut left = options.shards.unwrap_or(usize::MAX);
+    for subject in &subjects {
+        left = run_some(subject, left)?;
     }
     print!("{}", shard::table(&shards));
     compare(&subjects, &shards)
+}
+
+/// Runs at most so many of a package's open shards; returns how many more may run.
+fn run_some(subject: &'static Subject, most: usize) -> Result<usize> {
+    let mut open = Shard::of(subject);
+    open.retain(|shard| shard.done().is_none());
+    open.truncate(most);
+    if open.is_empty() {
+        return Ok(most);
+    }
+    let what = format!("tests that judge {}, without a mutant", subject.name);
+    let tests = shell::step(&what, || shard::baseline(subject))?;
+    for shard in &open {
+        shell::step(&shard.to_string(), || shard.run(tests))?;
+    }
+    Ok(most - open.len())
 }
 
 fn install() -> Result<()> {
