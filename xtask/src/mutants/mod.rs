@@ -8,7 +8,6 @@
 mod listed;
 mod shard;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -25,6 +24,8 @@ pub(super) struct Subject {
     package: &'static str,
     /// Short, for folders and tables.
     name: &'static str,
+    /// With which the names of its mutants begin.
+    source: &'static str,
     /// So many that each takes less than an hour on two cores.
     shards: usize,
     /// Source that no test on the host runs.
@@ -35,6 +36,7 @@ const SUBJECTS: &[Subject] = &[
     Subject {
         package: "ringfence-ebpf",
         name: "ebpf",
+        source: "ebpf/",
         shards: 12,
         // Compiled for BPF only.
         without: &["ebpf/src/bpf/**", "ebpf/src/main.rs"],
@@ -42,6 +44,7 @@ const SUBJECTS: &[Subject] = &[
     Subject {
         package: "ringfence-policy",
         name: "policy",
+        source: "agent/policy/",
         shards: 24,
         without: &["agent/policy/src/testing.rs"],
     },
@@ -117,17 +120,15 @@ fn compare(subjects: &[&Subject], shards: &[Shard]) -> Result<()> {
     let text = fs::read_to_string(&path).with_context(|| format!("can't read {LIST}"))?;
     let listed = listed::read(&text)?;
     let done: Vec<shard::Done> = shards.iter().filter_map(Shard::done).collect();
-    let survivors: BTreeSet<String> = done.iter().flat_map(|d| d.survivors.clone()).collect();
-    let mut faults: Vec<String> = survivors
-        .iter()
-        .filter(|name| !listed.contains(*name))
+    let survivors = listed::count(done.iter().flat_map(|d| d.survivors.clone()));
+    let mut faults: Vec<String> = listed::beyond(&survivors, &listed)
+        .into_iter()
         .map(|name| format!("survives and isn't listed: {name}"))
         .collect();
     if done.len() == shards.len() {
-        let ours = |name: &&String| subjects.iter().any(|s| name.starts_with(s.source()));
-        let gone = listed.iter().filter(ours);
-        let gone = gone.filter(|name| !survivors.contains(*name));
-        faults.extend(gone.map(|name| format!("listed, but gone or killed: {name}")));
+        let gone = listed::beyond(&listed, &survivors).into_iter();
+        let ours = gone.filter(|name| subjects.iter().any(|s| name.starts_with(s.source)));
+        faults.extend(ours.map(|name| format!("listed, but gone or killed: {name}")));
     } else {
         println!("{} of {} shards are done", done.len(), shards.len());
     }
@@ -135,15 +136,5 @@ fn compare(subjects: &[&Subject], shards: &[Shard]) -> Result<()> {
     match faults.len() {
         0 => Ok(()),
         count => bail!("{count} mutants aren't as {LIST} says"),
-    }
-}
-
-impl Subject {
-    /// The folder with which the names of its mutants begin.
-    fn source(&self) -> &'static str {
-        match self.name {
-            "ebpf" => "ebpf/",
-            _ => "agent/policy/",
-        }
     }
 }
