@@ -15,3 +15,6 @@ pub mod conntrack;
 pub mod packet;
 pub mod spoof;
 pub mod verdict;
+
+#[cfg(test)]
+mod abi_tests;

@@ -8,7 +8,6 @@
 mod listed;
 mod shard;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -25,6 +24,8 @@ pub(super) struct Subject {
     package: &'static str,
     /// Short, for folders and tables.
     name: &'static str,
+    /// With which the names of its mutants begin.
+    source: &'static str,
     /// So many that each takes less than an hour on two cores.
     shards: usize,
     /// Source that no test on the host runs.
@@ -35,6 +36,7 @@ const SUBJECTS: &[Subject] = &[
     Subject {
         package: "ringfence-ebpf",
         name: "ebpf",
+        source: "ebpf/",
         shards: 12,
         // Compiled for BPF only.
         without: &["ebpf/src/bpf/**", "ebpf/src/main.rs"],
@@ -42,6 +44,7 @@ const SUBJECTS: &[Subject] = &[
     Subject {
         package: "ringfence-policy",
         name: "policy",
+        source: "agent/policy/",
         shards: 24,
         without: &["agent/policy/src/testing.rs"],
     },
@@ -63,7 +66,7 @@ pub(crate) struct Options {
 
 /// Runs the shards that aren't done and compares the survivors with the list.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let subjects: Vec<&Subject> = SUBJECTS
+    let subjects: Vec<&'static Subject> = SUBJECTS
         .iter()
         .filter(|s| options.only.as_deref().is_none_or(|only| only == s.name))
         .collect();
@@ -77,12 +80,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         shards.iter().try_for_each(Shard::forget)?;
     }
     print!("{}", shard::table(&shards));
-    let open = shards.iter().filter(|shard| shard.done().is_none());
-    for shard in open.take(options.shards.unwrap_or(usize::MAX)) {
-        shell::step(&shard.to_string(), || shard.run())?;
+    let mut left = options.shards.unwrap_or(usize::MAX);
+    for subject in &subjects {
+        left = run_some(subject, left)?;
     }
     print!("{}", shard::table(&shards));
     compare(&subjects, &shards)
+}
+
+/// Runs at most so many of a package's open shards; returns how many more may run.
+fn run_some(subject: &'static Subject, most: usize) -> Result<usize> {
+    let mut open = Shard::of(subject);
+    open.retain(|shard| shard.done().is_none());
+    open.truncate(most);
+    if open.is_empty() {
+        return Ok(most);
+    }
+    let what = format!("tests that judge {}, without a mutant", subject.name);
+    let tests = shell::step(&what, || shard::baseline(subject))?;
+    for shard in &open {
+        shell::step(&shard.to_string(), || shard.run(tests))?;
+    }
+    Ok(most - open.len())
 }
 
 fn install() -> Result<()> {
@@ -101,17 +120,15 @@ fn compare(subjects: &[&Subject], shards: &[Shard]) -> Result<()> {
     let text = fs::read_to_string(&path).with_context(|| format!("can't read {LIST}"))?;
     let listed = listed::read(&text)?;
     let done: Vec<shard::Done> = shards.iter().filter_map(Shard::done).collect();
-    let survivors: BTreeSet<String> = done.iter().flat_map(|d| d.survivors.clone()).collect();
-    let mut faults: Vec<String> = survivors
-        .iter()
-        .filter(|name| !listed.contains(*name))
+    let survivors = listed::count(done.iter().flat_map(|d| d.survivors.clone()));
+    let mut faults: Vec<String> = listed::beyond(&survivors, &listed)
+        .into_iter()
         .map(|name| format!("survives and isn't listed: {name}"))
         .collect();
     if done.len() == shards.len() {
-        let ours = |name: &&String| subjects.iter().any(|s| name.starts_with(s.source()));
-        let gone = listed.iter().filter(ours);
-        let gone = gone.filter(|name| !survivors.contains(*name));
-        faults.extend(gone.map(|name| format!("listed, but gone or killed: {name}")));
+        let gone = listed::beyond(&listed, &survivors).into_iter();
+        let ours = gone.filter(|name| subjects.iter().any(|s| name.starts_with(s.source)));
+        faults.extend(ours.map(|name| format!("listed, but gone or killed: {name}")));
     } else {
         println!("{} of {} shards are done", done.len(), shards.len());
     }
@@ -119,15 +136,5 @@ fn compare(subjects: &[&Subject], shards: &[Shard]) -> Result<()> {
     match faults.len() {
         0 => Ok(()),
         count => bail!("{count} mutants aren't as {LIST} says"),
-    }
-}
-
-impl Subject {
-    /// The folder with which the names of its mutants begin.
-    fn source(&self) -> &'static str {
-        match self.name {
-            "ebpf" => "ebpf/",
-            _ => "agent/policy/",
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +16,12 @@ use crate::{ebpf, paths, shell};
 const CLUSTERS: &str = "100";
 /// The tests of the tests' package that judge the two libraries without root.
 const TESTS: &[&str] = &["oracle", "changes", "packets_host"];
-/// Seconds a test run may always take; a machine may be busy.
-const PATIENCE: &str = "120";
+/// What tests the tests themselves kills nothing.
+const SKIPPED: &[&str] = &["--skip", "clusters::", "--skip", "testnet::"];
+/// A mutant that runs so many times longer than the tests do hangs.
+const LONGER: u32 = 5;
+/// What it may always take; a machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Some of a package's mutants.
 pub(super) struct Shard {
@@ -80,11 +85,13 @@ impl Shard {
     }
 
     /// Runs its mutants and writes down what they did.
-    pub(super) fn run(&self) -> Result<()> {
+    ///
+    /// `tests` is how long the tests take without a mutant.
+    pub(super) fn run(&self, tests: Duration) -> Result<()> {
         let folder = self.folder();
         fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
         let start = Instant::now();
-        let mut command = self.command();
+        let mut command = self.command(PATIENCE.max(tests * LONGER));
         let status = command
             .status()
             .with_context(|| format!("can't start `{}`", shell::text(&command)))?;
@@ -102,32 +109,26 @@ impl Shard {
         fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))
     }
 
-    /// The dependencies are compiled once for all shards, in a target folder of
-    /// their own.
-    fn command(&self) -> std::process::Command {
+    fn command(&self, limit: Duration) -> Command {
         let Subject {
             package, shards, ..
         } = self.subject;
-        let mut command = ebpf::cargo();
+        let mut command = cargo();
         command
-            .env("RINGFENCE_CLUSTERS", CLUSTERS)
-            .env(
-                "CARGO_TARGET_DIR",
-                paths::root().join("target/mutants/build"),
-            )
-            .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .args(["mutants", "--package", package])
             .args(["--test-package", package])
             .args(["--test-package", "ringfence-tests"])
             .args(["--shard", &format!("{}/{shards}", self.number)])
-            .args(["--minimum-test-timeout", PATIENCE, "--no-shuffle"])
+            // Its own would leave the tests' package out.
+            .args(["--baseline", "skip", "--no-shuffle"])
+            .args(["--timeout", &limit.as_secs().to_string()])
             .args(self.subject.without.iter().flat_map(|w| ["--exclude", w]))
             .arg("--output")
             .arg(self.folder())
-            .args(["--", "--lib"])
-            .args(TESTS.iter().flat_map(|test| ["--test", test]))
-            // What tests the tests themselves kills nothing.
-            .args(["--", "--skip", "clusters::", "--skip", "testnet::"]);
+            // For the build too: without, it would link every test there is.
+            .args(targets().map(|target| format!("--cargo-arg={target}")))
+            .args(["--", "--"])
+            .args(SKIPPED);
         command
     }
 
@@ -137,6 +138,41 @@ impl Shard {
             fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
         Ok(text.lines().map(listed::name).collect())
     }
+}
+
+/// Runs the tests without a mutant; returns how long they take once built.
+pub(super) fn baseline(subject: &Subject) -> Result<Duration> {
+    let tests = || {
+        let mut command = cargo();
+        command
+            .args(["test", "--quiet", "--package", subject.package])
+            .args(["--package", "ringfence-tests"])
+            .args(targets());
+        command
+    };
+    shell::run(tests().arg("--no-run"))?;
+    let start = Instant::now();
+    shell::run(tests().arg("--").args(SKIPPED))?;
+    Ok(start.elapsed())
+}
+
+/// The dependencies are compiled once for all shards, in a target folder of
+/// their own.
+fn cargo() -> Command {
+    let mut command = ebpf::cargo();
+    command
+        .env("RINGFENCE_CLUSTERS", CLUSTERS)
+        .env(
+            "CARGO_TARGET_DIR",
+            paths::root().join("target/mutants/build"),
+        )
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    command
+}
+
+fn targets() -> impl Iterator<Item = String> {
+    let tests = TESTS.iter().map(|test| format!("--test={test}"));
+    std::iter::once("--lib".to_owned()).chain(tests)
 }
 
 /// Which shards there are, and what those that are done took and found.
