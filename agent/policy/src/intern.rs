@@ -4,7 +4,13 @@
 //! nobody holds any longer go when a pool has doubled, so that churn of names
 //! and hashes over months leaves nothing behind.
 
-use std::{hash::Hash, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use hashbrown::HashTable;
 
 /// A map whose order of iteration never shows. Keyed anew in each process, so
 /// that nobody can choose labels that collide.
@@ -66,6 +72,55 @@ impl<T: ?Sized + Hash + Eq> Pool<T> {
     }
 }
 
+/// Sets of labels, each stored once, and found by what they are made of: most
+/// pods carry labels that another carries already.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LabelSets {
+    known: HashTable<Arc<[(Text, Text)]>>,
+    state: foldhash::fast::RandomState,
+    sweep_at: usize,
+}
+
+impl LabelSets {
+    /// The stored set of these labels, stored now if there is none.
+    pub(crate) fn get(
+        &mut self,
+        texts: &mut Pool<str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Arc<[(Text, Text)]> {
+        let pairs = || labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let hash = hash(&self.state, pairs());
+        let same = |set: &Arc<[(Text, Text)]>| {
+            let mut both = set.iter().zip(labels);
+            let equal =
+                |((a, b), (k, v)): (&(Text, Text), (&String, &String))| **a == **k && **b == **v;
+            set.len() == labels.len() && both.all(equal)
+        };
+        if let Some(known) = self.known.find(hash, same) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.sweep_at = (2 * self.known.len()).max(SMALL);
+        }
+        let set: Arc<[(Text, Text)]> = pairs().map(|(k, v)| (texts.get(k), texts.get(v))).collect();
+        let rehash = |set: &Arc<[(Text, Text)]>| {
+            crate::intern::hash(&self.state, set.iter().map(|(k, v)| (&**k, &**v)))
+        };
+        self.known.insert_unique(hash, Arc::clone(&set), rehash);
+        set
+    }
+}
+
+fn hash<'l>(
+    state: &foldhash::fast::RandomState,
+    labels: impl Iterator<Item = (&'l str, &'l str)>,
+) -> u64 {
+    let mut hasher = state.build_hasher();
+    labels.for_each(|label| label.hash(&mut hasher));
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +135,19 @@ mod tests {
         }
         assert!(pool.known.len() <= SMALL);
         assert!(Arc::ptr_eq(&kept, &pool.get("kept")));
+    }
+
+    #[test]
+    fn equal_label_sets_are_one_and_unused_ones_go() {
+        let (mut texts, mut sets) = (Pool::default(), LabelSets::default());
+        let labels = |value: &str| BTreeMap::from([("k".to_owned(), value.to_owned())]);
+        let kept = sets.get(&mut texts, &labels("kept"));
+        for i in 0..10 * SMALL {
+            sets.get(&mut texts, &labels(&i.to_string()));
+        }
+        assert!(sets.known.len() <= SMALL);
+        assert!(Arc::ptr_eq(&kept, &sets.get(&mut texts, &labels("kept"))));
+        let none = sets.get(&mut texts, &BTreeMap::new());
+        assert!(none.is_empty() && !Arc::ptr_eq(&kept, &none));
     }
 }

@@ -188,13 +188,13 @@ impl fmt::Display for PortRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intern::Pool;
+    use crate::intern::{LabelSets, Pool};
 
     fn mode(namespace: &[(&str, &str)], pod: &[(&str, &str)]) -> Mode {
         let labels = |pairs: &[(&str, &str)]| -> Labels {
             let own = |(k, v): &(&str, &str)| (format!("ringfence.dev/{k}"), (*v).to_owned());
             let pairs = pairs.iter().map(own).collect();
-            Labels::new(&mut Pool::default(), &mut Pool::default(), &pairs)
+            Labels::new(&mut Pool::default(), &mut LabelSets::default(), &pairs)
         };
         let config = Config::default();
         Mode::of(

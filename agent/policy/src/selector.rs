@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    intern::{Pool, Text},
+    intern::{LabelSets, Pool, Text},
     model::{LabelSelector, Operator},
 };
 
@@ -17,12 +17,15 @@ impl Labels {
     /// Interned labels.
     pub(crate) fn new(
         texts: &mut Pool<str>,
-        sets: &mut Pool<[(Text, Text)]>,
+        sets: &mut LabelSets,
         labels: &BTreeMap<String, String>,
     ) -> Self {
-        let pair = |(k, v): (&String, &String)| (texts.get(k.as_str()), texts.get(v.as_str()));
-        let pairs: Vec<(Text, Text)> = labels.iter().map(pair).collect();
-        Self(sets.get(pairs.as_slice()))
+        Self(sets.get(texts, labels))
+    }
+
+    /// Where they are: equal ones of the same pools are at one place.
+    pub(crate) fn place(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 
     /// The value of a label.
@@ -93,6 +96,16 @@ impl Selector {
     /// Whether all conditions hold.
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|c| c.holds(labels))
+    }
+
+    /// Whether a label that every match carries is missing. Compares places, not
+    /// text: only for labels and selectors of the same pools.
+    pub(crate) fn rules_out(&self, labels: &Labels) -> bool {
+        let missing = |(key, value): (&Text, &Text)| {
+            let mut labels = labels.iter();
+            !labels.any(|(k, v)| Text::ptr_eq(k, key) && Text::ptr_eq(v, value))
+        };
+        self.required().any(missing)
     }
 
     /// Whether it selects everything.

@@ -34,9 +34,9 @@ impl State {
         if !self.peers.blocks_changed {
             return;
         }
-        for prefix in self.cover() {
-            addresses.extend(index.owners.within(classes::range(&prefix)));
-        }
+        let changed = self.cover();
+        let ranges: Vec<_> = changed.iter().map(classes::range).collect();
+        addresses.extend(index.owners.within(&ranges));
     }
 
     /// Finds the classes of prefixes; gives those that cover otherwise than before.

@@ -10,7 +10,7 @@ use crate::{
     labels::Decider,
     model::{Action, PolicyType, Protocol, Service, Tier},
     ports::Ports,
-    selector::Labels,
+    selector::{Labels, Selector},
 };
 
 use super::{
@@ -216,9 +216,9 @@ impl Parsed {
         let Some((namespace, here)) = here else {
             return Vec::new();
         };
-        let selecting = here
-            .iter()
-            .filter(|(_, p)| p.subjects.matches(&pods.labels));
+        let labels = &pods.labels;
+        let selects = |s: &Selector| !s.rules_out(labels) && s.matches(labels);
+        let selecting = here.iter().filter(|(_, p)| selects(&p.subjects));
         let mut policies = Vec::new();
         for (name, stored) in selecting {
             let key = (Arc::clone(namespace), Arc::clone(name));
@@ -254,7 +254,7 @@ impl Parsed {
 
 /// Whether a ClusterNetworkPolicy's subject selects pods.
 pub(super) fn selects(
-    (namespaces, labels): &(crate::selector::Selector, crate::selector::Selector),
+    (namespaces, labels): &(Selector, Selector),
     namespace: &Labels,
     pods: &Shape,
 ) -> bool {

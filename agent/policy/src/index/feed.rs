@@ -67,7 +67,9 @@ impl Index {
         };
         match kind {
             Some(kind) => drop(self.stand_ins.insert((kind, namespace, name), id)),
-            None => drop(self.by_name.entry(namespace).or_default().insert(name, id)),
+            None => {
+                self.by_name.entry(namespace).or_default().insert(name, id);
+            }
         }
         id
     }
@@ -111,7 +113,8 @@ impl Index {
 
     /// Takes a pod into all that is summed up.
     fn enlist(&mut self, id: PodId) {
-        let Some(pod) = self.slots[id as usize].clone() else {
+        // Taken out meanwhile, so that it needn't be copied.
+        let Some(pod) = self.slots[id as usize].take() else {
             return;
         };
         if !pod.finished && pod.stand_in.is_none() {
@@ -125,11 +128,12 @@ impl Index {
         if self.is_live(&pod) {
             self.admit(id, &pod);
         }
+        self.slots[id as usize] = Some(pod);
     }
 
     /// Takes a pod out of all that is summed up.
     fn retire(&mut self, id: PodId) {
-        let Some(pod) = self.slots[id as usize].clone() else {
+        let Some(pod) = self.slots[id as usize].take() else {
             return;
         };
         if self.is_live(&pod) {
@@ -143,6 +147,7 @@ impl Index {
         if !pod.finished && pod.stand_in.is_none() {
             self.count_owned(&pod, false);
         }
+        self.slots[id as usize] = Some(pod);
     }
 
     /// A workload that has real pods stands for none.

@@ -14,7 +14,7 @@ pub(crate) mod pods;
 pub(crate) mod policies;
 pub(crate) mod spaces;
 
-use crate::intern::HashSet;
+use crate::intern::{HashMap, HashSet};
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ringfence_ebpf::abi::Addr;
@@ -104,7 +104,7 @@ pub struct Index {
     /// The group of each pod that is alive, by pod.
     group_of: Vec<GroupId>,
     /// Real pods by namespace and name.
-    by_name: BTreeMap<Text, BTreeMap<Text, PodId>>,
+    by_name: HashMap<Text, HashMap<Text, PodId>>,
     /// By kind, namespace and name.
     stand_ins: BTreeMap<(Text, Text, Text), PodId>,
     /// How many living real pods each workload (kind, namespace, name) owns.
@@ -242,7 +242,7 @@ impl Index {
         }
     }
 
-    /// Namespace and name of every object of a kind.
+    /// Namespace and name of every object of a kind, in no order.
     fn names(&self, kind: &str) -> Vec<(String, String)> {
         let cluster = |name: &Text| (String::new(), name.as_ref().to_owned());
         let both = |ns: &Text, name: &Text| (ns.as_ref().to_owned(), name.as_ref().to_owned());
@@ -281,8 +281,10 @@ impl Index {
 
     /// Real pods, finished ones too, by namespace and name.
     pub fn pods(&self) -> impl Iterator<Item = &PodEntry> {
-        let ids = self.by_name.values().flat_map(BTreeMap::values);
-        ids.filter_map(|id| self.entry(*id))
+        let ids = self.by_name.values().flat_map(HashMap::values);
+        let mut pods: Vec<&PodEntry> = ids.filter_map(|id| self.entry(*id)).collect();
+        pods.sort_unstable_by_key(|pod| (&pod.shape.namespace, &pod.name));
+        pods.into_iter()
     }
 
     /// One real pod.

@@ -1,11 +1,11 @@
 //! Who owns each address.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use ringfence_ebpf::abi::Addr;
 use smallvec::SmallVec;
 
-use crate::intern::Text;
+use crate::intern::{HashMap, Text};
 
 use super::groups::PodId;
 
@@ -21,8 +21,8 @@ pub(crate) struct NodeClaim {
 /// Who claims each address: several pods may show the same one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Owners {
-    pods: BTreeMap<Addr, SmallVec<[PodId; 2]>>,
-    nodes: BTreeMap<Addr, Vec<NodeClaim>>,
+    pods: HashMap<Addr, SmallVec<[PodId; 2]>>,
+    nodes: HashMap<Addr, Vec<NodeClaim>>,
 }
 
 impl Owners {
@@ -36,13 +36,17 @@ impl Owners {
         self.nodes.get(addr).map_or(&[], Vec::as_slice)
     }
 
-    /// Every address within a range that anybody claims; some may come twice.
-    pub(crate) fn within(&self, range: RangeInclusive<Addr>) -> impl Iterator<Item = Addr> + '_ {
-        let pods = self.pods.range(range.clone()).map(|(addr, _)| *addr);
-        pods.chain(self.nodes.range(range).map(|(addr, _)| *addr))
+    /// Every address within some ranges that anybody claims; some may come
+    /// twice. Goes through all of them: ranges are rare, and look-ups are not.
+    pub(crate) fn within<'r>(
+        &'r self,
+        ranges: &'r [RangeInclusive<Addr>],
+    ) -> impl Iterator<Item = Addr> + 'r {
+        let all = self.pods.keys().chain(self.nodes.keys()).copied();
+        all.filter(|addr| ranges.iter().any(|range| range.contains(addr)))
     }
 
-    /// Every address that anybody claims, each once.
+    /// Every address that anybody claims, each once, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = Addr> + '_ {
         let nodes = self
             .nodes

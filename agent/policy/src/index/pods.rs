@@ -1,10 +1,15 @@
 //! Pods as the index keeps them: what policy needs, each string once.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use crate::{
     config::Config,
-    intern::{Pool, Text},
+    intern::{LabelSets, Pool, Text},
     model::{self, Protocol},
     selector::Labels,
 };
@@ -18,7 +23,7 @@ const HASH_ALPHABET: &str = "bcdfghjklmnpqrstvwxz2456789";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pools {
     pub(crate) texts: Pool<str>,
-    pub(crate) labels: Pool<[(Text, Text)]>,
+    pub(crate) labels: LabelSets,
     ports: Pool<[Port]>,
 }
 
@@ -39,7 +44,10 @@ pub(crate) struct Port {
 
 /// All that policy can tell of a pod: pods of one shape are one group, and
 /// selectors are evaluated once per group.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+///
+/// Everything in it is stored once, so shapes are compared by where their parts
+/// are: only those of one index may be.
+#[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) namespace: Text,
     pub(crate) labels: Labels,
@@ -51,7 +59,33 @@ pub(crate) struct Shape {
     pub(crate) ports: Arc<[Port]>,
 }
 
+impl PartialEq for Shape {
+    fn eq(&self, other: &Self) -> bool {
+        self.places() == other.places()
+    }
+}
+
+impl Eq for Shape {}
+
+impl Hash for Shape {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.places().hash(state);
+    }
+}
+
 impl Shape {
+    /// Where its parts are.
+    fn places(&self) -> [usize; 5] {
+        let text = |text: &Text| text.as_ptr().addr();
+        [
+            text(&self.namespace),
+            self.labels.place(),
+            text(&self.service),
+            self.kind.as_ref().map_or(0, text),
+            self.ports.as_ptr().addr(),
+        ]
+    }
+
     /// `fallback` is the service of pods without a label that names it.
     fn new(
         config: &Config,
