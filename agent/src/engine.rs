@@ -6,14 +6,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use ringfence_policy::config::Config;
+use ringfence_policy::compile::Compiler;
 use ringfence_policy::index::{Index, PodKey, Scope};
-use ringfence_policy::tables::Tables;
 
 use crate::datapath::Interface;
 use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
 use crate::failure;
-use crate::manifests::{ManifestError, ManifestErrors, Store};
+use crate::manifests::{Feed, ManifestError, ManifestErrors, Store};
 use crate::settings::Settings;
 use crate::state::{Shared, Status, UnguardedPod};
 
@@ -33,7 +32,9 @@ pub type Discover =
 /// Everything between the source of policy and the datapath.
 pub struct Engine {
     store: Store,
-    config: Config,
+    feed: Feed,
+    index: Index,
+    compiler: Compiler,
     node: String,
     discover: Discover,
     compiled: Option<Compiled>,
@@ -51,7 +52,6 @@ pub struct Engine {
 
 /// What follows from the objects alone.
 struct Compiled {
-    tables: Tables,
     wanted: Vec<Wanted>,
     problems: Vec<String>,
     host_network: Vec<Unguarded>,
@@ -72,7 +72,9 @@ impl Engine {
     pub fn with_discover(settings: &Settings, discover: Discover) -> Result<Self, ManifestErrors> {
         Ok(Self {
             store: Store::open(&settings.manifests)?,
-            config: settings.config.clone(),
+            feed: Feed::default(),
+            index: Index::new(settings.config.clone()),
+            compiler: Compiler::new(Scope::Node(settings.node_name.clone())),
             node: settings.node_name.clone(),
             discover,
             compiled: None,
@@ -109,10 +111,13 @@ impl Engine {
         }
     }
 
-    fn compile(&self) -> Compiled {
-        let index = self.store.index(&self.config);
-        let tables = index.compile(&Scope::Node(self.node.clone()));
-        let wanted = tables
+    fn compile(&mut self) -> Compiled {
+        self.feed.tell(&self.store, &mut self.index);
+        self.compiler.update(&mut self.index);
+        let index = &self.index;
+        let wanted = self
+            .compiler
+            .tables()
             .endpoints
             .iter()
             .map(|(pod, policy)| Wanted {
@@ -125,10 +130,9 @@ impl Engine {
             .iter()
             .map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message));
         Compiled {
-            tables,
             wanted,
             problems: problems.collect(),
-            host_network: host_network(&index, &self.node),
+            host_network: host_network(index, &self.node),
             fresh: true,
         }
     }
@@ -192,7 +196,9 @@ impl Engine {
         let Some(compiled) = &mut self.compiled else {
             return Ok(());
         };
-        let applied = shared.kernel().apply(&compiled.tables, &self.interfaces)?;
+        let applied = shared
+            .kernel()
+            .apply(self.compiler.tables(), &self.interfaces)?;
         let refused = applied.failed.into_iter().map(|(pod, error)| Unguarded {
             pod,
             reason: format!("its programs can't be attached: {error}"),

@@ -5,6 +5,7 @@
 //! [`Watch`] says when to look again. Only `walk`, `store` and `watch` do I/O.
 
 pub mod document;
+pub mod feed;
 pub mod file;
 pub mod store;
 pub mod walk;
@@ -13,6 +14,7 @@ pub mod watch;
 use std::fmt;
 use std::path::PathBuf;
 
+pub use feed::Feed;
 pub use store::{Refresh, Store};
 pub use watch::Watch;
 

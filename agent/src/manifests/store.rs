@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use ringfence_policy::config::Config;
 use ringfence_policy::index::Index;
+use ringfence_policy::model::{Object, ObjectError};
 
 use super::file::{self, Entry, FileRead, Invalid};
 use super::walk::{Stamp, Walk};
-use super::{ManifestError, ManifestErrors, ObjectKey};
+use super::{Feed, ManifestError, ManifestErrors, ObjectKey};
 
 /// A file written less than this ago may still be being written: reading a
 /// truncated one would take policies away for a moment. So would believing at
@@ -210,22 +211,26 @@ impl Store {
         self.walk_errors.iter().all(|error| error.file != self.root)
     }
 
-    /// All objects in their last good form; policies that never had one, closed.
-    ///
-    /// Made anew at each change: reading 10,000 objects takes longer than this, and
-    /// an index that is never edited can't drift from the files.
+    /// All objects in their last good form.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Object)> {
+        self.files.iter().flat_map(move |(path, state)| {
+            let entries = state.entries.iter();
+            let own = entries.filter(move |entry| self.owners.get(&entry.key) == Some(path));
+            own.map(|entry| (&entry.key, &entry.object))
+        })
+    }
+
+    /// Policies whose newest form can't be used.
+    pub fn invalid(&self) -> impl Iterator<Item = (&ObjectKey, &ObjectError)> {
+        let invalid = self.files.values().flat_map(|state| &state.invalid);
+        invalid.map(|invalid| (&invalid.key, &invalid.error))
+    }
+
+    /// An index of its own: all objects in their last good form; policies that
+    /// never had one, closed.
     pub fn index(&self, config: &Config) -> Index {
         let mut index = Index::new(config.clone());
-        for (path, state) in &self.files {
-            for entry in &state.entries {
-                if self.owners.get(&entry.key) == Some(path) {
-                    index.apply(entry.object.clone());
-                }
-            }
-        }
-        for invalid in self.files.values().flat_map(|state| &state.invalid) {
-            index.apply_closed(&invalid.error);
-        }
+        Feed::default().tell(self, &mut index);
         index
     }
 }

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
 
@@ -11,13 +12,19 @@ use super::*;
 struct Folder {
     dir: TempDir,
     store: Store,
+    /// An index that is told every change, as the agent's is.
+    fed: RefCell<(Feed, Index)>,
 }
 
 impl Folder {
     fn new(files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
-        let mut folder = Self { dir, store };
+        let mut folder = Self {
+            dir,
+            store,
+            fed: RefCell::new((Feed::default(), Index::new(Config::default()))),
+        };
         for (name, text) in files {
             folder.write(name, text);
         }
@@ -32,18 +39,34 @@ impl Folder {
     fn write(&mut self, name: &str, text: &str) {
         fs::write(self.path("new"), text).unwrap();
         fs::rename(self.path("new"), self.path(name)).unwrap();
+        self.read();
+    }
+
+    fn read(&mut self) {
         self.store.read(Duration::ZERO);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let (feed, index) = &mut *self.fed.borrow_mut();
+        feed.tell(&self.store, index);
     }
 
     fn remove(&mut self, name: &str) {
         fs::remove_file(self.path(name)).unwrap();
-        self.store.read(Duration::ZERO);
+        self.read();
     }
 
+    /// The same from an index that was told all changes and from a new one.
     fn tables(&self) -> Tables {
-        self.store
-            .index(&Config::default())
-            .compile(&Scope::Node("n".into()))
+        self.tell();
+        let scope = Scope::Node("n".into());
+        let fresh = self.store.index(&Config::default());
+        let tables = fresh.compile(&scope);
+        let told = &self.fed.borrow().1;
+        assert_eq!(told.compile(&scope), tables);
+        assert_eq!(told.problems(), fresh.problems());
+        tables
     }
 
     fn pods(&self) -> Vec<String> {

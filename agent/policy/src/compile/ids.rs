@@ -47,8 +47,16 @@ impl Space {
         // The upper half is folded in: FNV's low bits alone depend on few input bits.
         #[allow(clippy::cast_possible_truncation)]
         let id = (hash ^ (hash >> 32)) as u32 & self.mask;
+        #[cfg(test)]
+        let id = id & FEW.get();
         id
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bits that ids may have: with few of them there are clashes.
+    pub(super) static FEW: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
 }
 
 /// Gives contents ids one by one, as long as each gets the one it asks for.

@@ -1,5 +1,6 @@
 //! Clusters in, verdicts out: one test per rule of the books.
 
+mod clashes;
 mod cluster;
 mod cluster_peers;
 mod corners;
