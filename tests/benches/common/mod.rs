@@ -1,6 +1,5 @@
 //! What the two benches of the compiler share.
 
-
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail};
