@@ -24,6 +24,7 @@ pub mod matrix;
 pub mod model;
 pub mod ports;
 pub mod problems;
+pub mod select;
 pub mod tables;
 
 pub mod compile;
@@ -31,6 +32,7 @@ mod intern;
 mod labels;
 mod prefix;
 mod selector;
+mod snapshot;
 
 #[cfg(test)]
 mod testing;
