@@ -68,6 +68,13 @@ pub enum Command {
     /// addresses of a CIDR only. What a staged policy would deny counts as
     /// allowed. A pod or workload to itself never counts as open.
     Matrix(MatrixArgs),
+    /// Who may call SERVICE, on which ports, and through which label or policy
+    ///
+    /// SERVICE is ns/service or ns/pod; `svc:` and `pod:` in front say which is
+    /// meant. One row a caller: its ports, whether its own egress allows them
+    /// too, and the rule of the service that admits it. Callers that may no more
+    /// than any address aren't listed; a pod itself and its node always may.
+    Callers(CallersArgs),
     /// Stop enforcing: remove every program, map and pin
     Uninstall,
 }
@@ -142,7 +149,7 @@ impl std::str::FromStr for PodName {
     }
 }
 
-/// How labels and addresses are read: the same for the agent, explain and matrix.
+/// How labels and addresses are read: the same for the agent, explain, matrix and callers.
 #[derive(Args, Debug, Clone, Default)]
 pub struct PolicyArgs {
     /// A label that names a pod's service, best first; repeat for more. Replaces
@@ -228,6 +235,22 @@ pub enum By {
     Pod,
     /// All pods of one namespace/service.
     Workload,
+}
+
+/// `ringfence callers`.
+#[derive(Args, Debug)]
+pub struct CallersArgs {
+    /// ns/service or ns/pod
+    pub service: String,
+    /// A folder of Kubernetes YAML
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// How labels are read
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Where policy comes from.

@@ -121,9 +121,12 @@ fn a_pod_to_wait_for_is_a_namespace_and_a_name() {
 fn offline_commands_need_their_manifests_and_a_port() {
     assert!(parse("ringfence explain a/b c/d TCP/8080 --manifests m -o json").is_ok());
     assert!(parse("ringfence matrix --manifests m --port TCP/1 --port UDP/2").is_ok());
+    assert!(parse("ringfence callers a/b --manifests m -o json").is_ok());
     for line in [
         "ringfence explain a/b c/d TCP/8080",
         "ringfence matrix --manifests m",
+        "ringfence callers a/b",
+        "ringfence callers --manifests m",
     ] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
     }
