@@ -61,8 +61,20 @@ pub enum Command {
     /// FROM and TO are ns/pod, ns/service, `outside` or an IP; `pod:` and `svc:`
     /// in front say which is meant. Exits 1 if the call is denied.
     Explain(ExplainArgs),
-    /// Who can reach whom
+    /// Who can reach whom, or with --diff what a change of manifests opens and closes
+    ///
+    /// Callers are rows, callees columns; one character a port: `.` allowed, `X`
+    /// denied, and `~` where that holds for some pods of a workload or some
+    /// addresses of a CIDR only. What a staged policy would deny counts as
+    /// allowed. A pod or workload to itself never counts as open.
     Matrix(MatrixArgs),
+    /// Who may call SERVICE, on which ports, and through which label or policy
+    ///
+    /// SERVICE is ns/service or ns/pod; `svc:` and `pod:` in front say which is
+    /// meant. One row a caller: its ports, whether its own egress allows them
+    /// too, and the rule of the service that admits it. Callers that may no more
+    /// than any address aren't listed; a pod itself and its node always may.
+    Callers(CallersArgs),
     /// Stop enforcing: remove every program, map and pin
     Uninstall,
 }
@@ -137,7 +149,7 @@ impl std::str::FromStr for PodName {
     }
 }
 
-/// How labels and addresses are read: the same for the agent, explain and matrix.
+/// How labels and addresses are read: the same for the agent, explain, matrix and callers.
 #[derive(Args, Debug, Clone, Default)]
 pub struct PolicyArgs {
     /// A label that names a pod's service, best first; repeat for more. Replaces
@@ -182,9 +194,57 @@ pub struct MatrixArgs {
     /// A folder of Kubernetes YAML
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// PROTO/PORT, as in TCP/8080, or ICMP; repeat for more
+    /// PROTO/PORT, as in TCP/8080, or ICMP; repeat for more, up to 64
     #[arg(long, value_name = "PROTO/PORT", required = true)]
     pub port: Vec<String>,
+    /// Only these callers: ns/pod, ns/service, ns, an IP or a CIDR; repeat for more
+    #[arg(long, value_name = "FILTER")]
+    pub from: Vec<String>,
+    /// Only these callees, likewise
+    #[arg(long, value_name = "FILTER")]
+    pub to: Vec<String>,
+    /// Addresses as a caller and a callee beside the pods; repeat for more. Only
+    /// the pod's side is asked. A known pod's or node's address counts as that
+    /// pod or node
+    #[arg(long, value_name = "CIDR-OR-IP")]
+    pub peer: Vec<String>,
+    /// One row a pod, or one for all pods of a namespace/service [default: pod,
+    /// with --diff workload]
+    #[arg(long, value_enum)]
+    pub by: Option<By>,
+    /// List what changes from --manifests (before) to this folder (after). What
+    /// is there after only was allowed nothing before: all that it may call and
+    /// all that may call it opens; what is gone closes likewise
+    #[arg(long, value_name = "OTHER_DIR")]
+    pub diff: Option<PathBuf>,
+    /// Exit 1 if any call is allowed, or with --diff if any opens
+    #[arg(long)]
+    pub fail_on_open: bool,
+    /// How labels are read
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// What a row of a matrix is.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// One pod.
+    Pod,
+    /// All pods of one namespace/service.
+    Workload,
+}
+
+/// `ringfence callers`.
+#[derive(Args, Debug)]
+pub struct CallersArgs {
+    /// ns/service or ns/pod
+    pub service: String,
+    /// A folder of Kubernetes YAML
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
     /// How labels are read
     #[command(flatten)]
     pub policy: PolicyArgs,

@@ -121,10 +121,30 @@ fn a_pod_to_wait_for_is_a_namespace_and_a_name() {
 fn offline_commands_need_their_manifests_and_a_port() {
     assert!(parse("ringfence explain a/b c/d TCP/8080 --manifests m -o json").is_ok());
     assert!(parse("ringfence matrix --manifests m --port TCP/1 --port UDP/2").is_ok());
+    assert!(parse("ringfence callers a/b --manifests m -o json").is_ok());
     for line in [
         "ringfence explain a/b c/d TCP/8080",
         "ringfence matrix --manifests m",
+        "ringfence callers a/b",
+        "ringfence callers --manifests m",
     ] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
     }
+}
+
+#[test]
+fn a_matrix_is_narrowed_collapsed_and_compared_by_flags() {
+    let line = "ringfence matrix --manifests m --port TCP/1 --from a/b --from c --to d/ \
+                --peer 10.0.0.0/8 --by workload --diff n --fail-on-open";
+    let Command::Matrix(args) = parse(line).unwrap().command else {
+        panic!("not a matrix")
+    };
+    assert_eq!(
+        (args.from, args.to),
+        (vec!["a/b".into(), "c".into()], vec!["d/".into()])
+    );
+    assert_eq!((args.by, args.diff), (Some(By::Workload), Some("n".into())));
+    assert!(args.fail_on_open && args.peer == ["10.0.0.0/8"]);
+    let wrong = parse("ringfence matrix --manifests m --port TCP/1 --by node").unwrap_err();
+    assert_eq!(wrong.exit_code(), 2);
 }

@@ -69,6 +69,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Flows(args) => commands::flows(&global, args.output),
         Command::Explain(args) => offline::explain::run(&args),
         Command::Matrix(args) => offline::matrix::run(&args),
+        Command::Callers(args) => offline::callers::run(&args),
         Command::Uninstall => commands::uninstall(&global),
     }
 }

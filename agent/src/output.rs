@@ -23,6 +23,16 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// Prints a large value as JSON on one line, piece by piece.
+pub fn stream_json(value: &impl Serialize) -> Result<(), Failure> {
+    let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    // As an I/O error, so that a reader that went away is known for what it is.
+    serde_json::to_writer(&mut out, value).map_err(|e| Failure::fault(io::Error::from(e)))?;
+    out.write_all(b"\n")
+        .and_then(|()| out.flush())
+        .map_err(Failure::fault)
+}
+
 /// A table without lines, as `kubectl` prints them: easy to read, cut and paste.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();

@@ -6,7 +6,7 @@
 //! ```text
 //! JSON ─► model::Object ─► index::Index ─► (view, compile) ─► tables::Tables ─► diff::Change
 //!                               │                                  │
-//!                               └──── matrix::Matrix, explain::Explanation
+//!                               └──── matrix::Matrix, callers::Callers, explain::Explanation
 //! ```
 //!
 //! - Pods, Namespaces and Nodes feed subjects, peers and names of addresses.
@@ -16,6 +16,7 @@
 // Errors are rare here and each is shown to a person: a box would only be in their way.
 #![allow(clippy::result_large_err)]
 
+pub mod callers;
 pub mod config;
 pub mod diff;
 pub mod explain;
@@ -24,6 +25,7 @@ pub mod matrix;
 pub mod model;
 pub mod ports;
 pub mod problems;
+pub mod select;
 pub mod tables;
 
 pub mod compile;
@@ -31,6 +33,7 @@ mod intern;
 mod labels;
 mod prefix;
 mod selector;
+mod snapshot;
 
 #[cfg(test)]
 mod testing;

@@ -97,6 +97,24 @@ impl Ports {
         }
     }
 
+    /// As people read it: `all`, or `TCP`, `TCP/80`, `TCP/8080-8090`, and `ICMP`
+    /// for what has no ports.
+    pub(crate) fn ranges_text(&self) -> Vec<String> {
+        if *self == Self::all() {
+            return vec!["all".to_owned()];
+        }
+        let text = |name: &str, (first, last): (u16, u16)| match (first, last) {
+            WHOLE => name.to_owned(),
+            (one, other) if one == other => format!("{name}/{one}"),
+            (first, last) => format!("{name}/{first}-{last}"),
+        };
+        let named = ["TCP", "UDP", "SCTP"].iter().zip(&self.ranges);
+        let ranges = named.flat_map(|(name, ranges)| ranges.iter().map(|r| text(name, *r)));
+        ranges
+            .chain(self.other.then(|| "ICMP".to_owned()))
+            .collect()
+    }
+
     /// The bits of [`PortSet`] that need no blocks.
     pub(crate) fn bits(&self) -> u32 {
         let whole = Protocol::ALL.iter().zip(&self.ranges);

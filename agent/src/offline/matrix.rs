@@ -1,89 +1,201 @@
 //! `ringfence matrix`.
 
-use ringfence_policy::matrix::Matrix;
+use std::collections::BTreeMap;
 
-use crate::cli::{MatrixArgs, Output};
-use crate::failure::{Found, Outcome};
-use crate::output::{Paint, print, print_json};
+use ringfence_policy::matrix::{By, Cell, Difference, Matrix, Part, Query};
 
-/// Prints who can reach whom.
+use super::difference;
+use crate::cli::{self, MatrixArgs, Output};
+use crate::failure::{Failure, Found, Outcome};
+use crate::output::{Paint, print, print_json, stream_json};
+
+/// Beyond so many rows or columns nobody can follow a line of characters.
+const WIDEST: usize = 60;
+
+/// Prints who can reach whom, or what a change does to that.
 pub fn run(args: &MatrixArgs) -> Outcome {
-    let ports = args
-        .port
-        .iter()
-        .map(|text| super::port(text))
-        .collect::<Result<Vec<_>, _>>()?;
+    let query = query(args)?;
     let index = super::load(&args.manifests, &args.policy)?;
-    let matrix = Matrix::compute(&index, &ports);
-    match args.output {
-        Output::Json => print_json(&matrix)?,
-        Output::Table => print(&text(&matrix, Paint::stdout()))?,
-    }
-    Ok(Found::Fine)
+    let open = if let Some(other) = &args.diff {
+        let after = super::load(other, &args.policy)?;
+        let found = Difference::compute(&index, &after, &query).map_err(Failure::input)?;
+        match args.output {
+            Output::Json => print_json(&found)?,
+            Output::Table => print(&difference::text(&found))?,
+        }
+        !found.opens.is_empty() && args.fail_on_open
+    } else {
+        let matrix = Matrix::compute(&index, &query).map_err(Failure::input)?;
+        match args.output {
+            Output::Json => stream_json(&matrix)?,
+            Output::Table => print(&text(&matrix, Paint::stdout()))?,
+        }
+        args.fail_on_open && matrix.is_open()
+    };
+    Ok(match open {
+        true => Found::Something,
+        false => Found::Fine,
+    })
 }
 
-/// Columns bear the number of their row: names would make the page too wide.
+fn query(args: &MatrixArgs) -> Result<Query, Failure> {
+    let ports = args.port.iter().map(|text| super::port(text));
+    Ok(Query {
+        ports: ports.collect::<Result<_, _>>()?,
+        from: args.from.clone(),
+        to: args.to.clone(),
+        peers: args.peer.clone(),
+        by: match (args.by, &args.diff) {
+            (Some(cli::By::Pod), _) | (None, None) => By::Pod,
+            (Some(cli::By::Workload), _) | (None, Some(_)) => By::Workload,
+        },
+    })
+}
+
 fn text(matrix: &Matrix, paint: Paint) -> String {
-    let cell = matrix.ports.len().max(matrix.pods.len().to_string().len());
-    let number = matrix.pods.len().to_string().len();
-    let name = matrix
-        .pods
-        .iter()
-        .map(String::len)
-        .max()
-        .unwrap_or_default();
-    let mut text = format!(
-        "From each row to each column, one character a port ({}): . allowed, X denied\n\n",
-        matrix.ports.join(", ")
-    );
-    text.push_str(&" ".repeat(number + 1 + name));
-    for n in 1..=matrix.pods.len() {
-        text.push_str(&format!("  {n:>cell$}"));
+    match matrix.rows().len().max(matrix.columns().len()) {
+        0..=WIDEST => grid(matrix, paint),
+        _ => list(matrix),
     }
+}
+
+/// Columns bear numbers: names would make the page too wide. Where rows are the
+/// same as columns, their numbers say whose; else a legend does.
+fn grid(matrix: &Matrix, paint: Paint) -> String {
+    let rows: Vec<&str> = matrix.rows().collect();
+    let columns: Vec<&str> = matrix.columns().collect();
+    let (ports, count) = (matrix.ports().len(), columns.len());
+    let square = rows == columns;
+    let number = rows.len().to_string().len();
+    let cell = ports.max(count.to_string().len());
+    let name = rows.iter().map(|name| name.len()).max().unwrap_or_default();
+    let mut text = heading(matrix);
+    text.push_str(&" ".repeat(if square { number + 1 } else { 0 } + name));
+    (1..=count).for_each(|n| text.push_str(&format!("  {n:>cell$}")));
     text.push('\n');
-    for (n, source) in matrix.pods.iter().enumerate() {
-        text.push_str(&format!("{:>number$} {source:<name$}", n + 1));
-        for destination in &matrix.pods {
-            let found = &matrix.allowed[source][destination];
-            // Padded first: escape sequences have no width.
-            let padded = format!("{found:>cell$}");
-            let shown = match (found.contains('.'), found.contains('X')) {
-                (_, false) => paint.green(&padded),
-                (false, true) => paint.red(&padded),
-                (true, true) => paint.yellow(&padded),
-            };
-            text.push_str("  ");
-            text.push_str(&shown);
+    for (row, source) in rows.iter().enumerate() {
+        if square {
+            text.push_str(&format!("{:>number$} ", row + 1));
         }
+        let mut line = format!("{source:<name$}");
+        for column in 0..count {
+            line.push_str("  ");
+            line.push_str(&match matrix.cell(row, column, Part::Allowed) {
+                Some(found) => coloured(&cell_text(found, ports), cell, paint),
+                None => " ".repeat(cell),
+            });
+        }
+        text.push_str(line.trim_end());
         text.push('\n');
+    }
+    if !square {
+        text.push('\n');
+        let names = columns.iter().zip(1..);
+        names.for_each(|(name, n)| text.push_str(&format!("{n:>cell$} {name}\n")));
     }
     text
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
+/// What characters mean; `~` only where there may be one.
+fn heading(matrix: &Matrix) -> String {
+    let ports: Vec<String> = matrix.ports().iter().map(ToString::to_string).collect();
+    let columns = 0..matrix.columns().len();
+    let mut cells = (0..matrix.rows().len())
+        .flat_map(|row| columns.clone().map(move |column| (row, column)))
+        .filter_map(|(row, column)| matrix.cell(row, column, Part::Allowed));
+    let partly = cells.any(|cell| cell_text(cell, ports.len()).contains('~'));
+    format!(
+        "From each row to each column, one character a port ({}): . allowed, X denied{}\n\n",
+        ports.join(", "),
+        if partly { ", ~ some of both" } else { "" }
+    )
+}
 
-    use super::*;
-
-    #[test]
-    fn rows_are_callers_and_columns_their_numbers() {
-        let pods = ["a/x".to_owned(), "bank/y".to_owned()];
-        let row = |cells: [&str; 2]| -> BTreeMap<String, String> {
-            pods.iter().cloned().zip(cells.map(str::to_owned)).collect()
-        };
-        let matrix = Matrix {
-            ports: vec!["TCP/80".into(), "UDP/53".into()],
-            pods: pods.to_vec(),
-            allowed: [
-                (pods[0].clone(), row(["..", ".X"])),
-                (pods[1].clone(), row(["XX", ".."])),
-            ]
-            .into(),
-            ..Matrix::default()
-        };
-        let expected = "From each row to each column, one character a port (TCP/80, UDP/53): . allowed, X denied\n\n\
-                        \x20          1   2\n1 a/x     ..  .X\n2 bank/y  XX  ..\n";
-        assert_eq!(text(&matrix, Paint::off()), expected);
+/// Padded first: escape sequences have no width.
+fn coloured(found: &str, width: usize, paint: Paint) -> String {
+    let padded = format!("{found:>width$}");
+    match (found.contains(['.', '~']), found.contains(['X', '~'])) {
+        (_, false) => paint.green(&padded),
+        (false, true) => paint.red(&padded),
+        (true, true) => paint.yellow(&padded),
     }
 }
+
+fn cell_text(cell: Cell, ports: usize) -> String {
+    let mut text = String::with_capacity(ports);
+    cell.write(ports, &mut text);
+    text
+}
+
+/// One line for each caller and set of ports: what it may call on them. Calls of
+/// a pod or workload to itself are left out.
+fn list(matrix: &Matrix) -> String {
+    let ports: Vec<String> = matrix.ports().iter().map(ToString::to_string).collect();
+    let columns: Vec<&str> = matrix.columns().collect();
+    let name = matrix.rows().map(str::len).max().unwrap_or_default();
+    let mut lines = Vec::new();
+    for (row, source) in matrix.rows().enumerate() {
+        let mut by_ports: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut asked = Vec::new();
+        for column in (0..columns.len()).filter(|column| !matrix.is_self(row, *column)) {
+            if let Some(cell) = matrix.cell(row, column, Part::Allowed) {
+                asked.push(column);
+                let allowed = allowed(cell, &ports);
+                if !allowed.is_empty() {
+                    by_ports.entry(allowed).or_default().push(column);
+                }
+            }
+        }
+        if by_ports.is_empty() {
+            by_ports.insert("-".into(), Vec::new());
+        }
+        for (ports, found) in by_ports {
+            lines.push((source, ports, destinations(&columns, &asked, &found)));
+        }
+    }
+    let middle = lines
+        .iter()
+        .map(|line| line.1.len())
+        .max()
+        .unwrap_or(0)
+        .max(5);
+    let mut text = format!("{:<name$}  {:<middle$}  MAY CALL\n", "CALLER", "PORTS");
+    for (source, ports, found) in lines {
+        text.push_str(&format!("{source:<name$}  {ports:<middle$}  {found}\n"));
+    }
+    text
+}
+
+/// `TCP/80,~UDP/53`: the tilde is for some of their pods or addresses.
+fn allowed(cell: Cell, ports: &[String]) -> String {
+    let ports = ports.iter().enumerate();
+    let open = ports.filter_map(|(n, port)| match cell.port(n) {
+        '.' => Some(port.clone()),
+        '~' => Some(format!("~{port}")),
+        _ => None,
+    });
+    open.collect::<Vec<_>>().join(",")
+}
+
+/// What is allowed, or what isn't where that is shorter.
+fn destinations(columns: &[&str], asked: &[usize], found: &[usize]) -> String {
+    let names = |of: &[usize]| {
+        let names: Vec<&str> = of.iter().map(|column| columns[*column]).collect();
+        names.join(", ")
+    };
+    let missing: Vec<usize> = asked
+        .iter()
+        .filter(|column| found.binary_search(column).is_err())
+        .copied()
+        .collect();
+    match (found.len(), missing.len()) {
+        (0, _) => "nobody".to_owned(),
+        (_, 0) => format!("all {}", asked.len()),
+        (some, few) if few < some => format!("all {} but {}", asked.len(), names(&missing)),
+        _ => names(found),
+    }
+}
+
+#[cfg(test)]
+#[path = "matrix_tests.rs"]
+mod tests;

@@ -1,6 +1,8 @@
 //! The commands that need no root, no cluster and no datapath: the same compiler
 //! over a folder of manifests.
 
+pub mod callers;
+mod difference;
 pub mod explain;
 pub mod matrix;
 

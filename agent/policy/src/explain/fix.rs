@@ -12,8 +12,7 @@ use crate::{
     index::{Index, PodEntry, groups::PodId, spaces::NAMESPACE_NAME},
     labels::{self, PortRef},
     model::{
-        Action, ClusterEgressRule, ClusterIngressRule, ClusterPeer, EgressRule, IngressRule,
-        IntOrString, IpBlock, LabelSelector, Meta, NamespacedPods, NetworkPolicy,
+        EgressRule, IngressRule, IntOrString, IpBlock, LabelSelector, Meta, NetworkPolicy,
         NetworkPolicyPort, NetworkPolicySpec, Peer, PolicyType,
     },
     ports::PortSpec,
@@ -21,7 +20,7 @@ use crate::{
 
 use super::{
     Case, Fix, Party, Side, Verdict,
-    change::{self, Change, ClusterRule, Key, Rule},
+    change::{self, Change, Key, Rule},
     party::PartyKind,
     side,
 };
@@ -73,11 +72,11 @@ pub(super) fn find(
     Vec::new()
 }
 
-struct Call<'c, 'a> {
-    case: &'c Case<'a>,
-    from: &'c Party,
-    to: &'c Party,
-    port: &'c PortSpec,
+pub(super) struct Call<'c, 'a> {
+    pub(super) case: &'c Case<'a>,
+    pub(super) from: &'c Party,
+    pub(super) to: &'c Party,
+    pub(super) port: &'c PortSpec,
     /// What it is to become better than.
     now: Verdict,
 }
@@ -87,7 +86,7 @@ impl<'c, 'a> Call<'c, 'a> {
         &self.case.index
     }
 
-    fn pod(&self, party: &Party) -> Option<(PodId, &'c PodEntry)> {
+    pub(super) fn pod(&self, party: &Party) -> Option<(PodId, &'c PodEntry)> {
         let id = party.pod?;
         Some((id, self.index().entry(id)?))
     }
@@ -165,56 +164,6 @@ impl<'c, 'a> Call<'c, 'a> {
             .into_iter()
             .filter_map(|name| Some(vec![self.by_cluster(direction, name)?]));
         plain.into_iter().chain(accepting).collect()
-    }
-
-    /// An Accept before all else that a ClusterNetworkPolicy says.
-    fn by_cluster(&self, direction: PolicyType, policy: String) -> Option<Change> {
-        let sentence = format!(
-            "Accepts it before all other rules of {policy}: {}",
-            self.allows()
-        );
-        let protocols = self.port.as_match().into_iter().collect();
-        let (name, action) = (None, Action::Accept);
-        let rule = match direction {
-            PolicyType::Ingress => ClusterRule::Ingress(ClusterIngressRule {
-                from: vec![self.cluster_peer(self.from, direction)?],
-                name,
-                action,
-                protocols,
-            }),
-            PolicyType::Egress => ClusterRule::Egress(ClusterEgressRule {
-                to: vec![self.cluster_peer(self.to, direction)?],
-                name,
-                action,
-                protocols,
-            }),
-        };
-        Some(Change::ClusterRule {
-            policy,
-            rule,
-            sentence,
-        })
-    }
-
-    /// `None` for what no ingress peer can name: addresses.
-    fn cluster_peer(&self, peer: &Party, direction: PolicyType) -> Option<ClusterPeer> {
-        if let Some((_, pod)) = self.pod(peer) {
-            return Some(ClusterPeer {
-                pods: Some(NamespacedPods {
-                    namespace_selector: by_name(&pod.shape.namespace),
-                    pod_selector: self.selector(pod),
-                }),
-                ..ClusterPeer::default()
-            });
-        }
-        let networks = match peer.address {
-            Some(ip) => vec![IpNet::from(ip)],
-            None => everywhere().into(),
-        };
-        (direction == PolicyType::Egress).then(|| ClusterPeer {
-            networks,
-            ..ClusterPeer::default()
-        })
     }
 
     fn by_label(&self, direction: PolicyType) -> Option<Way> {
@@ -317,7 +266,7 @@ impl<'c, 'a> Call<'c, 'a> {
         }
     }
 
-    fn allows(&self) -> String {
+    pub(super) fn allows(&self) -> String {
         let ports = match self.port.with_ports() {
             Some(_) => self.port.to_string(),
             None => "everything, since a rule for ICMP can have no ports,".into(),
@@ -369,7 +318,7 @@ impl<'c, 'a> Call<'c, 'a> {
     }
 
     /// The pods of a pod's service; of its namespace if it carries no label that says more.
-    fn selector(&self, pod: &PodEntry) -> LabelSelector {
+    pub(super) fn selector(&self, pod: &PodEntry) -> LabelSelector {
         let labels = &pod.shape.labels;
         let keys = &self.index().config.service_labels;
         let named = keys.iter().find_map(|k| Some((k, labels.get(k)?)));
@@ -422,7 +371,7 @@ impl<'c, 'a> Call<'c, 'a> {
 }
 
 /// Selects the namespace of a name.
-fn by_name(namespace: &str) -> LabelSelector {
+pub(super) fn by_name(namespace: &str) -> LabelSelector {
     let name = (NAMESPACE_NAME.to_owned(), namespace.to_owned());
     LabelSelector {
         match_labels: [name].into(),
@@ -431,7 +380,7 @@ fn by_name(namespace: &str) -> LabelSelector {
 }
 
 /// Every address of both families.
-fn everywhere() -> [IpNet; 2] {
+pub(super) fn everywhere() -> [IpNet; 2] {
     let v4 = IpNet::new_assert(IpAddr::from([0; 4]), 0);
     let v6 = IpNet::new_assert(IpAddr::from([0_u16; 8]), 0);
     [v4, v6]

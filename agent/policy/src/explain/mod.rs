@@ -4,6 +4,7 @@
 //! datapath takes; the reasons come from the very policies they were compiled
 //! from. A fix is tried on a copy of the index before it is offered.
 
+mod accept;
 mod change;
 mod fix;
 mod party;

@@ -1,0 +1,165 @@
+//! What one kind of the service's pods allows each class of addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
+
+use ringfence_ebpf::{
+    abi::{Direction, EndpointWorld, PortSet},
+    verdict::PolicyTables as _,
+};
+
+use crate::{
+    compile::policy::Policy,
+    model::Protocol,
+    ports::Ports,
+    snapshot::Seen,
+    tables::{EndpointPolicy, Tables},
+};
+
+/// Pods of the service that nothing tells apart.
+#[derive(Debug)]
+pub(super) struct Callee {
+    /// By their places in the snapshot.
+    pub(super) pods: Vec<usize>,
+    pub(super) policy: EndpointPolicy,
+    pub(super) seen: Vec<Seen>,
+    /// In the order in which they decide.
+    pub(super) policies: Vec<Policy>,
+}
+
+impl Callee {
+    pub(super) fn is_quarantined(&self) -> bool {
+        self.policy.flags & EndpointWorld::QUARANTINE != 0
+    }
+}
+
+/// What is allowed now, and once staged policies are enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Allowed {
+    pub(super) now: Ports,
+    pub(super) enforced: Ports,
+}
+
+impl Allowed {
+    pub(super) fn all() -> Self {
+        Self {
+            now: Ports::all(),
+            enforced: Ports::all(),
+        }
+    }
+
+    pub(super) fn add(&mut self, more: &Self) {
+        self.now.add(&more.now);
+        self.enforced.add(&more.enforced);
+    }
+
+    pub(super) fn both(&self, with: &Self) -> Self {
+        Self {
+            now: self.now.both(&with.now),
+            enforced: self.enforced.both(&with.enforced),
+        }
+    }
+
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        super::within(&self.now, &other.now) && super::within(&self.enforced, &other.enforced)
+    }
+}
+
+/// Reads sets of ports back out of tables.
+pub(super) struct Reader<'t> {
+    tables: &'t Tables,
+    sets: BTreeMap<u32, Ports>,
+}
+
+impl<'t> Reader<'t> {
+    pub(super) fn new(tables: &'t Tables) -> Self {
+        Self {
+            tables,
+            sets: BTreeMap::new(),
+        }
+    }
+
+    /// What an endpoint allows a class in one direction.
+    pub(super) fn allowed(
+        &mut self,
+        policy: &EndpointPolicy,
+        direction: Direction,
+        class: u32,
+    ) -> Allowed {
+        if policy.flags & EndpointWorld::QUARANTINE != 0 {
+            return Allowed::default();
+        }
+        let (ruleset, isolated, staged) = match direction {
+            Direction::Ingress => (
+                policy.ingress,
+                EndpointWorld::INGRESS_ISOLATED,
+                EndpointWorld::INGRESS_STAGED,
+            ),
+            Direction::Egress => (
+                policy.egress,
+                EndpointWorld::EGRESS_ISOLATED,
+                EndpointWorld::EGRESS_STAGED,
+            ),
+        };
+        let grant = self.tables.grant(0, ruleset, class);
+        let mut allowed = Allowed::all();
+        if policy.flags & isolated != 0 {
+            allowed.now = self.set(grant.enforced);
+            allowed.enforced = allowed.now.clone();
+        }
+        if policy.flags & staged != 0 {
+            allowed.enforced = self.set(grant.staged).both(&allowed.now);
+        }
+        allowed
+    }
+
+    fn set(&mut self, id: u32) -> Ports {
+        if let Some(known) = self.sets.get(&id) {
+            return known.clone();
+        }
+        let mut ports = Ports::default();
+        if id & PortSet::OTHER != 0 {
+            ports = Ports::all();
+            let with_ports = Protocol::ALL.iter();
+            with_ports.for_each(|p| ports.subtract(&Ports::whole(*p)));
+        }
+        for protocol in Protocol::ALL {
+            if id & PortSet::whole(protocol.iana()) != 0 {
+                ports.add(&Ports::whole(protocol));
+            } else if id & PortSet::BLOCKS != 0 {
+                for run in self.runs(id & PortSet::BLOCKS, protocol.iana().into()) {
+                    ports.add(&Ports::range(protocol, *run.start(), *run.end()));
+                }
+            }
+        }
+        self.sets.insert(id, ports.clone());
+        ports
+    }
+
+    /// Runs of single ports.
+    fn runs(&self, set: u32, protocol: u16) -> Vec<RangeInclusive<u16>> {
+        let blocks = (set, protocol, 0)..=(set, protocol, u16::MAX);
+        let blocks = self.tables.ports.range(blocks);
+        let held = blocks.flat_map(|((.., block), bits)| {
+            let ports = (0..=u8::MAX).map(move |low| block << 8 | u16::from(low));
+            ports.filter(move |port| bits.contains(*port))
+        });
+        let mut runs: Vec<RangeInclusive<u16>> = Vec::new();
+        for port in held {
+            match runs.last_mut() {
+                Some(run) if run.end().checked_add(1) == Some(port) => *run = *run.start()..=port,
+                _ => runs.push(port..=port),
+            }
+        }
+        runs
+    }
+
+    /// Every class that an address has or may have.
+    pub(super) fn classes(&self) -> BTreeSet<u32> {
+        let exact = self.tables.classes.values();
+        let all = exact.chain(self.tables.cidrs.values()).chain(&[0]);
+        all.copied().collect()
+    }
+}

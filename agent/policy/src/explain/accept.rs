@@ -1,0 +1,65 @@
+//! The smallest change of a ClusterNetworkPolicy that allows a denied call.
+
+use ipnet::IpNet;
+
+use crate::model::{
+    Action, ClusterEgressRule, ClusterIngressRule, ClusterPeer, NamespacedPods, PolicyType,
+};
+
+use super::{
+    Party,
+    change::{Change, ClusterRule},
+    fix::{Call, by_name, everywhere},
+};
+
+impl Call<'_, '_> {
+    /// An Accept before all else that a ClusterNetworkPolicy says.
+    pub(super) fn by_cluster(&self, direction: PolicyType, policy: String) -> Option<Change> {
+        let sentence = format!(
+            "Accepts it before all other rules of {policy}: {}",
+            self.allows()
+        );
+        let protocols = self.port.as_match().into_iter().collect();
+        let (name, action) = (None, Action::Accept);
+        let rule = match direction {
+            PolicyType::Ingress => ClusterRule::Ingress(ClusterIngressRule {
+                from: vec![self.cluster_peer(self.from, direction)?],
+                name,
+                action,
+                protocols,
+            }),
+            PolicyType::Egress => ClusterRule::Egress(ClusterEgressRule {
+                to: vec![self.cluster_peer(self.to, direction)?],
+                name,
+                action,
+                protocols,
+            }),
+        };
+        Some(Change::ClusterRule {
+            policy,
+            rule,
+            sentence,
+        })
+    }
+
+    /// `None` for what no ingress peer can name: addresses.
+    fn cluster_peer(&self, peer: &Party, direction: PolicyType) -> Option<ClusterPeer> {
+        if let Some((_, pod)) = self.pod(peer) {
+            return Some(ClusterPeer {
+                pods: Some(NamespacedPods {
+                    namespace_selector: by_name(&pod.shape.namespace),
+                    pod_selector: self.selector(pod),
+                }),
+                ..ClusterPeer::default()
+            });
+        }
+        let networks = match peer.address {
+            Some(ip) => vec![IpNet::from(ip)],
+            None => everywhere().into(),
+        };
+        (direction == PolicyType::Egress).then(|| ClusterPeer {
+            networks,
+            ..ClusterPeer::default()
+        })
+    }
+}

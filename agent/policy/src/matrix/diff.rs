@@ -1,0 +1,249 @@
+//! What a change of manifests opens and closes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::{index::Index, ports::PortSpec, snapshot::Snapshot};
+
+use super::{
+    Cell, Matrix, MatrixError, Part, Query,
+    judge::Mask,
+    peer::{self, Spot},
+    unit::{Peer, Pods, Unit, Units, Wanted},
+};
+
+/// What a change opens and closes.
+///
+/// Cells are compared as wholes: from `X` to `~` or `.`, and from `~` to `.`,
+/// something opens. Where some pods or addresses were allowed and some are, it
+/// is looked which: those that are there before and after. What is there on one
+/// side only may call nobody and be called by nobody on the other; its calls
+/// between its own pods aren't listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// As asked for.
+    pub ports: Vec<PortSpec>,
+    /// What is allowed after that wasn't before, sorted by caller and callee.
+    pub opens: Vec<Edge>,
+    /// What was allowed before and isn't any longer, likewise.
+    pub closes: Vec<Edge>,
+    /// Rows and columns that are there after only.
+    pub added: Vec<String>,
+    /// Rows and columns that were there before only.
+    pub removed: Vec<String>,
+}
+
+/// A call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Edge {
+    /// The caller.
+    pub from: String,
+    /// The callee.
+    pub to: String,
+    /// What changes.
+    pub ports: Vec<PortSpec>,
+}
+
+impl Difference {
+    /// Compares what two sets of objects allow.
+    ///
+    /// # Errors
+    /// As [`Matrix::compute`]; a name need mean something on one side only.
+    pub fn compute(before: &Index, after: &Index, query: &Query) -> Result<Self, MatrixError> {
+        let snapshots = [Snapshot::new(before), Snapshot::new(after)];
+        let wanted = Wanted::parse(query)?;
+        wanted.check(&[&snapshots[0], &snapshots[1]])?;
+        let matrix = |snapshot: Snapshot| {
+            let judge = Matrix::judge(&snapshot, query)?;
+            let units = Units::new(&snapshot, &judge, &wanted, query.by);
+            Ok::<_, MatrixError>(Matrix::of(snapshot, judge, units, query))
+        };
+        let [before, after] = snapshots;
+        Ok(Compared::new(&matrix(before)?, &matrix(after)?).difference())
+    }
+}
+
+/// The same row or column on both sides.
+struct Line<'m> {
+    name: &'m str,
+    /// Its number on each side.
+    at: [Option<usize>; 2],
+}
+
+struct Compared<'m> {
+    sides: [&'m Matrix; 2],
+    rows: Vec<Line<'m>>,
+    columns: Vec<Line<'m>>,
+    /// The place after of each pod before.
+    moved: Vec<Option<usize>>,
+    /// What addresses of each peer were and are.
+    spots: BTreeMap<&'m str, Vec<Spot>>,
+}
+
+impl<'m> Compared<'m> {
+    fn new(before: &'m Matrix, after: &'m Matrix) -> Self {
+        let pods = after.snapshot.pods.iter().enumerate();
+        let places: BTreeMap<&str, usize> = pods.map(|(at, pod)| (&*pod.name, at)).collect();
+        let pods = before.snapshot.pods.iter();
+        let both = [&before.snapshot, &after.snapshot];
+        let units = before.units.rows.iter().chain(&before.units.columns);
+        let peers = units.filter_map(|unit| match unit {
+            Unit::Peer(Peer { name, net, .. }) => Some((name.as_str(), peer::spots(&both, net))),
+            Unit::Pods(_) => None,
+        });
+        Self {
+            sides: [before, after],
+            rows: lines(before.rows(), after.rows()),
+            columns: lines(before.columns(), after.columns()),
+            moved: pods.map(|pod| places.get(&*pod.name).copied()).collect(),
+            spots: peers.collect(),
+        }
+    }
+
+    fn difference(&self) -> Difference {
+        let ports = &self.sides[0].ports;
+        let mut difference = Difference {
+            ports: ports.clone(),
+            added: self.on_one_side(1),
+            removed: self.on_one_side(0),
+            ..Difference::default()
+        };
+        for row in &self.rows {
+            for column in &self.columns {
+                let [opens, closes] = self.compare(row, column);
+                let edge = |mask: Mask| Edge {
+                    from: row.name.to_owned(),
+                    to: column.name.to_owned(),
+                    ports: listed(ports, mask),
+                };
+                difference.opens.extend((opens != 0).then(|| edge(opens)));
+                difference
+                    .closes
+                    .extend((closes != 0).then(|| edge(closes)));
+            }
+        }
+        difference
+    }
+
+    fn on_one_side(&self, side: usize) -> Vec<String> {
+        let lines = self.rows.iter().chain(&self.columns);
+        let alone = lines.filter(|line| line.at[side].is_some() && line.at[1 - side].is_none());
+        let names: BTreeSet<&str> = alone.map(|line| line.name).collect();
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The ports that open and those that close.
+    fn compare(&self, row: &Line<'_>, column: &Line<'_>) -> [Mask; 2] {
+        let cell = |side: usize| {
+            let (row, column) = (row.at[side]?, column.at[side]?);
+            let matrix = self.sides[side];
+            Some((
+                matrix.cell(row, column, Part::Allowed)?,
+                matrix.is_self(row, column),
+            ))
+        };
+        let nothing = Cell { all: 0, any: 0 };
+        let (before, after) = match (cell(0), cell(1)) {
+            (Some((before, _)), Some((after, _))) => (before, after),
+            (Some((before, false)), None) => (before, nothing),
+            (None, Some((after, false))) => (nothing, after),
+            _ => return [0, 0],
+        };
+        let more = |than: Cell, now: Cell| now.any & !than.any | now.all & !than.all;
+        let mut changes = [more(before, after), more(after, before)];
+        let some = |cell: Cell| cell.any & !cell.all;
+        let unclear = some(before) & some(after);
+        if unclear != 0 {
+            let [opens, closes] = self.compare_parts(row, column);
+            changes[0] |= opens & unclear;
+            changes[1] |= closes & unclear;
+        }
+        changes
+    }
+
+    /// As [`Compared::compare`], for each pod and each address that is there before and after.
+    fn compare_parts(&self, row: &Line<'_>, column: &Line<'_>) -> [Mask; 2] {
+        let (Some(row), Some(column)) = (row.at[0], column.at[0]) else {
+            return [0, 0];
+        };
+        let units = &self.sides[0].units;
+        match (&units.rows[row], &units.columns[column]) {
+            (Unit::Pods(from), Unit::Pods(to)) => self.compare_pods(from, to),
+            (Unit::Peer(from), Unit::Pods(to)) => self.compare_spots(to, from, 0),
+            (Unit::Pods(from), Unit::Peer(to)) => self.compare_spots(from, to, 1),
+            (Unit::Peer(_), Unit::Peer(_)) => [0, 0],
+        }
+    }
+
+    /// Places of a pod before and after.
+    fn both(&self, pod: usize) -> Option<[usize; 2]> {
+        Some([pod, self.moved[pod]?])
+    }
+
+    fn compare_pods(&self, from: &Pods, to: &Pods) -> [Mask; 2] {
+        let mut changes = [0, 0];
+        for from in from.pods.iter().filter_map(|pod| self.both(*pod)) {
+            for to in to.pods.iter().filter_map(|pod| self.both(*pod)) {
+                if from != to {
+                    let [before, after] = [0, 1].map(|side| {
+                        let judge = &self.sides[side].judge;
+                        let kinds = [from, to].map(|places| judge.of_pods[places[side]]);
+                        let [ingress, egress] = judge.pair(kinds[0], kinds[1]);
+                        ingress & egress
+                    });
+                    changes[0] |= after & !before;
+                    changes[1] |= before & !after;
+                }
+            }
+        }
+        changes
+    }
+
+    /// `direction` is 0 for the pods' ingress and 1 for their egress.
+    fn compare_spots(&self, pods: &Pods, peer: &Peer, direction: usize) -> [Mask; 2] {
+        let mut changes = [0, 0];
+        let spots = self.spots.get(peer.name.as_str());
+        for places in pods.pods.iter().filter_map(|pod| self.both(*pod)) {
+            for spot in spots.into_iter().flatten() {
+                let [before, after] = [0, 1].map(|side| {
+                    let Matrix {
+                        snapshot, judge, ..
+                    } = self.sides[side];
+                    let at = places[side];
+                    match spot.is_exempt(side, &snapshot.pods[at]) {
+                        true => judge.full,
+                        false => {
+                            let class = spot.sights[side].class;
+                            judge.class(judge.of_pods[at], class)[direction]
+                        }
+                    }
+                });
+                changes[0] |= after & !before;
+                changes[1] |= before & !after;
+            }
+        }
+        changes
+    }
+}
+
+/// Both sides' names, sorted, each with its number on each side.
+fn lines<'m>(
+    before: impl Iterator<Item = &'m str>,
+    after: impl Iterator<Item = &'m str>,
+) -> Vec<Line<'m>> {
+    let mut all: BTreeMap<&str, [Option<usize>; 2]> = BTreeMap::new();
+    for (at, name) in before.enumerate() {
+        all.entry(name).or_default()[0] = Some(at);
+    }
+    for (at, name) in after.enumerate() {
+        all.entry(name).or_default()[1] = Some(at);
+    }
+    let lines = all.into_iter();
+    lines.map(|(name, at)| Line { name, at }).collect()
+}
+
+fn listed(ports: &[PortSpec], mask: Mask) -> Vec<PortSpec> {
+    let set = ports.iter().enumerate().filter(|(n, _)| mask >> n & 1 == 1);
+    set.map(|(_, port)| *port).collect()
+}

@@ -1,0 +1,186 @@
+//! What pods allow each class of addresses, worked out once per kind of pod.
+//!
+//! Pods of equal rulesets whose addresses are of equal classes can't be told
+//! apart by any verdict. They are one kind, and all look-ups are done by kind.
+
+use std::collections::HashMap;
+
+use ringfence_ebpf::{
+    abi::{Addr, Direction, EndpointWorld, Grant, PortKey, World},
+    verdict::{self, PolicyTables},
+};
+
+use crate::{
+    ports::PortSpec,
+    snapshot::{self, Pod, Seen, Snapshot},
+    tables::{EndpointPolicy, Tables},
+};
+
+/// A bit per port that was asked for.
+pub(super) type Mask = u64;
+
+/// As many ports as a mask has bits.
+pub(super) const MAX_PORTS: usize = Mask::BITS as usize;
+
+/// Index of a kind of pods.
+pub(super) type KindId = usize;
+
+/// What each kind of pods allows each class.
+#[derive(Debug)]
+pub(super) struct Judge {
+    /// All ports.
+    pub(super) full: Mask,
+    sides: Vec<Side>,
+    kinds: Vec<Kind>,
+    /// The kind of each pod of the snapshot.
+    pub(super) of_pods: Vec<KindId>,
+}
+
+/// Pods that no verdict tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kind {
+    /// Of ingress and egress.
+    sides: [usize; 2],
+    seen: Vec<Seen>,
+}
+
+/// The ports that one direction allows by class.
+#[derive(Debug)]
+struct Side {
+    /// Sorted.
+    by_class: Vec<(u32, Mask)>,
+    otherwise: Mask,
+}
+
+impl Judge {
+    pub(super) fn new(snapshot: &Snapshot, ports: &[PortSpec]) -> Self {
+        let mut judge = Self {
+            full: (0..ports.len()).fold(0, |mask, n| mask | 1 << n),
+            sides: Vec::new(),
+            kinds: Vec::new(),
+            of_pods: Vec::new(),
+        };
+        let mut sides = HashMap::new();
+        let mut kinds = HashMap::new();
+        for pod in &snapshot.pods {
+            let directions = [Direction::Ingress, Direction::Egress];
+            let kind = Kind {
+                sides: directions.map(|direction| {
+                    let key = (direction as u8, content(&pod.policy, direction));
+                    *sides.entry(key).or_insert_with(|| {
+                        let side = Side::new(&snapshot.tables, &pod.policy, direction, ports);
+                        judge.sides.push(side);
+                        judge.sides.len() - 1
+                    })
+                }),
+                seen: pod.seen.clone(),
+            };
+            let id = *kinds.entry(kind).or_insert_with_key(|kind| {
+                judge.kinds.push(kind.clone());
+                judge.kinds.len() - 1
+            });
+            judge.of_pods.push(id);
+        }
+        judge
+    }
+
+    /// What the callee's ingress and the caller's egress allow between
+    /// different pods of two kinds.
+    pub(super) fn pair(&self, from: KindId, to: KindId) -> [Mask; 2] {
+        let (from, to) = (&self.kinds[from], &self.kinds[to]);
+        let allow = |side: usize, of: &Kind, peer: &Kind| {
+            let class = snapshot::class_between(&peer.seen, &of.seen);
+            class.map_or(0, |class| self.sides[side].allows(class))
+        };
+        [allow(to.sides[0], to, from), allow(from.sides[1], from, to)]
+    }
+
+    /// What a kind's ingress allows from, and its egress to, a class.
+    pub(super) fn class(&self, kind: KindId, class: u32) -> [Mask; 2] {
+        let kind = &self.kinds[kind];
+        kind.sides.map(|side| self.sides[side].allows(class))
+    }
+}
+
+/// All of an endpoint's policy that one direction depends on.
+fn content(policy: &EndpointPolicy, direction: Direction) -> (u32, u32) {
+    let (ruleset, flags) = match direction {
+        Direction::Ingress => (
+            policy.ingress,
+            EndpointWorld::INGRESS_ISOLATED | EndpointWorld::INGRESS_STAGED,
+        ),
+        Direction::Egress => (
+            policy.egress,
+            EndpointWorld::EGRESS_ISOLATED | EndpointWorld::EGRESS_STAGED,
+        ),
+    };
+    (ruleset, policy.flags & (flags | EndpointWorld::QUARANTINE))
+}
+
+impl Side {
+    fn new(
+        tables: &Tables,
+        policy: &EndpointPolicy,
+        direction: Direction,
+        ports: &[PortSpec],
+    ) -> Self {
+        if policy.flags & EndpointWorld::QUARANTINE != 0 {
+            return Self {
+                by_class: Vec::new(),
+                otherwise: 0,
+            };
+        }
+        let half = policy.half();
+        // What a staged policy would deny is allowed.
+        let mask = |grant: Grant| {
+            let tables = Granted { tables, grant };
+            let allowed = |p: &PortSpec| {
+                let peer = Addr::UNSPECIFIED;
+                let found =
+                    verdict::policy(&tables, 0, &half, direction, &peer, p.protocol, p.port);
+                found != verdict::Policy::Deny
+            };
+            let ports = ports.iter().enumerate();
+            ports.fold(0, |mask, (n, port)| mask | Mask::from(allowed(port)) << n)
+        };
+        let otherwise = mask(Grant::default());
+        let (ruleset, _) = content(policy, direction);
+        let rules = tables.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+        let by_class = rules.map(|((_, class), grant)| (*class, mask(*grant)));
+        Self {
+            by_class: by_class.filter(|(_, mask)| *mask != otherwise).collect(),
+            otherwise,
+        }
+    }
+
+    fn allows(&self, class: u32) -> Mask {
+        let found = self.by_class.binary_search_by_key(&class, |entry| entry.0);
+        found.map_or(self.otherwise, |at| self.by_class[at].1)
+    }
+}
+
+/// Tables in which every peer is granted the same: the datapath's decision for one class.
+struct Granted<'t> {
+    tables: &'t Tables,
+    grant: Grant,
+}
+
+impl PolicyTables for Granted<'_> {
+    fn class(&self, _: World, _: &Addr) -> u32 {
+        0
+    }
+
+    fn grant(&self, _: World, _: u32, _: u32) -> Grant {
+        self.grant
+    }
+
+    fn port(&self, key: &PortKey, port: u16) -> bool {
+        self.tables.port(key, port)
+    }
+}
+
+/// Whether a node that shows an address is the one that runs a pod: those two
+/// always reach each other.
+pub(super) fn is_own_node(pod: &Pod, nodes: &[crate::intern::Text]) -> bool {
+    pod.node.as_ref().is_some_and(|node| nodes.contains(node))
+}

@@ -1,0 +1,195 @@
+//! Pods and addresses by the names that people write.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::{
+    index::{Index, PodEntry},
+    snapshot::Snapshot,
+};
+
+/// What is wrong with a name that a person wrote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not written as a name.
+    #[error("{text:?} is none of {expected}")]
+    Malformed {
+        /// As written.
+        text: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// Nothing of that name.
+    #[error("no {what} {name} with live pods is known")]
+    Unknown {
+        /// `pod`, `service`, `pod or service` or `namespace`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A pod's name, and a service of other pods.
+    #[error("{0} is a pod and a service: write pod:{0} or svc:{0}")]
+    Ambiguous(String),
+    /// A pod in its node's network namespace has no firewall of its own.
+    #[error("{0} is in its node's network: ask for the node's address instead")]
+    HostNetwork(String),
+    /// An IPv4 address in IPv6's form, which no packet on the wire carries.
+    #[error("{0} is an IPv4 address in IPv6's form: write it as IPv4")]
+    Mapped(String),
+}
+
+/// A name, or addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// All pods of a namespace.
+    Namespace(String),
+    Pods(PodsName),
+    /// Addresses, and how they were written.
+    Addresses(IpNet, String),
+}
+
+/// `ns/pod` or `ns/service`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodsName {
+    what: &'static str,
+    namespace: String,
+    short: String,
+}
+
+const POD: &str = "pod";
+const SERVICE: &str = "service";
+
+impl Name {
+    /// Reads `ns/pod`, `ns/service`, `ns`, `ns/`, an address or a CIDR.
+    pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
+        if let Some(net) = addresses(text)? {
+            return Ok(Self::Addresses(net, text.to_owned()));
+        }
+        let namespace = text.strip_suffix('/').unwrap_or(text);
+        if !namespace.is_empty() && !namespace.contains(['/', ':']) {
+            return Ok(Self::Namespace(namespace.to_owned()));
+        }
+        let expected = "ns/pod, ns/service, ns, an address and a CIDR";
+        PodsName::parse(text, expected).map(Self::Pods)
+    }
+
+    /// The pods that it names, by their place in the snapshot.
+    pub(crate) fn pods(&self, snapshot: &Snapshot) -> Result<Vec<usize>, NameError> {
+        match self {
+            Self::Namespace(name) => {
+                let found = select(snapshot, |p| *p.shape.namespace == **name);
+                let unknown = || NameError::Unknown {
+                    what: "namespace",
+                    name: name.clone(),
+                };
+                (!found.is_empty()).then_some(found).ok_or_else(unknown)
+            }
+            Self::Pods(name) => name.pods(snapshot),
+            Self::Addresses(..) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// An address or a CIDR; `None` if it is neither.
+pub(crate) fn addresses(text: &str) -> Result<Option<IpNet>, NameError> {
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    let Ok(net) = one.or_else(|_| text.parse::<IpNet>()) else {
+        return Ok(None);
+    };
+    if let IpNet::V6(v6) = net
+        && v6.prefix_len() >= 96
+        && v6.network().to_ipv4_mapped().is_some()
+    {
+        return Err(NameError::Mapped(text.to_owned()));
+    }
+    Ok(Some(net.trunc()))
+}
+
+impl PodsName {
+    /// Reads `ns/pod` or `ns/service`; `pod:` or `svc:` in front says which.
+    pub(crate) fn parse(text: &str, expected: &'static str) -> Result<Self, NameError> {
+        let (what, name) = match text.split_once(':') {
+            Some(("pod", name)) => (POD, name),
+            Some(("svc", name)) => (SERVICE, name),
+            _ => ("pod or service", text),
+        };
+        match name.split_once('/') {
+            Some((namespace, short))
+                if !namespace.is_empty() && !short.is_empty() && !short.contains('/') =>
+            {
+                Ok(Self {
+                    what,
+                    namespace: namespace.to_owned(),
+                    short: short.to_owned(),
+                })
+            }
+            _ => Err(NameError::Malformed {
+                text: text.to_owned(),
+                expected,
+            }),
+        }
+    }
+
+    /// The pods of that name, by their place in the snapshot; never none.
+    pub(crate) fn pods(&self, snapshot: &Snapshot) -> Result<Vec<usize>, NameError> {
+        let here = |p: &PodEntry| *p.shape.namespace == *self.namespace;
+        let mut pods = Vec::new();
+        if self.what != SERVICE {
+            pods = select(snapshot, |p| here(p) && *p.name == *self.short);
+        }
+        let mut behind = Vec::new();
+        if self.what != POD {
+            behind = select(snapshot, |p| here(p) && *p.shape.service == *self.short);
+            if behind.is_empty() {
+                behind = self.behind_object(snapshot);
+            }
+        }
+        let name = || self.to_string();
+        let apart = behind.iter().any(|p| !pods.contains(p));
+        match (pods.is_empty(), behind.is_empty()) {
+            (false, false) if apart => Err(NameError::Ambiguous(name())),
+            (false, _) => Ok(pods),
+            (true, false) => Ok(behind),
+            (true, true) if self.what != SERVICE && self.on_host(&snapshot.index) => {
+                Err(NameError::HostNetwork(name()))
+            }
+            (true, true) => Err(NameError::Unknown {
+                what: self.what,
+                name: name(),
+            }),
+        }
+    }
+
+    /// The pods behind a Service object, where labels name no service so.
+    fn behind_object(&self, snapshot: &Snapshot) -> Vec<usize> {
+        let key = (self.namespace.clone(), self.short.clone());
+        let object = snapshot.index.services.get(&key);
+        let Some(selector) = object.map(|s| &s.spec.selector).filter(|s| !s.is_empty()) else {
+            return Vec::new();
+        };
+        select(snapshot, |p| {
+            let labels = &p.shape.labels;
+            let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
+            *p.shape.namespace == *self.namespace && selector.iter().all(has)
+        })
+    }
+
+    fn on_host(&self, index: &Index) -> bool {
+        let pod = index.pod(&self.namespace, &self.short);
+        pod.is_some_and(PodEntry::host_network)
+    }
+}
+
+fn select(snapshot: &Snapshot, wanted: impl Fn(&PodEntry) -> bool) -> Vec<usize> {
+    let pods = snapshot.pods.iter().enumerate();
+    let entries = pods.filter_map(|(at, pod)| Some((at, snapshot.index.entry(pod.id)?)));
+    let found = entries.filter(|(_, entry)| wanted(entry));
+    found.map(|(at, _)| at).collect()
+}
+
+impl fmt::Display for PodsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.short)
+    }
+}

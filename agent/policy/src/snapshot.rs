@@ -1,0 +1,139 @@
+//! Everything compiled at once, for questions about many pods.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ringfence_ebpf::abi::Addr;
+
+use crate::{
+    index::{Index, Owner, PodEntry, Scope, groups::PodId},
+    intern::Text,
+    tables::{EndpointPolicy, Tables},
+};
+
+/// An index in which every live pod has an address, and its tables.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) index: Index,
+    pub(crate) tables: Tables,
+    /// In the order of their keys.
+    pub(crate) pods: Vec<Pod>,
+    /// Addresses that no pod has outside of this snapshot.
+    made_up: BTreeSet<Addr>,
+}
+
+/// A live pod, or a workload that stands for its pods.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) id: PodId,
+    /// `namespace/name`; where a workload and a pod share it, with the workload's kind.
+    pub(crate) name: String,
+    pub(crate) node: Option<Text>,
+    pub(crate) policy: EndpointPolicy,
+    /// How its addresses are seen by others, in their order.
+    pub(crate) seen: Vec<Seen>,
+}
+
+/// One address of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Seen {
+    pub(crate) is_v4: bool,
+    pub(crate) class: u32,
+}
+
+/// What one address is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Sight {
+    pub(crate) class: u32,
+    /// The pod that owns it.
+    pub(crate) pod: Option<PodId>,
+    /// The nodes that claim it, if no pod owns it.
+    pub(crate) nodes: Vec<Text>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(given: &Index) -> Self {
+        let index = given.with_made_up_addresses();
+        let tables = index.compile(&Scope::Everything);
+        let mut made_up = BTreeSet::new();
+        for (id, pod) in index.live() {
+            let shown = given.entry(id).map_or(0, |pod| pod.addresses.len());
+            let more = pod.addresses.iter().skip(shown);
+            made_up.extend(more.map(|ip| Addr::from(*ip)));
+        }
+        let mut snapshot = Self {
+            index,
+            tables,
+            pods: Vec::new(),
+            made_up,
+        };
+        snapshot.pods = snapshot.list();
+        snapshot
+    }
+
+    fn list(&self) -> Vec<Pod> {
+        let mut live: Vec<_> = self.index.live().map(|(id, p)| (p.key(), id, p)).collect();
+        live.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut times: BTreeMap<String, u32> = BTreeMap::new();
+        for (key, ..) in &live {
+            *times.entry(key.to_string()).or_default() += 1;
+        }
+        let pod = |(key, id, pod): (_, PodId, &PodEntry)| {
+            let name = ToString::to_string(&key);
+            let seen = |ip: &IpAddr| Seen {
+                is_v4: ip.is_ipv4(),
+                class: self.tables.class_of(&Addr::from(*ip)),
+            };
+            Some(Pod {
+                id,
+                name: match &pod.stand_in {
+                    Some(kind) if times[&name] > 1 => format!("{name} ({kind})"),
+                    _ => name,
+                },
+                node: pod.node.clone(),
+                policy: self.tables.endpoints.get(&key)?.clone(),
+                seen: self.index.addresses_of(id).iter().map(seen).collect(),
+            })
+        };
+        live.into_iter().filter_map(pod).collect()
+    }
+
+    /// What an address is. One that was made up is nobody's: where the pods will
+    /// be that it stands for isn't known.
+    pub(crate) fn sight(&self, addr: &Addr) -> Sight {
+        let nobody = |class| Sight {
+            class,
+            pod: None,
+            nodes: Vec::new(),
+        };
+        if self.made_up.contains(addr) {
+            return nobody(self.tables.class_by_prefix(addr, 128));
+        }
+        let sight = nobody(self.tables.class_of(addr));
+        match self.index.owner(addr) {
+            None => sight,
+            Some(Owner::Pod(id)) => Sight {
+                pod: Some(id),
+                ..sight
+            },
+            Some(Owner::Node(claims)) => {
+                let nodes = claims.iter().filter_map(|claim| claim.node.clone());
+                let nodes: BTreeSet<Text> = nodes.collect();
+                Sight {
+                    nodes: nodes.into_iter().collect(),
+                    ..sight
+                }
+            }
+        }
+    }
+}
+
+/// The class of the address that a packet between two pods would show the
+/// other: of a family that both have, else the first.
+pub(crate) fn class_between(of: &[Seen], peer: &[Seen]) -> Option<u32> {
+    let shared = |seen: &&Seen| peer.iter().any(|p| p.is_v4 == seen.is_v4);
+    let seen = of.iter().find(shared).or(of.first())?;
+    Some(seen.class)
+}
