@@ -1,7 +1,7 @@
 //! One pass: manifests, compile, discover, apply. Blocking, and never fails:
 //! what goes wrong is said in the status, and the next pass tries again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -54,6 +54,7 @@ pub struct Engine {
 struct Compiled {
     wanted: Vec<Wanted>,
     problems: Vec<String>,
+    problem_fields: BTreeSet<(String, String)>,
     host_network: Vec<Unguarded>,
     /// Not yet applied since it was compiled.
     fresh: bool,
@@ -94,7 +95,7 @@ impl Engine {
         let refresh = self.store.refresh();
         if refresh.changed || self.compiled.is_none() {
             let fresh = self.compile();
-            self.log_problems(&shared.status());
+            self.log_problems(&shared.status(), &fresh);
             self.compiled = Some(fresh);
         }
         let discovered = self.find_interfaces();
@@ -125,13 +126,17 @@ impl Engine {
                 addresses: policy.addresses.clone(),
             })
             .collect();
-        let problems = index.problems();
-        let problems = problems
+        let found = index.problems();
+        let problems = found
             .iter()
             .map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message));
         Compiled {
             wanted,
             problems: problems.collect(),
+            problem_fields: found
+                .iter()
+                .map(|p| (p.object.clone(), p.key_or_field.clone()))
+                .collect(),
             host_network: host_network(index, &self.node),
             fresh: true,
         }
@@ -250,6 +255,7 @@ impl Engine {
         status.skipped.clone_from(&self.skipped);
         if let Some(compiled) = &self.compiled {
             status.problems.clone_from(&compiled.problems);
+            status.problem_fields.clone_from(&compiled.problem_fields);
             status.unguarded = self
                 .unguarded()
                 .chain(&compiled.host_network)
@@ -269,7 +275,11 @@ impl Engine {
         }
     }
 
-    fn log_problems(&self, before: &Status) {
+    fn log_problems(&self, before: &Status, now: &Compiled) {
+        let new = now.problems.iter().filter(|p| !before.problems.contains(p));
+        for problem in new {
+            tracing::warn!("{problem}");
+        }
         for problem in self.store.problems() {
             let text = problem.to_string();
             if !before.invalid.contains(&text) {

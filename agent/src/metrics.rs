@@ -1,7 +1,7 @@
 //! What `/metrics` says. Everything the datapath counts is read at the scrape, so
 //! that no copy can lag behind the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub source_connected: bool,
     /// Documents and objects that don't parse, so that what is in force is older.
     pub invalid: usize,
+    /// Object and field of everything in policy that can't be used as it stands.
+    pub problems: BTreeSet<(String, String)>,
 }
 
 impl Metrics {
@@ -122,6 +124,7 @@ impl Snapshot {
             generation: kernel.generation(),
             source_connected: status.source_connected,
             invalid: status.invalid.len(),
+            problems: status.problem_fields.clone(),
         })
     }
 
@@ -136,6 +139,7 @@ impl Snapshot {
         )?;
         self.flow_counters(&registry)?;
         self.gauges(&registry)?;
+        self.problems(&registry)?;
         self.plain_gauges(&registry)?;
         Ok(registry.gather())
     }
@@ -240,6 +244,24 @@ impl Snapshot {
                 .set(gauge(map.capacity));
         }
         Ok(())
+    }
+
+    /// Who may write labels can't fill the page with series.
+    fn problems(&self, registry: &Registry) -> prometheus::Result<()> {
+        const MOST: usize = 256;
+        let opts = Opts::new(
+            "ringfence_policy_problems",
+            "Fields, labels and annotations that can't be used as they stand, by object; \
+             beyond 256 under `other`.",
+        );
+        let gauge_vec = IntGaugeVec::new(opts, &["object", "field"])?;
+        for (object, field) in self.problems.iter().take(MOST) {
+            gauge_vec.with_label_values(&[object, field]).set(1);
+        }
+        if let Some(rest) = self.problems.len().checked_sub(MOST).filter(|n| *n > 0) {
+            gauge_vec.with_label_values(&["other", ""]).set(gauge(rest));
+        }
+        registry.register(Box::new(gauge_vec))
     }
 
     fn plain_gauges(&self, registry: &Registry) -> prometheus::Result<()> {

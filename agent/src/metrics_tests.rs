@@ -95,6 +95,11 @@ fn the_documented_names_are_all_there() {
         generation: 9,
         source_connected: true,
         invalid: 1,
+        problems: [(
+            "NetworkPolicy bank/broken".to_owned(),
+            "spec.ingress[0].ports[0].port".to_owned(),
+        )]
+        .into(),
     };
     let page = String::from_utf8(metrics.render(&snapshot).unwrap()).unwrap();
     for line in [
@@ -111,6 +116,7 @@ fn the_documented_names_are_all_there() {
         "ringfence_world_generation 9",
         "ringfence_source_connected 1",
         "ringfence_policy_invalid 1",
+        "ringfence_policy_problems{field=\"spec.ingress[0].ports[0].port\",object=\"NetworkPolicy bank/broken\"} 1",
     ] {
         has(&page, line);
     }
@@ -154,4 +160,23 @@ fn an_endpoint_counts_under_its_stricter_direction() {
         ("unguarded", 1),
     ];
     assert_eq!(states, expected.into());
+}
+
+#[test]
+fn more_problems_than_anybody_reads_are_counted_under_other() {
+    let problem = |n: usize| (format!("Pod a/{n:04}"), "x/y".to_owned());
+    let snapshot = Snapshot {
+        problems: (0..300).map(problem).collect(),
+        ..Snapshot::default()
+    };
+    let page = String::from_utf8(Metrics::new().unwrap().render(&snapshot).unwrap()).unwrap();
+    has(
+        &page,
+        "ringfence_policy_problems{field=\"x/y\",object=\"Pod a/0255\"} 1",
+    );
+    has(
+        &page,
+        "ringfence_policy_problems{field=\"\",object=\"other\"} 44",
+    );
+    assert!(!page.contains("a/0256"));
 }

@@ -1,5 +1,6 @@
 //! What the loop, the socket and the metrics page share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,6 +47,10 @@ pub struct Status {
     pub invalid: Vec<String>,
     /// Labels and annotations that don't parse, and what each is taken for.
     pub problems: Vec<String>,
+    /// The same as object and field, policies that don't parse among them: for
+    /// the metric that names them.
+    #[serde(skip)]
+    pub problem_fields: BTreeSet<(String, String)>,
     /// Namespace files that couldn't be entered.
     pub skipped: Vec<String>,
 }

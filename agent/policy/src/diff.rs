@@ -1,6 +1,5 @@
 //! What a new generation may take from whom.
 
-use crate::intern::HashMap;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
@@ -11,6 +10,7 @@ use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, PortBlock, PortSet};
 use crate::{
     compile::writer::Before,
     index::PodKey,
+    intern::HashMap,
     prefix::{self, Prefix},
     tables::{EndpointPolicy, Tables},
 };

@@ -4,13 +4,13 @@
 //! order give equal [`tables::Tables`]. What feeds what:
 //!
 //! ```text
-//! JSON ─► model::Object ─► index::Index ─► (view, compile) ─► tables::Tables ─► diff::Change
+//! JSON ─► model::Object ─► index::Index ─► compile::Compiler ─► tables::Tables, diff::Change
 //!                               │                                  │
-//!                               └──── matrix::Matrix, callers::Callers, explain::Explanation
+//!                               └── matrix, callers, explain ──────┘
 //! ```
 //!
 //! - Pods, Namespaces and Nodes feed subjects, peers and names of addresses.
-//! - NetworkPolicies and the labels of pods and Namespaces feed rulesets.
+//! - NetworkPolicies, ClusterNetworkPolicies and the labels of pods and Namespaces feed rulesets.
 //! - Services and EndpointSlices feed only the way to cluster DNS.
 
 // Errors are rare here and each is shown to a person: a box would only be in their way.

@@ -12,7 +12,7 @@ use ringfence_policy::model::{Object, ObjectError};
 
 use super::file::{self, Entry, FileRead, Invalid};
 use super::walk::{Stamp, Walk};
-use super::{Feed, ManifestError, ManifestErrors, ObjectKey};
+use super::{ManifestError, ManifestErrors, ObjectKey};
 
 /// A file written less than this ago may still be being written: reading a
 /// truncated one would take policies away for a moment. So would believing at
@@ -230,7 +230,12 @@ impl Store {
     /// never had one, closed.
     pub fn index(&self, config: &Config) -> Index {
         let mut index = Index::new(config.clone());
-        Feed::default().tell(self, &mut index);
+        for (_, object) in self.objects() {
+            index.apply(object.clone());
+        }
+        for (_, error) in self.invalid() {
+            index.apply_closed(error);
+        }
         index
     }
 }

@@ -6,6 +6,7 @@ use ringfence_policy::index::Scope;
 use ringfence_policy::tables::Tables;
 use tempfile::TempDir;
 
+use super::super::Feed;
 use super::*;
 
 /// A folder of manifests; files are read at once, however fresh.

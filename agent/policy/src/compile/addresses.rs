@@ -1,13 +1,12 @@
 //! The class and the name of each address.
 
-use crate::intern::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ringfence_ebpf::abi::{Addr, Identity};
 
 use crate::{
     index::{Index, Owner, Scope, groups::GroupId, owners::NodeClaim, pods::Shape},
-    intern::Text,
+    intern::{HashMap, HashSet, Text},
     prefix::{self, Prefix},
 };
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::{
-    index::pods::Shape,
+    index::{feed::SERVICE_NAME, pods::Shape},
     intern::Text,
     labels::{Mode, PortRef, Target, Value, What},
     model::{Action, IntOrString, Protocol, Service},
@@ -297,10 +297,9 @@ fn behind(facts: &Facts<'_>, service: &Service) -> Vec<Base> {
         let selector = labels.map(|(k, v)| (k.as_str().into(), v.as_str().into()));
         return vec![Base::pods_in(&meta.namespace, Selector::equal(selector))];
     }
-    let label = "kubernetes.io/service-name";
     let slices = facts.index.slices.values().filter(|slice| {
         slice.metadata.namespace == meta.namespace
-            && slice.metadata.labels.get(label) == Some(&meta.name)
+            && slice.metadata.labels.get(SERVICE_NAME) == Some(&meta.name)
     });
     let addresses = slices.flat_map(|s| &s.endpoints).flat_map(|e| &e.addresses);
     let addresses: BTreeSet<IpNet> = addresses

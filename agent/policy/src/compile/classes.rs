@@ -4,12 +4,14 @@
 //! Prefixes give the classes of addresses that nobody is known to own, exact
 //! entries those of pods and nodes where prefixes alone would be wrong.
 
-use crate::intern::HashMap;
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use ringfence_ebpf::abi::Addr;
 
-use crate::prefix::{self, Prefix, V4_ROOT, V6_ROOT};
+use crate::{
+    intern::HashMap,
+    prefix::{self, Prefix, V4_ROOT, V6_ROOT},
+};
 
 use super::{
     ids::{self, Clash, Ids},

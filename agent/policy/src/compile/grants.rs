@@ -1,11 +1,10 @@
 //! What each ruleset grants each class, as entries of tables.
 
-use crate::intern::HashMap;
 use std::collections::BTreeSet;
 
 use ringfence_ebpf::abi::Grant;
 
-use crate::ports::Ports;
+use crate::{intern::HashMap, ports::Ports};
 
 use super::{
     classes::{self, ClassSlot, Classes, NO_CLASS},

@@ -4,9 +4,10 @@
 //! and after a restart) number alike. Two contents of one hash are told apart
 //! in the order of their contents, never by chance or by who came first.
 
-use crate::intern::HashSet;
 use ringfence_ebpf::abi::PortSet;
 use serde::Serialize;
+
+use crate::intern::HashSet;
 
 /// Which ids may be given.
 #[derive(Debug)]

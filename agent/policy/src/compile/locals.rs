@@ -1,6 +1,5 @@
 //! The pods in scope and what they are under.
 
-use crate::intern::{HashMap, HashSet};
 use std::{collections::BTreeSet, sync::Arc};
 
 use ringfence_ebpf::abi::EndpointWorld;
@@ -11,7 +10,7 @@ use crate::{
         groups::{GroupId, PodId},
         journal::Fact,
     },
-    intern::Text,
+    intern::{HashMap, HashSet, Text},
     labels,
     tables::EndpointPolicy,
 };

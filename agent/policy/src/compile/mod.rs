@@ -17,6 +17,7 @@ mod cluster;
 mod grants;
 mod ids;
 mod locals;
+mod lookup;
 mod netpol;
 pub(crate) mod peer;
 mod peers;
@@ -27,7 +28,6 @@ mod rulesets;
 mod tests;
 pub(crate) mod writer;
 
-use crate::intern::HashSet;
 use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::Addr;
@@ -39,7 +39,7 @@ use crate::{
         groups::{GroupId, PodId},
         journal::{Fact, Journal},
     },
-    intern::Pool,
+    intern::{HashSet, Pool},
     prefix::Prefix,
     tables::Tables,
 };

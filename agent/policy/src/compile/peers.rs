@@ -1,7 +1,6 @@
 //! The peers in use, and which groups of pods each of them names.
 
-use crate::intern::HashMap;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::hash_map::Entry, hash::Hash, sync::Arc};
 
 use crate::{
     index::{
@@ -9,14 +8,14 @@ use crate::{
         groups::{GroupId, insert, remove},
         owners::NodeClaim,
         pods::Shape,
-        spaces::NAMESPACE_NAME,
     },
-    intern::Text,
+    intern::{HashMap, Text},
 };
 
 use super::{
     ids,
-    peer::{Base, Block, Namespaces, Peer},
+    lookup::{Place, candidates, place},
+    peer::{Base, Block, Peer},
 };
 
 /// Index of a peer in use.
@@ -51,7 +50,7 @@ pub(super) struct Peers {
     outside: Vec<PeerId>,
     all_nodes: Vec<PeerId>,
     by_node: Vec<PeerId>,
-    blocks: BTreeMap<Arc<Block>, Vec<PeerId>>,
+    blocks: HashMap<Arc<Block>, Vec<PeerId>>,
     /// What each group is named by, sorted; absent if by nobody.
     naming: HashMap<GroupId, Vec<Member>>,
     /// Not yet tried against groups.
@@ -60,48 +59,6 @@ pub(super) struct Peers {
     died: Vec<PeerId>,
     /// Blocks, or whether outside is told apart, aren't what they were.
     pub(super) blocks_changed: bool,
-}
-
-/// What finds a peer.
-enum Place<'p> {
-    Label(&'p Text, &'p Text),
-    Service(&'p Text, &'p Text),
-    Space(&'p Text),
-    Others,
-    Outside,
-    AllNodes,
-    ByNode,
-    Block(&'p Arc<Block>),
-}
-
-fn place(base: &Base) -> Place<'_> {
-    match base {
-        Base::Pods(both) => match (both.1.required().next(), space(&both.0)) {
-            (Some((key, value)), _) => Place::Label(key, value),
-            (None, Some(namespace)) => Place::Space(namespace),
-            (None, None) => Place::Others,
-        },
-        Base::Service {
-            namespace, service, ..
-        } => Place::Service(namespace, service),
-        Base::Label { key, value, .. } => Place::Label(key, value),
-        Base::Block(block) => Place::Block(block),
-        Base::Nodes(_) => Place::ByNode,
-        Base::Outside => Place::Outside,
-        Base::AllNodes => Place::AllNodes,
-    }
-}
-
-/// The one namespace that a selection can mean.
-fn space(namespaces: &Namespaces) -> Option<&Text> {
-    match namespaces {
-        Namespaces::Name(name) => Some(name),
-        Namespaces::Selected(selector) => {
-            let mut required = selector.required();
-            let by_name = required.find(|(key, _)| ***key == *NAMESPACE_NAME);
-            by_name.map(|(_, name)| name)
-        }
-    }
 }
 
 impl Peers {
@@ -159,9 +116,9 @@ impl Peers {
     fn with_place(&mut self, peer: &Peer, change: impl FnOnce(&mut Vec<PeerId>)) {
         let pair = |a: &Text, b: &Text| (Arc::clone(a), Arc::clone(b));
         match place(&peer.base) {
-            Place::Label(k, v) => change(self.by_label.entry(pair(k, v)).or_default()),
-            Place::Service(n, s) => change(self.by_service.entry(pair(n, s)).or_default()),
-            Place::Space(n) => change(self.by_space.entry(Arc::clone(n)).or_default()),
+            Place::Label(k, v) => change_list(&mut self.by_label, pair(k, v), change),
+            Place::Service(n, s) => change_list(&mut self.by_service, pair(n, s), change),
+            Place::Space(n) => change_list(&mut self.by_space, Arc::clone(n), change),
             Place::Others => change(&mut self.others),
             Place::AllNodes => change(&mut self.all_nodes),
             Place::ByNode => change(&mut self.by_node),
@@ -171,12 +128,7 @@ impl Peers {
             }
             Place::Block(block) => {
                 self.blocks_changed = true;
-                let block = Arc::clone(block);
-                let ids = self.blocks.entry(Arc::clone(&block)).or_default();
-                change(ids);
-                if ids.is_empty() {
-                    self.blocks.remove(&block);
-                }
+                change_list(&mut self.blocks, Arc::clone(block), change);
             }
         }
     }
@@ -351,59 +303,32 @@ impl Peers {
     }
 }
 
+/// Changes a list of a map, in which no empty one stays.
+fn change_list<K: Hash + Eq>(
+    lists: &mut HashMap<K, Vec<PeerId>>,
+    key: K,
+    change: impl FnOnce(&mut Vec<PeerId>),
+) {
+    match lists.entry(key) {
+        Entry::Occupied(mut found) => {
+            change(found.get_mut());
+            if found.get().is_empty() {
+                found.remove();
+            }
+        }
+        Entry::Vacant(free) => {
+            let mut list = Vec::new();
+            change(&mut list);
+            if !list.is_empty() {
+                free.insert(list);
+            }
+        }
+    }
+}
+
 /// Whether a peer names pods, and which number its port name means there.
 fn matches(index: &Index, peer: &Peer, shape: &Shape) -> Option<Option<u16>> {
     let space = index.spaces.get(&shape.namespace)?;
     let named = peer.base.names(&space.labels, shape);
     named.then(|| peer.number(shape)).flatten()
-}
-
-/// Groups that a base may name: all that carry its rarest required label, or
-/// are in a namespace that it selects; every group if it requires neither.
-fn candidates(index: &Index, base: &Base) -> Vec<GroupId> {
-    match base {
-        Base::Pods(both) => {
-            let labels = both.1.alternatives();
-            let by_label = labels.map(|(key, values)| {
-                let lists = values
-                    .iter()
-                    .map(|value| index.groups.with_label(key, value));
-                lists.collect::<Vec<_>>()
-            });
-            let size = |lists: &Vec<&[GroupId]>| lists.iter().map(|list| list.len()).sum::<usize>();
-            let rarest = by_label.min_by_key(size);
-            let few = rarest.as_ref().is_some_and(|lists| size(lists) < FEW);
-            let by_space = (!few).then(|| in_spaces(index, &both.0)).flatten();
-            let lists = rarest.into_iter().chain(by_space);
-            match lists.min_by_key(size) {
-                Some(lists) => lists.concat(),
-                None => index.groups.alive().collect(),
-            }
-        }
-        Base::Service {
-            namespace, service, ..
-        } => {
-            let space = index.spaces.get(namespace);
-            space.map_or_else(Vec::new, |s| s.of_service(service).to_vec())
-        }
-        Base::Label { key, value, .. } => index.groups.with_label(key, value).to_vec(),
-        Base::Block(_) | Base::Nodes(_) | Base::Outside | Base::AllNodes => Vec::new(),
-    }
-}
-
-/// So few candidates that to look for a shorter list would take longer.
-const FEW: usize = 64;
-
-/// Groups of the namespaces that are selected; `None` if all are.
-fn in_spaces<'i>(index: &'i Index, namespaces: &Namespaces) -> Option<Vec<&'i [GroupId]>> {
-    let of = |name: &Text| index.spaces.get(name).map_or(&[][..], |s| &s.groups);
-    if let Some(name) = space(namespaces) {
-        return Some(vec![of(name)]);
-    }
-    let Namespaces::Selected(selector) = namespaces else {
-        return None;
-    };
-    let selected = index.spaces.iter();
-    let selected = selected.filter(|(_, space)| selector.matches(&space.labels));
-    (!selector.is_empty()).then(|| selected.map(|(_, s)| s.groups.as_slice()).collect())
 }

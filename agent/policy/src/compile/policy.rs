@@ -1,12 +1,11 @@
 //! One form for all that restricts a pod.
 
-use crate::intern::HashMap;
 use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, sync::Arc};
 
 use crate::{
     config::Config,
     index::{Index, Key, groups::GroupId, journal::Fact, pods::Shape},
-    intern::{Pool, Text},
+    intern::{HashMap, Pool, Text},
     labels::Decider,
     model::{Action, PolicyType, Protocol, Service, Tier},
     ports::Ports,

@@ -1,9 +1,9 @@
 //! The rulesets in use, and what they grant each class.
 
-use crate::intern::HashMap;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
+    intern::HashMap,
     model::{Action, Protocol},
     ports::Ports,
 };
@@ -68,7 +68,7 @@ pub(super) struct Rulesets {
     ids: Ids,
     touched: Vec<RulesetSlot>,
     /// Those that grant something to whoever isn't told apart.
-    open: BTreeMap<RulesetSlot, ()>,
+    open: BTreeSet<RulesetSlot>,
 }
 
 /// Which rulesets came and which went.
@@ -87,7 +87,7 @@ impl Rulesets {
             by_content: HashMap::default(),
             ids: Ids::new(ids::PLAIN),
             touched: Vec::new(),
-            open: BTreeMap::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -108,7 +108,7 @@ impl Rulesets {
 
     /// Those that grant something to whoever isn't told apart.
     pub(super) fn open(&self) -> impl Iterator<Item = RulesetSlot> + '_ {
-        self.open.keys().copied()
+        self.open.iter().copied()
     }
 
     /// The ruleset of a content, used once more.
@@ -126,7 +126,7 @@ impl Rulesets {
         let content = Arc::new(content);
         let ruleset = Ruleset::new(&content, slot, peers);
         if ruleset.default.iter().any(|ports| !ports.is_empty()) {
-            self.open.insert(slot, ());
+            self.open.insert(slot);
         }
         self.slots[slot as usize] = Some(ruleset);
         self.by_content.insert(content, slot);
@@ -327,7 +327,7 @@ impl ByPeer {
             match (&self.peers[at].1, number) {
                 (Given::Ports(given), _) => ports.add(given),
                 (Given::Asked(protocol), Some(number)) => {
-                    ports.add(&Ports::one(*protocol, *number))
+                    ports.add(&Ports::one(*protocol, *number));
                 }
                 (Given::Asked(_), None) => {}
             }

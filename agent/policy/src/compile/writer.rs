@@ -1,13 +1,12 @@
 //! Tables as they are written, and what they held before.
 
-use crate::intern::HashMap;
 use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::{Addr, Grant, PortBlock};
 
 use crate::{
     index::PodKey,
-    intern::Text,
+    intern::{HashMap, Text},
     prefix::Prefix,
     tables::{EndpointPolicy, Tables},
 };

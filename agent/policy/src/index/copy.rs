@@ -1,9 +1,10 @@
 //! Copies of an index with something changed, to be asked what would be.
 
-use crate::intern::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringfence_ebpf::abi::Addr;
+
+use crate::intern::HashSet;
 
 use super::{Index, groups::PodId};
 

@@ -19,6 +19,9 @@ use super::{
     policies::StoredCluster,
 };
 
+/// The label that names an EndpointSlice's Service.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
 impl Index {
     pub(super) fn put_pod(&mut self, pod: &model::Pod) {
         let entry = PodEntry::new(&self.config, &mut self.pools, pod);
@@ -313,6 +316,13 @@ impl Index {
     pub(super) fn note_dns(&mut self, (namespace, name): &(String, String)) {
         if self.config.dns() == (namespace, name) {
             self.journal.note(|j| &mut j.facts, Fact::Dns);
+        }
+    }
+
+    /// So does one of its EndpointSlices.
+    pub(super) fn note_slice(&mut self, slice: &model::EndpointSlice) {
+        if let Some(service) = slice.metadata.labels.get(SERVICE_NAME) {
+            self.note_dns(&(slice.metadata.namespace.clone(), service.clone()));
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Groups of pods that no selector can tell apart, found by label.
 
-use crate::intern::HashMap;
 use std::sync::Arc;
 
-use crate::intern::Text;
+use crate::intern::{HashMap, Text};
 
 use super::pods::Shape;
 

@@ -1,11 +1,10 @@
 //! What has changed since the compiler last looked.
 
-use crate::intern::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_ebpf::abi::Addr;
 
-use crate::intern::Text;
+use crate::intern::{HashSet, Text};
 
 use super::{
     Key,

@@ -6,7 +6,7 @@
 //! changed for the compiler that looks next.
 
 mod copy;
-mod feed;
+pub(crate) mod feed;
 pub(crate) mod groups;
 pub(crate) mod journal;
 pub(crate) mod owners;
@@ -14,7 +14,6 @@ pub(crate) mod pods;
 pub(crate) mod policies;
 pub(crate) mod spaces;
 
-use crate::intern::{HashMap, HashSet};
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ringfence_ebpf::abi::Addr;
@@ -23,7 +22,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     compile::Compiler,
     config::Config,
-    intern::Text,
+    intern::{HashMap, HashSet, Text},
     model::{Closed, EndpointSlice, NetworkPolicy, Object, ObjectError, Service},
     problems::{self, Problem},
     selector::Labels,
@@ -31,7 +30,7 @@ use crate::{
 };
 
 use groups::{GroupId, Groups, PodId};
-use journal::{Fact, Journal};
+use journal::Journal;
 use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
@@ -160,8 +159,10 @@ impl Index {
                 self.services.insert(key, o);
             }
             Object::EndpointSlice(o) => {
-                self.journal.note(|j| &mut j.facts, Fact::Dns);
-                self.slices.insert(key, o);
+                self.note_slice(&o);
+                if let Some(old) = self.slices.insert(key, o) {
+                    self.note_slice(&old);
+                }
             }
             Object::Node(node) => self.put_node(&node),
         }
@@ -216,8 +217,9 @@ impl Index {
                 self.services.remove(&key());
             }
             "EndpointSlice" => {
-                self.journal.note(|j| &mut j.facts, Fact::Dns);
-                self.slices.remove(&key());
+                if let Some(old) = self.slices.remove(&key()) {
+                    self.note_slice(&old);
+                }
             }
             "Node" => self.delete_node(name),
             workload => self.delete_stand_in(workload, namespace, name),

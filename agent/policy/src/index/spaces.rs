@@ -1,10 +1,10 @@
 //! What is known of each namespace: its labels, its groups, its services.
 
-use crate::intern::HashMap;
 use std::{collections::BTreeMap, hash::Hash, sync::Arc};
 
 use crate::{
-    config::Config, intern::Text, labels::Target, model::Protocol, ports::Ports, selector::Labels,
+    config::Config, intern::HashMap, intern::Text, labels::Target, model::Protocol, ports::Ports,
+    selector::Labels,
 };
 
 use super::{
