@@ -13,6 +13,7 @@ use crate::{
 use super::{
     State,
     classes::{self, ClassSlot, Covered, NO_CLASS},
+    peer::Base,
     peers::{Member, PeerId},
 };
 
@@ -22,14 +23,17 @@ pub(super) struct Placed {
     addresses: Vec<(Addr, Option<ClassSlot>)>,
     cidrs: Vec<(Prefix, Option<ClassSlot>)>,
     /// Classes of groups under prefixes, worked out once.
-    classes: HashMap<(GroupId, Option<Prefix>), ClassSlot>,
+    classes: HashMap<(GroupId, Option<Prefix>, bool), ClassSlot>,
     names: HashMap<GroupId, Text>,
 }
 
 impl State {
     /// Finds the classes of prefixes, if the blocks in use have changed, and
-    /// the addresses that this concerns.
+    /// the addresses that this or other peers by address concern.
     pub(super) fn cover_anew(&mut self, index: &Index, addresses: &mut HashSet<Addr>) {
+        if std::mem::take(&mut self.peers.nodes_changed) {
+            addresses.extend(index.owners.of_nodes());
+        }
         if !self.peers.blocks_changed {
             return;
         }
@@ -92,7 +96,8 @@ impl State {
                 let name = self.name(group, shape);
                 self.writer.identity(addr, Some((name, 0)));
                 let claims = index.owners.nodes(&addr);
-                Some(self.class_of_pod(index, (group, shape), prefix, claims))
+                let made_up = index.made_up.contains(&addr);
+                Some(self.class_of_pod(index, (group, shape), (prefix, made_up), claims))
             }
             Owner::Node(claims) => {
                 let this = is_this(scope, claims);
@@ -131,24 +136,26 @@ impl State {
         &mut self,
         index: &Index,
         (group, shape): (GroupId, &Shape),
-        prefix: Option<Prefix>,
+        (prefix, made_up): (Option<Prefix>, bool),
         claims: &[NodeClaim],
     ) -> ClassSlot {
-        let known = self.placed.classes.get(&(group, prefix));
+        let known = self.placed.classes.get(&(group, prefix, made_up));
         if let (Some(class), true) = (known, claims.is_empty()) {
             return *class;
         }
         let by_address = self.peers.by_node(index, claims);
         let by_address = self.covering(prefix).iter().chain(&by_address);
         let fitting = by_address.filter_map(|id| {
-            let number = self.peers.get(*id)?.peer.number(shape)?;
-            Some((*id, number))
+            let peer = &self.peers.get(*id)?.peer;
+            let somewhere = matches!(&peer.base, Base::Block(block) if !block.is_whole());
+            let number = peer.number(shape)?;
+            (!made_up || !somewhere).then_some((*id, number))
         });
         let naming = self.peers.naming(group).iter().copied();
         let set: Vec<Member> = naming.chain(fitting).collect();
         let class = self.classes.find(set);
         if claims.is_empty() {
-            self.placed.classes.insert((group, prefix), class);
+            self.placed.classes.insert((group, prefix, made_up), class);
         }
         class
     }

@@ -153,7 +153,7 @@ fn callers(
     rules: &mut Vec<Rule>,
 ) {
     let name: Text = key.into();
-    for text in facts.egress_values(key) {
+    for (text, used) in facts.egress_values(key, namespaces) {
         let ports = match Value::parse(text) {
             Ok(Value::Declared) => facts.declared(&callee.namespace, &callee.service),
             Ok(Value::List(list)) => own_ports(callee, &list),
@@ -170,7 +170,7 @@ fn callers(
         rules.push(Rule {
             name: RuleName::Caller(key.to_owned(), text.as_ref().to_owned()),
             action: Action::Accept,
-            grants: namespaces.iter().map(grant).collect(),
+            grants: used.iter().map(grant).collect(),
         });
     }
 }

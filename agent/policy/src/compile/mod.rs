@@ -133,6 +133,12 @@ impl Compiler {
         &self.state.writer.tables
     }
 
+    /// Whether anything was worked out from a fact.
+    #[cfg(test)]
+    fn asks(&self, fact: &Fact) -> bool {
+        self.state.locals.asking(fact).next().is_some()
+    }
+
     /// The tables, given away.
     pub(crate) fn into_tables(self) -> Tables {
         self.state.writer.tables

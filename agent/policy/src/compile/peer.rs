@@ -137,6 +137,11 @@ impl Base {
 }
 
 impl Block {
+    /// Whether it holds every address of its family.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.cidr.prefix_len() == 0 && self.except.is_empty()
+    }
+
     /// Whether an address lies in it.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.cidr.contains(&ip) && !self.except.iter().any(|e| e.contains(&ip))

@@ -59,6 +59,8 @@ pub(super) struct Peers {
     died: Vec<PeerId>,
     /// Blocks, or whether outside is told apart, aren't what they were.
     pub(super) blocks_changed: bool,
+    /// Peers that go by nodes' addresses came or went.
+    pub(super) nodes_changed: bool,
 }
 
 impl Peers {
@@ -120,8 +122,14 @@ impl Peers {
             Place::Service(n, s) => change_list(&mut self.by_service, pair(n, s), change),
             Place::Space(n) => change_list(&mut self.by_space, Arc::clone(n), change),
             Place::Others => change(&mut self.others),
-            Place::AllNodes => change(&mut self.all_nodes),
-            Place::ByNode => change(&mut self.by_node),
+            Place::AllNodes => {
+                self.nodes_changed = true;
+                change(&mut self.all_nodes);
+            }
+            Place::ByNode => {
+                self.nodes_changed = true;
+                change(&mut self.by_node);
+            }
             Place::Outside => {
                 self.blocks_changed = true;
                 change(&mut self.outside);
@@ -179,6 +187,8 @@ impl Peers {
     /// Gives the ids of dead peers free; to be called when nothing names them any longer.
     pub(super) fn bury(&mut self) {
         for id in std::mem::take(&mut self.died) {
+            // A class that still held it would soon be taken for another's.
+            debug_assert!(self.get(id).is_none_or(|known| known.classes.is_empty()));
             self.slots[id as usize] = None;
             self.free.push(id);
         }

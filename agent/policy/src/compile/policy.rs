@@ -165,9 +165,25 @@ impl<'a> Facts<'a> {
         self.index.spaces.services_of(namespace, kind)
     }
 
-    pub(super) fn egress_values(&self, key: &str) -> impl Iterator<Item = &'a Text> {
-        self.ask(Fact::Values(key.into()));
-        self.index.spaces.egress_values(key)
+    /// Values of an egress label in use in some namespaces (`None`: any), and in
+    /// which of them. What others write there concerns nobody.
+    pub(super) fn egress_values<'n>(
+        &self,
+        key: &str,
+        namespaces: &[Option<&'n str>],
+    ) -> Vec<(&'a Text, Vec<Option<&'n str>>)> {
+        for namespace in namespaces {
+            self.ask(Fact::Values(key.into(), namespace.map(Into::into)));
+        }
+        let values = self.index.spaces.egress_values(key);
+        let found = values.map(|(value, used)| {
+            let used: Vec<&Text> = used.collect();
+            let here = |n: &&Option<&str>| n.is_none_or(|n| used.iter().any(|u| ***u == *n));
+            (value, namespaces.iter().filter(here).copied().collect())
+        });
+        found
+            .filter(|(_, here): &(_, Vec<_>)| !here.is_empty())
+            .collect()
     }
 
     /// The DNS Service, if there is one.

@@ -329,7 +329,10 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
         _ => None,
     };
     let by_base = match base {
-        Base::Block(block) => block.contains(address),
+        Base::Block(block) => {
+            let made_up = case.index.made_up.contains(&Addr::from(address));
+            block.contains(address) && (!made_up || block.is_whole())
+        }
         Base::Nodes(selector) => {
             let claims = case.index.owners.nodes(&Addr::from(address)).iter();
             let shown = claims.filter(|claim| claim.in_status);

@@ -284,3 +284,42 @@ fn a_pod_reaches_itself_and_its_node_whatever_policy_says() {
         Verdict::Allowed
     );
 }
+
+#[test]
+fn a_fix_in_a_policy_of_many_services_opens_only_the_one_that_was_asked_for() {
+    let index = index([
+        pod("b/db", "10.0.0.1", json!({"app": "db"})),
+        pod("b/vault", "10.0.0.2", json!({"app": "vault"})),
+        pod("b/web", "10.0.0.3", json!({"app": "web"})),
+        netpol(
+            "b/default-deny",
+            json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
+        ),
+    ]);
+    let port = "TCP/5432".parse().expect("port");
+    let found = explain(&index, "pod:b/web", "pod:b/db", &port).expect("explained");
+    let fixed: Vec<&str> = found.fix.iter().map(|fix| fix.object.as_str()).collect();
+    assert_eq!(fixed, ["NetworkPolicy b/allow-db-from-b-web"]);
+}
+
+#[test]
+fn a_pod_without_an_address_lies_in_no_block_but_a_whole_family() {
+    let deployment = |name: &str| {
+        json!({
+            "kind": "Deployment", "metadata": {"namespace": "b", "name": name},
+            "spec": {"template": {"metadata": {"labels": {"app": name}}}},
+        })
+    };
+    let verdict = |block: Value| {
+        let egress = json!([{"to": [{"ipBlock": block}]}]);
+        let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": egress});
+        let index = index([deployment("web"), deployment("db"), netpol("b/p", spec)]);
+        let port = "TCP/5432".parse().expect("port");
+        let found = explain(&index, "svc:b/web", "svc:b/db", &port).expect("explained");
+        found.verdict
+    };
+    assert_eq!(verdict(json!({"cidr": "0.0.0.0/0"})), Verdict::Allowed);
+    let internet = json!({"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]});
+    assert_eq!(verdict(internet), Verdict::Denied);
+    assert_eq!(verdict(json!({"cidr": "240.0.0.0/4"})), Verdict::Denied);
+}

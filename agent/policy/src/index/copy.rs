@@ -11,7 +11,8 @@ use super::{Index, groups::PodId};
 impl Index {
     /// A copy in which every live pod has an address: made-up ones of
     /// 240.0.0.0/4 for workloads that stand for their pods, and for pods
-    /// that have none of their own. Pods keep their indexes.
+    /// that have none of their own. Those lie in no block but whole families:
+    /// nobody knows where the pod's real ones will be. Pods keep their indexes.
     pub(crate) fn with_made_up_addresses(&self) -> Self {
         let mut copy = self.clone();
         let mut bare: Vec<_> = self
@@ -30,6 +31,7 @@ impl Index {
                     break ip;
                 }
             };
+            copy.made_up.insert(Addr::from(ip));
             copy.change_pod(id, |pod, _, _| {
                 let shown = pod.addresses.iter().copied();
                 pod.addresses = shown.chain([ip]).collect();

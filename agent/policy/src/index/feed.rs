@@ -217,8 +217,7 @@ impl Index {
         if gone {
             journal.note(|j| &mut j.groups, group);
             let mut changed = |fact| journal.note(|j| &mut j.facts, fact);
-            self.spaces
-                .remove_group(&self.config, group, &pod.shape, &mut changed);
+            self.spaces.remove_group(group, &pod.shape, &mut changed);
         }
         if self.journal.idle {
             self.groups.collect();

@@ -15,8 +15,8 @@ use super::{
 /// are worked out from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Fact {
-    /// The values in use of an egress label.
-    Values(Box<str>),
+    /// The values in use of an egress label, in one namespace or in any.
+    Values(Box<str>, Option<Box<str>>),
     /// The ports that a service's pods declare: namespace, service.
     Declared(Box<str>, Box<str>),
     /// The services of a type: namespace, type.
@@ -25,6 +25,13 @@ pub(crate) enum Fact {
     Namespace(Box<str>),
     /// The way to cluster DNS.
     Dns,
+}
+
+impl Fact {
+    /// What a value that came or went in a namespace concerns.
+    pub(crate) fn values(key: &str, namespace: &str) -> [Self; 2] {
+        [Some(namespace.into()), None].map(|namespace| Self::Values(key.into(), namespace))
+    }
 }
 
 /// What has changed. Things are named, not copied: what became of them is

@@ -120,6 +120,8 @@ pub struct Index {
     /// a ClusterNetworkPolicy is empty.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
     pub(crate) journal: Journal,
+    /// Addresses that stand in for those of pods which have none, in copies.
+    pub(crate) made_up: HashSet<Addr>,
 }
 
 impl Index {

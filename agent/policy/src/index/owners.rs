@@ -46,6 +46,11 @@ impl Owners {
         all.filter(|addr| ranges.iter().any(|range| range.contains(addr)))
     }
 
+    /// Every address that a node claims, in no order.
+    pub(crate) fn of_nodes(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.nodes.keys().copied()
+    }
+
     /// Every address that anybody claims, each once, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = Addr> + '_ {
         let nodes = self

@@ -46,8 +46,8 @@ impl Space {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spaces {
     by_name: HashMap<Text, Space>,
-    /// Values in use of each egress label.
-    values: HashMap<Text, Counted<Text>>,
+    /// Values in use of each egress label, and in which namespaces.
+    values: HashMap<Text, BTreeMap<Text, Counted<Text>>>,
 }
 
 impl Spaces {
@@ -92,9 +92,13 @@ impl Spaces {
         services.into_iter().flat_map(Counted::keys)
     }
 
-    /// Values in use of an egress label, cluster-wide, sorted.
-    pub(crate) fn egress_values(&self, key: &str) -> impl Iterator<Item = &Text> {
-        self.values.get(key).into_iter().flat_map(Counted::keys)
+    /// Values in use of an egress label, sorted, and the namespaces of their pods.
+    pub(crate) fn egress_values(
+        &self,
+        key: &str,
+    ) -> impl Iterator<Item = (&Text, impl Iterator<Item = &Text>)> {
+        let values = self.values.get(key).into_iter().flatten();
+        values.map(|(value, namespaces)| (value, namespaces.keys()))
     }
 
     /// Sets the labels of a namespace's object, or forgets the object.
@@ -162,8 +166,11 @@ impl Spaces {
         for (key, value) in shape.labels.iter() {
             if Target::parse(config, key).is_some() {
                 let values = self.values.entry(Arc::clone(key)).or_default();
-                if add(values, Arc::clone(value)) {
-                    changed(Fact::Values(key.as_ref().into()));
+                let namespaces = values.entry(Arc::clone(value)).or_default();
+                if add(namespaces, Arc::clone(&shape.namespace)) {
+                    Fact::values(key, &shape.namespace)
+                        .into_iter()
+                        .for_each(&mut *changed);
                 }
             }
         }
@@ -181,7 +188,6 @@ impl Spaces {
     /// Takes out a group that has no pods any longer.
     pub(super) fn remove_group(
         &mut self,
-        config: &Config,
         id: GroupId,
         shape: &Shape,
         changed: &mut impl FnMut(Fact),
@@ -209,12 +215,25 @@ impl Spaces {
             changed(Fact::Type(namespace(), kind.as_ref().into()));
         }
         for (key, value) in shape.labels.iter() {
-            let ours = Target::parse(config, key).is_some();
-            if ours && take(&mut self.values, key, value) {
-                changed(Fact::Values(key.as_ref().into()));
+            if self.take_value(key, value, &shape.namespace) {
+                Fact::values(key, &shape.namespace)
+                    .into_iter()
+                    .for_each(&mut *changed);
             }
         }
         self.forget_if_unknown(&shape.namespace);
+    }
+
+    /// Counts a value less in a namespace; whether it was the last there.
+    fn take_value(&mut self, key: &Text, value: &Text, namespace: &Text) -> bool {
+        let Some(values) = self.values.get_mut(key) else {
+            return false;
+        };
+        let last = take_sorted(values, value, namespace);
+        if values.is_empty() {
+            self.values.remove(key);
+        }
+        last
     }
 }
 
@@ -225,11 +244,19 @@ fn add<K: Ord>(counted: &mut Counted<K>, key: K) -> bool {
     *count == 1
 }
 
-/// Counts one less; whether it was the last.
-fn take<O: Hash + Eq, K: Ord>(all: &mut HashMap<O, Counted<K>>, of: &O, key: &K) -> bool {
+/// As [`take`].
+fn take_sorted<O: Ord, K: Ord>(all: &mut BTreeMap<O, Counted<K>>, of: &O, key: &K) -> bool {
     let Some(counted) = all.get_mut(of) else {
         return false;
     };
+    let last = less(counted, key);
+    if counted.is_empty() {
+        all.remove(of);
+    }
+    last
+}
+
+fn less<K: Ord>(counted: &mut Counted<K>, key: &K) -> bool {
     let Some(count) = counted.get_mut(key) else {
         return false;
     };
@@ -237,9 +264,18 @@ fn take<O: Hash + Eq, K: Ord>(all: &mut HashMap<O, Counted<K>>, of: &O, key: &K)
     let last = *count == 0;
     if last {
         counted.remove(key);
-        if counted.is_empty() {
-            all.remove(of);
-        }
+    }
+    last
+}
+
+/// Counts one less; whether it was the last.
+fn take<O: Hash + Eq, K: Ord>(all: &mut HashMap<O, Counted<K>>, of: &O, key: &K) -> bool {
+    let Some(counted) = all.get_mut(of) else {
+        return false;
+    };
+    let last = less(counted, key);
+    if counted.is_empty() {
+        all.remove(of);
     }
     last
 }

@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_peers;
 mod corners;
 mod corners_pods;
+mod follow;
 mod labels;
 mod netpol;
 mod tables;
