@@ -1,4 +1,4 @@
-//! The smallest change of a ClusterNetworkPolicy that allows a denied call.
+//! Rules that a fix adds to policies that are there, and to which it may.
 
 use ipnet::IpNet;
 
@@ -60,6 +60,21 @@ impl Call<'_, '_> {
         (direction == PolicyType::Egress).then(|| ClusterPeer {
             networks,
             ..ClusterPeer::default()
+        })
+    }
+
+    /// Whether a NetworkPolicy selects pods of the party's service only: a rule
+    /// in it opens nobody else.
+    pub(super) fn is_own(&self, party: &Party, namespace: &str, name: &str) -> bool {
+        let Some(((_, pod), policy)) = self.pod(party).zip(self.index().policy(namespace, name))
+        else {
+            return false;
+        };
+        let space = self.index().spaces.get(namespace);
+        let mut groups = space.into_iter().flat_map(|space| &space.groups);
+        groups.all(|group| {
+            let shape = self.index().groups.shape(*group);
+            shape.service == pod.shape.service || !policy.subjects.matches(&shape.labels)
         })
     }
 }

@@ -82,7 +82,7 @@ pub(super) struct Call<'c, 'a> {
 }
 
 impl<'c, 'a> Call<'c, 'a> {
-    fn index(&self) -> &'c Index {
+    pub(super) fn index(&self) -> &'c Index {
         &self.case.index
     }
 
@@ -164,21 +164,6 @@ impl<'c, 'a> Call<'c, 'a> {
             .into_iter()
             .filter_map(|name| Some(vec![self.by_cluster(direction, name)?]));
         plain.into_iter().chain(accepting).collect()
-    }
-
-    /// Whether a NetworkPolicy selects pods of the party's service only: a rule
-    /// in it opens nobody else.
-    fn is_own(&self, party: &Party, namespace: &str, name: &str) -> bool {
-        let Some(((_, pod), policy)) = self.pod(party).zip(self.index().policy(namespace, name))
-        else {
-            return false;
-        };
-        let space = self.index().spaces.get(namespace);
-        let mut groups = space.into_iter().flat_map(|space| &space.groups);
-        groups.all(|group| {
-            let shape = self.index().groups.shape(*group);
-            shape.service == pod.shape.service || !policy.subjects.matches(&shape.labels)
-        })
     }
 
     fn by_label(&self, direction: PolicyType) -> Option<Way> {
