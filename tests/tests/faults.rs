@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use ringfence_ebpf::abi::ABI_VERSION;
 use ringfence_tests::agent::{Ended, Exchange, Shop, TCP, Talk, UDP, end_of};
 use ringfence_tests::testnet::{Ns, Probe, probe_tcp};
 
@@ -131,7 +132,7 @@ fn an_interface_that_vanishes_disturbs_no_other_and_is_guarded_when_it_comes_bac
     shop.start().unwrap();
     let addresses: Vec<_> = shop.net.pod("server").unwrap().addresses().collect();
     let pins = |shop: &Shop| -> Vec<PathBuf> {
-        let links = shop.agent.pin_dir.join("v1/links");
+        let links = shop.agent.pin_dir.join(format!("v{ABI_VERSION}/links"));
         let entries = fs::read_dir(links).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     };
