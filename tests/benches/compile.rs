@@ -18,6 +18,10 @@ use serde_json::{Value, json};
 
 use ringfence_policy::compile::Compiler;
 
+/// As the agent has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Relabellings measured.
 const RELABELLINGS: usize = 2000;
 /// Relabellings of this node's own pods: they change what is enforced here.
