@@ -20,8 +20,6 @@ pub(crate) struct Snapshot {
     pub(crate) tables: Tables,
     /// In the order of their keys.
     pub(crate) pods: Vec<Pod>,
-    /// Addresses that no pod has outside of this snapshot.
-    made_up: BTreeSet<Addr>,
 }
 
 /// A live pod, or a workload that stands for its pods.
@@ -57,17 +55,10 @@ impl Snapshot {
     pub(crate) fn new(given: &Index) -> Self {
         let index = given.with_made_up_addresses();
         let tables = index.compile(&Scope::Everything);
-        let mut made_up = BTreeSet::new();
-        for (id, pod) in index.live() {
-            let shown = given.entry(id).map_or(0, |pod| pod.addresses.len());
-            let more = pod.addresses.iter().skip(shown);
-            made_up.extend(more.map(|ip| Addr::from(*ip)));
-        }
         let mut snapshot = Self {
             index,
             tables,
             pods: Vec::new(),
-            made_up,
         };
         snapshot.pods = snapshot.list();
         snapshot
@@ -108,7 +99,7 @@ impl Snapshot {
             pod: None,
             nodes: Vec::new(),
         };
-        if self.made_up.contains(addr) {
+        if self.index.made_up.contains(addr) {
             return nobody(self.tables.class_by_prefix(addr, 128));
         }
         let sight = nobody(self.tables.class_of(addr));

@@ -26,7 +26,6 @@ use crate::{
 use super::{
     Caller, CallerKind, Callers, Egress, PolicyName,
     callee::{Allowed, Callee, Reader},
-    origin,
     sum::{Found, Line, Sum},
     through::{self, From},
 };
@@ -96,7 +95,7 @@ impl<'s> Service<'s> {
         let ingress = all.filter(|p| p.rules(PolicyType::Ingress).is_some());
         let names: BTreeSet<PolicyName> = ingress
             .map(|policy| PolicyName {
-                policy: origin(&policy.origin),
+                policy: policy.origin.to_string(),
                 staged: policy.staged,
             })
             .collect();
@@ -337,7 +336,7 @@ impl<'s> Service<'s> {
         let line = |(rule, ports): through::Hit<'_>| {
             let (policy, rule, staged) = match rule {
                 Some((policy, rule)) => (
-                    origin(&policy.origin),
+                    policy.origin.to_string(),
                     rule.name.text().into_owned(),
                     policy.staged,
                 ),

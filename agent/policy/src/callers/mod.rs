@@ -15,7 +15,6 @@ mod tests;
 use serde::Serialize;
 
 use crate::{
-    compile::policy::Origin,
     index::Index,
     ports::Ports,
     select::{NameError, PodsName},
@@ -125,21 +124,6 @@ pub fn callers(index: &Index, service: &str) -> Result<Callers, NameError> {
     let snapshot = Snapshot::new(index);
     let pods = name.pods(&snapshot)?;
     Ok(list::Service::new(&snapshot, &pods).callers(name.to_string()))
-}
-
-/// What people call a policy.
-fn origin(origin: &Origin) -> String {
-    match origin {
-        Origin::NetworkPolicy {
-            namespace, name, ..
-        } => format!("NetworkPolicy {namespace}/{name}"),
-        Origin::ClusterNetworkPolicy { name, .. } => format!("ClusterNetworkPolicy {name}"),
-        Origin::Label { key, on_namespace } => match on_namespace {
-            true => format!("label {key} of the Namespace"),
-            false => format!("label {key}"),
-        },
-        Origin::EgressLabels => "the caller's egress labels".into(),
-    }
 }
 
 /// Whether all of some ports are among others.

@@ -161,15 +161,7 @@ impl Compiler {
         let classed = state.classes.settle_all(&mut state.peers);
         let granted = state.parts().settle_all();
         state.clashed = !(numbered && classed && granted);
-        state.write_placed();
-        let State {
-            locals,
-            rulesets,
-            writer,
-            ..
-        } = state;
-        locals.write(index, rulesets, &pods, writer);
-        state.peers.bury();
+        state.write_all(index, &pods);
     }
 
     /// Follows what changed since the last look.
@@ -207,20 +199,12 @@ impl Compiler {
         state.rulesets.number(&rulesets.new)?;
         let classes = state.classes.settle(&mut state.peers)?;
         state.parts().settle(&rulesets, &classes)?;
-        state.write_placed();
         let pods = worked_out.iter().filter(|id| index.groups.is_alive(**id));
         let mut pods: HashSet<PodId> = pods
             .flat_map(|id| index.groups.get(*id).pods.iter().copied())
             .collect();
         pods.extend(work.pods);
-        let State {
-            locals,
-            rulesets,
-            writer,
-            ..
-        } = state;
-        locals.write(index, rulesets, &pods, writer);
-        state.peers.bury();
+        state.write_all(index, &pods);
         Ok(())
     }
 }
@@ -275,6 +259,15 @@ impl State {
                 work.addresses.extend(addresses.map(|ip| Addr::from(*ip)));
             }
         }
+    }
+
+    /// Writes what was found of addresses and of these pods, now that rulesets
+    /// and classes have ids; nothing names the peers that died any longer.
+    fn write_all(&mut self, index: &Index, pods: &HashSet<PodId>) {
+        self.write_placed();
+        let (rulesets, writer) = (&self.rulesets, &mut self.writer);
+        self.locals.write(index, rulesets, pods, writer);
+        self.peers.bury();
     }
 
     fn parts(&mut self) -> Parts<'_> {

@@ -1,6 +1,6 @@
 //! One form for all that restricts a pod.
 
-use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt, sync::Arc};
 
 use crate::{
     config::Config,
@@ -68,6 +68,24 @@ impl Origin {
         Self::Label {
             key,
             on_namespace: decider == Decider::Namespace,
+        }
+    }
+}
+
+/// What people call a policy.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NetworkPolicy {
+                namespace, name, ..
+            } => write!(f, "NetworkPolicy {namespace}/{name}"),
+            Self::ClusterNetworkPolicy { name, .. } => write!(f, "ClusterNetworkPolicy {name}"),
+            Self::Label {
+                key,
+                on_namespace: true,
+            } => write!(f, "label {key} of the Namespace"),
+            Self::Label { key, .. } => write!(f, "label {key}"),
+            Self::EgressLabels => f.write_str("the caller's egress labels"),
         }
     }
 }

@@ -131,7 +131,7 @@ fn side(
 
 fn allowing_rule(policy: &Policy, rule: &Rule) -> Allowing {
     Allowing {
-        policy: origin(&policy.origin),
+        policy: policy.origin.to_string(),
         rule: rule.name.text().into_owned(),
         staged: policy.staged,
     }
@@ -150,7 +150,7 @@ impl Side {
                 }
                 Decision::Denied(policy, rule) => {
                     let isolation = Isolation {
-                        policy: origin(&policy.origin),
+                        policy: policy.origin.to_string(),
                         why: denies(policy, rule),
                         staged: policy.staged,
                     };
@@ -176,19 +176,15 @@ impl Side {
         let (name, direction) = (&subject.name, self.direction);
         match (self.verdict, decision) {
             (Verdict::Denied, Decision::Denied(policy, rule)) => {
-                format!("{} {}", origin(&policy.origin), denies(policy, rule))
+                format!("{} {}", policy.origin, denies(policy, rule))
             }
             (Verdict::Audited, Decision::Denied(policy, rule)) => {
-                let policy_name = origin(&policy.origin);
+                let policy_name = policy.origin.to_string();
                 let rule = rule.name.text();
                 format!("passes for now: {rule} of {policy_name} would deny it once enforced")
             }
             (Verdict::Allowed, Decision::Accepted(policy, rule)) => {
-                format!(
-                    "allowed by {}, {}",
-                    origin(&policy.origin),
-                    rule.name.text()
-                )
+                format!("allowed by {}, {}", policy.origin, rule.name.text())
             }
             (Verdict::Allowed, Decision::Default) if self.isolated_by.is_empty() => {
                 format!("nothing isolates {name} for {direction}")
@@ -355,21 +351,6 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
         }
 }
 
-/// What people call a policy.
-pub(super) fn origin(origin: &Origin) -> String {
-    match origin {
-        Origin::NetworkPolicy {
-            namespace, name, ..
-        } => format!("NetworkPolicy {namespace}/{name}"),
-        Origin::ClusterNetworkPolicy { name, .. } => format!("ClusterNetworkPolicy {name}"),
-        Origin::Label { key, on_namespace } => match on_namespace {
-            true => format!("label {key} of the Namespace"),
-            false => format!("label {key}"),
-        },
-        Origin::EgressLabels => "the caller's egress labels".into(),
-    }
-}
-
 fn isolation(policy: &Policy) -> Isolation {
     let why = match &policy.origin {
         Origin::NetworkPolicy { closed: true, .. } => {
@@ -388,7 +369,7 @@ fn isolation(policy: &Policy) -> Isolation {
         Origin::EgressLabels => "the pod carries them".into(),
     };
     Isolation {
-        policy: origin(&policy.origin),
+        policy: policy.origin.to_string(),
         why,
         staged: policy.staged,
     }

@@ -1,6 +1,6 @@
 //! What is known of each namespace: its labels, its groups, its services.
 
-use std::{collections::BTreeMap, hash::Hash, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     config::Config, intern::HashMap, intern::Text, labels::Target, model::Protocol, ports::Ports,
@@ -30,9 +30,9 @@ pub(crate) struct Space {
     /// Of each service, sorted.
     services: HashMap<Text, Vec<GroupId>>,
     /// Ports that the pods of each service declare.
-    declared: HashMap<Text, Counted<(Protocol, u16)>>,
+    declared: BTreeMap<Text, Counted<(Protocol, u16)>>,
     /// Services by type.
-    types: HashMap<Text, Counted<Text>>,
+    types: BTreeMap<Text, Counted<Text>>,
 }
 
 impl Space {
@@ -229,7 +229,7 @@ impl Spaces {
         let Some(values) = self.values.get_mut(key) else {
             return false;
         };
-        let last = take_sorted(values, value, namespace);
+        let last = take(values, value, namespace);
         if values.is_empty() {
             self.values.remove(key);
         }
@@ -244,19 +244,11 @@ fn add<K: Ord>(counted: &mut Counted<K>, key: K) -> bool {
     *count == 1
 }
 
-/// As [`take`].
-fn take_sorted<O: Ord, K: Ord>(all: &mut BTreeMap<O, Counted<K>>, of: &O, key: &K) -> bool {
+/// Counts one less of what something has; whether it was the last.
+fn take<O: Ord, K: Ord>(all: &mut BTreeMap<O, Counted<K>>, of: &O, key: &K) -> bool {
     let Some(counted) = all.get_mut(of) else {
         return false;
     };
-    let last = less(counted, key);
-    if counted.is_empty() {
-        all.remove(of);
-    }
-    last
-}
-
-fn less<K: Ord>(counted: &mut Counted<K>, key: &K) -> bool {
     let Some(count) = counted.get_mut(key) else {
         return false;
     };
@@ -264,18 +256,9 @@ fn less<K: Ord>(counted: &mut Counted<K>, key: &K) -> bool {
     let last = *count == 0;
     if last {
         counted.remove(key);
-    }
-    last
-}
-
-/// Counts one less; whether it was the last.
-fn take<O: Hash + Eq, K: Ord>(all: &mut HashMap<O, Counted<K>>, of: &O, key: &K) -> bool {
-    let Some(counted) = all.get_mut(of) else {
-        return false;
-    };
-    let last = less(counted, key);
-    if counted.is_empty() {
-        all.remove(of);
+        if counted.is_empty() {
+            all.remove(of);
+        }
     }
     last
 }
