@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 
 use crate::{
-    index::{Index, PodEntry},
+    index::{Index, PodEntry, groups::PodId},
     snapshot::Snapshot,
 };
 
@@ -78,14 +78,15 @@ impl Name {
     pub(crate) fn pods(&self, snapshot: &Snapshot) -> Result<Vec<usize>, NameError> {
         match self {
             Self::Namespace(name) => {
-                let found = select(snapshot, |p| *p.shape.namespace == **name);
+                let found = select(&snapshot.index, |p| *p.shape.namespace == **name);
                 let unknown = || NameError::Unknown {
                     what: "namespace",
                     name: name.clone(),
                 };
-                (!found.is_empty()).then_some(found).ok_or_else(unknown)
+                let found = (!found.is_empty()).then_some(found);
+                Ok(snapshot.places(&found.ok_or_else(unknown)?))
             }
-            Self::Pods(name) => name.pods(snapshot),
+            Self::Pods(name) => Ok(snapshot.places(&name.pods(&snapshot.index)?)),
             Self::Addresses(..) => Ok(Vec::new()),
         }
     }
@@ -131,18 +132,18 @@ impl PodsName {
         }
     }
 
-    /// The pods of that name, by their place in the snapshot; never none.
-    pub(crate) fn pods(&self, snapshot: &Snapshot) -> Result<Vec<usize>, NameError> {
+    /// The pods of that name in the order of their keys; never none.
+    pub(crate) fn pods(&self, index: &Index) -> Result<Vec<PodId>, NameError> {
         let here = |p: &PodEntry| *p.shape.namespace == *self.namespace;
         let mut pods = Vec::new();
         if self.what != SERVICE {
-            pods = select(snapshot, |p| here(p) && *p.name == *self.short);
+            pods = select(index, |p| here(p) && *p.name == *self.short);
         }
         let mut behind = Vec::new();
         if self.what != POD {
-            behind = select(snapshot, |p| here(p) && *p.shape.service == *self.short);
+            behind = select(index, |p| here(p) && *p.shape.service == *self.short);
             if behind.is_empty() {
-                behind = self.behind_object(snapshot);
+                behind = self.behind_object(index);
             }
         }
         let name = || self.to_string();
@@ -151,7 +152,7 @@ impl PodsName {
             (false, false) if apart => Err(NameError::Ambiguous(name())),
             (false, _) => Ok(pods),
             (true, false) => Ok(behind),
-            (true, true) if self.what != SERVICE && self.on_host(&snapshot.index) => {
+            (true, true) if self.what != SERVICE && self.on_host(index) => {
                 Err(NameError::HostNetwork(name()))
             }
             (true, true) => Err(NameError::Unknown {
@@ -162,13 +163,13 @@ impl PodsName {
     }
 
     /// The pods behind a Service object, where labels name no service so.
-    fn behind_object(&self, snapshot: &Snapshot) -> Vec<usize> {
+    fn behind_object(&self, index: &Index) -> Vec<PodId> {
         let key = (self.namespace.clone(), self.short.clone());
-        let object = snapshot.index.services.get(&key);
+        let object = index.services.get(&key);
         let Some(selector) = object.map(|s| &s.spec.selector).filter(|s| !s.is_empty()) else {
             return Vec::new();
         };
-        select(snapshot, |p| {
+        select(index, |p| {
             let labels = &p.shape.labels;
             let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
             *p.shape.namespace == *self.namespace && selector.iter().all(has)
@@ -181,11 +182,12 @@ impl PodsName {
     }
 }
 
-fn select(snapshot: &Snapshot, wanted: impl Fn(&PodEntry) -> bool) -> Vec<usize> {
-    let pods = snapshot.pods.iter().enumerate();
-    let entries = pods.filter_map(|(at, pod)| Some((at, snapshot.index.entry(pod.id)?)));
-    let found = entries.filter(|(_, entry)| wanted(entry));
-    found.map(|(at, _)| at).collect()
+/// Live pods in the order of their keys.
+fn select(index: &Index, wanted: impl Fn(&PodEntry) -> bool) -> Vec<PodId> {
+    let wanted = index.live().filter(|(_, pod)| wanted(pod));
+    let mut pods: Vec<_> = wanted.map(|(id, pod)| (pod.key(), id)).collect();
+    pods.sort();
+    pods.into_iter().map(|(_, id)| id).collect()
 }
 
 impl fmt::Display for PodsName {

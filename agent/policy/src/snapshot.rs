@@ -9,7 +9,7 @@ use ringfence_ebpf::abi::Addr;
 
 use crate::{
     index::{Index, Owner, PodEntry, Scope, groups::PodId},
-    intern::Text,
+    intern::{HashSet, Text},
     tables::{EndpointPolicy, Tables},
 };
 
@@ -89,6 +89,14 @@ impl Snapshot {
             })
         };
         live.into_iter().filter_map(pod).collect()
+    }
+
+    /// The places of some pods, in their order here.
+    pub(crate) fn places(&self, pods: &[PodId]) -> Vec<usize> {
+        let wanted: HashSet<&PodId> = pods.iter().collect();
+        let places = self.pods.iter().enumerate();
+        let found = places.filter(|(_, pod)| wanted.contains(&pod.id));
+        found.map(|(at, _)| at).collect()
     }
 
     /// What an address is. One that was made up is nobody's: where the pods will

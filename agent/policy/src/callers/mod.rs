@@ -122,7 +122,7 @@ pub struct Through {
 pub fn callers(index: &Index, service: &str) -> Result<Callers, NameError> {
     let name = PodsName::parse(service, "ns/pod and ns/service")?;
     let snapshot = Snapshot::new(index);
-    let pods = name.pods(&snapshot)?;
+    let pods = snapshot.places(&name.pods(&snapshot.index)?);
     Ok(list::Service::new(&snapshot, &pods).callers(name.to_string()))
 }
 

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ringfence_ebpf::abi::Addr;
 use serde::Serialize;
 
-use crate::index::{Owner, PodEntry, groups::PodId};
+use crate::{
+    index::{Owner, groups::PodId},
+    select::{NameError, PodsName},
+};
 
 use super::Case;
 
@@ -43,23 +46,9 @@ pub enum PartyKind {
 /// Why a call can't be explained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
-    /// Neither a name nor an address.
-    #[error("{0:?} is none of ns/pod, ns/service, outside and an address")]
-    Malformed(String),
-    /// Nothing of that name.
-    #[error("no {what} {name} is known")]
-    Unknown {
-        /// `pod`, `service`, or `pod or service`.
-        what: &'static str,
-        /// `namespace/name`.
-        name: String,
-    },
-    /// A pod's name, and a service of other pods.
-    #[error("{0} is a pod and a service: write pod:{0} or svc:{0}")]
-    Ambiguous(String),
-    /// A pod in its node's network namespace has no firewall of its own.
-    #[error("{0} is in its node's network: ask for the node's address instead")]
-    HostNetwork(String),
+    /// A name that isn't known, or that isn't one.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// A service without pods.
     #[error("there are no pods to explain it for")]
     NoPods,
@@ -83,71 +72,9 @@ pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainErr
     if let Ok(ip) = text.parse() {
         return Ok(vec![by_address(case, ip)]);
     }
-    let (what, name) = match text.split_once(':') {
-        Some(("pod", name)) => ("pod", name),
-        Some(("svc", name)) => ("service", name),
-        _ => ("pod or service", text),
-    };
-    let malformed = || ExplainError::Malformed(text.to_owned());
-    let (namespace, short) = name.split_once('/').ok_or_else(malformed)?;
-    if namespace.is_empty() || short.is_empty() || short.contains('/') {
-        return Err(malformed());
-    }
-    let mut pods = Vec::new();
-    if what != "service" {
-        let named = |p: &PodEntry| *p.shape.namespace == *namespace && *p.name == *short;
-        pods = select(case, named);
-    }
-    let mut behind = Vec::new();
-    if what != "pod" {
-        behind = service(case, namespace, short);
-    }
-    let apart = behind.iter().any(|p| !pods.contains(p));
-    match (pods.is_empty(), behind.is_empty()) {
-        (false, false) if apart => Err(ExplainError::Ambiguous(name.to_owned())),
-        (false, _) => Ok(pods.into_iter().map(|i| of_pod(case, i)).collect()),
-        (true, false) => Ok(behind.into_iter().map(|i| of_pod(case, i)).collect()),
-        (true, true) if what != "service" && on_host(case, namespace, short) => {
-            Err(ExplainError::HostNetwork(name.to_owned()))
-        }
-        (true, true) => Err(ExplainError::Unknown {
-            what,
-            name: name.to_owned(),
-        }),
-    }
-}
-
-/// In the order of their keys.
-fn select(case: &Case<'_>, wanted: impl Fn(&PodEntry) -> bool) -> Vec<PodId> {
-    let wanted = case.index.live().filter(|(_, p)| wanted(p));
-    let mut pods: Vec<_> = wanted.map(|(id, p)| (p.key(), id)).collect();
-    pods.sort();
-    pods.into_iter().map(|(_, id)| id).collect()
-}
-
-/// Pods of a service by its name in labels, else those behind the Service object.
-fn service(case: &Case<'_>, namespace: &str, name: &str) -> Vec<PodId> {
-    let found = select(case, |p| {
-        *p.shape.namespace == *namespace && *p.shape.service == *name
-    });
-    if !found.is_empty() {
-        return found;
-    }
-    let key = (namespace.to_owned(), name.to_owned());
-    let object = case.index.services.get(&key);
-    let Some(selector) = object.map(|s| &s.spec.selector).filter(|s| !s.is_empty()) else {
-        return Vec::new();
-    };
-    select(case, |p| {
-        let labels = &p.shape.labels;
-        let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
-        *p.shape.namespace == *namespace && selector.iter().all(has)
-    })
-}
-
-fn on_host(case: &Case<'_>, namespace: &str, name: &str) -> bool {
-    let pod = case.index.pod(namespace, name);
-    pod.is_some_and(PodEntry::host_network)
+    let name = PodsName::parse(text, "ns/pod, ns/service, outside and an address")?;
+    let pods = name.pods(&case.index)?.into_iter();
+    Ok(pods.map(|id| of_pod(case, id)).collect())
 }
 
 fn of_pod(case: &Case<'_>, id: PodId) -> Party {

@@ -6,6 +6,7 @@ use super::{Explanation, Fix, Verdict, explain};
 use crate::{
     explain::ExplainError,
     ports::PortSpec,
+    select::NameError,
     testing::{index, namespace, netpol, pod, pod_with},
 };
 
@@ -260,15 +261,18 @@ fn names_that_mean_nothing_or_two_things_are_refused() {
     let ask = |from: &str| explain(&index, from, "outside", &port);
     assert_eq!(
         ask("bank/api"),
-        Err(ExplainError::Ambiguous("bank/api".into()))
+        Err(ExplainError::Name(NameError::Ambiguous("bank/api".into())))
     );
     assert_eq!(ask("pod:bank/api").expect("pod").from.name, "bank/api");
     assert_eq!(ask("svc:bank/api").expect("service").from.name, "bank/x");
     assert!(matches!(
         ask("bank/none"),
-        Err(ExplainError::Unknown { .. })
+        Err(ExplainError::Name(NameError::Unknown { .. }))
     ));
-    assert!(matches!(ask("none"), Err(ExplainError::Malformed(_))));
+    assert!(matches!(
+        ask("none"),
+        Err(ExplainError::Name(NameError::Malformed { .. }))
+    ));
 }
 
 #[test]
