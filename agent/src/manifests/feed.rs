@@ -1,6 +1,7 @@
 //! From the store to an index that lives on: only what differs is told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ringfence_policy::index::Index;
 use ringfence_policy::model::{Object, ObjectError};
@@ -17,7 +18,7 @@ pub struct Feed {
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Said {
     /// Its last good form.
-    object: Option<Object>,
+    object: Option<Arc<Object>>,
     /// Newer forms that can't be used.
     invalid: Vec<ObjectError>,
 }
@@ -28,7 +29,7 @@ impl Feed {
     pub fn tell(&mut self, store: &Store, index: &mut Index) {
         let mut now: BTreeMap<ObjectKey, Said> = BTreeMap::new();
         for (key, object) in store.objects() {
-            now.entry(key.clone()).or_default().object = Some(object.clone());
+            now.entry(key.clone()).or_default().object = Some(Arc::clone(object));
         }
         for (key, error) in store.invalid() {
             let said = now.entry(key.clone()).or_default();
@@ -45,7 +46,7 @@ impl Feed {
             // A form that is no longer held must not stay as the last valid one.
             let had = before.is_some_and(|before| before.object.is_some());
             match &said.object {
-                Some(object) => index.apply(object.clone()),
+                Some(object) => index.apply(Object::clone(object)),
                 None if had => index.delete(&key.kind, &key.namespace, &key.name),
                 None => {}
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use ringfence_policy::model::{Object, ObjectError, Parsed};
 use serde_json::Value;
@@ -17,7 +18,7 @@ pub struct Entry {
     /// The document it stood in, from 1.
     pub document: usize,
     /// The object.
-    pub object: Object,
+    pub object: Arc<Object>,
 }
 
 /// An object that doesn't parse, with the form that fails closed.
@@ -88,7 +89,7 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
                 read.entries.push(Entry {
                     key,
                     document,
-                    object: *object,
+                    object: object.into(),
                 });
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_policy::config::Config;
@@ -212,7 +213,7 @@ impl Store {
     }
 
     /// All objects in their last good form.
-    pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Object)> {
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Object>)> {
         self.files.iter().flat_map(move |(path, state)| {
             let entries = state.entries.iter();
             let own = entries.filter(move |entry| self.owners.get(&entry.key) == Some(path));
@@ -231,7 +232,7 @@ impl Store {
     pub fn index(&self, config: &Config) -> Index {
         let mut index = Index::new(config.clone());
         for (_, object) in self.objects() {
-            index.apply(object.clone());
+            index.apply(Object::clone(object));
         }
         for (_, error) in self.invalid() {
             index.apply_closed(error);
