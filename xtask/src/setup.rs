@@ -45,6 +45,7 @@ pub(crate) fn run() -> Result<Tools> {
     }
     eprintln!("==> install what is missing (some minutes, once)");
     let start = Instant::now();
+    refresh_lists();
     install_programs()?;
     install_toolchain()?;
     install_linker()?;
@@ -185,15 +186,22 @@ fn has_apt() -> bool {
 
 /// Whether apt knows an installation candidate for each.
 fn in_apt(packages: &[&str]) -> bool {
-    let known = || {
-        packages.iter().all(|package| {
-            let mut command = Command::new("apt-cache");
-            let text = shell::output(command.env("LC_ALL", "C").args(["policy", package]));
-            text.is_ok_and(|text| has_candidate(&text))
-        })
-    };
-    // A fresh machine or image has no package lists yet.
-    known() || (is_root() && do_it(apt().arg("update")).is_ok() && known())
+    packages.iter().all(|package| {
+        let mut command = Command::new("apt-cache");
+        let text = shell::output(command.env("LC_ALL", "C").args(["policy", package]));
+        text.is_ok_and(|text| has_candidate(&text))
+    })
+}
+
+/// Brings the package lists up to date: a fresh image has none, and an older
+/// one's name an older compiler than the mirror has, or versions that it dropped.
+fn refresh_lists() {
+    if is_root() && has_apt() {
+        // Where no mirror answers, what the lists say is still worth a try.
+        if let Err(error) = do_it(apt().arg("update")) {
+            eprintln!("    {error:#}: going on with the package lists that are here");
+        }
+    }
 }
 
 fn has_candidate(policy: &str) -> bool {
@@ -212,18 +220,11 @@ fn apt_install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     }
-    let install = || {
-        do_it(
-            apt()
-                .args(["install", "--no-install-recommends", "-y"])
-                .args(packages),
-        )
-    };
-    // Lists may be missing or name versions that the mirror has dropped.
-    install().or_else(|_| {
-        do_it(apt().arg("update"))?;
-        install()
-    })
+    do_it(
+        apt()
+            .args(["install", "--no-install-recommends", "-y"])
+            .args(packages),
+    )
 }
 
 fn apt() -> Command {

@@ -17,6 +17,7 @@ use super::{
     ids::{self, Clash, Ids},
     peer::Block,
     peers::{Member, PeerId, Peers},
+    slots::{Slots, Turnover},
 };
 
 /// Index of a class in use.
@@ -39,21 +40,12 @@ pub(super) struct Class {
 /// The classes in use.
 #[derive(Debug)]
 pub(super) struct Classes {
-    slots: Vec<Option<Class>>,
-    free: Vec<ClassSlot>,
+    slots: Slots<Class>,
     by_set: HashMap<Arc<[Member]>, ClassSlot>,
     by_id: HashMap<u32, ClassSlot>,
     ids: Ids,
     /// Found or left since the last numbering.
     touched: Vec<ClassSlot>,
-}
-
-/// Which classes came and which went.
-#[derive(Debug, Default)]
-pub(super) struct Turnover {
-    pub(super) new: Vec<ClassSlot>,
-    /// By their ids.
-    pub(super) gone: Vec<u32>,
 }
 
 impl Classes {
@@ -63,10 +55,12 @@ impl Classes {
             uses: 1,
             id: Some(0),
         };
+        let by_set = [(Arc::clone(&none.set), NO_CLASS)].into_iter().collect();
+        let mut slots = Slots::default();
+        slots.insert(none);
         Self {
-            by_set: [(Arc::clone(&none.set), NO_CLASS)].into_iter().collect(),
-            slots: vec![Some(none)],
-            free: Vec::new(),
+            slots,
+            by_set,
             by_id: [(0, NO_CLASS)].into_iter().collect(),
             ids: Ids::new(ids::PLAIN),
             touched: Vec::new(),
@@ -74,7 +68,7 @@ impl Classes {
     }
 
     pub(super) fn get(&self, slot: ClassSlot) -> Option<&Class> {
-        self.slots.get(slot as usize)?.as_ref()
+        self.slots.get(slot)
     }
 
     /// The id of a class that is numbered.
@@ -89,8 +83,7 @@ impl Classes {
 
     /// Every class in use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (ClassSlot, &Class)> {
-        let slots = (0..).zip(&self.slots);
-        slots.filter_map(|(slot, class)| Some((slot, class.as_ref()?)))
+        self.slots.iter()
     }
 
     /// The class of a set, which is sorted here.
@@ -106,11 +99,7 @@ impl Classes {
             uses: 0,
             id: None,
         };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            ClassSlot::try_from(self.slots.len() - 1).unwrap_or(ClassSlot::MAX)
-        });
-        self.slots[slot as usize] = Some(class);
+        let slot = self.slots.insert(class);
         self.by_set.insert(set, slot);
         self.touched.push(slot);
         slot
@@ -118,7 +107,7 @@ impl Classes {
 
     /// Notes that an entry names a class.
     pub(super) fn enter(&mut self, slot: ClassSlot) {
-        if let Some(Some(class)) = self.slots.get_mut(slot as usize) {
+        if let Some(class) = self.slots.get_mut(slot) {
             class.uses += 1;
         }
     }
@@ -128,7 +117,7 @@ impl Classes {
         let Some(slot) = self.by_id.get(&id).copied() else {
             return;
         };
-        if let Some(Some(class)) = self.slots.get_mut(slot as usize) {
+        if let Some(class) = self.slots.get_mut(slot) {
             class.uses -= 1;
             if class.uses == 0 {
                 self.touched.push(slot);
@@ -186,7 +175,7 @@ impl Classes {
     }
 
     fn number(&mut self, slot: ClassSlot, id: u32, peers: &mut Peers) {
-        if let Some(Some(class)) = self.slots.get_mut(slot as usize) {
+        if let Some(class) = self.slots.get_mut(slot) {
             class.id = Some(id);
             peers.hold(&class.set, slot, true);
             self.by_id.insert(id, slot);
@@ -194,9 +183,8 @@ impl Classes {
     }
 
     fn drop_class(&mut self, slot: ClassSlot, peers: &mut Peers) -> Option<u32> {
-        let class = self.slots.get_mut(slot as usize)?.take()?;
+        let class = self.slots.remove(slot)?;
         self.by_set.remove(&class.set);
-        self.free.push(slot);
         let id = class.id?;
         peers.hold(&class.set, slot, false);
         self.by_id.remove(&id);

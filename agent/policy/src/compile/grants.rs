@@ -7,10 +7,11 @@ use ringfence_ebpf::abi::Grant;
 use crate::{intern::HashMap, ports::Ports};
 
 use super::{
-    classes::{self, ClassSlot, Classes, NO_CLASS},
+    classes::{ClassSlot, Classes, NO_CLASS},
     ids::{self, Clash, Ids},
     peers::Peers,
-    rulesets::{self, Pair, RulesetSlot, Rulesets},
+    rulesets::{Pair, RulesetSlot, Rulesets},
+    slots::{Slots, Turnover},
     writer::Writer,
 };
 
@@ -29,8 +30,7 @@ struct Set {
 /// The port sets in use.
 #[derive(Debug)]
 pub(super) struct PortSets {
-    slots: Vec<Option<Set>>,
-    free: Vec<SetSlot>,
+    slots: Slots<Set>,
     by_ports: HashMap<Ports, SetSlot>,
     by_id: HashMap<u32, SetSlot>,
     ids: Ids,
@@ -43,8 +43,7 @@ type Pending = (u32, u32, [SetSlot; 2]);
 impl PortSets {
     pub(super) fn new() -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::default(),
             by_ports: HashMap::default(),
             by_id: HashMap::default(),
             ids: Ids::new(ids::BLOCKS),
@@ -57,18 +56,14 @@ impl PortSets {
             Some(slot) => *slot,
             None => self.create(ports),
         };
-        if let Some(Some(set)) = self.slots.get_mut(slot as usize) {
+        if let Some(set) = self.slots.get_mut(slot) {
             set.uses += 1;
         }
         slot
     }
 
     fn create(&mut self, ports: &Ports) -> SetSlot {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            SetSlot::try_from(self.slots.len() - 1).unwrap_or(SetSlot::MAX)
-        });
-        self.slots[slot as usize] = Some(Set {
+        let slot = self.slots.insert(Set {
             ports: ports.clone(),
             uses: 0,
             id: None,
@@ -82,7 +77,7 @@ impl PortSets {
         let Some(slot) = self.by_id.get(&id).copied() else {
             return;
         };
-        if let Some(Some(set)) = self.slots.get_mut(slot as usize) {
+        if let Some(set) = self.slots.get_mut(slot) {
             set.uses -= 1;
             if set.uses == 0 {
                 self.touched.push(slot);
@@ -94,16 +89,16 @@ impl PortSets {
     fn settle(&mut self, writer: &mut Writer) -> Result<(), Clash> {
         let mut new = Vec::new();
         for slot in std::mem::take(&mut self.touched) {
-            match self.slots.get(slot as usize) {
-                Some(Some(set)) if set.uses == 0 => self.drop_set(slot, writer),
-                Some(Some(set)) if set.id.is_none() => new.push(slot),
+            match self.slots.get(slot) {
+                Some(set) if set.uses == 0 => self.drop_set(slot, writer),
+                Some(set) if set.id.is_none() => new.push(slot),
                 _ => {}
             }
         }
         new.sort_unstable();
         new.dedup();
         for slot in new {
-            let Some(Some(set)) = self.slots.get(slot as usize) else {
+            let Some(set) = self.slots.get(slot) else {
                 continue;
             };
             let blocks = match set.ports.singles().is_empty() {
@@ -120,8 +115,7 @@ impl PortSets {
         self.touched.clear();
         let mut contents = Vec::new();
         let mut given = Vec::new();
-        for (slot, set) in (0..).zip(&self.slots) {
-            let Some(set) = set else { continue };
+        for (slot, set) in self.slots.iter() {
             match set.ports.singles().is_empty() {
                 true => given.push((slot, 0)),
                 false => contents.push((ids::of(&set.ports), (set.ports.clone(), slot))),
@@ -137,7 +131,7 @@ impl PortSets {
     }
 
     fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer) {
-        let Some(Some(set)) = self.slots.get_mut(slot as usize) else {
+        let Some(set) = self.slots.get_mut(slot) else {
             return;
         };
         let id = blocks | set.ports.bits();
@@ -149,11 +143,10 @@ impl PortSets {
     }
 
     fn drop_set(&mut self, slot: SetSlot, writer: &mut Writer) {
-        let Some(set) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
+        let Some(set) = self.slots.remove(slot) else {
             return;
         };
         self.by_ports.remove(&set.ports);
-        self.free.push(slot);
         let Some(id) = set.id else { return };
         self.by_id.remove(&id);
         let blocks = id & ringfence_ebpf::abi::PortSet::BLOCKS;
@@ -164,7 +157,7 @@ impl PortSets {
     }
 
     fn id(&self, slot: SetSlot) -> u32 {
-        let set = self.slots.get(slot as usize).and_then(Option::as_ref);
+        let set = self.slots.get(slot);
         set.and_then(|set| set.id).unwrap_or(0)
     }
 }
@@ -181,11 +174,7 @@ pub(super) struct Parts<'p> {
 impl Parts<'_> {
     /// Writes the rules of rulesets and classes that came, and takes back those
     /// of what went.
-    pub(super) fn settle(
-        &mut self,
-        rulesets: &rulesets::Turnover,
-        classes: &classes::Turnover,
-    ) -> Result<(), Clash> {
+    pub(super) fn settle(&mut self, rulesets: &Turnover, classes: &Turnover) -> Result<(), Clash> {
         for ruleset in &rulesets.gone {
             self.drop_ruleset(*ruleset);
         }

@@ -24,6 +24,7 @@ mod peers;
 pub(crate) mod policy;
 pub(crate) mod ruleset;
 mod rulesets;
+mod slots;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writer;

@@ -16,6 +16,7 @@ use super::{
     ids,
     lookup::{Place, candidates, place},
     peer::{Base, Block, Peer},
+    slots::Slots,
 };
 
 /// Index of a peer in use.
@@ -40,8 +41,7 @@ pub(super) struct Known {
 /// likely ones.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    slots: Vec<Option<Known>>,
-    free: Vec<PeerId>,
+    slots: Slots<Known>,
     ids: HashMap<Peer, PeerId>,
     by_label: HashMap<(Text, Text), Vec<PeerId>>,
     by_service: HashMap<(Text, Text), Vec<PeerId>>,
@@ -66,11 +66,11 @@ pub(super) struct Peers {
 impl Peers {
     /// A peer in use; only ids that are still given out may be asked for.
     pub(super) fn get(&self, id: PeerId) -> Option<&Known> {
-        self.slots.get(id as usize)?.as_ref()
+        self.slots.get(id)
     }
 
     fn get_mut(&mut self, id: PeerId) -> Option<&mut Known> {
-        self.slots.get_mut(id as usize)?.as_mut()
+        self.slots.get_mut(id)
     }
 
     /// Notes that a ruleset tells a peer apart.
@@ -103,11 +103,7 @@ impl Peers {
             classes: Vec::new(),
             groups: Vec::new(),
         };
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            PeerId::try_from(self.slots.len() - 1).unwrap_or(PeerId::MAX)
-        });
-        self.slots[id as usize] = Some(known);
+        let id = self.slots.insert(known);
         self.ids.insert(peer.clone(), id);
         self.born.push(id);
         self.with_place(peer, |ids| insert(ids, id));
@@ -189,8 +185,7 @@ impl Peers {
         for id in std::mem::take(&mut self.died) {
             // A class that still held it would soon be taken for another's.
             debug_assert!(self.get(id).is_none_or(|known| known.classes.is_empty()));
-            self.slots[id as usize] = None;
-            self.free.push(id);
+            self.slots.remove(id);
         }
     }
 

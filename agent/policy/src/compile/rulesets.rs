@@ -12,6 +12,7 @@ use super::{
     ids::{self, Clash, Ids},
     peers::{Member, PeerId, Peers},
     ruleset::{Content, Grants, Half, Step, resolve},
+    slots::{Slots, Turnover},
 };
 
 /// Index of a ruleset in use.
@@ -62,8 +63,7 @@ enum Given {
 /// The rulesets in use.
 #[derive(Debug)]
 pub(super) struct Rulesets {
-    slots: Vec<Option<Ruleset>>,
-    free: Vec<RulesetSlot>,
+    slots: Slots<Ruleset>,
     by_content: HashMap<Arc<Content>, RulesetSlot>,
     ids: Ids,
     touched: Vec<RulesetSlot>,
@@ -71,19 +71,10 @@ pub(super) struct Rulesets {
     open: BTreeSet<RulesetSlot>,
 }
 
-/// Which rulesets came and which went.
-#[derive(Debug, Default)]
-pub(super) struct Turnover {
-    pub(super) new: Vec<RulesetSlot>,
-    /// By their ids.
-    pub(super) gone: Vec<u32>,
-}
-
 impl Rulesets {
     pub(super) fn new() -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::default(),
             by_content: HashMap::default(),
             ids: Ids::new(ids::PLAIN),
             touched: Vec::new(),
@@ -92,7 +83,7 @@ impl Rulesets {
     }
 
     pub(super) fn get(&self, slot: RulesetSlot) -> Option<&Ruleset> {
-        self.slots.get(slot as usize)?.as_ref()
+        self.slots.get(slot)
     }
 
     /// The id of a ruleset that is numbered.
@@ -102,8 +93,7 @@ impl Rulesets {
 
     /// Every ruleset in use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RulesetSlot, &Ruleset)> {
-        let slots = (0..).zip(&self.slots);
-        slots.filter_map(|(slot, r)| Some((slot, r.as_ref()?)))
+        self.slots.iter()
     }
 
     /// Those that grant something to whoever isn't told apart.
@@ -114,21 +104,18 @@ impl Rulesets {
     /// The ruleset of a content, used once more.
     pub(super) fn acquire(&mut self, content: Content, peers: &mut Peers) -> RulesetSlot {
         if let Some(slot) = self.by_content.get(&content).copied() {
-            if let Some(Some(ruleset)) = self.slots.get_mut(slot as usize) {
+            if let Some(ruleset) = self.slots.get_mut(slot) {
                 ruleset.uses += 1;
             }
             return slot;
         }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            RulesetSlot::try_from(self.slots.len() - 1).unwrap_or(RulesetSlot::MAX)
-        });
         let content = Arc::new(content);
-        let ruleset = Ruleset::new(&content, slot, peers);
-        if ruleset.default.iter().any(|ports| !ports.is_empty()) {
+        let ruleset = Ruleset::new(&content, self.slots.vacant(), peers);
+        let is_open = ruleset.default.iter().any(|ports| !ports.is_empty());
+        let slot = self.slots.insert(ruleset);
+        if is_open {
             self.open.insert(slot);
         }
-        self.slots[slot as usize] = Some(ruleset);
         self.by_content.insert(content, slot);
         self.touched.push(slot);
         slot
@@ -136,7 +123,7 @@ impl Rulesets {
 
     /// Used once less. It stays until the next numbering.
     pub(super) fn release(&mut self, slot: RulesetSlot) {
-        if let Some(Some(ruleset)) = self.slots.get_mut(slot as usize) {
+        if let Some(ruleset) = self.slots.get_mut(slot) {
             ruleset.uses -= 1;
             if ruleset.uses == 0 {
                 self.touched.push(slot);
@@ -160,13 +147,12 @@ impl Rulesets {
     }
 
     fn drop_ruleset(&mut self, slot: RulesetSlot, peers: &mut Peers) -> Option<u32> {
-        let ruleset = self.slots.get_mut(slot as usize)?.take()?;
+        let ruleset = self.slots.remove(slot)?;
         for id in &ruleset.peers {
             peers.release(*id, slot);
         }
         self.by_content.remove(&ruleset.content);
         self.open.remove(&slot);
-        self.free.push(slot);
         let id = ruleset.id?;
         self.ids.free(id);
         Some(id)
@@ -177,7 +163,7 @@ impl Rulesets {
         for slot in new {
             let hash = self.get(*slot).map_or(0, |r| r.hash);
             let id = self.ids.take(hash)?;
-            if let Some(Some(ruleset)) = self.slots.get_mut(*slot as usize) {
+            if let Some(ruleset) = self.slots.get_mut(*slot) {
                 ruleset.id = Some(id);
             }
         }
@@ -195,7 +181,7 @@ impl Rulesets {
         let give = |(_, slot): &(_, RulesetSlot), id| given.push((*slot, id));
         let preferred = self.ids.assign(&mut contents, order, give);
         for (slot, id) in given {
-            if let Some(Some(ruleset)) = self.slots.get_mut(slot as usize) {
+            if let Some(ruleset) = self.slots.get_mut(slot) {
                 ruleset.id = Some(id);
             }
         }
