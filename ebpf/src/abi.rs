@@ -6,7 +6,7 @@
 //! [`ABI_VERSION`] rises: pins of another version are never reused.
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Types that are plain bytes: no padding, no pointers, every bit pattern valid.
 ///
@@ -32,16 +32,21 @@ plain! {
     u64 = 8,
     Addr = 16,
     Control = 16,
+    Mac = 8,
     Endpoint = 112,
     EndpointWorld = 16,
-    ClassKey = 20,
+    CidrKey = 20,
     RuleKey = 12,
     Grant = 8,
     PortKey = 12,
     PortBlock = 32,
-    Identity = 8,
+    Identity = 16,
     FlowKey = 44,
     Flow = 64,
+    FragmentKey = 44,
+    Fragments = 24,
+    Quota = 32,
+    Claim = 8,
     DropKey = 12,
     DropCount = 16,
     Budget = 16,
@@ -53,21 +58,25 @@ plain! {
 pub mod capacity {
     /// Endpoint slots: 32,767 usable (as many as a tag can name), slot 0 is never used.
     pub const ENDPOINTS: u32 = 32_768;
-    /// Exact addresses with a peer class, both worlds together.
-    pub const CLASSES: u32 = 524_288;
     /// CIDR prefixes with a peer class, both worlds together.
     pub const CIDRS: u32 = 524_288;
     /// (ruleset, class) pairs, both worlds together.
     pub const RULES: u32 = 524_288;
     /// Blocks of 256 ports, both worlds together.
     pub const PORTS: u32 = 131_072;
-    /// Known pod and node addresses.
-    pub const ADDRESSES: u32 = 262_144;
+    /// Known addresses: of pods, nodes and Services, and those with a peer class.
+    pub const ADDRESSES: u32 = 524_288;
     /// Replied flows.
     pub const FLOWS: u32 = 262_144;
-    /// Unreplied flows, in a table of their own so that a flood of them can't
-    /// evict replied ones.
+    /// Flows that aren't replied yet or no longer, in a table of their own so
+    /// that a flood of them can't evict replied ones.
     pub const OPENING: u32 = 65_536;
+    /// Fragmented packets whose first fragment was allowed.
+    pub const FRAGMENTS: u32 = 16_384;
+    /// Link-local addresses that endpoints have claimed.
+    pub const CLAIMS: u32 = 65_536;
+    /// Sources of denied packets that have series of their own.
+    pub const SOURCES: u32 = 65_536;
     /// Drop counters: one per (source, destination, direction, reason, protocol, audited).
     pub const DROPS: u32 = 65_536;
     /// Workload names.
@@ -144,6 +153,14 @@ impl Addr {
         u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
     }
 
+    /// Whether an interface identifier is made from a MAC (RFC 4291, appendix A).
+    #[inline(always)]
+    pub const fn is_made_from_mac(&self) -> bool {
+        let [.., ff] = self.0[2].to_ne_bytes();
+        let [fe, ..] = self.0[3].to_ne_bytes();
+        ff == 0xff && fe == 0xfe
+    }
+
     /// Equality without `memcmp`, which a 16-byte `==` becomes in BPF.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
@@ -196,6 +213,50 @@ impl core::fmt::Debug for Addr {
     }
 }
 
+/// A MAC as it lies in memory: two numbers that compare in one step each.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mac {
+    head: u32,
+    tail: u16,
+    pad: u16,
+}
+
+impl Mac {
+    /// From the bytes on the wire.
+    #[inline(always)]
+    pub const fn new(b: [u8; 6]) -> Self {
+        Self::from_parts(
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u16::from_ne_bytes([b[4], b[5]]),
+        )
+    }
+
+    /// From its first four bytes and its last two, as they lie in memory.
+    #[inline(always)]
+    pub const fn from_parts(head: u32, tail: u16) -> Self {
+        Self { head, tail, pad: 0 }
+    }
+
+    /// The bytes on the wire.
+    pub const fn octets(&self) -> [u8; 6] {
+        let (a, b) = (self.head.to_ne_bytes(), self.tail.to_ne_bytes());
+        [a[0], a[1], a[2], a[3], b[0], b[1]]
+    }
+
+    /// Equality without `memcmp`.
+    #[inline(always)]
+    pub const fn same(&self, other: &Self) -> bool {
+        (self.head ^ other.head) | (self.tail ^ other.tail) as u32 == 0
+    }
+
+    /// Whether it is a group address (broadcast or multicast).
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        self.head.to_ne_bytes()[0] & 1 != 0
+    }
+}
+
 /// One world of two; policy keys carry it.
 pub type World = u32;
 
@@ -209,8 +270,8 @@ pub struct Control {
     pub flags: u32,
     /// Events per second and endpoint that reach the ring; 0 means none.
     pub events_per_second: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Ticks of the flows' clock in a second: the kernel's `CONFIG_HZ`.
+    pub ticks_per_second: u32,
 }
 
 impl Control {
@@ -267,6 +328,7 @@ pub struct Endpoint {
     /// The pod's IPv6 address, or [`Addr::UNSPECIFIED`].
     pub v6: Addr,
     /// The pod's link-local IPv6 address, made from its MAC (RFC 4291, EUI-64).
+    /// Others that it claims by duplicate-address detection are in map `CLAIMS`.
     pub link_local: Addr,
     /// What is in force for it, by world.
     pub worlds: [EndpointWorld; 2],
@@ -274,47 +336,52 @@ pub struct Endpoint {
     /// picked up as a reply: it was open before the endpoint was managed.
     pub pickup_until: u64,
     /// MAC of the pod's side.
-    pub mac: [u8; 6],
-    /// Zero.
-    pub pad: [u8; 2],
+    pub mac: Mac,
 }
 
 impl Endpoint {
-    /// First slot to probe for an interface.
+    /// Another program behind ours on this interface clears the tag, so what it
+    /// stands for can't be decided where the packet arrives.
+    pub const TAG_LOST: u32 = 1;
+
+    /// First slot to probe for an interface: the low bits of its index (a
+    /// division would cost as much as a lookup). It may be slot 0, which an
+    /// untagged packet names and nobody ever gets.
     ///
     /// Interface indexes that the kernel gives only grow, so their low bits hardly
     /// collide; a device that is moved in may bring any.
     #[inline(always)]
     pub const fn home_slot(ifindex: u32) -> u32 {
-        1 + ifindex % (capacity::ENDPOINTS - 1)
+        ifindex & (capacity::ENDPOINTS - 1)
     }
 
     /// The slot probed after `slot`.
     #[inline(always)]
     pub const fn next_slot(slot: u32) -> u32 {
-        1 + slot % (capacity::ENDPOINTS - 1)
+        Self::home_slot(slot + 1)
     }
 
     /// How many slots a hook probes before it calls an interface unknown.
     pub const PROBES: u32 = 8;
 }
 
-/// Map `CLASSES`: the class of one exact address. Value: `u32`.
+/// Map `CIDRS`: the class of a prefix. Value: `u32`.
 ///
-/// A known pod of class 0 has an entry too where a CIDR covers its address.
+/// The data part of its keys; the world comes first so that it is always wholly
+/// matched. Prefix length = 32 + 128-bit prefix length (96 + n for IPv4's /n).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct ClassKey {
+pub struct CidrKey {
     /// World.
     pub world: World,
     /// Address.
     pub addr: Addr,
 }
 
-/// The data part of map `CIDRS`'s keys is [`ClassKey`] as well: the world comes
-/// first so that it is always wholly matched. Prefix length = 32 + 128-bit
-/// prefix length (96 + n for IPv4's /n). Value: `u32`.
-pub const CIDR_WORLD_BITS: u32 = 32;
+impl CidrKey {
+    /// Bits of the world in a prefix length.
+    pub const WORLD_BITS: u32 = 32;
+}
 
 /// Map `RULES`: what a ruleset grants a peer class. No entry grants nothing.
 #[repr(C)]
@@ -405,17 +472,49 @@ impl PortBlock {
     }
 }
 
-/// Map `ADDRESSES` (key [`Addr`], one world): who an address is.
+/// Map `ADDRESSES` (key [`Addr`]): who an address is, and its peer class.
+///
+/// One lookup gives both. Name and flags are of one world; the classes are kept
+/// once per world like an endpoint's halves, and only a standby's is rewritten.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Identity {
     /// Workload id.
     pub workload: u32,
     /// Bits of [`Identity`]'s constants.
     pub flags: u32,
+    /// Peer class by world; [`Identity::BY_PREFIX`] where only `CIDRS` knows it.
+    pub classes: [u32; 2],
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
 }
 
 impl Identity {
+    /// Whom no entry names.
+    pub const UNKNOWN: Self = Self {
+        workload: Self::OUTSIDE,
+        flags: 0,
+        classes: [Self::BY_PREFIX; 2],
+    };
+    /// Instead of a class: the longest prefix in `CIDRS` says it.
+    ///
+    /// A known pod of class 0 has that class here where a prefix covers its address.
+    pub const BY_PREFIX: u32 = u32::MAX;
+
+    /// The class in a world, or [`Identity::BY_PREFIX`].
+    #[inline(always)]
+    pub const fn class(&self, world: World) -> u32 {
+        if world & 1 == 0 {
+            self.classes[0]
+        } else {
+            self.classes[1]
+        }
+    }
+
     /// Workload id of every unknown address.
     pub const OUTSIDE: u32 = 0;
     /// Workload id of every node.
@@ -428,6 +527,8 @@ impl Identity {
     pub const IS_NODE: u32 = 1;
     /// An address of the node that runs this agent.
     pub const IS_THIS_NODE: u32 = 2;
+    /// An address of a Service: a cluster, external or load-balancer IP.
+    pub const IS_SERVICE: u32 = 4;
 }
 
 /// Maps `FLOWS` and `OPENING`: one connection of one endpoint, seen from the
@@ -455,9 +556,9 @@ pub struct FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
-    /// Nanoseconds, coarse `CLOCK_MONOTONIC`.
+    /// Ticks of the flows' clock ([`Control::ticks_per_second`]).
     pub last_seen: u64,
-    /// Nanoseconds, coarse `CLOCK_MONOTONIC`.
+    /// Ticks of the flows' clock.
     pub opened: u64,
     /// Packets by [`Direction`].
     pub packets: [u64; 2],
@@ -474,7 +575,9 @@ pub struct Flow {
     /// Bits of [`Flow`]'s constants.
     pub flags: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: u8,
+    /// Seconds that it lives after its last packet.
+    pub timeout: u32,
 }
 
 impl Flow {
@@ -494,8 +597,88 @@ impl Flow {
         opened_by: 0,
         state: 0,
         flags: 0,
-        pad: [0; 5],
+        pad: 0,
+        timeout: 0,
     };
+}
+
+/// Map `FRAGMENTS`: a fragmented packet at one hook of one endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Addr,
+    /// Destination address.
+    pub destination: Addr,
+    /// [`Endpoint::id`].
+    pub endpoint: u32,
+    /// Identification, host order.
+    pub identification: u32,
+    /// IANA protocol number (IPv4 only: IPv6 tells packets apart without it), and
+    /// the hook times 256.
+    pub protocol: u32,
+}
+
+/// What an allowed first fragment says of those that follow. Written by the
+/// kernel only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fragments {
+    /// Ticks of the flows' clock.
+    pub since: u64,
+    /// [`EndpointWorld::epoch`] in which it was allowed.
+    pub epoch: u32,
+    /// Bytes of the packet that the first fragment held: what follows may not
+    /// overlap them.
+    pub held: u32,
+    /// 1 if the packet goes to a Service: see [`Tag`].
+    pub service: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Map `QUOTA`, index = slot: how many flows an endpoint keeps. Written by the
+/// kernel only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quota {
+    /// Start of the window of [`Quota::opened`], in ticks of the flows' clock.
+    pub since: u64,
+    /// [`Endpoint::id`]; another one starts from nothing.
+    pub endpoint: u32,
+    /// Unanswered flows opened in this window.
+    pub opened: u32,
+    /// The same in the window before.
+    pub before: u32,
+    /// Flows put into `FLOWS`, less those that were taken out.
+    pub replied: u32,
+    /// Link-local addresses claimed.
+    pub claims: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Quota {
+    /// Unanswered flows that one endpoint may open in two windows.
+    pub const OPENING: u32 = 8192;
+    /// Seconds of a window.
+    pub const WINDOW: u64 = 30;
+    /// Replied flows that one endpoint may keep in `FLOWS`; more of them stay in
+    /// `OPENING`.
+    pub const REPLIED: u32 = capacity::FLOWS / 4;
+    /// Link-local addresses that one endpoint may claim.
+    pub const CLAIMS: u32 = 8;
+}
+
+/// Map `CLAIMS` (key [`Addr`]): whose a claimed link-local address is. Written by
+/// the kernel only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Claim {
+    /// [`Endpoint::id`].
+    pub endpoint: u32,
+    /// Its slot.
+    pub slot: u32,
 }
 
 /// Which way a packet goes, seen from the pod.
@@ -589,6 +772,11 @@ reasons! {
     NotAddressed = 13 "not_addressed",
     /// The program runs on an interface that has no endpoint (yet).
     UnknownEndpoint = 14 "unknown_endpoint",
+    /// To a port or protocol by which a node would unpack what is inside: VXLAN,
+    /// Geneve, IP-in-IP, GRE.
+    Tunnel = 15 "tunnel",
+    /// To a Service's address that nothing has translated to a backend's.
+    UnresolvedService = 16 "unresolved_service",
 }
 
 /// Map `DROPS`: exact counters, per CPU.
@@ -612,6 +800,8 @@ pub struct DropKey {
 impl DropKey {
     /// Entries of map `DROPS_OTHER`, where a count goes that finds `DROPS` full.
     pub const OTHER: u32 = 2 * 2 * 32 * 8;
+    /// Series of their own that one source may have; more count as `other`.
+    pub const PER_SOURCE: u32 = capacity::DROPS / 16;
 
     /// Index into `DROPS_OTHER`: the key without its workloads.
     #[inline(always)]
@@ -700,11 +890,17 @@ pub enum Stat {
     EventsSuppressed = 3,
     /// Flows that couldn't be stored: the next packet is decided anew.
     FlowsNotStored = 4,
+    /// Flows that weren't stored because their endpoint had opened too many that
+    /// nobody answered.
+    FlowsOverQuota = 5,
+    /// Fragmented packets whose later fragments will be dropped, since the first
+    /// couldn't be noted.
+    FragmentsNotStored = 6,
 }
 
 impl Stat {
     /// Entries of map `STATS`.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 7;
 }
 
 /// Map `BUDGET`, index = slot: events of an endpoint in the current second.
@@ -712,7 +908,7 @@ impl Stat {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Budget {
-    /// Start of the second (nanoseconds, coarse `CLOCK_MONOTONIC`).
+    /// Start of the second, in ticks of the flows' clock.
     pub since: u64,
     /// Events since then.
     pub events: u64,
@@ -775,6 +971,9 @@ pub struct Tag(pub u16);
 
 impl Tag {
     const SERVICE: u16 = 1 << 15;
+
+    /// Untagged.
+    pub const NONE: Self = Self(0);
 
     /// A tag for an endpoint's slot.
     #[inline(always)]

@@ -1,10 +1,9 @@
 //! What a packet does to a flow, and how long a flow lives: pure transitions,
 //! the clock is passed in.
 
-use crate::abi::{Direction, Flow};
-use crate::packet::{protocol, tcp};
-
-const SECOND: u64 = 1_000_000_000;
+use crate::abi::{Direction, Flow, Quota};
+use crate::packet::{Packet, mark, protocol};
+use core::hint::black_box;
 
 /// How far a connection has come.
 #[repr(u8)]
@@ -12,43 +11,55 @@ const SECOND: u64 = 1_000_000_000;
 pub enum State {
     /// Only its opener has been heard.
     Opening = 0,
-    /// Both sides have been heard.
+    /// Both sides have been heard, and with TCP the opener once more.
     Replied = 1,
-    /// TCP: one side has sent FIN or RST.
+    /// One side has ended it (TCP's FIN or RST, SCTP's ABORT or SHUTDOWN).
     Closing = 2,
+    /// TCP: answered, but the opener hasn't shown that it got the answer. Whoever
+    /// only sends SYNs never comes further.
+    Answered = 3,
 }
 
-/// How long a flow lives after its last packet, in nanoseconds.
+/// The flows' clock: the kernel's ticks, which cost nothing to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clock {
+    /// Ticks since some time before boot.
+    pub now: u64,
+    /// Ticks in a second.
+    pub second: u64,
+}
+
+/// How long a flow lives after its last packet, in seconds.
 ///
 /// An entry past its timeout counts as absent, so none of this needs an agent.
 /// The values are conntrack's habits (nf_conntrack, Linux 6.18) but for
 /// established TCP, which lives 24 h instead of 5 days.
 #[inline(always)]
-pub const fn timeout(protocol_number: u8, state: u8) -> u64 {
+pub const fn timeout(protocol_number: u8, state: u8) -> u32 {
     let replied = state == State::Replied as u8;
     let closing = state == State::Closing as u8;
-    SECOND
-        * match protocol_number {
-            protocol::TCP | protocol::SCTP if replied => 24 * 3600,
-            protocol::TCP if closing => 120,
-            protocol::TCP | protocol::SCTP => 60,
-            protocol::UDP if replied => 180,
-            protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 30,
-            _ => 600,
-        }
+    match protocol_number {
+        protocol::TCP if replied => 24 * 3600,
+        protocol::TCP if closing => 120,
+        protocol::SCTP if replied => 210,
+        protocol::TCP | protocol::SCTP => 60,
+        protocol::UDP if replied => 180,
+        protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 30,
+        _ => 600,
+    }
 }
 
-/// Whether the flow counts as absent at `now`.
+/// Whether the flow counts as absent now.
 ///
-/// Coarse clocks of two CPUs may differ by a tick: a flow from the future is fresh.
+/// Ticks of two CPUs may differ by one: a flow from the future is fresh.
 #[inline(always)]
-pub const fn expired(flow: &Flow, protocol_number: u8, now: u64) -> bool {
-    now.saturating_sub(flow.last_seen) > timeout(protocol_number, flow.state)
+pub const fn expired(flow: &Flow, clock: Clock) -> bool {
+    clock.now.saturating_sub(flow.last_seen) > flow.timeout as u64 * clock.second
 }
 
-/// Takes an allowed packet into account. `tcp_flags` is 0 for other protocols.
+/// Takes an allowed packet into account.
 #[inline(always)]
-pub fn advance(flow: &mut Flow, direction: Direction, tcp_flags: u8, len: u32, now: u64) {
+pub fn advance(flow: &mut Flow, direction: Direction, packet: &Packet, len: u32, now: u64) {
     match direction {
         Direction::Ingress => {
             flow.packets[0] = flow.packets[0].wrapping_add(1);
@@ -60,19 +71,48 @@ pub fn advance(flow: &mut Flow, direction: Direction, tcp_flags: u8, len: u32, n
         }
     }
     flow.last_seen = now;
-    if flow.state == State::Opening as u8 && flow.opened_by != direction as u8 {
-        flow.state = State::Replied as u8;
+    let state = next(flow, direction, packet);
+    if state != flow.state {
+        flow.state = state;
+        flow.timeout = timeout(packet.protocol, state);
     }
-    // An unanswered flow stays what it is: its opener alone must not be able to
-    // fill the table of replied ones.
-    if tcp_flags & (tcp::FIN | tcp::RST) != 0 && flow.state != State::Opening as u8 {
-        flow.state = State::Closing as u8;
+}
+
+/// The state after a packet.
+#[inline(always)]
+const fn next(flow: &Flow, direction: Direction, packet: &Packet) -> u8 {
+    let by_opener = flow.opened_by == direction as u8;
+    if flow.state == State::Opening as u8 && by_opener {
+        // An unanswered flow stays what it is, also when its opener ends it:
+        // alone it must not be able to fill the table of replied ones.
+        return flow.state;
     }
+    if packet.is(mark::ENDS) {
+        return State::Closing as u8;
+    }
+    if flow.state == State::Opening as u8 {
+        return if packet.is(mark::SHAKES) {
+            State::Answered as u8
+        } else {
+            State::Replied as u8
+        };
+    }
+    if flow.state == State::Answered as u8 && by_opener && !packet.is(mark::STARTS) {
+        return State::Replied as u8;
+    }
+    flow.state
 }
 
 /// A flow that a packet has just opened.
 #[inline(always)]
-pub fn opened(direction: Direction, epoch: u32, peer: u32, len: u32, now: u64) -> Flow {
+pub const fn opened(
+    direction: Direction,
+    protocol_number: u8,
+    epoch: u32,
+    peer: u32,
+    len: u32,
+    now: u64,
+) -> Flow {
     let (ingress, egress) = match direction {
         Direction::Ingress => (1, 0),
         Direction::Egress => (0, 1),
@@ -81,54 +121,89 @@ pub fn opened(direction: Direction, epoch: u32, peer: u32, len: u32, now: u64) -
         last_seen: now,
         opened: now,
         packets: [ingress, egress],
-        bytes: [ingress * u64::from(len), egress * u64::from(len)],
+        bytes: [ingress * len as u64, egress * len as u64],
         epoch,
         peer,
         opened_by: direction as u8,
         state: State::Opening as u8,
         flags: 0,
-        pad: [0; 5],
+        pad: 0,
+        timeout: timeout(protocol_number, State::Opening as u8),
+    }
+}
+
+impl Quota {
+    /// Whether the endpoint may open one more flow, which then counts until it
+    /// is answered. What nobody answers is forgotten with its window, so that
+    /// none of this needs an agent.
+    #[inline(always)]
+    pub fn open(&mut self, endpoint: u32, clock: Clock) -> bool {
+        self.is_of(endpoint);
+        let age = clock.now.saturating_sub(self.since);
+        let window = Self::WINDOW * clock.second;
+        if age >= window {
+            self.before = if age < 2 * window { self.opened } else { 0 };
+            self.opened = 0;
+            self.since = clock.now;
+        }
+        if self.opened.saturating_add(self.before) >= Self::OPENING {
+            return false;
+        }
+        self.opened += 1;
+        true
+    }
+
+    /// One of the flows that the endpoint opened has been answered.
+    #[inline(always)]
+    pub fn answered(&mut self, endpoint: u32) {
+        self.is_of(endpoint);
+        if self.opened != 0 {
+            self.opened -= 1;
+        } else {
+            self.before = self.before.saturating_sub(1);
+        }
+    }
+
+    /// Whether one more replied flow may go to the large table. `gone` is how
+    /// many of those that were put there have expired since.
+    #[inline(always)]
+    pub fn reply(&mut self, endpoint: u32, gone: u32) -> bool {
+        self.is_of(endpoint);
+        let kept = self.replied.wrapping_sub(gone);
+        // Fewer than none: entries were evicted that the count still holds.
+        if kept >= Self::REPLIED && kept < u32::MAX / 2 {
+            return false;
+        }
+        self.replied = self.replied.wrapping_add(1);
+        true
+    }
+
+    #[inline(always)]
+    fn is_of(&mut self, endpoint: u32) {
+        if self.endpoint != endpoint {
+            // Known zeros in a row become a call of `memset`, a loop.
+            let none = black_box(0);
+            self.since = 0;
+            self.endpoint = endpoint;
+            self.opened = none;
+            self.before = none;
+            self.replied = none;
+            self.claims = none;
+        }
+    }
+
+    /// Whether the endpoint may claim one more address, which then counts.
+    #[inline(always)]
+    pub fn claim(&mut self, endpoint: u32) -> bool {
+        self.is_of(endpoint);
+        if self.claims >= Self::CLAIMS {
+            return false;
+        }
+        self.claims += 1;
+        true
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reply_turns_an_opening_flow_into_a_replied_one() {
-        let mut flow = opened(Direction::Egress, 1, 0, 60, 5);
-        advance(&mut flow, Direction::Egress, 0, 60, 6);
-        assert_eq!(flow.state, State::Opening as u8);
-        advance(&mut flow, Direction::Ingress, 0, 60, 7);
-        assert_eq!(flow.state, State::Replied as u8);
-        assert_eq!(flow.packets, [1, 2]);
-        assert_eq!(flow.bytes, [60, 120]);
-    }
-
-    #[test]
-    fn fin_and_rst_shorten_the_life_of_a_flow() {
-        for flag in [tcp::FIN, tcp::RST] {
-            let mut flow = opened(Direction::Egress, 1, 0, 60, 0);
-            advance(&mut flow, Direction::Ingress, tcp::ACK, 60, 0);
-            assert!(!expired(&flow, protocol::TCP, 3600 * SECOND));
-            advance(&mut flow, Direction::Ingress, flag, 60, 0);
-            assert!(expired(&flow, protocol::TCP, 121 * SECOND));
-        }
-    }
-
-    #[test]
-    fn a_fin_or_rst_that_nobody_answered_leaves_the_flow_opening() {
-        for flag in [tcp::FIN, tcp::RST] {
-            let mut flow = opened(Direction::Egress, 1, 0, 60, 0);
-            advance(&mut flow, Direction::Egress, flag, 60, 0);
-            assert_eq!(flow.state, State::Opening as u8);
-        }
-    }
-
-    #[test]
-    fn a_flow_from_a_faster_clock_is_fresh() {
-        let flow = opened(Direction::Egress, 1, 0, 60, 100);
-        assert!(!expired(&flow, protocol::UDP, 99));
-    }
-}
+#[path = "conntrack_tests.rs"]
+mod tests;

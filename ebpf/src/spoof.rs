@@ -1,26 +1,42 @@
 //! What no managed endpoint may send or receive, isolated or not.
 
-use crate::abi::{Addr, Endpoint, Reason};
-use crate::packet::{Frame, Mac, Packet, Shape, ethertype, icmpv6, protocol};
+use crate::abi::{Addr, Endpoint, Identity, Mac, Reason};
+use crate::packet::{Frame, Packet, Shape, ethertype, icmpv6, protocol};
+use crate::verdict::{Tables, endpoint_owns};
 
 /// Checks a frame that a pod sends; the reason if it pretends to be another's.
 ///
-/// Owned are the pod's addresses and the link-local address made from its MAC.
+/// Owned are the pod's addresses, the link-local address made from its MAC, and
+/// link-local addresses that it has claimed by duplicate-address detection.
 #[inline(always)]
-pub fn check<F: Frame + ?Sized>(endpoint: &Endpoint, frame: &F, packet: &Packet) -> Option<Reason> {
-    if !packet.source_mac.same(&Mac::new(endpoint.mac)) {
+pub fn check<T: Tables, F: Frame + ?Sized>(
+    tables: &T,
+    endpoint: &Endpoint,
+    slot: u32,
+    frame: &F,
+    packet: &Packet,
+) -> Option<Reason> {
+    if !packet.source_mac.same(&endpoint.mac) {
         return Some(Reason::SpoofedMac);
     }
     match packet.shape {
+        Shape::Ip if packet.protocol != protocol::ICMPV6 => {
+            (!owns(tables, endpoint, &packet.source)).then_some(Reason::SpoofedAddress)
+        }
+        Shape::Ip => icmpv6(tables, endpoint, slot, frame, packet),
         Shape::Arp => arp(endpoint, packet),
-        Shape::Ip => ip(endpoint, frame, packet),
-        Shape::Fault(reason) => unaccounted(endpoint, packet, reason),
+        Shape::Fault(reason) => unaccounted(tables, endpoint, packet, reason),
     }
 }
 
 /// What can't be accounted for and could still deceive a neighbour.
-#[inline(always)]
-fn unaccounted(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Option<Reason> {
+#[inline(never)]
+fn unaccounted<T: Tables>(
+    tables: &T,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    reason: Reason,
+) -> Option<Reason> {
     match (packet.ethertype, reason) {
         (ethertype::ARP, _) => Some(Reason::SpoofedArp),
         // Linux takes the outer tag off before tc, and a second one of VLAN 0
@@ -31,7 +47,7 @@ fn unaccounted(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Option<R
         (ethertype::IPV6, _) if packet.source.is_v4() => Some(Reason::SpoofedAddress),
         // Whose it is couldn't be read.
         _ if packet.source.same(&Addr::UNSPECIFIED) => None,
-        _ => (!owns(endpoint, &packet.source)).then_some(Reason::SpoofedAddress),
+        _ => (!owns(tables, endpoint, &packet.source)).then_some(Reason::SpoofedAddress),
     }
 }
 
@@ -39,57 +55,77 @@ fn unaccounted(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Option<R
 /// group address.
 #[inline(always)]
 pub fn addressed_to(endpoint: &Endpoint, packet: &Packet) -> bool {
-    packet.destination_mac.is_group() || packet.destination_mac.same(&Mac::new(endpoint.mac))
+    packet.destination_mac.is_group() || packet.destination_mac.same(&endpoint.mac)
 }
 
 #[inline(always)]
 fn arp(endpoint: &Endpoint, packet: &Packet) -> Option<Reason> {
     // A probe (RFC 5227) asks with 0.0.0.0 before it claims.
     let probe = packet.source.same(&Addr::v4([0; 4]));
-    let honest = packet.sender_mac.same(&Mac::new(endpoint.mac))
-        && (probe || endpoint.v4.same(&packet.source));
+    let honest =
+        packet.sender_mac.same(&endpoint.mac) && (probe || endpoint.v4.same(&packet.source));
     (!honest).then_some(Reason::SpoofedArp)
 }
 
-#[inline(always)]
-fn ip<F: Frame + ?Sized>(endpoint: &Endpoint, frame: &F, packet: &Packet) -> Option<Reason> {
-    let icmpv6 = packet.protocol == protocol::ICMPV6;
-    if !owns(endpoint, &packet.source) {
+#[inline(never)]
+fn icmpv6<T: Tables, F: Frame + ?Sized>(
+    tables: &T,
+    endpoint: &Endpoint,
+    slot: u32,
+    frame: &F,
+    packet: &Packet,
+) -> Option<Reason> {
+    if !owns(tables, endpoint, &packet.source) {
         // Duplicate-address detection and listener reports of a pod that
         // starts come from `::` (RFC 4862 5.4.2, RFC 3590).
-        let start_up = icmpv6
-            && packet.source.same(&Addr::UNSPECIFIED)
-            && matches!(
-                packet.detail,
-                icmpv6::NEIGHBOUR_SOLICIT | icmpv6::MLD_REPORT | icmpv6::MLD2_REPORT
-            );
-        if !start_up {
+        if !packet.source.same(&Addr::UNSPECIFIED) {
             return Some(Reason::SpoofedAddress);
         }
-    }
-    if !icmpv6 {
-        return None;
+        return match packet.detail {
+            icmpv6::NEIGHBOUR_SOLICIT => {
+                let own = |addr: &Addr| {
+                    owns(tables, endpoint, addr)
+                        || claimable(tables, addr) && tables.claim(addr, endpoint, slot)
+                };
+                match target(frame, packet) {
+                    Some(target) if own(&target) => own_link_options(endpoint, frame, packet, 24),
+                    _ => Some(Reason::SpoofedNeighbour),
+                }
+            }
+            icmpv6::MLD_REPORT | icmpv6::MLD2_REPORT => None,
+            _ => Some(Reason::SpoofedAddress),
+        };
     }
     match packet.detail {
         icmpv6::ROUTER_ADVERT | icmpv6::REDIRECT => Some(Reason::RouterMessage),
-        icmpv6::NEIGHBOUR_SOLICIT | icmpv6::ROUTER_SOLICIT => {
-            let options = if packet.detail == icmpv6::ROUTER_SOLICIT {
-                8
-            } else {
-                24
-            };
-            own_link_options(endpoint, frame, packet, options)
-        }
-        icmpv6::NEIGHBOUR_ADVERT => match frame.words(packet.transport + 8) {
-            Some(target)
-                if packet.transport_len >= 24 && owns(endpoint, &Addr::from_words(target)) =>
-            {
+        icmpv6::NEIGHBOUR_SOLICIT => own_link_options(endpoint, frame, packet, 24),
+        icmpv6::ROUTER_SOLICIT => own_link_options(endpoint, frame, packet, 8),
+        icmpv6::NEIGHBOUR_ADVERT => match target(frame, packet) {
+            Some(target) if owns(tables, endpoint, &target) => {
                 own_link_options(endpoint, frame, packet, 24)
             }
             _ => Some(Reason::SpoofedNeighbour),
         },
         _ => None,
     }
+}
+
+/// Whom a neighbour solicitation or advertisement is about (RFC 4861, 4.3 and 4.4).
+#[inline(always)]
+fn target<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Addr> {
+    if packet.transport_len < 24 {
+        return None;
+    }
+    Some(Addr::from_words(frame.words(packet.transport + 8)?))
+}
+
+/// Whether an endpoint may claim an address at all: a link-local one that isn't
+/// made from a MAC, for those are their MACs', and isn't a node's.
+#[inline(always)]
+fn claimable<T: Tables>(tables: &T, addr: &Addr) -> bool {
+    addr.is_link_local()
+        && !addr.is_made_from_mac()
+        && tables.identity(addr).workload == Identity::OUTSIDE
 }
 
 /// At most two options, each either a link-layer address that is the pod's own
@@ -113,9 +149,7 @@ fn own_link_options<F: Frame + ?Sized>(
         };
         let (a, b) = (option[0].to_ne_bytes(), option[1].to_ne_bytes());
         let own = match (a[0], a[1]) {
-            (1 | 2, 1) => {
-                Mac::new([a[2], a[3], b[0], b[1], b[2], b[3]]).same(&Mac::new(endpoint.mac))
-            }
+            (1 | 2, 1) => Mac::new([a[2], a[3], b[0], b[1], b[2], b[3]]).same(&endpoint.mac),
             (14, 1) => true,
             _ => false,
         };
@@ -128,6 +162,7 @@ fn own_link_options<F: Frame + ?Sized>(
 }
 
 #[inline(always)]
-fn owns(endpoint: &Endpoint, addr: &Addr) -> bool {
-    crate::verdict::endpoint_owns(endpoint, addr)
+fn owns<T: Tables>(tables: &T, endpoint: &Endpoint, addr: &Addr) -> bool {
+    endpoint_owns(endpoint, addr)
+        || addr.is_link_local() && tables.claimed(addr).endpoint == endpoint.id
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ringfence_ebpf::abi::{Control, EndpointWorld, Reason, Stat};
 use ringfence_ebpf::conntrack::{self, State};
 use ringfence_tests::packets::fixture::address;
-use ringfence_tests::packets::host::{Host, SECOND, outcome};
+use ringfence_tests::packets::host::{Host, SECOND};
 use ringfence_tests::packets::step::{from_pod, to_pod};
 use ringfence_tests::packets::{Expected, Frame, Row, Step, assert_no_fault, rows};
 
@@ -16,7 +16,7 @@ const SYN: u8 = 2;
 /// flow that a dropped packet has opened.
 fn fault(host: &mut Host, step: &Step) -> Option<String> {
     let (drops, opened) = (host.drops.clone(), opened(host));
-    let given = outcome(&host.run(step));
+    let given = host.run(step);
     if given != step.expected {
         return Some(format!("expected {:?}, is {given:?}", step.expected));
     }
@@ -99,7 +99,7 @@ fn outgoing(flags: u8) -> Frame {
 
 #[track_caller]
 fn assert_step(host: &mut Host, step: &Step) {
-    assert_eq!(outcome(&host.run(step)), step.expected);
+    assert_eq!(host.run(step), step.expected);
 }
 
 #[test]
@@ -126,10 +126,12 @@ fn a_flow_past_its_timeout_counts_as_absent() {
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
     let reply = to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK));
     assert_step(&mut host, &reply);
-    host.now += conntrack::timeout(6, State::Replied as u8);
+    assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
+    let day = u64::from(conntrack::timeout(6, State::Replied as u8)) * SECOND;
+    host.now += day;
     let data = to_pod("callee", &outgoing(SYN).reply().flags(ACK));
     assert_step(&mut host, &data);
-    host.now += conntrack::timeout(6, State::Replied as u8) + 1;
+    host.now += day + 1;
     assert_step(&mut host, &data.drops(Reason::Policy));
 }
 
@@ -142,7 +144,18 @@ fn a_reply_moves_a_flow_among_the_replied_ones() {
         &mut host,
         &to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK)),
     );
+    // Who only sends SYNs gets no further.
+    assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
+    assert_eq!(host.flow_count(), (0, 1));
+    let reply = outgoing(SYN).reply();
+    assert_step(&mut host, &to_pod("callee", &reply.flags(SYN | ACK)));
+    assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
     assert_eq!(host.flow_count(), (1, 0));
+    // What has ended makes room.
+    assert_step(&mut host, &to_pod("callee", &reply.flags(ACK | 1)));
+    assert_eq!(host.flow_count(), (0, 1));
+    assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
+    assert_eq!(host.flow_count(), (0, 1));
 }
 
 #[test]

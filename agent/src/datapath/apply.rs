@@ -43,7 +43,6 @@ impl Datapath {
         let node_moved = old.as_ref().is_some_and(|old| left_node(old, tables));
         let raised =
             |pod: &PodKey| node_moved || change.as_ref().is_none_or(|c| c.raised.contains(pod));
-        self.names.write(&mut self.maps, tables)?;
         let wanted = endpoints::wanted(
             &mut self.maps,
             &mut self.names,
@@ -58,8 +57,10 @@ impl Datapath {
         let flipped = if additive && self.same_endpoints(&wanted) {
             // Only new addresses of old classes: both worlds take them as they are.
             let active = self.worlds.active;
-            self.worlds.write(&mut self.maps, active, tables)?;
-            self.worlds.write(&mut self.maps, active ^ 1, tables)?;
+            for world in [active, active ^ 1] {
+                self.worlds
+                    .write(&mut self.maps, &mut self.names, world, tables)?;
+            }
             false
         } else {
             self.replace(tables, &wanted, &mut failed)?;
@@ -119,7 +120,8 @@ impl Datapath {
             0
         };
         let standby = self.worlds.standby();
-        self.worlds.write(&mut self.maps, standby, tables)?;
+        self.worlds
+            .write(&mut self.maps, &mut self.names, standby, tables)?;
         let refused = self
             .endpoints
             .write(&mut self.maps, standby, wanted, pickup_until)?;
@@ -131,7 +133,8 @@ impl Datapath {
         self.flip(standby)?;
         // In force from here on; whatever fails now is levelled by the next call.
         self.maps.wait_for_readers()?;
-        self.worlds.write(&mut self.maps, standby ^ 1, tables)?;
+        self.worlds
+            .write(&mut self.maps, &mut self.names, standby ^ 1, tables)?;
         let settled: Vec<Wanted<'_>> = wanted
             .iter()
             .map(|one| Wanted {
@@ -155,7 +158,7 @@ impl Datapath {
                 0
             },
             events_per_second: self.options.events_per_second,
-            pad: 0,
+            ticks_per_second: self.ticks.per_second(),
         })?;
         self.worlds.generation = generation;
         self.worlds.active = world;
@@ -215,7 +218,7 @@ fn left_node(old: &Tables, new: &Tables) -> bool {
         .any(|addr| of_node(old, addr) && !of_node(new, addr))
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the hooks.
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the pick-up window.
 pub(super) fn monotonic() -> Result<u64, DatapathError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| DatapathError::Program {
         operation: "reading CLOCK_MONOTONIC".to_owned(),

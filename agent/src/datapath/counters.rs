@@ -43,6 +43,11 @@ pub struct Stats {
     pub events_suppressed: u64,
     /// Flows that no table could take.
     pub flows_not_stored: u64,
+    /// Flows that weren't stored since their endpoint had opened too many that
+    /// nobody answered.
+    pub flows_over_quota: u64,
+    /// Fragmented packets whose first fragment couldn't be noted.
+    pub fragments_not_stored: u64,
 }
 
 /// How full a map is.
@@ -122,6 +127,8 @@ pub(super) fn stats(maps: &Maps) -> Result<Stats, DatapathError> {
         events_lost: read(Stat::EventsLost)?,
         events_suppressed: read(Stat::EventsSuppressed)?,
         flows_not_stored: read(Stat::FlowsNotStored)?,
+        flows_over_quota: read(Stat::FlowsOverQuota)?,
+        fragments_not_stored: read(Stat::FragmentsNotStored)?,
     })
 }
 
@@ -133,11 +140,10 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
         entries: entries as u64,
         capacity: u64::from(max_entries(name)),
     };
-    let mut all: Vec<MapUsage> = ["CLASSES", "CIDRS", "RULES", "PORTS"]
+    let mut all: Vec<MapUsage> = ["ADDRESSES", "CIDRS", "RULES", "PORTS"]
         .map(|name| usage(name, datapath.worlds.entries(name)))
         .into();
     all.push(usage("ENDPOINTS", datapath.endpoints.len()));
-    all.push(usage("ADDRESSES", datapath.names.addresses()));
     all.push(usage("NAMES", datapath.names.len()));
     all.push(usage("DROPS", maps.drops.keys().flatten().count()));
     for (name, map) in [("FLOWS", &maps.flows), ("OPENING", &maps.opening)] {

@@ -110,7 +110,7 @@ impl Endpoints {
                 pod,
                 ifindex,
                 name: name.clone(),
-                mac: seat.endpoint.mac,
+                mac: seat.endpoint.mac.octets(),
             });
         }
         all

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::{Direction, Flow, FlowKey, Protocol};
-use ringfence_ebpf::conntrack::{self, State};
+use ringfence_ebpf::conntrack::{self, Clock, State};
 use serde::Serialize;
 
-use super::apply::monotonic;
 use super::error::DatapathError;
 use super::{Datapath, counters};
 
@@ -41,8 +40,8 @@ pub struct FlowEntry {
     pub bytes: [u64; 2],
 }
 
-pub(super) fn list(datapath: &Datapath) -> Result<Vec<FlowEntry>, DatapathError> {
-    let now = monotonic()?;
+pub(super) fn list(datapath: &mut Datapath) -> Result<Vec<FlowEntry>, DatapathError> {
+    let clock = datapath.clock()?;
     let pods: BTreeMap<u32, String> = datapath
         .endpoints()
         .into_iter()
@@ -53,19 +52,19 @@ pub(super) fn list(datapath: &Datapath) -> Result<Vec<FlowEntry>, DatapathError>
         // One that was promoted meanwhile stands in both tables.
         .collect::<BTreeMap<_, _>>()
         .into_iter()
-        .filter(|(key, flow)| !conntrack::expired(flow, key.protocol as u8, now))
+        .filter(|(_, flow)| !conntrack::expired(flow, clock))
         .filter_map(|(key, flow)| {
             // An endpoint that is gone leaves its flows to expire unseen.
             let pod = pods.get(&key.endpoint)?.clone();
-            Some((flow.last_seen, entry(pod, &key, &flow, now, datapath)))
+            Some((flow.last_seen, entry(pod, &key, &flow, clock, datapath)))
         })
         .collect();
     flows.sort_by_key(|(last_seen, _)| std::cmp::Reverse(*last_seen));
     Ok(flows.into_iter().map(|(_, flow)| flow).collect())
 }
 
-fn entry(pod: String, key: &FlowKey, flow: &Flow, now: u64, datapath: &Datapath) -> FlowEntry {
-    let seconds = |since: u64| now.saturating_sub(since) / 1_000_000_000;
+fn entry(pod: String, key: &FlowKey, flow: &Flow, clock: Clock, datapath: &Datapath) -> FlowEntry {
+    let seconds = |since: u64| clock.now.saturating_sub(since) / clock.second;
     FlowEntry {
         pod,
         local: key.local.to_string(),
@@ -76,7 +75,7 @@ fn entry(pod: String, key: &FlowKey, flow: &Flow, now: u64, datapath: &Datapath)
         peer: datapath.names.name(flow.peer),
         opened: Direction::from_u8(flow.opened_by).map_or("unknown", Direction::name),
         state: match flow.state {
-            s if s == State::Opening as u8 => "opening",
+            s if s == State::Opening as u8 || s == State::Answered as u8 => "opening",
             s if s == State::Replied as u8 => "established",
             _ => "closing",
         },

@@ -9,8 +9,8 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ringfence_ebpf::abi::{
-    Addr, Budget, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
-    Name, PortBlock, PortKey, RuleKey,
+    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
+    FragmentKey, Fragments, Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey,
 };
 
 use super::error::{DatapathError, chain};
@@ -46,7 +46,7 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
         pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
     let maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
     let events = take(&mut ebpf, "EVENTS")?;
-    for name in PROGRAMS {
+    for name in PROGRAMS.into_iter().chain([CLOCK]) {
         program(&mut ebpf, name)?
             .load()
             .map_err(|error| program_error(name, chain(&error)))?;
@@ -81,7 +81,10 @@ fn follow_log(ebpf: &mut Ebpf) {
 /// How often the datapath's log is read.
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The programs, by their names in the object.
+/// The program that reads the flows' clock; never attached.
+pub(super) const CLOCK: &str = "clock";
+
+/// The programs that are attached, by their names in the object.
 pub(super) const PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
@@ -157,11 +160,10 @@ type Shape = (MapType, usize, usize);
 
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
-    const LPM: usize = 4 + size_of::<ClassKey>();
-    let shapes: [(&'static str, Shape); 16] = [
+    const LPM: usize = 4 + size_of::<CidrKey>();
+    let shapes: [(&'static str, Shape); 20] = [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
-        ("CLASSES", (MapType::Hash, size_of::<ClassKey>(), 4)),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
         (
             "RULES",
@@ -183,6 +185,21 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
             "OPENING",
             (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
         ),
+        (
+            "FRAGMENTS",
+            (
+                MapType::LruHash,
+                size_of::<FragmentKey>(),
+                size_of::<Fragments>(),
+            ),
+        ),
+        ("QUOTA", (MapType::Array, 4, size_of::<Quota>())),
+        ("GONE", (MapType::Array, 4, 4)),
+        (
+            "CLAIMS",
+            (MapType::Hash, size_of::<Addr>(), size_of::<Claim>()),
+        ),
+        ("SOURCES", (MapType::Hash, 4, 4)),
         (
             "DROPS",
             (

@@ -4,7 +4,7 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
-    Addr, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
+    Addr, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
     Plain, PortBlock, PortKey, RuleKey, capacity,
 };
 
@@ -25,8 +25,7 @@ pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
     pub(super) endpoints: Array<MapData, Raw<Endpoint>>,
-    pub(super) classes: Hash<ClassKey, u32>,
-    pub(super) cidrs: LpmTrie<MapData, Raw<ClassKey>, Raw<u32>>,
+    pub(super) cidrs: LpmTrie<MapData, Raw<CidrKey>, Raw<u32>>,
     pub(super) rules: Hash<RuleKey, Grant>,
     pub(super) ports: Hash<PortKey, PortBlock>,
     pub(super) addresses: Hash<Addr, Identity>,
@@ -35,6 +34,7 @@ pub(super) struct Maps {
     pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
     pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     pub(super) stats: PerCpuArray<MapData, u64>,
+    ticks: Array<MapData, u64>,
     pub(super) names: Hash<u32, Name>,
     pub(super) agent: Array<MapData, u64>,
     grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
@@ -77,7 +77,6 @@ impl Maps {
         Ok(Self {
             control: typed!("CONTROL"),
             endpoints: typed!("ENDPOINTS"),
-            classes: typed!("CLASSES"),
             cidrs: typed!("CIDRS"),
             rules: typed!("RULES"),
             ports: typed!("PORTS"),
@@ -87,6 +86,7 @@ impl Maps {
             drops: typed!("DROPS"),
             drops_other: typed!("DROPS_OTHER"),
             stats: typed!("STATS"),
+            ticks: typed!("TICKS"),
             names,
             agent,
             grace: typed!("GRACE"),
@@ -110,6 +110,13 @@ impl Maps {
             Ok(Raw(control)) => Ok(control),
             Err(error) => Err(map_error("reading", "CONTROL", &error)),
         }
+    }
+
+    /// What program `clock` has read last.
+    pub(super) fn ticks(&self) -> Result<u64, DatapathError> {
+        self.ticks
+            .get(&0, 0)
+            .map_err(|error| map_error("reading", "TICKS", &error))
     }
 
     /// Flips the world, in one element.
@@ -163,12 +170,12 @@ impl<K: Plain, V: Plain> Table<K, V> for Hash<K, V> {
     }
 }
 
-impl Table<(ClassKey, u32), u32> for LpmTrie<MapData, Raw<ClassKey>, Raw<u32>> {
-    fn put(&mut self, key: &(ClassKey, u32), value: &u32) -> Result<(), MapError> {
+impl Table<(CidrKey, u32), u32> for LpmTrie<MapData, Raw<CidrKey>, Raw<u32>> {
+    fn put(&mut self, key: &(CidrKey, u32), value: &u32) -> Result<(), MapError> {
         self.insert(&Key::new(key.1, Raw(key.0)), Raw(*value), 0)
     }
 
-    fn take(&mut self, key: &(ClassKey, u32)) -> Result<(), MapError> {
+    fn take(&mut self, key: &(CidrKey, u32)) -> Result<(), MapError> {
         absent_is_fine(self.remove(&Key::new(key.1, Raw(key.0))))
     }
 }
@@ -229,14 +236,16 @@ pub(super) fn map_error(
 /// Capacity of a map by its name, in entries.
 pub(super) fn max_entries(map: &str) -> u32 {
     match map {
-        "ENDPOINTS" | "BUDGET" => capacity::ENDPOINTS,
-        "CLASSES" => capacity::CLASSES,
+        "ENDPOINTS" | "BUDGET" | "QUOTA" | "GONE" => capacity::ENDPOINTS,
         "CIDRS" => capacity::CIDRS,
         "RULES" => capacity::RULES,
         "PORTS" => capacity::PORTS,
         "ADDRESSES" => capacity::ADDRESSES,
         "FLOWS" => capacity::FLOWS,
         "OPENING" => capacity::OPENING,
+        "FRAGMENTS" => capacity::FRAGMENTS,
+        "CLAIMS" => capacity::CLAIMS,
+        "SOURCES" => capacity::SOURCES,
         "DROPS" => capacity::DROPS,
         "DROPS_OTHER" => DropKey::OTHER,
         "STATS" => ringfence_ebpf::abi::Stat::COUNT,

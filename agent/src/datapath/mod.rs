@@ -21,6 +21,7 @@ mod remove;
 mod run;
 mod seat;
 mod sync;
+mod ticks;
 mod world;
 
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use links::Links;
 use lock::Lock;
 use maps::Maps;
 use names::Names;
+use ticks::Ticks;
 use world::Worlds;
 
 /// How the datapath is opened.
@@ -123,6 +125,7 @@ pub struct Datapath {
     events: Option<Events>,
     /// What was last put in force by this process.
     in_force: Option<Tables>,
+    ticks: Ticks,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
     /// Held as long as this process may write the maps.
@@ -152,6 +155,7 @@ impl Datapath {
         let lock = Lock::take(&folder)?;
         let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);
         let pickup_until = apply::monotonic()?.saturating_add(pickup);
+        let ticks = Ticks::of_this_kernel()?;
         let loaded = load::load(&folder)?;
         let mut maps = loaded.maps;
         let links = Links::adopt(&folder, loaded.ebpf)?;
@@ -168,6 +172,7 @@ impl Datapath {
             options: options.clone(),
             events,
             in_force: None,
+            ticks,
             pickup_until,
             _lock: lock,
         })
@@ -209,7 +214,7 @@ impl Datapath {
     ///
     /// # Errors
     /// If a map can't be read.
-    pub fn flows(&self) -> Result<Vec<FlowEntry>, DatapathError> {
+    pub fn flows(&mut self) -> Result<Vec<FlowEntry>, DatapathError> {
         flows::list(self)
     }
 

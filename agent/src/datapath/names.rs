@@ -4,12 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use ringfence_ebpf::abi::{Addr, Identity, Name};
-use ringfence_policy::tables::Tables;
+use ringfence_ebpf::abi::{Identity, Name};
 
 use super::error::DatapathError;
 use super::maps::{AgentField, Maps, entries, map_error, max_entries};
-use super::sync::level;
 
 /// Names by id, for readers on other threads.
 pub(super) type Shared = Arc<RwLock<BTreeMap<u32, String>>>;
@@ -19,7 +17,6 @@ pub(super) struct Names {
     ids: BTreeMap<String, u32>,
     names: Shared,
     next: u32,
-    addresses: BTreeMap<Addr, Identity>,
 }
 
 impl Names {
@@ -37,7 +34,6 @@ impl Names {
             ids,
             names: Arc::new(RwLock::new(names)),
             next: highest.max(kept).max(Identity::FIRST),
-            addresses: entries("ADDRESSES", &maps.addresses)?.into_iter().collect(),
         })
     }
 
@@ -68,31 +64,6 @@ impl Names {
             names.insert(id, name);
         }
         Ok(id)
-    }
-
-    /// Brings the map of addresses to the tables.
-    pub(super) fn write(&mut self, maps: &mut Maps, tables: &Tables) -> Result<(), DatapathError> {
-        let mut wanted = BTreeMap::new();
-        for (addr, (name, flags)) in &tables.identities {
-            let workload = if flags & Identity::IS_NODE != 0 {
-                Identity::NODE
-            } else {
-                self.id(maps, name)?
-            };
-            let flags = *flags;
-            wanted.insert(*addr, Identity { workload, flags });
-        }
-        level(
-            "ADDRESSES",
-            &mut maps.addresses,
-            &mut self.addresses,
-            &wanted,
-        )
-    }
-
-    /// Known addresses.
-    pub(super) fn addresses(&self) -> usize {
-        self.addresses.len()
     }
 
     /// Names given.

@@ -1,6 +1,6 @@
 //! One occupied slot, and what its kernel entry is made of: pure.
 
-use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, World};
+use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, Mac, World};
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::{EndpointPolicy, Tables};
 
@@ -98,7 +98,7 @@ pub(super) fn identity(wanted: &Wanted<'_>) -> Endpoint {
         v4,
         v6,
         link_local: link_local(mac),
-        mac,
+        mac: Mac::new(mac),
         ..Endpoint::default()
     }
 }
@@ -126,11 +126,13 @@ pub(super) fn link_local(mac: [u8; 6]) -> Addr {
     ])
 }
 
+/// The slots where an interface may sit. Slot 0 is nobody's.
 pub(super) fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(Endpoint::home_slot(ifindex)), |slot| {
         Some(Endpoint::next_slot(*slot))
     })
     .take(Endpoint::PROBES as usize)
+    .filter(|slot| *slot != 0)
 }
 
 pub(super) const fn side(world: World) -> usize {
@@ -179,7 +181,7 @@ mod tests {
     fn seat(pod: Option<&str>) -> Seat {
         let endpoint = Endpoint {
             v4: Addr::v4([10, 0, 0, 1]),
-            mac: [2, 0, 0, 0, 0, 1],
+            mac: Mac::new([2, 0, 0, 0, 0, 1]),
             ..Endpoint::default()
         };
         Seat {
@@ -200,7 +202,7 @@ mod tests {
     fn an_endpoint_goes_on_when_it_gets_its_second_address_or_forges_its_mac() {
         let mut wanted = seat(None).endpoint;
         wanted.v6 = Addr::v6([0xfd; 16]);
-        wanted.mac = [2, 9, 9, 9, 9, 9];
+        wanted.mac = Mac::new([2, 9, 9, 9, 9, 9]);
         for pod in [Some("a"), None] {
             let merged = seat(pod).taken_by(&key("a"), &wanted).expect("the same");
             assert_eq!(merged.v6, wanted.v6);
@@ -231,7 +233,7 @@ mod tests {
     fn probing_stays_within_the_slots_and_never_meets_slot_zero() {
         for ifindex in [1, 32_766, 32_767, 32_768, u32::MAX] {
             let slots: Vec<u32> = probes(ifindex).collect();
-            assert_eq!(slots.len(), 8);
+            assert!(slots.len() >= 7);
             assert!(
                 slots
                     .iter()

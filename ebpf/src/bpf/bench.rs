@@ -5,7 +5,7 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ringfence_ebpf::abi::Direction;
-use ringfence_ebpf::packet;
+use ringfence_ebpf::packet::{self, Packet};
 use ringfence_ebpf::verdict::Tables;
 
 use super::{Skb, maps};
@@ -22,8 +22,9 @@ fn floor(ctx: TcContext) -> i32 {
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_UNSPEC;
     };
-    packet::parse(&Skb(&ctx), &mut scratch.packet);
-    let key = scratch.packet.flow_key(Direction::Egress, 1);
+    let packet = scratch.packet.write(Packet::EMPTY);
+    packet::parse(&Skb(&ctx), packet);
+    let key = packet.flow_key(Direction::Egress, 1);
     match maps::Maps.flow(&key) {
         // Read, so that the lookup can't be left out.
         Some(flow) if flow.state > 2 => 0,

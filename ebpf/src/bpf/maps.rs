@@ -5,27 +5,25 @@
 //! preallocated: they cost what they hold, and an element that is removed is
 //! freed after readers have left, never handed to another key under them.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
-    Addr, Budget, CIDR_WORLD_BITS, ClassKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    Grant, Identity, PortBlock, PortKey, RuleKey, Stat, World, capacity,
+    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
+    FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, Stat, World,
+    capacity,
 };
 use ringfence_ebpf::verdict::{PolicyTables, Scratch, Tables};
 
 #[map]
 static CONTROL: Array<Control> = Array::pinned(1, 0);
 #[map]
-static ENDPOINTS: Array<Endpoint> = Array::pinned(capacity::ENDPOINTS, 0);
+pub(super) static ENDPOINTS: Array<Endpoint> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
-static CLASSES: HashMap<ClassKey, u32> = HashMap::pinned(capacity::CLASSES, BPF_F_NO_PREALLOC);
-#[map]
-static CIDRS: LpmTrie<ClassKey, u32> = LpmTrie::pinned(capacity::CIDRS, BPF_F_NO_PREALLOC);
+static CIDRS: LpmTrie<CidrKey, u32> = LpmTrie::pinned(capacity::CIDRS, BPF_F_NO_PREALLOC);
 #[map]
 static RULES: HashMap<RuleKey, Grant> = HashMap::pinned(capacity::RULES, BPF_F_NO_PREALLOC);
 #[map]
@@ -36,6 +34,19 @@ static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES,
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
 #[map]
 static OPENING: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::OPENING, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::pinned(capacity::FRAGMENTS, 0);
+#[map]
+pub(super) static QUOTA: Array<Quota> = Array::pinned(capacity::ENDPOINTS, 0);
+/// Replied flows that are gone and still counted, by slot. Written by the agent.
+#[map]
+static GONE: Array<u32> = Array::pinned(capacity::ENDPOINTS, 0);
+#[map]
+static CLAIMS: HashMap<Addr, Claim> = HashMap::pinned(capacity::CLAIMS, BPF_F_NO_PREALLOC);
+/// Series in `DROPS` by source workload.
+#[map]
+pub(super) static SOURCES: HashMap<u32, u32> =
+    HashMap::pinned(capacity::SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub(super) static DROPS: PerCpuHashMap<DropKey, DropCount> =
     PerCpuHashMap::pinned(capacity::DROPS, 0);
@@ -48,8 +59,18 @@ pub(super) static BUDGET: Array<Budget> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::pinned(capacity::EVENTS, 0);
 
+/// Where program `clock` leaves what it reads: a test run returns 32 bits.
 #[map]
-static SCRATCH: PerCpuArray<MaybeUninit<Scratch>> = PerCpuArray::with_max_entries(1, 0);
+pub(super) static TICKS: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+static SCRATCH: PerCpuArray<OfCpu> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(transparent)]
+struct OfCpu(Scratch);
+
+// SAFETY: every CPU has an element of its own.
+unsafe impl Sync for OfCpu {}
 
 /// The agent's way to wait for readers: updating a map in map waits for a grace
 /// period (the contract of `maybe_wait_bpf_programs`, Linux 4.16; about 8 ms).
@@ -60,10 +81,10 @@ static GRACE: ArrayOfMaps<btf_maps::Array<u32, 1>, 1> = ArrayOfMaps::new();
 #[inline(always)]
 pub(super) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: hooks run with softirqs off and don't nest, so this CPU's element
-    // has one user; it is written whole before it is read.
+    // has one user, and no bit pattern of it is invalid.
     SCRATCH
         .get_ptr_mut(0)
-        .map(|scratch| unsafe { (*scratch).write(Scratch::EMPTY) })
+        .map(|scratch| unsafe { &mut (*scratch).0 })
 }
 
 /// What is in force; read once a hook and packet.
@@ -94,14 +115,9 @@ pub(super) struct Maps;
 impl PolicyTables for Maps {
     #[inline(never)]
     fn class(&self, world: World, addr: &Addr) -> u32 {
-        let key = ClassKey { world, addr: *addr };
-        // SAFETY: not preallocated, so the element outlives this program's run.
-        if let Some(class) = unsafe { CLASSES.get(&key) } {
-            return *class;
-        }
-        match CIDRS.get(&Key::new(CIDR_WORLD_BITS + 128, key)) {
-            Some(class) => *class,
-            None => 0,
+        match self.identity(addr).class(world) {
+            Identity::BY_PREFIX => self.class_by_prefix(world, addr),
+            class => class,
         }
     }
 
@@ -128,6 +144,7 @@ impl PolicyTables for Maps {
 
 impl Tables for Maps {
     type FlowRef<'a> = &'a mut Flow;
+    type QuotaRef<'a> = &'a mut Quota;
 
     #[inline(always)]
     fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
@@ -139,7 +156,16 @@ impl Tables for Maps {
         // SAFETY: not preallocated, see above.
         match unsafe { ADDRESSES.get(addr) } {
             Some(identity) => *identity,
-            None => Identity::default(),
+            None => Identity::UNKNOWN,
+        }
+    }
+
+    #[inline(never)]
+    fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {
+        let key = CidrKey { world, addr: *addr };
+        match CIDRS.get(&Key::new(CidrKey::WORLD_BITS + 128, key)) {
+            Some(class) => *class,
+            None => 0,
         }
     }
 
@@ -163,14 +189,73 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn promote(&self, key: &FlowKey, flow: &Flow) -> bool {
+    fn promote(&self, key: &FlowKey, flow: &mut Flow) -> bool {
         // Two CPUs may promote at once: the first one's entry stands.
-        let stored =
-            FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok() || FLOWS.get_ptr(key).is_some();
+        let stored = FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_ok()
+            || FLOWS.get_ptr(key).is_some();
         if stored {
             let _ = OPENING.remove(key);
         }
         stored
+    }
+
+    #[inline(always)]
+    fn demote(&self, key: &FlowKey, flow: &mut Flow) -> bool {
+        // There first: there is no moment without it. Only who takes it out
+        // counts it.
+        OPENING.insert(key, &*flow, u64::from(BPF_ANY)).is_ok() && FLOWS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn quota(&self, slot: u32) -> Option<&mut Quota> {
+        // SAFETY: CPUs may race here; the worst is a few flows more or fewer.
+        QUOTA.get_ptr_mut(slot).map(|quota| unsafe { &mut *quota })
+    }
+
+    #[inline(always)]
+    fn gone(&self, slot: u32) -> u32 {
+        GONE.get(slot).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        // SAFETY: integers, copied out at once; the worst of a reuse under us is
+        // that one fragment is taken for another packet's.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool {
+        FRAGMENTS.insert(key, fragments, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(never)]
+    fn claimed(&self, addr: &Addr) -> Claim {
+        // SAFETY: not preallocated, see above.
+        unsafe { CLAIMS.get(addr) }.copied().unwrap_or_default()
+    }
+
+    #[inline(never)]
+    fn claim(&self, addr: &Addr, endpoint: &Endpoint, slot: u32) -> bool {
+        let held = self.claimed(addr);
+        let held_by = self.endpoint(held.slot);
+        if held.endpoint != 0 && held_by.is_some_and(|held_by| held_by.id == held.endpoint) {
+            return held.endpoint == endpoint.id;
+        }
+        let within = self
+            .quota(slot)
+            .is_some_and(|quota| quota.claim(endpoint.id));
+        let claim = Claim {
+            endpoint: endpoint.id,
+            slot,
+        };
+        within && CLAIMS.insert(addr, &claim, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn monotonic(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]

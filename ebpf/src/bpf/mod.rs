@@ -1,4 +1,4 @@
-//! The two hooks of a pod's host-side veth, compiled for BPF only.
+//! The hooks, compiled for BPF only.
 
 #![allow(unsafe_code)]
 
@@ -6,109 +6,143 @@
 mod bench;
 mod maps;
 mod report;
+mod skb;
 
-use core::mem::MaybeUninit;
+use core::cell::Cell;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::{Direction, Tag};
-use ringfence_ebpf::packet::{self, Frame, Packet};
-use ringfence_ebpf::verdict::{self, Context, Tables, Verdict};
+use ringfence_ebpf::abi::{Control, Direction, Tag};
+use ringfence_ebpf::conntrack::Clock;
+use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::verdict::{self, Context, Noted, Verdict};
 
 use maps::Maps;
+use skb::Skb;
 
-/// TC ingress of the host-side veth: what the pod sends.
+/// TC ingress of a pod's host-side veth: what the pod sends.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
-    hook(&ctx, Direction::Egress)
+    pod(&ctx, Direction::Egress)
 }
 
-/// TC egress of the host-side veth: what is about to reach the pod.
+/// TC egress of a pod's host-side veth: what is about to reach it.
 #[classifier]
 fn to_pod(ctx: TcContext) -> i32 {
-    hook(&ctx, Direction::Ingress)
+    pod(&ctx, Direction::Ingress)
 }
 
-/// A frame that may lie in fragments: `bpf_skb_load_bytes` reads what is not
-/// linear too (AF_PACKET senders can deliver 14 linear bytes).
-struct Skb<'a>(&'a TcContext);
-
-impl Skb<'_> {
-    /// # Safety
-    /// Every bit pattern of `T` is valid.
-    #[inline(always)]
-    unsafe fn read<T>(&self, offset: u32) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes all of `value` or fails; on failure (offset
-        // past the end) it is not read.
-        unsafe {
-            let failed = bpf_skb_load_bytes(
-                self.0.skb.skb.cast(),
-                offset,
-                value.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
-            );
-            (failed == 0).then(|| value.assume_init())
-        }
-    }
+/// TC egress of every other device that has link headers: a pod's calls of
+/// Services, after DNAT.
+#[classifier]
+fn to_network(ctx: TcContext) -> i32 {
+    network(&ctx, true)
 }
 
-impl Frame for Skb<'_> {
-    #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        // SAFETY: bytes have no invalid patterns.
-        unsafe { self.read(offset) }
-    }
-
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        // SAFETY: integers have no invalid patterns.
-        unsafe { self.read(offset) }
-    }
-
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        self.0.len()
-    }
+/// The same of devices without link headers: what they send starts with IP.
+#[classifier]
+fn to_network_l3(ctx: TcContext) -> i32 {
+    network(&ctx, false)
 }
 
+/// TC ingress of every device that is neither a pod's nor a bridge: a tag that
+/// comes in there was another node's.
+#[classifier]
+fn from_network(ctx: TcContext) -> i32 {
+    tag(&ctx, Tag::NONE);
+    TC_ACT_UNSPEC
+}
+
+/// Reads the flows' clock for the agent, by test run; never attached.
+#[classifier]
+fn clock(_: TcContext) -> i32 {
+    if let Some(ticks) = maps::TICKS.get_ptr_mut(0) {
+        // SAFETY: an aligned element of an array; a helper without arguments.
+        unsafe { *ticks = bpf_jiffies64() };
+    }
+    TC_ACT_UNSPEC
+}
+
+/// What a hook knows beside the frame's bytes.
 #[inline(always)]
-fn hook(ctx: &TcContext, direction: Direction) -> i32 {
-    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
-    let skb = unsafe { &*ctx.skb.skb };
-    let control = maps::control();
-    let slot = verdict::find_slot(&Maps, skb.ifindex);
-    let context = Context {
+fn context(skb: &__sk_buff, control: Control, slot: u32) -> Context {
+    Context {
         control,
         slot,
-        // SAFETY: a helper without arguments.
-        now: unsafe { bpf_ktime_get_coarse_ns() },
+        clock: Clock {
+            // SAFETY: a helper without arguments; the kernel makes one load of it.
+            now: unsafe { bpf_jiffies64() },
+            second: u64::from(control.ticks_per_second),
+        },
         len: skb.len,
         ingress_ifindex: skb.ingress_ifindex,
         tag: Tag(skb.tc_index as u16),
         vlan: skb.vlan_present != 0,
-    };
+    }
+}
+
+#[inline(always)]
+fn pod(ctx: &TcContext, direction: Direction) -> i32 {
+    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
+    let skb = unsafe { &*ctx.skb.skb };
+    let control = maps::control();
+    let found = verdict::find(&Maps, skb.ifindex);
+    let context = context(skb, control, found.map_or(0, |(slot, _)| slot));
     let frame = Skb(ctx);
     let Some(scratch) = maps::scratch() else {
         // A per-CPU array of one has element 0; the verifier wants to hear it.
         return TC_ACT_SHOT;
     };
-    packet::parse(&frame, &mut scratch.packet);
-    let verdict = match Maps.endpoint(slot).filter(|_| slot != 0) {
-        None => verdict::unknown_endpoint(&control, direction),
-        Some(endpoint) => match direction {
-            Direction::Egress => verdict::from_pod(&Maps, &context, endpoint, &frame, scratch),
-            Direction::Ingress => verdict::to_pod(&Maps, &context, endpoint, &frame, scratch),
+    let packet = scratch.packet.write(Packet::EMPTY);
+    packet::parse(&frame, packet);
+    let room = &mut scratch.room;
+    let verdict = match found {
+        None => verdict::unknown_endpoint(&control, direction, &room.noted),
+        Some((_, endpoint)) => match direction {
+            Direction::Egress => verdict::from_pod(&Maps, &context, endpoint, &frame, packet, room),
+            Direction::Ingress => verdict::to_pod(&Maps, &context, endpoint, &frame, packet, room),
         },
     };
     if direction == Direction::Egress {
-        tag(ctx, Tag::new(slot, verdict.service));
+        tag(ctx, Tag::new(context.slot, verdict.service));
     }
     #[cfg(feature = "debug-log")]
-    log(ctx, slot, &scratch.packet, &verdict);
-    finish(&context, &scratch.packet, &verdict)
+    log(
+        ctx,
+        context.slot,
+        packet,
+        verdict,
+        &scratch.room.noted.get(),
+    );
+    finish(&context, packet, verdict, &scratch.room.noted)
+}
+
+#[inline(always)]
+fn network(ctx: &TcContext, link_header: bool) -> i32 {
+    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
+    let skb = unsafe { &*ctx.skb.skb };
+    let carried = Tag(skb.tc_index as u16);
+    if !carried.service() {
+        return TC_ACT_UNSPEC;
+    }
+    let context = context(skb, maps::control(), carried.slot());
+    let frame = Skb(ctx);
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT;
+    };
+    let packet = scratch.packet.write(Packet::EMPTY);
+    if link_header {
+        packet::parse(&frame, packet);
+    } else {
+        packet::parse_l3(&frame, u16::from_be(skb.protocol as u16), packet);
+    }
+    let verdict = verdict::to_network(&Maps, &context, packet, &scratch.room.noted);
+    if verdict.passes(&scratch.room.noted) {
+        tag(ctx, Tag::new(carried.slot(), false));
+    }
+    finish(&context, packet, verdict, &scratch.room.noted)
 }
 
 /// Says what became of one packet in 64. Costs a microsecond and room in the
@@ -118,7 +152,7 @@ fn hook(ctx: &TcContext, direction: Direction) -> i32 {
 /// length that a string could have.
 #[cfg(feature = "debug-log")]
 #[inline(never)]
-fn log(ctx: &TcContext, slot: u32, packet: &Packet, verdict: &Verdict) {
+fn log(ctx: &TcContext, slot: u32, packet: &Packet, verdict: Verdict, noted: &Noted) {
     // SAFETY: a helper without arguments.
     if unsafe { aya_ebpf::helpers::bpf_get_prandom_u32() } & 63 != 0 {
         return;
@@ -126,23 +160,23 @@ fn log(ctx: &TcContext, slot: u32, packet: &Packet, verdict: &Verdict) {
     aya_log_ebpf::debug!(
         ctx,
         "direction {} slot {} protocol {} ports {} {} reason {} passes {}",
-        verdict.direction as u8,
+        noted.direction as u8,
         slot,
         packet.protocol,
         packet.source_port,
         packet.destination_port,
-        verdict.reason.map_or(0, |reason| reason as u8),
-        u8::from(verdict.passes()),
+        if verdict.noted { noted.reason as u8 } else { 0 },
+        u8::from(!verdict.noted || noted.audited),
     );
 }
 
 /// The one place where a verdict becomes an action and a count.
 #[inline(always)]
-fn finish(context: &Context, packet: &Packet, verdict: &Verdict) -> i32 {
-    if let Some(reason) = verdict.reason {
-        report::note(context, packet, verdict, reason);
+fn finish(context: &Context, packet: &Packet, verdict: Verdict, noted: &Cell<Noted>) -> i32 {
+    if verdict.noted {
+        report::note(context, packet, noted);
     }
-    if verdict.passes() {
+    if verdict.passes(noted) {
         // Next program: TC_ACT_OK would end the chain and switch the CNI's off.
         TC_ACT_UNSPEC
     } else {

@@ -1,30 +1,31 @@
 //! Counts and events of denied and audited packets: off the fast path.
 
+use core::cell::Cell;
+
 use aya_ebpf::bindings::BPF_NOEXIST;
-use ringfence_ebpf::abi::{Budget, DropCount, DropKey, Event, Protocol, Reason, Stat};
+use ringfence_ebpf::abi::{Budget, DropCount, DropKey, Event, Protocol, Stat};
 use ringfence_ebpf::packet::Packet;
-use ringfence_ebpf::verdict::{Context, Tables, Verdict};
+use ringfence_ebpf::verdict::{Context, Noted, Tables};
 
-use super::maps::{BUDGET, DROPS, DROPS_OTHER, EVENTS, Maps, count};
-
-const SECOND: u64 = 1_000_000_000;
+use super::maps::{BUDGET, DROPS, DROPS_OTHER, EVENTS, Maps, SOURCES, count};
 
 /// Counts the packet, exactly, and then tells about it, if there is room.
 #[inline(never)]
-pub(super) fn note(context: &Context, packet: &Packet, verdict: &Verdict, reason: Reason) {
+pub(super) fn note(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
+    let noted = &noted.get();
     add(
         &DropKey {
-            source: verdict.source,
-            destination: verdict.destination,
-            direction: verdict.direction as u8,
-            reason: reason as u8,
+            source: noted.source,
+            destination: noted.destination,
+            direction: noted.direction as u8,
+            reason: noted.reason as u8,
             protocol: Protocol::from_iana(packet.protocol) as u8,
-            audited: u8::from(verdict.audited),
+            audited: u8::from(noted.audited),
         },
         u64::from(context.len),
     );
     if within_budget(context) {
-        tell(context, packet, verdict, reason);
+        tell(context, packet, noted);
     }
 }
 
@@ -34,12 +35,33 @@ fn add(key: &DropKey, bytes: u64) {
         return;
     }
     let first = DropCount { packets: 1, bytes };
-    if DROPS.insert(key, &first, u64::from(BPF_NOEXIST)).is_ok() {
+    if may_name_another(key.source) && DROPS.insert(key, &first, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
-    // Another CPU was first, or the map is full: then it counts as `other`.
+    // Another CPU was first, or the map or the source's share of it is full: then
+    // it counts as `other`.
     if !bump(DROPS.get_ptr_mut(key), bytes) {
         bump(DROPS_OTHER.get_ptr_mut(key.other()), bytes);
+    }
+}
+
+/// Whether a source may have one more series of its own, which then counts: one
+/// pod that tries everybody must not leave the others nameless.
+#[inline(always)]
+fn may_name_another(source: u32) -> bool {
+    const NONE: u32 = 0;
+    if SOURCES.get_ptr(&source).is_none() {
+        // Another CPU may be first: then its entry stands.
+        let _ = SOURCES.insert(&source, &NONE, u64::from(BPF_NOEXIST));
+    }
+    match SOURCES.get_ptr_mut(&source) {
+        // SAFETY: CPUs may race here; the worst is a few series more.
+        Some(series) => unsafe {
+            *series += 1;
+            *series <= DropKey::PER_SOURCE
+        },
+        // No room to count sources: as many as there are have a share already.
+        None => false,
     }
 }
 
@@ -68,8 +90,8 @@ fn within_budget(context: &Context) -> bool {
     };
     // SAFETY: CPUs may race here; the worst is a few events more or fewer.
     let budget: &mut Budget = unsafe { &mut *budget };
-    if context.now.saturating_sub(budget.since) >= SECOND {
-        budget.since = context.now;
+    if context.clock.now.saturating_sub(budget.since) >= context.clock.second {
+        budget.since = context.clock.now;
         budget.events = 0;
     }
     if budget.events >= limit {
@@ -81,7 +103,7 @@ fn within_budget(context: &Context) -> bool {
 }
 
 #[inline(always)]
-fn tell(context: &Context, packet: &Packet, verdict: &Verdict, reason: Reason) {
+fn tell(context: &Context, packet: &Packet, noted: &Noted) {
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(Stat::EventsLost);
         return;
@@ -91,11 +113,11 @@ fn tell(context: &Context, packet: &Packet, verdict: &Verdict, reason: Reason) {
         None => 0,
     };
     entry.write(Event {
-        time: context.now,
+        time: Maps.monotonic(),
         source: packet.source,
         destination: packet.destination,
-        source_workload: verdict.source,
-        destination_workload: verdict.destination,
+        source_workload: noted.source,
+        destination_workload: noted.destination,
         endpoint,
         world: context.control.world,
         len: context.len,
@@ -104,9 +126,9 @@ fn tell(context: &Context, packet: &Packet, verdict: &Verdict, reason: Reason) {
         destination_port: packet.destination_port,
         ethertype: packet.ethertype,
         protocol: packet.protocol,
-        direction: verdict.direction as u8,
-        reason: reason as u8,
-        audited: u8::from(verdict.audited),
+        direction: noted.direction as u8,
+        reason: noted.reason as u8,
+        audited: u8::from(noted.audited),
         detail: packet.detail,
         pad: [0; 13],
     });

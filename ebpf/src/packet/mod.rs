@@ -4,13 +4,30 @@
 //! them by a fixed offset, and reads only inside what the IP header claims as
 //! its own: link padding is no header.
 
+mod marks;
 mod numbers;
 mod parse;
+mod plain;
 
-use crate::abi::{Addr, Direction, FlowKey, Reason};
+use crate::abi::{Addr, Direction, FlowKey, FragmentKey, Mac, Reason};
 
-pub use numbers::{ETHERNET, EXTENSION_HEADERS, ethertype, icmpv6, protocol, tcp};
-pub use parse::{parse, quoted};
+pub use numbers::{
+    ETHERNET, EXTENSION_HEADERS, TUNNEL_PORTS, ethertype, icmpv6, protocol, sctp, tcp,
+};
+pub use parse::{parse_any, parse_l3, quoted};
+
+/// Parses a frame into `packet`, which may lie in a map: a BPF stack has 512 bytes.
+///
+/// Most frames are plain, and read in one piece; [`parse_any`] says the same of
+/// them, only slower. A function of its own: the verifier walks what comes after
+/// it once, not once for each shape that a packet can have.
+#[inline(never)]
+pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
+    match plain::parse(frame) {
+        Some(found) => *packet = found,
+        None => parse_any(frame, packet),
+    }
+}
 
 /// A frame as the hook sees it, from the Ethernet header on.
 pub trait Frame {
@@ -18,11 +35,31 @@ pub trait Frame {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// `N` words at `offset`, as they lie in memory.
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// The first `N` bytes, if they lie in one piece.
+    fn head<const N: usize>(&self) -> Option<impl Head>;
     /// Length in bytes.
     fn len(&self) -> u32;
     /// Whether it has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The start of a frame, in one piece; the offsets are known to be within.
+pub trait Head {
+    /// Two bytes at `AT`, as they lie in memory.
+    fn half<const AT: usize>(&self) -> u16;
+    /// Four bytes at `AT`, as they lie in memory.
+    fn word<const AT: usize>(&self) -> u32;
+}
+
+impl Head for &[u8] {
+    fn half<const AT: usize>(&self) -> u16 {
+        u16::from_ne_bytes([self[AT], self[AT + 1]])
+    }
+
+    fn word<const AT: usize>(&self) -> u32 {
+        u32::from_ne_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
     }
 }
 
@@ -40,9 +77,36 @@ impl Frame for [u8] {
         Some(words)
     }
 
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        self.get(..N)
+    }
+
     fn len(&self) -> u32 {
         <[u8]>::len(self) as u32
     }
+}
+
+/// What a packet means to a flow.
+pub mod mark {
+    /// It asks for a new connection: a TCP SYN without ACK, an SCTP INIT.
+    pub const STARTS: u8 = 1;
+    /// It ends its connection, or its half of it.
+    pub const ENDS: u8 = 2;
+    /// Of a protocol (TCP) whose opener shows that it got the answer.
+    pub const SHAKES: u8 = 4;
+    /// If it is allowed, it opens a flow. ICMP replies and errors don't: a flow
+    /// made by a stray echo reply would let the peer's queries in.
+    pub const OPENS: u8 = 8;
+    /// It can be a packet of a flow's opener: of ICMP only queries are.
+    pub const BY_OPENER: u8 = 16;
+    /// It can be one of the other side's: of ICMP only replies are.
+    pub const BY_OTHER: u8 = 32;
+    /// An ICMP or ICMPv6 error, which quotes a packet.
+    pub const ERROR: u8 = 64;
+    /// A node that it reaches would unpack what is inside.
+    pub const TUNNEL: u8 = 128;
+    /// Of any protocol without ICMP's rules.
+    pub const ANY: u8 = OPENS | BY_OPENER | BY_OTHER;
 }
 
 /// What the bytes turned out to be.
@@ -54,33 +118,6 @@ pub enum Shape {
     Arp,
     /// Something that can't be accounted for; addresses are set if they were read.
     Fault(Reason),
-}
-
-/// A MAC as it lies in memory: two numbers that compare in one step each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Mac(u32, u16);
-
-impl Mac {
-    /// From the bytes on the wire.
-    #[inline(always)]
-    pub const fn new(b: [u8; 6]) -> Self {
-        Self(
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u16::from_ne_bytes([b[4], b[5]]),
-        )
-    }
-
-    /// Equality without `memcmp`.
-    #[inline(always)]
-    pub const fn same(&self, other: &Self) -> bool {
-        self.0 == other.0 && self.1 == other.1
-    }
-
-    /// Whether it is a group address (broadcast or multicast).
-    #[inline(always)]
-    pub const fn is_group(&self) -> bool {
-        self.0.to_ne_bytes()[0] & 1 != 0
-    }
 }
 
 /// A parsed frame. Ports in host order, addresses and MACs as on the wire.
@@ -104,8 +141,11 @@ pub struct Packet {
     pub destination_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// TCP flags, or ICMP type.
+    /// TCP flags, ICMP type, or type of the first SCTP chunk (0 is data).
     pub detail: u8,
+    /// What it means to a flow: bits of [`mark`], set by whoever reads the
+    /// transport header, so that nobody else has to tell protocols apart.
+    pub marks: u8,
     /// IPv6 only: the hop limit.
     pub hop_limit: u8,
     /// Offset of the transport header from the start of the frame.
@@ -114,6 +154,14 @@ pub struct Packet {
     pub transport_len: u32,
     /// ARP only: the sender's MAC in its body.
     pub sender_mac: Mac,
+    /// Whether more fragments of the packet follow this first one.
+    pub first_fragment: bool,
+    /// Of a later fragment: where it belongs in the packet's payload, in bytes; else 0.
+    pub fragment_at: u16,
+    /// Of any fragment: bytes of the packet's payload that it holds.
+    pub fragment_len: u32,
+    /// Of any fragment: what ties it to the others.
+    pub identification: u32,
 }
 
 impl Packet {
@@ -121,70 +169,46 @@ impl Packet {
     pub const EMPTY: Self = Self {
         shape: Shape::Fault(Reason::Malformed),
         ethertype: 0,
-        source_mac: Mac(0, 0),
-        destination_mac: Mac(0, 0),
+        source_mac: Mac::from_parts(0, 0),
+        destination_mac: Mac::from_parts(0, 0),
         source: Addr::UNSPECIFIED,
         destination: Addr::UNSPECIFIED,
         source_port: 0,
         destination_port: 0,
         protocol: 0,
         detail: 0,
+        marks: 0,
         hop_limit: 0,
         transport: 0,
         transport_len: 0,
-        sender_mac: Mac(0, 0),
+        sender_mac: Mac::from_parts(0, 0),
+        first_fragment: false,
+        fragment_at: 0,
+        fragment_len: 0,
+        identification: 0,
     };
 
-    /// Whether it is a TCP SYN without ACK.
+    /// Whether it has one of the marks.
     #[inline(always)]
-    pub const fn is_syn(&self) -> bool {
-        self.protocol == protocol::TCP && self.detail & (tcp::SYN | tcp::ACK) == tcp::SYN
+    pub const fn is(&self, mark: u8) -> bool {
+        self.marks & mark != 0
     }
 
-    /// Whether an allowed packet of this kind opens a flow.
-    ///
-    /// ICMP replies and errors don't: a flow made by a stray echo reply would
-    /// let the peer's queries in.
+    /// The key by which its fragments are tied together at one hook, given by a
+    /// number.
     #[inline(always)]
-    pub const fn opens_flow(&self) -> bool {
-        match self.protocol {
-            protocol::ICMP => matches!(self.detail, 8 | 13 | 15 | 17),
-            protocol::ICMPV6 => self.detail == icmpv6::ECHO_REQUEST,
-            _ => true,
-        }
-    }
-
-    /// Whether it can be a packet of a flow, given whether the flow's opener sent
-    /// it. An ICMP query is the opener's, its reply the other side's, and no
-    /// other ICMP belongs to a flow, whatever its identifier.
-    #[inline(always)]
-    pub const fn fits_flow(&self, by_opener: bool) -> bool {
-        match self.protocol {
-            protocol::ICMP if by_opener => self.opens_flow(),
-            protocol::ICMP => matches!(self.detail, 0 | 14 | 16 | 18),
-            protocol::ICMPV6 if by_opener => self.opens_flow(),
-            protocol::ICMPV6 => self.detail == icmpv6::ECHO_REPLY,
-            _ => true,
-        }
-    }
-
-    /// TCP flags; 0 for other protocols.
-    #[inline(always)]
-    pub const fn tcp_flags(&self) -> u8 {
-        if self.protocol == protocol::TCP {
-            self.detail
-        } else {
-            0
-        }
-    }
-
-    /// Whether it is an ICMP or ICMPv6 error, which quotes a packet.
-    #[inline(always)]
-    pub const fn is_icmp_error(&self) -> bool {
-        match self.protocol {
-            protocol::ICMP => matches!(self.detail, 3 | 11 | 12),
-            protocol::ICMPV6 => self.detail >= 1 && self.detail <= 4,
-            _ => false,
+    pub const fn fragment_key(&self, hook: u32, endpoint: u32) -> FragmentKey {
+        let protocol = match self.ethertype {
+            ethertype::IPV4 => self.protocol as u32,
+            // There a later fragment may name another header than the first one.
+            _ => 0,
+        };
+        FragmentKey {
+            source: self.source,
+            destination: self.destination,
+            endpoint,
+            identification: self.identification,
+            protocol: protocol | hook << 8,
         }
     }
 

@@ -4,8 +4,11 @@
 pub mod protocol {
     #![allow(missing_docs)]
     pub const ICMP: u8 = 1;
+    pub const IPIP: u8 = 4;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const IPV6_IN_IP: u8 = 41;
+    pub const GRE: u8 = 47;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
 }
@@ -17,6 +20,15 @@ pub mod tcp {
     pub const SYN: u8 = 2;
     pub const RST: u8 = 4;
     pub const ACK: u8 = 16;
+}
+
+/// SCTP chunk types (RFC 9260).
+pub mod sctp {
+    #![allow(missing_docs)]
+    pub const INIT: u8 = 1;
+    pub const ABORT: u8 = 6;
+    pub const SHUTDOWN: u8 = 7;
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
 }
 
 /// ICMPv6 types (RFC 4443, 4861, 2710, 3810).
@@ -51,3 +63,7 @@ pub const ETHERNET: u32 = 14;
 /// How many IPv6 extension headers are walked. RFC 8200 expects each kind at
 /// most once (destination options twice): six, and one to spare.
 pub const EXTENSION_HEADERS: u32 = 7;
+
+/// UDP ports of tunnels that Linux unpacks: VXLAN (IANA's, and the one of Linux,
+/// flannel and Cilium), VXLAN-GPE, Geneve. Host order.
+pub const TUNNEL_PORTS: [u16; 4] = [4789, 8472, 4790, 6081];

@@ -1,11 +1,11 @@
 //! The walk through the headers.
 
-use super::{ETHERNET, EXTENSION_HEADERS, Frame, Mac, Packet, Shape, ethertype, icmpv6, protocol};
-use crate::abi::{Addr, Reason};
+use super::{ETHERNET, EXTENSION_HEADERS, Frame, Packet, Shape, ethertype, mark, protocol};
+use crate::abi::{Addr, Mac, Reason};
 
-/// Parses a frame into `packet`, which may lie in a map: a BPF stack has 512 bytes.
+/// Parses any frame, header by header, wherever its bytes lie.
 #[inline(always)]
-pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
+pub fn parse_any<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     *packet = Packet::EMPTY;
     let Some(e) = frame.load::<14>(0) else {
         return;
@@ -18,6 +18,19 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
         ethertype::IPV6 => ipv6(frame, ETHERNET, packet),
         ethertype::ARP => arp(frame, packet),
         ethertype::VLAN | ethertype::QINQ => Shape::Fault(Reason::Vlan),
+        _ => Shape::Fault(Reason::NonIp),
+    };
+}
+
+/// Parses a packet of a device without link headers; its EtherType is the
+/// kernel's word.
+#[inline(never)]
+pub fn parse_l3<F: Frame + ?Sized>(frame: &F, kind: u16, packet: &mut Packet) {
+    *packet = Packet::EMPTY;
+    packet.ethertype = kind;
+    packet.shape = match kind {
+        ethertype::IPV4 => ipv4(frame, 0, packet),
+        ethertype::IPV6 => ipv6(frame, 0, packet),
         _ => Shape::Fault(Reason::NonIp),
     };
 }
@@ -55,7 +68,8 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) 
         protocol::TCP | protocol::UDP | protocol::SCTP => set_ports(inner, words[0]),
         protocol::ICMP | protocol::ICMPV6 => {
             inner.detail = (u32::from_be(words[0]) >> 24) as u8;
-            if !icmp_ports(words[1], inner) {
+            inner.mark_icmp(words[1]);
+            if !inner.is(mark::BY_OPENER | mark::BY_OTHER) {
                 return None;
             }
         }
@@ -111,6 +125,11 @@ impl Ipv4 {
     #[inline(always)]
     const fn fragment(&self) -> u32 {
         u32::from_be(self.0[1]) & 0xffff
+    }
+
+    #[inline(always)]
+    const fn identification(&self) -> u32 {
+        u32::from_be(self.0[1]) >> 16
     }
 
     /// Addresses and protocol.
@@ -179,10 +198,15 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
     }
     packet.transport = at + len;
     packet.transport_len = claimed - len;
-    if header.fragment() & FRAGMENT_OFFSET != 0 {
+    packet.identification = header.identification();
+    packet.fragment_len = claimed - len;
+    let offset = header.fragment() & FRAGMENT_OFFSET;
+    if offset != 0 {
+        packet.fragment_at = (offset * 8) as u16;
         return Shape::Fault(Reason::Fragment);
     }
-    transport(frame, packet, header.fragment() & MORE_FRAGMENTS != 0)
+    packet.first_fragment = header.fragment() & MORE_FRAGMENTS != 0;
+    transport(frame, packet)
 }
 
 #[inline(always)]
@@ -214,27 +238,32 @@ fn extensions<F: Frame + ?Sized>(
     mut offset: u32,
     end: u32,
 ) -> Shape {
-    let mut first_fragment = false;
     for walked in 0..=EXTENSION_HEADERS {
         if !matches!(next, 0 | 43 | 44 | 51 | 60) {
             packet.protocol = next;
             packet.transport = offset;
             packet.transport_len = end.saturating_sub(offset);
-            return transport(frame, packet, first_fragment);
+            return transport(frame, packet);
         }
         // Hop-by-hop options may only come first (RFC 8200, 4.1).
         if walked == EXTENSION_HEADERS || (next == 0 && walked != 0) {
             break;
         }
-        let Some(words) = frame.words::<1>(offset) else {
+        // Every extension header has eight bytes at least.
+        let Some(words) = frame.words::<2>(offset) else {
             return Shape::Fault(Reason::Malformed);
         };
         let word = u32::from_be(words[0]);
         if next == 44 {
-            if word & 0xfff8 != 0 {
+            packet.identification = u32::from_be(words[1]);
+            packet.fragment_len = end.saturating_sub(offset + 8);
+            packet.fragment_at = (word & 0xfff8) as u16;
+            if packet.fragment_at != 0 {
+                packet.transport = offset + 8;
+                packet.transport_len = end.saturating_sub(offset + 8);
                 return Shape::Fault(Reason::Fragment);
             }
-            first_fragment = word & 1 != 0;
+            packet.first_fragment = word & 1 != 0;
         }
         let units = word >> 16 & 0xff;
         offset += match next {
@@ -253,8 +282,8 @@ fn extensions<F: Frame + ?Sized>(
 /// Reads what the flow key needs. A first fragment has to hold the whole
 /// transport header: a SYN split at byte 8 was answered with a SYN-ACK.
 #[inline(always)]
-fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, first_fragment: bool) -> Shape {
-    let short = Shape::Fault(if first_fragment {
+fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
+    let short = Shape::Fault(if packet.first_fragment {
         Reason::Fragment
     } else {
         Reason::Malformed
@@ -263,7 +292,10 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, first_fragment: 
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         protocol::SCTP => 12,
-        _ => return Shape::Ip,
+        _ => {
+            packet.mark_other();
+            return Shape::Ip;
+        }
     };
     if packet.transport_len < least {
         return short;
@@ -277,53 +309,49 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, first_fragment: 
                 return short;
             };
             let word = u32::from_be(word[0]);
-            let header_len = (word >> 28) * 4;
-            if header_len < 20 || packet.transport_len < header_len {
+            if !tcp_header_fits(word, packet.transport_len) {
                 return short;
             }
             packet.detail = (word >> 16) as u8;
             set_ports(packet, words[0]);
+            packet.mark_tcp();
         }
-        protocol::UDP | protocol::SCTP => set_ports(packet, words[0]),
+        protocol::UDP => {
+            set_ports(packet, words[0]);
+            packet.mark_udp();
+        }
+        protocol::SCTP => {
+            if packet.transport_len >= 16 {
+                let Some(chunk) = frame.words::<1>(packet.transport + 12) else {
+                    return short;
+                };
+                packet.detail = (u32::from_be(chunk[0]) >> 24) as u8;
+            }
+            set_ports(packet, words[0]);
+            packet.mark_sctp();
+        }
         _ => {
             // ICMP is of the family that carries it; the other one is no ICMP.
             if (packet.protocol == protocol::ICMP) != (packet.ethertype == ethertype::IPV4) {
                 return Shape::Fault(Reason::Malformed);
             }
             packet.detail = (u32::from_be(words[0]) >> 24) as u8;
-            icmp_ports(words[1], packet);
+            packet.mark_icmp(words[1]);
         }
     }
     Shape::Ip
 }
 
+/// Whether the TCP header is as long as it says; `word` is its fourth, host order.
 #[inline(always)]
-const fn set_ports(packet: &mut Packet, word: u32) {
+pub(super) const fn tcp_header_fits(word: u32, transport_len: u32) -> bool {
+    let header_len = (word >> 28) * 4;
+    header_len >= 20 && transport_len >= header_len
+}
+
+#[inline(always)]
+pub(super) const fn set_ports(packet: &mut Packet, word: u32) {
     let word = u32::from_be(word);
     packet.source_port = (word >> 16) as u16;
     packet.destination_port = word as u16;
-}
-
-/// Puts a query's identifier on the querier's side, so that both directions of
-/// one query share a key and a query from the peer has another. Whether it was
-/// a query or a reply. `word` is the second of the ICMP header.
-#[inline(always)]
-const fn icmp_ports(word: u32, packet: &mut Packet) -> bool {
-    let identifier = (u32::from_be(word) >> 16) as u16;
-    let (query, reply) = match packet.protocol {
-        protocol::ICMP => (
-            matches!(packet.detail, 8 | 13 | 15 | 17),
-            matches!(packet.detail, 0 | 14 | 16 | 18),
-        ),
-        _ => (
-            packet.detail == icmpv6::ECHO_REQUEST,
-            packet.detail == icmpv6::ECHO_REPLY,
-        ),
-    };
-    if query {
-        packet.source_port = identifier;
-    } else if reply {
-        packet.destination_port = identifier;
-    }
-    query || reply
 }

@@ -1,10 +1,10 @@
 //! The flow that a packet belongs to: found, asked about, confirmed, stored.
 
-use super::path::Path;
-use super::{Policy, Tables};
+use super::path::{Known, Path};
+use super::{Policy, Tables, Track};
 use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Identity, Stat};
-use crate::conntrack;
-use crate::packet::{self, Frame, Packet};
+use crate::conntrack::{self, State};
+use crate::packet::{self, Frame, Packet, mark};
 
 /// What the flow tables know of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,31 +14,88 @@ pub(super) enum Found {
     /// It belongs to a flow that policy has taken back.
     Revoked,
     /// It has to be decided in full.
-    Absent,
+    Absent(Known),
+}
+
+/// What is noted of a flow that an allowed packet opens.
+#[derive(Clone, Copy)]
+pub(super) struct New {
+    /// Workload of the peer.
+    pub(super) peer: u32,
+    /// Bits of [`Flow`]'s constants.
+    pub(super) flags: u8,
+    /// What counts it.
+    pub(super) stat: Stat,
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// Looks for the flow that the packet belongs to.
+    /// Looks for the flow that the packet belongs to; its key goes to `track`.
     #[inline(always)]
-    pub(super) fn established(&self, key: &FlowKey, packet: &Packet, room: &mut Flow) -> Found {
-        if packet.is_syn() || self.half.flags & EndpointWorld::QUARANTINE != 0 {
-            return Found::Absent;
+    pub(super) fn established(&self, track: &mut Track) -> Found {
+        track.key = self.packet.flow_key(self.direction, self.endpoint.id);
+        if self.packet.is(mark::STARTS) || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+            return Found::Absent(Known::Unasked);
         }
-        if let Some(mut flow) = self.tables.flow(key) {
-            return self.take_in(&mut flow, key, packet);
-        }
-        let Some(mut flow) = self.tables.opening(key) else {
-            return Found::Absent;
+        let Some(mut flow) = self.tables.flow(&track.key) else {
+            return self.not_replied(track);
         };
-        let found = self.take_in(&mut flow, key, packet);
-        if matches!(found, Found::Passes(_)) && flow.state != conntrack::State::Opening as u8 {
-            *room = *flow;
-            drop(flow);
-            if !self.tables.promote(key, room) {
-                self.tables.count(Stat::FlowsNotStored);
+        let found = self.take_in(&mut flow, &track.key);
+        if matches!(found, Found::Passes(_)) && flow.state == State::Closing as u8 {
+            // Room for those that live: what has ended is kept with the brief ones.
+            self.end(&track.key, flow);
+        }
+        found
+    }
+
+    #[inline(never)]
+    fn end(&self, key: &FlowKey, flow: T::FlowRef<'_>) {
+        if self.tables.demote(key, flow)
+            && let Some(mut quota) = self.tables.quota(self.context.slot)
+            && quota.endpoint == self.endpoint.id
+        {
+            quota.replied = quota.replied.wrapping_sub(1);
+        }
+    }
+
+    /// The same among the flows that aren't replied yet or no longer.
+    #[inline(never)]
+    fn not_replied(&self, track: &mut Track) -> Found {
+        let Some(mut flow) = self.tables.opening(&track.key) else {
+            return Found::Absent(Known::Nothing);
+        };
+        let before = flow.state;
+        let found = self.take_in(&mut flow, &track.key);
+        if matches!(found, Found::Passes(_)) {
+            if before == State::Opening as u8 && flow.state != before {
+                self.answered();
+            }
+            if flow.state == State::Replied as u8 {
+                self.replied(&track.key, flow);
             }
         }
         found
+    }
+
+    #[inline(always)]
+    fn answered(&self) {
+        if let Some(mut quota) = self.tables.quota(self.context.slot) {
+            quota.answered(self.endpoint.id);
+        }
+    }
+
+    /// Moves a flow to those that a flood can't push out, as many as this
+    /// endpoint may have there; the others go on where they are.
+    #[inline(never)]
+    fn replied(&self, key: &FlowKey, flow: T::FlowRef<'_>) {
+        let slot = self.context.slot;
+        let gone = self.tables.gone(slot);
+        let within = match self.tables.quota(slot) {
+            Some(mut quota) => quota.reply(self.endpoint.id, gone),
+            None => true,
+        };
+        if within && !self.tables.promote(key, flow) {
+            self.tables.count(Stat::FlowsNotStored);
+        }
     }
 
     /// Takes the packet into a live flow that policy allows now.
@@ -48,17 +105,22 @@ impl<T: Tables> Path<'_, T> {
     /// not be decided as if it opened something: that would turn a revoked
     /// flow into one of the other side's own.
     #[inline(always)]
-    fn take_in(&self, flow: &mut Flow, key: &FlowKey, packet: &Packet) -> Found {
-        let now = self.context.now;
+    fn take_in(&self, flow: &mut Flow, key: &FlowKey) -> Found {
+        let clock = self.context.clock;
         let by_opener = flow.opened_by == self.direction as u8;
-        if conntrack::expired(flow, packet.protocol, now) || !packet.fits_flow(by_opener) {
-            return Found::Absent;
+        let fits = if by_opener {
+            mark::BY_OPENER
+        } else {
+            mark::BY_OTHER
+        };
+        if conntrack::expired(flow, clock) || !self.packet.is(fits) {
+            return Found::Absent(Known::Something);
         }
         if flow.epoch != self.half.epoch {
             if by_opener {
-                return Found::Absent;
+                return Found::Absent(Known::Something);
             }
-            match self.again(flow, key, packet.protocol) {
+            match self.again(flow, key) {
                 Policy::Allow => flow.epoch = self.half.epoch,
                 Policy::Deny if !self.auditing() => return Found::Revoked,
                 // Stays old until its opener speaks, who is then counted.
@@ -68,54 +130,54 @@ impl<T: Tables> Path<'_, T> {
         conntrack::advance(
             flow,
             self.direction,
-            packet.tcp_flags(),
+            self.packet,
             self.context.len,
-            now,
+            clock.now,
         );
         Found::Passes(flow.flags)
     }
 
     /// Asks policy once more, in the direction in which the flow was opened.
     #[inline(never)]
-    fn again(&self, flow: &Flow, key: &FlowKey, protocol: u8) -> Policy {
+    fn again(&self, flow: &Flow, key: &FlowKey) -> Policy {
         let by_pod = flow.opened_by == Direction::Egress as u8;
+        let peer = self.peer(&key.remote);
         if flow.flags & Flow::ALWAYS != 0 {
             // The node's address may have become somebody else's.
-            let kept =
-                !by_pod || self.tables.identity(&key.remote).flags & Identity::IS_THIS_NODE != 0;
+            let kept = !by_pod || peer.identity.flags & Identity::IS_THIS_NODE != 0;
             return if kept { Policy::Allow } else { Policy::Deny };
+        }
+        if flow.flags & Flow::SERVICE != 0 && peer.identity.flags & Identity::IS_SERVICE != 0 {
+            // Which backend it is shows in its opener's packets only.
+            return Policy::Allow;
         }
         let (direction, port) = if by_pod {
             (Direction::Egress, key.remote_port)
         } else {
             (Direction::Ingress, key.local_port)
         };
-        self.ask(direction, &key.remote, protocol, port)
+        self.ask(direction, &peer, key.protocol as u8, port)
     }
 
     /// Whether it is an ICMP error about a live flow of this endpoint, which
     /// path-MTU discovery can't do without.
     #[inline(never)]
-    pub(super) fn related<F: Frame + ?Sized>(
-        &self,
-        frame: &F,
-        packet: &Packet,
-        inner: &mut Packet,
-    ) -> bool {
-        if !packet.is_icmp_error() || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+    pub(super) fn related<F: Frame + ?Sized>(&self, frame: &F, inner: &mut Packet) -> bool {
+        if self.half.flags & EndpointWorld::QUARANTINE != 0 {
+            return false;
+        }
+        if packet::quoted(frame, self.packet, inner).is_none() {
             return false;
         }
         // An error goes to the sender of the packet that it quotes; to anybody
         // else it would carry what it likes past policy.
-        if packet::quoted(frame, packet, inner).is_none() || !packet.destination.same(&inner.source)
-        {
+        if !self.packet.destination.same(&inner.source) {
             return false;
         }
         // The packet that met the error went the other way.
         let key = inner.flow_key(self.direction.reverse(), self.endpoint.id);
         let live = |flow: &Flow| {
-            flow.epoch == self.half.epoch
-                && !conntrack::expired(flow, inner.protocol, self.context.now)
+            flow.epoch == self.half.epoch && !conntrack::expired(flow, self.context.clock)
         };
         match self.tables.flow(&key) {
             Some(flow) => live(&flow),
@@ -123,84 +185,100 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Tracks an allowed packet's connection.
-    #[inline(always)]
-    pub(super) fn open(
-        &self,
-        key: &FlowKey,
-        packet: &Packet,
-        flow: &mut Flow,
-        workload: u32,
-        flags: u8,
-        stat: Stat,
-    ) {
-        if packet.opens_flow()
-            && self.half.flags & EndpointWorld::QUARANTINE == 0
-            && !self.confirm(key, packet, workload, flags)
-        {
-            *flow = conntrack::opened(
-                self.direction,
-                self.half.epoch,
-                workload,
-                self.context.len,
-                self.context.now,
-            );
-            flow.flags = flags;
-            self.store(key, flow, stat);
+    /// Tracks an allowed packet's connection under the key in `track`.
+    #[inline(never)]
+    pub(super) fn open(&self, track: &mut Track, known: Known, new: &New) {
+        if !self.packet.is(mark::OPENS) || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+            return;
         }
+        if known == Known::Something && self.confirm(track, new) {
+            return;
+        }
+        track.flow = conntrack::opened(
+            self.direction,
+            self.packet.protocol,
+            self.half.epoch,
+            new.peer,
+            self.context.len,
+            self.context.clock.now,
+        );
+        track.flow.flags = new.flags;
+        self.store(track, known, new.stat);
     }
 
     #[inline(always)]
-    fn store(&self, key: &FlowKey, flow: &Flow, stat: Stat) {
-        // A reused port takes its old entry over, wherever that lies.
-        if let Some(mut old) = self.tables.flow(key) {
-            *old = *flow;
-        } else if !self.tables.open(key, flow) {
-            self.tables.count(Stat::FlowsNotStored);
-            return;
+    fn store(&self, track: &Track, known: Known, stat: Stat) {
+        if known != Known::Nothing {
+            // A reused port takes its old entry over, wherever that lies.
+            if let Some(mut old) = self.tables.flow(&track.key) {
+                *old = track.flow;
+                self.tables.count(stat);
+                return;
+            }
         }
-        self.tables.count(stat);
+        let within = match self.tables.quota(self.context.slot) {
+            Some(mut quota) => quota.open(self.endpoint.id, self.context.clock),
+            None => true,
+        };
+        if !within {
+            self.tables.count(Stat::FlowsOverQuota);
+        } else if self.tables.open(&track.key, &track.flow) {
+            self.tables.count(stat);
+        } else {
+            self.tables.count(Stat::FlowsNotStored);
+        }
     }
 
     /// Confirms a live flow whose opener was decided anew: it goes on as it was.
-    #[inline(always)]
-    fn confirm(&self, key: &FlowKey, packet: &Packet, workload: u32, flags: u8) -> bool {
-        if packet.is_syn() {
-            return false;
-        }
-        let Some(mut flow) = self.tables.flow(key) else {
-            return false;
+    #[inline(never)]
+    fn confirm(&self, track: &Track, new: &New) -> bool {
+        let confirmed = |flow: &mut Flow| {
+            let clock = self.context.clock;
+            if flow.opened_by != self.direction as u8 || conntrack::expired(flow, clock) {
+                return false;
+            }
+            flow.epoch = self.half.epoch;
+            flow.peer = new.peer;
+            flow.flags = new.flags;
+            conntrack::advance(
+                flow,
+                self.direction,
+                self.packet,
+                self.context.len,
+                clock.now,
+            );
+            true
         };
-        let now = self.context.now;
-        if flow.opened_by != self.direction as u8 || conntrack::expired(&flow, packet.protocol, now)
-        {
-            return false;
+        if let Some(mut flow) = self.tables.flow(&track.key) {
+            return confirmed(&mut flow);
         }
-        flow.epoch = self.half.epoch;
-        flow.peer = workload;
-        flow.flags = flags;
-        conntrack::advance(
-            &mut flow,
-            self.direction,
-            packet.tcp_flags(),
-            self.context.len,
-            now,
-        );
-        true
+        match self.tables.opening(&track.key) {
+            Some(mut flow) => confirmed(&mut flow),
+            None => false,
+        }
     }
 
-    #[inline(always)]
-    pub(super) fn adopt(&self, key: &FlowKey, flow: &mut Flow, workload: u32) {
+    /// Takes an unknown packet as the reply of a connection that its other end
+    /// has opened before anybody looked.
+    #[inline(never)]
+    pub(super) fn adopt(&self, track: &mut Track, workload: u32) {
         let context = self.context;
-        *flow = conntrack::opened(
+        track.flow = conntrack::opened(
             self.direction.reverse(),
+            self.packet.protocol,
             self.half.epoch,
             workload,
             0,
-            context.now,
+            context.clock.now,
         );
-        flow.packets = [0; 2];
-        conntrack::advance(flow, self.direction, 0, context.len, context.now);
-        self.store(key, flow, Stat::FlowsAllowed);
+        track.flow.packets = [0; 2];
+        conntrack::advance(
+            &mut track.flow,
+            self.direction,
+            self.packet,
+            context.len,
+            context.clock.now,
+        );
+        self.store(track, Known::Nothing, Stat::FlowsAllowed);
     }
 }

@@ -1,10 +1,23 @@
 //! One packet on its way through one hook, and what policy says of it.
 
-use super::{Context, Policy, Tables, Verdict, half, policy};
-use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat,
-};
+use core::cell::Cell;
+
+use super::flows::New;
+use super::policy::policy_of_class;
+use super::{Context, Noted, Policy, Tables, Track, Verdict, half};
+use crate::abi::{Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, Stat};
 use crate::packet::{self, Packet, Shape};
+
+/// Where a packet is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hook {
+    /// On its way to the endpoint.
+    ToPod = 0,
+    /// As the endpoint sends it.
+    FromPod = 1,
+    /// On its way out by another device, after DNAT; the endpoint is the sender.
+    ToNetwork = 2,
+}
 
 /// One packet at one hook of one endpoint.
 pub(super) struct Path<'a, T: Tables> {
@@ -12,7 +25,33 @@ pub(super) struct Path<'a, T: Tables> {
     pub(super) context: &'a Context,
     pub(super) endpoint: &'a Endpoint,
     pub(super) half: &'a EndpointWorld,
+    pub(super) packet: &'a Packet,
+    /// Where it goes when something is noted.
+    pub(super) noted: &'a Cell<Noted>,
+    pub(super) hook: Hook,
     pub(super) direction: Direction,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    /// The address by which it is judged.
+    pub(super) addr: Addr,
+    /// What is known of that address.
+    pub(super) identity: Identity,
+    /// Its workload, which a tag may know better.
+    pub(super) workload: u32,
+}
+
+/// What the flow tables hold under a packet's key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Known {
+    /// Nobody asked: the packet is decided anew whatever they hold.
+    Unasked,
+    /// Nothing.
+    Nothing,
+    /// Something that the packet can't be taken into as it is.
+    Something,
 }
 
 impl<'a, T: Tables> Path<'a, T> {
@@ -21,47 +60,61 @@ impl<'a, T: Tables> Path<'a, T> {
         tables: &'a T,
         context: &'a Context,
         endpoint: &'a Endpoint,
-        direction: Direction,
+        packet: &'a Packet,
+        noted: &'a Cell<Noted>,
+        hook: Hook,
     ) -> Self {
         Self {
             tables,
             context,
             endpoint,
             half: half(endpoint, context.control.world),
-            direction,
+            packet,
+            noted,
+            hook,
+            direction: match hook {
+                Hook::ToPod => Direction::Ingress,
+                Hook::FromPod | Hook::ToNetwork => Direction::Egress,
+            },
         }
     }
 
     /// A denial with both names; audited if the whole agent audits.
-    #[inline(always)]
-    pub(super) fn deny(&self, packet: &Packet, reason: Reason) -> Verdict {
+    #[inline(never)]
+    pub(super) fn deny(&self, reason: Reason) -> Verdict {
         let (source, destination) = match self.direction {
             Direction::Egress => (
                 self.endpoint.workload,
-                self.tables.identity(&packet.destination).workload,
+                self.tables.identity(&self.packet.destination).workload,
             ),
             Direction::Ingress => (
                 match self.sender() {
                     Some(sender) => sender.workload,
                     None if self.context.ingress_ifindex == 0 => Identity::NODE,
-                    None => self.tables.identity(&packet.source).workload,
+                    None => self.tables.identity(&self.packet.source).workload,
                 },
                 self.endpoint.workload,
             ),
         };
-        self.noted(reason, self.auditing(), source, destination)
+        self.note(reason, self.auditing(), source, destination)
     }
 
     #[inline(always)]
-    fn noted(&self, reason: Reason, audited: bool, source: u32, destination: u32) -> Verdict {
-        Verdict {
-            reason: Some(reason),
+    pub(super) fn note(
+        &self,
+        reason: Reason,
+        audited: bool,
+        source: u32,
+        destination: u32,
+    ) -> Verdict {
+        self.noted.set(Noted {
+            reason,
             audited,
             direction: self.direction,
             source,
             destination,
-            service: false,
-        }
+        });
+        Verdict::NOTED
     }
 
     #[inline(always)]
@@ -70,16 +123,22 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 
     /// Frames without a flow: ARP passes (its sender was checked where it was
-    /// sent); what the parser can't account for passes only where no policy
-    /// isolates the endpoint.
-    #[inline(always)]
-    pub(super) fn unaccounted(&self, packet: &Packet) -> Option<Verdict> {
-        let reason = match packet.shape {
+    /// sent), and so does a fragment that follows an allowed one; what the parser
+    /// can't account for passes only where no policy isolates the endpoint.
+    #[inline(never)]
+    pub(super) fn without_flow(&self) -> Verdict {
+        let reason = match self.packet.shape {
             _ if self.context.vlan => Reason::Vlan,
-            Shape::Ip => return None,
-            Shape::Arp => return Some(Verdict::allow(self.direction)),
+            Shape::Arp => return Verdict::ALLOW,
             Shape::Fault(reason) => reason,
+            // Not asked for.
+            Shape::Ip => Reason::Malformed,
         };
+        if reason == Reason::Fragment
+            && let Some(verdict) = self.follows()
+        {
+            return verdict;
+        }
         let (isolated, staged) = match self.direction {
             Direction::Ingress => (
                 EndpointWorld::INGRESS_ISOLATED,
@@ -90,104 +149,129 @@ impl<'a, T: Tables> Path<'a, T> {
         let flags = self.half.flags;
         let enforced = flags & (isolated | EndpointWorld::QUARANTINE) != 0;
         if !enforced && flags & staged == 0 {
-            return Some(Verdict::allow(self.direction));
+            return Verdict::ALLOW;
         }
-        let verdict = self.deny(packet, reason);
-        Some(Verdict {
-            audited: verdict.audited || !enforced,
-            ..verdict
-        })
+        let verdict = self.deny(reason);
+        if !enforced {
+            self.noted.set(Noted {
+                audited: true,
+                ..self.noted.get()
+            });
+        }
+        verdict
     }
 
     /// The full decision of this endpoint in this direction.
     #[inline(always)]
     pub(super) fn decide(
         &self,
-        key: &FlowKey,
-        packet: &Packet,
-        room: &mut Flow,
-        peer: &Addr,
-        workload: u32,
+        track: &mut Track,
+        known: Known,
+        peer: &Peer,
         flags: u8,
     ) -> Verdict {
         let (source, destination) = match self.direction {
-            Direction::Egress => (self.endpoint.workload, workload),
-            Direction::Ingress => (workload, self.endpoint.workload),
+            Direction::Egress => (self.endpoint.workload, peer.workload),
+            Direction::Ingress => (peer.workload, self.endpoint.workload),
         };
         if self.half.flags & EndpointWorld::QUARANTINE != 0 {
-            return self.noted(Reason::Quarantine, self.auditing(), source, destination);
+            return self.note(Reason::Quarantine, self.auditing(), source, destination);
         }
-        let stat = match self.ask(
-            self.direction,
-            peer,
-            packet.protocol,
-            packet.destination_port,
-        ) {
-            Policy::Allow => Stat::FlowsAllowed,
-            Policy::Deny if self.picks_up(key, packet, peer) => {
+        let port = self.packet.destination_port;
+        let asked = self.ask(self.direction, peer, self.packet.protocol, port);
+        if asked == Policy::Deny {
+            if self.picks_up(known, peer) {
                 // It goes on as the flow that its other end opened.
-                self.adopt(key, room, workload);
-                return Verdict::allow(self.direction);
+                self.adopt(track, peer.workload);
+                return Verdict::ALLOW;
             }
-            Policy::Deny if !self.auditing() => {
-                return self.noted(Reason::Policy, false, source, destination);
+            if !self.auditing() {
+                return self.note(Reason::Policy, false, source, destination);
             }
-            Policy::Deny | Policy::Audit => {
-                self.open(key, packet, room, workload, flags, Stat::FlowsAudited);
-                return self.noted(Reason::Policy, true, source, destination);
-            }
+        }
+        let new = New {
+            peer: peer.workload,
+            flags,
+            stat: if asked == Policy::Allow {
+                Stat::FlowsAllowed
+            } else {
+                Stat::FlowsAudited
+            },
         };
-        self.open(key, packet, room, workload, flags, stat);
-        Verdict::allow(self.direction)
+        self.open(track, known, &new);
+        if asked == Policy::Allow {
+            Verdict::ALLOW
+        } else {
+            self.note(Reason::Policy, true, source, destination)
+        }
     }
 
     /// Allowed whatever policy says.
     #[inline(always)]
     pub(super) fn always(
         &self,
-        key: &FlowKey,
-        packet: &Packet,
-        room: &mut Flow,
+        track: &mut Track,
+        known: Known,
         workload: u32,
         flags: u8,
     ) -> Verdict {
-        let flags = flags | Flow::ALWAYS;
-        self.open(key, packet, room, workload, flags, Stat::FlowsAllowed);
-        Verdict::allow(self.direction)
+        let new = New {
+            peer: workload,
+            flags,
+            stat: Stat::FlowsAllowed,
+        };
+        self.open(track, known, &new);
+        Verdict::ALLOW
     }
 
+    #[inline(never)]
+    pub(super) fn ask(&self, direction: Direction, peer: &Peer, protocol: u8, port: u16) -> Policy {
+        let (tables, world) = (self.tables, self.context.control.world);
+        let class = || match peer.identity.class(world) {
+            Identity::BY_PREFIX => tables.class_by_prefix(world, &peer.addr),
+            class => class,
+        };
+        policy_of_class(tables, world, self.half, direction, class, protocol, port)
+    }
+
+    /// Who holds an address.
     #[inline(always)]
-    pub(super) fn ask(&self, direction: Direction, peer: &Addr, protocol: u8, port: u16) -> Policy {
-        let world = self.context.control.world;
-        policy(
-            self.tables,
-            world,
-            self.half,
-            direction,
-            peer,
-            protocol,
-            port,
-        )
+    pub(super) fn peer(&self, addr: &Addr) -> Peer {
+        let identity = self.tables.identity(addr);
+        Peer {
+            addr: *addr,
+            identity,
+            workload: identity.workload,
+        }
     }
 
     /// Whether an unknown TCP packet may be the reply of a connection that was
     /// open before the endpoint came under management. A bounded window: a FIN
     /// to an open port gets silence, so loose pick-up is a port scanner.
     #[inline(always)]
-    fn picks_up(&self, key: &FlowKey, packet: &Packet, peer: &Addr) -> bool {
+    fn picks_up(&self, known: Known, peer: &Peer) -> bool {
         use packet::tcp;
-        packet.protocol == packet::protocol::TCP
-            && self.context.now < self.endpoint.pickup_until
-            && packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
+        self.packet.protocol == packet::protocol::TCP
+            && self.endpoint.pickup_until != 0
+            && self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
             // What has an entry was tracked, and policy has taken it back.
-            && self.tables.flow(key).is_none()
-            && self.tables.opening(key).is_none()
+            && known == Known::Nothing
+            && self.tables.monotonic() < self.endpoint.pickup_until
             && self.ask(
                 self.direction.reverse(),
                 peer,
-                packet.protocol,
-                packet.source_port,
+                self.packet.protocol,
+                self.packet.source_port,
             ) != Policy::Deny
+    }
+
+    /// Whether the packet is for a tunnel's end on a node: what is inside would
+    /// come out there with any source. Only pods' addresses are known to be no
+    /// node's: it may have more of them than the cluster says.
+    #[inline(always)]
+    pub(super) fn enters_tunnel(&self, peer: &Peer) -> bool {
+        self.packet.is(packet::mark::TUNNEL)
+            && (peer.identity.workload < Identity::FIRST || peer.identity.flags != 0)
     }
 
     /// The sender's endpoint on this node, by its tag.
@@ -202,34 +286,18 @@ impl<'a, T: Tables> Path<'a, T> {
         }
     }
 
-    /// The decision that `from_pod` couldn't take: the sender's egress, now
-    /// that DNAT has shown where the packet goes. `None` if nothing is to be noted.
+    /// The flow of a packet that a first look has let through, and the flags of
+    /// what it leads to.
     #[inline(always)]
-    pub(super) fn senders_egress(&self, sender: &Endpoint, packet: &Packet) -> Option<Verdict> {
-        let world = self.context.control.world;
-        let half = half(sender, world);
-        let noted = |reason, audited| {
-            Some(Verdict {
-                direction: Direction::Egress,
-                ..self.noted(reason, audited, sender.workload, self.endpoint.workload)
-            })
-        };
-        if half.flags & EndpointWorld::QUARANTINE != 0 {
-            return noted(Reason::Quarantine, self.auditing());
+    pub(super) fn flags(&self, identity: &Identity) -> u8 {
+        let mut flags = 0;
+        if identity.flags & (Identity::IS_NODE | Identity::IS_SERVICE) != 0 {
+            // A node's port may lead anywhere (NodePort, hostPort).
+            flags |= Flow::SERVICE;
         }
-        let asked = policy(
-            self.tables,
-            world,
-            half,
-            Direction::Egress,
-            &packet.destination,
-            packet.protocol,
-            packet.destination_port,
-        );
-        match asked {
-            Policy::Allow => None,
-            Policy::Audit => noted(Reason::Policy, true),
-            Policy::Deny => noted(Reason::Policy, self.auditing()),
+        if identity.flags & Identity::IS_THIS_NODE != 0 {
+            flags |= Flow::ALWAYS;
         }
+        flags
     }
 }

@@ -41,6 +41,21 @@ pub fn policy<T: PolicyTables + ?Sized>(
     protocol: u8,
     port: u16,
 ) -> Policy {
+    let class = || tables.class(world, peer);
+    policy_of_class(tables, world, half, direction, class, protocol, port)
+}
+
+/// The same for a peer whose class is found elsewhere, and only if it matters.
+#[inline(always)]
+pub(super) fn policy_of_class<T: PolicyTables + ?Sized>(
+    tables: &T,
+    world: World,
+    half: &EndpointWorld,
+    direction: Direction,
+    class: impl FnOnce() -> u32,
+    protocol: u8,
+    port: u16,
+) -> Policy {
     let (ruleset, isolated, staged) = match direction {
         Direction::Ingress => (
             half.ingress,
@@ -56,8 +71,7 @@ pub fn policy<T: PolicyTables + ?Sized>(
     if !isolated && !staged {
         return Policy::Allow;
     }
-    let class = tables.class(world, peer);
-    let grant = tables.grant(world, ruleset, class);
+    let grant = tables.grant(world, ruleset, class());
     if isolated && !in_set(tables, world, grant.enforced, protocol, port) {
         return Policy::Deny;
     }

@@ -37,9 +37,10 @@ impl Extension {
     }
 
     /// A fragment header; the offset in units of 8 bytes.
-    pub fn fragment(offset: u16, more: bool) -> Self {
+    pub fn fragment(offset: u16, more: bool, identification: u16) -> Self {
         let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
-        Self(44, vec![0, high, low, 0, 0, 7, offset as u8])
+        let [a, b] = identification.to_be_bytes();
+        Self(44, vec![0, high, low, 0, 7, a, b])
     }
 
     /// An authentication header with a 12-byte check value.
@@ -69,6 +70,8 @@ pub struct Frame {
     pub hops: u8,
     /// IPv4's flags and fragment offset.
     pub fragment: u16,
+    /// IPv4's identification.
+    pub identification: u16,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
     /// IPv6 extension headers, in order.
@@ -93,6 +96,7 @@ impl Frame {
             protocol,
             hops: 64,
             fragment: 0,
+            identification: 7,
             options: Vec::new(),
             extensions: Vec::new(),
             payload,
@@ -238,7 +242,7 @@ impl Frame {
         let header_len = 20 + self.options.len();
         let mut header = vec![0x40 | (header_len / 4) as u8, 0];
         header.extend(((header_len + payload.len()) as u16).to_be_bytes());
-        header.extend([0, 7]);
+        header.extend(self.identification.to_be_bytes());
         header.extend(self.fragment.to_be_bytes());
         header.extend([self.hops, self.protocol, 0, 0]);
         header.extend(octets(self.source));

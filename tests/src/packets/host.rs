@@ -4,11 +4,12 @@ use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
-    Addr, Control, Direction, Endpoint, Flow, FlowKey, Grant, Identity, PortKey, Protocol, Stat,
-    Tag, World,
+    Addr, Claim, Control, Direction, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Grant,
+    Identity, Mac, PortKey, Protocol, Quota, Stat, Tag, World,
 };
-use ringfence_ebpf::packet;
-use ringfence_ebpf::verdict::{self, Context, PolicyTables, Scratch, Tables, Verdict};
+use ringfence_ebpf::conntrack::Clock;
+use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::verdict::{self, Context, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
 
 use super::fixture::{self, PODS, Pod};
@@ -18,8 +19,8 @@ use super::step::{Expected, Series, Source, Step};
 const FIRST_IFINDEX: u32 = 100;
 /// An interface that nobody manages.
 const UNMANAGED: u32 = 99;
-/// A second, in the datapath's nanoseconds.
-pub const SECOND: u64 = 1_000_000_000;
+/// A second, in ticks of the datapath's clock.
+pub const SECOND: u64 = 1000;
 
 /// A node's datapath in memory.
 #[derive(Debug)]
@@ -30,6 +31,9 @@ pub struct Host {
     identities: HashMap<Addr, Identity>,
     flows: RefCell<HashMap<FlowKey, Flow>>,
     opening: RefCell<HashMap<FlowKey, Flow>>,
+    quotas: RefCell<HashMap<u32, Quota>>,
+    fragments: RefCell<HashMap<FragmentKey, Fragments>>,
+    claims: RefCell<HashMap<Addr, Claim>>,
     stats: RefCell<[u64; Stat::COUNT as usize]>,
     /// Denied and audited packets.
     pub drops: BTreeMap<Series, u64>,
@@ -49,6 +53,9 @@ impl Host {
             identities: HashMap::new(),
             flows: RefCell::default(),
             opening: RefCell::default(),
+            quotas: RefCell::default(),
+            fragments: RefCell::default(),
+            claims: RefCell::default(),
             stats: RefCell::default(),
             drops: BTreeMap::new(),
             control: Control::default(),
@@ -57,7 +64,12 @@ impl Host {
         for (addr, (name, flags)) in host.policy.identities.clone() {
             let node = flags & Identity::IS_NODE != 0;
             let workload = if node { Identity::NODE } else { host.id(&name) };
-            host.identities.insert(addr, Identity { workload, flags });
+            let identity = Identity {
+                workload,
+                flags,
+                ..Identity::UNKNOWN
+            };
+            host.identities.insert(addr, identity);
         }
         for (ifindex, pod) in (FIRST_IFINDEX..).zip(PODS) {
             let endpoint = host.endpoint_of(ifindex, &pod);
@@ -83,7 +95,7 @@ impl Host {
             v6: address(false),
             link_local: pod.link_local().into(),
             worlds: [policy.half(); 2],
-            mac: pod.mac,
+            mac: Mac::new(pod.mac),
             ..Endpoint::default()
         }
     }
@@ -125,31 +137,46 @@ impl Host {
     }
 
     /// Runs a step's hook and counts as the hooks do.
-    pub fn run(&mut self, step: &Step) -> Verdict {
-        let mut scratch = Scratch::EMPTY;
-        packet::parse(step.frame.as_slice(), &mut scratch.packet);
-        let slot = verdict::find_slot(self, ifindex(step.pod));
-        let context = self.context(step, slot);
+    ///
+    /// # Panics
+    /// If the parser's shortcut reads another packet than its long way.
+    pub fn run(&mut self, step: &Step) -> Expected {
+        let Scratch { packet, mut room } = Scratch::EMPTY;
+        let mut packet = packet;
+        let frame = step.frame.as_slice();
+        let packet = packet.write(Packet::EMPTY);
+        packet::parse(frame, packet);
+        let mut walked = Packet::EMPTY;
+        packet::parse_any(frame, &mut walked);
+        assert_eq!(*packet, walked, "the shortcut says the same");
+        let found = verdict::find(self, ifindex(step.pod));
+        let context = self.context(step, found.map_or(0, |(slot, _)| slot));
         let decide = match step.hook {
             Direction::Egress => verdict::from_pod::<Self, [u8]>,
             Direction::Ingress => verdict::to_pod::<Self, [u8]>,
         };
-        let verdict = match self.endpoint(slot) {
-            Some(endpoint) => decide(self, &context, endpoint, &step.frame, &mut scratch),
-            None => verdict::unknown_endpoint(&self.control, step.hook),
+        let verdict = match found {
+            Some((_, endpoint)) => decide(self, &context, endpoint, frame, packet, &mut room),
+            None => verdict::unknown_endpoint(&self.control, step.hook, &room.noted),
         };
-        if let Some(reason) = verdict.reason {
-            let series = Series {
-                source: self.name(verdict.source),
-                destination: self.name(verdict.destination),
-                direction: verdict.direction.name(),
-                reason: reason.name(),
-                protocol: Protocol::from_iana(scratch.packet.protocol).name(),
-                audited: verdict.audited,
-            };
-            *self.drops.entry(series).or_default() += 1;
+        if !verdict.noted {
+            return Expected::Pass;
         }
-        verdict
+        let noted = room.noted.get();
+        let series = Series {
+            source: self.name(noted.source),
+            destination: self.name(noted.destination),
+            direction: noted.direction.name(),
+            reason: noted.reason.name(),
+            protocol: Protocol::from_iana(packet.protocol).name(),
+            audited: noted.audited,
+        };
+        *self.drops.entry(series).or_default() += 1;
+        if noted.audited {
+            Expected::Audit(noted.reason)
+        } else {
+            Expected::Drop(noted.reason)
+        }
     }
 
     fn context(&self, step: &Step, slot: u32) -> Context {
@@ -164,21 +191,15 @@ impl Host {
         Context {
             control: self.control,
             slot,
-            now: self.now,
+            clock: Clock {
+                now: self.now,
+                second: SECOND,
+            },
             len: step.frame.len() as u32,
             ingress_ifindex,
             tag,
             vlan: false,
         }
-    }
-}
-
-/// What became of a frame, in the table's words.
-pub fn outcome(verdict: &Verdict) -> Expected {
-    match verdict.reason {
-        None => Expected::Pass,
-        Some(reason) if verdict.audited => Expected::Audit(reason),
-        Some(reason) => Expected::Drop(reason),
     }
 }
 
@@ -212,6 +233,7 @@ fn find<'a>(table: &'a Table, key: &FlowKey) -> Option<RefMut<'a, Flow>> {
 
 impl Tables for Host {
     type FlowRef<'a> = RefMut<'a, Flow>;
+    type QuotaRef<'a> = RefMut<'a, Quota>;
 
     fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
         self.endpoints.get(&slot)
@@ -219,6 +241,10 @@ impl Tables for Host {
 
     fn identity(&self, addr: &Addr) -> Identity {
         self.identities.get(addr).copied().unwrap_or_default()
+    }
+
+    fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {
+        self.policy.class(world, addr)
     }
 
     fn flow(&self, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
@@ -234,10 +260,58 @@ impl Tables for Host {
         true
     }
 
-    fn promote(&self, key: &FlowKey, flow: &Flow) -> bool {
-        self.flows.borrow_mut().insert(*key, *flow);
+    fn promote(&self, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
+        let moved = *flow;
+        drop(flow);
+        self.flows.borrow_mut().insert(*key, moved);
         self.opening.borrow_mut().remove(key);
         true
+    }
+
+    fn demote(&self, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
+        let moved = *flow;
+        drop(flow);
+        self.opening.borrow_mut().insert(*key, moved);
+        self.flows.borrow_mut().remove(key).is_some()
+    }
+
+    fn quota(&self, slot: u32) -> Option<RefMut<'_, Quota>> {
+        let quotas = self.quotas.borrow_mut();
+        Some(RefMut::map(quotas, |quotas| {
+            quotas.entry(slot).or_default()
+        }))
+    }
+
+    fn gone(&self, _: u32) -> u32 {
+        0
+    }
+
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool {
+        self.fragments.borrow_mut().insert(*key, *fragments);
+        true
+    }
+
+    fn claimed(&self, addr: &Addr) -> Claim {
+        self.claims.borrow().get(addr).copied().unwrap_or_default()
+    }
+
+    fn claim(&self, addr: &Addr, endpoint: &Endpoint, slot: u32) -> bool {
+        let held = self.claimed(addr).endpoint;
+        if held == 0 {
+            let endpoint = endpoint.id;
+            self.claims
+                .borrow_mut()
+                .insert(*addr, Claim { endpoint, slot });
+        }
+        held == 0 || held == endpoint.id
+    }
+
+    fn monotonic(&self) -> u64 {
+        self.now
     }
 
     fn count(&self, stat: Stat) {

@@ -44,7 +44,7 @@ fn every_kind() -> Vec<(&'static str, Extension)> {
         ("an authentication header", Extension::authentication()),
         (
             "a fragment header of a whole packet",
-            Extension::fragment(0, false),
+            Extension::fragment(0, false, 7),
         ),
     ]
 }
@@ -76,7 +76,7 @@ fn order(t: &mut Table) {
         Extension::options(HOP_BY_HOP, 0),
         Extension::options(DESTINATION, 0),
         Extension::options(ROUTING, 0),
-        Extension::fragment(0, false),
+        Extension::fragment(0, false, 7),
         Extension::authentication(),
         Extension::options(DESTINATION, 1),
     ];

@@ -1,8 +1,8 @@
-//! Fragments: a first one must hold the whole transport header, and later ones
-//! carry nothing by which they could be judged.
+//! Fragments: a first one must hold the whole transport header, and later ones,
+//! which carry nothing by which they could be judged, follow it.
 
 use ringfence_ebpf::abi::Protocol;
-use ringfence_ebpf::abi::Reason::{Fragment, Malformed};
+use ringfence_ebpf::abi::Reason::{Fragment, Malformed, Policy};
 
 use super::flag::SYN;
 use super::{Family, Table, V6};
@@ -10,11 +10,13 @@ use crate::packets::Frame;
 use crate::packets::frame::Extension;
 use crate::packets::step::{from_pod, to_pod};
 
-/// Makes a fragment of a packet: offset in units of eight bytes.
+/// Makes a fragment of a packet: offset in units of eight bytes. Packets of other
+/// source ports have other identifications.
 fn cut(frame: &Frame, offset: u16, more: bool, keep: usize) -> Frame {
     frame.with(|f| {
         f.fragment = offset | if more { 0x2000 } else { 0 };
-        f.extensions = vec![Extension::fragment(offset, more)];
+        f.identification = u16::from_be_bytes([f.payload[0], f.payload[1]]);
+        f.extensions = vec![Extension::fragment(offset, more, f.identification)];
         let start = f.payload.len().min(usize::from(offset) * 8);
         f.payload.drain(..start);
         f.payload.truncate(keep);
@@ -43,7 +45,7 @@ pub(super) fn rows(t: &mut Table) {
         "a first fragment of a call that isn't listed is denied for that",
         |f, port| {
             let first = cut(&syn(f, port), 0, true, 24).with(|p| p.payload[3] ^= 1);
-            vec![from_pod("caller", &first).drops(ringfence_ebpf::abi::Reason::Policy)]
+            vec![from_pod("caller", &first).drops(Policy)]
         },
     );
     for keep in [0, 8, 16] {
@@ -73,6 +75,7 @@ pub(super) fn rows(t: &mut Table) {
         },
     );
     later(t);
+    following(t);
     t.both("fragments of a pod without policy pass", |f, port| {
         let whole = Frame::udp((f.of("plain"), port), (f.of("stranger"), 9));
         vec![
@@ -118,7 +121,7 @@ fn later(t: &mut Table) {
             // Its payload is another TCP header, of the very ports of a live flow.
             let disguised = cut(&whole, 0, false, 64).with(|p| {
                 p.fragment = 8;
-                p.extensions = vec![Extension::fragment(8, false)];
+                p.extensions = vec![Extension::fragment(8, false, p.identification)];
             });
             vec![
                 from_pod("caller", &whole),
@@ -130,10 +133,67 @@ fn later(t: &mut Table) {
     );
 }
 
+fn following(t: &mut Table) {
+    t.both(
+        "later fragments follow an allowed first one, in any order",
+        |f, port| {
+            let whole = syn(f, port);
+            let first = cut(&whole, 0, true, 24);
+            let (second, third) = (cut(&whole, 3, true, 8), cut(&whole, 4, false, 64));
+            let mut steps = Vec::new();
+            for fragment in [&first, &third, &second] {
+                steps.push(from_pod("caller", fragment));
+                steps.push(to_pod("callee", fragment));
+            }
+            steps
+        },
+    );
+    t.both(
+        "no fragment follows a first one that was denied",
+        |f, port| {
+            let whole = syn(f, port).with(|p| p.payload[3] ^= 1);
+            let counted = counted(f, Protocol::Tcp);
+            vec![
+                from_pod("caller", &cut(&whole, 0, true, 24)).drops(Policy),
+                from_pod("caller", &cut(&whole, 3, false, 64))
+                    .drops(Fragment)
+                    .counted_as(counted),
+            ]
+        },
+    );
+    t.both(
+        "a fragment that overlaps the first one is denied",
+        |f, port| {
+            let whole = syn(f, port);
+            let counted = counted(f, Protocol::Tcp);
+            vec![
+                from_pod("caller", &cut(&whole, 0, true, 24)),
+                from_pod("caller", &cut(&whole, 2, true, 8))
+                    .drops(Fragment)
+                    .counted_as(counted),
+                from_pod("caller", &cut(&whole, 3, true, 8)),
+            ]
+        },
+    );
+    t.both("a fragment of another packet doesn't follow", |f, port| {
+        let whole = syn(f, port);
+        let other = cut(&whole, 3, false, 64).with(|p| {
+            p.identification ^= 1;
+            p.extensions = vec![Extension::fragment(3, false, p.identification)];
+        });
+        vec![
+            from_pod("caller", &cut(&whole, 0, true, 24)),
+            from_pod("caller", &other)
+                .drops(Fragment)
+                .counted_as(counted(f, Protocol::Tcp)),
+        ]
+    });
+}
+
 fn atomic(t: &mut Table) {
     let port = t.port();
     let syn = Frame::tcp((V6.of("caller"), port), (V6.of("callee"), 8080), SYN);
-    let whole = syn.with(|f| f.extensions = vec![Extension::fragment(0, false)]);
+    let whole = syn.with(|f| f.extensions = vec![Extension::fragment(0, false, port)]);
     t.row(
         "a packet with a fragment header that is a whole one is judged like any (IPv6)",
         [from_pod("caller", &whole), to_pod("callee", &whole)],

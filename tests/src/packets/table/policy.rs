@@ -150,10 +150,13 @@ fn sctp(t: &mut Table) {
         "a closed pod's own SCTP association is answered",
         |f, port| {
             let init = Frame::sctp((f.of("callee"), port), (f.of("stranger"), 7000));
+            let answer = init.reply().with(|f| f.payload[12] = 2);
             vec![
                 from_pod("callee", &init),
-                to_pod("callee", &init.reply()),
-                to_pod("callee", &init.reply().with(|f| f.payload[1] ^= 1)).drops(Policy),
+                to_pod("callee", &answer),
+                to_pod("callee", &answer.with(|f| f.payload[1] ^= 1)).drops(Policy),
+                // An INIT of the other side's is a call of its own.
+                to_pod("callee", &init.reply()).drops(Policy),
             ]
         },
     );

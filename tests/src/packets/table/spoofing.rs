@@ -98,7 +98,7 @@ fn faults(t: &mut Table) {
     t.both("a later fragment as another is spoofed", |f, port| {
         let frame = as_source("plain", f.of("callee"), f.of("far"), port).with(|f| {
             f.fragment = 1;
-            f.extensions = vec![Extension::fragment(1, false)];
+            f.extensions = vec![Extension::fragment(1, false, 7)];
         });
         vec![
             from_pod("plain", &frame)

@@ -1,0 +1,79 @@
+//! What a packet means to a flow, by its protocol.
+
+use super::{Packet, TUNNEL_PORTS, icmpv6, mark, protocol, sctp, tcp};
+
+impl Packet {
+    /// Sets the marks of TCP, given its flags.
+    #[inline(always)]
+    pub(crate) const fn mark_tcp(&mut self) {
+        let mut marks = mark::ANY | mark::SHAKES;
+        if self.detail & (tcp::SYN | tcp::ACK) == tcp::SYN {
+            marks |= mark::STARTS;
+        }
+        if self.detail & (tcp::FIN | tcp::RST) != 0 {
+            marks |= mark::ENDS;
+        }
+        self.marks = marks;
+    }
+
+    /// Sets the marks of UDP, given its ports.
+    #[inline(always)]
+    pub(crate) const fn mark_udp(&mut self) {
+        let port = self.destination_port;
+        // Not `contains`: that is a loop over memory.
+        let [a, b, c, d] = TUNNEL_PORTS;
+        let tunnel = port == a || port == b || port == c || port == d;
+        self.marks = mark::ANY | if tunnel { mark::TUNNEL } else { 0 };
+    }
+
+    /// Sets the marks of SCTP, given the type of its first chunk.
+    #[inline(always)]
+    pub(crate) const fn mark_sctp(&mut self) {
+        self.marks = mark::ANY
+            | match self.detail {
+                sctp::INIT => mark::STARTS,
+                sctp::ABORT | sctp::SHUTDOWN | sctp::SHUTDOWN_COMPLETE => mark::ENDS,
+                _ => 0,
+            };
+    }
+
+    /// Sets the marks of protocols without ports.
+    #[inline(always)]
+    pub(crate) const fn mark_other(&mut self) {
+        self.marks = mark::ANY
+            | match self.protocol {
+                protocol::IPIP | protocol::IPV6_IN_IP | protocol::GRE => mark::TUNNEL,
+                _ => 0,
+            };
+    }
+
+    /// Sets the marks of ICMP or ICMPv6, given its type, and puts a query's
+    /// identifier on the querier's side, so that both directions of one query
+    /// share a key and a query from the peer has another. `word` is the second of
+    /// the header.
+    #[inline(always)]
+    pub(crate) const fn mark_icmp(&mut self, word: u32) {
+        let identifier = (u32::from_be(word) >> 16) as u16;
+        let (query, reply, error) = match self.protocol {
+            protocol::ICMP => (
+                matches!(self.detail, 8 | 13 | 15 | 17),
+                matches!(self.detail, 0 | 14 | 16 | 18),
+                matches!(self.detail, 3 | 11 | 12),
+            ),
+            _ => (
+                self.detail == icmpv6::ECHO_REQUEST,
+                self.detail == icmpv6::ECHO_REPLY,
+                self.detail >= 1 && self.detail <= 4,
+            ),
+        };
+        if query {
+            self.source_port = identifier;
+            self.marks = mark::OPENS | mark::BY_OPENER;
+        } else if reply {
+            self.destination_port = identifier;
+            self.marks = mark::BY_OTHER;
+        } else if error {
+            self.marks = mark::ERROR;
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The egress hook of every other device: a pod's call of a Service, decided
+//! once DNAT has shown where it goes.
+
+use core::cell::Cell;
+
+use super::path::{Hook, Path};
+use super::{Context, Noted, Policy, Tables, Verdict};
+use crate::abi::{Direction, EndpointWorld, Identity, Reason};
+use crate::packet::{Packet, Shape};
+
+/// Decides on a packet that carries the Service bit and leaves by a device that
+/// isn't a pod's. If it passes, the bit is to be cleared.
+#[inline(always)]
+pub fn to_network<T: Tables>(
+    tables: &T,
+    context: &Context,
+    packet: &Packet,
+    noted: &Cell<Noted>,
+) -> Verdict {
+    let sender = tables.endpoint(context.tag.slot());
+    let Some(sender) = sender.filter(|endpoint| endpoint.ifindex != 0) else {
+        // Its slot is free: nobody can say any more what it may.
+        return super::unknown_endpoint(&context.control, Direction::Egress, noted);
+    };
+    Path::new(tables, context, sender, packet, noted, Hook::ToNetwork).egress()
+}
+
+impl<T: Tables> Path<'_, T> {
+    /// What the sender's egress says of a packet whose destination is the real one.
+    #[inline(always)]
+    pub(super) fn egress(&self) -> Verdict {
+        const JUDGED: u32 = EndpointWorld::EGRESS_ISOLATED
+            | EndpointWorld::EGRESS_STAGED
+            | EndpointWorld::QUARANTINE;
+        let flags = self.half.flags;
+        if self.packet.shape != Shape::Ip || self.context.vlan {
+            return self.without_flow();
+        }
+        let peer = self.peer(&self.packet.destination);
+        if self.enters_tunnel(&peer) {
+            return self.deny(Reason::Tunnel);
+        }
+        if flags & JUDGED == 0 {
+            return Verdict::ALLOW;
+        }
+        let note =
+            |reason, audited| self.note(reason, audited, self.endpoint.workload, peer.workload);
+        let verdict = if flags & EndpointWorld::QUARANTINE != 0 {
+            note(Reason::Quarantine, self.auditing())
+        } else if flags & EndpointWorld::EGRESS_ISOLATED != 0
+            && peer.identity.flags & Identity::IS_SERVICE != 0
+        {
+            note(Reason::UnresolvedService, self.auditing())
+        } else {
+            let port = self.packet.destination_port;
+            match self.ask(Direction::Egress, &peer, self.packet.protocol, port) {
+                Policy::Allow => Verdict::ALLOW,
+                Policy::Audit => note(Reason::Policy, true),
+                Policy::Deny => note(Reason::Policy, self.auditing()),
+            }
+        };
+        if self.packet.first_fragment && verdict.passes(self.noted) {
+            self.follow(false);
+        }
+        verdict
+    }
+}

@@ -1,0 +1,231 @@
+//! The two hooks of a pod's host-side device.
+
+use super::flows::Found;
+use super::path::{Hook, Known, Path, Peer};
+use super::{Context, Noted, Room, Tables, Verdict, Work, endpoint_owns};
+use crate::abi::{Addr, Endpoint, EndpointWorld, Flow, Identity, Reason};
+use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
+use crate::spoof;
+
+/// Decides on a frame that a pod sends.
+#[inline(always)]
+pub fn from_pod<T: Tables, F: Frame + ?Sized>(
+    tables: &T,
+    context: &Context,
+    endpoint: &Endpoint,
+    frame: &F,
+    packet: &Packet,
+    room: &mut Room,
+) -> Verdict {
+    let path = Path::new(
+        tables,
+        context,
+        endpoint,
+        packet,
+        &room.noted,
+        Hook::FromPod,
+    );
+    if let Some(reason) = spoof::check(tables, endpoint, context.slot, frame, packet) {
+        return path.deny(reason);
+    }
+    if packet.shape != Shape::Ip || context.vlan {
+        return path.without_flow();
+    }
+    let verdict = match path.established(&mut room.work.track) {
+        Found::Passes(flags) => Verdict {
+            service: flags & Flow::SERVICE != 0,
+            ..Verdict::ALLOW
+        },
+        Found::Revoked => path.deny(Reason::Policy),
+        Found::Absent(known) => path.opens_from_pod(frame, &mut room.work, known),
+    };
+    path.followed(verdict)
+}
+
+/// Decides on a frame that is about to reach a pod.
+#[inline(always)]
+pub fn to_pod<T: Tables, F: Frame + ?Sized>(
+    tables: &T,
+    context: &Context,
+    endpoint: &Endpoint,
+    frame: &F,
+    packet: &Packet,
+    room: &mut Room,
+) -> Verdict {
+    let path = Path::new(tables, context, endpoint, packet, &room.noted, Hook::ToPod);
+    if !spoof::addressed_to(endpoint, packet) {
+        return path.deny(Reason::NotAddressed);
+    }
+    let egress = if context.tag.service() {
+        path.senders_egress()
+    } else {
+        Verdict::ALLOW
+    };
+    if !egress.passes(path.noted) {
+        return egress;
+    }
+    if packet.shape != Shape::Ip || context.vlan {
+        return path.without_flow();
+    }
+    let verdict = match path.established(&mut room.work.track) {
+        Found::Passes(_) => return path.followed(Verdict::ALLOW),
+        Found::Revoked => path.deny(Reason::Policy),
+        Found::Absent(known) => path.opens_to_pod(frame, &mut room.work, known),
+    };
+    // What was only noted of the sender's egress is counted with the packet
+    // that opens the flow, unless this end has more to say.
+    if !verdict.noted && egress.noted {
+        return path.followed(egress);
+    }
+    path.followed(verdict)
+}
+
+impl<T: Tables> Path<'_, T> {
+    /// Decides on a packet from the pod that belongs to no flow.
+    #[inline(never)]
+    fn opens_from_pod<F: Frame + ?Sized>(
+        &self,
+        frame: &F,
+        work: &mut Work,
+        known: Known,
+    ) -> Verdict {
+        let to = &self.packet.destination;
+        if endpoint_owns(self.endpoint, to) || self.stays_on_link() {
+            return Verdict::ALLOW;
+        }
+        if self.is_related(frame, work) {
+            return Verdict::ALLOW;
+        }
+        let peer = self.peer(to);
+        if self.enters_tunnel(&peer) {
+            return self.deny(Reason::Tunnel);
+        }
+        let flags = self.flags(&peer.identity);
+        let track = &mut work.track;
+        let verdict = if flags & Flow::ALWAYS != 0 || self.leads_to_service(&peer) {
+            self.always(track, known, peer.workload, flags)
+        } else {
+            self.decide(track, known, &peer, flags)
+        };
+        Verdict {
+            service: flags & Flow::SERVICE != 0,
+            ..verdict
+        }
+    }
+
+    /// Decides on a packet to the pod that belongs to no flow.
+    #[inline(never)]
+    fn opens_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work, known: Known) -> Verdict {
+        let packet = self.packet;
+        if packet.is_neighbour_discovery() || packet.is_listener_discovery() {
+            return Verdict::ALLOW;
+        }
+        if self.is_related(frame, work) {
+            return Verdict::ALLOW;
+        }
+        let track = &mut work.track;
+        let sender = self.sender();
+        if self.context.ingress_ifindex == 0 && self.context.tag.slot() == 0 {
+            // Probes, and whatever else the node itself sends. A packet that is
+            // forwarded never has ingress_ifindex 0.
+            return self.always(track, known, Identity::NODE, Flow::ALWAYS);
+        }
+        if let Some(sender) = sender
+            && sender.id == self.endpoint.id
+        {
+            return self.always(track, known, sender.workload, Flow::ALWAYS);
+        }
+        let source = &self.packet.source;
+        let addr = sender.map_or(*source, |sender| peer_address(sender, source));
+        let mut peer = self.peer(&addr);
+        if let Some(sender) = sender {
+            peer.workload = sender.workload;
+        }
+        self.decide(track, known, &peer, 0)
+    }
+
+    /// Lets the fragments follow that belong to a packet that passes.
+    #[inline(always)]
+    fn followed(&self, verdict: Verdict) -> Verdict {
+        if self.packet.first_fragment && verdict.passes(self.noted) {
+            self.follow(verdict.service);
+        }
+        verdict
+    }
+
+    #[inline(always)]
+    fn is_related<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work) -> bool {
+        self.packet.is(mark::ERROR) && self.related(frame, work.inner.write(Packet::EMPTY))
+    }
+
+    /// Whether the peer is a Service's address, so that this end can't know yet
+    /// whom the packet is for: that is decided where it arrives. Where the tag
+    /// doesn't get that far, and for a pod that is cut off, the address is judged.
+    #[inline(always)]
+    fn leads_to_service(&self, peer: &Peer) -> bool {
+        peer.identity.flags & Identity::IS_SERVICE != 0
+            && self.half.flags & EndpointWorld::QUARANTINE == 0
+            && self.endpoint.flags & Endpoint::TAG_LOST == 0
+    }
+
+    /// The decision that `from_pod` couldn't take: the egress of a sender on this
+    /// node, now that DNAT has shown that the packet goes to this endpoint.
+    #[inline(never)]
+    fn senders_egress(&self) -> Verdict {
+        let Some(sender) = self.sender() else {
+            // Its slot is free: nobody can say any more what it may.
+            return self.deny(Reason::UnknownEndpoint);
+        };
+        if sender.id == self.endpoint.id {
+            return Verdict::ALLOW;
+        }
+        let path = Path::new(
+            self.tables,
+            self.context,
+            sender,
+            self.packet,
+            self.noted,
+            Hook::ToNetwork,
+        );
+        let verdict = path.egress();
+        // The address may be one that nobody knows yet; the endpoint is known.
+        self.noted.set(Noted {
+            destination: self.endpoint.workload,
+            ..self.noted.get()
+        });
+        verdict
+    }
+
+    /// Whether it is neighbour or listener discovery that goes no further than a
+    /// neighbour: otherwise a cut-off pod could send what it likes as such.
+    #[inline(always)]
+    fn stays_on_link(&self) -> bool {
+        let packet = self.packet;
+        let to = &packet.destination;
+        // Reports, not queries: those are the router's.
+        packet.is_listener_discovery() && packet.detail != icmpv6::MLD_QUERY
+            || packet.is_neighbour_discovery()
+                && (to.is_group_v6()
+                    || to.is_link_local()
+                    || self.tables.identity(to).workload != Identity::OUTSIDE)
+    }
+}
+
+/// The address by which a known sender is judged: a masqueraded packet shows
+/// the node's, and is judged as the pod's all the same.
+#[inline(always)]
+fn peer_address(sender: &Endpoint, source: &Addr) -> Addr {
+    if endpoint_owns(sender, source) {
+        return *source;
+    }
+    let (own, other) = if source.is_v4() {
+        (sender.v4, sender.v6)
+    } else {
+        (sender.v6, sender.v4)
+    };
+    if own.same(&Addr::UNSPECIFIED) {
+        other
+    } else {
+        own
+    }
+}
