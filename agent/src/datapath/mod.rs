@@ -21,6 +21,7 @@ mod remove;
 mod run;
 mod seat;
 mod sync;
+mod verified;
 mod world;
 
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub use flows::FlowEntry;
 pub use links::Hook;
 pub use remove::{Removed, uninstall};
 pub use run::Run;
+pub use verified::Verified;
 
 use endpoints::Endpoints;
 use links::Links;
