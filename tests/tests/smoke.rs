@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ringfence::datapath::{Datapath, Options};
+use ringfence::datapath::{Attach, Datapath, Options};
 use ringfence_tests::agent::Shop;
 use ringfence_tests::testnet::Net;
 
@@ -22,6 +22,7 @@ fn the_verifier_accepts_every_program_with_room_to_spare() {
             audit: false,
             events_per_second: 0,
             pickup: Duration::ZERO,
+            attach: Attach::Best,
         })
     };
     let mut datapath = net.node().run(open).unwrap().unwrap();
@@ -38,7 +39,15 @@ fn the_verifier_accepts_every_program_with_room_to_spare() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn an_allowed_call_passes_and_a_denied_one_is_dropped_and_counted() {
+    for way in ["best", "clsact"] {
+        smoke(way);
+    }
+}
+
+/// Before Linux 6.6 both ways are one.
+fn smoke(way: &str) {
     let mut shop = Shop::open().unwrap();
+    shop.agent.flags = vec!["--attach".to_owned(), way.to_owned()];
     shop.start().unwrap();
     shop.is_guarded("with the agent at work").unwrap();
     let drops = shop.agent.drops().unwrap();
