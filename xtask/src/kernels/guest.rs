@@ -46,10 +46,23 @@ impl Report {
 
     /// The last lines of its console.
     pub(super) fn tail(&self, count: usize) -> String {
-        let lines: Vec<&str> = self.console.lines().collect();
+        let lines: Vec<String> = self.console.lines().map(shortened).collect();
         let last = &lines[lines.len().saturating_sub(count)..];
         last.join("\n")
     }
+}
+
+/// A line without its middle, where it is long: what the verifier has to say in
+/// one line is, and its verdict comes last.
+fn shortened(line: &str) -> String {
+    const KEPT: usize = 300;
+    let letters: Vec<char> = line.chars().collect();
+    if letters.len() <= 2 * KEPT {
+        return line.to_owned();
+    }
+    let text = |letters: &[char]| letters.iter().collect::<String>();
+    let (first, last) = (&letters[..KEPT], &letters[letters.len() - KEPT..]);
+    format!("{} [...] {}", text(first), text(last))
 }
 
 /// Boots the guest; returns when it is off.
@@ -133,6 +146,14 @@ mod tests {
     fn the_tail_of_a_short_console_is_all_of_it() {
         assert_eq!(report("a\nb\nc").tail(2), "b\nc");
         assert_eq!(report("a\nb").tail(60), "a\nb");
+    }
+
+    #[test]
+    fn a_long_line_keeps_its_beginning_and_its_end() {
+        let line = format!("first{}last", "é".repeat(5000));
+        let tail = report(&line).tail(1);
+        assert!(tail.starts_with("first") && tail.ends_with("last"));
+        assert!(tail.chars().count() < 700, "{tail}");
     }
 
     #[test]
