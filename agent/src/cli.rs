@@ -270,6 +270,16 @@ pub enum Mode {
     Audit,
 }
 
+/// How the programs are attached.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AttachBy {
+    /// tcx links where the kernel has them (Linux 6.6), else clsact filters.
+    #[default]
+    Best,
+    /// clsact filters.
+    Clsact,
+}
+
 /// How log lines look.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogFormat {
@@ -320,6 +330,10 @@ pub struct AgentArgs {
     /// recognised, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub pickup: u64,
+    /// How programs are attached to the pods' interfaces: by tcx links where the
+    /// kernel has them (Linux 6.6 or newer), or as clsact filters everywhere
+    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    pub attach: AttachBy,
 }
 
 #[cfg(test)]

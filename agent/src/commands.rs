@@ -160,6 +160,7 @@ pub fn endpoints(global: &Global, output: Output) -> Outcome {
         "ingress",
         "egress",
         "attached",
+        "foreign_filters",
         "reason",
     ];
     list(&rows, output, &columns, &[])
@@ -273,7 +274,7 @@ pub fn uninstall(global: &Global) -> Outcome {
     let removed = datapath::uninstall(&global.pin_dir).map_err(Failure::fault)?;
     print(&format!(
         "removed {} programs and {} maps below {}\n",
-        removed.links,
+        removed.links + removed.filters,
         removed.maps,
         global.pin_dir.display()
     ))?;

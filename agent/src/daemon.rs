@@ -58,6 +58,7 @@ async fn serve(settings: &Settings, engine: Engine) -> anyhow::Result<()> {
         audit: settings.audit,
         events_per_second: settings.events_per_second,
         pickup: settings.pickup,
+        attach: settings.attach,
     })?;
     let (listener, socket) = api::bind(&settings.socket)?;
     let events = datapath.take_events();

@@ -138,6 +138,7 @@ fn endpoint(ingress: &'static str, egress: &'static str, attached: bool) -> Endp
         ingress,
         egress,
         attached,
+        foreign_filters: Vec::new(),
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Netlink {
     socket: Socket,
     sequence: u32,
     limit: usize,
+    /// Replies so far that couldn't be read.
+    pub(crate) unread: usize,
 }
 
 impl Netlink {
@@ -101,6 +103,7 @@ impl Netlink {
             socket,
             sequence: 0,
             limit: usize::MAX,
+            unread: 0,
         })
     }
 
@@ -144,7 +147,7 @@ impl Netlink {
         }))
     }
 
-    fn dump(
+    pub(crate) fn dump(
         &mut self,
         name: &'static str,
         request: &RouteNetlinkMessage,
@@ -158,7 +161,7 @@ impl Netlink {
         Err(NetlinkError::Interrupted { request: name })
     }
 
-    fn request(
+    pub(crate) fn request(
         &mut self,
         name: &'static str,
         request: &RouteNetlinkMessage,
@@ -194,6 +197,7 @@ impl Netlink {
                 });
             }
         }
+        self.unread += replies.unread;
         if replies.interrupted {
             return Err(NetlinkError::Interrupted { request: name });
         }
@@ -206,6 +210,7 @@ impl Netlink {
 struct Replies {
     dump: bool,
     messages: Vec<RouteNetlinkMessage>,
+    unread: usize,
     interrupted: bool,
     done: bool,
 }
@@ -237,6 +242,7 @@ impl Replies {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!("rtnetlink: a reply is passed over: {error}");
+                self.unread += 1;
                 self.done |= !self.dump;
                 return Ok(());
             }

@@ -9,7 +9,8 @@ use anyhow::{Context as _, anyhow};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use ringfence_policy::config::Config;
 
-use crate::cli::{AgentArgs, Global, LogFormat, Mode, PodName, PolicyArgs};
+use crate::cli::{AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs};
+use crate::datapath::Attach;
 use crate::failure::Failure;
 
 /// What the agent runs with.
@@ -33,6 +34,8 @@ pub struct Settings {
     pub events_per_second: u32,
     /// Pick-up window of a first attach.
     pub pickup: Duration,
+    /// How programs are attached.
+    pub attach: Attach,
     /// The API's socket.
     pub socket: PathBuf,
     /// Where maps and links are pinned.
@@ -62,6 +65,10 @@ impl AgentArgs {
             config: self.policy.config(),
             events_per_second: self.events_per_second,
             pickup: Duration::from_secs(self.pickup),
+            attach: match self.attach {
+                AttachBy::Best => Attach::Best,
+                AttachBy::Clsact => Attach::Clsact,
+            },
             socket: global.socket.clone(),
             pin_dir: global.pin_dir.clone(),
         })

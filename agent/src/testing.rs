@@ -61,6 +61,7 @@ impl Kernel for FakeKernel {
             ingress: "enforce",
             egress: "open",
             attached: true,
+            foreign_filters: Vec::new(),
         };
         record.interfaces.iter().map(state).collect()
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use ringfence::datapath::{Datapath, Hook, Interface, Options};
+use ringfence::datapath::{Attach, Datapath, Hook, Interface, Options};
 use ringfence_ebpf::packet::tcp;
 use ringfence_tests::packets::{Frame, fixture};
 use ringfence_tests::testnet::Net;
@@ -69,6 +69,7 @@ fn measure(net: &Net) -> Result<Vec<Case>> {
         audit: false,
         events_per_second: 0,
         pickup: Duration::ZERO,
+        attach: Attach::Best,
     })?;
     let tables = fixture::tables();
     let mut interfaces = interfaces(net, &tables)?;

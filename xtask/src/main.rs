@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod mutants;
 mod paths;
 mod setup;
@@ -68,6 +69,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Run the packet table and a smoke test on Debian's kernels, in guests (root)
+    Kernels(kernels::Options),
     /// Measure
     Bench {
         /// The suite; all of them if none is given
@@ -110,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
             what: Some(Soak::Mutants(options)),
         } => mutants::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
+        Command::Kernels(options) => kernels::run(&options),
         Command::Bench { suite, output } => bench::run(suite.as_deref(), output),
         Command::Tidy => tidy::run(),
     }

@@ -26,6 +26,20 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
 ];
 
+/// What the guests of `cargo xtask kernels` take beside those: nothing else
+/// needs it, so that a demo doesn't install an emulator.
+const GUEST_PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("dpkg-deb", "dpkg"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+];
+
+/// Debian's keys, with which its kernels are checked on whatever has apt.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// Debian's compiler with the library's source, kept at a recent version for
 /// its browsers.
 const DEBIAN_RUST: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
@@ -57,14 +71,38 @@ pub(crate) fn run() -> Result<Tools> {
 pub(crate) fn report() -> Result<()> {
     let start = Instant::now();
     let tools = run()?;
+    let guests = can_run_guests();
+    if guests {
+        install_guest_programs()?;
+    }
     println!("compiler for BPF   {}", tools.toolchain.name);
     println!("linker for BPF     {}", tools.linker.path.display());
-    for (program, _) in PROGRAMS {
+    let guest_programs = if guests { GUEST_PROGRAMS } else { &[] };
+    for (program, _) in PROGRAMS.iter().chain(guest_programs) {
         let path = paths::program(program).unwrap_or_default();
         println!("{program:<18} {}", path.display());
     }
     println!("nothing is missing ({})", shell::seconds(start.elapsed()));
     Ok(())
+}
+
+/// Whether Debian's kernels can be fetched here and would run this machine's
+/// binaries.
+pub(crate) fn can_run_guests() -> bool {
+    std::env::consts::ARCH == "x86_64" && has_apt()
+}
+
+/// Installs what the guests take, if anything of it is missing.
+pub(crate) fn install_guest_programs() -> Result<()> {
+    let mut packages = missing_packages(GUEST_PROGRAMS);
+    if !Path::new(KEYRING).exists() {
+        packages.push("debian-archive-keyring");
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    refresh_lists();
+    apt_install(&packages)
 }
 
 /// Whether this process may make namespaces and load BPF programs.
@@ -75,13 +113,13 @@ pub(crate) fn is_root() -> bool {
 
 fn found() -> Option<Tools> {
     let (toolchain, linker) = toolchain::choose()?;
-    missing_packages()
+    missing_packages(PROGRAMS)
         .is_empty()
         .then_some(Tools { toolchain, linker })
 }
 
-fn missing_packages() -> Vec<&'static str> {
-    PROGRAMS
+fn missing_packages(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    programs
         .iter()
         .filter(|(program, _)| paths::program(program).is_none())
         .map(|(_, package)| *package)
@@ -89,7 +127,7 @@ fn missing_packages() -> Vec<&'static str> {
 }
 
 fn install_programs() -> Result<()> {
-    let missing = missing_packages();
+    let missing = missing_packages(PROGRAMS);
     if missing.is_empty() {
         return Ok(());
     }

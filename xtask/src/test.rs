@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, ebpf, fuzz, setup, shell, tidy};
+use crate::{demo, ebpf, fuzz, kernels, setup, shell, tidy};
 
 /// Random clusters per property test in `soak`.
 const SOAK_CLUSTERS: &str = "100000";
@@ -56,6 +56,7 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     shell::step("fuzz", || fuzz::run(fuzz_seconds))?;
     let root_tests = [&["test", "-p", "ringfence-tests", "--"], ROOT_TESTS].concat();
     cargo_step("tests that need root", &root_tests, env)?;
+    shell::step("kernels", || kernels::run(&kernels::Options::default()))?;
     shell::step("demo", || demo::run(&demo::Options::default()))?;
     println!("\nAll passed in {}.", shell::seconds(start.elapsed()));
     Ok(())

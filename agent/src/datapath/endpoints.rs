@@ -297,6 +297,7 @@ impl Endpoints {
                         .map(IpAddr::from)
                         .collect(),
                     attached: links.attached(endpoint.ifindex),
+                    foreign_filters: links.foreign(endpoint.ifindex),
                 }
             })
             .collect()

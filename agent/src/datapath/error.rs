@@ -9,10 +9,8 @@ pub enum DatapathError {
     /// The binary was built without the BPF object.
     #[error("this build carries no datapath: run `cargo xtask build`, or use a released binary")]
     NoObject,
-    /// Linux is too old for tcx.
-    #[error(
-        "Linux {found} is too old: the datapath needs 6.6 or newer (tcx links); upgrade the node"
-    )]
+    /// Linux is too old.
+    #[error("Linux {found} is too old: the datapath needs 5.15 or newer; upgrade the node")]
     KernelTooOld {
         /// What runs.
         found: String,
@@ -64,6 +62,41 @@ pub enum DatapathError {
         wanted: String,
         /// The pin directory.
         pin_dir: PathBuf,
+    },
+    /// A filter of another kind stands where ours can't go in front of it.
+    #[error(
+        "on {interface} the filter {other} runs before {program}, and what it accepts \
+         isn't judged: give it another priority number than 1"
+    )]
+    Behind {
+        /// Our program.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// The filter.
+        other: String,
+    },
+    /// A qdisc that takes no filters at egress is where clsact would be.
+    #[error(
+        "{interface} has a qdisc of kind `{kind}`, which takes no filters for egress: have \
+         its owner use clsact instead (`tc qdisc del dev {interface} {kind}` removes it)"
+    )]
+    PlainIngress {
+        /// The interface.
+        interface: String,
+        /// The qdisc's kind.
+        kind: String,
+    },
+    /// What is recorded can't be seen from here.
+    #[error(
+        "{} records filters in another network namespace (inode {inode}): run this inside it",
+        folder.display()
+    )]
+    OtherNetns {
+        /// The folder of records.
+        folder: PathBuf,
+        /// The namespace's inode.
+        inode: u64,
     },
     /// A file operation.
     #[error("{operation} {}: {source}", path.display())]

@@ -1,4 +1,5 @@
 //! Pinned tcx links: attach first, keep the place, replace programs under them.
+//! Where there are none, [`Filters`] on clsact qdiscs do the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,6 +11,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use nix::errno::Errno;
 
+use super::clsact::Filters;
 use super::error::{DatapathError, chain};
 use super::load;
 
@@ -32,7 +34,7 @@ impl Hook {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromPod => TcAttachType::Ingress,
             Self::ToPod => TcAttachType::Egress,
@@ -45,8 +47,11 @@ impl Hook {
 
     fn parse(file: &str) -> Option<(u32, Self)> {
         let (ifindex, program) = file.split_once('-')?;
-        let hook = Self::BOTH.into_iter().find(|h| h.program() == program)?;
-        Some((ifindex.parse().ok()?, hook))
+        Some((ifindex.parse().ok()?, Self::of_program(program)?))
+    }
+
+    pub(super) fn of_program(program: &str) -> Option<Self> {
+        Self::BOTH.into_iter().find(|h| h.program() == program)
     }
 }
 
@@ -58,6 +63,13 @@ pub(super) struct Links {
     ids: BTreeMap<&'static str, u32>,
     /// Held open beside the pin, so that a lost pin doesn't detach.
     links: BTreeMap<(u32, Hook), FdLink>,
+    /// The other way to be attached.
+    filters: Filters,
+    /// Whether it is the one to take. What an agent that took the other one has
+    /// left is adopted, and goes when the new way guards.
+    by_clsact: bool,
+    /// Filters of others, by interface, when they were last looked at.
+    foreign: BTreeMap<u32, Vec<String>>,
     /// Interfaces on which the last attach failed.
     failed: BTreeSet<u32>,
 }
@@ -65,7 +77,11 @@ pub(super) struct Links {
 impl Links {
     /// Puts the new programs under every pinned link, atomically; pins of
     /// vanished interfaces are removed.
-    pub(super) fn adopt(folder: &Path, mut ebpf: Ebpf) -> Result<Self, DatapathError> {
+    pub(super) fn adopt(
+        folder: &Path,
+        mut ebpf: Ebpf,
+        by_clsact: bool,
+    ) -> Result<Self, DatapathError> {
         let mut ids = BTreeMap::new();
         for name in load::PROGRAMS {
             let info = load::program(&mut ebpf, name)?
@@ -73,11 +89,15 @@ impl Links {
                 .map_err(|error| program_error(format!("asking for the id of {name}"), &error))?;
             ids.insert(name, info.id());
         }
+        let filters = Filters::adopt(folder, &mut ebpf)?;
         let mut links = Self {
             folder: folder.join("links"),
             ebpf,
             ids,
             links: BTreeMap::new(),
+            filters,
+            by_clsact,
+            foreign: BTreeMap::new(),
             failed: BTreeSet::new(),
         };
         links.remove_leftovers()?;
@@ -135,9 +155,14 @@ impl Links {
     /// their place found nothing wrong.
     pub(super) fn attached(&self, ifindex: u32) -> bool {
         !self.failed.contains(&ifindex)
-            && Hook::BOTH
-                .iter()
-                .all(|hook| self.links.contains_key(&(ifindex, *hook)))
+            && Hook::BOTH.iter().all(|hook| {
+                self.links.contains_key(&(ifindex, *hook)) || self.filters.holds(ifindex, *hook)
+            })
+    }
+
+    /// The clsact filters of others that run after ours on an interface.
+    pub(super) fn foreign(&self, ifindex: u32) -> Vec<String> {
+        self.foreign.get(&ifindex).cloned().unwrap_or_default()
     }
 
     /// Attaches both programs first in their chains, or sees to it that they
@@ -154,11 +179,18 @@ impl Links {
 
     fn attach_both(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
         for hook in Hook::BOTH {
+            if self.by_clsact {
+                self.filters.attach(ifindex, name, hook, &mut self.ebpf)?;
+                self.unlink(ifindex, hook)?;
+                continue;
+            }
             let held = self.links.contains_key(&(ifindex, hook));
             if !held || !self.stands_first(name, hook)? {
                 self.attach_first(ifindex, name, hook)?;
             }
+            self.filters.detach(ifindex, hook)?;
         }
+        self.foreign.insert(ifindex, self.filters.foreign(ifindex)?);
         Ok(())
     }
 
@@ -225,20 +257,26 @@ impl Links {
     /// Lets go of an interface that has vanished.
     pub(super) fn forget(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         for hook in Hook::BOTH {
-            let path = self.folder.join(hook.file(ifindex));
-            if path.exists() {
-                remove_pin(&path)?;
-            }
-            self.links.remove(&(ifindex, hook));
+            self.unlink(ifindex, hook)?;
         }
+        self.foreign.remove(&ifindex);
+        self.filters.forget(ifindex)
+    }
+
+    fn unlink(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
+        let path = self.folder.join(hook.file(ifindex));
+        if path.exists() {
+            remove_pin(&path)?;
+        }
+        self.links.remove(&(ifindex, hook));
         Ok(())
     }
 
-    /// Interfaces that have a link.
+    /// Interfaces that have a link or a filter.
     pub(super) fn interfaces(&self) -> Vec<u32> {
-        let mut interfaces: Vec<u32> = self.links.keys().map(|(ifindex, _)| *ifindex).collect();
-        interfaces.dedup();
-        interfaces
+        let linked = self.links.keys().map(|(ifindex, _)| *ifindex);
+        let all: BTreeSet<u32> = linked.chain(self.filters.interfaces()).collect();
+        all.into_iter().collect()
     }
 }
 

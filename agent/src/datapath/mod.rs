@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod apply;
+mod clsact;
 mod counters;
 mod endpoints;
 mod error;
@@ -22,6 +23,7 @@ mod run;
 mod seat;
 mod sync;
 mod ticks;
+mod verified;
 mod world;
 
 use std::path::PathBuf;
@@ -31,6 +33,7 @@ use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
 use serde::Serialize;
 
+pub use clsact::Attach;
 pub use counters::{DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
@@ -38,6 +41,7 @@ pub use flows::FlowEntry;
 pub use links::Hook;
 pub use remove::{Removed, uninstall};
 pub use run::Run;
+pub use verified::Verified;
 
 use endpoints::Endpoints;
 use links::Links;
@@ -60,6 +64,8 @@ pub struct Options {
     /// managed endpoints are picked up as replies. A pod that starts later has
     /// no older connection.
     pub pickup: Duration,
+    /// How programs are attached.
+    pub attach: Attach,
 }
 
 /// A pod's interface, as discovery found it.
@@ -112,6 +118,10 @@ pub struct EndpointState {
     /// Whether both programs are attached, first in their chains, when that was
     /// last looked at.
     pub attached: bool,
+    /// Filters of others on the device's clsact qdisc, as in `ingress bpf NAME
+    /// (priority 2)`. They run after both programs; one that returns OK makes
+    /// later packets look as if they came from no pod of this node.
+    pub foreign_filters: Vec<String>,
 }
 
 /// The loaded datapath.
@@ -158,7 +168,7 @@ impl Datapath {
         let ticks = Ticks::of_this_kernel()?;
         let loaded = load::load(&folder)?;
         let mut maps = loaded.maps;
-        let links = Links::adopt(&folder, loaded.ebpf)?;
+        let links = Links::adopt(&folder, loaded.ebpf, options.attach.by_clsact())?;
         let names = Names::load(&mut maps)?;
         let worlds = Worlds::dump(&maps)?;
         let endpoints = Endpoints::dump(&maps)?;

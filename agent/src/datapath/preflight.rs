@@ -17,8 +17,11 @@ const CAPABILITIES: [(u32, &str); 4] = [
     (39, "CAP_BPF"),
 ];
 
-/// tcx and its links came with 6.6 (commit e420bed02507).
-const OLDEST: KernelVersion = KernelVersion::new(6, 6, 0);
+/// What the programs need: their newest helper, `bpf_ktime_get_coarse_ns`, is of
+/// 5.11, and 5.15 is the oldest release since that somebody keeps. Linux 6.1 is the
+/// oldest on which they are tested (`cargo xtask kernels`); an older verifier may
+/// refuse them, which ends the agent before it attaches anything.
+const OLDEST: KernelVersion = KernelVersion::new(5, 15, 0);
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);

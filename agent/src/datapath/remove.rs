@@ -1,4 +1,4 @@
-//! `ringfence uninstall`: every trace, links first.
+//! `ringfence uninstall`: every trace, links and filters first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::links::PinnedLink;
 use serde::Serialize;
 
+use super::clsact;
 use super::error::DatapathError;
 use super::lock::Lock;
 use super::preflight;
@@ -15,6 +16,8 @@ use super::preflight;
 pub struct Removed {
     /// Pinned links: with the last reference to one its program is detached.
     pub links: usize,
+    /// Filters on clsact qdiscs.
+    pub filters: usize,
     /// Pinned maps.
     pub maps: usize,
 }
@@ -36,6 +39,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
             continue;
         }
         let _lock = Lock::take(&version)?;
+        removed.filters += clsact::uninstall(&version)?;
         let links = version.join("links");
         if links.exists() {
             for link in list(&links)? {

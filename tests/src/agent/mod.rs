@@ -243,6 +243,14 @@ impl Agent {
             .into())
     }
 
+    /// The same inside the node's network namespace.
+    pub fn run_on_node(&self, args: &[&str]) -> Result<Ended> {
+        let mut command = self.node.command(&self.binary);
+        command.args(args);
+        self.place(&mut command);
+        end_of(&mut command, START)
+    }
+
     /// Runs `ringfence … -o json`.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let ended = self.run(&[args, &["-o", "json"]].concat())?;

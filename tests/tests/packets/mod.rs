@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
-use ringfence::datapath::{Datapath, Interface, Options};
+use ringfence::datapath::{Attach, Datapath, Interface, Options};
 use ringfence_policy::index::PodKey;
 use ringfence_tests::packets::Series;
 use ringfence_tests::packets::fixture::{self, PODS};
@@ -38,6 +38,7 @@ impl Node {
             audit,
             events_per_second: 0,
             pickup: Duration::ZERO,
+            attach: Attach::Best,
         })
         .unwrap();
         let interface = |key: &PodKey| {

@@ -1,0 +1,214 @@
+//! Which filters are ours: empty folders on the bpffs, named by what they record.
+//!
+//! A filter can't be pinned, and outlives the agent by itself. Its record lies
+//! where pins do, so that both are gone after the next boot, as filters are.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::super::error::DatapathError;
+use super::super::links::Hook;
+use super::tc::Place;
+
+/// One thing that is ours.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Record {
+    /// A filter.
+    Filter(u32, Hook, Place),
+    /// The clsact qdisc of a device, which had none.
+    Qdisc(u32),
+    /// The network namespace, by its inode, of all the others.
+    Netns(u64),
+}
+
+impl Record {
+    fn name(self) -> String {
+        match self {
+            Self::Filter(ifindex, hook, Place { priority, handle }) => {
+                format!("{ifindex}-{}-{priority}-{handle:08x}", hook.program())
+            }
+            Self::Qdisc(ifindex) => format!("{ifindex}-qdisc"),
+            Self::Netns(inode) => format!("netns-{inode}"),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        if let Some(inode) = name.strip_prefix("netns-") {
+            return Some(Self::Netns(inode.parse().ok()?));
+        }
+        let parts: Vec<&str> = name.split('-').collect();
+        match parts[..] {
+            [ifindex, "qdisc"] => Some(Self::Qdisc(ifindex.parse().ok()?)),
+            [ifindex, program, priority, handle] => {
+                let hook = Hook::of_program(program)?;
+                let priority = priority.parse().ok()?;
+                let handle = u32::from_str_radix(handle, 16).ok()?;
+                let place = Place { priority, handle };
+                Some(Self::Filter(ifindex.parse().ok()?, hook, place))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The records of one pin directory.
+#[derive(Debug)]
+pub(super) struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// Those below a pin directory of one ABI version, which may have none.
+    ///
+    /// Refuses those of another network namespace: their filters can't be seen from here.
+    pub(super) fn open(folder: &Path) -> Result<Self, DatapathError> {
+        let records = Self {
+            folder: folder.join("clsact"),
+        };
+        let here = netns()?;
+        for record in records.list()? {
+            if let Record::Netns(inode) = record
+                && inode != here
+            {
+                return Err(DatapathError::OtherNetns {
+                    folder: records.folder,
+                    inode,
+                });
+            }
+        }
+        Ok(records)
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Record>, DatapathError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| file("listing", &self.folder, error))?,
+        };
+        let mut records = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| file("listing", &self.folder, error))?;
+            records.extend(entry.file_name().to_str().and_then(Record::parse));
+        }
+        records.sort();
+        Ok(records)
+    }
+
+    /// Written before what it records is made: what is made but not recorded
+    /// would stay for ever.
+    pub(super) fn add(&self, record: Record) -> Result<(), DatapathError> {
+        make(&self.folder)?;
+        make(&self.folder.join(Record::Netns(netns()?).name()))?;
+        make(&self.folder.join(record.name()))
+    }
+
+    pub(super) fn remove(&self, record: Record) -> Result<(), DatapathError> {
+        let path = self.folder.join(record.name());
+        match fs::remove_dir(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(file("removing", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the folder, which must hold nothing but the namespace's record.
+    pub(super) fn remove_folder(&self) -> Result<(), DatapathError> {
+        for record in self.list()? {
+            if matches!(record, Record::Netns(_)) {
+                self.remove(record)?;
+            }
+        }
+        match fs::remove_dir(&self.folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(file("removing", &self.folder, error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn make(folder: &Path) -> Result<(), DatapathError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(file("creating", folder, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The calling thread's network namespace.
+fn netns() -> Result<u64, DatapathError> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    let inode = fs::metadata(path).map_err(|error| file("looking at", path, error))?;
+    Ok(inode.ino())
+}
+
+fn file(operation: &'static str, path: &Path, source: std::io::Error) -> DatapathError {
+    DatapathError::File {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place {
+        priority: 1,
+        handle: 0x5246_0001,
+    };
+
+    #[test]
+    fn what_was_recorded_is_read_back_until_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        assert_eq!(records.list().unwrap(), []);
+        let ours = [
+            Record::Filter(603, Hook::FromPod, PLACE),
+            Record::Filter(603, Hook::ToPod, PLACE),
+            Record::Qdisc(603),
+        ];
+        for record in ours {
+            records.add(record).unwrap();
+            records.add(record).unwrap();
+        }
+        let here = Record::Netns(netns().unwrap());
+        let again = Records::open(dir.path()).unwrap();
+        assert_eq!(again.list().unwrap(), [&ours[..], &[here]].concat());
+        for record in ours {
+            again.remove(record).unwrap();
+            again.remove(record).unwrap();
+        }
+        again.remove_folder().unwrap();
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn records_of_another_namespace_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("clsact/netns-1")).unwrap();
+        let error = Records::open(dir.path()).unwrap_err();
+        assert!(
+            error.to_string().contains("another network namespace"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn names_of_others_are_no_records() {
+        for name in [
+            "",
+            "603",
+            "603-else-1-2",
+            "x-qdisc",
+            "1-from_pod-1-zz",
+            "netns-x",
+        ] {
+            assert_eq!(Record::parse(name), None, "{name}");
+        }
+    }
+}
