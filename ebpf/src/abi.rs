@@ -428,6 +428,8 @@ impl Identity {
     pub const IS_NODE: u32 = 1;
     /// An address of the node that runs this agent.
     pub const IS_THIS_NODE: u32 = 2;
+    /// A Service's address: where a packet to it leads, DNAT decides.
+    pub const IS_SERVICE: u32 = 4;
 }
 
 /// Maps `FLOWS` and `OPENING`: one connection of one endpoint, seen from the
