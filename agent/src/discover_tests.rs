@@ -27,6 +27,7 @@ fn veth(index: u32, peer: u32, peer_netns: i32) -> Link {
         peer: Some(peer),
         peer_netns: Some(peer_netns),
         kind: "veth".into(),
+        loopback: false,
     }
 }
 
