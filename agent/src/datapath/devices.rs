@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::error::DatapathError;
 use super::hook::Hook;
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Link, LinkLayerType, Netlink};
 
 /// One device.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,7 +20,12 @@ enum Kind {
     /// Nothing that comes from a pod goes through it.
     Loopback,
     Bridge,
-    Other,
+    /// Its frames start with an Ethernet header.
+    Ethernet,
+    /// What it sends starts with IP: tunnels, WireGuard, PPP. Media with link
+    /// headers of other kinds carry no pod's packets; there, what can't be
+    /// accounted for is denied to isolated pods.
+    Bare,
 }
 
 /// All devices by index.
@@ -30,10 +35,11 @@ impl Device {
     fn of(link: &Link) -> Self {
         Self {
             name: link.name.clone(),
-            kind: match link.kind.as_str() {
-                _ if link.loopback => Kind::Loopback,
-                "bridge" => Kind::Bridge,
-                _ => Kind::Other,
+            kind: match (link.medium, link.kind.as_str()) {
+                (LinkLayerType::Loopback, _) => Kind::Loopback,
+                (LinkLayerType::Ether, "bridge") => Kind::Bridge,
+                (LinkLayerType::Ether, _) => Kind::Ethernet,
+                _ => Kind::Bare,
             },
         }
     }
@@ -45,7 +51,8 @@ impl Device {
             // What comes up from a bridge came in by one of its ports, where a
             // foreign tag was cleared and a pod's own is to stay.
             Kind::Bridge => &[Hook::ToNetwork],
-            Kind::Other => &[Hook::ToNetwork, Hook::FromNetwork],
+            Kind::Ethernet => &[Hook::ToNetwork, Hook::FromNetwork],
+            Kind::Bare => &[Hook::ToNetworkL3, Hook::FromNetwork],
         }
     }
 }
@@ -65,10 +72,10 @@ pub(super) fn list() -> Result<Devices, DatapathError> {
 mod tests {
     use super::*;
 
-    fn hooks(kind: &str, loopback: bool) -> &'static [Hook] {
+    fn hooks(kind: &str, medium: LinkLayerType) -> &'static [Hook] {
         let link = Link {
             kind: kind.to_owned(),
-            loopback,
+            medium,
             ..Link::default()
         };
         Device::of(&link).hooks()
@@ -77,12 +84,25 @@ mod tests {
     #[test]
     fn bridges_keep_tags_that_come_up_and_loopback_has_no_hooks() {
         let both: &[Hook] = &[Hook::ToNetwork, Hook::FromNetwork];
-        for kind in ["", "veth", "vxlan", "vlan", "wireguard", "dummy"] {
-            assert_eq!(hooks(kind, false), both, "{kind}");
+        for kind in ["", "veth", "vxlan", "vlan", "dummy"] {
+            assert_eq!(hooks(kind, LinkLayerType::Ether), both, "{kind}");
         }
         let out: &[Hook] = &[Hook::ToNetwork];
-        assert_eq!(hooks("bridge", false), out);
+        assert_eq!(hooks("bridge", LinkLayerType::Ether), out);
         let none: &[Hook] = &[];
-        assert_eq!(hooks("", true), none);
+        assert_eq!(hooks("", LinkLayerType::Loopback), none);
+    }
+
+    #[test]
+    fn what_a_device_without_link_headers_sends_is_read_from_its_ip_header() {
+        let bare: &[Hook] = &[Hook::ToNetworkL3, Hook::FromNetwork];
+        for (kind, medium) in [
+            ("wireguard", LinkLayerType::None),
+            ("tun", LinkLayerType::None),
+            ("ipip", LinkLayerType::Tunnel),
+            ("sit", LinkLayerType::Sit),
+        ] {
+            assert_eq!(hooks(kind, medium), bare, "{kind}");
+        }
     }
 }

@@ -13,15 +13,18 @@ pub enum Hook {
     ToPod,
     /// tc egress of any other device.
     ToNetwork,
+    /// The same of a device without link headers.
+    ToNetworkL3,
     /// tc ingress of any other device that isn't a bridge.
     FromNetwork,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::FromPod,
         Self::ToPod,
         Self::ToNetwork,
+        Self::ToNetworkL3,
         Self::FromNetwork,
     ];
     /// Those of a pod's host-side device.
@@ -32,14 +35,15 @@ impl Hook {
             Self::FromPod => load::PROGRAMS[0],
             Self::ToPod => load::PROGRAMS[1],
             Self::ToNetwork => load::PROGRAMS[2],
-            Self::FromNetwork => load::PROGRAMS[3],
+            Self::ToNetworkL3 => load::PROGRAMS[3],
+            Self::FromNetwork => load::PROGRAMS[4],
         }
     }
 
     pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromPod | Self::FromNetwork => TcAttachType::Ingress,
-            Self::ToPod | Self::ToNetwork => TcAttachType::Egress,
+            Self::ToPod | Self::ToNetwork | Self::ToNetworkL3 => TcAttachType::Egress,
         }
     }
 

@@ -98,7 +98,13 @@ fn follow_log(ebpf: &mut Ebpf) {
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The programs, by their names in the object.
-pub(super) const PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "to_network", "from_network"];
+pub(super) const PROGRAMS: [&str; 5] = [
+    "from_pod",
+    "to_pod",
+    "to_network",
+    "to_network_l3",
+    "from_network",
+];
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
     ebpf.take_map(name).ok_or(DatapathError::Map {

@@ -191,6 +191,36 @@ fn behind_a_vxlan_device_the_inner_packet_is_decided_and_a_denied_one_never_leav
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
+fn on_a_device_without_link_headers_the_packet_is_read_from_its_ip_header() {
+    let cluster = Cluster::open(Mode::Routed);
+    // Nobody reads what it sends: what passes the hook is lost behind it.
+    let mut lines = "tuntap add dev tun0 mode tun\nlink set tun0 up\n".to_owned();
+    for (name, v4) in [
+        ("away-good", true),
+        ("away-bad", true),
+        ("away-good", false),
+        ("away-bad", false),
+    ] {
+        let to = cluster.backend(name, v4).ip();
+        let length = if v4 { 32 } else { 128 };
+        lines.push_str(&format!("route replace {to}/{length} dev tun0\n"));
+    }
+    cluster.ns("node").ip(&lines).unwrap();
+    cluster.agent.pass().unwrap();
+    assert_eq!(cluster.hooks("tun0"), ["from_network", "to_network_l3"]);
+    for v4 in [true, false] {
+        let to = cluster.front(Front::Cluster, v4);
+        cluster.forward(&["away-bad"], false);
+        cluster.is_denied(to, "away-bad");
+        let denied = cluster.drops();
+        cluster.forward(&["away-good"], false);
+        assert_eq!(cluster.fails("caller", to), Probe::TimedOut, "{to}");
+        assert_eq!(cluster.drops(), denied, "{to}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
 fn tags_of_another_node_are_cleared_where_packets_come_in() {
     let mut cluster = Cluster::open(Mode::Routed);
     let only_free = json!({
@@ -206,20 +236,19 @@ fn tags_of_another_node_are_cleared_where_packets_come_in() {
     let endpoints = cluster.agent.json(&["endpoints"]).unwrap();
     let mut rows = endpoints.as_array().unwrap().iter();
     let free = rows.find(|row| row["pod"] == "shop/free").unwrap();
-    // A clsact filter that says OK writes its class's minor number to tc_index.
-    let class = format!("1:{:x}", free["slot"].as_u64().unwrap());
+    // What a clsact filter of one instruction (BPF_RET | BPF_K) returns is the class,
+    // whose minor number the kernel writes to tc_index.
+    let class = format!("1,6 0 0 {}", free["slot"]);
     let outside = cluster.ns("outside");
-    let lines = [
-        "qdisc add dev eth0 clsact".to_owned(),
-        format!("filter add dev eth0 egress protocol all matchall classid {class} action ok"),
+    let qdisc = ["qdisc", "add", "dev", "eth0", "clsact"];
+    outside.output("tc", &qdisc).unwrap();
+    let filter = [
+        "filter", "add", "dev", "eth0", "egress", "bpf", "bytecode", &class,
     ];
-    for line in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        outside.output("tc", &words).unwrap();
-    }
+    outside.output("tc", &filter).unwrap();
     let to = cluster.backend("bad", true);
     assert_eq!(cluster.fails("outside", to), Probe::TimedOut);
-    let denied = "outside shop/bad ingress policy tcp".to_owned();
+    let denied = "node shop/bad ingress policy tcp".to_owned();
     assert_eq!(cluster.drops(), [(denied, 1)].into());
 
     // Without the hook it would be taken for the pod's.
