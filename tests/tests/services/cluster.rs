@@ -260,10 +260,15 @@ impl Cluster {
         self.net.outside().ip(&there).unwrap();
     }
 
+    /// One call with all patience: who answered, or how it ended.
+    pub(crate) fn call(&self, from: &str, to: SocketAddr) -> Result<String, Probe> {
+        call_tcp(self.ns(from), None, to, ALLOWED).unwrap()
+    }
+
     /// One call that is to reach somebody: who answered.
     #[track_caller]
     pub(crate) fn answers(&self, from: &str, to: SocketAddr) -> String {
-        match call_tcp(self.ns(from), None, to, ALLOWED).unwrap() {
+        match self.call(from, to) {
             Ok(banner) => banner,
             Err(probe) => panic!("{from} to {to}: {probe}"),
         }
@@ -287,10 +292,16 @@ impl Cluster {
     /// backend, and nothing else is.
     #[track_caller]
     pub(crate) fn is_denied(&self, to: SocketAddr, backend: &str) {
+        self.is_denied_for("policy", to, backend);
+    }
+
+    /// The same for another reason.
+    #[track_caller]
+    pub(crate) fn is_denied_for(&self, reason: &str, to: SocketAddr, backend: &str) {
         let before = self.drops();
         assert_eq!(self.fails("caller", to), Probe::TimedOut, "{to}");
         let mut expected = before;
-        let key = format!("shop/caller shop/{backend} egress policy tcp");
+        let key = format!("shop/caller shop/{backend} egress {reason} tcp");
         *expected.entry(key).or_default() += 1;
         assert_eq!(self.drops(), expected, "drops after a call of {to}");
     }
