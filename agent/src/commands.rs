@@ -108,12 +108,14 @@ fn status_text(status: &Status, paint: Paint) -> String {
         pid,
         generation,
         endpoints,
+        devices,
         ..
     } = status;
     let mut text = format!(
         "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {version}, pid {pid}\n\
-         generation  {generation}\nendpoints   {endpoints} guarded, {} not\n",
+         generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n",
         status.unguarded.len(),
+        status.unhooked.len(),
     );
     sections(status, paint, &mut text);
     text
@@ -126,8 +128,17 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .iter()
         .map(|pod| format!("{}: {}", pod.pod, pod.reason))
         .collect();
+    let devices: Vec<String> = status
+        .unhooked
+        .iter()
+        .map(|one| format!("{}: {}", one.device, one.reason))
+        .collect();
     let sections = [
         ("not guarded", &pods),
+        (
+            "devices without hooks (calls through Services aren't decided there)",
+            &devices,
+        ),
         (
             "manifests that don't parse (the last good state of their objects is in force)",
             &status.invalid,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::netlink::LinkLayerType;
 
 fn pod(name: &str) -> PodKey {
     PodKey {
@@ -27,6 +28,7 @@ fn veth(index: u32, peer: u32, peer_netns: i32) -> Link {
         peer: Some(peer),
         peer_netns: Some(peer_netns),
         kind: "veth".into(),
+        medium: LinkLayerType::Ether,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
 use crate::failure;
 use crate::manifests::{Feed, ManifestError, ManifestErrors, Store};
 use crate::settings::Settings;
-use crate::state::{Shared, Status, UnguardedPod};
+use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice};
 
 /// What one pass leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +46,10 @@ pub struct Engine {
     /// Pods whose programs couldn't be attached the last time. Apart from
     /// `unguarded`, since either may be renewed without the other.
     refused: Vec<Unguarded>,
+    /// Other devices that have their hooks.
+    devices: usize,
+    /// Other devices that haven't.
+    unhooked: Vec<UnhookedDevice>,
     skipped: Vec<String>,
     warnings: Vec<String>,
 }
@@ -83,6 +87,8 @@ impl Engine {
             found_by: BTreeMap::new(),
             unguarded: Vec::new(),
             refused: Vec::new(),
+            devices: 0,
+            unhooked: Vec::new(),
             skipped: Vec::new(),
             warnings: Vec::new(),
         })
@@ -104,7 +110,8 @@ impl Engine {
             .err()
             .or(applied.err())
             .map(|error| failure::one_line(&error));
-        let retry = error.is_some() || self.unguarded().next().is_some();
+        let incomplete = self.unguarded().next().is_some() || !self.unhooked.is_empty();
+        let retry = error.is_some() || incomplete;
         self.publish(shared, error);
         Pass {
             unsettled: refresh.unsettled,
@@ -209,6 +216,11 @@ impl Engine {
             reason: format!("its programs can't be attached: {error}"),
         });
         self.refused = refused.collect();
+        self.devices = applied.devices;
+        let unhooked = applied.unhooked.into_iter();
+        self.unhooked = unhooked
+            .map(|(device, reason)| UnhookedDevice { device, reason })
+            .collect();
         if compiled.fresh {
             compiled.fresh = false;
             shared.metrics.applied(began.elapsed());
@@ -253,6 +265,8 @@ impl Engine {
             .map(ManifestError::to_string)
             .collect();
         status.skipped.clone_from(&self.skipped);
+        status.devices = self.devices;
+        status.unhooked.clone_from(&self.unhooked);
         if let Some(compiled) = &self.compiled {
             status.problems.clone_from(&compiled.problems);
             status.problem_fields.clone_from(&compiled.problem_fields);
@@ -272,6 +286,11 @@ impl Engine {
             .filter(|pod| !before.unguarded.contains(pod))
         {
             tracing::warn!(pod = pod.pod, "not guarded: {}", pod.reason);
+        }
+        let new = self.unhooked.iter();
+        for device in new.filter(|device| !before.unhooked.contains(device)) {
+            let UnhookedDevice { device, reason } = device;
+            tracing::warn!(device, "without hooks: {reason}");
         }
     }
 

@@ -179,6 +179,21 @@ fn a_pod_that_cannot_be_attached_is_listed_once_however_often_it_is_tried() {
 }
 
 #[test]
+fn a_device_that_cannot_have_its_hooks_is_listed_and_tried_again() {
+    let mut bench = Bench::new(&pod("a", ""));
+    let failed = ("eth0".to_owned(), "no such program".to_owned());
+    bench.kernel.0.lock().unwrap().unhooked = vec![failed.clone()];
+    assert!(bench.pass().retry);
+    let status = bench.shared.status();
+    let listed = status.unhooked.into_iter();
+    let listed: Vec<_> = listed.map(|one| (one.device, one.reason)).collect();
+    assert_eq!((listed, status.devices), (vec![failed], 1));
+    bench.kernel.0.lock().unwrap().unhooked = Vec::new();
+    assert!(!bench.pass().retry);
+    assert_eq!(bench.shared.status().unhooked, []);
+}
+
+#[test]
 fn a_pod_with_other_addresses_altogether_is_sought_anew() {
     let mut bench = Bench::new(&pod("a", ""));
     bench.pass();

@@ -47,6 +47,8 @@ pub struct Snapshot {
     /// Guarded endpoints by what they are under: `enforce`, `audit`, `open`,
     /// `quarantine`; and `unguarded` ones.
     pub endpoints: BTreeMap<&'static str, usize>,
+    /// Other devices of the node: `hooked`, `unhooked`.
+    pub devices: BTreeMap<&'static str, usize>,
     /// The world's generation.
     pub generation: u64,
     /// The source of policy could be read.
@@ -121,6 +123,11 @@ impl Snapshot {
             stats: kernel.stats()?,
             maps: kernel.maps(),
             endpoints: count_states(&kernel.endpoints(), &status),
+            devices: [
+                ("hooked", status.devices),
+                ("unhooked", status.unhooked.len()),
+            ]
+            .into(),
             generation: kernel.generation(),
             source_connected: status.source_connected,
             invalid: status.invalid.len(),
@@ -232,6 +239,14 @@ impl Snapshot {
         )?;
         for (state, count) in &self.endpoints {
             endpoints.with_label_values(&[state]).set(gauge(*count));
+        }
+        let devices = labelled(
+            "ringfence_devices",
+            "Devices of this node that no pod is behind, by whether they have their hooks.",
+            "state",
+        )?;
+        for (state, count) in &self.devices {
+            devices.with_label_values(&[state]).set(gauge(*count));
         }
         let entries = labelled("ringfence_map_entries", "Entries in use, by map.", "map")?;
         let capacity = labelled("ringfence_map_capacity", "Entries that fit, by map.", "map")?;

@@ -12,6 +12,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+pub use netlink_packet_route::link::LinkLayerType;
 use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -66,6 +67,8 @@ pub struct Link {
     pub peer_netns: Option<i32>,
     /// `IFLA_INFO_KIND`, as in `veth`; empty for physical devices and `lo`.
     pub kind: String,
+    /// `ifi_type`: what its frames start with.
+    pub medium: LinkLayerType,
 }
 
 /// An address and the device that has it.
@@ -275,6 +278,7 @@ fn link(message: &RouteNetlinkMessage) -> Option<Link> {
     };
     let mut link = Link {
         index: message.header.index,
+        medium: message.header.link_layer_type,
         ..Link::default()
     };
     for attribute in &message.attributes {
@@ -371,6 +375,7 @@ mod tests {
         let links = netlink.links().unwrap();
         let loopback = links.iter().find(|link| link.name == "lo").unwrap();
         assert_eq!(loopback.mac, Some([0; 6]));
+        assert_eq!(loopback.medium, LinkLayerType::Loopback);
         assert_eq!((loopback.peer, loopback.kind.as_str()), (None, ""));
         let addresses = netlink.addresses().unwrap();
         assert!(

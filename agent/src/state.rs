@@ -43,6 +43,11 @@ pub struct Status {
     pub endpoints: usize,
     /// Pods of this node that are not, and why.
     pub unguarded: Vec<UnguardedPod>,
+    /// Other devices of the node that have their hooks.
+    pub devices: usize,
+    /// Other devices that haven't, and why: there nothing is decided of what pods
+    /// send through Services, and no foreign tag is cleared.
+    pub unhooked: Vec<UnhookedDevice>,
     /// Manifests that don't parse; the last good state of their objects stays.
     pub invalid: Vec<String>,
     /// Labels and annotations that don't parse, and what each is taken for.
@@ -60,6 +65,15 @@ pub struct Status {
 pub struct UnguardedPod {
     /// `namespace/name`.
     pub pod: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A device that should have hooks and hasn't.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnhookedDevice {
+    /// Its name.
+    pub device: String,
     /// Why.
     pub reason: String,
 }

@@ -21,6 +21,8 @@ pub(crate) struct Record {
     pub(crate) fail: Option<String>,
     /// Why no program can be attached.
     pub(crate) refuse: Option<String>,
+    /// Other devices that can't have their hooks, and why.
+    pub(crate) unhooked: Vec<(String, String)>,
 }
 
 /// Remembers instead of enforcing.
@@ -45,6 +47,8 @@ impl Kernel for FakeKernel {
             generation: record.generation,
             flipped,
             failed: record.refuse.as_ref().map(refused).unwrap_or_default(),
+            devices: 1,
+            unhooked: record.unhooked.clone(),
         })
     }
 

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     index::{Index, PodEntry, groups::PodId},
+    model::Service,
     snapshot::Snapshot,
 };
 
@@ -166,14 +167,7 @@ impl PodsName {
     fn behind_object(&self, index: &Index) -> Vec<PodId> {
         let key = (self.namespace.clone(), self.short.clone());
         let object = index.services.get(&key);
-        let Some(selector) = object.map(|s| &s.spec.selector).filter(|s| !s.is_empty()) else {
-            return Vec::new();
-        };
-        select(index, |p| {
-            let labels = &p.shape.labels;
-            let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
-            *p.shape.namespace == *self.namespace && selector.iter().all(has)
-        })
+        object.map_or_else(Vec::new, |object| select(index, |p| selects(object, p)))
     }
 
     fn on_host(&self, index: &Index) -> bool {
@@ -182,8 +176,18 @@ impl PodsName {
     }
 }
 
+/// Whether a pod is behind a Service; one without a selector has none by itself.
+pub(crate) fn selects(service: &Service, pod: &PodEntry) -> bool {
+    let labels = &pod.shape.labels;
+    let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
+    let selector = &service.spec.selector;
+    *pod.shape.namespace == *service.metadata.namespace
+        && !selector.is_empty()
+        && selector.iter().all(has)
+}
+
 /// Live pods in the order of their keys.
-fn select(index: &Index, wanted: impl Fn(&PodEntry) -> bool) -> Vec<PodId> {
+pub(crate) fn select(index: &Index, wanted: impl Fn(&PodEntry) -> bool) -> Vec<PodId> {
     let wanted = index.live().filter(|(_, pod)| wanted(pod));
     let mut pods: Vec<_> = wanted.map(|(id, pod)| (pod.key(), id)).collect();
     pods.sort();

@@ -29,7 +29,7 @@ pub struct Tables {
     /// The pods in scope: not finished, not in a node's network namespace.
     pub endpoints: BTreeMap<PodKey, EndpointPolicy>,
     /// Workload and bits of [`ringfence_ebpf::abi::Identity`] of every known
-    /// pod's and node's address.
+    /// pod's and node's address; of a Service's address its `namespace/name`.
     pub identities: BTreeMap<Addr, (Arc<str>, u32)>,
 }
 

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nix::net::if_::if_nameindex;
+use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use ringfence_ebpf::abi::{Control, Identity, World};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
 
+use super::devices::{self, Devices};
 use super::endpoints::{self, Wanted};
 use super::error::DatapathError;
+use super::hook::Hook;
 use super::maps::AgentField;
 use super::{Applied, Datapath, Interface};
 
@@ -23,16 +25,19 @@ impl Datapath {
     /// # Errors
     /// What was in force stays in force; the standby keeps what was written and
     /// the next call goes on from there. An interface to which the programs
-    /// can't be attached is no error of the whole: see [`Applied::failed`].
+    /// can't be attached is no error of the whole: see [`Applied::failed`] and
+    /// [`Applied::unhooked`].
     pub fn apply(
         &mut self,
         tables: &Tables,
         interfaces: &[Interface],
     ) -> Result<Applied, DatapathError> {
-        let present = self.sweep()?;
-        let interfaces = self.endpoints.with_retained(tables, interfaces, &present);
+        let devices = self.sweep()?;
+        let names = devices.iter().map(|(n, device)| (*n, device.name.clone()));
+        let names: BTreeMap<u32, String> = names.collect();
+        let interfaces = self.endpoints.with_retained(tables, interfaces, &names);
         if self.in_force.as_ref() == Some(tables) && self.same_interfaces(tables, &interfaces) {
-            return Ok(self.reattach(&managed(tables, &interfaces)));
+            return Ok(self.reattach(&managed(tables, &interfaces), &devices));
         }
         // After an error halfway nobody knows against what flows were decided:
         // then the next call raises every epoch.
@@ -40,9 +45,8 @@ impl Datapath {
         let change = old.as_ref().map(|old| Change::between(old, tables));
         // A new process can't tell what the pinned world meant to each
         // endpoint: every flow is decided once more.
-        let node_moved = old.as_ref().is_some_and(|old| left_node(old, tables));
-        let raised =
-            |pod: &PodKey| node_moved || change.as_ref().is_none_or(|c| c.raised.contains(pod));
+        let moved = old.as_ref().is_some_and(|old| changed_kind(old, tables));
+        let raised = |pod: &PodKey| moved || change.as_ref().is_none_or(|c| c.raised.contains(pod));
         let wanted = endpoints::wanted(
             &mut self.maps,
             &mut self.names,
@@ -52,7 +56,7 @@ impl Datapath {
         )?;
         let additive = change
             .as_ref()
-            .is_some_and(|c| c.additive && c.raised.is_empty() && !node_moved);
+            .is_some_and(|c| c.additive && c.raised.is_empty() && !moved);
         let mut failed = Vec::new();
         let flipped = if additive && self.same_endpoints(&wanted) {
             // Only new addresses of old classes: both worlds take them as they are.
@@ -67,7 +71,7 @@ impl Datapath {
             true
         };
         self.in_force = Some(tables.clone());
-        let attached = self.reattach(&managed(tables, &interfaces));
+        let attached = self.reattach(&managed(tables, &interfaces), &devices);
         failed.extend(attached.failed);
         Ok(Applied {
             flipped,
@@ -76,19 +80,43 @@ impl Datapath {
         })
     }
 
-    /// Sees to it that the programs stand first on every endpoint's interface.
-    fn reattach(&mut self, interfaces: &[Interface]) -> Applied {
-        let mut failed = Vec::new();
+    /// Sees to it that the programs stand first on every device.
+    fn reattach(&mut self, interfaces: &[Interface], devices: &Devices) -> Applied {
+        let mut applied = Applied {
+            generation: self.worlds.generation,
+            ..Applied::default()
+        };
         for interface in interfaces {
             // Also where no slot was free: without a slot the programs are closed.
-            if let Err(error) = self.links.attach(interface.ifindex, &interface.name) {
-                failed.push((interface.pod.clone(), error.to_string()));
+            let (ifindex, name) = (interface.ifindex, &interface.name);
+            if let Err(error) = self.links.attach(ifindex, name, &Hook::POD) {
+                applied
+                    .failed
+                    .push((interface.pod.clone(), error.to_string()));
             }
         }
-        Applied {
-            generation: self.worlds.generation,
-            flipped: false,
-            failed,
+        self.hook_others(interfaces, devices, &mut applied);
+        applied
+    }
+
+    /// The same for devices that no pod is behind. One that was a pod's stays
+    /// closed under the pod's programs.
+    fn hook_others(&mut self, managed: &[Interface], devices: &Devices, applied: &mut Applied) {
+        let managed = managed.iter().map(|interface| interface.ifindex);
+        let slots = self.endpoints.interfaces().into_iter();
+        let pods: BTreeSet<u32> = managed.chain(slots).chain(self.links.of_pods()).collect();
+        for (&ifindex, device) in devices.iter().filter(|(n, _)| !pods.contains(n)) {
+            if device.hooks().is_empty() {
+                continue;
+            }
+            let name = device.name.as_str();
+            match self.links.attach(ifindex, name, device.hooks()) {
+                Ok(()) => applied.devices += 1,
+                // It went, or got another name, while this pass ran: what is
+                // there now is the next one's.
+                Err(_) if if_nametoindex(name) != Ok(ifindex) => {}
+                Err(error) => applied.unhooked.push((name.to_owned(), error.to_string())),
+            }
         }
     }
 
@@ -174,18 +202,8 @@ impl Datapath {
     }
 
     /// Frees what belonged to interfaces that have vanished.
-    fn sweep(&mut self) -> Result<BTreeMap<u32, String>, DatapathError> {
-        let present: BTreeMap<u32, String> = if_nameindex()
-            .map_err(|errno| DatapathError::Program {
-                operation: "listing interfaces".to_owned(),
-                message: errno.to_string(),
-            })?
-            .iter()
-            .map(|interface| {
-                let name = interface.name().to_string_lossy().into_owned();
-                (interface.index(), name)
-            })
-            .collect();
+    fn sweep(&mut self) -> Result<Devices, DatapathError> {
+        let present = devices::list()?;
         let known = self.endpoints.interfaces().into_iter();
         for ifindex in known.chain(self.links.interfaces()) {
             if !present.contains_key(&ifindex) {
@@ -206,16 +224,21 @@ fn managed(tables: &Tables, interfaces: &[Interface]) -> Vec<Interface> {
         .collect()
 }
 
-/// Whether some address no longer is this node's: flows with the node are
-/// allowed whatever policy says, so they have to be looked at again.
-fn left_node(old: &Tables, new: &Tables) -> bool {
-    let of_node = |tables: &Tables, addr| {
-        let identity = tables.identities.get(addr);
-        identity.is_some_and(|(_, flags)| flags & Identity::IS_THIS_NODE != 0)
+/// Whether some address no longer is, or only now is, a node's or a Service's.
+///
+/// Flows with this node are allowed whatever policy says, and so is what goes to
+/// a Service before DNAT: such flows have to be looked at again. The other way
+/// round, the packets of a flow with what has become a Service don't say that
+/// they are to be decided after DNAT.
+fn changed_kind(old: &Tables, new: &Tables) -> bool {
+    const KINDS: u32 = Identity::IS_NODE | Identity::IS_THIS_NODE | Identity::IS_SERVICE;
+    let kinds = |tables: &Tables| {
+        let all = tables.identities.iter();
+        let kinds = all.map(|(addr, (_, flags))| (*addr, flags & KINDS));
+        let kinds = kinds.filter(|(_, kinds)| *kinds != 0);
+        kinds.collect::<Vec<_>>()
     };
-    old.identities
-        .keys()
-        .any(|addr| of_node(old, addr) && !of_node(new, addr))
+    kinds(old) != kinds(new)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the pick-up window.

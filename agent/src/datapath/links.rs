@@ -8,59 +8,26 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use nix::errno::Errno;
 
 use super::clsact::Filters;
 use super::error::{DatapathError, chain};
+use super::hook::Hook;
 use super::load;
-
-/// The two hooks of an interface.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Hook {
-    /// tc ingress of the host-side device.
-    FromPod,
-    /// tc egress of the host-side device.
-    ToPod,
-}
-
-impl Hook {
-    const BOTH: [Self; 2] = [Self::FromPod, Self::ToPod];
-
-    pub(super) const fn program(self) -> &'static str {
-        match self {
-            Self::FromPod => load::PROGRAMS[0],
-            Self::ToPod => load::PROGRAMS[1],
-        }
-    }
-
-    pub(super) const fn attach_type(self) -> TcAttachType {
-        match self {
-            Self::FromPod => TcAttachType::Ingress,
-            Self::ToPod => TcAttachType::Egress,
-        }
-    }
-
-    fn file(self, ifindex: u32) -> String {
-        format!("{ifindex}-{}", self.program())
-    }
-
-    fn parse(file: &str) -> Option<(u32, Self)> {
-        let (ifindex, program) = file.split_once('-')?;
-        Some((ifindex.parse().ok()?, Self::of_program(program)?))
-    }
-
-    pub(super) fn of_program(program: &str) -> Option<Self> {
-        Self::BOTH.into_iter().find(|h| h.program() == program)
-    }
-}
 
 /// All links of this agent.
 pub(super) struct Links {
     folder: PathBuf,
     ebpf: Ebpf,
+    /// The same programs once more, loaded when they are needed: the kernel takes
+    /// a program once a hook, so one that somebody got ahead of can't be put in
+    /// front of itself.
+    twin: Option<Ebpf>,
     /// Program ids, to check who stands first.
     ids: BTreeMap<&'static str, u32>,
+    /// Those of the twin.
+    twin_ids: BTreeMap<&'static str, u32>,
     /// Held open beside the pin, so that a lost pin doesn't detach.
     links: BTreeMap<(u32, Hook), FdLink>,
     /// The other way to be attached.
@@ -82,18 +49,14 @@ impl Links {
         mut ebpf: Ebpf,
         by_clsact: bool,
     ) -> Result<Self, DatapathError> {
-        let mut ids = BTreeMap::new();
-        for name in load::PROGRAMS {
-            let info = load::program(&mut ebpf, name)?
-                .info()
-                .map_err(|error| program_error(format!("asking for the id of {name}"), &error))?;
-            ids.insert(name, info.id());
-        }
+        let ids = ids(&mut ebpf)?;
         let filters = Filters::adopt(folder, &mut ebpf)?;
         let mut links = Self {
             folder: folder.join("links"),
             ebpf,
+            twin: None,
             ids,
+            twin_ids: BTreeMap::new(),
             links: BTreeMap::new(),
             filters,
             by_clsact,
@@ -151,11 +114,11 @@ impl Links {
         &mut self.ebpf
     }
 
-    /// Whether both hooks of an interface are attached, and the last look at
+    /// Whether both hooks of a pod's interface are attached, and the last look at
     /// their place found nothing wrong.
     pub(super) fn attached(&self, ifindex: u32) -> bool {
         !self.failed.contains(&ifindex)
-            && Hook::BOTH.iter().all(|hook| {
+            && Hook::POD.iter().all(|hook| {
                 self.links.contains_key(&(ifindex, *hook)) || self.filters.holds(ifindex, *hook)
             })
     }
@@ -165,10 +128,18 @@ impl Links {
         self.foreign.get(&ifindex).cloned().unwrap_or_default()
     }
 
-    /// Attaches both programs first in their chains, or sees to it that they
-    /// still stand there.
-    pub(super) fn attach(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
-        let attached = self.attach_both(ifindex, name);
+    /// Attaches these programs first in their chains, or sees to it that they
+    /// still stand there; then those of other hooks go, so that a device that has
+    /// become a pod's is never without any.
+    pub(super) fn attach(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        hooks: &[Hook],
+    ) -> Result<(), DatapathError> {
+        let attached = self
+            .attach_all(ifindex, name, hooks)
+            .and_then(|()| self.detach_all_but(ifindex, hooks));
         if attached.is_ok() {
             self.failed.remove(&ifindex);
         } else {
@@ -177,16 +148,23 @@ impl Links {
         attached
     }
 
-    fn attach_both(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
-        for hook in Hook::BOTH {
+    fn attach_all(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        hooks: &[Hook],
+    ) -> Result<(), DatapathError> {
+        for &hook in hooks {
             if self.by_clsact {
                 self.filters.attach(ifindex, name, hook, &mut self.ebpf)?;
                 self.unlink(ifindex, hook)?;
                 continue;
             }
             let held = self.links.contains_key(&(ifindex, hook));
-            if !held || !self.stands_first(name, hook)? {
-                self.attach_first(ifindex, name, hook)?;
+            match held.then(|| self.place(name, hook)).transpose()? {
+                Some(Place::Ahead) => {}
+                Some(Place::Behind) => self.attach_first(ifindex, name, hook, true)?,
+                Some(Place::Absent) | None => self.attach_first(ifindex, name, hook, false)?,
             }
             self.filters.detach(ifindex, hook)?;
         }
@@ -194,19 +172,57 @@ impl Links {
         Ok(())
     }
 
-    /// Whether our program is the first on the hook. Needs CAP_SYS_ADMIN: aya
-    /// opens every program on the hook by its id (BPF_PROG_GET_FD_BY_ID).
-    fn stands_first(&self, name: &str, hook: Hook) -> Result<bool, DatapathError> {
+    /// Where our program stands on the hook. Needs CAP_SYS_ADMIN: aya opens every
+    /// program on the hook by its id (BPF_PROG_GET_FD_BY_ID).
+    ///
+    /// Another agent's programs may stand in front: they let the next one run.
+    fn place(&self, name: &str, hook: Hook) -> Result<Place, DatapathError> {
         let (_, programs) = SchedClassifier::query_tcx(name, hook.attach_type())
             .map_err(|error| program_error(format!("asking who is attached to {name}"), &error))?;
-        Ok(programs.first().map(|info| info.id()) == self.ids.get(hook.program()).copied())
+        let is = |ids: &BTreeMap<_, u32>, id| ids.get(hook.program()) == Some(&id);
+        let of_an_agent = |name: Option<&str>| name.is_some_and(|n| load::PROGRAMS.contains(&n));
+        let mut ahead = true;
+        for program in &programs {
+            let main = is(&self.ids, program.id());
+            if main || is(&self.twin_ids, program.id()) {
+                return Ok(match (ahead, main) {
+                    (true, _) => Place::Ahead,
+                    (false, true) => Place::Behind,
+                    (false, false) => Place::Absent,
+                });
+            }
+            ahead &= of_an_agent(program.name_as_str());
+        }
+        Ok(Place::Absent)
+    }
+
+    /// The programs, or their twins.
+    fn program(&mut self, hook: Hook, twin: bool) -> Result<&mut SchedClassifier, DatapathError> {
+        if !twin {
+            return load::program(&mut self.ebpf, hook.program());
+        }
+        let ebpf = match self.twin.take() {
+            Some(twin) => twin,
+            None => {
+                let mut ebpf = load::twin(self.folder.parent().unwrap_or(&self.folder))?;
+                self.twin_ids = ids(&mut ebpf)?;
+                ebpf
+            }
+        };
+        load::program(self.twin.insert(ebpf), hook.program())
     }
 
     /// A link can't be moved: a new one goes in front, then the old one goes.
     /// In between the program runs twice, which changes no verdict.
-    fn attach_first(&mut self, ifindex: u32, name: &str, hook: Hook) -> Result<(), DatapathError> {
+    fn attach_first(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        hook: Hook,
+        twin: bool,
+    ) -> Result<(), DatapathError> {
         let operation = || format!("attaching {} to {name}", hook.program());
-        let program = load::program(&mut self.ebpf, hook.program())?;
+        let program = self.program(hook, twin)?;
         let id = program
             .attach_with_options(
                 name,
@@ -256,11 +272,18 @@ impl Links {
 
     /// Lets go of an interface that has vanished.
     pub(super) fn forget(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        for hook in Hook::BOTH {
-            self.unlink(ifindex, hook)?;
-        }
+        self.failed.remove(&ifindex);
         self.foreign.remove(&ifindex);
-        self.filters.forget(ifindex)
+        self.filters.forget(ifindex)?;
+        self.detach_all_but(ifindex, &[])
+    }
+
+    fn detach_all_but(&mut self, ifindex: u32, kept: &[Hook]) -> Result<(), DatapathError> {
+        for hook in Hook::ALL.into_iter().filter(|hook| !kept.contains(hook)) {
+            self.unlink(ifindex, hook)?;
+            self.filters.detach(ifindex, hook)?;
+        }
+        Ok(())
     }
 
     fn unlink(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
@@ -278,10 +301,39 @@ impl Links {
         let all: BTreeSet<u32> = linked.chain(self.filters.interfaces()).collect();
         all.into_iter().collect()
     }
+
+    /// Interfaces that have a pod's programs, whether their pod is known or not.
+    pub(super) fn of_pods(&self) -> impl Iterator<Item = u32> + '_ {
+        let links = self.links.keys();
+        let of_pods = links.filter(|(_, hook)| Hook::POD.contains(hook));
+        of_pods.map(|(ifindex, _)| *ifindex)
+    }
+}
+
+/// Where our program stands on a hook.
+enum Place {
+    /// Before everybody else's.
+    Ahead,
+    /// Behind somebody else's.
+    Behind,
+    /// It doesn't, or its twin stands behind: it can be put in front.
+    Absent,
+}
+
+/// The ids of all programs of an object.
+fn ids(ebpf: &mut Ebpf) -> Result<BTreeMap<&'static str, u32>, DatapathError> {
+    let mut ids = BTreeMap::new();
+    for name in load::PROGRAMS {
+        let info = load::program(ebpf, name)?
+            .info()
+            .map_err(|error| program_error(format!("asking for the id of {name}"), &error))?;
+        ids.insert(name, info.id());
+    }
+    Ok(ids)
 }
 
 /// Marks a pin that isn't at its place yet. No dot: bpffs reserves those.
-const FRESH: &str = "-new";
+pub(super) const FRESH: &str = "-new";
 
 fn listing(folder: &Path, source: std::io::Error) -> DatapathError {
     DatapathError::File {
@@ -317,20 +369,5 @@ fn link_error(operation: String, error: &LinkError) -> DatapathError {
     DatapathError::Program {
         operation,
         message: chain(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_is_found_again_by_its_file_name() {
-        for hook in Hook::BOTH {
-            assert_eq!(Hook::parse(&hook.file(603)), Some((603, hook)));
-        }
-        assert_eq!(Hook::parse("603-else"), None);
-        assert_eq!(Hook::parse(&format!("603-to_pod{FRESH}")), None);
-        assert_eq!(Hook::parse("x-to_pod"), None);
     }
 }

@@ -24,20 +24,14 @@ pub(super) static OBJECT: &[u8] =
 pub(super) struct Loaded {
     pub(super) maps: Maps,
     pub(super) events: Map,
-    /// Holds both programs, loaded.
+    /// Holds all programs, loaded.
     pub(super) ebpf: Ebpf,
 }
 
 /// Loads object and programs, reusing every pinned map of the right shape.
 pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
     check_shapes(folder)?;
-    let mut ebpf = EbpfLoader::new()
-        .default_map_pin_directory(folder)
-        .load(OBJECT)
-        .map_err(|error| DatapathError::Program {
-            operation: "loading the BPF object".to_owned(),
-            message: chain(&error),
-        })?;
+    let mut ebpf = object(folder)?;
     let names: Hash<u32, Name> = pinned(folder, "NAMES", || {
         // Not preallocated: it costs what it holds.
         HashMap::create(max_entries("NAMES"), 1)
@@ -46,13 +40,38 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
         pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
     let maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
     let events = take(&mut ebpf, "EVENTS")?;
-    for name in PROGRAMS.into_iter().chain([CLOCK]) {
-        program(&mut ebpf, name)?
+    load_programs(&mut ebpf)?;
+    program(&mut ebpf, CLOCK)?
+        .load()
+        .map_err(|error| program_error(CLOCK, chain(&error)))?;
+    follow_log(&mut ebpf);
+    Ok(Loaded { maps, events, ebpf })
+}
+
+/// The programs once more, over the same pinned maps.
+pub(super) fn twin(folder: &Path) -> Result<Ebpf, DatapathError> {
+    let mut ebpf = object(folder)?;
+    load_programs(&mut ebpf)?;
+    Ok(ebpf)
+}
+
+fn object(folder: &Path) -> Result<Ebpf, DatapathError> {
+    EbpfLoader::new()
+        .default_map_pin_directory(folder)
+        .load(OBJECT)
+        .map_err(|error| DatapathError::Program {
+            operation: "loading the BPF object".to_owned(),
+            message: chain(&error),
+        })
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    for name in PROGRAMS {
+        program(ebpf, name)?
             .load()
             .map_err(|error| program_error(name, chain(&error)))?;
     }
-    follow_log(&mut ebpf);
-    Ok(Loaded { maps, events, ebpf })
+    Ok(())
 }
 
 /// A datapath built with `cargo xtask build-ebpf --debug-log` writes a log;
@@ -85,7 +104,13 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const CLOCK: &str = "clock";
 
 /// The programs that are attached, by their names in the object.
-pub(super) const PROGRAMS: [&str; 2] = ["from_pod", "to_pod"];
+pub(super) const PROGRAMS: [&str; 5] = [
+    "from_pod",
+    "to_pod",
+    "to_network",
+    "to_network_l3",
+    "from_network",
+];
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
     ebpf.take_map(name).ok_or(DatapathError::Map {

@@ -8,10 +8,12 @@
 mod apply;
 mod clsact;
 mod counters;
+mod devices;
 mod endpoints;
 mod error;
 mod events;
 mod flows;
+mod hook;
 mod links;
 mod load;
 mod lock;
@@ -38,7 +40,7 @@ pub use counters::{DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
-pub use links::Hook;
+pub use hook::Hook;
 pub use remove::{Removed, uninstall};
 pub use run::Run;
 pub use verified::Verified;
@@ -91,6 +93,10 @@ pub struct Applied {
     /// Interfaces to which the programs couldn't be attached: pod and error.
     /// To be tried again.
     pub failed: Vec<(PodKey, String)>,
+    /// How many other devices have their hooks.
+    pub devices: usize,
+    /// Other devices that haven't: name and error. To be tried again.
+    pub unhooked: Vec<(String, String)>,
 }
 
 /// One endpoint, for `ringfence endpoints`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya::programs::{TestRun as _, TestRunOptions};
 
 use super::error::{DatapathError, chain};
-use super::links::Hook;
+use super::hook::Hook;
 use super::{Datapath, load};
 
 /// `TC_ACT_SHOT` (linux/pkt_cls.h).

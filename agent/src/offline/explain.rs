@@ -1,6 +1,6 @@
 //! `ringfence explain`.
 
-use ringfence_policy::explain::{self, Explanation, Fix, Party, Side, Verdict};
+use ringfence_policy::explain::{self, Explanation, Fix, Party, Side, Verdict, Via};
 
 use crate::cli::{ExplainArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
@@ -30,6 +30,9 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
         "{}  {headline}",
         verdict(explanation.verdict, paint)
     )];
+    if let Some(via) = &explanation.via {
+        through(via, paint, &mut lines);
+    }
     for side in [&explanation.egress, &explanation.ingress] {
         lines.push(String::new());
         describe(side, paint, &mut lines);
@@ -42,6 +45,23 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// The Service that was called, and what becomes of the call by backend.
+fn through(via: &Via, paint: Paint, lines: &mut Vec<String>) {
+    let Via {
+        service,
+        address,
+        port,
+        backends,
+    } = via;
+    lines.push(format!(
+        "through Service {service} at {address} {port}, decided by backend:"
+    ));
+    lines.extend(backends.iter().map(|backend| {
+        let verdict = verdict(backend.verdict, paint);
+        format!("  {verdict}  {} {}", backend.name, backend.port)
+    }));
 }
 
 /// Its name, and its service where that is called otherwise.

@@ -4,7 +4,7 @@
 use core::cell::Cell;
 
 use super::path::{Hook, Path};
-use super::{Context, Noted, Policy, Tables, Verdict};
+use super::{Context, Noted, Policy, Tables, Verdict, endpoint_owns};
 use crate::abi::{Direction, EndpointWorld, Identity, Reason};
 use crate::packet::{Packet, Shape};
 
@@ -40,7 +40,8 @@ impl<T: Tables> Path<'_, T> {
         if self.enters_tunnel(&peer) {
             return self.deny(Reason::Tunnel);
         }
-        if flags & JUDGED == 0 {
+        // A pod may call itself through its own Service.
+        if flags & JUDGED == 0 || endpoint_owns(self.endpoint, &self.packet.destination) {
             return Verdict::ALLOW;
         }
         let note =

@@ -7,7 +7,7 @@ use super::{Dice, cluster_policies, labels, pods, policies, topology};
 /// Makes one change. What it adds has a name that wasn't there.
 pub fn change(dice: &mut Dice, objects: &mut Vec<Value>) {
     let fresh = 20 + dice.below(200);
-    match dice.below(16) {
+    match dice.below(17) {
         0..2 => remove(dice, objects),
         2..5 => relabel(dice, objects),
         5 => {
@@ -27,6 +27,10 @@ pub fn change(dice: &mut Dice, objects: &mut Vec<Value>) {
             objects.push(cluster_policies::policy(dice, &name, objects));
         }
         12..14 => edit_cluster_policy(dice, objects),
+        14 => {
+            let service = service(dice, objects);
+            objects.push(service);
+        }
         _ => edit_policy(dice, objects),
     }
     dedup(objects);
@@ -108,6 +112,38 @@ fn relabel(dice: &mut Dice, objects: &mut [Value]) {
         labels::modes_of_namespace(dice, &mut found);
     }
     object["metadata"]["labels"] = Value::Object(found);
+}
+
+/// A Service that comes, or changes its addresses: ones of its own, some of
+/// them shared by two Services, and ones that a pod or a node has as well.
+fn service(dice: &mut Dice, objects: &[Value]) -> Value {
+    let space = *dice.choose(&spaces(objects));
+    let number = dice.below(3);
+    let own = match dice.below(4) {
+        0 => json!("None"),
+        _ => json!(format!("10.96.0.{}", 100 + number)),
+    };
+    let mut shown = vec![json!("198.18.0.1"), json!("fd00:96::100")];
+    shown.extend(objects.iter().flat_map(|object| {
+        let status = &object["status"];
+        [&status["podIP"], &status["addresses"][0]["address"]].map(Value::clone)
+    }));
+    shown.retain(Value::is_string);
+    let mut some = |most| -> Vec<Value> {
+        let count = dice.below(most);
+        (0..count).map(|_| dice.choose(&shown).clone()).collect()
+    };
+    let (external, balanced) = (some(3), some(2));
+    let ingress: Vec<Value> = balanced.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": format!("svc-{number}"), "namespace": space},
+        "spec": {
+            "selector": {"app": "api"}, "clusterIP": own, "clusterIPs": [own],
+            "externalIPs": external, "ports": [{"port": 80}],
+        },
+        "status": {"loadBalancer": {"ingress": ingress}},
+    })
 }
 
 /// Another replica of a pod, on another node: commonly the only kind of change

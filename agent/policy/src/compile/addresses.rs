@@ -81,6 +81,11 @@ impl State {
         for addr in index.owners.all() {
             self.place(scope, index, addr);
         }
+        // Those of pods and nodes have been placed.
+        let services = index.owners.of_services();
+        for addr in services.filter(|addr| index.owner(addr).is_none()) {
+            self.place(scope, index, addr);
+        }
     }
 
     /// Finds the class and the name of an address.
@@ -89,26 +94,34 @@ impl State {
         let prefix = found.map(|(prefix, _)| *prefix);
         let by_prefix = found.map_or(NO_CLASS, |(_, (_, slot))| *slot);
         let owner = index.owner(&addr);
+        let services = index.owners.services(&addr);
+        let flag = match services {
+            [] => 0,
+            _ => Identity::IS_SERVICE,
+        };
         let class = owner.and_then(|owner| match owner {
             Owner::Pod(id) => {
                 let group = index.group_of(id)?;
                 let shape = index.groups.shape(group);
                 let name = self.name(group, shape);
-                self.writer.identity(addr, Some((name, 0)));
+                self.writer.identity(addr, Some((name, flag)));
                 let claims = index.owners.nodes(&addr);
                 let made_up = index.made_up.contains(&addr);
                 Some(self.class_of_pod(index, (group, shape), (prefix, made_up), claims))
             }
             Owner::Node(claims) => {
                 let this = is_this(scope, claims);
-                let flag = if this { Identity::IS_THIS_NODE } else { 0 };
-                let identity = (self.names.get("node"), Identity::IS_NODE | flag);
+                let this_node = if this { Identity::IS_THIS_NODE } else { 0 };
+                let flags = Identity::IS_NODE | this_node | flag;
+                let identity = (self.names.get("node"), flags);
                 self.writer.identity(addr, Some(identity));
                 Some(self.class_of_node(index, prefix, this, claims))
             }
         });
         if class.is_none() {
-            self.writer.identity(addr, None);
+            let name = services.first();
+            let identity = name.map(|name| (Arc::clone(name), flag));
+            self.writer.identity(addr, identity);
         }
         // An address that its prefix describes needs no entry of its own.
         let class = class.filter(|class| *class != by_prefix);

@@ -8,10 +8,13 @@ mod accept;
 mod change;
 mod fix;
 mod party;
+mod service;
 mod side;
 mod trace;
 mod yaml;
 
+#[cfg(test)]
+mod service_tests;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +30,7 @@ use crate::{
 };
 
 pub use party::{ExplainError, Party, PartyKind};
+pub use service::{Backend, Via};
 pub use side::{Allowing, Isolation, Side};
 
 /// Whether a call goes through.
@@ -48,8 +52,11 @@ pub struct Explanation {
     pub from: Party,
     /// The callee, likewise.
     pub to: Party,
-    /// `TCP/8080`.
+    /// `TCP/8080`; the callee's own port where the call goes through a Service.
     pub port: PortSpec,
+    /// The Service that was called; absent if none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
     /// The worse of both sides.
     pub verdict: Verdict,
     /// The caller's side.
@@ -74,7 +81,9 @@ pub struct Fix {
 }
 
 /// Explains a call from `from` to `to`, each `ns/pod`, `ns/service`, `outside`
-/// or an address; `pod:` and `svc:` in front say which is meant.
+/// or an address; `pod:` and `svc:` in front say which is meant. A Service's
+/// address stands for its backends, each on its own port: nodes rewrite the
+/// packet before the sender's egress is decided.
 ///
 /// # Errors
 /// A name that isn't known, or that is both a pod and a service of other pods.
@@ -86,15 +95,21 @@ pub fn explain(
 ) -> Result<Explanation, ExplainError> {
     let case = Case::new(index);
     let from = party::find(&case, from)?;
-    let to = party::find(&case, to)?;
+    let (to, mut via) = service::find(&case, to, port)?;
     let pairs = from.iter().flat_map(|f| to.iter().map(move |t| (f, t)));
     let sides = pairs.map(|(f, t)| {
-        let (egress, ingress) = side::both(&case, f, t, port);
+        let (egress, ingress) = side::both(&case, f, &t.0, &t.1);
         (egress.verdict.max(ingress.verdict), f, t, egress, ingress)
     });
+    let sides: Vec<_> = sides.collect();
+    if let Some(via) = &mut via {
+        via.backends = to.iter().map(|t| backend(t, &sides)).collect();
+    }
     // The first of the worst.
-    let worst = sides.reduce(|a, b| if b.0 > a.0 { b } else { a });
-    let Some((verdict, from, to, egress, ingress)) = worst else {
+    let worst = sides
+        .into_iter()
+        .reduce(|a, b| if b.0 > a.0 { b } else { a });
+    let Some((verdict, from, (to, port), egress, ingress)) = worst else {
         return Err(ExplainError::NoPods);
     };
     let fix = match verdict {
@@ -105,11 +120,26 @@ pub fn explain(
         from: from.clone(),
         to: to.clone(),
         port: *port,
+        via,
         verdict,
         egress,
         ingress,
         fix,
     })
+}
+
+/// A callee, and the worst that anybody's call to it meets.
+fn backend<S>(
+    callee: &service::Callee,
+    calls: &[(Verdict, &Party, &service::Callee, S, S)],
+) -> Backend {
+    let to_it = calls.iter().filter(|call| std::ptr::eq(call.2, callee));
+    let (party, port) = callee;
+    Backend {
+        name: party.name.clone(),
+        port: *port,
+        verdict: to_it.map(|call| call.0).max().unwrap_or(Verdict::Allowed),
+    }
 }
 
 /// Everything compiled, and what it was compiled from.

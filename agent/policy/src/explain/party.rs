@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     index::{Owner, groups::PodId},
+    ports::PortSpec,
     select::{NameError, PodsName},
 };
 
@@ -52,6 +53,17 @@ pub enum ExplainError {
     /// A service without pods.
     #[error("there are no pods to explain it for")]
     NoPods,
+    /// A Service's address on a port that isn't the Service's.
+    #[error("Service {service} has no port {port}: nodes forward nothing there")]
+    NoServicePort {
+        /// `namespace/name`.
+        service: String,
+        /// What was asked for.
+        port: PortSpec,
+    },
+    /// A Service's address with nobody behind it.
+    #[error("Service {0} has no backends: nodes reject the call")]
+    NoBackends(String),
 }
 
 /// Addresses for documentation (RFC 5737); `outside` is the first that least is said of.
@@ -77,7 +89,7 @@ pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainErr
     Ok(pods.map(|id| of_pod(case, id)).collect())
 }
 
-fn of_pod(case: &Case<'_>, id: PodId) -> Party {
+pub(super) fn of_pod(case: &Case<'_>, id: PodId) -> Party {
     let judged = case.index.addresses_of(id).first().copied();
     let pod = case.index.entry(id);
     let shown = case.given.entry(id);
@@ -92,7 +104,7 @@ fn of_pod(case: &Case<'_>, id: PodId) -> Party {
     }
 }
 
-fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
+pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
     let (kind, word) = match case.index.owner(&Addr::from(ip)) {
         Some(Owner::Pod(id)) => {
             let mut party = of_pod(case, id);

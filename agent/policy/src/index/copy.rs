@@ -21,7 +21,7 @@ impl Index {
             .map(|(id, pod)| (pod.key(), id))
             .collect();
         bare.sort();
-        let taken: HashSet<Addr> = self.owners.all().collect();
+        let taken: HashSet<Addr> = self.owners.all().chain(self.owners.of_services()).collect();
         let mut next = u32::from(Ipv4Addr::new(240, 0, 0, 0));
         for (_, id) in bare {
             let ip = loop {

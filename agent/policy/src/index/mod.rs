@@ -156,10 +156,7 @@ impl Index {
                 self.invalid.remove(&(String::new(), key.1));
                 self.put_cluster_policy(&policy, false);
             }
-            Object::Service(o) => {
-                self.note_dns(&key);
-                self.services.insert(key, o);
-            }
+            Object::Service(o) => self.put_service(key, o),
             Object::EndpointSlice(o) => {
                 self.note_slice(&o);
                 if let Some(old) = self.slices.insert(key, o) {
@@ -214,10 +211,7 @@ impl Index {
                     self.journal.note(|j| &mut j.cluster_policies, name);
                 }
             }
-            "Service" => {
-                self.note_dns(&key());
-                self.services.remove(&key());
-            }
+            "Service" => self.delete_service(&key()),
             "EndpointSlice" => {
                 if let Some(old) = self.slices.remove(&key()) {
                     self.note_slice(&old);

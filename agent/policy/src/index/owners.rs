@@ -23,6 +23,8 @@ pub(crate) struct NodeClaim {
 pub(crate) struct Owners {
     pods: HashMap<Addr, SmallVec<[PodId; 2]>>,
     nodes: HashMap<Addr, Vec<NodeClaim>>,
+    /// `namespace/name` of the Services that show each address.
+    services: HashMap<Addr, SmallVec<[Text; 1]>>,
 }
 
 impl Owners {
@@ -34,6 +36,17 @@ impl Owners {
     /// What says that an address is a node's.
     pub(crate) fn nodes(&self, addr: &Addr) -> &[NodeClaim] {
         self.nodes.get(addr).map_or(&[], Vec::as_slice)
+    }
+
+    /// `namespace/name` of the Services that show an address, in order: one
+    /// external address may serve several.
+    pub(crate) fn services(&self, addr: &Addr) -> &[Text] {
+        self.services.get(addr).map_or(&[], |names| names)
+    }
+
+    /// Every address that a Service shows, in no order.
+    pub(crate) fn of_services(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.services.keys().copied()
     }
 
     /// Every address within some ranges that anybody claims; some may come
@@ -51,7 +64,7 @@ impl Owners {
         self.nodes.keys().copied()
     }
 
-    /// Every address that anybody claims, each once, in no order.
+    /// Every address that a pod or a node claims, each once, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = Addr> + '_ {
         let nodes = self
             .nodes
@@ -69,6 +82,22 @@ impl Owners {
             pods.retain(|p| *p != pod);
             if pods.is_empty() {
                 self.pods.remove(addr);
+            }
+        }
+    }
+
+    pub(super) fn add_service(&mut self, addr: Addr, name: Text) {
+        let names = self.services.entry(addr).or_default();
+        if let Err(at) = names.binary_search(&name) {
+            names.insert(at, name);
+        }
+    }
+
+    pub(super) fn remove_service(&mut self, addr: &Addr, name: &str) {
+        if let Some(names) = self.services.get_mut(addr) {
+            names.retain(|n| **n != *name);
+            if names.is_empty() {
+                self.services.remove(addr);
             }
         }
     }

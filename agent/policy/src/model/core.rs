@@ -1,4 +1,4 @@
-//! Metadata, pods, Namespaces, Services, EndpointSlices and Nodes.
+//! Metadata, pods, Namespaces and Nodes.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -148,66 +148,6 @@ pub struct Namespace {
     pub metadata: Meta,
 }
 
-/// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Service {
-    /// Metadata.
-    pub metadata: Meta,
-    /// Spec.
-    pub spec: ServiceSpec,
-}
-
-/// Spec of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ServiceSpec {
-    /// Labels of the pods behind it; empty if EndpointSlices alone name them.
-    pub selector: BTreeMap<String, String>,
-    /// First address, `None` (the word) for a headless Service.
-    #[serde(rename = "clusterIP")]
-    pub cluster_ip: String,
-    /// All addresses.
-    #[serde(rename = "clusterIPs")]
-    pub cluster_ips: Vec<String>,
-    /// Ports.
-    pub ports: Vec<ServicePort>,
-    /// Type.
-    #[serde(rename = "type")]
-    pub kind: String,
-}
-
-/// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServicePort {
-    /// Name.
-    pub name: Option<String>,
-    /// Port of the Service.
-    pub port: u16,
-    /// Port of the pod, the Service's own if absent.
-    pub target_port: Option<IntOrString>,
-    /// Protocol, TCP if absent.
-    #[serde(default)]
-    pub protocol: Protocol,
-}
-
-impl Service {
-    /// Its cluster addresses.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let mut all = Vec::new();
-        let listed = self.spec.cluster_ips.iter();
-        for text in std::iter::once(&self.spec.cluster_ip).chain(listed) {
-            if let Ok(ip) = text.parse()
-                && !all.contains(&ip)
-            {
-                all.push(ip);
-            }
-        }
-        all
-    }
-}
-
 /// A port by number or by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -216,24 +156,6 @@ pub enum IntOrString {
     Int(i64),
     /// Name.
     String(String),
-}
-
-/// An EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct EndpointSlice {
-    /// Metadata; the label `kubernetes.io/service-name` names its Service.
-    pub metadata: Meta,
-    /// Endpoints.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// One endpoint of an EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Endpoint {
-    /// Addresses, or host names in slices of type FQDN.
-    pub addresses: Vec<String>,
 }
 
 /// A Node.

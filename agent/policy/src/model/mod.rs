@@ -10,6 +10,7 @@ mod core;
 mod error;
 mod netpol;
 mod parse;
+mod service;
 mod validate;
 mod validate_cluster;
 
@@ -19,8 +20,8 @@ mod cluster_tests;
 mod tests;
 
 pub use self::core::{
-    Container, ContainerPort, Endpoint, EndpointSlice, IntOrString, Meta, Namespace, Node,
-    NodeAddress, OwnerReference, Pod, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+    Container, ContainerPort, IntOrString, Meta, Namespace, Node, NodeAddress, OwnerReference, Pod,
+    PodSpec, PodStatus,
 };
 pub use cluster::{
     Action, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,
@@ -31,6 +32,7 @@ pub use netpol::{
     EgressRule, IngressRule, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPort,
     NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
 };
+pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
 
 pub(crate) use validate::{is_dns_label, is_port_name};
 

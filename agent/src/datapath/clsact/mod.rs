@@ -16,7 +16,7 @@ use aya::programs::{ProgramError, TcAttachType};
 use aya::util::KernelVersion;
 
 use super::error::{DatapathError, chain};
-use super::links::Hook;
+use super::hook::Hook;
 use super::load;
 
 use records::{Record, Records};

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::error::DatapathError;
-use super::super::links::Hook;
+use super::super::hook::Hook;
 use super::tc::Place;
 
 /// One thing that is ours.

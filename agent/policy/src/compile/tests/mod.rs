@@ -8,4 +8,5 @@ mod corners_pods;
 mod follow;
 mod labels;
 mod netpol;
+mod services;
 mod tables;

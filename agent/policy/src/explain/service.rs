@@ -1,0 +1,201 @@
+//! A call to a Service's address: the calls to its backends, as DNAT makes them.
+
+use std::net::IpAddr;
+
+use ringfence_ebpf::abi::Addr;
+use serde::Serialize;
+
+use crate::{
+    index::{Index, PodEntry, feed::SERVICE_NAME, groups::PodId},
+    model::{EndpointSlice, IntOrString, Service, ServicePort},
+    ports::PortSpec,
+    select,
+};
+
+use super::{
+    Case, ExplainError, Party, Verdict,
+    party::{self, by_address, of_pod},
+};
+
+/// The Service through which a call goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Via {
+    /// `namespace/name` of the Service.
+    pub service: String,
+    /// Its address that is called.
+    pub address: IpAddr,
+    /// Its port that is called.
+    pub port: PortSpec,
+    /// Where nodes may forward the call to, and the worst verdict of each.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Backend {
+    /// `namespace/pod`, or an address.
+    pub name: String,
+    /// The backend's own port: the one that policies mean.
+    pub port: PortSpec,
+    /// Of calls to it.
+    pub verdict: Verdict,
+}
+
+/// Who is called, and on which port of its own.
+pub(super) type Callee = (Party, PortSpec);
+
+/// Whom a name means, and through which Service if it is a Service's address.
+pub(super) fn find(
+    case: &Case<'_>,
+    text: &str,
+    port: &PortSpec,
+) -> Result<(Vec<Callee>, Option<Via>), ExplainError> {
+    if let Ok(ip) = text.parse()
+        && let Some((name, service)) = called(case, ip, port)?
+    {
+        let backends = backends(case, service, ip, port);
+        if backends.is_empty() {
+            return Err(ExplainError::NoBackends(name.to_owned()));
+        }
+        let via = Via {
+            service: name.to_owned(),
+            address: ip,
+            port: *port,
+            backends: Vec::new(),
+        };
+        return Ok((backends, Some(via)));
+    }
+    let parties = party::find(case, text)?.into_iter();
+    Ok((parties.map(|party| (party, *port)).collect(), None))
+}
+
+/// The Service that is called at an address and port. An address that is a pod's
+/// or a node's as well is a Service's on that Service's ports alone.
+fn called<'c>(
+    case: &'c Case<'_>,
+    ip: IpAddr,
+    port: &PortSpec,
+) -> Result<Option<(&'c str, &'c Service)>, ExplainError> {
+    let addr = Addr::from(ip);
+    let names = case.index.owners.services(&addr).iter();
+    let mut all = names.filter_map(|name| Some((&**name, object(&case.index, name)?)));
+    let first = all.clone().next();
+    let found = all.find(|(_, service)| port_of(service, port).is_some());
+    match (found, first) {
+        (None, Some((name, _))) if case.index.owner(&addr).is_none() => {
+            Err(ExplainError::NoServicePort {
+                service: name.to_owned(),
+                port: *port,
+            })
+        }
+        (found, _) => Ok(found),
+    }
+}
+
+fn object<'i>(index: &'i Index, name: &str) -> Option<&'i Service> {
+    let (namespace, name) = name.split_once('/')?;
+    index.services.get(&(namespace.to_owned(), name.to_owned()))
+}
+
+fn port_of<'s>(service: &'s Service, port: &PortSpec) -> Option<&'s ServicePort> {
+    let mut ports = service.spec.ports.iter();
+    ports.find(|p| p.protocol.iana() == port.protocol && p.port == port.port)
+}
+
+/// The pods that the selector names, else the addresses of EndpointSlices; of
+/// the address's family, and with the port. Ready or not: a backend that isn't
+/// may be in a moment.
+fn backends(case: &Case<'_>, service: &Service, ip: IpAddr, port: &PortSpec) -> Vec<Callee> {
+    let Some(called) = port_of(service, port) else {
+        return Vec::new();
+    };
+    let at = |number: u16| PortSpec {
+        protocol: port.protocol,
+        port: number,
+    };
+    if service.spec.selector.is_empty() {
+        return from_slices(case, service, called)
+            .filter(|(to, _)| to.is_ipv4() == ip.is_ipv4())
+            .map(|(to, number)| (by_address(case, to), at(number)))
+            .collect();
+    }
+    let pods = select::select(&case.index, |pod| select::selects(service, pod));
+    let on_network = pods.into_iter().filter_map(|id| {
+        let number = target(called, case.index.entry(id)?)?;
+        Some((of_family(case, id, ip), at(number)))
+    });
+    // A pod in its node's network is called at the node's address.
+    let hosted = case
+        .index
+        .pods()
+        .filter(|pod| pod.host_network && !pod.finished && select::selects(service, pod));
+    let on_host = hosted.filter_map(|pod| {
+        let own = pod.addresses.iter();
+        let to = own.copied().find(|own| own.is_ipv4() == ip.is_ipv4())?;
+        Some((by_address(case, to), at(target(called, pod)?)))
+    });
+    on_network.chain(on_host).collect()
+}
+
+/// The pod at its address of the family that is called, where it has one.
+fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
+    let mut party = of_pod(case, id);
+    let own = case.index.addresses_of(id);
+    let same = own
+        .into_iter()
+        .find(|own| own.is_ipv4() == called.is_ipv4());
+    if let Some(same) = same {
+        party.judged = same;
+        party.address = party.address.map(|_| same);
+    }
+    party
+}
+
+/// The pod's port behind a Service's; none if the pod doesn't declare its name.
+fn target(port: &ServicePort, pod: &PodEntry) -> Option<u16> {
+    match &port.target_port {
+        Some(IntOrString::String(name)) => pod.shape.named(name, port.protocol),
+        Some(IntOrString::Int(number)) => number_or(*number, port.port),
+        None => Some(port.port),
+    }
+}
+
+/// 0 stands for no number at all.
+fn number_or(number: i64, own: u16) -> Option<u16> {
+    match number {
+        0 => Some(own),
+        number => u16::try_from(number).ok(),
+    }
+}
+
+fn from_slices<'c>(
+    case: &'c Case<'_>,
+    service: &'c Service,
+    called: &'c ServicePort,
+) -> impl Iterator<Item = (IpAddr, u16)> + 'c {
+    let meta = &service.metadata;
+    let own = |slice: &&EndpointSlice| {
+        slice.metadata.namespace == meta.namespace
+            && slice.metadata.labels.get(SERVICE_NAME) == Some(&meta.name)
+    };
+    let slices = case.index.slices.values().filter(own);
+    slices.flat_map(|slice| {
+        let number = behind(slice, called);
+        let addresses = slice.endpoints.iter().flat_map(|e| &e.addresses);
+        addresses.filter_map(move |text| Some((text.parse().ok()?, number?)))
+    })
+}
+
+/// The port of a slice's endpoints behind a Service's port. A slice that lists
+/// none leaves it at what the Service says.
+fn behind(slice: &EndpointSlice, called: &ServicePort) -> Option<u16> {
+    if slice.ports.is_empty() {
+        return match &called.target_port {
+            Some(IntOrString::Int(number)) => number_or(*number, called.port),
+            _ => Some(called.port),
+        };
+    }
+    let name = called.name.as_deref().unwrap_or_default();
+    let port = slice.ports.iter().find(|port| port.name == name)?;
+    Some(port.port.unwrap_or(called.port))
+}

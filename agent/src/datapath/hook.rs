@@ -1,0 +1,81 @@
+//! The hooks, and the names of their links' pins.
+
+use aya::programs::TcAttachType;
+
+use super::load;
+
+/// The hooks: two on a pod's host-side device, two on any other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Hook {
+    /// tc ingress of the host-side device.
+    FromPod,
+    /// tc egress of the host-side device.
+    ToPod,
+    /// tc egress of any other device.
+    ToNetwork,
+    /// The same of a device without link headers.
+    ToNetworkL3,
+    /// tc ingress of any other device that isn't a bridge.
+    FromNetwork,
+}
+
+impl Hook {
+    pub(super) const ALL: [Self; 5] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::ToNetwork,
+        Self::ToNetworkL3,
+        Self::FromNetwork,
+    ];
+    /// Those of a pod's host-side device.
+    pub(super) const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
+
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::FromPod => load::PROGRAMS[0],
+            Self::ToPod => load::PROGRAMS[1],
+            Self::ToNetwork => load::PROGRAMS[2],
+            Self::ToNetworkL3 => load::PROGRAMS[3],
+            Self::FromNetwork => load::PROGRAMS[4],
+        }
+    }
+
+    pub(super) const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::FromPod | Self::FromNetwork => TcAttachType::Ingress,
+            Self::ToPod | Self::ToNetwork | Self::ToNetworkL3 => TcAttachType::Egress,
+        }
+    }
+
+    /// The name of its link's pin.
+    pub(super) fn file(self, ifindex: u32) -> String {
+        format!("{ifindex}-{}", self.program())
+    }
+
+    /// The device and the hook of a pin.
+    pub(super) fn parse(file: &str) -> Option<(u32, Self)> {
+        let (ifindex, program) = file.split_once('-')?;
+        Some((ifindex.parse().ok()?, Self::of_program(program)?))
+    }
+
+    /// The hook of a program.
+    pub(super) fn of_program(program: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.program() == program)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::links::FRESH;
+    use super::*;
+
+    #[test]
+    fn a_link_is_found_again_by_its_file_name() {
+        for hook in Hook::ALL {
+            assert_eq!(Hook::parse(&hook.file(603)), Some((603, hook)));
+        }
+        assert_eq!(Hook::parse("603-else"), None);
+        assert_eq!(Hook::parse(&format!("603-to_pod{FRESH}")), None);
+        assert_eq!(Hook::parse("x-to_pod"), None);
+    }
+}
