@@ -97,12 +97,14 @@ pub fn find(name: &str) -> Pod {
 
 /// Everybody else whom packets come from or go to: name, how counters call
 /// them, IPv4 and IPv6 address.
-const OTHERS: [(&str, &str, &str, &str); 9] = [
+const OTHERS: [(&str, &str, &str, &str); 10] = [
     ("node", "node", "192.168.77.2", "fd77::2"),
     // The pod CIDR's .1, which is a bridge's own address.
     ("bridge", "node", "10.244.0.1", "fd00:10:244::1"),
     ("other-node", "node", "192.168.77.3", "fd77::3"),
     ("far", "bank/far", "10.244.1.10", "fd00:10:244:1::10"),
+    // A Service's address.
+    ("front", "bank/front", "10.96.0.7", "fd00:10:96::7"),
     // In the CIDR that `friends` admits on some ports.
     ("friend", "outside", "192.0.2.7", "2001:db8:5::7"),
     // In its exceptions.

@@ -1,6 +1,8 @@
 //! The node, the pod itself, quarantine, tagged senders, interfaces of nobody's.
 
-use ringfence_ebpf::abi::Reason::{Malformed, Policy, Quarantine, UnknownEndpoint};
+use ringfence_ebpf::abi::Reason::{
+    Malformed, Policy, Quarantine, Tunnel, UnknownEndpoint, UnresolvedService,
+};
 
 use super::flag::{ACK, SYN};
 use super::{Family, Table, V4};
@@ -16,6 +18,8 @@ pub(super) fn rows(t: &mut Table) {
     quarantined_answers(t);
     tagged(t);
     behind_services(t);
+    to_services(t);
+    tunnels(t);
     unmanaged(t);
 }
 
@@ -209,6 +213,70 @@ fn behind_services(t: &mut Table) {
             ]
         },
     );
+}
+
+fn to_services(t: &mut Table) {
+    t.both(
+        "a call of a Service passes its caller's interface, whatever its port",
+        |f, port| {
+            vec![
+                from_pod("caller", &tcp(f, "caller", "front", port, 80)),
+                from_pod("caller", &tcp(f, "caller", "front", port, 81)),
+                to_pod(
+                    "caller",
+                    &tcp(f, "caller", "front", port, 80).reply().flags(SYN | ACK),
+                ),
+            ]
+        },
+    );
+    t.both("a pod in quarantine calls no Service", |f, port| {
+        vec![from_pod("cut", &tcp(f, "cut", "front", port, 80)).drops(Quarantine)]
+    });
+    t.both(
+        "a call of a Service that nobody translated goes nowhere",
+        |f, port| {
+            let syn =
+                tcp(f, "caller", "front", port, 80).with(|f| f.destination_mac = find("plain").mac);
+            vec![
+                to_pod("plain", &syn)
+                    .by_pod("caller", true)
+                    .decided_by_sender()
+                    .drops(UnresolvedService),
+            ]
+        },
+    );
+}
+
+/// What a node would unpack comes out with any source, so no pod may send it,
+/// isolated or not.
+fn tunnels(t: &mut Table) {
+    for node in ["node", "other-node", "bridge", "stranger"] {
+        for udp in [4789, 8472, 4790, 6081] {
+            t.both(
+                &format!("a pod without policy sends nothing to UDP port {udp} of {node}"),
+                |f, port| {
+                    let datagram = Frame::udp((f.of("plain"), port), (f.of(node), udp));
+                    vec![from_pod("plain", &datagram).drops(Tunnel)]
+                },
+            );
+        }
+        for protocol in [4, 41, 47] {
+            t.both(
+                &format!("a pod without policy sends no protocol {protocol} to {node}"),
+                |f, _| {
+                    let (from, to) = (f.of("plain"), f.of(node));
+                    vec![
+                        from_pod("plain", &Frame::ip(from, to, protocol, vec![0; 24]))
+                            .drops(Tunnel),
+                    ]
+                },
+            );
+        }
+    }
+    t.both("the port of a tunnel is any port at a pod", |f, port| {
+        let datagram = Frame::udp((f.of("plain"), port), (f.of("staged"), 4789));
+        vec![from_pod("plain", &datagram)]
+    });
 }
 
 fn unmanaged(t: &mut Table) {
