@@ -1,14 +1,46 @@
-//! What the hooks are measured against (`cargo xtask bench packet`): never part
-//! of the release object.
+//! What the hooks are measured against, and how their packets are varied
+//! (`cargo xtask bench packet`): never part of the release object.
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
-use aya_ebpf::macros::classifier;
+use aya_ebpf::helpers::bpf_skb_store_bytes;
+use aya_ebpf::macros::{classifier, map};
+use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::Direction;
+use ringfence_ebpf::abi::{Direction, Endpoint, Quota};
 use ringfence_ebpf::packet::{self, Packet};
 use ringfence_ebpf::verdict::Tables;
 
 use super::{Skb, maps};
+
+/// How the next packets are varied; written by the bench.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Vary {
+    /// Packets so far.
+    turn: u32,
+    /// Bits of the constants below.
+    what: u32,
+    /// Slot of the endpoint.
+    slot: u32,
+    /// Where the peer's last two address bytes lie in the frame.
+    peer_at: u32,
+    /// Where the source port lies in the frame.
+    port_at: u32,
+    /// Peers to choose from.
+    peers: u32,
+}
+
+/// Another source port each packet.
+const PORTS: u32 = 1;
+/// A random peer each packet.
+const PEERS: u32 = 2;
+/// The endpoint's epoch rises before each packet.
+const STALE: u32 = 4;
+/// The endpoint's quota is as new before each packet.
+const QUOTA: u32 = 8;
+
+#[map]
+static VARY: Array<Vary> = Array::with_max_entries(1, 0);
 
 /// A classifier that does nothing: the cost of being called.
 #[classifier]
@@ -19,15 +51,92 @@ fn empty(_: TcContext) -> i32 {
 /// What no stateful firewall can do without: parse, and one lookup by flow key.
 #[classifier]
 fn floor(ctx: TcContext) -> i32 {
+    parse_and_look(&ctx)
+}
+
+/// The harness alone: its cost is taken off what follows.
+#[classifier]
+fn vary(ctx: TcContext) -> i32 {
+    change(&ctx);
+    TC_ACT_UNSPEC
+}
+
+#[classifier]
+fn vary_floor(ctx: TcContext) -> i32 {
+    change(&ctx);
+    parse_and_look(&ctx)
+}
+
+#[classifier]
+fn vary_from_pod(ctx: TcContext) -> i32 {
+    change(&ctx);
+    super::pod(&ctx, Direction::Egress)
+}
+
+#[classifier]
+fn vary_to_pod(ctx: TcContext) -> i32 {
+    change(&ctx);
+    super::pod(&ctx, Direction::Ingress)
+}
+
+#[inline(always)]
+fn parse_and_look(ctx: &TcContext) -> i32 {
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_UNSPEC;
     };
     let packet = scratch.packet.write(Packet::EMPTY);
-    packet::parse(&Skb(&ctx), packet);
+    packet::parse(&Skb(ctx), packet);
     let key = packet.flow_key(Direction::Egress, 1);
     match maps::Maps.flow(&key) {
         // Read, so that the lookup can't be left out.
-        Some(flow) if flow.state > 2 => 0,
+        Some(flow) if flow.state > 3 => 0,
         _ => TC_ACT_UNSPEC,
+    }
+}
+
+#[inline(never)]
+fn change(ctx: &TcContext) {
+    let Some(vary) = VARY.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: test runs of one bench, one after the other.
+    let vary = unsafe { &mut *vary };
+    vary.turn = vary.turn.wrapping_add(1);
+    if vary.what & PORTS != 0 {
+        store(ctx, vary.port_at, (vary.turn as u16).to_be());
+    }
+    if vary.what & PEERS != 0 {
+        let random = vary.turn.wrapping_mul(0x9e37_79b1);
+        let peer = (u64::from(random) * u64::from(vary.peers)) >> 32;
+        store(ctx, vary.peer_at, (peer as u16).to_be());
+    }
+    if vary.what & STALE != 0
+        && let Some(endpoint) = maps::ENDPOINTS.get_ptr_mut(vary.slot)
+    {
+        // SAFETY: nobody else has this endpoint.
+        let endpoint: &mut Endpoint = unsafe { &mut *endpoint };
+        endpoint.worlds[0].epoch += 1;
+        endpoint.worlds[1].epoch += 1;
+    }
+    if vary.what & QUOTA != 0
+        && let Some(quota) = maps::QUOTA.get_ptr_mut(vary.slot)
+    {
+        // SAFETY: as above.
+        let quota: &mut Quota = unsafe { &mut *quota };
+        quota.opened = 0;
+    }
+}
+
+#[inline(always)]
+fn store(ctx: &TcContext, at: u32, value: u16) {
+    // SAFETY: the helper reads two bytes, and refuses what isn't in the frame.
+    unsafe {
+        bpf_skb_store_bytes(
+            ctx.skb.skb.cast(),
+            at,
+            core::ptr::from_ref(&value).cast(),
+            2,
+            0,
+        );
     }
 }
