@@ -171,7 +171,7 @@ impl Quota {
         self.is_of(endpoint);
         let kept = self.replied.wrapping_sub(gone);
         // Fewer than none: entries were evicted that the count still holds.
-        if kept >= Self::REPLIED && kept < u32::MAX / 2 {
+        if (Self::REPLIED..u32::MAX / 2).contains(&kept) {
             return false;
         }
         self.replied = self.replied.wrapping_add(1);

@@ -27,7 +27,7 @@ fn packet(protocol: u8, detail: u8) -> Packet {
 }
 
 fn after(steps: &[(Direction, u8)], protocol: u8) -> Flow {
-    let mut flow = opened(Direction::Egress, protocol, 1, 0, 60, 0);
+    let mut flow = opened(Egress, protocol, 1, 0, 60, 0);
     for (direction, detail) in steps {
         advance(&mut flow, *direction, &packet(protocol, *detail), 60, 0);
     }

@@ -7,9 +7,9 @@ use super::{ETHERNET, Frame, Head, Packet, Shape, ethertype, protocol};
 use crate::abi::{Addr, Mac};
 
 /// EtherType IPv4, version 4, five words of header.
-const PLAIN_V4: u32 = 0x0800_45;
+const PLAIN_V4: u32 = 0x0008_0045;
 /// EtherType IPv6, version 6.
-const PLAIN_V6: u32 = 0x86dd_6;
+const PLAIN_V6: u32 = 0x0008_6dd6;
 
 /// Parses a plain frame; `None` if it isn't plain.
 #[inline(always)]

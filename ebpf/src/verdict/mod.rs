@@ -136,27 +136,29 @@ struct Track {
 }
 
 impl Scratch {
-    /// Nothing in it yet.
-    pub const EMPTY: Self = Self {
-        packet: MaybeUninit::uninit(),
-        room: Room {
-            noted: Cell::new(Noted::NOBODY),
-            work: Work {
-                inner: MaybeUninit::uninit(),
-                track: Track {
-                    flow: Flow::EMPTY,
-                    key: FlowKey {
-                        local: Addr::UNSPECIFIED,
-                        remote: Addr::UNSPECIFIED,
-                        endpoint: 0,
-                        local_port: 0,
-                        remote_port: 0,
-                        protocol: 0,
+    /// With nothing in it yet.
+    pub const fn empty() -> Self {
+        Self {
+            packet: MaybeUninit::uninit(),
+            room: Room {
+                noted: Cell::new(Noted::NOBODY),
+                work: Work {
+                    inner: MaybeUninit::uninit(),
+                    track: Track {
+                        flow: Flow::EMPTY,
+                        key: FlowKey {
+                            local: Addr::UNSPECIFIED,
+                            remote: Addr::UNSPECIFIED,
+                            endpoint: 0,
+                            local_port: 0,
+                            remote_port: 0,
+                            protocol: 0,
+                        },
                     },
                 },
             },
-        },
-    };
+        }
+    }
 }
 
 /// Finds the endpoint of an interface: its slot and itself.

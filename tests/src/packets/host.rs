@@ -141,7 +141,7 @@ impl Host {
     /// # Panics
     /// If the parser's shortcut reads another packet than its long way.
     pub fn run(&mut self, step: &Step) -> Expected {
-        let Scratch { packet, mut room } = Scratch::EMPTY;
+        let Scratch { packet, mut room } = Scratch::empty();
         let mut packet = packet;
         let frame = step.frame.as_slice();
         let packet = packet.write(Packet::EMPTY);
