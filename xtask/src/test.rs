@@ -9,6 +9,8 @@ use crate::{demo, ebpf, fuzz, setup, shell, tidy};
 
 /// Random clusters per property test in `soak`.
 const SOAK_CLUSTERS: &str = "100000";
+/// Seconds that each storm lasts in `soak`.
+const SOAK_STORM_SECONDS: &str = "120";
 /// Seconds that each fuzz target runs in `test` and in `soak`.
 const FUZZ: (u64, u64) = (10, 600);
 /// Who builds and loads BPF programs needs to be root; so do namespaces.
@@ -21,7 +23,11 @@ pub(crate) fn test() -> Result<()> {
 
 /// Everything, and the random tests and the fuzzers at full length.
 pub(crate) fn soak() -> Result<()> {
-    all(&[("RINGFENCE_CLUSTERS", SOAK_CLUSTERS)], FUZZ.1)
+    let env = [
+        ("RINGFENCE_CLUSTERS", SOAK_CLUSTERS),
+        ("RINGFENCE_STORM_SECONDS", SOAK_STORM_SECONDS),
+    ];
+    all(&env, FUZZ.1)
 }
 
 fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
