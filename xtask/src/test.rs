@@ -11,7 +11,8 @@ use crate::{demo, ebpf, fuzz, setup, shell, tidy};
 const SOAK_CLUSTERS: &str = "100000";
 /// Seconds that each storm lasts in `soak`.
 const SOAK_STORM_SECONDS: &str = "120";
-/// Seconds that each fuzz target runs in `test` and in `soak`.
+/// Seconds that each fuzz target runs in `test` and in `soak`, times its share:
+/// packets get a minute, and an hour.
 const FUZZ: (u64, u64) = (10, 600);
 /// Who builds and loads BPF programs needs to be root; so do namespaces.
 const ROOT_TESTS: &[&str] = &["--ignored", "--test-threads=1"];
