@@ -1,7 +1,8 @@
 //! The three kinds of traffic that `wire` measures, over plain sockets.
 //!
-//! Server and client have a thread each, and each thread has its CPU: who is
-//! scheduled where would otherwise be most of what a round shows.
+//! Server and client have a thread each, on one CPU that is busy throughout: with
+//! two, who wakes whom, and when, is most of what a round shows (a stream's
+//! ratios spread several times as far over two CPUs).
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,6 +15,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use ringfence_tests::testnet::{Ns, Probe, probe_tcp};
 
+/// Where all of it runs.
+const CPU: usize = 0;
 /// The server's port, which policy lets the client call.
 const PORT: u16 = 8080;
 /// Before a stream's or an exchange's figures count: slow start is over.
@@ -50,15 +53,6 @@ impl Measure {
             Self::Connect => ("connect", "us/conn"),
         }
     }
-
-    /// CPUs of client and server. A stream keeps both busy; the others take
-    /// turns, and on one CPU no wake-up of an idle one hides what they cost.
-    const fn cpus(self) -> (usize, usize) {
-        match self {
-            Self::Stream => (0, 1),
-            Self::Request | Self::Connect => (0, 0),
-        }
-    }
 }
 
 /// Where the client is and where it calls.
@@ -87,17 +81,16 @@ impl Path<'_> {
             .server
             .run(|| TcpListener::bind(any))?
             .context("can't listen")?;
-        let (client_cpu, server_cpu) = what.cpus();
         let (received, done) = (AtomicU64::new(0), AtomicBool::new(false));
         thread::scope(|scope| {
             let (received, listener, done) = (&received, &listener, &done);
             let server = scope.spawn(move || {
-                pin(server_cpu)?;
+                pin()?;
                 serve(what, listener, received, done)
             });
             let to = SocketAddr::new(self.address, PORT);
             let cost = self.client.run(|| {
-                pin(client_cpu)?;
+                pin()?;
                 match what {
                     Measure::Stream => stream(to, time, received),
                     Measure::Request => request(to, time),
@@ -118,10 +111,10 @@ impl Path<'_> {
     }
 }
 
-fn pin(cpu: usize) -> Result<()> {
+fn pin() -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("can't run on CPU {cpu}"))
+    set.set(CPU)?;
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("can't run on CPU {CPU}"))
 }
 
 /// Until a caller comes when all is done.
