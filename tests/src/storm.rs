@@ -43,6 +43,8 @@ pub struct Storm {
     pub counts: Counts,
     /// How long it took.
     pub time: Duration,
+    /// Time that the sender had on its CPU: less, if others wanted it too.
+    pub core: Duration,
     /// Time that the agent's process had on all CPUs meanwhile.
     pub agent: Duration,
     /// Events that the agent was told, and those beyond the endpoint's rate.
@@ -52,7 +54,16 @@ pub struct Storm {
 impl Storm {
     /// Packets a second.
     pub fn rate(&self) -> f64 {
-        (self.counts.denied + self.counts.allowed) as f64 / self.time.as_secs_f64()
+        self.sent() / self.time.as_secs_f64()
+    }
+
+    /// Packets in a second of a core that has nothing else to do.
+    pub fn rate_of_core(&self) -> f64 {
+        self.sent() / self.core.as_secs_f64()
+    }
+
+    fn sent(&self) -> f64 {
+        (self.counts.denied + self.counts.allowed) as f64
     }
 
     /// What part of one core the agent took.
@@ -93,7 +104,7 @@ impl Weather {
         let (lost, passed) = (self.lost()?, self.passed()?);
         let (dropped, events) = (self.dropped()?, self.suppressed()?);
         let (busy, start) = (agent.cpu_time()?, Instant::now());
-        let (denied, allowed) = self.send(time)?;
+        let ([denied, allowed], core) = self.send(time)?;
         // What is asked of it below is no part of the storm.
         let (took, busy) = (start.elapsed(), agent.cpu_time()? - busy);
         let dropped = self.dropped()? - dropped;
@@ -107,13 +118,15 @@ impl Weather {
                 lost: self.lost()? - lost,
             },
             time: took,
+            core,
             agent: busy,
             events: (dropped.saturating_sub(suppressed), suppressed),
         })
     }
 
-    /// On one CPU; how many denied and allowed ones were sent.
-    fn send(&self, time: Duration) -> Result<(u64, u64)> {
+    /// On one CPU; how many denied and allowed ones were sent, and how long the
+    /// CPU was this thread's.
+    fn send(&self, time: Duration) -> Result<([u64; 2], Duration)> {
         let worker = || {
             let mut one = CpuSet::new();
             one.set(0)?;
@@ -126,7 +139,10 @@ impl Weather {
                 sent[0] += (count - allowed) as u64;
                 sent[1] += allowed as u64;
             }
-            Ok((sent[0], sent[1]))
+            // Nanoseconds on a CPU come first (Documentation/scheduler/sched-stats.rst).
+            let stat = fs::read_to_string("/proc/thread-self/schedstat")?;
+            let core = stat.split_whitespace().next().context("no schedstat")?;
+            Ok((sent, Duration::from_nanos(core.parse()?)))
         };
         std::thread::scope(|scope| scope.spawn(worker).join().expect("it doesn't panic"))
     }
