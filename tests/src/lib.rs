@@ -7,4 +7,5 @@ pub mod clusters;
 pub mod oracle;
 pub mod packets;
 pub mod random;
+pub mod storm;
 pub mod testnet;

@@ -1,4 +1,4 @@
-//! Fuzzing what reads YAML, JSON and labels, guided by coverage.
+//! Fuzzing what reads YAML, JSON, labels and packets, guided by coverage.
 //!
 //! Without cargo-fuzz, which wants a nightly: instrumentation is a pass of LLVM
 //! that stable rustc runs too, and the fuzzer itself is a library.
@@ -11,11 +11,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::{ebpf, paths, setup, shell};
 
-/// Targets, each with the folders of its seeds.
-const TARGETS: &[(&str, &[&str])] = &[
-    ("yaml", &["tests/fuzz/corpus/yaml", "deploy/demo"]),
-    ("labels", &["tests/fuzz/corpus/labels"]),
-    ("object", &["tests/fuzz/corpus/object"]),
+/// Targets, each with its share of the time and the folders of its seeds.
+/// Anybody who can send a packet reaches the datapath: it gets the most.
+const TARGETS: &[(&str, u64, &[&str])] = &[
+    ("packet", 6, &["tests/fuzz/corpus/packet"]),
+    ("yaml", 1, &["tests/fuzz/corpus/yaml", "deploy/demo"]),
+    ("labels", 1, &["tests/fuzz/corpus/labels"]),
+    ("object", 1, &["tests/fuzz/corpus/object"]),
 ];
 
 /// Coverage as cargo-fuzz asks for it. Checks are on: an overflow is a fault too.
@@ -38,12 +40,12 @@ const LARGE: u32 = 2048;
 /// Long enough for several documents.
 const LONGEST: u32 = 8192;
 
-/// Fuzzes each target for so many seconds.
+/// Fuzzes each target for so many seconds, times its share.
 pub(crate) fn run(seconds: u64) -> Result<()> {
     setup::run()?;
     let binaries = build()?;
-    for (name, seeds) in TARGETS {
-        fuzz(&binaries, name, seeds, seconds)?;
+    for (name, share, seeds) in TARGETS {
+        fuzz(&binaries, name, seeds, seconds * share)?;
     }
     Ok(())
 }
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn every_folder_of_seeds_is_there() {
-        let mut folders = TARGETS.iter().flat_map(|(_, seeds)| *seeds);
+        let mut folders = TARGETS.iter().flat_map(|(_, _, seeds)| *seeds);
         assert!(folders.all(|seeds| paths::root().join(seeds).is_dir()));
     }
 }

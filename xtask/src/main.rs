@@ -63,9 +63,9 @@ enum Command {
         #[command(subcommand)]
         what: Option<Soak>,
     },
-    /// Fuzz what reads YAML, JSON and labels
+    /// Fuzz what reads YAML, JSON, labels and packets
     Fuzz {
-        /// Seconds each
+        /// Seconds each; packets get six times as many
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },

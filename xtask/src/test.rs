@@ -9,7 +9,10 @@ use crate::{demo, ebpf, fuzz, kernels, setup, shell, tidy};
 
 /// Random clusters per property test in `soak`.
 const SOAK_CLUSTERS: &str = "100000";
-/// Seconds that each fuzz target runs in `test` and in `soak`.
+/// Seconds that each storm lasts in `soak`.
+const SOAK_STORM_SECONDS: &str = "120";
+/// Seconds that each fuzz target runs in `test` and in `soak`, times its share:
+/// packets get a minute, and an hour.
 const FUZZ: (u64, u64) = (10, 600);
 /// Who builds and loads BPF programs needs to be root; so do namespaces.
 const ROOT_TESTS: &[&str] = &["--ignored", "--test-threads=1"];
@@ -21,7 +24,11 @@ pub(crate) fn test() -> Result<()> {
 
 /// Everything, and the random tests and the fuzzers at full length.
 pub(crate) fn soak() -> Result<()> {
-    all(&[("RINGFENCE_CLUSTERS", SOAK_CLUSTERS)], FUZZ.1)
+    let env = [
+        ("RINGFENCE_CLUSTERS", SOAK_CLUSTERS),
+        ("RINGFENCE_STORM_SECONDS", SOAK_STORM_SECONDS),
+    ];
+    all(&env, FUZZ.1)
 }
 
 fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {

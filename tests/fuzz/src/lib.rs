@@ -9,6 +9,9 @@
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 #[path = "../../../agent/src/manifests/document.rs"]
 mod document;
+mod packet;
+
+pub use packet::packet;
 
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, Scope};

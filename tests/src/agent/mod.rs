@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde_json::Value;
 
 use crate::testnet::{Net, Ns};
@@ -282,6 +282,35 @@ impl Agent {
         let line = page.lines().find_map(|line| line.strip_prefix(name));
         let value = line.with_context(|| format!("no {name} in\n{page}"))?;
         Ok(value.trim().parse()?)
+    }
+
+    /// Packets that the page at `/metrics` has as dropped on their way from one
+    /// workload to another.
+    pub fn dropped(&self, source: &str, destination: &str) -> Result<u64> {
+        // Labels come in the order of their names.
+        let source = format!(",source=\"{source}\",");
+        let destination = format!("{{destination=\"{destination}\",");
+        let page = self.metrics()?;
+        let lines = page.lines().filter(|line| {
+            line.starts_with("ringfence_dropped_packets_total{")
+                && line.contains(&source)
+                && line.contains(&destination)
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| Ok(value.parse::<u64>()?)).sum()
+    }
+
+    /// Time that its process has had on all CPUs together.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let pid = self.pid.context("no agent runs")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name, in parentheses, may hold anything; user and system time are
+        // the twelfth and thirteenth field after it (proc_pid_stat(5)).
+        let after = &stat[stat.rfind(')').context("no name")? + 1..];
+        let fields = after.split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+        let each = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
+        Ok(Duration::from_secs(ticks) / u32::try_from(each)?)
     }
 
     /// The page at `/metrics`.

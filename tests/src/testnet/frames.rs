@@ -1,5 +1,6 @@
 //! Raw Ethernet frames in and out of a device, for the packet tests.
 
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::libc::PACKET_OUTGOING;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind,
-    recvfrom, sendto, setsockopt, socket,
+    AddressFamily, ControlMessage, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockProtocol,
+    SockType, SockaddrLike as _, bind, recvfrom, sendmmsg, sendto, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
@@ -55,6 +56,18 @@ impl Frames {
             .context("sendto(AF_PACKET)")?;
         anyhow::ensure!(sent == frame.len(), "sent {sent} of {} bytes", frame.len());
         Ok(())
+    }
+
+    /// Sends frames in one system call; how many of them, from the first on,
+    /// the kernel took.
+    pub fn send_many(&self, frames: &[Vec<u8>]) -> Result<usize> {
+        let slices: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|f| [IoSlice::new(f)]).collect();
+        let to = vec![Some(self.device); frames.len()];
+        let mut headers = MultiHeaders::preallocate(frames.len(), None);
+        let no_control: [ControlMessage<'_>; 0] = [];
+        let fd = self.fd.as_raw_fd();
+        let sent = sendmmsg(fd, &mut headers, &slices, to, no_control, MsgFlags::empty());
+        Ok(sent.context("sendmmsg(AF_PACKET)")?.count())
     }
 
     /// The next frame that came in and that `wanted` wants, if one comes in

@@ -16,6 +16,7 @@ struct Measured {
     variant: String,
     unit: String,
     samples: Vec<f64>,
+    ratios: Option<Vec<f64>>,
     against: Option<String>,
     target: Option<f64>,
 }
@@ -38,6 +39,8 @@ fn read(text: &str) -> Result<Vec<Case>> {
         .map(|m| {
             let mut case = Case::new(m.case, m.variant, m.unit, m.samples)?;
             case.against = m.against;
+            case.paired = m.ratios.unwrap_or_default();
+            case.paired.sort_by(f64::total_cmp);
             case.target = m.target;
             Ok(case)
         })
@@ -55,5 +58,14 @@ mod tests {
         let expected = Case::new("mesh", "time", "s", vec![0.25, 0.5]).expect("measured");
         assert_eq!(read(text).expect("cases"), [expected.against("floor")]);
         assert!(read("no bench").is_err());
+    }
+
+    #[test]
+    fn ratios_of_pairs_are_read_too() {
+        let text = r#"[{"case": "x", "variant": "y", "unit": "s", "samples": [1], "against": "z",
+            "ratios": [3.0, 1.0, 2.0], "target": 1.5}]"#;
+        let cases = read(text).expect("cases");
+        assert_eq!(cases[0].paired, [1.0, 2.0, 3.0]);
+        assert_eq!(cases[0].target, Some(1.5));
     }
 }

@@ -6,6 +6,8 @@ mod compile;
 mod measured;
 mod packet;
 mod startup;
+mod storm;
+mod wire;
 
 use std::time::Instant;
 
@@ -30,6 +32,8 @@ const SUITES: &[(&str, Suite)] = &[
     ("compile", compile::cases),
     ("packet", packet::cases),
     ("startup", startup::cases),
+    ("storm", storm::cases),
+    ("wire", wire::cases),
 ];
 
 /// One case in one variant, measured.
@@ -46,7 +50,10 @@ pub(crate) struct Case {
     /// The case of the same run that this one is compared with: in the same
     /// variant if it has one, else in its first.
     pub(crate) against: Option<String>,
-    /// What the median must not be above.
+    /// Round by round what it is to that case, sorted; empty where rounds of the
+    /// two don't belong together.
+    pub(crate) paired: Vec<f64>,
+    /// What the ratio must not be above.
     pub(crate) target: Option<f64>,
 }
 
@@ -69,6 +76,7 @@ impl Case {
             unit: unit.into(),
             samples,
             against: None,
+            paired: Vec::new(),
             target: None,
         })
     }
@@ -91,9 +99,13 @@ impl Case {
         self.samples[self.samples.len() - 1]
     }
 
-    /// This median by the median of the case that it is compared with.
+    /// The median of paired ratios; without any, this median by the median of
+    /// the case that it is compared with.
     fn ratio(&self, all: &[Self]) -> Option<f64> {
         let against = self.against.as_ref()?;
+        if !self.paired.is_empty() {
+            return Some(self.paired[self.paired.len() / 2]);
+        }
         let named = || all.iter().filter(|other| other.case == *against);
         let other = named()
             .find(|other| other.variant == self.variant)
@@ -201,6 +213,13 @@ mod tests {
         assert_eq!(json[0]["ratio"], 2.0);
         assert_eq!(json[0]["against"], "floor");
         assert!(json[1]["ratio"].is_null() && json[1]["target"].is_null());
+    }
+
+    #[test]
+    fn a_ratio_is_of_pairs_where_there_are_any() {
+        let mut cases = cases();
+        cases[0].paired = vec![1.5, 1.6, 9.0];
+        assert_eq!(as_json(&cases)[0]["ratio"], 1.6);
     }
 
     #[test]

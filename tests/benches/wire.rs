@@ -1,0 +1,277 @@
+//! What Ringfence costs real traffic between two pods, beside nothing and
+//! beside nftables; started by `cargo xtask bench wire`.
+//!
+//! One network, one pair of pods, the same sockets. A round puts each firewall
+//! in place once, in an order that rotates, and runs all traffic through it;
+//! ratios are those of one round, so that a machine that slows down slows both
+//! of a pair. `none-again` is no firewall a second time: what its ratios are off
+//! by is what the run can't tell apart.
+
+mod nftables;
+mod traffic;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::links::PinnedLink;
+use ringfence::datapath::{Attach, Datapath, Interface, Options};
+use ringfence_policy::tables::Tables;
+use ringfence_tests::packets::fixture;
+use ringfence_tests::testnet::{Net, Probe};
+use serde_json::{Value, json};
+
+use traffic::{Measure, Path as Between};
+
+/// Rounds that count; one more warms up. RINGFENCE_BENCH_ROUNDS says otherwise.
+const ROUNDS: usize = 61;
+/// How long each kind of traffic runs through each firewall in a round.
+const TIME: Duration = Duration::from_millis(120);
+/// Of a stream and of an exchange, by no firewall.
+const STEADY_TARGET: f64 = 1.03;
+/// Of connections, each of which policy decides anew, by no firewall.
+const CONNECT_TARGET: f64 = 1.10;
+
+/// What stands between the pods.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Firewall {
+    None,
+    NoneAgain,
+    Nftables,
+    Ringfence,
+}
+
+impl Firewall {
+    const ALL: [Self; 4] = [Self::None, Self::NoneAgain, Self::Nftables, Self::Ringfence];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::NoneAgain => "none-again",
+            Self::Nftables => "nftables",
+            Self::Ringfence => "ringfence",
+        }
+    }
+}
+
+/// One figure a round.
+type Samples = HashMap<(Firewall, Measure), Vec<f64>>;
+
+fn main() -> Result<()> {
+    go_first()?;
+    let mut builder = Net::builder();
+    for name in ["callee", "caller"] {
+        builder = builder.pod(name, fixture::find(name).addresses());
+    }
+    let net = builder.build()?;
+    eprintln!("{}", nftables::RULES);
+    let samples = net.node().run(|| measure(&net))??;
+    let rows: Vec<Value> = Measure::ALL
+        .iter()
+        .flat_map(|what| rows(*what, &samples))
+        .collect();
+    println!("{}", Value::from(rows));
+    Ok(())
+}
+
+/// Whatever else runs here waits meanwhile, in whichever group it is. Threads
+/// inherit it, and the kernel keeps some of each second back for the others.
+fn go_first() -> Result<()> {
+    let pid = std::process::id().to_string();
+    let status = Command::new("chrt")
+        .args(["--fifo", "--pid", "1", &pid])
+        .stdout(Stdio::null())
+        .status()
+        .context("chrt")?;
+    ensure!(status.success(), "chrt ended with {status}");
+    Ok(())
+}
+
+fn measure(net: &Net) -> Result<Samples> {
+    let rounds = match std::env::var("RINGFENCE_BENCH_ROUNDS") {
+        Ok(rounds) => rounds.parse().context("RINGFENCE_BENCH_ROUNDS")?,
+        Err(_) => ROUNDS,
+    };
+    let between = Between {
+        client: &net.pod("caller")?.ns,
+        server: &net.pod("callee")?.ns,
+        address: fixture::address("callee", true),
+    };
+    let mut samples = Samples::new();
+    for round in 0..=rounds {
+        for turn in 0..Firewall::ALL.len() {
+            let firewall = Firewall::ALL[(round + turn) % Firewall::ALL.len()];
+            let up = Up::raise(net, firewall)?;
+            expect(firewall, between.knock()?)?;
+            for what in Measure::ALL {
+                let cost = between
+                    .measure(what, TIME)
+                    .with_context(|| format!("{} through {}", what.name().0, firewall.name()))?;
+                if round > 0 {
+                    samples.entry((firewall, what)).or_default().push(cost);
+                }
+            }
+            up.take_down()?;
+        }
+    }
+    Ok(samples)
+}
+
+/// A firewall that lets everything through is quick, and none that doesn't is
+/// none.
+fn expect(firewall: Firewall, seen: Probe) -> Result<()> {
+    let expected = match firewall {
+        Firewall::None | Firewall::NoneAgain => Probe::Refused,
+        Firewall::Nftables | Firewall::Ringfence => Probe::TimedOut,
+    };
+    ensure!(
+        seen == expected,
+        "a call that policy denies is {seen} with firewall {}",
+        firewall.name()
+    );
+    Ok(())
+}
+
+/// A firewall in place.
+struct Up<'a> {
+    net: &'a Net,
+    firewall: Firewall,
+    datapath: Option<Datapath>,
+}
+
+impl<'a> Up<'a> {
+    /// To be called inside the node's namespace.
+    fn raise(net: &'a Net, firewall: Firewall) -> Result<Self> {
+        if firewall == Firewall::Nftables {
+            nftables::load(net)?;
+        }
+        let ringfence = firewall == Firewall::Ringfence;
+        let datapath = ringfence.then(|| attach(net)).transpose()?;
+        Ok(Self {
+            net,
+            firewall,
+            datapath,
+        })
+    }
+
+    fn take_down(self) -> Result<()> {
+        if self.firewall == Firewall::Nftables {
+            nftables::unload(self.net)?;
+        }
+        // It holds the links beside their pins.
+        if self.datapath.is_some() {
+            drop(self.datapath);
+            let version = ringfence_ebpf::abi::ABI_VERSION;
+            detach(&self.net.pin_dir().join(format!("v{version}/links")))?;
+        }
+        Ok(())
+    }
+}
+
+fn attach(net: &Net) -> Result<Datapath> {
+    let tables = fixture::tables();
+    let mut datapath = Datapath::open(&Options {
+        pin_dir: net.pin_dir(),
+        audit: false,
+        events_per_second: 0,
+        pickup: Duration::ZERO,
+        attach: Attach::Best,
+    })?;
+    let applied = datapath.apply(&tables, &interfaces(net, &tables)?)?;
+    if let Some((pod, error)) = applied.failed.first() {
+        bail!("{pod}: {error}");
+    }
+    Ok(datapath)
+}
+
+/// A link without a pin or a descriptor is gone, and at once if the descriptor
+/// goes last. The maps stay, for the next time.
+fn detach(links: &Path) -> Result<()> {
+    for entry in fs::read_dir(links).with_context(|| links.display().to_string())? {
+        let path = entry?.path();
+        let held = PinnedLink::from_pin(&path)?;
+        fs::remove_file(&path)?;
+        drop(held);
+    }
+    Ok(())
+}
+
+fn interfaces(net: &Net, tables: &Tables) -> Result<Vec<Interface>> {
+    let guarded = tables.endpoints.keys();
+    guarded
+        .filter_map(|pod| Some((pod, net.pod(&pod.name).ok()?)))
+        .map(|(pod, at)| {
+            let ifindex = nix::net::if_::if_nametoindex(at.host_device.as_str())
+                .with_context(|| format!("no device {}", at.host_device))?;
+            Ok(Interface {
+                pod: pod.clone(),
+                ifindex,
+                name: at.host_device.clone(),
+                mac: at.mac,
+            })
+        })
+        .collect()
+}
+
+/// A measure's rows: each firewall by none, and Ringfence by nftables as well.
+fn rows(what: Measure, samples: &Samples) -> Vec<Value> {
+    let (variant, unit) = what.name();
+    let of = |firewall| &samples[&(firewall, what)];
+    let noise = off_by(&paired(of(Firewall::NoneAgain), of(Firewall::None)));
+    eprintln!("{variant}: this run can't tell apart what differs by less than {noise:.4}");
+    let row = |firewall: Firewall, against: Option<Firewall>, target: Option<f64>| {
+        let ratios = against.map(|other| paired(of(firewall), of(other)));
+        if let (Some(ratios), Some(other)) = (&ratios, against) {
+            let (low, high) = interval(ratios);
+            let (name, other) = (firewall.name(), other.name());
+            eprintln!("{variant}: {name} by {other} between {low:.4} and {high:.4}");
+        }
+        json!({
+            "case": firewall.name(), "variant": variant, "unit": unit,
+            "samples": of(firewall), "ratios": ratios,
+            "against": against.map(Firewall::name), "target": target,
+        })
+    };
+    let target = match what {
+        Measure::Connect => CONNECT_TARGET,
+        Measure::Stream | Measure::Request => STEADY_TARGET,
+    };
+    let none = Some(Firewall::None);
+    vec![
+        row(Firewall::None, None, None),
+        row(Firewall::NoneAgain, none, None),
+        row(Firewall::Nftables, none, None),
+        row(Firewall::Ringfence, none, Some(target)),
+        row(
+            Firewall::Ringfence,
+            Some(Firewall::Nftables),
+            Some(1.0 + noise),
+        ),
+    ]
+}
+
+/// Round by round, sorted.
+fn paired(these: &[f64], those: &[f64]) -> Vec<f64> {
+    let mut ratios: Vec<f64> = these.iter().zip(those).map(|(a, b)| a / b).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios
+}
+
+/// Where the true median lies, in 19 of 20 runs: the ranks of the binomial
+/// distribution's 95%, whatever the ratios' own distribution is.
+fn interval(sorted: &[f64]) -> (f64, f64) {
+    let count = sorted.len() as f64;
+    let half = 0.98 * count.sqrt();
+    let low = (count / 2.0 - half).max(0.0) as usize;
+    let high = ((count / 2.0 + half).ceil() as usize).min(sorted.len() - 1);
+    (sorted[low], sorted[high])
+}
+
+/// How far from 1 the median of such ratios may be by chance.
+fn off_by(ratios: &[f64]) -> f64 {
+    let (low, high) = interval(ratios);
+    (1.0 - low).abs().max((high - 1.0).abs())
+}
