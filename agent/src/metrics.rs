@@ -217,6 +217,16 @@ impl Snapshot {
                 "Flows that couldn't be stored; each of their packets is decided anew.",
                 self.stats.flows_not_stored,
             ),
+            (
+                "ringfence_flows_over_quota_total",
+                "Flows not stored since their endpoint had opened too many that nobody answered.",
+                self.stats.flows_over_quota,
+            ),
+            (
+                "ringfence_fragments_not_stored_total",
+                "Fragmented packets that couldn't be noted; their later fragments are dropped.",
+                self.stats.fragments_not_stored,
+            ),
         ];
         for (name, help, value) in counters {
             let counter = IntCounter::new(name, help)?;

@@ -45,7 +45,7 @@ plain! {
     Flow = 64,
     FragmentKey = 44,
     Fragments = 24,
-    Quota = 32,
+    Quota = 40,
     Claim = 8,
     DropKey = 12,
     DropCount = 16,
@@ -585,6 +585,8 @@ impl Flow {
     pub const ALWAYS: u8 = 1;
     /// To a Service or a node address: its packets carry [`Tag::service`].
     pub const SERVICE: u8 = 2;
+    /// Opened by a pod of this node whose packets show another address.
+    pub const MASQUERADED: u8 = 4;
 
     /// A flow of nothing.
     pub const EMPTY: Self = Self {
@@ -646,10 +648,11 @@ pub struct Quota {
     pub since: u64,
     /// [`Endpoint::id`]; another one starts from nothing.
     pub endpoint: u32,
-    /// Unanswered flows opened in this window.
-    pub opened: u32,
+    /// Unanswered flows opened in this window, by [`Direction`]: peers can't spend
+    /// what the endpoint itself may open.
+    pub opened: [u32; 2],
     /// The same in the window before.
-    pub before: u32,
+    pub before: [u32; 2],
     /// Flows put into `FLOWS`, less those that were taken out.
     pub replied: u32,
     /// Link-local addresses claimed.
@@ -659,7 +662,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Unanswered flows that one endpoint may open in two windows.
+    /// Unanswered flows of one endpoint and direction in two windows.
     pub const OPENING: u32 = 8192;
     /// Seconds of a window.
     pub const WINDOW: u64 = 30;

@@ -137,30 +137,45 @@ impl Quota {
     /// is answered. What nobody answers is forgotten with its window, so that
     /// none of this needs an agent.
     #[inline(always)]
-    pub fn open(&mut self, endpoint: u32, clock: Clock) -> bool {
+    pub fn open(&mut self, endpoint: u32, direction: Direction, clock: Clock) -> bool {
         self.is_of(endpoint);
         let age = clock.now.saturating_sub(self.since);
         let window = Self::WINDOW * clock.second;
         if age >= window {
-            self.before = if age < 2 * window { self.opened } else { 0 };
-            self.opened = 0;
+            let none = black_box(0);
+            for way in 0..2 {
+                self.before[way] = if age < 2 * window {
+                    self.opened[way]
+                } else {
+                    none
+                };
+                self.opened[way] = none;
+            }
             self.since = clock.now;
         }
-        if self.opened.saturating_add(self.before) >= Self::OPENING {
+        let (opened, before) = match direction {
+            Direction::Ingress => (&mut self.opened[0], self.before[0]),
+            Direction::Egress => (&mut self.opened[1], self.before[1]),
+        };
+        if opened.saturating_add(before) >= Self::OPENING {
             return false;
         }
-        self.opened += 1;
+        *opened += 1;
         true
     }
 
     /// One of the flows that the endpoint opened has been answered.
     #[inline(always)]
-    pub fn answered(&mut self, endpoint: u32) {
+    pub fn answered(&mut self, endpoint: u32, direction: Direction) {
         self.is_of(endpoint);
-        if self.opened != 0 {
-            self.opened -= 1;
+        let (opened, before) = match direction {
+            Direction::Ingress => (&mut self.opened[0], &mut self.before[0]),
+            Direction::Egress => (&mut self.opened[1], &mut self.before[1]),
+        };
+        if *opened != 0 {
+            *opened -= 1;
         } else {
-            self.before = self.before.saturating_sub(1);
+            *before = before.saturating_sub(1);
         }
     }
 
@@ -185,8 +200,8 @@ impl Quota {
             let none = black_box(0);
             self.since = 0;
             self.endpoint = endpoint;
-            self.opened = none;
-            self.before = none;
+            self.opened = [none; 2];
+            self.before = [none; 2];
             self.replied = none;
             self.claims = none;
         }

@@ -95,29 +95,36 @@ fn a_flow_from_a_faster_clock_is_fresh() {
 fn an_endpoint_opens_so_many_flows_that_nobody_answers_and_more_when_time_has_passed() {
     let mut quota = Quota::default();
     for _ in 0..Quota::OPENING {
-        assert!(quota.open(7, at(0)));
+        assert!(quota.open(7, Egress, at(0)));
     }
-    assert!(!quota.open(7, at(0)), "over the quota");
-    quota.answered(7);
-    assert!(quota.open(7, at(0)), "an answer makes room");
+    assert!(!quota.open(7, Egress, at(0)), "over the quota");
+    assert!(quota.open(7, Ingress, at(0)), "peers have one of their own");
+    quota.answered(7, Egress);
+    assert!(quota.open(7, Egress, at(0)), "an answer makes room");
     let window = Quota::WINDOW * SECOND;
-    assert!(!quota.open(7, at(window)), "the last window still counts");
-    assert!(quota.open(7, at(2 * window)), "but not for ever");
-    assert!(quota.open(8, at(0)), "another endpoint starts from nothing");
-    assert_eq!(quota.opened, 1);
+    assert!(
+        !quota.open(7, Egress, at(window)),
+        "the last window still counts"
+    );
+    assert!(quota.open(7, Egress, at(2 * window)), "but not for ever");
+    assert!(
+        quota.open(8, Egress, at(0)),
+        "another endpoint starts from nothing"
+    );
+    assert_eq!(quota.opened, [0, 1]);
 }
 
 #[test]
 fn answers_are_taken_off_the_window_before_too() {
     let mut quota = Quota::default();
     for _ in 0..Quota::OPENING {
-        assert!(quota.open(7, at(0)));
+        assert!(quota.open(7, Egress, at(0)));
     }
     let later = at(Quota::WINDOW * SECOND);
-    assert!(!quota.open(7, later));
-    quota.answered(7);
-    assert!(quota.open(7, later));
-    assert!(!quota.open(7, later));
+    assert!(!quota.open(7, Egress, later));
+    quota.answered(7, Egress);
+    assert!(quota.open(7, Egress, later));
+    assert!(!quota.open(7, Egress, later));
 }
 
 #[test]

@@ -45,6 +45,16 @@ fn unaccounted<T: Tables>(
         // Linux walks as many headers as it takes to get to an advertisement.
         (_, Reason::ExtensionHeader) => Some(reason),
         (ethertype::IPV6, _) if packet.source.is_v4() => Some(Reason::SpoofedAddress),
+        // It takes a payload length of 0 behind hop-by-hop options, and puts first
+        // fragments together whose headers go on in the next one: what is inside
+        // was never checked.
+        (ethertype::IPV6, Reason::Malformed | Reason::Fragment) if packet.fragment_at == 0 => {
+            if owns(tables, endpoint, &packet.source) {
+                Some(reason)
+            } else {
+                Some(Reason::SpoofedAddress)
+            }
+        }
         // Whose it is couldn't be read.
         _ if packet.source.same(&Addr::UNSPECIFIED) => None,
         _ => (!owns(tables, endpoint, &packet.source)).then_some(Reason::SpoofedAddress),

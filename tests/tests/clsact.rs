@@ -112,6 +112,9 @@ fn foreign_of(shop: &Shop, pod: &str) -> Vec<String> {
         .collect()
 }
 
+/// Two on each of the three pods' devices, two on the uplink.
+const PROGRAMS: usize = 8;
+
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn no_packet_is_lost_or_let_through_while_one_agent_dies_and_another_adopts_its_filters() {
@@ -149,7 +152,7 @@ fn an_agent_may_take_the_other_way_than_the_one_before_it() {
         shop.start().unwrap();
         // On a kernel without tcx links both ways are one.
         if tcx_links(shop) > 0 {
-            assert_eq!(tcx_links(shop), 6);
+            assert_eq!(tcx_links(shop), PROGRAMS);
             for side in ["ingress", "egress"] {
                 assert_eq!(filters(shop, "server", side), []);
             }
@@ -186,7 +189,9 @@ fn uninstall_takes_filters_and_qdiscs_away_and_only_from_where_they_are() {
     let removed = shop.agent.run_on_node(&["uninstall"]).unwrap();
     assert_eq!(removed.code, 0, "{removed:?}");
     assert!(
-        removed.stdout.starts_with("removed 6 programs"),
+        removed
+            .stdout
+            .starts_with(&format!("removed {PROGRAMS} programs")),
         "{removed:?}"
     );
     assert!(!shop.agent.pin_dir.exists(), "records stay behind");

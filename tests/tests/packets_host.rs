@@ -235,6 +235,41 @@ fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_fl
 }
 
 #[test]
+fn what_a_sender_would_not_send_behind_a_service_is_counted_of_frames_without_a_flow_too() {
+    let mut host = Host::default();
+    for half in &mut host.endpoint_mut("caller").worlds {
+        half.flags = EndpointWorld::EGRESS_STAGED;
+        half.egress = u32::MAX;
+    }
+    let (from, to) = (address("caller", true), address("plain", true));
+    let later = Frame::udp((from, 40_000), (to, 53)).with(|f| f.fragment = 1);
+    let behind = to_pod("plain", &later).by_pod("caller", true);
+    let audited = behind.decided_by_sender().audits(Reason::Fragment);
+    assert_eq!(fault(&mut host, &audited), None);
+}
+
+#[test]
+fn a_masqueraded_flow_waits_for_its_opener_after_a_change() {
+    let mut host = Host::default();
+    let (node, callee) = (address("node", true), address("callee", true));
+    let syn = Frame::tcp((node, 40_000), (callee, 8080), SYN);
+    let by_caller = |frame: &Frame| to_pod("callee", frame).by_pod("caller", false);
+    let answer = from_pod("callee", &syn.reply().flags(SYN | ACK));
+    assert_step(&mut host, &by_caller(&syn));
+    for half in &mut host.endpoint_mut("callee").worlds {
+        half.epoch += 1;
+    }
+    // Nothing of the answer says that the node's address stands for the caller.
+    assert_step(&mut host, &answer);
+    assert_step(&mut host, &by_caller(&syn.flags(ACK)));
+    for half in &mut host.endpoint_mut("callee").worlds {
+        half.ingress = u32::MAX;
+        half.epoch += 1;
+    }
+    assert_step(&mut host, &by_caller(&syn.flags(ACK)).drops(Reason::Policy));
+}
+
+#[test]
 fn each_world_is_read_by_its_own_bit() {
     let mut host = Host::default();
     host.endpoint_mut("callee").worlds[1] = EndpointWorld::default();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_ebpf::abi::Reason;
 use ringfence_tests::packets::fixture::{self, address};
-use ringfence_tests::packets::step::{from_pod, to_pod};
+use ringfence_tests::packets::step::from_pod;
 use ringfence_tests::packets::{Arrival, Frame, Step, assert_no_fault, rows};
 use ringfence_tests::testnet::{Frames, Mode, Net, Pod};
 
@@ -203,15 +203,13 @@ fn tagged(from: &str, v4: bool) -> (Frame, Vec<u8>) {
 fn a_vlan_tag_that_has_left_the_bytes_is_seen_all_the_same() {
     on_the_wire(fixture::bridge(), |wire| {
         for v4 in [true, false] {
-            let (frame, bytes) = tagged("caller", v4);
-            let step = from_pod("caller", &frame)
-                .drops(Reason::Vlan)
-                .spoilt(|b| *b = bytes);
-            assert_eq!(wire.fault(&step, &step.counted(), Arrival::Nowhere), None);
-            let (frame, bytes) = tagged("plain", v4);
-            let sent = from_pod("plain", &frame).spoilt(|b| *b = bytes);
-            let denied = to_pod("callee", &frame).drops(Reason::Vlan);
-            assert_eq!(wire.fault(&sent, &denied.counted(), Arrival::Nowhere), None);
+            for pod in ["caller", "plain"] {
+                let (frame, bytes) = tagged(pod, v4);
+                let step = from_pod(pod, &frame)
+                    .drops(Reason::Vlan)
+                    .spoilt(|b| *b = bytes);
+                assert_eq!(wire.fault(&step, &step.counted(), Arrival::Nowhere), None);
+            }
         }
     });
 }

@@ -32,6 +32,16 @@ impl Datapath {
         tables: &Tables,
         interfaces: &[Interface],
     ) -> Result<Applied, DatapathError> {
+        let applied = self.put_in_force(tables, interfaces)?;
+        self.settle_quotas()?;
+        Ok(applied)
+    }
+
+    fn put_in_force(
+        &mut self,
+        tables: &Tables,
+        interfaces: &[Interface],
+    ) -> Result<Applied, DatapathError> {
         let devices = self.sweep()?;
         let names = devices.iter().map(|(n, device)| (*n, device.name.clone()));
         let names: BTreeMap<u32, String> = names.collect();

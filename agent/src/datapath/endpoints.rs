@@ -125,6 +125,12 @@ impl Endpoints {
             .is_some_and(|pod| pod != interface.pod)
     }
 
+    /// Who sits in which slot.
+    pub(super) fn seated(&self) -> Vec<(u32, Endpoint)> {
+        let seats = self.seats.iter();
+        seats.map(|(slot, seat)| (*slot, seat.endpoint)).collect()
+    }
+
     /// Occupied slots.
     pub(super) fn len(&self) -> usize {
         self.seats.len()

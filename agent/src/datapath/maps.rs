@@ -5,7 +5,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
     Addr, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
-    Plain, PortBlock, PortKey, RuleKey, capacity,
+    Plain, PortBlock, PortKey, Quota, RuleKey, capacity,
 };
 
 use super::error::{DatapathError, chain};
@@ -35,6 +35,8 @@ pub(super) struct Maps {
     pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     pub(super) stats: PerCpuArray<MapData, u64>,
     ticks: Array<MapData, u64>,
+    quota: Array<MapData, Raw<Quota>>,
+    gone: Array<MapData, u32>,
     pub(super) names: Hash<u32, Name>,
     pub(super) agent: Array<MapData, u64>,
     grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
@@ -87,6 +89,8 @@ impl Maps {
             drops_other: typed!("DROPS_OTHER"),
             stats: typed!("STATS"),
             ticks: typed!("TICKS"),
+            quota: typed!("QUOTA"),
+            gone: typed!("GONE"),
             names,
             agent,
             grace: typed!("GRACE"),
@@ -117,6 +121,28 @@ impl Maps {
         self.ticks
             .get(&0, 0)
             .map_err(|error| map_error("reading", "TICKS", &error))
+    }
+
+    /// How many flows the endpoint in a slot has.
+    pub(super) fn quota(&self, slot: u32) -> Result<Quota, DatapathError> {
+        match self.quota.get(&slot, 0) {
+            Ok(Raw(quota)) => Ok(quota),
+            Err(error) => Err(map_error("reading", "QUOTA", &error)),
+        }
+    }
+
+    /// How many of them are gone, as was written last.
+    pub(super) fn gone(&self, slot: u32) -> Result<u32, DatapathError> {
+        self.gone
+            .get(&slot, 0)
+            .map_err(|error| map_error("reading", "GONE", &error))
+    }
+
+    /// Says how many are gone.
+    pub(super) fn set_gone(&mut self, slot: u32, gone: u32) -> Result<(), DatapathError> {
+        self.gone
+            .set(slot, gone, 0)
+            .map_err(|error| map_error("writing", "GONE", &error))
     }
 
     /// Flips the world, in one element.

@@ -20,6 +20,7 @@ mod lock;
 mod maps;
 mod names;
 mod preflight;
+mod quotas;
 mod remove;
 mod run;
 mod seat;
@@ -142,6 +143,7 @@ pub struct Datapath {
     /// What was last put in force by this process.
     in_force: Option<Tables>,
     ticks: Ticks,
+    settled: quotas::Settled,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
     /// Held as long as this process may write the maps.
@@ -189,6 +191,7 @@ impl Datapath {
             events,
             in_force: None,
             ticks,
+            settled: quotas::Settled::default(),
             pickup_until,
             _lock: lock,
         })

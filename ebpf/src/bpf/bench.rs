@@ -7,7 +7,7 @@ use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TcContext;
 use ringfence_ebpf::abi::{Direction, Endpoint, Quota};
-use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::packet;
 use ringfence_ebpf::verdict::Tables;
 
 use super::{Skb, maps};
@@ -84,7 +84,7 @@ fn parse_and_look(ctx: &TcContext) -> i32 {
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_UNSPEC;
     };
-    let packet = scratch.packet.write(Packet::EMPTY);
+    let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&Skb(ctx), packet);
     let key = packet.flow_key(Direction::Egress, 1);
     match maps::Maps.flow(&key) {
@@ -123,7 +123,7 @@ fn change(ctx: &TcContext) {
     {
         // SAFETY: as above.
         let quota: &mut Quota = unsafe { &mut *quota };
-        quota.opened = 0;
+        quota.opened = [0; 2];
     }
 }
 

@@ -5,6 +5,8 @@
 //! preallocated: they cost what they hold, and an element that is removed is
 //! freed after readers have left, never handed to another key under them.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
@@ -16,6 +18,7 @@ use ringfence_ebpf::abi::{
     FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, Stat, World,
     capacity,
 };
+use ringfence_ebpf::packet::{Packet, Shape};
 use ringfence_ebpf::verdict::{PolicyTables, Scratch, Tables};
 
 #[map]
@@ -85,6 +88,20 @@ pub(super) fn scratch() -> Option<&'static mut Scratch> {
     SCRATCH
         .get_ptr_mut(0)
         .map(|scratch| unsafe { &mut (*scratch).0 })
+}
+
+/// Room for a packet, which the parser fills.
+#[inline(always)]
+pub(super) fn room_for_packet(room: &mut MaybeUninit<Packet>) -> &mut Packet {
+    let packet = room.as_mut_ptr();
+    // SAFETY: memory of a map is never uninitialised, and all fields are integers
+    // but for these two, which are written before anybody reads them. Writing all
+    // of them would cost as much as parsing does.
+    unsafe {
+        (&raw mut (*packet).shape).write(Shape::Ip);
+        (&raw mut (*packet).first_fragment).write(false);
+        &mut *packet
+    }
 }
 
 /// What is in force; read once a hook and packet.
@@ -249,7 +266,15 @@ impl Tables for Maps {
             endpoint: endpoint.id,
             slot,
         };
-        within && CLAIMS.insert(addr, &claim, u64::from(BPF_ANY)).is_ok()
+        if !within {
+            return false;
+        }
+        if held.endpoint != 0 {
+            // Its holder is gone.
+            let _ = CLAIMS.remove(addr);
+        }
+        // Two may claim at once: who is first has it.
+        CLAIMS.insert(addr, &claim, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]

@@ -95,7 +95,7 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
         // A per-CPU array of one has element 0; the verifier wants to hear it.
         return TC_ACT_SHOT;
     };
-    let packet = scratch.packet.write(Packet::EMPTY);
+    let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&frame, packet);
     let room = &mut scratch.room;
     let verdict = match found {
@@ -132,7 +132,7 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
-    let packet = scratch.packet.write(Packet::EMPTY);
+    let packet = maps::room_for_packet(&mut scratch.packet);
     if link_header {
         packet::parse(&frame, packet);
     } else {

@@ -57,8 +57,9 @@ fn may_name_another(source: u32) -> bool {
     match SOURCES.get_ptr_mut(&source) {
         // SAFETY: CPUs may race here; the worst is a few series more.
         Some(series) => unsafe {
-            *series += 1;
-            *series <= DropKey::PER_SOURCE
+            let may = *series < DropKey::PER_SOURCE;
+            *series += u32::from(may);
+            may
         },
         // No room to count sources: as many as there are have a share already.
         None => false,

@@ -17,15 +17,15 @@ pub use numbers::{
 pub use parse::{parse_any, parse_l3, quoted};
 
 /// Parses a frame into `packet`, which may lie in a map: a BPF stack has 512 bytes.
+/// What was in it is of no meaning.
 ///
 /// Most frames are plain, and read in one piece; [`parse_any`] says the same of
 /// them, only slower. A function of its own: the verifier walks what comes after
 /// it once, not once for each shape that a packet can have.
 #[inline(never)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
-    match plain::parse(frame) {
-        Some(found) => *packet = found,
-        None => parse_any(frame, packet),
+    if !plain::parse(frame, packet) {
+        parse_any(frame, packet);
     }
 }
 
@@ -236,25 +236,31 @@ impl Packet {
 
     /// The key of its flow, seen from the endpoint.
     #[inline(always)]
-    pub const fn flow_key(&self, direction: Direction, endpoint: u32) -> FlowKey {
-        let protocol = self.protocol as u32;
+    pub fn flow_key(&self, direction: Direction, endpoint: u32) -> FlowKey {
+        let mut key = FlowKey::default();
+        self.put_flow_key(direction, endpoint, &mut key);
+        key
+    }
+
+    /// The same, written where it is to lie: a copy of it costs what ten loads and
+    /// stores cost.
+    #[inline(always)]
+    pub fn put_flow_key(&self, direction: Direction, endpoint: u32, key: &mut FlowKey) {
+        key.endpoint = endpoint;
+        key.protocol = u32::from(self.protocol);
         match direction {
-            Direction::Egress => FlowKey {
-                local: self.source,
-                remote: self.destination,
-                endpoint,
-                local_port: self.source_port,
-                remote_port: self.destination_port,
-                protocol,
-            },
-            Direction::Ingress => FlowKey {
-                local: self.destination,
-                remote: self.source,
-                endpoint,
-                local_port: self.destination_port,
-                remote_port: self.source_port,
-                protocol,
-            },
+            Direction::Egress => {
+                key.local = self.source;
+                key.remote = self.destination;
+                key.local_port = self.source_port;
+                key.remote_port = self.destination_port;
+            }
+            Direction::Ingress => {
+                key.local = self.destination;
+                key.remote = self.source;
+                key.local_port = self.destination_port;
+                key.remote_port = self.source_port;
+            }
         }
     }
 }

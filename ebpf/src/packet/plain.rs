@@ -11,124 +11,139 @@ const PLAIN_V4: u32 = 0x0008_0045;
 /// EtherType IPv6, version 6.
 const PLAIN_V6: u32 = 0x0008_6dd6;
 
-/// Parses a plain frame; `None` if it isn't plain.
+/// Parses a plain frame into `packet`, field by field as they are read; whether it
+/// is plain. If not, what is in `packet` is of no meaning.
 #[inline(always)]
-pub(super) fn parse<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+pub(super) fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
     // The shortest: Ethernet, IPv4, eight bytes of UDP or ICMP.
-    let head = frame.head::<42>()?;
+    let Some(head) = frame.head::<42>() else {
+        return false;
+    };
     let kind = u32::from_be(head.word::<12>());
     if kind >> 8 == PLAIN_V4 {
-        v4(frame, &head)
+        v4(frame, &head, packet)
     } else if kind >> 12 == PLAIN_V6 {
-        v6(frame)
+        v6(frame, packet)
     } else {
-        None
+        false
     }
 }
 
-/// A packet with its link header; the rest is still to be said.
+/// The link header, and all that no plain packet has.
 #[inline(always)]
-fn link(head: &impl Head, ethertype: u16, transport: u32) -> Packet {
-    Packet {
-        shape: Shape::Ip,
-        ethertype,
-        destination_mac: Mac::from_parts(head.word::<0>(), head.half::<4>()),
-        source_mac: Mac::from_parts(head.word::<6>(), head.half::<10>()),
-        transport,
-        ..Packet::EMPTY
-    }
+fn link(head: &impl Head, ethertype: u16, transport: u32, packet: &mut Packet) {
+    packet.shape = Shape::Ip;
+    packet.ethertype = ethertype;
+    packet.destination_mac = Mac::from_parts(head.word::<0>(), head.half::<4>());
+    packet.source_mac = Mac::from_parts(head.word::<6>(), head.half::<10>());
+    packet.transport = transport;
+    packet.sender_mac = Mac::from_parts(0, 0);
+    packet.first_fragment = false;
+    packet.fragment_at = 0;
 }
 
 #[inline(always)]
-fn v4<F: Frame + ?Sized>(frame: &F, head: &impl Head) -> Option<Packet> {
+fn v4<F: Frame + ?Sized>(frame: &F, head: &impl Head, packet: &mut Packet) -> bool {
     const TRANSPORT: u32 = ETHERNET + 20;
     let claimed = u32::from(u16::from_be(head.half::<16>()));
     let fragment = u16::from_be(head.half::<20>()) & 0x3fff;
-    if fragment != 0 || claimed < 20 || claimed > frame.len() - ETHERNET {
-        return None;
+    if fragment != 0 || claimed < 28 || claimed > frame.len() - ETHERNET {
+        return false;
     }
-    let mut found = link(head, ethertype::IPV4, TRANSPORT);
-    found.identification = u32::from(u16::from_be(head.half::<18>()));
-    found.protocol = u16::from_be(head.half::<22>()) as u8;
-    found.transport_len = claimed - 20;
-    found.fragment_len = found.transport_len;
-    found.source = Addr::from_words([0, 0, 0xffff_u32.to_be(), head.word::<26>()]);
-    found.destination = Addr::from_words([0, 0, 0xffff_u32.to_be(), head.word::<30>()]);
-    if found.transport_len < 8 {
-        return None;
-    }
-    match found.protocol {
+    link(head, ethertype::IPV4, TRANSPORT, packet);
+    packet.identification = u32::from(u16::from_be(head.half::<18>()));
+    packet.protocol = u16::from_be(head.half::<22>()) as u8;
+    packet.hop_limit = 0;
+    packet.transport_len = claimed - 20;
+    packet.fragment_len = claimed - 20;
+    packet.source = Addr::from_words([0, 0, 0xffff_u32.to_be(), head.word::<26>()]);
+    packet.destination = Addr::from_words([0, 0, 0xffff_u32.to_be(), head.word::<30>()]);
+    match packet.protocol {
         protocol::TCP => {
-            let head = frame.head::<54>()?;
+            let Some(head) = frame.head::<54>() else {
+                return false;
+            };
             let word = u32::from_be(head.word::<46>());
-            if !tcp_header_fits(word, found.transport_len) {
-                return None;
+            if !tcp_header_fits(word, claimed - 20) {
+                return false;
             }
-            found.detail = (word >> 16) as u8;
-            set_ports(&mut found, head.word::<34>());
-            found.mark_tcp();
+            packet.detail = (word >> 16) as u8;
+            set_ports(packet, head.word::<34>());
+            packet.mark_tcp();
         }
         protocol::UDP => {
-            set_ports(&mut found, head.word::<34>());
-            found.mark_udp();
+            packet.detail = 0;
+            set_ports(packet, head.word::<34>());
+            packet.mark_udp();
         }
-        protocol::ICMP => {
-            found.detail = (u32::from_be(head.word::<34>()) >> 24) as u8;
-            found.mark_icmp(head.word::<38>());
-        }
-        _ => return None,
+        protocol::ICMP => icmp(packet, head.word::<34>(), head.word::<38>()),
+        _ => return false,
     }
-    Some(found)
+    true
 }
 
 #[inline(always)]
-fn v6<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+fn v6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
     const TRANSPORT: u32 = ETHERNET + 40;
-    let head = frame.head::<62>()?;
+    let Some(head) = frame.head::<62>() else {
+        return false;
+    };
     let word = u32::from_be(head.word::<18>());
     let claimed = word >> 16;
     if claimed < 8 || claimed > frame.len() - TRANSPORT {
-        return None;
+        return false;
     }
-    let mut found = link(&head, ethertype::IPV6, TRANSPORT);
-    found.protocol = (word >> 8) as u8;
-    found.hop_limit = word as u8;
-    found.transport_len = claimed;
-    found.source = Addr::from_words([
+    link(&head, ethertype::IPV6, TRANSPORT, packet);
+    packet.identification = 0;
+    packet.protocol = (word >> 8) as u8;
+    packet.hop_limit = word as u8;
+    packet.transport_len = claimed;
+    packet.fragment_len = 0;
+    packet.source = Addr::from_words([
         head.word::<22>(),
         head.word::<26>(),
         head.word::<30>(),
         head.word::<34>(),
     ]);
-    found.destination = Addr::from_words([
+    packet.destination = Addr::from_words([
         head.word::<38>(),
         head.word::<42>(),
         head.word::<46>(),
         head.word::<50>(),
     ]);
-    if found.source.is_v4() || found.destination.is_v4() {
-        return None;
+    if packet.source.is_v4() || packet.destination.is_v4() {
+        return false;
     }
-    match found.protocol {
+    match packet.protocol {
         protocol::TCP => {
-            let head = frame.head::<74>()?;
+            let Some(head) = frame.head::<74>() else {
+                return false;
+            };
             let word = u32::from_be(head.word::<66>());
             if !tcp_header_fits(word, claimed) {
-                return None;
+                return false;
             }
-            found.detail = (word >> 16) as u8;
-            set_ports(&mut found, head.word::<54>());
-            found.mark_tcp();
+            packet.detail = (word >> 16) as u8;
+            set_ports(packet, head.word::<54>());
+            packet.mark_tcp();
         }
         protocol::UDP => {
-            set_ports(&mut found, head.word::<54>());
-            found.mark_udp();
+            packet.detail = 0;
+            set_ports(packet, head.word::<54>());
+            packet.mark_udp();
         }
-        protocol::ICMPV6 => {
-            found.detail = (u32::from_be(head.word::<54>()) >> 24) as u8;
-            found.mark_icmp(head.word::<58>());
-        }
-        _ => return None,
+        protocol::ICMPV6 => icmp(packet, head.word::<54>(), head.word::<58>()),
+        _ => return false,
     }
-    Some(found)
+    true
+}
+
+/// Neither queries nor replies have a port on their other side.
+#[inline(always)]
+fn icmp(packet: &mut Packet, first: u32, second: u32) {
+    packet.detail = (u32::from_be(first) >> 24) as u8;
+    packet.source_port = 0;
+    packet.destination_port = 0;
+    packet.marks = 0;
+    packet.mark_icmp(second);
 }

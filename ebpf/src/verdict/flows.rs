@@ -32,8 +32,9 @@ impl<T: Tables> Path<'_, T> {
     /// Looks for the flow that the packet belongs to; its key goes to `track`.
     #[inline(always)]
     pub(super) fn established(&self, track: &mut Track) -> Found {
-        track.key = self.packet.flow_key(self.direction, self.endpoint.id);
-        if self.packet.is(mark::STARTS) || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+        let packet = self.packet;
+        packet.put_flow_key(self.direction, self.endpoint.id, &mut track.key);
+        if packet.is(mark::STARTS) || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return Found::Absent(Known::Unasked);
         }
         let Some(mut flow) = self.tables.flow(&track.key) else {
@@ -79,7 +80,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(always)]
     fn answered(&self) {
         if let Some(mut quota) = self.tables.quota(self.context.slot) {
-            quota.answered(self.endpoint.id);
+            quota.answered(self.endpoint.id, self.direction.reverse());
         }
     }
 
@@ -147,9 +148,13 @@ impl<T: Tables> Path<'_, T> {
             let kept = !by_pod || peer.identity.flags & Identity::IS_THIS_NODE != 0;
             return if kept { Policy::Allow } else { Policy::Deny };
         }
-        if flow.flags & Flow::SERVICE != 0 && peer.identity.flags & Identity::IS_SERVICE != 0 {
+        if flow.flags & Flow::SERVICE != 0 && self.leads_to_service(&peer) {
             // Which backend it is shows in its opener's packets only.
             return Policy::Allow;
+        }
+        if flow.flags & Flow::MASQUERADED != 0 {
+            // Who it is shows in its opener's packets only: until then it stays old.
+            return Policy::Audit;
         }
         let (direction, port) = if by_pod {
             (Direction::Egress, key.remote_port)
@@ -217,7 +222,7 @@ impl<T: Tables> Path<'_, T> {
             }
         }
         let within = match self.tables.quota(self.context.slot) {
-            Some(mut quota) => quota.open(self.endpoint.id, self.context.clock),
+            Some(mut quota) => quota.open(self.endpoint.id, self.direction, self.context.clock),
             None => true,
         };
         if !within {

@@ -11,14 +11,19 @@ impl<T: Tables> Path<'_, T> {
     /// Lets later fragments follow a first one that has passed.
     #[inline(never)]
     pub(super) fn follow(&self, service: bool) {
+        let key = self.packet.fragment_key(self.hook as u32, self.endpoint.id);
+        // A second first fragment mustn't uncover what the first one held.
+        let held = match self.tables.fragments(&key) {
+            Some(first) if first.held > self.packet.fragment_len => first.held,
+            _ => self.packet.fragment_len,
+        };
         let fragments = Fragments {
             since: self.context.clock.now,
             epoch: self.half.epoch,
-            held: self.packet.fragment_len,
+            held,
             service: u32::from(service),
             pad: 0,
         };
-        let key = self.packet.fragment_key(self.hook as u32, self.endpoint.id);
         if !self.tables.keep_fragments(&key, &fragments) {
             self.tables.count(Stat::FragmentsNotStored);
         }

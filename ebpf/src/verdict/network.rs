@@ -49,7 +49,9 @@ impl<T: Tables> Path<'_, T> {
         let verdict = if flags & EndpointWorld::QUARANTINE != 0 {
             note(Reason::Quarantine, self.auditing())
         } else if flags & EndpointWorld::EGRESS_ISOLATED != 0
-            && peer.identity.flags & Identity::IS_SERVICE != 0
+            // A node's address may be a Service's too, and is resolved as it is.
+            && peer.identity.flags & (Identity::IS_SERVICE | Identity::IS_NODE)
+                == Identity::IS_SERVICE
         {
             note(Reason::UnresolvedService, self.auditing())
         } else {

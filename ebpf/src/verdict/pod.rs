@@ -28,8 +28,16 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
     if let Some(reason) = spoof::check(tables, endpoint, context.slot, frame, packet) {
         return path.deny(reason);
     }
-    if packet.shape != Shape::Ip || context.vlan {
+    if context.vlan {
+        // Linux takes a tag of VLAN 0 off after tc and delivers what is inside.
+        return path.deny(Reason::Vlan);
+    }
+    if packet.shape != Shape::Ip {
         return path.without_flow();
+    }
+    // Before flows: one that the other side has opened may lead to a tunnel too.
+    if packet.is(mark::TUNNEL) && path.enters_tunnel(&path.peer(&packet.destination)) {
+        return path.deny(Reason::Tunnel);
     }
     let verdict = match path.established(&mut room.work.track) {
         Found::Passes(flags) => Verdict {
@@ -65,7 +73,8 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return egress;
     }
     if packet.shape != Shape::Ip || context.vlan {
-        return path.without_flow();
+        let verdict = path.without_flow();
+        return if verdict.noted { verdict } else { egress };
     }
     let verdict = match path.established(&mut room.work.track) {
         Found::Passes(_) => return path.followed(Verdict::ALLOW),
@@ -97,9 +106,6 @@ impl<T: Tables> Path<'_, T> {
             return Verdict::ALLOW;
         }
         let peer = self.peer(to);
-        if self.enters_tunnel(&peer) {
-            return self.deny(Reason::Tunnel);
-        }
         let flags = self.flags(&peer.identity);
         let track = &mut work.track;
         let verdict = if flags & Flow::ALWAYS != 0 || self.leads_to_service(&peer) {
@@ -138,10 +144,14 @@ impl<T: Tables> Path<'_, T> {
         let source = &self.packet.source;
         let addr = sender.map_or(*source, |sender| peer_address(sender, source));
         let mut peer = self.peer(&addr);
+        let mut flags = 0;
         if let Some(sender) = sender {
             peer.workload = sender.workload;
+            if !endpoint_owns(sender, source) {
+                flags = Flow::MASQUERADED;
+            }
         }
-        self.decide(track, known, &peer, 0)
+        self.decide(track, known, &peer, flags)
     }
 
     /// Lets the fragments follow that belong to a packet that passes.
@@ -162,7 +172,7 @@ impl<T: Tables> Path<'_, T> {
     /// whom the packet is for: that is decided where it arrives. Where the tag
     /// doesn't get that far, and for a pod that is cut off, the address is judged.
     #[inline(always)]
-    fn leads_to_service(&self, peer: &Peer) -> bool {
+    pub(super) fn leads_to_service(&self, peer: &Peer) -> bool {
         peer.identity.flags & Identity::IS_SERVICE != 0
             && self.half.flags & EndpointWorld::QUARANTINE == 0
             && self.endpoint.flags & Endpoint::TAG_LOST == 0
@@ -212,12 +222,10 @@ impl<T: Tables> Path<'_, T> {
 }
 
 /// The address by which a known sender is judged: a masqueraded packet shows
-/// the node's, and is judged as the pod's all the same.
+/// the node's, and is judged as the pod's all the same. So is one from the
+/// sender's link-local address, which no policy names.
 #[inline(always)]
 fn peer_address(sender: &Endpoint, source: &Addr) -> Addr {
-    if endpoint_owns(sender, source) {
-        return *source;
-    }
     let (own, other) = if source.is_v4() {
         (sender.v4, sender.v6)
     } else {

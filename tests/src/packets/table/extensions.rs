@@ -1,11 +1,12 @@
 //! IPv6 extension headers: walked, never skipped over by a fixed offset.
 
 use ringfence_ebpf::abi::Protocol;
-use ringfence_ebpf::abi::Reason::{ExtensionHeader, Malformed, Policy};
+use ringfence_ebpf::abi::Reason::{ExtensionHeader, Fragment, Malformed, Policy, SpoofedAddress};
 
 use super::flag::SYN;
 use super::{Table, V6};
 use crate::packets::Frame;
+use crate::packets::fixture::find;
 use crate::packets::frame::Extension;
 use crate::packets::step::{Step, from_pod, to_pod};
 
@@ -68,6 +69,7 @@ pub(super) fn rows(t: &mut Table) {
     order(t);
     numbers(t);
     cut_short(t);
+    unread(t);
     unknown(t);
 }
 
@@ -159,6 +161,38 @@ fn cut_short(t: &mut Table) {
             .map(padded)
             .collect::<Vec<_>>(),
     );
+}
+
+/// Linux reads on where the walk gives up: a router's advertisement lies there
+/// that nobody has looked at, so no pod may send such packets, isolated or not.
+fn unread(t: &mut Table) {
+    let advert = |from: &str, extensions: Vec<Extension>| {
+        let frame = Frame::icmp(V6.of(from), V6.of("callee"), [134, 0], &[0; 12]);
+        frame.with(|f| {
+            f.source_mac = find("plain").mac;
+            f.extensions = extensions;
+        })
+    };
+    let of_length_0 = |step: Step| {
+        let step = step.counted_as(Protocol::Other);
+        step.spoilt(|b| b[18..20].copy_from_slice(&[0, 0]))
+    };
+    let port = t.port();
+    for (from, reason) in [("plain", Malformed), ("far", SpoofedAddress)] {
+        let options = advert(from, vec![Extension::options(HOP_BY_HOP, 0)]);
+        t.row(
+            format!("plain, as {from}, sends no payload of length 0 behind options"),
+            [of_length_0(from_pod("plain", &options).drops(reason))],
+        );
+    }
+    for (from, reason) in [("plain", Fragment), ("far", SpoofedAddress)] {
+        let first = advert(from, vec![Extension::fragment(0, true, port)]);
+        let first = first.with(|f| f.payload.truncate(4));
+        t.row(
+            format!("plain, as {from}, sends no first fragment of half a header"),
+            [from_pod("plain", &first).drops(reason)],
+        );
+    }
 }
 
 fn unknown(t: &mut Table) {

@@ -175,6 +175,20 @@ fn following(t: &mut Table) {
             ]
         },
     );
+    t.both(
+        "a second, shorter first fragment uncovers nothing of the first one",
+        |f, port| {
+            let whole = syn(f, port);
+            vec![
+                from_pod("caller", &cut(&whole, 0, true, 32)),
+                from_pod("caller", &cut(&whole, 0, true, 24)),
+                from_pod("caller", &cut(&whole, 3, true, 8))
+                    .drops(Fragment)
+                    .counted_as(counted(f, Protocol::Tcp)),
+                from_pod("caller", &cut(&whole, 4, true, 8)),
+            ]
+        },
+    );
     t.both("a fragment of another packet doesn't follow", |f, port| {
         let whole = syn(f, port);
         let other = cut(&whole, 3, false, 64).with(|p| {

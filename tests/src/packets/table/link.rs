@@ -1,10 +1,12 @@
 //! What lies below IP: ARP, and to whom a frame is addressed.
 
 use ringfence_ebpf::abi::Protocol;
-use ringfence_ebpf::abi::Reason::{Malformed, NonIp, NotAddressed, Policy, SpoofedArp, SpoofedMac};
+use ringfence_ebpf::abi::Reason::{
+    Malformed, NonIp, NotAddressed, Policy, SpoofedArp, SpoofedMac, Vlan,
+};
 
 use super::flag::SYN;
-use super::{Table, V4};
+use super::{Family, Table, V4};
 use crate::packets::Frame;
 use crate::packets::fixture::{GATEWAY_MAC, PODS, find};
 use crate::packets::step::{from_pod, to_pod};
@@ -17,6 +19,7 @@ pub(super) fn rows(t: &mut Table) {
     forged(t);
     odd(t);
     addressed(t);
+    in_vlans(t);
 }
 
 fn honest(t: &mut Table) {
@@ -169,4 +172,41 @@ fn addressed(t: &mut Table) {
             ],
         );
     }
+}
+
+/// Tags that have left the bytes, as every outer one has at tc.
+fn in_vlans(t: &mut Table) {
+    let syn =
+        |f: Family, from: &str, port| Frame::tcp((f.of(from), port), (f.of("callee"), 8080), SYN);
+    // Linux takes a tag of VLAN 0 off behind the hook.
+    for pod in ["plain", "caller", "staged", "cut"] {
+        t.both(
+            &format!("{pod} sends nothing in a VLAN, policy or not"),
+            |f, port| vec![from_pod(pod, &syn(f, pod, port)).in_vlan().drops(Vlan)],
+        );
+    }
+    t.both(
+        "what a VLAN brings is judged by who it is for",
+        |f, port| {
+            let to = |pod| Frame::tcp((f.of("trusted"), port), (f.of(pod), 8080), SYN);
+            vec![
+                to_pod("callee", &to("callee")).in_vlan().drops(Vlan),
+                to_pod("staged", &to("staged")).in_vlan().audits(Vlan),
+                to_pod("plain", &to("plain")).in_vlan(),
+            ]
+        },
+    );
+    t.both(
+        "a call of a Service in a VLAN doesn't come out behind it",
+        |f, port| {
+            let syn = Frame::tcp((f.of("caller"), port), (f.of("plain"), 8080), SYN);
+            vec![
+                to_pod("plain", &syn)
+                    .by_pod("caller", true)
+                    .in_vlan()
+                    .decided_by_sender()
+                    .drops(Vlan),
+            ]
+        },
+    );
 }

@@ -273,6 +273,16 @@ fn tunnels(t: &mut Table) {
             );
         }
     }
+    t.both(
+        "an answer to the node enters no tunnel either",
+        |f, port| {
+            let asked = Frame::udp((f.of("node"), 4789), (f.of("plain"), port));
+            vec![
+                to_pod("plain", &asked).by_node(),
+                from_pod("plain", &asked.reply()).drops(Tunnel),
+            ]
+        },
+    );
     t.both("the port of a tunnel is any port at a pod", |f, port| {
         let datagram = Frame::udp((f.of("plain"), port), (f.of("staged"), 4789));
         vec![from_pod("plain", &datagram)]

@@ -1,0 +1,134 @@
+//! Quotas of replied flows: the kernel counts what it puts into `FLOWS` and takes
+//! out of it, but nobody sees a flow expire. Now and then the agent counts who is
+//! left, and writes the difference down in a map of its own.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ringfence_ebpf::abi::{Endpoint, Flow, FlowKey, Quota};
+use ringfence_ebpf::conntrack::{self, Clock};
+
+use super::Datapath;
+use super::error::DatapathError;
+use super::maps::entries;
+
+/// Flows that an endpoint keeps before it is worth while to see which of them
+/// are left: counting them reads all flows of the node.
+const MANY: u32 = Quota::REPLIED / 2;
+/// How many more it must have put in since the last look, unless it is full.
+const MORE: u32 = Quota::REPLIED / 8;
+/// Between two looks: a change of policy must not wait for one each time.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// What the last look found.
+#[derive(Default)]
+pub(super) struct Settled {
+    at: Option<Instant>,
+    /// [`Quota::replied`] by endpoint id.
+    replied: BTreeMap<u32, u32>,
+}
+
+impl Datapath {
+    /// Takes expired flows off the quotas that have grown. Costs a read per
+    /// endpoint, and one of all flows only where a quota has grown much.
+    pub(super) fn settle_quotas(&mut self) -> Result<(), DatapathError> {
+        if self.settled.at.is_some_and(|at| at.elapsed() < PERIOD) {
+            return Ok(());
+        }
+        self.settled.at = Some(Instant::now());
+        let mut grown = Vec::new();
+        let before = std::mem::take(&mut self.settled.replied);
+        for (slot, endpoint) in self.endpoints.seated() {
+            let quota = self.maps.quota(slot)?;
+            let last = before.get(&endpoint.id).copied();
+            if let Some(last) = last {
+                self.settled.replied.insert(endpoint.id, last);
+            }
+            if has_grown(&quota, &endpoint, self.maps.gone(slot)?, last) {
+                grown.push((slot, quota));
+            }
+        }
+        if grown.is_empty() {
+            return Ok(());
+        }
+        let clock = self.clock()?;
+        let live = live(entries("FLOWS", &self.maps.flows)?, clock);
+        for (slot, quota) in grown {
+            let left = live.get(&quota.endpoint).copied().unwrap_or_default();
+            self.maps.set_gone(slot, quota.replied.wrapping_sub(left))?;
+            self.settled.replied.insert(quota.endpoint, quota.replied);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a quota of this endpoint counts so many flows, and so many more than
+/// at the last look, that it is worth while to see which of them are left.
+fn has_grown(quota: &Quota, endpoint: &Endpoint, gone: u32, last: Option<u32>) -> bool {
+    let counts = |flows: u32, least| (least..u32::MAX / 2).contains(&flows);
+    let kept = quota.replied.wrapping_sub(gone);
+    let more = last.is_none_or(|last| counts(quota.replied.wrapping_sub(last), MORE));
+    quota.endpoint == endpoint.id && (counts(kept, Quota::REPLIED) || counts(kept, MANY) && more)
+}
+
+/// Live flows by endpoint id.
+fn live(flows: Vec<(FlowKey, Flow)>, clock: Clock) -> BTreeMap<u32, u32> {
+    let mut live = BTreeMap::new();
+    for (key, flow) in flows {
+        if !conntrack::expired(&flow, clock) {
+            *live.entry(key.endpoint).or_default() += 1;
+        }
+    }
+    live
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_that_counts_few_flows_or_is_anothers_is_left_alone() {
+        let endpoint = Endpoint {
+            id: 7,
+            ..Endpoint::default()
+        };
+        let quota = |endpoint, replied| Quota {
+            endpoint,
+            replied,
+            ..Quota::default()
+        };
+        let grown = |quota, gone, last| has_grown(&quota, &endpoint, gone, last);
+        assert!(grown(quota(7, MANY), 0, None));
+        assert!(!grown(quota(7, MANY), 1, None));
+        assert!(!grown(quota(7, 1), 2, None), "fewer than none");
+        assert!(!grown(quota(8, MANY), 0, None));
+        assert!(!grown(quota(7, MANY), 0, Some(MANY - MORE + 1)));
+        assert!(grown(quota(7, MANY), 0, Some(MANY - MORE)));
+        assert!(!grown(quota(7, MANY), 0, Some(MANY + 1)), "it fell");
+        let full = quota(7, Quota::REPLIED);
+        assert!(grown(full, 0, Some(Quota::REPLIED)), "it lets nobody in");
+    }
+
+    #[test]
+    fn flows_past_their_timeout_are_gone() {
+        let flow = |last_seen| Flow {
+            last_seen,
+            timeout: 30,
+            ..Flow::EMPTY
+        };
+        let key = |endpoint| FlowKey {
+            endpoint,
+            ..FlowKey::default()
+        };
+        let clock = Clock {
+            now: 10_000,
+            second: 100,
+        };
+        let flows = vec![
+            (key(1), flow(7_000)),
+            (key(1), flow(6_999)),
+            (key(2), flow(10_001)),
+        ];
+        assert_eq!(live(flows, clock), BTreeMap::from([(1, 1), (2, 1)]));
+    }
+}
