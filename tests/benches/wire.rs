@@ -13,13 +13,13 @@ mod traffic;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::links::PinnedLink;
 use ringfence::datapath::{Attach, Datapath, Interface, Options};
 use ringfence_policy::tables::Tables;
+use ringfence_tests::bench;
 use ringfence_tests::packets::fixture;
 use ringfence_tests::testnet::{Net, Probe};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ impl Firewall {
 type Samples = HashMap<(Firewall, Measure), Vec<f64>>;
 
 fn main() -> Result<()> {
-    go_first()?;
+    bench::go_first()?;
     let mut builder = Net::builder();
     for name in ["callee", "caller"] {
         builder = builder.pod(name, fixture::find(name).addresses());
@@ -77,24 +77,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Whatever else runs here waits meanwhile, in whichever group it is. Threads
-/// inherit it, and the kernel keeps some of each second back for the others.
-fn go_first() -> Result<()> {
-    let pid = std::process::id().to_string();
-    let status = Command::new("chrt")
-        .args(["--fifo", "--pid", "1", &pid])
-        .stdout(Stdio::null())
-        .status()
-        .context("chrt")?;
-    ensure!(status.success(), "chrt ended with {status}");
-    Ok(())
-}
-
 fn measure(net: &Net) -> Result<Samples> {
-    let rounds = match std::env::var("RINGFENCE_BENCH_ROUNDS") {
-        Ok(rounds) => rounds.parse().context("RINGFENCE_BENCH_ROUNDS")?,
-        Err(_) => ROUNDS,
-    };
+    let rounds = bench::rounds(ROUNDS)?;
     let between = Between {
         client: &net.pod("caller")?.ns,
         server: &net.pod("callee")?.ns,

@@ -3,9 +3,11 @@
 //! the agent on them.
 
 pub mod agent;
+pub mod bench;
 pub mod clusters;
 pub mod oracle;
 pub mod packets;
+
 pub mod random;
 pub mod storm;
 pub mod testnet;

@@ -94,6 +94,8 @@ fn flags(linker: &Path) -> String {
     [
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        // 32-bit arithmetic and jumps without shifting back and forth (Linux 5.1).
+        "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         // Paths in BTF line info: the same object from every checkout.
         format!("--remap-path-prefix={}=.", paths::root().display()),

@@ -1,0 +1,91 @@
+//! The bench's own programs.
+
+use anyhow::{Context, Result};
+use aya::maps::Array;
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use ringfence_tests::packets::Frame;
+use ringfence_tests::testnet::Net;
+
+use super::cases::{Case, Program};
+
+/// The bench's own programs, over the datapath's own maps, so that the floor
+/// finds the very flows.
+pub(super) struct Own {
+    ebpf: Ebpf,
+    ifindex: u32,
+    slot: u32,
+}
+
+impl Own {
+    const PROGRAMS: [&str; 6] = [
+        "empty",
+        "floor",
+        "vary",
+        "vary_floor",
+        "vary_from_pod",
+        "vary_to_pod",
+    ];
+
+    pub(super) fn load(net: &Net, ifindex: u32, slot: u32) -> Result<Self> {
+        let object = std::env::var("RINGFENCE_BENCH_OBJECT")
+            .context("RINGFENCE_BENCH_OBJECT isn't set: run `cargo xtask bench packet`")?;
+        let version = ringfence_ebpf::abi::ABI_VERSION;
+        let ebpf = EbpfLoader::new()
+            .default_map_pin_directory(net.pin_dir().join(format!("v{version}")))
+            .load_file(&object)
+            .with_context(|| format!("can't load {object}"))?;
+        let mut own = Self {
+            ebpf,
+            ifindex,
+            slot,
+        };
+        for name in Self::PROGRAMS {
+            own.program(name)?.load()?;
+        }
+        Ok(own)
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(name);
+        let program =
+            program.with_context(|| format!("the bench's object has no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Says how the next packets are varied.
+    pub(super) fn set(&mut self, case: &Case) -> Result<()> {
+        let v4 = case.frame.source.is_ipv4();
+        // The last two bytes of source and destination, and the source port.
+        let (source, destination, port_at) = if v4 { (28, 32, 34) } else { (36, 52, 54) };
+        let peer_at = if case.program == Program::ToPod {
+            source
+        } else {
+            destination
+        };
+        let map = self
+            .ebpf
+            .map_mut("VARY")
+            .context("the bench's object has no map VARY")?;
+        // `Vary` of `ebpf/src/bpf/bench.rs`.
+        let vary = [0, case.vary, self.slot, peer_at, port_at, case.peers];
+        Array::<_, [u32; 6]>::try_from(map)?.set(0, vary, 0)?;
+        Ok(())
+    }
+
+    /// Nanoseconds a run, and whether the packet passed.
+    pub(super) fn run(&mut self, name: &str, frame: &Frame, repeat: u32) -> Result<(f64, bool)> {
+        // The start of struct __sk_buff: ingress_ifindex at 36, ifindex at 40.
+        let mut context = [0; 44];
+        context[36..40].copy_from_slice(&1_u32.to_ne_bytes());
+        context[40..44].copy_from_slice(&self.ifindex.to_ne_bytes());
+        let result = self.program(name)?.test_run(TestRunOptions {
+            data_in: Some(&frame.bytes()),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::new()
+        })?;
+        // TC_ACT_SHOT (linux/pkt_cls.h).
+        Ok((result.duration.as_nanos() as f64, result.return_value != 2))
+    }
+}
