@@ -31,7 +31,7 @@ plain! {
     u32 = 4,
     u64 = 8,
     Addr = 16,
-    Control = 16,
+    Control = 20,
     Mac = 8,
     Endpoint = 112,
     EndpointWorld = 16,
@@ -43,6 +43,9 @@ plain! {
     Identity = 16,
     FlowKey = 44,
     Flow = 64,
+    Opening = 112,
+    Bucket = 968,
+    Seed = 48,
     FragmentKey = 44,
     Fragments = 24,
     Quota = 40,
@@ -68,9 +71,10 @@ pub mod capacity {
     pub const ADDRESSES: u32 = 524_288;
     /// Replied flows.
     pub const FLOWS: u32 = 262_144;
-    /// Flows that aren't replied yet or no longer, in a table of their own so
-    /// that a flood of them can't evict replied ones.
-    pub const OPENING: u32 = 65_536;
+    /// Buckets of [`super::Bucket::WAYS`] flows that aren't replied yet or no
+    /// longer, in a table of their own so that a flood of them can't evict
+    /// replied ones. A power of two.
+    pub const OPENING: u32 = 8192;
     /// Fragmented packets whose first fragment was allowed.
     pub const FRAGMENTS: u32 = 16_384;
     /// Link-local addresses that endpoints have claimed.
@@ -119,6 +123,12 @@ impl Addr {
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
         Self(words)
+    }
+
+    /// The words as they lie in memory.
+    #[inline(always)]
+    pub const fn words(&self) -> &[u32; 4] {
+        &self.0
     }
 
     /// The bytes in network order.
@@ -272,6 +282,9 @@ pub struct Control {
     pub events_per_second: u32,
     /// Ticks of the flows' clock in a second: the kernel's `CONFIG_HZ`.
     pub ticks_per_second: u32,
+    /// Another one with every change of an entry that packets may have read: what a
+    /// CPU remembers of an older one is forgotten. 0 means that nothing is remembered.
+    pub generation: u32,
 }
 
 impl Control {
@@ -531,8 +544,8 @@ impl Identity {
     pub const IS_SERVICE: u32 = 4;
 }
 
-/// Maps `FLOWS` and `OPENING`: one connection of one endpoint, seen from the
-/// endpoint, so that both directions find it with one lookup.
+/// Key of a flow: one connection of one endpoint, seen from the endpoint, so that
+/// both directions find it with one lookup.
 ///
 /// The addresses come first and whole words follow: no implicit padding.
 #[repr(C)]
@@ -550,6 +563,18 @@ pub struct FlowKey {
     pub remote_port: u16,
     /// IANA protocol number.
     pub protocol: u32,
+}
+
+impl FlowKey {
+    /// The key of nothing.
+    pub const EMPTY: Self = Self {
+        local: Addr::UNSPECIFIED,
+        remote: Addr::UNSPECIFIED,
+        endpoint: 0,
+        local_port: 0,
+        remote_port: 0,
+        protocol: 0,
+    };
 }
 
 /// A tracked connection. Written by the kernel only.
@@ -603,6 +628,50 @@ impl Flow {
         timeout: 0,
     };
 }
+
+/// One flow of a [`Bucket`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Opening {
+    /// The flow.
+    pub flow: Flow,
+    /// Its key.
+    pub key: FlowKey,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Map `OPENING`, index = [`Seed::bucket`]: flows whose keys share a bucket.
+/// Written by the kernel only; see [`crate::opening`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bucket {
+    /// What [`Seed::tag`] makes of each flow's key, or one of the two below. All in
+    /// one line of the cache: most packets ask and find nothing.
+    pub tags: [u64; Self::WAYS],
+    /// A bit for each way that has been used since its turn to go came last.
+    pub recent: u32,
+    /// Whose turn it is to go.
+    pub turn: u32,
+    /// The flows.
+    pub flows: [Opening; Self::WAYS],
+}
+
+impl Bucket {
+    /// Flows in a bucket.
+    pub const WAYS: usize = 8;
+    /// Tag of a way that holds nothing.
+    pub const FREE: u64 = 0;
+    /// Tag of a way that some CPU is writing.
+    pub const BUSY: u64 = 1;
+}
+
+/// Map `SEED`, index 0: random numbers that make tags and buckets of keys, so that
+/// nobody outside can choose keys that meet. Written by the agent, once: what lies
+/// in `OPENING` is found by them.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seed(pub [u32; 12]);
 
 /// Map `FRAGMENTS`: a fragmented packet at one hook of one endpoint.
 #[repr(C)]

@@ -75,6 +75,8 @@ impl Datapath {
                 self.worlds
                     .write(&mut self.maps, &mut self.names, world, tables)?;
             }
+            // What CPUs remember of these addresses is over.
+            self.flip(active)?;
             false
         } else {
             self.replace(tables, &wanted, &mut failed)?;
@@ -185,6 +187,7 @@ impl Datapath {
         Ok(())
     }
 
+    /// Puts a world in force, or what has come to the one that is.
     fn flip(&mut self, world: World) -> Result<(), DatapathError> {
         let generation = self.worlds.generation + 1;
         self.maps.set_agent(AgentField::Generation, generation)?;
@@ -197,6 +200,7 @@ impl Datapath {
             },
             events_per_second: self.options.events_per_second,
             ticks_per_second: self.ticks.per_second(),
+            generation: generation as u32,
         })?;
         self.worlds.generation = generation;
         self.worlds.active = world;

@@ -1,12 +1,12 @@
 //! Counters by name, and how full the maps are.
 
-use ringfence_ebpf::abi::{Direction, DropCount, DropKey, Protocol, Reason, Stat};
+use ringfence_ebpf::abi::{Bucket, Direction, DropCount, DropKey, Protocol, Reason, Stat};
 use serde::Serialize;
 
-use super::Datapath;
 use super::error::DatapathError;
 use super::maps::{Maps, Raw, entries, map_error, max_entries};
 use super::names::Names;
+use super::{Datapath, opening};
 
 /// Denied or audited packets of one workload pair, direction, reason and protocol.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -146,10 +146,15 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
     all.push(usage("ENDPOINTS", datapath.endpoints.len()));
     all.push(usage("NAMES", datapath.names.len()));
     all.push(usage("DROPS", maps.drops.keys().flatten().count()));
-    for (name, map) in [("FLOWS", &maps.flows), ("OPENING", &maps.opening)] {
-        let capacity = max_entries(name) as usize;
-        all.push(usage(name, map.keys().take(capacity).flatten().count()));
-    }
+    let most = max_entries("FLOWS") as usize;
+    let flows = maps.flows.keys().take(most).flatten().count();
+    all.push(usage("FLOWS", flows));
+    // Its elements are buckets.
+    all.push(MapUsage {
+        name: "OPENING",
+        entries: opening::entries(maps).map_or(0, |flows| flows.len() as u64),
+        capacity: u64::from(max_entries("OPENING")) * Bucket::WAYS as u64,
+    });
     all
 }
 
@@ -158,7 +163,7 @@ pub(super) fn flow_entries(
     maps: &Maps,
 ) -> Result<Vec<(ringfence_ebpf::abi::FlowKey, ringfence_ebpf::abi::Flow)>, DatapathError> {
     let mut all = entries("FLOWS", &maps.flows)?;
-    all.extend(entries("OPENING", &maps.opening)?);
+    all.extend(opening::entries(maps)?);
     Ok(all)
 }
 

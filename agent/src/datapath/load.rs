@@ -9,12 +9,13 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ringfence_ebpf::abi::{
-    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    FragmentKey, Fragments, Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey,
+    Addr, Bucket, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
+    FragmentKey, Fragments, Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey, Seed,
 };
 
 use super::error::{DatapathError, chain};
 use super::maps::{AgentField, Hash, Maps, map_error, max_entries};
+use super::opening;
 
 /// The BPF object; empty in a build without one.
 pub(super) static OBJECT: &[u8] =
@@ -38,7 +39,8 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
     })?;
     let agent: Array<MapData, u64> =
         pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
-    let maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
+    let mut maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
+    opening::sow(&mut maps)?;
     let events = take(&mut ebpf, "EVENTS")?;
     load_programs(&mut ebpf)?;
     program(&mut ebpf, CLOCK)?
@@ -186,7 +188,7 @@ type Shape = (MapType, usize, usize);
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
     const LPM: usize = 4 + size_of::<CidrKey>();
-    let shapes: [(&'static str, Shape); 20] = [
+    let shapes: [(&'static str, Shape); 21] = [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
@@ -206,10 +208,8 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
             "FLOWS",
             (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
         ),
-        (
-            "OPENING",
-            (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
-        ),
+        ("OPENING", (MapType::Array, 4, size_of::<Bucket>())),
+        ("SEED", (MapType::Array, 4, size_of::<Seed>())),
         (
             "FRAGMENTS",
             (

@@ -4,8 +4,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
-    Addr, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
-    Plain, PortBlock, PortKey, Quota, RuleKey, capacity,
+    Addr, Bucket, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
+    Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, capacity,
 };
 
 use super::error::{DatapathError, chain};
@@ -30,7 +30,8 @@ pub(super) struct Maps {
     pub(super) ports: Hash<PortKey, PortBlock>,
     pub(super) addresses: Hash<Addr, Identity>,
     pub(super) flows: Hash<FlowKey, Flow>,
-    pub(super) opening: Hash<FlowKey, Flow>,
+    pub(super) opening: Array<MapData, Raw<Bucket>>,
+    pub(super) seed: Array<MapData, Raw<Seed>>,
     pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
     pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     pub(super) stats: PerCpuArray<MapData, u64>,
@@ -85,6 +86,7 @@ impl Maps {
             addresses: typed!("ADDRESSES"),
             flows: typed!("FLOWS"),
             opening: typed!("OPENING"),
+            seed: typed!("SEED"),
             drops: typed!("DROPS"),
             drops_other: typed!("DROPS_OTHER"),
             stats: typed!("STATS"),

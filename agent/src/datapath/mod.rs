@@ -19,6 +19,7 @@ mod load;
 mod lock;
 mod maps;
 mod names;
+mod opening;
 mod preflight;
 mod quotas;
 mod remove;

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_skb_store_bytes;
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::{Direction, Endpoint, Quota};
+use ringfence_ebpf::abi::{Direction, Endpoint, FlowKey, Quota};
 use ringfence_ebpf::packet;
 use ringfence_ebpf::verdict::Tables;
 
@@ -86,7 +86,8 @@ fn parse_and_look(ctx: &TcContext) -> i32 {
     };
     let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&Skb(ctx), packet);
-    let key = packet.flow_key(Direction::Egress, 1);
+    let mut key = FlowKey::EMPTY;
+    packet.put_flow_key(Direction::Egress, 1, &mut key);
     match maps::Maps.flow(&key) {
         // Read, so that the lookup can't be left out.
         Some(flow) if flow.state > 3 => 0,

@@ -5,6 +5,7 @@
 //! preallocated: they cost what they hold, and an element that is removed is
 //! freed after readers have left, never handed to another key under them.
 
+use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -14,12 +15,12 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
-    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, Stat, World,
+    Addr, Bucket, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
+    FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, Seed, Stat, World,
     capacity,
 };
 use ringfence_ebpf::packet::{Packet, Shape};
-use ringfence_ebpf::verdict::{PolicyTables, Scratch, Tables};
+use ringfence_ebpf::verdict::{Memo, PolicyTables, Scratch, Tables};
 
 #[map]
 static CONTROL: Array<Control> = Array::pinned(1, 0);
@@ -36,7 +37,9 @@ static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES,
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
 #[map]
-static OPENING: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::OPENING, 0);
+static OPENING: Array<Bucket> = Array::pinned(capacity::OPENING, 0);
+#[map]
+static SEED: Array<Seed> = Array::pinned(1, 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::pinned(capacity::FRAGMENTS, 0);
 #[map]
@@ -65,6 +68,10 @@ pub(super) static EVENTS: RingBuf = RingBuf::pinned(capacity::EVENTS, 0);
 /// Where program `clock` leaves what it reads: a test run returns 32 bits.
 #[map]
 pub(super) static TICKS: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Forgotten with the programs.
+#[map]
+static MEMO: PerCpuArray<Memo> = PerCpuArray::with_max_entries(Memo::ENTRIES, 0);
 
 #[map]
 static SCRATCH: PerCpuArray<OfCpu> = PerCpuArray::with_max_entries(1, 0);
@@ -124,6 +131,37 @@ pub(super) fn count(stat: Stat) {
     }
 }
 
+/// Bounds a way for the verifier.
+const LAST_WAY: usize = Bucket::WAYS - 1;
+
+/// The bucket of a key, and its tag there.
+#[inline(always)]
+fn bucket(key: &FlowKey) -> Option<(&'static mut Bucket, u64)> {
+    let tag = SEED.get(0)?.tag(key);
+    let bucket = OPENING.get_ptr_mut(Seed::bucket(tag))?;
+    // SAFETY: other CPUs write here too; see `ringfence_ebpf::opening` for why any
+    // state that they leave can be read.
+    Some((unsafe { &mut *bucket }, tag))
+}
+
+/// Sets a tag, if it still is what it was; Linux 5.12.
+#[inline(always)]
+fn exchange(tag: &mut u64, before: u64, now: u64) -> bool {
+    let found: u64;
+    // `core` has no such operation for BPF.
+    // SAFETY: an aligned element of an array, that all CPUs change in this way only.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({tag} + 0, r0, {now})",
+            tag = in(reg) core::ptr::from_mut(tag),
+            now = in(reg) now,
+            inlateout("r0") before => found,
+            options(nostack)
+        );
+    }
+    found == before
+}
+
 /// The eBPF maps as the library's tables.
 pub(super) struct Maps;
 
@@ -161,6 +199,7 @@ impl PolicyTables for Maps {
 
 impl Tables for Maps {
     type FlowRef<'a> = &'a mut Flow;
+    type MemoRef<'a> = &'a mut Memo;
     type QuotaRef<'a> = &'a mut Quota;
 
     #[inline(always)]
@@ -187,6 +226,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn memo(&self, place: u32) -> Option<&mut Memo> {
+        // SAFETY: this CPU's own element; hooks run with softirqs off.
+        MEMO.get_ptr_mut(place).map(|memo| unsafe { &mut *memo })
+    }
+
+    #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<&mut Flow> {
         // SAFETY: the element may be evicted and reused under us. Its fields
         // are counters, times and bytes without invalid patterns; the worst is
@@ -196,13 +241,26 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn opening(&self, key: &FlowKey) -> Option<&mut Flow> {
-        // SAFETY: as for `flow`.
-        OPENING.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+        let (bucket, tag) = bucket(key)?;
+        let way = bucket.find(tag, key)?;
+        bucket.touch(way);
+        Some(&mut bucket.flows[way & LAST_WAY].flow)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn open(&self, key: &FlowKey, flow: &Flow) -> bool {
-        OPENING.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+        let Some((bucket, tag)) = bucket(key) else {
+            return false;
+        };
+        let way = bucket.place(tag) & LAST_WAY;
+        let before = bucket.tags[way];
+        if before == Bucket::BUSY || !exchange(&mut bucket.tags[way], before, Bucket::BUSY) {
+            return false;
+        }
+        let opening = &mut bucket.flows[way];
+        opening.flow = *flow;
+        opening.key = *key;
+        exchange(&mut bucket.tags[way], Bucket::BUSY, tag)
     }
 
     #[inline(always)]
@@ -210,8 +268,11 @@ impl Tables for Maps {
         // Two CPUs may promote at once: the first one's entry stands.
         let stored = FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_ok()
             || FLOWS.get_ptr(key).is_some();
-        if stored {
-            let _ = OPENING.remove(key);
+        if stored
+            && let Some((bucket, tag)) = bucket(key)
+            && let Some(way) = bucket.find(tag, key)
+        {
+            exchange(&mut bucket.tags[way & LAST_WAY], tag, Bucket::FREE);
         }
         stored
     }
@@ -220,7 +281,7 @@ impl Tables for Maps {
     fn demote(&self, key: &FlowKey, flow: &mut Flow) -> bool {
         // There first: there is no moment without it. Only who takes it out
         // counts it.
-        OPENING.insert(key, &*flow, u64::from(BPF_ANY)).is_ok() && FLOWS.remove(key).is_ok()
+        self.open(key, flow) && FLOWS.remove(key).is_ok()
     }
 
     #[inline(always)]

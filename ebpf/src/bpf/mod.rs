@@ -87,36 +87,31 @@ fn context(skb: &__sk_buff, control: Control, slot: u32) -> Context {
 fn pod(ctx: &TcContext, direction: Direction) -> i32 {
     // SAFETY: the kernel passes a valid __sk_buff to classifiers.
     let skb = unsafe { &*ctx.skb.skb };
-    let control = maps::control();
-    let found = verdict::find(&Maps, skb.ifindex);
-    let context = context(skb, control, found.map_or(0, |(slot, _)| slot));
-    let frame = Skb(ctx);
     let Some(scratch) = maps::scratch() else {
         // A per-CPU array of one has element 0; the verifier wants to hear it.
         return TC_ACT_SHOT;
     };
+    let control = maps::control();
+    let found = verdict::find(&Maps, skb.ifindex);
+    let slot = found.map_or(0, |(slot, _)| slot);
+    let context = scratch.context.write(context(skb, control, slot));
+    let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&frame, packet);
     let room = &mut scratch.room;
     let verdict = match found {
         None => verdict::unknown_endpoint(&control, direction, &room.noted),
         Some((_, endpoint)) => match direction {
-            Direction::Egress => verdict::from_pod(&Maps, &context, endpoint, &frame, packet, room),
-            Direction::Ingress => verdict::to_pod(&Maps, &context, endpoint, &frame, packet, room),
+            Direction::Egress => verdict::from_pod(&Maps, context, endpoint, &frame, packet, room),
+            Direction::Ingress => verdict::to_pod(&Maps, context, endpoint, &frame, packet, room),
         },
     };
     if direction == Direction::Egress {
-        tag(ctx, Tag::new(context.slot, verdict.service));
+        tag(ctx, Tag::new(slot, verdict.service));
     }
     #[cfg(feature = "debug-log")]
-    log(
-        ctx,
-        context.slot,
-        packet,
-        verdict,
-        &scratch.room.noted.get(),
-    );
-    finish(&context, packet, verdict, &scratch.room.noted)
+    log(ctx, slot, packet, verdict, &scratch.room.noted.get());
+    finish(context, packet, verdict, &scratch.room.noted)
 }
 
 #[inline(always)]
@@ -127,22 +122,23 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     if !carried.service() {
         return TC_ACT_UNSPEC;
     }
-    let context = context(skb, maps::control(), carried.slot());
-    let frame = Skb(ctx);
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
+    let context = context(skb, maps::control(), carried.slot());
+    let context = scratch.context.write(context);
+    let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);
     if link_header {
         packet::parse(&frame, packet);
     } else {
         packet::parse_l3(&frame, u16::from_be(skb.protocol as u16), packet);
     }
-    let verdict = verdict::to_network(&Maps, &context, packet, &scratch.room.noted);
+    let verdict = verdict::to_network(&Maps, context, packet, &scratch.room.noted);
     if verdict.passes(&scratch.room.noted) {
         tag(ctx, Tag::new(carried.slot(), false));
     }
-    finish(&context, packet, verdict, &scratch.room.noted)
+    finish(context, packet, verdict, &scratch.room.noted)
 }
 
 /// Says what became of one packet in 64. Costs a microsecond and room in the

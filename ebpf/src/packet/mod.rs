@@ -20,13 +20,17 @@ pub use parse::{parse_any, parse_l3, quoted};
 /// What was in it is of no meaning.
 ///
 /// Most frames are plain, and read in one piece; [`parse_any`] says the same of
-/// them, only slower. A function of its own: the verifier walks what comes after
-/// it once, not once for each shape that a packet can have.
-#[inline(never)]
+/// them, only slower.
+#[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     if !plain::parse(frame, packet) {
-        parse_any(frame, packet);
+        parse_odd(frame, packet);
     }
+}
+
+#[inline(never)]
+fn parse_odd<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
+    parse_any(frame, packet);
 }
 
 /// A frame as the hook sees it, from the Ethernet header on.
@@ -234,16 +238,8 @@ impl Packet {
             && self.destination.is_group_v6()
     }
 
-    /// The key of its flow, seen from the endpoint.
-    #[inline(always)]
-    pub fn flow_key(&self, direction: Direction, endpoint: u32) -> FlowKey {
-        let mut key = FlowKey::default();
-        self.put_flow_key(direction, endpoint, &mut key);
-        key
-    }
-
-    /// The same, written where it is to lie: a copy of it costs what ten loads and
-    /// stores cost.
+    /// The key of its flow, seen from the endpoint, written where it is to lie: a
+    /// copy of it costs what ten loads and stores cost.
     #[inline(always)]
     pub fn put_flow_key(&self, direction: Direction, endpoint: u32, key: &mut FlowKey) {
         key.endpoint = endpoint;

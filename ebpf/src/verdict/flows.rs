@@ -59,19 +59,24 @@ impl<T: Tables> Path<'_, T> {
     }
 
     /// The same among the flows that aren't replied yet or no longer.
-    #[inline(never)]
+    #[inline(always)]
     fn not_replied(&self, track: &mut Track) -> Found {
-        let Some(mut flow) = self.tables.opening(&track.key) else {
-            return Found::Absent(Known::Nothing);
-        };
+        match self.tables.opening(&track.key) {
+            Some(flow) => self.not_replied_yet(&track.key, flow),
+            None => Found::Absent(Known::Nothing),
+        }
+    }
+
+    #[inline(never)]
+    fn not_replied_yet(&self, key: &FlowKey, mut flow: T::FlowRef<'_>) -> Found {
         let before = flow.state;
-        let found = self.take_in(&mut flow, &track.key);
+        let found = self.take_in(&mut flow, key);
         if matches!(found, Found::Passes(_)) {
             if before == State::Opening as u8 && flow.state != before {
                 self.answered();
             }
             if flow.state == State::Replied as u8 {
-                self.replied(&track.key, flow);
+                self.replied(key, flow);
             }
         }
         found
@@ -142,13 +147,18 @@ impl<T: Tables> Path<'_, T> {
     #[inline(never)]
     fn again(&self, flow: &Flow, key: &FlowKey) -> Policy {
         let by_pod = flow.opened_by == Direction::Egress as u8;
-        let peer = self.peer(&key.remote);
+        let (direction, port) = if by_pod {
+            (Direction::Egress, key.remote_port)
+        } else {
+            (Direction::Ingress, key.local_port)
+        };
+        let peer = self.judge(direction, &key.remote, key.protocol as u8, port);
         if flow.flags & Flow::ALWAYS != 0 {
             // The node's address may have become somebody else's.
-            let kept = !by_pod || peer.identity.flags & Identity::IS_THIS_NODE != 0;
+            let kept = !by_pod || peer.flags & Identity::IS_THIS_NODE != 0;
             return if kept { Policy::Allow } else { Policy::Deny };
         }
-        if flow.flags & Flow::SERVICE != 0 && self.leads_to_service(&peer) {
+        if flow.flags & Flow::SERVICE != 0 && self.leads_to_service(peer.flags) {
             // Which backend it is shows in its opener's packets only.
             return Policy::Allow;
         }
@@ -156,18 +166,18 @@ impl<T: Tables> Path<'_, T> {
             // Who it is shows in its opener's packets only: until then it stays old.
             return Policy::Audit;
         }
-        let (direction, port) = if by_pod {
-            (Direction::Egress, key.remote_port)
-        } else {
-            (Direction::Ingress, key.local_port)
-        };
-        self.ask(direction, &peer, key.protocol as u8, port)
+        peer.policy
     }
 
     /// Whether it is an ICMP error about a live flow of this endpoint, which
     /// path-MTU discovery can't do without.
     #[inline(never)]
-    pub(super) fn related<F: Frame + ?Sized>(&self, frame: &F, inner: &mut Packet) -> bool {
+    pub(super) fn related<F: Frame + ?Sized>(
+        &self,
+        frame: &F,
+        inner: &mut Packet,
+        key: &mut FlowKey,
+    ) -> bool {
         if self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return false;
         }
@@ -180,13 +190,13 @@ impl<T: Tables> Path<'_, T> {
             return false;
         }
         // The packet that met the error went the other way.
-        let key = inner.flow_key(self.direction.reverse(), self.endpoint.id);
+        inner.put_flow_key(self.direction.reverse(), self.endpoint.id, key);
         let live = |flow: &Flow| {
             flow.epoch == self.half.epoch && !conntrack::expired(flow, self.context.clock)
         };
-        match self.tables.flow(&key) {
+        match self.tables.flow(key) {
             Some(flow) => live(&flow),
-            None => self.tables.opening(&key).is_some_and(|flow| live(&flow)),
+            None => self.tables.opening(key).is_some_and(|flow| live(&flow)),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod flows;
 mod fragments;
+mod memo;
 mod network;
 mod path;
 mod pod;
@@ -22,6 +23,7 @@ use crate::abi::{
 use crate::conntrack::Clock;
 use crate::packet::Packet;
 
+pub use memo::Memo;
 pub use network::to_network;
 pub use pod::{from_pod, to_pod};
 pub use policy::{Policy, PolicyTables, in_set, policy};
@@ -105,6 +107,8 @@ impl Noted {
 pub struct Scratch {
     /// For the packet that is decided.
     pub packet: MaybeUninit<Packet>,
+    /// For what else the hook knows of it.
+    pub context: MaybeUninit<Context>,
     /// For everything else.
     pub room: Room,
 }
@@ -115,6 +119,8 @@ pub struct Room {
     /// What there is to count, where the verdict says so. Not in the verdict
     /// itself: the verifier would walk what follows once for each value.
     pub noted: Cell<Noted>,
+    /// Whether the sender's egress is what was noted; in memory for the same reason.
+    by_sender: bool,
     work: Work,
 }
 
@@ -122,6 +128,10 @@ pub struct Room {
 struct Work {
     /// The packet that an ICMP error quotes.
     inner: MaybeUninit<Packet>,
+    /// The key of its flow.
+    quoted: FlowKey,
+    /// The address by which the other end is judged.
+    judged: Addr,
     track: Track,
 }
 
@@ -140,20 +150,17 @@ impl Scratch {
     pub const fn empty() -> Self {
         Self {
             packet: MaybeUninit::uninit(),
+            context: MaybeUninit::uninit(),
             room: Room {
                 noted: Cell::new(Noted::NOBODY),
+                by_sender: false,
                 work: Work {
                     inner: MaybeUninit::uninit(),
+                    quoted: FlowKey::EMPTY,
+                    judged: Addr::UNSPECIFIED,
                     track: Track {
                         flow: Flow::EMPTY,
-                        key: FlowKey {
-                            local: Addr::UNSPECIFIED,
-                            remote: Addr::UNSPECIFIED,
-                            endpoint: 0,
-                            local_port: 0,
-                            remote_port: 0,
-                            protocol: 0,
-                        },
+                        key: FlowKey::EMPTY,
                     },
                 },
             },

@@ -36,12 +36,14 @@ impl<T: Tables> Path<'_, T> {
         if self.packet.shape != Shape::Ip || self.context.vlan {
             return self.without_flow();
         }
-        let peer = self.peer(&self.packet.destination);
-        if self.enters_tunnel(&peer) {
+        let packet = self.packet;
+        let (to, port) = (&packet.destination, packet.destination_port);
+        let peer = self.judge(Direction::Egress, to, packet.protocol, port);
+        if self.enters_tunnel(peer.workload, peer.flags) {
             return self.deny(Reason::Tunnel);
         }
         // A pod may call itself through its own Service.
-        if flags & JUDGED == 0 || endpoint_owns(self.endpoint, &self.packet.destination) {
+        if flags & JUDGED == 0 || endpoint_owns(self.endpoint, to) {
             return Verdict::ALLOW;
         }
         let note =
@@ -50,13 +52,12 @@ impl<T: Tables> Path<'_, T> {
             note(Reason::Quarantine, self.auditing())
         } else if flags & EndpointWorld::EGRESS_ISOLATED != 0
             // A node's address may be a Service's too, and is resolved as it is.
-            && peer.identity.flags & (Identity::IS_SERVICE | Identity::IS_NODE)
+            && peer.flags & (Identity::IS_SERVICE | Identity::IS_NODE)
                 == Identity::IS_SERVICE
         {
             note(Reason::UnresolvedService, self.auditing())
         } else {
-            let port = self.packet.destination_port;
-            match self.ask(Direction::Egress, &peer, self.packet.protocol, port) {
+            match peer.policy {
                 Policy::Allow => Verdict::ALLOW,
                 Policy::Audit => note(Reason::Policy, true),
                 Policy::Deny => note(Reason::Policy, self.auditing()),

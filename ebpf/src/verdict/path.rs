@@ -3,6 +3,7 @@
 use core::cell::Cell;
 
 use super::flows::New;
+use super::memo::{Asks, Memo, Peer};
 use super::policy::policy_of_class;
 use super::{Context, Noted, Policy, Tables, Track, Verdict, half};
 use crate::abi::{Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, Stat};
@@ -30,17 +31,6 @@ pub(super) struct Path<'a, T: Tables> {
     pub(super) noted: &'a Cell<Noted>,
     pub(super) hook: Hook,
     pub(super) direction: Direction,
-}
-
-/// Who is at the other end.
-#[derive(Clone, Copy)]
-pub(super) struct Peer {
-    /// The address by which it is judged.
-    pub(super) addr: Addr,
-    /// What is known of that address.
-    pub(super) identity: Identity,
-    /// Its workload, which a tag may know better.
-    pub(super) workload: u32,
 }
 
 /// What the flow tables hold under a packet's key.
@@ -167,7 +157,7 @@ impl<'a, T: Tables> Path<'a, T> {
         &self,
         track: &mut Track,
         known: Known,
-        peer: &Peer,
+        (peer, addr): (&Peer, &Addr),
         flags: u8,
     ) -> Verdict {
         let (source, destination) = match self.direction {
@@ -177,10 +167,9 @@ impl<'a, T: Tables> Path<'a, T> {
         if self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return self.note(Reason::Quarantine, self.auditing(), source, destination);
         }
-        let port = self.packet.destination_port;
-        let asked = self.ask(self.direction, peer, self.packet.protocol, port);
+        let asked = peer.policy;
         if asked == Policy::Deny {
-            if self.picks_up(known, peer) {
+            if self.picks_up(known, addr) {
                 // It goes on as the flow that its other end opened.
                 self.adopt(track, peer.workload);
                 return Verdict::ALLOW;
@@ -224,32 +213,38 @@ impl<'a, T: Tables> Path<'a, T> {
         Verdict::ALLOW
     }
 
-    #[inline(never)]
-    pub(super) fn ask(&self, direction: Direction, peer: &Peer, protocol: u8, port: u16) -> Policy {
-        let (tables, world) = (self.tables, self.context.control.world);
-        let class = || match peer.identity.class(world) {
-            Identity::BY_PREFIX => tables.class_by_prefix(world, &peer.addr),
-            class => class,
+    /// Who is at an address, and what policy says of a packet from or to there.
+    #[inline(always)]
+    pub(super) fn judge(&self, direction: Direction, addr: &Addr, protocol: u8, port: u16) -> Peer {
+        let (ruleset, asks) = Asks::of(self.half, direction, protocol, port);
+        let place = Memo::place(addr, ruleset, asks);
+        let Some(mut memo) = self.tables.memo(place) else {
+            return Peer::UNKNOWN;
         };
-        policy_of_class(tables, world, self.half, direction, class, protocol, port)
+        if !memo.answers(addr, ruleset, asks, self.context.control.generation) {
+            self.look_up(addr, ruleset, asks, &mut memo);
+        }
+        memo.peer()
     }
 
-    /// Who holds an address.
-    #[inline(always)]
-    pub(super) fn peer(&self, addr: &Addr) -> Peer {
-        let identity = self.tables.identity(addr);
-        Peer {
-            addr: *addr,
-            identity,
-            workload: identity.workload,
-        }
+    /// The same from the tables.
+    #[inline(never)]
+    fn look_up(&self, addr: &Addr, ruleset: u32, asks: Asks, memo: &mut Memo) {
+        let (tables, control) = (self.tables, &self.context.control);
+        let identity = tables.identity(addr);
+        let class = || match identity.class(control.world) {
+            Identity::BY_PREFIX => tables.class_by_prefix(control.world, addr),
+            class => class,
+        };
+        let policy = policy_of_class(tables, control.world, ruleset, class, asks);
+        memo.note((addr, ruleset, asks), control.generation, &identity, policy);
     }
 
     /// Whether an unknown TCP packet may be the reply of a connection that was
     /// open before the endpoint came under management. A bounded window: a FIN
     /// to an open port gets silence, so loose pick-up is a port scanner.
     #[inline(always)]
-    fn picks_up(&self, known: Known, peer: &Peer) -> bool {
+    fn picks_up(&self, known: Known, addr: &Addr) -> bool {
         use packet::tcp;
         self.packet.protocol == packet::protocol::TCP
             && self.endpoint.pickup_until != 0
@@ -257,21 +252,24 @@ impl<'a, T: Tables> Path<'a, T> {
             // What has an entry was tracked, and policy has taken it back.
             && known == Known::Nothing
             && self.tables.monotonic() < self.endpoint.pickup_until
-            && self.ask(
-                self.direction.reverse(),
-                peer,
-                self.packet.protocol,
-                self.packet.source_port,
-            ) != Policy::Deny
+            && self.would_be_opened(addr)
+    }
+
+    /// Whether policy lets the other end open the connection of which this packet
+    /// would be an answer.
+    #[inline(never)]
+    fn would_be_opened(&self, addr: &Addr) -> bool {
+        let port = self.packet.source_port;
+        let peer = self.judge(self.direction.reverse(), addr, self.packet.protocol, port);
+        peer.policy != Policy::Deny
     }
 
     /// Whether the packet is for a tunnel's end on a node: what is inside would
     /// come out there with any source. Only pods' addresses are known to be no
     /// node's: it may have more of them than the cluster says.
     #[inline(always)]
-    pub(super) fn enters_tunnel(&self, peer: &Peer) -> bool {
-        self.packet.is(packet::mark::TUNNEL)
-            && (peer.identity.workload < Identity::FIRST || peer.identity.flags != 0)
+    pub(super) fn enters_tunnel(&self, workload: u32, flags: u32) -> bool {
+        self.packet.is(packet::mark::TUNNEL) && (workload < Identity::FIRST || flags != 0)
     }
 
     /// The sender's endpoint on this node, by its tag.
@@ -287,15 +285,15 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 
     /// The flow of a packet that a first look has let through, and the flags of
-    /// what it leads to.
+    /// what it leads to: bits of [`Flow`], from bits of [`Identity`].
     #[inline(always)]
-    pub(super) fn flags(&self, identity: &Identity) -> u8 {
+    pub(super) fn flags(&self, who: u32) -> u8 {
         let mut flags = 0;
-        if identity.flags & (Identity::IS_NODE | Identity::IS_SERVICE) != 0 {
+        if who & (Identity::IS_NODE | Identity::IS_SERVICE) != 0 {
             // A node's port may lead anywhere (NodePort, hostPort).
             flags |= Flow::SERVICE;
         }
-        if identity.flags & Identity::IS_THIS_NODE != 0 {
+        if who & Identity::IS_THIS_NODE != 0 {
             flags |= Flow::ALWAYS;
         }
         flags

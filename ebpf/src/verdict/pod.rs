@@ -1,9 +1,9 @@
 //! The two hooks of a pod's host-side device.
 
 use super::flows::Found;
-use super::path::{Hook, Known, Path, Peer};
+use super::path::{Hook, Known, Path};
 use super::{Context, Noted, Room, Tables, Verdict, Work, endpoint_owns};
-use crate::abi::{Addr, Endpoint, EndpointWorld, Flow, Identity, Reason};
+use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason};
 use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
 use crate::spoof;
 
@@ -36,7 +36,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         return path.without_flow();
     }
     // Before flows: one that the other side has opened may lead to a tunnel too.
-    if packet.is(mark::TUNNEL) && path.enters_tunnel(&path.peer(&packet.destination)) {
+    if packet.is(mark::TUNNEL) && path.is_for_tunnel() {
         return path.deny(Reason::Tunnel);
     }
     let verdict = match path.established(&mut room.work.track) {
@@ -72,9 +72,11 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     if !egress.passes(path.noted) {
         return egress;
     }
+    room.by_sender = egress.noted;
     if packet.shape != Shape::Ip || context.vlan {
         let verdict = path.without_flow();
-        return if verdict.noted { verdict } else { egress };
+        let noted = verdict.noted || room.by_sender;
+        return Verdict { noted, ..verdict };
     }
     let verdict = match path.established(&mut room.work.track) {
         Found::Passes(_) => return path.followed(Verdict::ALLOW),
@@ -83,15 +85,13 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     };
     // What was only noted of the sender's egress is counted with the packet
     // that opens the flow, unless this end has more to say.
-    if !verdict.noted && egress.noted {
-        return path.followed(egress);
-    }
-    path.followed(verdict)
+    let noted = verdict.noted || room.by_sender;
+    path.followed(Verdict { noted, ..verdict })
 }
 
 impl<T: Tables> Path<'_, T> {
     /// Decides on a packet from the pod that belongs to no flow.
-    #[inline(never)]
+    #[inline(always)]
     fn opens_from_pod<F: Frame + ?Sized>(
         &self,
         frame: &F,
@@ -105,13 +105,19 @@ impl<T: Tables> Path<'_, T> {
         if self.is_related(frame, work) {
             return Verdict::ALLOW;
         }
-        let peer = self.peer(to);
-        let flags = self.flags(&peer.identity);
+        let packet = self.packet;
+        let peer = self.judge(
+            Direction::Egress,
+            to,
+            packet.protocol,
+            packet.destination_port,
+        );
+        let flags = self.flags(peer.flags);
         let track = &mut work.track;
-        let verdict = if flags & Flow::ALWAYS != 0 || self.leads_to_service(&peer) {
+        let verdict = if flags & Flow::ALWAYS != 0 || self.leads_to_service(peer.flags) {
             self.always(track, known, peer.workload, flags)
         } else {
-            self.decide(track, known, &peer, flags)
+            self.decide(track, known, (&peer, to), flags)
         };
         Verdict {
             service: flags & Flow::SERVICE != 0,
@@ -142,8 +148,10 @@ impl<T: Tables> Path<'_, T> {
             return self.always(track, known, sender.workload, Flow::ALWAYS);
         }
         let source = &self.packet.source;
-        let addr = sender.map_or(*source, |sender| peer_address(sender, source));
-        let mut peer = self.peer(&addr);
+        let addr = &mut work.judged;
+        *addr = sender.map_or(*source, |sender| peer_address(sender, source));
+        let port = packet.destination_port;
+        let mut peer = self.judge(Direction::Ingress, addr, packet.protocol, port);
         let mut flags = 0;
         if let Some(sender) = sender {
             peer.workload = sender.workload;
@@ -151,7 +159,7 @@ impl<T: Tables> Path<'_, T> {
                 flags = Flow::MASQUERADED;
             }
         }
-        self.decide(track, known, &peer, flags)
+        self.decide(track, known, (&peer, addr), flags)
     }
 
     /// Lets the fragments follow that belong to a packet that passes.
@@ -165,17 +173,24 @@ impl<T: Tables> Path<'_, T> {
 
     #[inline(always)]
     fn is_related<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work) -> bool {
-        self.packet.is(mark::ERROR) && self.related(frame, work.inner.write(Packet::EMPTY))
+        self.packet.is(mark::ERROR)
+            && self.related(frame, work.inner.write(Packet::EMPTY), &mut work.quoted)
     }
 
     /// Whether the peer is a Service's address, so that this end can't know yet
     /// whom the packet is for: that is decided where it arrives. Where the tag
     /// doesn't get that far, and for a pod that is cut off, the address is judged.
     #[inline(always)]
-    pub(super) fn leads_to_service(&self, peer: &Peer) -> bool {
-        peer.identity.flags & Identity::IS_SERVICE != 0
+    pub(super) fn leads_to_service(&self, flags: u32) -> bool {
+        flags & Identity::IS_SERVICE != 0
             && self.half.flags & EndpointWorld::QUARANTINE == 0
             && self.endpoint.flags & Endpoint::TAG_LOST == 0
+    }
+
+    #[inline(never)]
+    fn is_for_tunnel(&self) -> bool {
+        let identity = self.tables.identity(&self.packet.destination);
+        self.enters_tunnel(identity.workload, identity.flags)
     }
 
     /// The decision that `from_pod` couldn't take: the egress of a sender on this

@@ -1,5 +1,6 @@
 //! What the compiled tables say of one packet in one direction.
 
+use super::memo::Asks;
 use crate::abi::{Addr, Direction, EndpointWorld, Grant, PortKey, PortSet, World};
 
 /// The policy tables of both worlds, read-only to the datapath.
@@ -41,8 +42,8 @@ pub fn policy<T: PolicyTables + ?Sized>(
     protocol: u8,
     port: u16,
 ) -> Policy {
-    let class = || tables.class(world, peer);
-    policy_of_class(tables, world, half, direction, class, protocol, port)
+    let (ruleset, asks) = Asks::of(half, direction, protocol, port);
+    policy_of_class(tables, world, ruleset, || tables.class(world, peer), asks)
 }
 
 /// The same for a peer whose class is found elsewhere, and only if it matters.
@@ -50,27 +51,15 @@ pub fn policy<T: PolicyTables + ?Sized>(
 pub(super) fn policy_of_class<T: PolicyTables + ?Sized>(
     tables: &T,
     world: World,
-    half: &EndpointWorld,
-    direction: Direction,
+    ruleset: u32,
     class: impl FnOnce() -> u32,
-    protocol: u8,
-    port: u16,
+    asks: Asks,
 ) -> Policy {
-    let (ruleset, isolated, staged) = match direction {
-        Direction::Ingress => (
-            half.ingress,
-            half.flags & EndpointWorld::INGRESS_ISOLATED != 0,
-            half.flags & EndpointWorld::INGRESS_STAGED != 0,
-        ),
-        Direction::Egress => (
-            half.egress,
-            half.flags & EndpointWorld::EGRESS_ISOLATED != 0,
-            half.flags & EndpointWorld::EGRESS_STAGED != 0,
-        ),
-    };
+    let (isolated, staged) = (asks.is(Asks::ISOLATED), asks.is(Asks::STAGED));
     if !isolated && !staged {
         return Policy::Allow;
     }
+    let (protocol, port) = (asks.protocol(), asks.port());
     let grant = tables.grant(world, ruleset, class());
     if isolated && !in_set(tables, world, grant.enforced, protocol, port) {
         return Policy::Deny;

@@ -2,7 +2,7 @@
 
 use core::ops::DerefMut;
 
-use super::PolicyTables;
+use super::{Memo, PolicyTables};
 use crate::abi::{
     Addr, Claim, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Identity, Quota, Stat, World,
 };
@@ -11,6 +11,10 @@ use crate::abi::{
 pub trait Tables: PolicyTables {
     /// A flow that may be changed in place.
     type FlowRef<'a>: DerefMut<Target = Flow>
+    where
+        Self: 'a;
+    /// What a CPU remembers.
+    type MemoRef<'a>: DerefMut<Target = Memo>
     where
         Self: 'a;
     /// An endpoint's quota.
@@ -24,6 +28,9 @@ pub trait Tables: PolicyTables {
     fn identity(&self, addr: &Addr) -> Identity;
     /// The peer class that prefixes give an address.
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32;
+
+    /// What this CPU remembers at a place below [`Memo::ENTRIES`].
+    fn memo(&self, place: u32) -> Option<Self::MemoRef<'_>>;
 
     /// A replied flow, live or not.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;

@@ -4,12 +4,12 @@ use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
-    Addr, Claim, Control, Direction, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Grant,
-    Identity, Mac, PortKey, Protocol, Quota, Stat, Tag, World,
+    Addr, Bucket, Claim, Control, Direction, Endpoint, Flow, FlowKey, FragmentKey, Fragments,
+    Grant, Identity, Mac, Opening, PortKey, Protocol, Quota, Seed, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Packet};
-use ringfence_ebpf::verdict::{self, Context, PolicyTables, Scratch, Tables};
+use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
 
 use super::fixture::{self, PODS, Pod};
@@ -19,6 +19,11 @@ use super::step::{Expected, Series, Source, Step};
 const FIRST_IFINDEX: u32 = 100;
 /// An interface that nobody manages.
 const UNMANAGED: u32 = 99;
+/// Buckets of opening flows: fewer than the kernel has, for they are made anew
+/// for each test.
+const BUCKETS: u32 = 64;
+/// Any will do.
+const SEED: Seed = Seed([11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]);
 /// A second, in ticks of the datapath's clock.
 pub const SECOND: u64 = 1000;
 
@@ -30,7 +35,8 @@ pub struct Host {
     workloads: Vec<String>,
     identities: HashMap<Addr, Identity>,
     flows: RefCell<HashMap<FlowKey, Flow>>,
-    opening: RefCell<HashMap<FlowKey, Flow>>,
+    opening: RefCell<Vec<Bucket>>,
+    memos: RefCell<Vec<Memo>>,
     quotas: RefCell<HashMap<u32, Quota>>,
     fragments: RefCell<HashMap<FragmentKey, Fragments>>,
     claims: RefCell<HashMap<Addr, Claim>>,
@@ -53,13 +59,17 @@ impl Host {
             workloads: Vec::new(),
             identities: HashMap::new(),
             flows: RefCell::default(),
-            opening: RefCell::default(),
+            opening: RefCell::new(vec![Bucket::default(); BUCKETS as usize]),
+            memos: RefCell::new(vec![Memo::default(); Memo::ENTRIES as usize]),
             quotas: RefCell::default(),
             fragments: RefCell::default(),
             claims: RefCell::default(),
             stats: RefCell::default(),
             drops: BTreeMap::new(),
-            control: Control::default(),
+            control: Control {
+                generation: 1,
+                ..Control::default()
+            },
             now: 1000 * SECOND,
             last: Packet::EMPTY,
         };
@@ -135,7 +145,10 @@ impl Host {
 
     /// Live and dead flows, replied and unreplied ones.
     pub fn flow_count(&self) -> (usize, usize) {
-        (self.flows.borrow().len(), self.opening.borrow().len())
+        let opening = self.opening.borrow();
+        let tags = opening.iter().flat_map(|bucket| bucket.tags);
+        let opening = tags.filter(|tag| *tag != Bucket::FREE).count();
+        (self.flows.borrow().len(), opening)
     }
 
     /// Runs a step's hook and counts as the hooks do.
@@ -229,18 +242,34 @@ impl PolicyTables for Host {
     }
 }
 
-type Table = RefCell<HashMap<FlowKey, Flow>>;
+type FlowTable = RefCell<HashMap<FlowKey, Flow>>;
 
-fn find<'a>(table: &'a Table, key: &FlowKey) -> Option<RefMut<'a, Flow>> {
+fn find<'a>(table: &'a FlowTable, key: &FlowKey) -> Option<RefMut<'a, Flow>> {
     RefMut::filter_map(table.borrow_mut(), |flows| flows.get_mut(key)).ok()
+}
+
+impl Host {
+    /// The bucket of a key, and its tag there.
+    fn bucket(&self, key: &FlowKey) -> (RefMut<'_, Bucket>, u64) {
+        let tag = SEED.tag(key);
+        let number = Seed::bucket(tag) % BUCKETS;
+        let buckets = self.opening.borrow_mut();
+        (RefMut::map(buckets, |all| &mut all[number as usize]), tag)
+    }
 }
 
 impl Tables for Host {
     type FlowRef<'a> = RefMut<'a, Flow>;
+    type MemoRef<'a> = RefMut<'a, Memo>;
     type QuotaRef<'a> = RefMut<'a, Quota>;
 
     fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
         self.endpoints.get(&slot)
+    }
+
+    fn memo(&self, place: u32) -> Option<RefMut<'_, Memo>> {
+        let memos = self.memos.borrow_mut();
+        RefMut::filter_map(memos, |memos| memos.get_mut(place as usize)).ok()
     }
 
     fn identity(&self, addr: &Addr) -> Identity {
@@ -256,11 +285,24 @@ impl Tables for Host {
     }
 
     fn opening(&self, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
-        find(&self.opening, key)
+        let (bucket, tag) = self.bucket(key);
+        RefMut::filter_map(bucket, |bucket| {
+            let way = bucket.find(tag, key)?;
+            bucket.touch(way);
+            Some(&mut bucket.flows[way].flow)
+        })
+        .ok()
     }
 
     fn open(&self, key: &FlowKey, flow: &Flow) -> bool {
-        self.opening.borrow_mut().insert(*key, *flow);
+        let (mut bucket, tag) = self.bucket(key);
+        let way = bucket.place(tag);
+        bucket.tags[way] = tag;
+        bucket.flows[way] = Opening {
+            flow: *flow,
+            key: *key,
+            pad: 0,
+        };
         true
     }
 
@@ -268,15 +310,17 @@ impl Tables for Host {
         let moved = *flow;
         drop(flow);
         self.flows.borrow_mut().insert(*key, moved);
-        self.opening.borrow_mut().remove(key);
+        let (mut bucket, tag) = self.bucket(key);
+        if let Some(way) = bucket.find(tag, key) {
+            bucket.tags[way] = Bucket::FREE;
+        }
         true
     }
 
     fn demote(&self, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
         let moved = *flow;
         drop(flow);
-        self.opening.borrow_mut().insert(*key, moved);
-        self.flows.borrow_mut().remove(key).is_some()
+        self.open(key, &moved) && self.flows.borrow_mut().remove(key).is_some()
     }
 
     fn quota(&self, slot: u32) -> Option<RefMut<'_, Quota>> {

@@ -1,0 +1,80 @@
+//! The table of flows that aren't replied: seeded once, and read.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed, capacity};
+
+use super::error::DatapathError;
+use super::maps::{Maps, Raw, map_error};
+
+/// Gives a new table its random numbers. One that has some keeps them: what lies in
+/// it is found by them.
+pub(super) fn sow(maps: &mut Maps) -> Result<(), DatapathError> {
+    let Raw(seed) = maps
+        .seed
+        .get(&0, 0)
+        .map_err(|error| map_error("reading", "SEED", &error))?;
+    if seed != Seed::default() {
+        return Ok(());
+    }
+    let seed = random().map_err(|error| DatapathError::Map {
+        operation: "finding random numbers for",
+        map: "SEED",
+        message: format!("/dev/urandom: {error}"),
+    })?;
+    maps.seed
+        .set(0, Raw(seed), 0)
+        .map_err(|error| map_error("writing", "SEED", &error))
+}
+
+fn random() -> std::io::Result<Seed> {
+    let mut urandom = File::open("/dev/urandom")?;
+    let mut seed = Seed::default();
+    for number in &mut seed.0 {
+        let mut bytes = [0; 4];
+        urandom.read_exact(&mut bytes)?;
+        *number = u32::from_ne_bytes(bytes);
+    }
+    Ok(seed)
+}
+
+/// All flows of the table, live and dead. One that a CPU writes meanwhile is left
+/// out, or is the one that was there before, or partly.
+pub(super) fn entries(maps: &Maps) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    let mut all = Vec::new();
+    for number in 0..capacity::OPENING {
+        let Raw(bucket) = maps
+            .opening
+            .get(&number, 0)
+            .map_err(|error| map_error("reading", "OPENING", &error))?;
+        all.extend(held(&bucket));
+    }
+    Ok(all)
+}
+
+fn held(bucket: &Bucket) -> impl Iterator<Item = (FlowKey, Flow)> {
+    let ways = bucket.tags.iter().zip(&bucket.flows);
+    ways.filter(|(tag, _)| **tag > Bucket::BUSY)
+        .map(|(_, opening)| (opening.key, opening.flow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ways_and_those_that_are_being_written_hold_nothing() {
+        let mut bucket = Bucket::default();
+        bucket.tags[1] = Bucket::BUSY;
+        bucket.tags[2] = 17;
+        bucket.flows[2].key.endpoint = 7;
+        let endpoints: Vec<u32> = held(&bucket).map(|(key, _)| key.endpoint).collect();
+        assert_eq!(endpoints, [7]);
+    }
+
+    #[test]
+    fn two_tables_have_different_seeds() {
+        assert_ne!(random().expect("urandom"), random().expect("urandom"));
+    }
+}
