@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ringfence_policy::compile::Compiler;
+use ringfence_policy::diff::Change;
 use ringfence_policy::index::{Index, PodKey, Scope};
 
 use crate::datapath::Interface;
@@ -35,6 +36,8 @@ pub struct Engine {
     feed: Feed,
     index: Index,
     compiler: Compiler,
+    /// What the compiler has changed since the kernel was told last.
+    change: Option<Change>,
     node: String,
     discover: Discover,
     compiled: Option<Compiled>,
@@ -80,6 +83,7 @@ impl Engine {
             feed: Feed::default(),
             index: Index::new(settings.config.clone()),
             compiler: Compiler::new(Scope::Node(settings.node_name.clone())),
+            change: None,
             node: settings.node_name.clone(),
             discover,
             compiled: None,
@@ -121,7 +125,11 @@ impl Engine {
 
     fn compile(&mut self) -> Compiled {
         self.feed.tell(&self.store, &mut self.index);
-        self.compiler.update(&mut self.index);
+        let change = self.compiler.update(&mut self.index);
+        match &mut self.change {
+            Some(earlier) => earlier.then(change),
+            None => self.change = Some(change),
+        }
         let index = &self.index;
         let wanted = self
             .compiler
@@ -208,9 +216,12 @@ impl Engine {
         let Some(compiled) = &mut self.compiled else {
             return Ok(());
         };
+        // Told once, whatever becomes of it: the datapath takes note first.
+        let change = self.change.take();
+        let change = change.unwrap_or_else(|| self.compiler.unchanged());
         let applied = shared
             .kernel()
-            .apply(self.compiler.tables(), &self.interfaces)?;
+            .apply(self.compiler.tables(), &change, &self.interfaces)?;
         let refused = applied.failed.into_iter().map(|(pod, error)| Unguarded {
             pod,
             reason: format!("its programs can't be attached: {error}"),
@@ -223,13 +234,15 @@ impl Engine {
             .collect();
         if compiled.fresh {
             compiled.fresh = false;
-            shared.metrics.applied(began.elapsed());
+            let at = applied.in_force_at.unwrap_or_else(Instant::now);
+            let took = at.saturating_duration_since(began);
+            shared.metrics.applied(took);
             tracing::info!(
                 generation = applied.generation,
                 flipped = applied.flipped,
                 endpoints = self.interfaces.len(),
                 "policy in force after {:.1} ms",
-                began.elapsed().as_secs_f64() * 1e3,
+                took.as_secs_f64() * 1e3,
             );
         }
         Ok(())
@@ -318,9 +331,8 @@ fn row(pod: &Unguarded) -> UnguardedPod {
 /// Pods that share the node's namespace: they are the node, so nothing can stand
 /// between.
 fn host_network(index: &Index, node: &str) -> Vec<Unguarded> {
-    index
-        .pods()
-        .filter(|pod| pod.host_network() && pod.node() == Some(node))
+    let pods = index.pods_on_host_network().into_iter();
+    pods.filter(|pod| pod.node() == Some(node))
         .map(|pod| Unguarded {
             pod: pod.key(),
             reason: "host network: it is the node, and has no interface of its own".into(),

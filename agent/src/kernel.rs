@@ -1,15 +1,25 @@
 //! What the shell asks of the datapath, so that it can be tested without one.
 
+use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
 use crate::datapath::{
-    Applied, Datapath, DropSeries, EndpointState, FlowEntry, Interface, MapUsage, Stats,
+    Applied, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats,
 };
 
 /// The datapath as the rest of the agent sees it. Calls block, briefly.
 pub trait Kernel: Send + 'static {
-    /// Puts tables and interfaces in force.
-    fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied>;
+    /// Puts tables and interfaces in force, of which this differs from what the
+    /// last call was told.
+    fn apply(
+        &mut self,
+        tables: &Tables,
+        change: &Change,
+        interfaces: &[Interface],
+    ) -> anyhow::Result<Applied>;
+    /// The same with the interfaces of the last call, for changes that leave every
+    /// pod where it is.
+    fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed>;
     /// The endpoints of this node.
     fn endpoints(&mut self) -> Vec<EndpointState>;
     /// Drops and audited packets by pair of workloads.
@@ -25,8 +35,17 @@ pub trait Kernel: Send + 'static {
 }
 
 impl Kernel for Datapath {
-    fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied> {
-        Ok(Self::apply(self, tables, interfaces)?)
+    fn apply(
+        &mut self,
+        tables: &Tables,
+        change: &Change,
+        interfaces: &[Interface],
+    ) -> anyhow::Result<Applied> {
+        Ok(self.apply_change(tables, change, interfaces)?)
+    }
+
+    fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
+        Ok(Self::follow(self, tables, change)?)
     }
 
     fn endpoints(&mut self) -> Vec<EndpointState> {

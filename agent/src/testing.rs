@@ -2,11 +2,15 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
 use crate::cli::{Cli, Command};
-use crate::datapath::{Applied, DropSeries, EndpointState, FlowEntry, Interface, MapUsage, Stats};
+use crate::datapath::{
+    Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats,
+};
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -18,6 +22,8 @@ pub(crate) struct Record {
     pub(crate) tables: Tables,
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) generation: u64,
+    /// Number of the last update that was told.
+    pub(crate) seen: u64,
     pub(crate) fail: Option<String>,
     /// Why no program can be attached.
     pub(crate) refuse: Option<String>,
@@ -30,14 +36,14 @@ pub(crate) struct Record {
 pub(crate) struct FakeKernel(pub(crate) Arc<Mutex<Record>>);
 
 impl Kernel for FakeKernel {
-    fn apply(&mut self, tables: &Tables, interfaces: &[Interface]) -> anyhow::Result<Applied> {
+    fn apply(
+        &mut self,
+        tables: &Tables,
+        change: &Change,
+        interfaces: &[Interface],
+    ) -> anyhow::Result<Applied> {
+        let followed = self.follow(tables, change)?;
         let mut record = self.0.lock().unwrap();
-        if let Some(error) = &record.fail {
-            anyhow::bail!("{error}");
-        }
-        let flipped = record.tables != *tables;
-        record.generation += u64::from(flipped);
-        record.tables = tables.clone();
         record.interfaces = interfaces.to_vec();
         let refused = |error: &String| {
             let pods = interfaces.iter().map(|one| one.pod.clone());
@@ -45,10 +51,29 @@ impl Kernel for FakeKernel {
         };
         Ok(Applied {
             generation: record.generation,
-            flipped,
+            flipped: followed.flipped,
+            in_force_at: Some(followed.at),
             failed: record.refuse.as_ref().map(refused).unwrap_or_default(),
             devices: 1,
             unhooked: record.unhooked.clone(),
+        })
+    }
+
+    fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
+        let mut record = self.0.lock().unwrap();
+        assert_eq!(record.seen, change.since, "a change was lost");
+        record.seen = change.until;
+        if let Some(error) = &record.fail {
+            anyhow::bail!("{error}");
+        }
+        let flipped = record.tables != *tables;
+        record.generation += u64::from(flipped);
+        record.tables = tables.clone();
+        Ok(Followed {
+            generation: record.generation,
+            flipped,
+            at: Instant::now(),
+            refused: Vec::new(),
         })
     }
 

@@ -4,9 +4,12 @@
 mod packets;
 
 use nix::net::if_::if_nametoindex;
-use ringfence::datapath::Hook;
-use ringfence_ebpf::abi::Direction;
-use ringfence_tests::packets::fixture::address;
+use ringfence::datapath::{EndpointState, Hook, Interface};
+use ringfence_ebpf::abi::{Direction, Reason};
+use ringfence_ebpf::packet::tcp::SYN;
+use ringfence_policy::diff::Change;
+use ringfence_policy::tables::Tables;
+use ringfence_tests::packets::fixture::{self, address, find};
 use ringfence_tests::packets::step::{from_pod, to_pod};
 use ringfence_tests::packets::{Expected, Frame, Row, Source, Step, assert_no_fault, rows};
 use ringfence_tests::testnet::Mode;
@@ -117,5 +120,59 @@ fn a_flow_counts_what_was_sent_each_way() {
             assert_eq!((flow.local_port, flow.remote_port), (40_000, 53));
         }
         assert_eq!(node.datapath.flows().unwrap().len(), 2);
+    });
+}
+
+/// The interfaces that the node guards.
+fn interfaces(node: &Node) -> Vec<Interface> {
+    let endpoints = node.datapath.endpoints().into_iter();
+    let interface = |one: EndpointState| Interface {
+        mac: find(&one.pod.name).mac,
+        ifindex: one.ifindex,
+        name: one.interface,
+        pod: one.pod,
+    };
+    endpoints.map(interface).collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_address_that_joins_a_class_counts_from_its_next_packet_on() {
+    on_a_node(false, |node| {
+        let interfaces = interfaces(node);
+        let tables = fixture::tables();
+        let change = Change {
+            until: 1,
+            ..Change::between(&Tables::default(), &tables)
+        };
+        let applied = node.datapath.apply_change(&tables, &change, &interfaces);
+        assert_eq!(applied.unwrap().failed, []);
+        let call = |v4| {
+            let to = (address("stranger", v4), 8080);
+            from_pod(
+                "caller",
+                &Frame::tcp((address("caller", v4), 40_000), to, SYN),
+            )
+        };
+        for v4 in [true, false] {
+            // Twice: this CPU remembers.
+            assert_eq!(fault(node, &call(v4).drops(Reason::Policy)), None);
+            assert_eq!(fault(node, &call(v4).drops(Reason::Policy)), None);
+        }
+        let mut joined = tables.clone();
+        for v4 in [true, false] {
+            let class = tables.class_of(&address("callee", v4).into());
+            joined.classes.insert(address("stranger", v4).into(), class);
+        }
+        let change = Change {
+            since: 1,
+            until: 2,
+            ..Change::between(&tables, &joined)
+        };
+        let applied = node.datapath.apply_change(&joined, &change, &interfaces);
+        assert!(!applied.unwrap().flipped, "both worlds take it as it is");
+        for v4 in [true, false] {
+            assert_eq!(fault(node, &call(v4)), None);
+        }
     });
 }

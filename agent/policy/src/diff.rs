@@ -1,29 +1,47 @@
 //! What a new generation may take from whom.
 
+mod overlay;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     ops::RangeInclusive,
 };
 
-use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, PortBlock, PortSet};
+use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortSet};
 
 use crate::{
     compile::writer::Before,
+    delta::Keys,
     index::PodKey,
-    intern::HashMap,
-    prefix::{self, Prefix},
+    intern::{HashMap, Text},
     tables::{EndpointPolicy, Tables},
 };
+
+use overlay::Overlay;
 
 /// The difference between two generations, as far as it matters to the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Endpoints of the new generation that may lose something: their epoch
-    /// rises, so that open flows are decided anew. New endpoints are among them.
+    /// rises, so that open flows are decided anew. New endpoints are among them,
+    /// and all where some address no longer is, or only now is, a node's or a
+    /// Service's: flows with this node are allowed whatever policy says, so is
+    /// what goes to a Service before DNAT, and the packets of a flow with what has
+    /// become a Service don't say that they are to be decided after DNAT.
     pub raised: BTreeSet<PodKey>,
-    /// Whether all that differs is exact addresses added to `classes` or
-    /// `identities`: then both worlds can be written without a flip.
+    /// Whether all that differs is exact addresses added to `classes`, and names,
+    /// which are of one world: then both worlds can be written without a flip.
     pub additive: bool,
+    /// Whether endpoints came, went or have other addresses: their interfaces are
+    /// to be looked for.
+    pub relocated: bool,
+    /// The entries that differ.
+    pub keys: Keys,
+    /// Number of the compiler's update that gave the old generation.
+    pub since: u64,
+    /// Number of the one that gave the new one; 0 if neither came of an update.
+    pub until: u64,
 }
 
 impl Change {
@@ -43,9 +61,15 @@ impl Change {
                 raised.insert(key.clone());
             }
         }
+        if kinds(&old.identities) != kinds(&new.identities) {
+            raised = everybody(new);
+        }
         Self {
             raised,
             additive: additive(old, new),
+            relocated: places(old).ne(places(new)),
+            keys: Keys::between(old, new),
+            ..Self::default()
         }
     }
 
@@ -76,11 +100,46 @@ impl Change {
                 raised.insert(key.clone());
             }
         }
+        if old.changes_kinds() {
+            raised = everybody(new);
+        }
         Self {
             raised,
             additive: old.is_additive(),
+            relocated: old.relocates(),
+            keys: Keys::of(before, new),
+            ..Self::default()
         }
     }
+
+    /// Goes on with the change that followed.
+    pub fn then(&mut self, later: Self) {
+        self.raised.extend(later.raised);
+        self.additive &= later.additive;
+        self.relocated |= later.relocated;
+        self.keys.add(&later.keys);
+        self.until = later.until;
+    }
+}
+
+/// Every pod and its addresses.
+fn places(tables: &Tables) -> impl Iterator<Item = (&PodKey, &[IpAddr])> {
+    let all = tables.endpoints.iter();
+    all.map(|(key, policy)| (key, policy.addresses.as_slice()))
+}
+
+fn everybody(tables: &Tables) -> BTreeSet<PodKey> {
+    tables.endpoints.keys().cloned().collect()
+}
+
+/// Bits of an identity that decide, beyond who it is.
+const KINDS: u32 = Identity::IS_NODE | Identity::IS_THIS_NODE | Identity::IS_SERVICE;
+
+/// Addresses of nodes and Services, and what they are.
+fn kinds(identities: &BTreeMap<Addr, (Text, u32)>) -> Vec<(Addr, u32)> {
+    let all = identities.iter();
+    let kinds = all.map(|(addr, (_, flags))| (*addr, flags & KINDS));
+    kinds.filter(|(_, kinds)| *kinds != 0).collect()
 }
 
 fn additive(old: &Tables, new: &Tables) -> bool {
@@ -90,10 +149,6 @@ fn additive(old: &Tables, new: &Tables) -> bool {
         && old.ports == new.ports
         && old.endpoints == new.endpoints
         && old.classes.iter().all(kept)
-        && old
-            .identities
-            .iter()
-            .all(|(addr, who)| new.identities.get(addr) == Some(who))
 }
 
 /// Every (class before, class now) that some address goes through.
@@ -135,123 +190,6 @@ impl Old for Tables {
 fn of_set(set: u32) -> RangeInclusive<(u32, u16, u16)> {
     let set = set & PortSet::BLOCKS;
     (set, 0, 0)..=(set, u16::MAX, u16::MAX)
-}
-
-/// The generation before: the one of now, but for what was written.
-struct Overlay<'t> {
-    before: &'t Before,
-    new: &'t Tables,
-    /// `None` if they are the same.
-    cidrs: Option<BTreeMap<Prefix, u32>>,
-    /// Classes whose rule was written to, by ruleset.
-    rewritten: HashMap<u32, Vec<u32>>,
-}
-
-impl<'t> Overlay<'t> {
-    fn new(before: &'t Before, new: &'t Tables) -> Self {
-        let mut rewritten: HashMap<u32, Vec<u32>> = HashMap::default();
-        for (ruleset, class) in before.rules.keys() {
-            rewritten.entry(*ruleset).or_default().push(*class);
-        }
-        let cidrs = (!before.cidrs.is_empty()).then(|| {
-            let mut cidrs = new.cidrs.clone();
-            for (prefix, class) in &before.cidrs {
-                match class {
-                    Some(class) => cidrs.insert(*prefix, *class),
-                    None => cidrs.remove(prefix),
-                };
-            }
-            cidrs
-        });
-        Self {
-            before,
-            new,
-            cidrs,
-            rewritten,
-        }
-    }
-
-    fn by_prefix(&self, addr: &Addr, max: u8) -> u32 {
-        match &self.cidrs {
-            Some(cidrs) => prefix::longest(cidrs, addr, max).map_or(0, |(_, class)| *class),
-            None => self.new.class_by_prefix(addr, max),
-        }
-    }
-
-    /// Every (class before, class now) of an address that was written to.
-    fn moves(&self) -> BTreeSet<(u32, u32)> {
-        let mut moves = BTreeSet::new();
-        for (addr, class) in &self.before.classes {
-            let was = class.unwrap_or_else(|| self.by_prefix(addr, 128));
-            moves.insert((was, self.new.class_of(addr)));
-        }
-        for (addr, len) in self.before.cidrs.keys() {
-            let was = self.by_prefix(addr, *len);
-            moves.insert((was, self.new.class_by_prefix(addr, *len)));
-        }
-        moves
-    }
-
-    /// Every class for which a ruleset had a rule.
-    fn classes_of(&self, ruleset: u32) -> Vec<u32> {
-        let rules = self.new.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
-        let mut classes: Vec<u32> = rules.map(|((_, class), _)| *class).collect();
-        classes.extend(self.rewritten.get(&ruleset).into_iter().flatten());
-        classes
-    }
-
-    fn is_additive(&self) -> bool {
-        let Before {
-            classes,
-            cidrs,
-            rules,
-            ports,
-            endpoints,
-            identities,
-        } = self.before;
-        let new = self.new;
-        classes
-            .iter()
-            .all(|(k, old)| old.is_none() || new.classes.get(k) == old.as_ref())
-            && identities
-                .iter()
-                .all(|(k, old)| old.is_none() || new.identities.get(k) == old.as_ref())
-            && cidrs
-                .iter()
-                .all(|(k, old)| new.cidrs.get(k) == old.as_ref())
-            && rules
-                .iter()
-                .all(|(k, old)| new.rules.get(k) == old.as_ref())
-            && ports
-                .iter()
-                .all(|(k, old)| new.ports.get(k) == old.as_ref())
-            && endpoints
-                .iter()
-                .all(|(k, old)| new.endpoints.get(k) == old.as_ref())
-    }
-}
-
-impl Old for Overlay<'_> {
-    fn grant(&self, ruleset: u32, class: u32) -> Grant {
-        match self.before.rules.get(&(ruleset, class)) {
-            Some(old) => old.unwrap_or_default(),
-            None => Old::grant(self.new, ruleset, class),
-        }
-    }
-
-    fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
-        let set = set & PortSet::BLOCKS;
-        let mut blocks: BTreeMap<_, _> = Old::blocks(self.new, set).into_iter().collect();
-        for ((of, protocol, block), old) in &self.before.ports {
-            if *of == set {
-                match old {
-                    Some(bits) => blocks.insert((*protocol, *block), *bits),
-                    None => blocks.remove(&(*protocol, *block)),
-                };
-            }
-        }
-        blocks.into_iter().collect()
-    }
 }
 
 /// The half of a grant that is compared.

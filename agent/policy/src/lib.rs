@@ -18,6 +18,7 @@
 
 pub mod callers;
 pub mod config;
+pub mod delta;
 pub mod diff;
 pub mod explain;
 pub mod index;

@@ -27,23 +27,22 @@ const KEPT: &str = "the last valid form stays in force";
 pub(crate) fn of(index: &Index) -> Vec<Problem> {
     let config = &index.config;
     let mut found = Found(Vec::new());
-    for pod in index.pods().filter(|p| !p.finished) {
-        found.pod(config, "Pod", pod);
-    }
-    for pod in index.stand_ins() {
-        found.pod(config, pod.stand_in.as_deref().unwrap_or("Pod"), pod);
+    for pod in index.odd_pods() {
+        match pod.stand_in.as_deref() {
+            Some(kind) => found.pod(config, kind, pod),
+            None if pod.finished => {}
+            None => found.pod(config, "Pod", pod),
+        }
     }
     for (name, labels) in index.namespaces() {
         found.namespace(config, name, labels);
     }
-    let netpols = index.policies.iter();
-    for (namespace, (name, stored)) in
-        netpols.flat_map(|(ns, own)| own.iter().map(move |p| (ns, p)))
-    {
+    for (namespace, name) in index.odd_policies() {
+        let Some(stored) = index.policy(namespace, name) else {
+            continue;
+        };
         let object = format!("NetworkPolicy {namespace}/{name}");
-        let error = index
-            .invalid
-            .get(&(namespace.to_string(), name.to_string()));
+        let error = index.invalid.get(&(namespace.to_owned(), name.to_owned()));
         if let Some(error) = error {
             let kept = match stored.closed {
                 true => "isolates its pods and allows nothing until it is corrected",
@@ -73,6 +72,18 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
     found.0
 }
 
+/// Whether a pod with these labels has any problem.
+pub(crate) fn is_odd(config: &Config, labels: &Labels) -> bool {
+    let mut found = Found(Vec::new());
+    found.pod_labels(config, "", labels);
+    !found.0.is_empty()
+}
+
+/// Whether a policy's mode is none.
+pub(crate) fn is_odd_mode(mode: Option<&str>) -> bool {
+    mode.is_some_and(|mode| !matches!(mode, "audit" | "enforce"))
+}
+
 struct Found(Vec<Problem>);
 
 impl Found {
@@ -85,7 +96,7 @@ impl Found {
     }
 
     fn mode(&mut self, config: &Config, object: &str, mode: Option<&str>) {
-        if let Some(value) = mode.filter(|v| !matches!(*v, "audit" | "enforce")) {
+        if let Some(value) = mode.filter(|mode| is_odd_mode(Some(mode))) {
             let message = format!("{value:?} is neither audit nor enforce; taken for enforce");
             self.add(object, &config.key("mode"), message);
         }
@@ -93,23 +104,26 @@ impl Found {
 
     fn pod(&mut self, config: &Config, kind: &str, pod: &PodEntry) {
         let object = format!("{kind} {}/{}", pod.shape.namespace, pod.name);
-        let labels = &pod.shape.labels;
+        self.pod_labels(config, &object, &pod.shape.labels);
+    }
+
+    fn pod_labels(&mut self, config: &Config, object: &str, labels: &Labels) {
         self.shared(
             config,
-            &object,
+            object,
             labels,
             "taken for its Namespace's mode, else for enforce",
         );
         let quarantine = config.key("quarantine");
         let known = ["true", "false"];
-        self.word(&object, labels, &quarantine, &known, "not in quarantine");
+        self.word(object, labels, &quarantine, &known, "not in quarantine");
         for (key, value) in labels.iter() {
             let fault = match Target::parse(config, key) {
                 None => continue,
                 Some(target) => target.and_then(|_| labels::Value::parse(value)).err(),
             };
             if let Some(fault) = fault {
-                self.add(&object, key, format!("{fault}; grants nothing"));
+                self.add(object, key, format!("{fault}; grants nothing"));
             }
         }
     }

@@ -1,23 +1,39 @@
 //! Putting a new generation in force: standby, flip, wait, level.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
-use ringfence_ebpf::abi::{Control, Identity, World};
+use ringfence_ebpf::abi::{Control, World};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
 
+use super::attach::managed;
 use super::devices::{self, Devices};
+use super::dump::Dump;
 use super::endpoints::{self, Wanted};
 use super::error::DatapathError;
-use super::hook::Hook;
 use super::maps::AgentField;
-use super::{Applied, Datapath, Interface};
+use super::{Applied, Datapath, Followed, Interface};
 
 impl Datapath {
-    /// Puts tables and interfaces in force.
+    /// Puts tables and interfaces in force, whatever was in force before: reads
+    /// the maps to find what they lack. [`Datapath::apply_change`] needn't.
+    ///
+    /// # Errors
+    /// As [`Datapath::apply_change`].
+    pub fn apply(
+        &mut self,
+        tables: &Tables,
+        interfaces: &[Interface],
+    ) -> Result<Applied, DatapathError> {
+        self.apply_all(tables, None, interfaces)
+    }
+
+    /// Puts tables and interfaces in force, of which only `change` differs from
+    /// the tables of the last call. If it doesn't follow on those, this is
+    /// [`Datapath::apply`].
     ///
     /// Packets read the active world until one word is flipped, so no decision
     /// sees half a change. Blocks for one grace period (about 8 ms) if it flips.
@@ -27,131 +43,126 @@ impl Datapath {
     /// the next call goes on from there. An interface to which the programs
     /// can't be attached is no error of the whole: see [`Applied::failed`] and
     /// [`Applied::unhooked`].
-    pub fn apply(
+    pub fn apply_change(
         &mut self,
         tables: &Tables,
+        change: &Change,
         interfaces: &[Interface],
     ) -> Result<Applied, DatapathError> {
-        let applied = self.put_in_force(tables, interfaces)?;
-        self.settle_quotas()?;
-        Ok(applied)
+        self.apply_all(tables, Some(change), interfaces)
     }
 
-    fn put_in_force(
+    /// As [`Datapath::apply_change`] with the interfaces of the last call, none of
+    /// which is looked at: for changes that leave every pod where it is.
+    ///
+    /// # Errors
+    /// As [`Datapath::apply_change`].
+    pub fn follow(&mut self, tables: &Tables, change: &Change) -> Result<Followed, DatapathError> {
+        let interfaces = std::mem::take(&mut self.interfaces);
+        let followed = self.put_in_force(tables, Some(change), &interfaces);
+        self.interfaces = interfaces;
+        followed
+    }
+
+    fn apply_all(
         &mut self,
         tables: &Tables,
+        change: Option<&Change>,
         interfaces: &[Interface],
     ) -> Result<Applied, DatapathError> {
         let devices = self.sweep()?;
         let names = devices.iter().map(|(n, device)| (*n, device.name.clone()));
         let names: BTreeMap<u32, String> = names.collect();
-        let interfaces = self.endpoints.with_retained(tables, interfaces, &names);
-        if self.in_force.as_ref() == Some(tables) && self.same_interfaces(tables, &interfaces) {
-            return Ok(self.reattach(&managed(tables, &interfaces), &devices));
-        }
-        // After an error halfway nobody knows against what flows were decided:
-        // then the next call raises every epoch.
-        let old = self.in_force.take();
-        let change = old.as_ref().map(|old| Change::between(old, tables));
-        // A new process can't tell what the pinned world meant to each
-        // endpoint: every flow is decided once more.
-        let moved = old.as_ref().is_some_and(|old| changed_kind(old, tables));
-        let raised = |pod: &PodKey| moved || change.as_ref().is_none_or(|c| c.raised.contains(pod));
-        let wanted = endpoints::wanted(
-            &mut self.maps,
-            &mut self.names,
-            tables,
-            &interfaces,
-            &raised,
-        )?;
-        let additive = change
-            .as_ref()
-            .is_some_and(|c| c.additive && c.raised.is_empty() && !moved);
-        let mut failed = Vec::new();
-        let flipped = if additive && self.same_endpoints(&wanted) {
-            // Only new addresses of old classes: both worlds take them as they are.
-            let active = self.worlds.active;
-            for world in [active, active ^ 1] {
-                self.worlds
-                    .write(&mut self.maps, &mut self.names, world, tables)?;
-            }
-            // What CPUs remember of these addresses is over.
-            self.flip(active)?;
-            false
-        } else {
-            self.replace(tables, &wanted, &mut failed)?;
-            true
-        };
-        self.in_force = Some(tables.clone());
-        let attached = self.reattach(&managed(tables, &interfaces), &devices);
+        self.interfaces = self.endpoints.with_retained(tables, interfaces, &names);
+        let interfaces = std::mem::take(&mut self.interfaces);
+        let followed = self.put_in_force(tables, change, &interfaces);
+        self.interfaces = interfaces;
+        let followed = followed?;
+        let attached = self.reattach(&managed(tables, &self.interfaces), &devices);
+        let mut failed = followed.refused;
         failed.extend(attached.failed);
+        self.settle_quotas()?;
         Ok(Applied {
-            flipped,
+            flipped: followed.flipped,
+            in_force_at: Some(followed.at),
             failed,
             ..attached
         })
     }
 
-    /// Sees to it that the programs stand first on every device.
-    fn reattach(&mut self, interfaces: &[Interface], devices: &Devices) -> Applied {
-        let mut applied = Applied {
-            generation: self.worlds.generation,
-            ..Applied::default()
-        };
-        for interface in interfaces {
-            // Also where no slot was free: without a slot the programs are closed.
-            let (ifindex, name) = (interface.ifindex, &interface.name);
-            if let Err(error) = self.links.attach(ifindex, name, &Hook::POD) {
-                applied
-                    .failed
-                    .push((interface.pod.clone(), error.to_string()));
-            }
+    fn put_in_force(
+        &mut self,
+        tables: &Tables,
+        change: Option<&Change>,
+        interfaces: &[Interface],
+    ) -> Result<Followed, DatapathError> {
+        let raised = self.take_note(tables, change)?;
+        // After an error halfway nobody knows against what flows were decided, and
+        // a new process can't tell what the pinned world meant to each endpoint:
+        // then every flow is decided once more.
+        let trusted = std::mem::take(&mut self.trusted);
+        let raised = raised.filter(|_| trusted);
+        let raises = |pod: &PodKey| raised.is_none_or(|change| change.raised.contains(pod));
+        let wanted =
+            endpoints::wanted(&mut self.maps, &mut self.names, tables, interfaces, &raises)?;
+        let keeps_endpoints = raised.is_some()
+            && wanted.iter().all(|one| !one.raised)
+            && self.endpoints.are_settled(&wanted);
+        let mut followed = Followed::default();
+        if keeps_endpoints && self.worlds.are_level() {
+            // Nothing differs.
+        } else if keeps_endpoints && raised.is_some_and(|change| change.additive) {
+            // Only new addresses of old classes: both worlds take them as they are.
+            self.add_addresses(tables, &mut followed)?;
+        } else {
+            self.replace(tables, &wanted, &mut followed)?;
         }
-        self.hook_others(interfaces, devices, &mut applied);
-        applied
+        self.trusted = true;
+        followed.generation = self.worlds.generation;
+        Ok(followed)
     }
 
-    /// The same for devices that no pod is behind. One that was a pod's stays
-    /// closed under the pod's programs.
-    fn hook_others(&mut self, managed: &[Interface], devices: &Devices, applied: &mut Applied) {
-        let managed = managed.iter().map(|interface| interface.ifindex);
-        let slots = self.endpoints.interfaces().into_iter();
-        let pods: BTreeSet<u32> = managed.chain(slots).chain(self.links.of_pods()).collect();
-        for (&ifindex, device) in devices.iter().filter(|(n, _)| !pods.contains(n)) {
-            if device.hooks().is_empty() {
-                continue;
-            }
-            let name = device.name.as_str();
-            match self.links.attach(ifindex, name, device.hooks()) {
-                Ok(()) => applied.devices += 1,
-                // It went, or got another name, while this pass ran: what is
-                // there now is the next one's.
-                Err(_) if if_nametoindex(name) != Ok(ifindex) => {}
-                Err(error) => applied.unhooked.push((name.to_owned(), error.to_string())),
+    /// Takes note of what the worlds lack. Gives the change if it follows on the
+    /// tables of the last call.
+    fn take_note<'c>(
+        &mut self,
+        tables: &Tables,
+        change: Option<&'c Change>,
+    ) -> Result<Option<&'c Change>, DatapathError> {
+        let follows = change.filter(|change| self.seen == Some(change.since));
+        match follows {
+            Some(change) => self.worlds.note(&change.keys),
+            None => {
+                self.seen = None;
+                let dump = Dump::read(&self.maps)?;
+                let names = &self.names;
+                self.worlds.compare(&dump, tables, |name| names.known(name));
             }
         }
+        self.seen = change.map(|change| change.until);
+        Ok(follows)
     }
 
-    /// Whether every pod with an interface sits in its slot already.
-    fn same_interfaces(&self, tables: &Tables, interfaces: &[Interface]) -> bool {
-        let managed = interfaces
-            .iter()
-            .filter(|interface| tables.endpoints.contains_key(&interface.pod));
-        let mut seen = BTreeSet::new();
-        for interface in managed {
-            if !self.endpoints.sits(interface) {
-                return false;
-            }
-            seen.insert(interface.ifindex);
-        }
-        self.endpoints.known().is_subset(&seen)
+    fn add_addresses(
+        &mut self,
+        tables: &Tables,
+        followed: &mut Followed,
+    ) -> Result<(), DatapathError> {
+        let active = self.worlds.active;
+        let (maps, names) = (&mut self.maps, &mut self.names);
+        self.worlds.write(maps, names, active, tables)?;
+        // What CPUs remember of these addresses is over.
+        self.flip(active)?;
+        followed.at = Instant::now();
+        let (maps, names) = (&mut self.maps, &mut self.names);
+        self.worlds.write(maps, names, active ^ 1, tables)
     }
 
     fn replace(
         &mut self,
         tables: &Tables,
         wanted: &[Wanted<'_>],
-        failed: &mut Vec<(PodKey, String)>,
+        followed: &mut Followed,
     ) -> Result<(), DatapathError> {
         // Zero once the window is over: it is for connections older than this agent.
         let pickup_until = if monotonic()? < self.pickup_until {
@@ -165,13 +176,13 @@ impl Datapath {
         let refused = self
             .endpoints
             .write(&mut self.maps, standby, wanted, pickup_until)?;
-        failed.extend(
-            refused
-                .iter()
-                .map(|(pod, error)| (pod.clone(), error.to_string())),
-        );
+        let refused = refused.into_iter();
+        followed
+            .refused
+            .extend(refused.map(|(pod, error)| (pod, error.to_string())));
         self.flip(standby)?;
         // In force from here on; whatever fails now is levelled by the next call.
+        (followed.flipped, followed.at) = (true, Instant::now());
         self.maps.wait_for_readers()?;
         self.worlds
             .write(&mut self.maps, &mut self.names, standby ^ 1, tables)?;
@@ -207,14 +218,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// Whether the endpoints in the map are just the wanted ones, with the
-    /// policy that they have.
-    fn same_endpoints(&self, wanted: &[Wanted<'_>]) -> bool {
-        let interfaces: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
-        interfaces == self.endpoints.interfaces()
-            && wanted.iter().all(|one| self.endpoints.is_settled(one))
-    }
-
     /// Frees what belonged to interfaces that have vanished.
     fn sweep(&mut self) -> Result<Devices, DatapathError> {
         let present = devices::list()?;
@@ -227,32 +230,6 @@ impl Datapath {
         }
         Ok(present)
     }
-}
-
-/// The interfaces of pods that are under policy here.
-fn managed(tables: &Tables, interfaces: &[Interface]) -> Vec<Interface> {
-    interfaces
-        .iter()
-        .filter(|interface| tables.endpoints.contains_key(&interface.pod))
-        .cloned()
-        .collect()
-}
-
-/// Whether some address no longer is, or only now is, a node's or a Service's.
-///
-/// Flows with this node are allowed whatever policy says, and so is what goes to
-/// a Service before DNAT: such flows have to be looked at again. The other way
-/// round, the packets of a flow with what has become a Service don't say that
-/// they are to be decided after DNAT.
-fn changed_kind(old: &Tables, new: &Tables) -> bool {
-    const KINDS: u32 = Identity::IS_NODE | Identity::IS_THIS_NODE | Identity::IS_SERVICE;
-    let kinds = |tables: &Tables| {
-        let all = tables.identities.iter();
-        let kinds = all.map(|(addr, (_, flags))| (*addr, flags & KINDS));
-        let kinds = kinds.filter(|(_, kinds)| *kinds != 0);
-        kinds.collect::<Vec<_>>()
-    };
-    kinds(old) != kinds(new)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the pick-up window.

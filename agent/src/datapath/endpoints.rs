@@ -58,22 +58,6 @@ impl Endpoints {
             .collect()
     }
 
-    /// Interfaces whose pod is known.
-    pub(super) fn known(&self) -> BTreeSet<u32> {
-        self.seats
-            .values()
-            .filter(|seat| seat.pod.is_some())
-            .map(|seat| seat.endpoint.ifindex)
-            .collect()
-    }
-
-    /// Whether a pod sits in the slot of its interface.
-    pub(super) fn sits(&self, interface: &Interface) -> bool {
-        self.slot_of(interface.ifindex)
-            .and_then(|slot| self.seats.get(&slot))
-            .is_some_and(|seat| seat.pod.as_ref() == Some(&interface.pod))
-    }
-
     /// The interfaces that discovery found, under their present names, and
     /// those that it didn't find this time though interface and pod are there:
     /// an unreadable namespace must not close a pod.
@@ -95,17 +79,18 @@ impl Endpoints {
                 Some(Interface { name, ..interface })
             })
             .collect();
+        let mut devices: BTreeSet<u32> = all.iter().map(|one| one.ifindex).collect();
+        let mut pods: BTreeSet<PodKey> = all.iter().map(|one| one.pod.clone()).collect();
         for seat in self.seats.values() {
             let ifindex = seat.endpoint.ifindex;
             let (Some(pod), Some(name)) = (owner(seat, tables), present.get(&ifindex)) else {
                 continue;
             };
-            if all
-                .iter()
-                .any(|one| one.ifindex == ifindex || one.pod == pod)
-            {
+            if devices.contains(&ifindex) || pods.contains(&pod) {
                 continue;
             }
+            devices.insert(ifindex);
+            pods.insert(pod.clone());
             all.push(Interface {
                 pod,
                 ifindex,
@@ -261,9 +246,18 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Whether an endpoint sits in its slot with the policy that it should
-    /// have, in both worlds.
-    pub(super) fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
+    /// Whether the wanted endpoints sit in their slots with the policy that they
+    /// should have, and the others are closed, all of it in both worlds.
+    pub(super) fn are_settled(&self, wanted: &[Wanted<'_>]) -> bool {
+        let present: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
+        let others = self.seats.values();
+        let mut others = others.filter(|seat| !present.contains(&seat.endpoint.ifindex));
+        let is_closed = |half: &EndpointWorld| same_policy(half, &CLOSED);
+        wanted.iter().all(|one| self.is_settled(one))
+            && others.all(|seat| seat.pod.is_none() && seat.endpoint.worlds.iter().all(is_closed))
+    }
+
+    fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
         let seat = self
             .slot_of(wanted.interface.ifindex)
             .and_then(|slot| self.seats.get(&slot));

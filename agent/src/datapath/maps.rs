@@ -154,6 +154,16 @@ impl Maps {
             .map_err(|error| map_error("writing", "CONTROL", &error))
     }
 
+    /// Those that hold both worlds.
+    pub(super) fn policy(&mut self) -> PolicyMaps<'_> {
+        PolicyMaps {
+            addresses: &mut self.addresses,
+            cidrs: &mut self.cidrs,
+            rules: &mut self.rules,
+            ports: &mut self.ports,
+        }
+    }
+
     /// Writes one slot.
     pub(super) fn set_endpoint(
         &mut self,
@@ -180,12 +190,35 @@ impl Maps {
     }
 }
 
+/// The maps that hold both worlds.
+pub(super) struct PolicyMaps<'m> {
+    pub(super) addresses: &'m mut dyn Held<Addr, Identity>,
+    pub(super) cidrs: &'m mut dyn Table<(CidrKey, u32), u32>,
+    pub(super) rules: &'m mut dyn Table<RuleKey, Grant>,
+    pub(super) ports: &'m mut dyn Table<PortKey, PortBlock>,
+}
+
 /// A map whose elements come and go one by one.
 pub(super) trait Table<K, V> {
     /// Inserts or replaces.
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
     /// Removes; absent is fine.
     fn take(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+/// A map whose elements can be asked for one by one as well.
+pub(super) trait Held<K, V>: Table<K, V> {
+    /// What is there.
+    fn held(&self, key: &K) -> Result<Option<V>, MapError>;
+}
+
+impl<K: Plain, V: Plain> Held<K, V> for Hash<K, V> {
+    fn held(&self, key: &K) -> Result<Option<V>, MapError> {
+        match self.get(&Raw(*key), 0) {
+            Ok(Raw(value)) => Ok(Some(value)),
+            Err(error) => absent_is_fine(Err(error)).map(|()| None),
+        }
+    }
 }
 
 impl<K: Plain, V: Plain> Table<K, V> for Hash<K, V> {

@@ -6,9 +6,11 @@
 #![allow(unsafe_code)]
 
 mod apply;
+mod attach;
 mod clsact;
 mod counters;
 mod devices;
+mod dump;
 mod endpoints;
 mod error;
 mod events;
@@ -26,15 +28,16 @@ mod remove;
 mod run;
 mod seat;
 mod sync;
+#[cfg(test)]
+mod testing;
 mod ticks;
 mod verified;
 mod world;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringfence_policy::index::PodKey;
-use ringfence_policy::tables::Tables;
 use serde::Serialize;
 
 pub use clsact::Attach;
@@ -85,6 +88,31 @@ pub struct Interface {
     pub mac: [u8; 6],
 }
 
+/// What [`Datapath::follow`] did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Followed {
+    /// Generation of the world in force.
+    pub generation: u64,
+    /// Whether the worlds were flipped for it.
+    pub flipped: bool,
+    /// Since when packets are decided by it: what came after levels the other
+    /// world.
+    pub at: Instant,
+    /// Interfaces that got no slot: pod and error. To be tried again.
+    pub refused: Vec<(PodKey, String)>,
+}
+
+impl Default for Followed {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            flipped: false,
+            at: Instant::now(),
+            refused: Vec::new(),
+        }
+    }
+}
+
 /// What [`Datapath::apply`] did.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Applied {
@@ -92,6 +120,9 @@ pub struct Applied {
     pub generation: u64,
     /// Whether the worlds were flipped for it.
     pub flipped: bool,
+    /// Since when packets are decided by it; none where nothing was put in force.
+    #[serde(skip)]
+    pub in_force_at: Option<Instant>,
     /// Interfaces to which the programs couldn't be attached: pod and error.
     /// To be tried again.
     pub failed: Vec<(PodKey, String)>,
@@ -141,8 +172,13 @@ pub struct Datapath {
     names: Names,
     options: Options,
     events: Option<Events>,
-    /// What was last put in force by this process.
-    in_force: Option<Tables>,
+    /// The interfaces of the last call, with those that were retained.
+    interfaces: Vec<Interface>,
+    /// Number of the update whose tables were noted last; none before the first
+    /// and after tables that came of no update.
+    seen: Option<u64>,
+    /// The last call succeeded: flows were decided against what it put in force.
+    trusted: bool,
     ticks: Ticks,
     settled: quotas::Settled,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
@@ -179,7 +215,7 @@ impl Datapath {
         let mut maps = loaded.maps;
         let links = Links::adopt(&folder, loaded.ebpf, options.attach.by_clsact())?;
         let names = Names::load(&mut maps)?;
-        let worlds = Worlds::dump(&maps)?;
+        let worlds = Worlds::open(&maps)?;
         let endpoints = Endpoints::dump(&maps)?;
         let events = Some(Events::new(loaded.events, names.shared())?);
         Ok(Self {
@@ -190,7 +226,9 @@ impl Datapath {
             names,
             options: options.clone(),
             events,
-            in_force: None,
+            interfaces: Vec::new(),
+            seen: None,
+            trusted: false,
             ticks,
             settled: quotas::Settled::default(),
             pickup_until,

@@ -1,6 +1,7 @@
 //! Workload names by id. Kept in a pinned map that the kernel doesn't read, so
 //! that a counter keeps its name across restarts; a live id is never reused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
@@ -10,11 +11,11 @@ use super::error::DatapathError;
 use super::maps::{AgentField, Maps, entries, map_error, max_entries};
 
 /// Names by id, for readers on other threads.
-pub(super) type Shared = Arc<RwLock<BTreeMap<u32, String>>>;
+pub(super) type Shared = Arc<RwLock<BTreeMap<u32, Arc<str>>>>;
 
 /// Every workload that ever had an id.
 pub(super) struct Names {
-    ids: BTreeMap<String, u32>,
+    ids: BTreeMap<Arc<str>, u32>,
     names: Shared,
     next: u32,
 }
@@ -25,8 +26,9 @@ impl Names {
         let mut ids = BTreeMap::new();
         let mut names = BTreeMap::new();
         for (id, name) in entries("NAMES", &maps.names)? {
-            ids.insert(text(&name), id);
-            names.insert(id, text(&name));
+            let name: Arc<str> = text(&name).into();
+            ids.insert(Arc::clone(&name), id);
+            names.insert(id, name);
         }
         let highest = names.keys().next_back().map_or(0, |id| id + 1);
         let kept = u32::try_from(maps.agent(AgentField::NextWorkload)?).unwrap_or(u32::MAX);
@@ -44,10 +46,10 @@ impl Names {
 
     /// The id of a workload, given if it has none yet.
     pub(super) fn id(&mut self, maps: &mut Maps, name: &str) -> Result<u32, DatapathError> {
-        let name = shortened(name);
-        if let Some(id) = self.ids.get(&name) {
-            return Ok(*id);
+        if let Some(id) = self.known(name) {
+            return Ok(id);
         }
+        let name = shortened(name);
         if self.ids.len() >= max_entries("NAMES") as usize {
             // Names are for people: a full table must not hold policy up.
             return Ok(Identity::UNNAMED);
@@ -59,11 +61,17 @@ impl Names {
             .insert(super::maps::Raw(id), super::maps::Raw(bytes(&name)), 0)
             .map_err(|error| map_error("writing", "NAMES", &error))?;
         self.next = id + 1;
-        self.ids.insert(name.clone(), id);
+        let name: Arc<str> = name.into();
+        self.ids.insert(Arc::clone(&name), id);
         if let Ok(mut names) = self.names.write() {
             names.insert(id, name);
         }
         Ok(id)
+    }
+
+    /// The id of a workload that has one.
+    pub(super) fn known(&self, name: &str) -> Option<u32> {
+        self.ids.get(&*shortened(name)).copied()
     }
 
     /// Names given.
@@ -86,17 +94,17 @@ pub(super) fn lookup(names: &Shared, id: u32) -> String {
         _ => names
             .read()
             .ok()
-            .and_then(|names| names.get(&id).cloned())
+            .and_then(|names| names.get(&id).map(|name| name.as_ref().to_owned()))
             .unwrap_or_else(|| format!("workload-{id}")),
     }
 }
 
 /// Kubernetes names fit (63 + 1 + 63 bytes) unless an owner's name is longer
 /// than a label may be; then its tail gives way to a hash of the whole.
-fn shortened(name: &str) -> String {
+fn shortened(name: &str) -> Cow<'_, str> {
     let room = size_of::<Name>();
     if name.len() <= room {
-        return name.to_owned();
+        return name.into();
     }
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -105,7 +113,7 @@ fn shortened(name: &str) -> String {
     while !name.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}~{hash:016x}", &name[..end])
+    format!("{}~{hash:016x}", &name[..end]).into()
 }
 
 fn bytes(name: &str) -> Name {

@@ -1,70 +1,19 @@
 //! Two worlds: the packets read one, the agent writes the other.
+//!
+//! The compiler's tables are the only copy in memory of what should be in the
+//! maps. Each world has the keys of the entries that it still lacks: those that a
+//! change wrote, and at first those that a dump shows to be otherwise.
 
-use std::collections::BTreeMap;
-
-use ringfence_ebpf::abi::{Addr, CidrKey, Grant, Identity, PortBlock, PortKey, RuleKey, World};
+use ringfence_ebpf::abi::{Addr, CidrKey, Identity, PortKey, RuleKey, World};
+use ringfence_policy::delta::Keys;
 use ringfence_policy::tables::Tables;
 
+use super::dump::Dump;
 use super::error::DatapathError;
-use super::maps::{AgentField, Maps, Raw, entries, map_error};
+use super::maps::{AgentField, Held, Maps, PolicyMaps, map_error};
 use super::names::Names;
 use super::seat::side;
-use super::sync::level;
-
-/// What one world holds, as map keys and values.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Held {
-    cidrs: BTreeMap<(CidrKey, u32), u32>,
-    rules: BTreeMap<RuleKey, Grant>,
-    ports: BTreeMap<PortKey, PortBlock>,
-}
-
-impl Held {
-    /// The entries that tables stand for in a world.
-    pub(super) fn of(tables: &Tables, world: World) -> Self {
-        Self {
-            cidrs: tables
-                .cidrs
-                .iter()
-                .map(|((addr, len), class)| {
-                    let key = CidrKey { world, addr: *addr };
-                    ((key, CidrKey::WORLD_BITS + u32::from(*len)), *class)
-                })
-                .collect(),
-            rules: tables
-                .rules
-                .iter()
-                .map(|((ruleset, class), grant)| {
-                    let (ruleset, class) = (*ruleset, *class);
-                    (
-                        RuleKey {
-                            world,
-                            ruleset,
-                            class,
-                        },
-                        *grant,
-                    )
-                })
-                .collect(),
-            ports: tables
-                .ports
-                .iter()
-                .map(|((set, protocol, block), bits)| {
-                    let (set, protocol, block) = (*set, *protocol, *block);
-                    (
-                        PortKey {
-                            world,
-                            set,
-                            protocol,
-                            block,
-                        },
-                        *bits,
-                    )
-                })
-                .collect(),
-        }
-    }
-}
+use super::sync::bring;
 
 /// Both worlds and which one is in force.
 pub(super) struct Worlds {
@@ -72,69 +21,30 @@ pub(super) struct Worlds {
     pub(super) active: World,
     /// Rises with every flip.
     pub(super) generation: u64,
-    held: [Held; 2],
-    /// Names of addresses, and their classes in both worlds.
-    addresses: BTreeMap<Addr, Identity>,
-}
-
-/// What the map of addresses should hold once a world is brought to the tables:
-/// the other world's classes stay as they are.
-fn addresses(
-    held: &BTreeMap<Addr, Identity>,
-    world: World,
-    tables: &Tables,
-    mut id: impl FnMut(&str) -> Result<u32, DatapathError>,
-) -> Result<BTreeMap<Addr, Identity>, DatapathError> {
-    let other = side(world ^ 1);
-    let mut wanted: BTreeMap<Addr, Identity> = held
-        .iter()
-        .filter(|(_, identity)| identity.classes[other] != Identity::BY_PREFIX)
-        .map(|(addr, identity)| {
-            let mut kept = Identity::UNKNOWN;
-            kept.classes[other] = identity.classes[other];
-            (*addr, kept)
-        })
-        .collect();
-    for (addr, (name, flags)) in &tables.identities {
-        let identity = wanted.entry(*addr).or_insert(Identity::UNKNOWN);
-        identity.flags = *flags;
-        identity.workload = if flags & Identity::IS_NODE != 0 {
-            Identity::NODE
-        } else {
-            id(name)?
-        };
-    }
-    for (addr, class) in &tables.classes {
-        let identity = wanted.entry(*addr).or_insert(Identity::UNKNOWN);
-        identity.classes[side(world)] = *class;
-    }
-    Ok(wanted)
+    /// What each world lacks. Names of addresses are of one world, so an address
+    /// whose name differs is lacking in both.
+    pub(super) lacking: [Keys; 2],
+    /// How many prefixes, rules and blocks of ports each world was last brought to.
+    sizes: [[usize; 3]; 2],
+    /// How many addresses have an entry.
+    addresses: usize,
 }
 
 impl Worlds {
-    /// What the pinned maps hold: after a crash the standby may be half
-    /// written, and is finished or undone from here.
-    pub(super) fn dump(maps: &Maps) -> Result<Self, DatapathError> {
-        let mut held = [Held::default(), Held::default()];
-        for entry in maps.cidrs.iter() {
-            let (key, Raw(class)) = entry.map_err(|error| map_error("reading", "CIDRS", &error))?;
-            let Raw(data) = key.data();
-            held[side(data.world)]
-                .cidrs
-                .insert((data, key.prefix_len()), class);
+    /// Two worlds of which nothing is known but their number.
+    pub(super) fn open(maps: &Maps) -> Result<Self, DatapathError> {
+        let active = maps.control()?.world & 1;
+        Ok(Self::new(active, maps.agent(AgentField::Generation)?))
+    }
+
+    pub(super) fn new(active: World, generation: u64) -> Self {
+        Self {
+            active,
+            generation,
+            lacking: Default::default(),
+            sizes: Default::default(),
+            addresses: 0,
         }
-        for (key, grant) in entries("RULES", &maps.rules)? {
-            held[side(key.world)].rules.insert(key, grant);
-        }
-        for (key, block) in entries("PORTS", &maps.ports)? {
-            held[side(key.world)].ports.insert(key, block);
-        }
-        Ok(Self {
-            active: maps.control()?.world & 1,
-            generation: maps.agent(AgentField::Generation)?,
-            held,
-            addresses: entries("ADDRESSES", &maps.addresses)?.into_iter().collect(),
-        })
     }
 
     /// The world that nobody reads.
@@ -142,7 +52,36 @@ impl Worlds {
         self.active ^ 1
     }
 
-    /// Brings a world to the tables.
+    /// Whether neither world lacks anything.
+    pub(super) fn are_level(&self) -> bool {
+        self.lacking.iter().all(Keys::is_empty)
+    }
+
+    /// Takes note of what a change wrote.
+    pub(super) fn note(&mut self, keys: &Keys) {
+        self.lacking
+            .iter_mut()
+            .for_each(|lacking| lacking.add(keys));
+    }
+
+    /// Finds out what the worlds lack from what the maps hold: after a crash the
+    /// standby may be half written, and is finished or undone from here.
+    pub(super) fn compare(
+        &mut self,
+        dump: &Dump,
+        tables: &Tables,
+        id: impl Fn(&str) -> Option<u32>,
+    ) {
+        self.addresses = dump.addresses.len();
+        for world in [0, 1] {
+            let lacking = dump.lacking(world, tables, &id);
+            self.sizes[side(world)] = dump.sizes(world);
+            self.lacking[side(world)] = lacking;
+        }
+    }
+
+    /// Gives every name that a world lacks its id, then brings the world to the
+    /// tables.
     pub(super) fn write(
         &mut self,
         maps: &mut Maps,
@@ -150,90 +89,152 @@ impl Worlds {
         world: World,
         tables: &Tables,
     ) -> Result<(), DatapathError> {
-        let wanted = addresses(&self.addresses, world, tables, |name| names.id(maps, name))?;
-        level(
-            "ADDRESSES",
-            &mut maps.addresses,
-            &mut self.addresses,
-            &wanted,
-        )?;
-        let wanted = Held::of(tables, world);
-        let held = &mut self.held[side(world)];
-        level("CIDRS", &mut maps.cidrs, &mut held.cidrs, &wanted.cidrs)?;
-        level("RULES", &mut maps.rules, &mut held.rules, &wanted.rules)?;
-        level("PORTS", &mut maps.ports, &mut held.ports, &wanted.ports)
+        for addr in &self.lacking[side(world)].addresses {
+            if let Some((name, flags)) = tables.identities.get(addr)
+                && flags & Identity::IS_NODE == 0
+            {
+                names.id(maps, name)?;
+            }
+        }
+        let id = |name: &str| names.known(name).unwrap_or(Identity::UNNAMED);
+        self.bring(maps.policy(), world, tables, id)
+    }
+
+    /// Brings a world to the tables. An error halfway leaves the rest lacking.
+    pub(super) fn bring(
+        &mut self,
+        maps: PolicyMaps<'_>,
+        world: World,
+        tables: &Tables,
+        id: impl Fn(&str) -> u32,
+    ) -> Result<(), DatapathError> {
+        let who = |addr: &Addr| who(tables, addr, |name| Some(id(name)));
+        self.bring_addresses(maps.addresses, world, tables, who)?;
+        let lacking = &mut self.lacking[side(world)];
+        let cidr = |(addr, len): &(Addr, u8)| cidr_key(world, *addr, *len);
+        let class = |known: &_| tables.cidrs.get(known).copied();
+        bring("CIDRS", maps.cidrs, &mut lacking.cidrs, cidr, class)?;
+        let rule = |(ruleset, class): &(u32, u32)| rule_key(world, *ruleset, *class);
+        let grant = |known: &_| tables.rules.get(known).copied();
+        bring("RULES", maps.rules, &mut lacking.rules, rule, grant)?;
+        let port = |(set, protocol, block): &_| port_key(world, *set, *protocol, *block);
+        let bits = |known: &_| tables.ports.get(known).copied();
+        bring("PORTS", maps.ports, &mut lacking.ports, port, bits)?;
+        self.sizes[side(world)] = [
+            &tables.cidrs.len(),
+            &tables.rules.len(),
+            &tables.ports.len(),
+        ]
+        .map(|size| *size);
+        Ok(())
+    }
+
+    /// An element holds the classes of both worlds: it is read before it is
+    /// written, and nobody else writes it.
+    fn bring_addresses(
+        &mut self,
+        map: &mut dyn Held<Addr, Identity>,
+        world: World,
+        tables: &Tables,
+        who: impl Fn(&Addr) -> Option<(u32, u32)>,
+    ) -> Result<(), DatapathError> {
+        let error = |operation| move |error| map_error(operation, "ADDRESSES", &error);
+        let lacking = &mut self.lacking[side(world)].addresses;
+        let is_known = |addr: &&Addr| {
+            tables.identities.contains_key(addr) || tables.classes.contains_key(addr)
+        };
+        // What may go comes first: it makes room.
+        let mut order: Vec<Addr> = lacking.iter().filter(|a| !is_known(a)).copied().collect();
+        order.extend(lacking.iter().filter(is_known));
+        for addr in order {
+            let held = map.held(&addr).map_err(error("reading"))?;
+            let class = tables.classes.get(&addr).copied();
+            match address(held, world, who(&addr), class) {
+                wanted if wanted == held => {}
+                Some(wanted) => {
+                    map.put(&addr, &wanted).map_err(error("writing"))?;
+                    self.addresses += usize::from(held.is_none());
+                }
+                None => {
+                    map.take(&addr).map_err(error("removing from"))?;
+                    self.addresses = self.addresses.saturating_sub(1);
+                }
+            }
+            lacking.remove(&addr);
+        }
+        Ok(())
     }
 
     /// Entries of a policy map, both worlds together.
     pub(super) fn entries(&self, map: &str) -> usize {
-        if map == "ADDRESSES" {
-            return self.addresses.len();
+        let both = |i: usize| self.sizes[0][i] + self.sizes[1][i];
+        match map {
+            "ADDRESSES" => self.addresses,
+            "CIDRS" => both(0),
+            "RULES" => both(1),
+            "PORTS" => both(2),
+            _ => 0,
         }
-        self.held
-            .iter()
-            .map(|held| match map {
-                "CIDRS" => held.cidrs.len(),
-                "RULES" => held.rules.len(),
-                "PORTS" => held.ports.len(),
-                _ => 0,
-            })
-            .sum()
+    }
+}
+
+/// Workload id and flags of an address that the tables know; none also where its
+/// name has no id yet.
+pub(super) fn who(
+    tables: &Tables,
+    addr: &Addr,
+    id: impl Fn(&str) -> Option<u32>,
+) -> Option<(u32, u32)> {
+    let (name, flags) = tables.identities.get(addr)?;
+    let workload = match flags & Identity::IS_NODE {
+        0 => id(name)?,
+        _ => Identity::NODE,
+    };
+    Some((workload, *flags))
+}
+
+/// What an address' element should be once a world has its class: the other
+/// world's class stays as it is. None if it is to have no element.
+fn address(
+    held: Option<Identity>,
+    world: World,
+    who: Option<(u32, u32)>,
+    class: Option<u32>,
+) -> Option<Identity> {
+    let (this, other) = (side(world), side(world ^ 1));
+    let mut wanted = Identity::UNKNOWN;
+    if let Some(held) = held {
+        wanted.classes[other] = held.classes[other];
+    }
+    if let Some((workload, flags)) = who {
+        (wanted.workload, wanted.flags) = (workload, flags);
+    }
+    wanted.classes[this] = class.unwrap_or(Identity::BY_PREFIX);
+    (wanted != Identity::UNKNOWN).then_some(wanted)
+}
+
+pub(super) const fn cidr_key(world: World, addr: Addr, len: u8) -> (CidrKey, u32) {
+    let key = CidrKey { world, addr };
+    (key, CidrKey::WORLD_BITS + len as u32)
+}
+
+pub(super) const fn rule_key(world: World, ruleset: u32, class: u32) -> RuleKey {
+    RuleKey {
+        world,
+        ruleset,
+        class,
+    }
+}
+
+pub(super) const fn port_key(world: World, set: u32, protocol: u16, block: u16) -> PortKey {
+    PortKey {
+        world,
+        set,
+        protocol,
+        block,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    const BY_PREFIX: u32 = Identity::BY_PREFIX;
-
-    fn tables(named: Option<&str>, class: Option<u32>) -> Tables {
-        let addr = Addr::v4([10, 0, 0, 1]);
-        Tables {
-            identities: named
-                .map(|name| (addr, (Arc::from(name), 0)))
-                .into_iter()
-                .collect(),
-            classes: class.map(|class| (addr, class)).into_iter().collect(),
-            ..Tables::default()
-        }
-    }
-
-    fn written(held: &BTreeMap<Addr, Identity>, world: World, tables: &Tables) -> Vec<Identity> {
-        let wanted = addresses(held, world, tables, |_| Ok(16)).expect("an id");
-        wanted.into_values().collect()
-    }
-
-    #[test]
-    fn writing_one_worlds_class_of_an_address_leaves_the_others_as_it_was() {
-        let mut identity = Identity {
-            workload: 16,
-            flags: 0,
-            classes: [7, BY_PREFIX],
-        };
-        let held = BTreeMap::from([(Addr::v4([10, 0, 0, 1]), identity)]);
-        identity.classes[1] = 9;
-        assert_eq!(written(&held, 1, &tables(Some("a/b"), Some(9))), [identity]);
-    }
-
-    #[test]
-    fn an_address_stays_as_long_as_a_world_has_a_class_for_it() {
-        let identity = Identity {
-            workload: 16,
-            flags: 0,
-            classes: [7, 9],
-        };
-        let held = BTreeMap::from([(Addr::v4([10, 0, 0, 1]), identity)]);
-        let nameless = |classes| Identity {
-            workload: Identity::OUTSIDE,
-            flags: 0,
-            classes,
-        };
-        let gone = tables(None, None);
-        assert_eq!(written(&held, 1, &gone), [nameless([7, BY_PREFIX])]);
-        let half = BTreeMap::from([(Addr::v4([10, 0, 0, 1]), nameless([7, BY_PREFIX]))]);
-        assert_eq!(written(&half, 0, &gone), []);
-    }
-}
+#[path = "world_tests.rs"]
+mod tests;

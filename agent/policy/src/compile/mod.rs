@@ -60,6 +60,8 @@ pub struct Compiler {
     scope: Scope,
     /// [`Journal::looked`] of the index at the last look; 0 before the first.
     looked: u64,
+    /// How often the tables were brought up to date.
+    updates: u64,
     state: State,
 }
 
@@ -99,6 +101,7 @@ impl Compiler {
         Self {
             scope,
             looked: 0,
+            updates: 0,
             state: State::new(),
         }
     }
@@ -113,7 +116,7 @@ impl Compiler {
         let follows = self.looked != 0 && self.looked == journal.looked && !self.state.clashed;
         self.looked = index.journal.looked;
         let followed = follows && self.follow(index, journal).is_ok();
-        let change = if followed {
+        let mut change = if followed {
             let state = &mut self.state;
             let before = state.writer.remember();
             let live = |class| state.classes.is_live(class);
@@ -126,7 +129,20 @@ impl Compiler {
             Change::between(&old, &self.state.writer.tables)
         };
         index.groups.collect();
+        change.since = self.updates;
+        self.updates += 1;
+        change.until = self.updates;
         change
+    }
+
+    /// The change that nothing is, as of the last update.
+    pub fn unchanged(&self) -> Change {
+        Change {
+            additive: true,
+            since: self.updates,
+            until: self.updates,
+            ..Change::default()
+        }
     }
 
     /// The tables as of the last update.

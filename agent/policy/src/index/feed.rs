@@ -131,6 +131,7 @@ impl Index {
         if self.is_live(&pod) {
             self.admit(id, &pod);
         }
+        self.exceptions.put_pod(&self.config, id, &pod);
         self.slots[id as usize] = Some(pod);
     }
 
@@ -139,6 +140,7 @@ impl Index {
         let Some(pod) = self.slots[id as usize].take() else {
             return;
         };
+        self.exceptions.drop_pod(id);
         if self.is_live(&pod) {
             self.expel(id, &pod);
         }
@@ -299,6 +301,7 @@ impl Index {
         if own.is_empty() {
             self.policies.remove(&namespace);
         }
+        self.exceptions.put_policy((&namespace, &name), None);
         self.journal.note(|j| &mut j.policies, (namespace, name));
     }
 

@@ -6,6 +6,7 @@
 //! changed for the compiler that looks next.
 
 mod copy;
+mod exceptions;
 pub(crate) mod feed;
 pub(crate) mod groups;
 pub(crate) mod journal;
@@ -29,6 +30,7 @@ use crate::{
     tables::Tables,
 };
 
+use exceptions::Exceptions;
 use groups::{GroupId, Groups, PodId};
 use journal::Journal;
 use owners::{NodeClaim, Owners};
@@ -119,6 +121,8 @@ pub struct Index {
     /// The faults of policies whose newest form can't be used; the namespace of
     /// a ClusterNetworkPolicy is empty.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
+    /// What few objects are, so that nobody has to go through all.
+    exceptions: Exceptions,
     pub(crate) journal: Journal,
     /// Addresses that stand in for those of pods which have none, in copies.
     pub(crate) made_up: HashSet<Addr>,
@@ -296,11 +300,6 @@ impl Index {
         known.map(|(name, space)| (name, &space.labels)).collect()
     }
 
-    /// Workloads that stand for their pods, whether they still do or not.
-    pub(crate) fn stand_ins(&self) -> impl Iterator<Item = &PodEntry> {
-        self.stand_ins.values().filter_map(|id| self.entry(*id))
-    }
-
     /// What in the objects can't be used as it stands, in a stable order.
     pub fn problems(&self) -> Vec<Problem> {
         problems::of(self)
@@ -384,6 +383,8 @@ impl Index {
         let name: Text = meta.name.as_str().into();
         let own = self.policies.entry(namespace.clone()).or_default();
         if own.get(&name) != Some(&stored) {
+            self.exceptions
+                .put_policy((&namespace, &name), stored.mode.as_deref());
             own.insert(name.clone(), stored);
             self.journal.note(|j| &mut j.policies, (namespace, name));
         }

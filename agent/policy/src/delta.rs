@@ -1,0 +1,84 @@
+//! Which entries of the tables a change wrote, for whoever brings copies of them
+//! up to date.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringfence_ebpf::abi::Addr;
+
+use crate::{compile::writer::Before, prefix::Prefix, tables::Tables};
+
+/// Keys of entries that came, went or changed; what became of them is looked up
+/// in the tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Of `classes` and of `identities`, which the kernel has in one entry.
+    pub addresses: BTreeSet<Addr>,
+    /// Of `cidrs`.
+    pub cidrs: BTreeSet<(Addr, u8)>,
+    /// Of `rules`.
+    pub rules: BTreeSet<(u32, u32)>,
+    /// Of `ports`.
+    pub ports: BTreeSet<(u32, u16, u16)>,
+}
+
+impl Keys {
+    /// What differs between two generations.
+    pub fn between(old: &Tables, new: &Tables) -> Self {
+        let mut addresses = differing(&old.classes, &new.classes);
+        addresses.append(&mut differing(&old.identities, &new.identities));
+        Self {
+            addresses,
+            cidrs: differing(&old.cidrs, &new.cidrs),
+            rules: differing(&old.rules, &new.rules),
+            ports: differing(&old.ports, &new.ports),
+        }
+    }
+
+    /// What differs from what was there before the entries that were written to.
+    pub(crate) fn of(before: &Before, new: &Tables) -> Self {
+        let mut addresses = rewritten(&before.classes, &new.classes);
+        addresses.append(&mut rewritten(&before.identities, &new.identities));
+        Self {
+            addresses,
+            cidrs: rewritten::<Prefix, _>(&before.cidrs, &new.cidrs),
+            rules: rewritten(&before.rules, &new.rules),
+            ports: rewritten(&before.ports, &new.ports),
+        }
+    }
+
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
+            && self.cidrs.is_empty()
+            && self.rules.is_empty()
+            && self.ports.is_empty()
+    }
+
+    /// Adds those of another change.
+    pub fn add(&mut self, other: &Self) {
+        self.addresses.extend(&other.addresses);
+        self.cidrs.extend(&other.cidrs);
+        self.rules.extend(&other.rules);
+        self.ports.extend(&other.ports);
+    }
+}
+
+fn differing<K: Ord + Copy, V: PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> BTreeSet<K> {
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    let written = new
+        .iter()
+        .filter(|(key, value)| old.get(key) != Some(value));
+    gone.chain(written.map(|(key, _)| key)).copied().collect()
+}
+
+fn rewritten<'b, K: Ord + Copy + 'b, V: PartialEq + 'b>(
+    before: impl IntoIterator<Item = (&'b K, &'b Option<V>)>,
+    new: &BTreeMap<K, V>,
+) -> BTreeSet<K> {
+    let before = before.into_iter();
+    let changed = before.filter(|(key, old)| new.get(key) != old.as_ref());
+    changed.map(|(key, _)| *key).collect()
+}

@@ -1,0 +1,142 @@
+//! The generation before a change, seen through what the change wrote.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringfence_ebpf::abi::{Addr, Grant, PortBlock, PortSet};
+
+use crate::{
+    compile::writer::Before,
+    intern::{HashMap, Text},
+    prefix::{self, Prefix},
+    tables::{EndpointPolicy, Tables},
+};
+
+use super::{KINDS, Old};
+
+/// The generation before: the one of now, but for what was written.
+pub(super) struct Overlay<'t> {
+    before: &'t Before,
+    new: &'t Tables,
+    /// `None` if they are the same.
+    cidrs: Option<BTreeMap<Prefix, u32>>,
+    /// Classes whose rule was written to, by ruleset.
+    pub(super) rewritten: HashMap<u32, Vec<u32>>,
+}
+
+impl<'t> Overlay<'t> {
+    pub(super) fn new(before: &'t Before, new: &'t Tables) -> Self {
+        let mut rewritten: HashMap<u32, Vec<u32>> = HashMap::default();
+        for (ruleset, class) in before.rules.keys() {
+            rewritten.entry(*ruleset).or_default().push(*class);
+        }
+        let cidrs = (!before.cidrs.is_empty()).then(|| {
+            let mut cidrs = new.cidrs.clone();
+            for (prefix, class) in &before.cidrs {
+                match class {
+                    Some(class) => cidrs.insert(*prefix, *class),
+                    None => cidrs.remove(prefix),
+                };
+            }
+            cidrs
+        });
+        Self {
+            before,
+            new,
+            cidrs,
+            rewritten,
+        }
+    }
+
+    fn by_prefix(&self, addr: &Addr, max: u8) -> u32 {
+        match &self.cidrs {
+            Some(cidrs) => prefix::longest(cidrs, addr, max).map_or(0, |(_, class)| *class),
+            None => self.new.class_by_prefix(addr, max),
+        }
+    }
+
+    /// Every (class before, class now) of an address that was written to.
+    pub(super) fn moves(&self) -> BTreeSet<(u32, u32)> {
+        let mut moves = BTreeSet::new();
+        for (addr, class) in &self.before.classes {
+            let was = class.unwrap_or_else(|| self.by_prefix(addr, 128));
+            moves.insert((was, self.new.class_of(addr)));
+        }
+        for (addr, len) in self.before.cidrs.keys() {
+            let was = self.by_prefix(addr, *len);
+            moves.insert((was, self.new.class_by_prefix(addr, *len)));
+        }
+        moves
+    }
+
+    /// Every class for which a ruleset had a rule.
+    pub(super) fn classes_of(&self, ruleset: u32) -> Vec<u32> {
+        let rules = self.new.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+        let mut classes: Vec<u32> = rules.map(|((_, class), _)| *class).collect();
+        classes.extend(self.rewritten.get(&ruleset).into_iter().flatten());
+        classes
+    }
+
+    pub(super) fn changes_kinds(&self) -> bool {
+        let kinds = |known: Option<&(Text, u32)>| known.map_or(0, |(_, flags)| flags & KINDS);
+        let mut before = self.before.identities.iter();
+        before.any(|(addr, old)| kinds(old.as_ref()) != kinds(self.new.identities.get(addr)))
+    }
+
+    pub(super) fn relocates(&self) -> bool {
+        let mut before = self.before.endpoints.iter();
+        before.any(|(key, old)| {
+            let place = |policy: Option<&EndpointPolicy>| policy.map(|p| p.addresses.clone());
+            place(old.as_ref()) != place(self.new.endpoints.get(key))
+        })
+    }
+
+    pub(super) fn is_additive(&self) -> bool {
+        let Before {
+            classes,
+            cidrs,
+            rules,
+            ports,
+            endpoints,
+            identities: _,
+        } = self.before;
+        let new = self.new;
+        classes
+            .iter()
+            .all(|(k, old)| old.is_none() || new.classes.get(k) == old.as_ref())
+            && cidrs
+                .iter()
+                .all(|(k, old)| new.cidrs.get(k) == old.as_ref())
+            && rules
+                .iter()
+                .all(|(k, old)| new.rules.get(k) == old.as_ref())
+            && ports
+                .iter()
+                .all(|(k, old)| new.ports.get(k) == old.as_ref())
+            && endpoints
+                .iter()
+                .all(|(k, old)| new.endpoints.get(k) == old.as_ref())
+    }
+}
+
+impl Old for Overlay<'_> {
+    fn grant(&self, ruleset: u32, class: u32) -> Grant {
+        match self.before.rules.get(&(ruleset, class)) {
+            Some(old) => old.unwrap_or_default(),
+            None => Old::grant(self.new, ruleset, class),
+        }
+    }
+
+    fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
+        let set = set & PortSet::BLOCKS;
+        let mut blocks: BTreeMap<_, _> = Old::blocks(self.new, set).into_iter().collect();
+        for ((of, protocol, block), old) in &self.before.ports {
+            if *of == set {
+                match old {
+                    Some(bits) => blocks.insert((*protocol, *block), *bits),
+                    None => blocks.remove(&(*protocol, *block)),
+                };
+            }
+        }
+        blocks.into_iter().collect()
+    }
+}

@@ -1,0 +1,61 @@
+//! Which programs belong on which device, and that they stand there.
+
+use std::collections::BTreeSet;
+
+use nix::net::if_::if_nametoindex;
+use ringfence_policy::tables::Tables;
+
+use super::devices::Devices;
+use super::hook::Hook;
+use super::{Applied, Datapath, Interface};
+
+impl Datapath {
+    /// Sees to it that the programs stand first on every device.
+    pub(super) fn reattach(&mut self, interfaces: &[Interface], devices: &Devices) -> Applied {
+        let mut applied = Applied {
+            generation: self.worlds.generation,
+            ..Applied::default()
+        };
+        for interface in interfaces {
+            // Also where no slot was free: without a slot the programs are closed.
+            let (ifindex, name) = (interface.ifindex, &interface.name);
+            if let Err(error) = self.links.attach(ifindex, name, &Hook::POD) {
+                applied
+                    .failed
+                    .push((interface.pod.clone(), error.to_string()));
+            }
+        }
+        self.hook_others(interfaces, devices, &mut applied);
+        applied
+    }
+
+    /// The same for devices that no pod is behind. One that was a pod's stays
+    /// closed under the pod's programs.
+    fn hook_others(&mut self, managed: &[Interface], devices: &Devices, applied: &mut Applied) {
+        let managed = managed.iter().map(|interface| interface.ifindex);
+        let slots = self.endpoints.interfaces().into_iter();
+        let pods: BTreeSet<u32> = managed.chain(slots).chain(self.links.of_pods()).collect();
+        for (&ifindex, device) in devices.iter().filter(|(n, _)| !pods.contains(n)) {
+            if device.hooks().is_empty() {
+                continue;
+            }
+            let name = device.name.as_str();
+            match self.links.attach(ifindex, name, device.hooks()) {
+                Ok(()) => applied.devices += 1,
+                // It went, or got another name, while this pass ran: what is
+                // there now is the next one's.
+                Err(_) if if_nametoindex(name) != Ok(ifindex) => {}
+                Err(error) => applied.unhooked.push((name.to_owned(), error.to_string())),
+            }
+        }
+    }
+}
+
+/// The interfaces of pods that are under policy here.
+pub(super) fn managed(tables: &Tables, interfaces: &[Interface]) -> Vec<Interface> {
+    interfaces
+        .iter()
+        .filter(|interface| tables.endpoints.contains_key(&interface.pod))
+        .cloned()
+        .collect()
+}
