@@ -3,7 +3,7 @@
 
 use crate::abi::{Direction, Flow, Quota};
 use crate::packet::{Packet, mark, protocol};
-use core::hint::black_box;
+use core::hint::{black_box, cold_path};
 
 /// How far a connection has come.
 #[repr(u8)]
@@ -73,6 +73,7 @@ pub fn advance(flow: &mut Flow, direction: Direction, packet: &Packet, len: u32,
     flow.last_seen = now;
     let state = next(flow, direction, packet);
     if state != flow.state {
+        cold_path();
         flow.state = state;
         flow.timeout = timeout(packet.protocol, state);
     }

@@ -5,7 +5,8 @@
 //! in place once, in an order that rotates, and runs all traffic through it;
 //! ratios are those of one round, so that a machine that slows down slows both
 //! of a pair. `none-again` is no firewall a second time: what its ratios are off
-//! by is what the run can't tell apart.
+//! by is what the run can't tell apart. `hooks` is programs that do nothing where
+//! Ringfence has its own: what no firewall at these hooks can be below.
 
 mod nftables;
 mod traffic;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::links::PinnedLink;
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
 use ringfence::datapath::{Attach, Datapath, Interface, Options};
 use ringfence_policy::tables::Tables;
 use ringfence_tests::bench;
@@ -40,17 +43,25 @@ const CONNECT_TARGET: f64 = 1.10;
 enum Firewall {
     None,
     NoneAgain,
+    Hooks,
     Nftables,
     Ringfence,
 }
 
 impl Firewall {
-    const ALL: [Self; 4] = [Self::None, Self::NoneAgain, Self::Nftables, Self::Ringfence];
+    const ALL: [Self; 5] = [
+        Self::None,
+        Self::NoneAgain,
+        Self::Hooks,
+        Self::Nftables,
+        Self::Ringfence,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::NoneAgain => "none-again",
+            Self::Hooks => "hooks",
             Self::Nftables => "nftables",
             Self::Ringfence => "ringfence",
         }
@@ -69,12 +80,25 @@ fn main() -> Result<()> {
     let net = builder.build()?;
     eprintln!("{}", nftables::RULES);
     let samples = net.node().run(|| measure(&net))??;
-    let rows: Vec<Value> = Measure::ALL
-        .iter()
-        .flat_map(|what| rows(*what, &samples))
+    let rows: Vec<Value> = kinds()
+        .into_iter()
+        .flat_map(|what| rows(what, &samples))
         .collect();
     println!("{}", Value::from(rows));
     Ok(())
+}
+
+/// The kinds of traffic that are named as arguments, or all.
+fn kinds() -> Vec<Measure> {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let is_named = |what: &Measure| named.iter().any(|name| name == what.name().0);
+    let all = Measure::ALL.into_iter();
+    let some: Vec<Measure> = all.filter(is_named).collect();
+    if some.is_empty() {
+        Measure::ALL.to_vec()
+    } else {
+        some
+    }
 }
 
 fn measure(net: &Net) -> Result<Samples> {
@@ -90,7 +114,7 @@ fn measure(net: &Net) -> Result<Samples> {
             let firewall = Firewall::ALL[(round + turn) % Firewall::ALL.len()];
             let up = Up::raise(net, firewall)?;
             expect(firewall, between.knock()?)?;
-            for what in Measure::ALL {
+            for what in kinds() {
                 let cost = between
                     .measure(what, TIME)
                     .with_context(|| format!("{} through {}", what.name().0, firewall.name()))?;
@@ -108,7 +132,7 @@ fn measure(net: &Net) -> Result<Samples> {
 /// none.
 fn expect(firewall: Firewall, seen: Probe) -> Result<()> {
     let expected = match firewall {
-        Firewall::None | Firewall::NoneAgain => Probe::Refused,
+        Firewall::None | Firewall::NoneAgain | Firewall::Hooks => Probe::Refused,
         Firewall::Nftables | Firewall::Ringfence => Probe::TimedOut,
     };
     ensure!(
@@ -124,6 +148,8 @@ struct Up<'a> {
     net: &'a Net,
     firewall: Firewall,
     datapath: Option<Datapath>,
+    /// Detached when it is dropped.
+    empty: Option<Ebpf>,
 }
 
 impl<'a> Up<'a> {
@@ -134,10 +160,13 @@ impl<'a> Up<'a> {
         }
         let ringfence = firewall == Firewall::Ringfence;
         let datapath = ringfence.then(|| attach(net)).transpose()?;
+        let hooks = firewall == Firewall::Hooks;
+        let empty = hooks.then(|| attach_empty(net)).transpose()?;
         Ok(Self {
             net,
             firewall,
             datapath,
+            empty,
         })
     }
 
@@ -145,6 +174,7 @@ impl<'a> Up<'a> {
         if self.firewall == Firewall::Nftables {
             nftables::unload(self.net)?;
         }
+        drop(self.empty);
         // It holds the links beside their pins.
         if self.datapath.is_some() {
             drop(self.datapath);
@@ -169,6 +199,27 @@ fn attach(net: &Net) -> Result<Datapath> {
         bail!("{pod}: {error}");
     }
     Ok(datapath)
+}
+
+/// Puts a program that does nothing at both hooks of every pod's device.
+fn attach_empty(net: &Net) -> Result<Ebpf> {
+    let object = std::env::var("RINGFENCE_BENCH_OBJECT")
+        .context("RINGFENCE_BENCH_OBJECT isn't set: run `cargo xtask bench wire`")?;
+    let pins = net.pin_dir().join("empty");
+    fs::create_dir_all(&pins).with_context(|| pins.display().to_string())?;
+    let mut ebpf = EbpfLoader::new()
+        .default_map_pin_directory(pins)
+        .load_file(&object)
+        .with_context(|| format!("can't load {object}"))?;
+    let program = ebpf.program_mut("empty").context("no program `empty`")?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    program.load()?;
+    for pod in net.pods() {
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            program.attach(&pod.host_device, side)?;
+        }
+    }
+    Ok(ebpf)
 }
 
 /// A link without a pin or a descriptor is gone, and at once if the descriptor
@@ -227,6 +278,7 @@ fn rows(what: Measure, samples: &Samples) -> Vec<Value> {
     vec![
         row(Firewall::None, None, None),
         row(Firewall::NoneAgain, none, None),
+        row(Firewall::Hooks, none, None),
         row(Firewall::Nftables, none, None),
         row(Firewall::Ringfence, none, Some(target)),
         row(

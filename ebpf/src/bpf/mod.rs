@@ -9,6 +9,7 @@ mod report;
 mod skb;
 
 use core::cell::Cell;
+use core::hint::cold_path;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_jiffies64;
@@ -170,6 +171,7 @@ fn log(ctx: &TcContext, slot: u32, packet: &Packet, verdict: Verdict, noted: &No
 #[inline(always)]
 fn finish(context: &Context, packet: &Packet, verdict: Verdict, noted: &Cell<Noted>) -> i32 {
     if verdict.noted {
+        cold_path();
         report::note(context, packet, noted);
     }
     if verdict.passes(noted) {

@@ -9,6 +9,8 @@ mod numbers;
 mod parse;
 mod plain;
 
+use core::hint::cold_path;
+
 use crate::abi::{Addr, Direction, FlowKey, FragmentKey, Mac, Reason};
 
 pub use numbers::{
@@ -24,6 +26,7 @@ pub use parse::{parse_any, parse_l3, quoted};
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     if !plain::parse(frame, packet) {
+        cold_path();
         parse_odd(frame, packet);
     }
 }

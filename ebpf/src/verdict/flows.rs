@@ -1,5 +1,7 @@
 //! The flow that a packet belongs to: found, asked about, confirmed, stored.
 
+use core::hint::cold_path;
+
 use super::path::{Known, Path};
 use super::{Policy, Tables, Track};
 use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Identity, Stat};
@@ -38,10 +40,12 @@ impl<T: Tables> Path<'_, T> {
             return Found::Absent(Known::Unasked);
         }
         let Some(mut flow) = self.tables.flow(&track.key) else {
+            cold_path();
             return self.not_replied(track);
         };
         let found = self.take_in(&mut flow, &track.key);
         if matches!(found, Found::Passes(_)) && flow.state == State::Closing as u8 {
+            cold_path();
             // Room for those that live: what has ended is kept with the brief ones.
             self.end(&track.key, flow);
         }
@@ -123,6 +127,7 @@ impl<T: Tables> Path<'_, T> {
             return Found::Absent(Known::Something);
         }
         if flow.epoch != self.half.epoch {
+            cold_path();
             if by_opener {
                 return Found::Absent(Known::Something);
             }

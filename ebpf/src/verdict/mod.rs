@@ -15,6 +15,7 @@ mod policy;
 mod tables;
 
 use core::cell::Cell;
+use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
 use crate::abi::{
@@ -171,12 +172,28 @@ impl Scratch {
 /// Finds the endpoint of an interface: its slot and itself.
 #[inline(always)]
 pub fn find<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<(u32, &Endpoint)> {
+    let home = Endpoint::home_slot(ifindex);
+    let slot = match tables.endpoint(home) {
+        Some(endpoint) if endpoint.ifindex == ifindex => home,
+        _ => {
+            cold_path();
+            away(tables, ifindex)?
+        }
+    };
+    let endpoint = tables.endpoint(slot)?;
+    Some((slot, endpoint))
+}
+
+/// The slot of an interface that doesn't sit in its first one.
+#[inline(never)]
+fn away<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<u32> {
     let mut slot = Endpoint::home_slot(ifindex);
-    for _ in 0..Endpoint::PROBES {
+    for _ in 1..Endpoint::PROBES {
+        slot = Endpoint::next_slot(slot);
         match tables.endpoint(slot) {
-            Some(endpoint) if endpoint.ifindex == ifindex => return Some((slot, endpoint)),
+            Some(endpoint) if endpoint.ifindex == ifindex => return Some(slot),
             // A freed slot doesn't end the search: others may lie behind it.
-            _ => slot = Endpoint::next_slot(slot),
+            _ => {}
         }
     }
     None

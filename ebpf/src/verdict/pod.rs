@@ -1,5 +1,7 @@
 //! The two hooks of a pod's host-side device.
 
+use core::hint::cold_path;
+
 use super::flows::Found;
 use super::path::{Hook, Known, Path};
 use super::{Context, Noted, Room, Tables, Verdict, Work, endpoint_owns};
@@ -26,6 +28,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         Hook::FromPod,
     );
     if let Some(reason) = spoof::check(tables, endpoint, context.slot, frame, packet) {
+        cold_path();
         return path.deny(reason);
     }
     if context.vlan {
@@ -33,6 +36,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         return path.deny(Reason::Vlan);
     }
     if packet.shape != Shape::Ip {
+        cold_path();
         return path.without_flow();
     }
     // Before flows: one that the other side has opened may lead to a tunnel too.
@@ -62,9 +66,11 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
 ) -> Verdict {
     let path = Path::new(tables, context, endpoint, packet, &room.noted, Hook::ToPod);
     if !spoof::addressed_to(endpoint, packet) {
+        cold_path();
         return path.deny(Reason::NotAddressed);
     }
     let egress = if context.tag.service() {
+        cold_path();
         path.senders_egress()
     } else {
         Verdict::ALLOW
@@ -74,6 +80,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     }
     room.by_sender = egress.noted;
     if packet.shape != Shape::Ip || context.vlan {
+        cold_path();
         let verdict = path.without_flow();
         let noted = verdict.noted || room.by_sender;
         return Verdict { noted, ..verdict };
@@ -166,6 +173,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(always)]
     fn followed(&self, verdict: Verdict) -> Verdict {
         if self.packet.first_fragment && verdict.passes(self.noted) {
+            cold_path();
             self.follow(verdict.service);
         }
         verdict
