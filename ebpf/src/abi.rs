@@ -69,8 +69,10 @@ pub mod capacity {
     pub const PORTS: u32 = 131_072;
     /// Known addresses: of pods, nodes and Services, and those with a peer class.
     pub const ADDRESSES: u32 = 524_288;
-    /// Replied flows.
-    pub const FLOWS: u32 = 262_144;
+    /// Buckets of [`super::Bucket::WAYS`] replied flows. A power of two.
+    pub const FLOWS: u32 = 32_768;
+    /// Replied flows that found their bucket full.
+    pub const FLOWS_MORE: u32 = 65_536;
     /// Buckets of [`super::Bucket::WAYS`] flows that aren't replied yet or no
     /// longer, in a table of their own so that a flood of them can't evict
     /// replied ones. A power of two.
@@ -641,8 +643,8 @@ pub struct Opening {
     pub pad: u32,
 }
 
-/// Map `OPENING`, index = [`Seed::bucket`]: flows whose keys share a bucket.
-/// Written by the kernel only; see [`crate::opening`].
+/// Maps `FLOWS` and `OPENING`, index = [`Seed::bucket`]: flows whose keys share a
+/// bucket. Written by the kernel only; see [`crate::buckets`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bucket {
@@ -651,7 +653,8 @@ pub struct Bucket {
     pub tags: [u64; Self::WAYS],
     /// A bit for each way that has been used since its turn to go came last.
     pub recent: u32,
-    /// Whose turn it is to go.
+    /// `OPENING`: whose turn it is to go. `FLOWS`: 1 once a flow has found it full,
+    /// so that those in `FLOWS_MORE` are looked for there too.
     pub turn: u32,
     /// The flows.
     pub flows: [Opening; Self::WAYS],
@@ -737,7 +740,7 @@ impl Quota {
     pub const WINDOW: u64 = 30;
     /// Replied flows that one endpoint may keep in `FLOWS`; more of them stay in
     /// `OPENING`.
-    pub const REPLIED: u32 = capacity::FLOWS / 4;
+    pub const REPLIED: u32 = capacity::FLOWS * Bucket::WAYS as u32 / 4;
     /// Link-local addresses that one endpoint may claim.
     pub const CLAIMS: u32 = 8;
 }

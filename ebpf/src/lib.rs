@@ -7,13 +7,13 @@
 //! - [`abi`]: keys and values of every map, with their layout.
 //! - [`packet`]: bytes to a packet, or the reason why it can't be accounted for.
 //! - [`conntrack`]: what a packet does to a flow, and how long a flow lives.
-//! - [`opening`]: where flows lie that aren't replied.
+//! - [`buckets`]: where flows lie.
 //! - [`verdict`]: endpoint, packet and tables to a verdict.
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod buckets;
 pub mod conntrack;
-pub mod opening;
 pub mod packet;
 pub mod spoof;
 pub mod verdict;

@@ -9,7 +9,7 @@ use ringfence_tests::testnet::{
     probe_udp, send_udp,
 };
 
-const TIMEOUT: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -3,10 +3,12 @@
 use ringfence_ebpf::abi::{Bucket, Direction, DropCount, DropKey, Protocol, Reason, Stat};
 use serde::Serialize;
 
+use std::time::{Duration, Instant};
+
 use super::error::DatapathError;
-use super::maps::{Maps, Raw, entries, map_error, max_entries};
+use super::maps::{Maps, Raw, map_error, max_entries};
 use super::names::Names;
-use super::{Datapath, opening};
+use super::{Datapath, buckets};
 
 /// Denied or audited packets of one workload pair, direction, reason and protocol.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -146,25 +148,40 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
     all.push(usage("ENDPOINTS", datapath.endpoints.len()));
     all.push(usage("NAMES", datapath.names.len()));
     all.push(usage("DROPS", maps.drops.keys().flatten().count()));
-    let most = max_entries("FLOWS") as usize;
-    let flows = maps.flows.keys().take(most).flatten().count();
-    all.push(usage("FLOWS", flows));
-    // Its elements are buckets.
+    let [flows, opening] = datapath.flows_held();
+    let ways = |name| u64::from(max_entries(name)) * Bucket::WAYS as u64;
+    all.push(MapUsage {
+        name: "FLOWS",
+        entries: flows,
+        capacity: ways("FLOWS"),
+    });
+    let most = max_entries("FLOWS_MORE") as usize;
+    let more = maps.flows_more.keys().take(most).flatten().count();
+    all.push(usage("FLOWS_MORE", more));
     all.push(MapUsage {
         name: "OPENING",
-        entries: opening::entries(maps).map_or(0, |flows| flows.len() as u64),
-        capacity: u64::from(max_entries("OPENING")) * Bucket::WAYS as u64,
+        entries: opening,
+        capacity: ways("OPENING"),
     });
     all
 }
 
-/// Entries of the two flow tables, replied ones first.
-pub(super) fn flow_entries(
-    maps: &Maps,
-) -> Result<Vec<(ringfence_ebpf::abi::FlowKey, ringfence_ebpf::abi::Flow)>, DatapathError> {
-    let mut all = entries("FLOWS", &maps.flows)?;
-    all.extend(opening::entries(maps)?);
-    Ok(all)
+impl Datapath {
+    /// Flows in both tables of buckets. Counted at most once a minute: that reads
+    /// them whole, which takes some 30 ms.
+    fn flows_held(&self) -> [u64; 2] {
+        const FRESH: Duration = Duration::from_secs(60);
+        if let Some((at, held)) = self.flows_held.get()
+            && at.elapsed() < FRESH
+        {
+            return held;
+        }
+        let count = |name, map| buckets::count(name, map).unwrap_or_default();
+        let maps = &self.maps;
+        let held = [count("FLOWS", &maps.flows), count("OPENING", &maps.opening)];
+        self.flows_held.set(Some((Instant::now(), held)));
+        held
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use ringfence_ebpf::conntrack::{self, Clock, State};
 use serde::Serialize;
 
 use super::error::DatapathError;
-use super::{Datapath, counters};
+use super::{Datapath, buckets};
 
 /// One tracked connection of one endpoint.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -47,7 +47,7 @@ pub(super) fn list(datapath: &mut Datapath) -> Result<Vec<FlowEntry>, DatapathEr
         .into_iter()
         .map(|state| (state.id, state.pod.to_string()))
         .collect();
-    let mut flows: Vec<(u64, FlowEntry)> = counters::flow_entries(&datapath.maps)?
+    let mut flows: Vec<(u64, FlowEntry)> = buckets::entries(&datapath.maps)?
         .into_iter()
         // One that was promoted meanwhile stands in both tables.
         .collect::<BTreeMap<_, _>>()

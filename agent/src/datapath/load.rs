@@ -13,9 +13,9 @@ use ringfence_ebpf::abi::{
     FragmentKey, Fragments, Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey, Seed,
 };
 
+use super::buckets;
 use super::error::{DatapathError, chain};
 use super::maps::{AgentField, Hash, Maps, map_error, max_entries};
-use super::opening;
 
 /// The BPF object; empty in a build without one.
 pub(super) static OBJECT: &[u8] =
@@ -40,7 +40,7 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
     let agent: Array<MapData, u64> =
         pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
     let mut maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
-    opening::sow(&mut maps)?;
+    buckets::sow(&mut maps)?;
     let events = take(&mut ebpf, "EVENTS")?;
     load_programs(&mut ebpf)?;
     program(&mut ebpf, CLOCK)?
@@ -188,7 +188,7 @@ type Shape = (MapType, usize, usize);
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
     const LPM: usize = 4 + size_of::<CidrKey>();
-    let shapes: [(&'static str, Shape); 21] = [
+    let shapes: [(&'static str, Shape); 22] = [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
@@ -204,8 +204,9 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
             "ADDRESSES",
             (MapType::Hash, size_of::<Addr>(), size_of::<Identity>()),
         ),
+        ("FLOWS", (MapType::Array, 4, size_of::<Bucket>())),
         (
-            "FLOWS",
+            "FLOWS_MORE",
             (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
         ),
         ("OPENING", (MapType::Array, 4, size_of::<Bucket>())),

@@ -21,6 +21,9 @@ unsafe impl<T: Plain> Pod for Raw<T> {}
 /// A hash map from `K` to `V`.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
+/// A table of flows.
+pub(super) type Buckets = Array<MapData, Raw<Bucket>>;
+
 /// Every map that the agent uses.
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
@@ -29,8 +32,9 @@ pub(super) struct Maps {
     pub(super) rules: Hash<RuleKey, Grant>,
     pub(super) ports: Hash<PortKey, PortBlock>,
     pub(super) addresses: Hash<Addr, Identity>,
-    pub(super) flows: Hash<FlowKey, Flow>,
-    pub(super) opening: Array<MapData, Raw<Bucket>>,
+    pub(super) flows: Buckets,
+    pub(super) flows_more: Hash<FlowKey, Flow>,
+    pub(super) opening: Buckets,
     pub(super) seed: Array<MapData, Raw<Seed>>,
     pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
     pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
@@ -85,6 +89,7 @@ impl Maps {
             ports: typed!("PORTS"),
             addresses: typed!("ADDRESSES"),
             flows: typed!("FLOWS"),
+            flows_more: typed!("FLOWS_MORE"),
             opening: typed!("OPENING"),
             seed: typed!("SEED"),
             drops: typed!("DROPS"),
@@ -303,6 +308,7 @@ pub(super) fn max_entries(map: &str) -> u32 {
         "PORTS" => capacity::PORTS,
         "ADDRESSES" => capacity::ADDRESSES,
         "FLOWS" => capacity::FLOWS,
+        "FLOWS_MORE" => capacity::FLOWS_MORE,
         "OPENING" => capacity::OPENING,
         "FRAGMENTS" => capacity::FRAGMENTS,
         "CLAIMS" => capacity::CLAIMS,

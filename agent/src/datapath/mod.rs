@@ -7,6 +7,7 @@
 
 mod apply;
 mod attach;
+mod buckets;
 mod clsact;
 mod counters;
 mod devices;
@@ -21,7 +22,6 @@ mod load;
 mod lock;
 mod maps;
 mod names;
-mod opening;
 mod preflight;
 mod quotas;
 mod remove;
@@ -34,6 +34,7 @@ mod ticks;
 mod verified;
 mod world;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -181,6 +182,8 @@ pub struct Datapath {
     trusted: bool,
     ticks: Ticks,
     settled: quotas::Settled,
+    /// Flows in `FLOWS` and `OPENING`, and when they were counted.
+    flows_held: Cell<Option<(Instant, [u64; 2])>>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
     /// Held as long as this process may write the maps.
@@ -231,6 +234,7 @@ impl Datapath {
             trusted: false,
             ticks,
             settled: quotas::Settled::default(),
+            flows_held: Cell::new(None),
             pickup_until,
             _lock: lock,
         })

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use ringfence_ebpf::abi::{Endpoint, Flow, FlowKey, Quota};
 use ringfence_ebpf::conntrack::{self, Clock};
 
-use super::Datapath;
 use super::error::DatapathError;
-use super::maps::entries;
+use super::{Datapath, buckets};
 
 /// Flows that an endpoint keeps before it is worth while to see which of them
 /// are left: counting them reads all flows of the node.
@@ -52,7 +51,7 @@ impl Datapath {
             return Ok(());
         }
         let clock = self.clock()?;
-        let live = live(entries("FLOWS", &self.maps.flows)?, clock);
+        let live = live(buckets::replied(&self.maps)?, clock);
         for (slot, quota) in grown {
             let left = live.get(&quota.endpoint).copied().unwrap_or_default();
             self.maps.set_gone(slot, quota.replied.wrapping_sub(left))?;

@@ -19,6 +19,7 @@ use ringfence_ebpf::abi::{
     FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, Seed, Stat, World,
     capacity,
 };
+use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{Packet, Shape};
 use ringfence_ebpf::verdict::{Memo, PolicyTables, Scratch, Tables};
 
@@ -35,7 +36,9 @@ static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF
 #[map]
 static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
 #[map]
-static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
+static FLOWS: Array<Bucket> = Array::pinned(capacity::FLOWS, 0);
+#[map]
+static FLOWS_MORE: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS_MORE, 0);
 #[map]
 static OPENING: Array<Bucket> = Array::pinned(capacity::OPENING, 0);
 #[map]
@@ -134,14 +137,50 @@ pub(super) fn count(stat: Stat) {
 /// Bounds a way for the verifier.
 const LAST_WAY: usize = Bucket::WAYS - 1;
 
-/// The bucket of a key, and its tag there.
+/// The bucket of a tag among the flows that aren't replied.
 #[inline(always)]
-fn bucket(key: &FlowKey) -> Option<(&'static mut Bucket, u64)> {
-    let tag = SEED.get(0)?.tag(key);
-    let bucket = OPENING.get_ptr_mut(Seed::bucket(tag))?;
-    // SAFETY: other CPUs write here too; see `ringfence_ebpf::opening` for why any
+fn opening_bucket(tag: u64) -> Option<&'static mut Bucket> {
+    let bucket = OPENING.get_ptr_mut(Seed::bucket::<{ capacity::OPENING }>(tag))?;
+    // SAFETY: other CPUs write here too; see `ringfence_ebpf::buckets` for why any
     // state that they leave can be read.
-    Some((unsafe { &mut *bucket }, tag))
+    Some(unsafe { &mut *bucket })
+}
+
+/// The same among those that are.
+#[inline(always)]
+fn flows_bucket(tag: u64) -> Option<&'static mut Bucket> {
+    let bucket = FLOWS.get_ptr_mut(Seed::bucket::<{ capacity::FLOWS }>(tag))?;
+    // SAFETY: as above.
+    Some(unsafe { &mut *bucket })
+}
+
+/// Writes a flow to a way of a bucket, unless another CPU is at it.
+#[inline(always)]
+fn write(bucket: &mut Bucket, way: usize, tag: u64, key: &FlowKey, flow: &Flow) -> bool {
+    let way = way & LAST_WAY;
+    let before = bucket.tags[way];
+    if before == Bucket::BUSY || !exchange(&mut bucket.tags[way], before, Bucket::BUSY) {
+        return false;
+    }
+    let opening = &mut bucket.flows[way];
+    opening.flow = *flow;
+    opening.key = *key;
+    exchange(&mut bucket.tags[way], Bucket::BUSY, tag)
+}
+
+/// Frees a key's way, if it has one.
+#[inline(always)]
+fn release(bucket: &mut Bucket, tag: u64, key: &FlowKey) -> bool {
+    match bucket.find(tag, key) {
+        Some(way) => exchange(&mut bucket.tags[way & LAST_WAY], tag, Bucket::FREE),
+        None => false,
+    }
+}
+
+/// A replied flow that found its bucket full.
+#[inline(never)]
+fn flow_of_more(key: &FlowKey) -> Option<*mut Flow> {
+    FLOWS_MORE.get_ptr_mut(key)
 }
 
 /// Sets a tag, if it still is what it was; Linux 5.12.
@@ -232,56 +271,72 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<&mut Flow> {
-        // SAFETY: the element may be evicted and reused under us. Its fields
-        // are counters, times and bytes without invalid patterns; the worst is
-        // one packet accounted to another flow.
-        FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    fn tag(&self, key: &FlowKey) -> u64 {
+        // An array of one has element 0; the verifier wants to hear it.
+        SEED.get(0).map_or(Bucket::BUSY, |seed| seed.tag(key))
     }
 
     #[inline(always)]
-    fn opening(&self, key: &FlowKey) -> Option<&mut Flow> {
-        let (bucket, tag) = bucket(key)?;
+    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&mut Flow> {
+        let bucket = flows_bucket(tag)?;
+        if let Some(way) = bucket.find(tag, key) {
+            return Some(&mut bucket.flows[way & LAST_WAY].flow);
+        }
+        if bucket.turn == 0 {
+            return None;
+        }
+        // SAFETY: the element may be evicted and reused under us. Its fields
+        // are counters, times and bytes without invalid patterns; the worst is
+        // one packet accounted to another flow.
+        flow_of_more(key).map(|flow| unsafe { &mut *flow })
+    }
+
+    #[inline(never)]
+    fn opening(&self, tag: u64, key: &FlowKey) -> Option<&mut Flow> {
+        let bucket = opening_bucket(tag)?;
         let way = bucket.find(tag, key)?;
         bucket.touch(way);
         Some(&mut bucket.flows[way & LAST_WAY].flow)
     }
 
     #[inline(never)]
-    fn open(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let Some((bucket, tag)) = bucket(key) else {
+    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow) -> bool {
+        let Some(bucket) = opening_bucket(tag) else {
             return false;
         };
-        let way = bucket.place(tag) & LAST_WAY;
-        let before = bucket.tags[way];
-        if before == Bucket::BUSY || !exchange(&mut bucket.tags[way], before, Bucket::BUSY) {
-            return false;
-        }
-        let opening = &mut bucket.flows[way];
-        opening.flow = *flow;
-        opening.key = *key;
-        exchange(&mut bucket.tags[way], Bucket::BUSY, tag)
+        let way = bucket.place(tag);
+        write(bucket, way, tag, key, flow)
     }
 
-    #[inline(always)]
-    fn promote(&self, key: &FlowKey, flow: &mut Flow) -> bool {
-        // Two CPUs may promote at once: the first one's entry stands.
-        let stored = FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_ok()
-            || FLOWS.get_ptr(key).is_some();
-        if stored
-            && let Some((bucket, tag)) = bucket(key)
-            && let Some(way) = bucket.find(tag, key)
-        {
-            exchange(&mut bucket.tags[way & LAST_WAY], tag, Bucket::FREE);
+    #[inline(never)]
+    fn promote(&self, tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
+        let Some(bucket) = flows_bucket(tag) else {
+            return false;
+        };
+        let stored = match bucket.room(tag, clock) {
+            // Two CPUs may promote at once: whose entry stands doesn't matter.
+            Some(way) => write(bucket, way, tag, key, flow),
+            None => {
+                bucket.turn = 1;
+                FLOWS_MORE
+                    .insert(key, &*flow, u64::from(BPF_NOEXIST))
+                    .is_ok()
+                    || FLOWS_MORE.get_ptr(key).is_some()
+            }
+        };
+        if stored && let Some(bucket) = opening_bucket(tag) {
+            release(bucket, tag, key);
         }
         stored
     }
 
-    #[inline(always)]
-    fn demote(&self, key: &FlowKey, flow: &mut Flow) -> bool {
+    #[inline(never)]
+    fn demote(&self, tag: u64, key: &FlowKey, flow: &mut Flow) -> bool {
         // There first: there is no moment without it. Only who takes it out
         // counts it.
-        self.open(key, flow) && FLOWS.remove(key).is_ok()
+        self.open(tag, key, flow)
+            && (flows_bucket(tag).is_some_and(|bucket| release(bucket, tag, key))
+                || FLOWS_MORE.remove(key).is_ok())
     }
 
     #[inline(always)]

@@ -39,7 +39,8 @@ impl<T: Tables> Path<'_, T> {
         if packet.is(mark::STARTS) || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return Found::Absent(Known::Unasked);
         }
-        let Some(mut flow) = self.tables.flow(&track.key) else {
+        track.tag = self.tables.tag(&track.key);
+        let Some(mut flow) = self.tables.flow(track.tag, &track.key) else {
             cold_path();
             return self.not_replied(track);
         };
@@ -47,14 +48,14 @@ impl<T: Tables> Path<'_, T> {
         if matches!(found, Found::Passes(_)) && flow.state == State::Closing as u8 {
             cold_path();
             // Room for those that live: what has ended is kept with the brief ones.
-            self.end(&track.key, flow);
+            self.end(track, flow);
         }
         found
     }
 
     #[inline(never)]
-    fn end(&self, key: &FlowKey, flow: T::FlowRef<'_>) {
-        if self.tables.demote(key, flow)
+    fn end(&self, track: &Track, flow: T::FlowRef<'_>) {
+        if self.tables.demote(track.tag, &track.key, flow)
             && let Some(mut quota) = self.tables.quota(self.context.slot)
             && quota.endpoint == self.endpoint.id
         {
@@ -65,22 +66,22 @@ impl<T: Tables> Path<'_, T> {
     /// The same among the flows that aren't replied yet or no longer.
     #[inline(always)]
     fn not_replied(&self, track: &mut Track) -> Found {
-        match self.tables.opening(&track.key) {
-            Some(flow) => self.not_replied_yet(&track.key, flow),
+        match self.tables.opening(track.tag, &track.key) {
+            Some(flow) => self.not_replied_yet(track, flow),
             None => Found::Absent(Known::Nothing),
         }
     }
 
     #[inline(never)]
-    fn not_replied_yet(&self, key: &FlowKey, mut flow: T::FlowRef<'_>) -> Found {
+    fn not_replied_yet(&self, track: &Track, mut flow: T::FlowRef<'_>) -> Found {
         let before = flow.state;
-        let found = self.take_in(&mut flow, key);
+        let found = self.take_in(&mut flow, &track.key);
         if matches!(found, Found::Passes(_)) {
             if before == State::Opening as u8 && flow.state != before {
                 self.answered();
             }
             if flow.state == State::Replied as u8 {
-                self.replied(key, flow);
+                self.replied(track, flow);
             }
         }
         found
@@ -96,14 +97,15 @@ impl<T: Tables> Path<'_, T> {
     /// Moves a flow to those that a flood can't push out, as many as this
     /// endpoint may have there; the others go on where they are.
     #[inline(never)]
-    fn replied(&self, key: &FlowKey, flow: T::FlowRef<'_>) {
+    fn replied(&self, track: &Track, flow: T::FlowRef<'_>) {
         let slot = self.context.slot;
         let gone = self.tables.gone(slot);
         let within = match self.tables.quota(slot) {
             Some(mut quota) => quota.reply(self.endpoint.id, gone),
             None => true,
         };
-        if within && !self.tables.promote(key, flow) {
+        let clock = self.context.clock;
+        if within && !self.tables.promote(track.tag, &track.key, flow, clock) {
             self.tables.count(Stat::FlowsNotStored);
         }
     }
@@ -199,9 +201,13 @@ impl<T: Tables> Path<'_, T> {
         let live = |flow: &Flow| {
             flow.epoch == self.half.epoch && !conntrack::expired(flow, self.context.clock)
         };
-        match self.tables.flow(key) {
+        let tag = self.tables.tag(key);
+        match self.tables.flow(tag, key) {
             Some(flow) => live(&flow),
-            None => self.tables.opening(key).is_some_and(|flow| live(&flow)),
+            None => self
+                .tables
+                .opening(tag, key)
+                .is_some_and(|flow| live(&flow)),
         }
     }
 
@@ -227,10 +233,11 @@ impl<T: Tables> Path<'_, T> {
     }
 
     #[inline(always)]
-    fn store(&self, track: &Track, known: Known, stat: Stat) {
+    fn store(&self, track: &mut Track, known: Known, stat: Stat) {
         if known != Known::Nothing {
             // A reused port takes its old entry over, wherever that lies.
-            if let Some(mut old) = self.tables.flow(&track.key) {
+            track.tag = self.tables.tag(&track.key);
+            if let Some(mut old) = self.tables.flow(track.tag, &track.key) {
                 *old = track.flow;
                 self.tables.count(stat);
                 return;
@@ -242,7 +249,7 @@ impl<T: Tables> Path<'_, T> {
         };
         if !within {
             self.tables.count(Stat::FlowsOverQuota);
-        } else if self.tables.open(&track.key, &track.flow) {
+        } else if self.tables.open(track.tag, &track.key, &track.flow) {
             self.tables.count(stat);
         } else {
             self.tables.count(Stat::FlowsNotStored);
@@ -269,10 +276,10 @@ impl<T: Tables> Path<'_, T> {
             );
             true
         };
-        if let Some(mut flow) = self.tables.flow(&track.key) {
+        if let Some(mut flow) = self.tables.flow(track.tag, &track.key) {
             return confirmed(&mut flow);
         }
-        match self.tables.opening(&track.key) {
+        match self.tables.opening(track.tag, &track.key) {
             Some(mut flow) => confirmed(&mut flow),
             None => false,
         }

@@ -144,6 +144,8 @@ struct Work {
 struct Track {
     flow: Flow,
     key: FlowKey,
+    /// What the key is found by, once it has been looked for.
+    tag: u64,
 }
 
 impl Scratch {
@@ -162,6 +164,7 @@ impl Scratch {
                     track: Track {
                         flow: Flow::EMPTY,
                         key: FlowKey::EMPTY,
+                        tag: 0,
                     },
                 },
             },

@@ -6,6 +6,7 @@ use super::{Memo, PolicyTables};
 use crate::abi::{
     Addr, Claim, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Identity, Quota, Stat, World,
 };
+use crate::conntrack::Clock;
 
 /// Endpoints, addresses, flows: over eBPF maps in the kernel, in memory in tests.
 pub trait Tables: PolicyTables {
@@ -32,16 +33,18 @@ pub trait Tables: PolicyTables {
     /// What this CPU remembers at a place below [`Memo::ENTRIES`].
     fn memo(&self, place: u32) -> Option<Self::MemoRef<'_>>;
 
+    /// What a key is found by in both tables of flows.
+    fn tag(&self, key: &FlowKey) -> u64;
     /// A replied flow, live or not.
-    fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
+    fn flow(&self, tag: u64, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
     /// A flow that isn't replied yet or no longer, live or not.
-    fn opening(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
+    fn opening(&self, tag: u64, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
     /// Stores a flow among those that aren't replied; whether that worked.
-    fn open(&self, key: &FlowKey, flow: &Flow) -> bool;
+    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow) -> bool;
     /// Moves a flow to the replied ones; whether that worked.
-    fn promote(&self, key: &FlowKey, flow: Self::FlowRef<'_>) -> bool;
+    fn promote(&self, tag: u64, key: &FlowKey, flow: Self::FlowRef<'_>, clock: Clock) -> bool;
     /// Moves a flow from the replied ones to the others; whether that worked.
-    fn demote(&self, key: &FlowKey, flow: Self::FlowRef<'_>) -> bool;
+    fn demote(&self, tag: u64, key: &FlowKey, flow: Self::FlowRef<'_>) -> bool;
     /// The quota of the endpoint in a slot.
     fn quota(&self, slot: u32) -> Option<Self::QuotaRef<'_>>;
     /// How many of the flows that the quota counts as replied are gone: the

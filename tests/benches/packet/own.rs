@@ -1,13 +1,19 @@
 //! The bench's own programs.
 
 use anyhow::{Context, Result};
-use aya::maps::Array;
+use aya::maps::{Array, HashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use ringfence_ebpf::abi::{Flow, FlowKey};
 use ringfence_tests::packets::Frame;
 use ringfence_tests::testnet::Net;
 
 use super::cases::{Case, Program};
+use super::world::{self, PEERS};
+
+/// Bytes of a flow's key, and of a flow.
+const KEY: usize = size_of::<FlowKey>();
+const FLOW: usize = size_of::<Flow>();
 
 /// The bench's own programs, over the datapath's own maps, so that the floor
 /// finds the very flows.
@@ -43,7 +49,22 @@ impl Own {
         for name in Self::PROGRAMS {
             own.program(name)?.load()?;
         }
+        own.fill_floor()?;
         Ok(own)
+    }
+
+    /// Gives the floor a flow of each peer's to find, as the datapath has one.
+    fn fill_floor(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut("FLOOR");
+        let map = map.context("the bench's object has no map FLOOR")?;
+        let mut floor = HashMap::<_, [u8; KEY], [u8; FLOW]>::try_from(map)?;
+        for v4 in [true, false] {
+            for number in 0..PEERS as u16 {
+                let key = world::flow_key(v4, number);
+                floor.insert(key, [0; FLOW], 0)?;
+            }
+        }
+        Ok(())
     }
 
     fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {

@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use ringfence::datapath::{Datapath, Events, Hook, Interface};
-use ringfence_ebpf::abi::{Addr, Grant};
+use ringfence_ebpf::abi::{Addr, FlowKey, Grant};
 use ringfence_ebpf::packet::tcp;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::{Frame, fixture};
@@ -45,6 +45,21 @@ fn numbered(v4: bool, block: u8, number: u16) -> IpAddr {
     } else {
         Ipv6Addr::new(0xfd00, 0x10, u16::from(block), 0, 0, 0, 0, number).into()
     }
+}
+
+/// The key of the caller's flow with a peer, as [`FlowKey`] lies in memory; the
+/// caller is endpoint 1.
+pub(super) fn flow_key(v4: bool, number: u16) -> [u8; size_of::<FlowKey>()] {
+    let local = Addr::from(fixture::address("caller", v4)).octets();
+    let remote = Addr::from(peer(v4, number)).octets();
+    let mut key = [0; size_of::<FlowKey>()];
+    key[..16].copy_from_slice(&local);
+    key[16..32].copy_from_slice(&remote);
+    key[32..36].copy_from_slice(&1_u32.to_ne_bytes());
+    key[36..38].copy_from_slice(&40_000_u16.to_ne_bytes());
+    key[38..40].copy_from_slice(&8080_u16.to_ne_bytes());
+    key[40..44].copy_from_slice(&6_u32.to_ne_bytes());
+    key
 }
 
 impl World {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
     Addr, Bucket, Claim, Control, Direction, Endpoint, Flow, FlowKey, FragmentKey, Fragments,
-    Grant, Identity, Mac, Opening, PortKey, Protocol, Quota, Seed, Stat, Tag, World,
+    Grant, Identity, Mac, PortKey, Protocol, Quota, Seed, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Packet};
@@ -19,8 +19,8 @@ use super::step::{Expected, Series, Source, Step};
 const FIRST_IFINDEX: u32 = 100;
 /// An interface that nobody manages.
 const UNMANAGED: u32 = 99;
-/// Buckets of opening flows: fewer than the kernel has, for they are made anew
-/// for each test.
+/// Buckets of each table of flows: fewer than the kernel has, for they are made
+/// anew for each test.
 const BUCKETS: u32 = 64;
 /// Any will do.
 const SEED: Seed = Seed([11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]);
@@ -34,7 +34,7 @@ pub struct Host {
     endpoints: HashMap<u32, Endpoint>,
     workloads: Vec<String>,
     identities: HashMap<Addr, Identity>,
-    flows: RefCell<HashMap<FlowKey, Flow>>,
+    flows: RefCell<Vec<Bucket>>,
     opening: RefCell<Vec<Bucket>>,
     memos: RefCell<Vec<Memo>>,
     quotas: RefCell<HashMap<u32, Quota>>,
@@ -58,7 +58,7 @@ impl Host {
             endpoints: HashMap::new(),
             workloads: Vec::new(),
             identities: HashMap::new(),
-            flows: RefCell::default(),
+            flows: RefCell::new(vec![Bucket::default(); BUCKETS as usize]),
             opening: RefCell::new(vec![Bucket::default(); BUCKETS as usize]),
             memos: RefCell::new(vec![Memo::default(); Memo::ENTRIES as usize]),
             quotas: RefCell::default(),
@@ -145,10 +145,7 @@ impl Host {
 
     /// Live and dead flows, replied and unreplied ones.
     pub fn flow_count(&self) -> (usize, usize) {
-        let opening = self.opening.borrow();
-        let tags = opening.iter().flat_map(|bucket| bucket.tags);
-        let opening = tags.filter(|tag| *tag != Bucket::FREE).count();
-        (self.flows.borrow().len(), opening)
+        (held(&self.flows.borrow()), held(&self.opening.borrow()))
     }
 
     /// Runs a step's hook and counts as the hooks do.
@@ -242,20 +239,37 @@ impl PolicyTables for Host {
     }
 }
 
-type FlowTable = RefCell<HashMap<FlowKey, Flow>>;
-
-fn find<'a>(table: &'a FlowTable, key: &FlowKey) -> Option<RefMut<'a, Flow>> {
-    RefMut::filter_map(table.borrow_mut(), |flows| flows.get_mut(key)).ok()
+fn number(tag: u64) -> usize {
+    Seed::bucket::<BUCKETS>(tag) as usize
 }
 
-impl Host {
-    /// The bucket of a key, and its tag there.
-    fn bucket(&self, key: &FlowKey) -> (RefMut<'_, Bucket>, u64) {
-        let tag = SEED.tag(key);
-        let number = Seed::bucket(tag) % BUCKETS;
-        let buckets = self.opening.borrow_mut();
-        (RefMut::map(buckets, |all| &mut all[number as usize]), tag)
+fn find<'a>(buckets: RefMut<'a, Vec<Bucket>>, tag: u64, key: &FlowKey) -> Option<RefMut<'a, Flow>> {
+    RefMut::filter_map(buckets, |buckets| {
+        let bucket = &mut buckets[number(tag)];
+        let way = bucket.find(tag, key)?;
+        bucket.touch(way);
+        Some(&mut bucket.flows[way].flow)
+    })
+    .ok()
+}
+
+fn write(bucket: &mut Bucket, way: usize, tag: u64, key: &FlowKey, flow: &Flow) {
+    bucket.tags[way] = tag;
+    bucket.flows[way].flow = *flow;
+    bucket.flows[way].key = *key;
+}
+
+fn release(bucket: &mut Bucket, tag: u64, key: &FlowKey) -> bool {
+    let way = bucket.find(tag, key);
+    if let Some(way) = way {
+        bucket.tags[way] = Bucket::FREE;
     }
+    way.is_some()
+}
+
+fn held(buckets: &[Bucket]) -> usize {
+    let tags = buckets.iter().flat_map(|bucket| bucket.tags);
+    tags.filter(|tag| *tag != Bucket::FREE).count()
 }
 
 impl Tables for Host {
@@ -280,47 +294,44 @@ impl Tables for Host {
         self.policy.class(world, addr)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
-        find(&self.flows, key)
+    fn tag(&self, key: &FlowKey) -> u64 {
+        SEED.tag(key)
     }
 
-    fn opening(&self, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
-        let (bucket, tag) = self.bucket(key);
-        RefMut::filter_map(bucket, |bucket| {
-            let way = bucket.find(tag, key)?;
-            bucket.touch(way);
-            Some(&mut bucket.flows[way].flow)
-        })
-        .ok()
+    fn flow(&self, tag: u64, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
+        let buckets = self.flows.borrow_mut();
+        find(buckets, tag, key)
     }
 
-    fn open(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let (mut bucket, tag) = self.bucket(key);
+    fn opening(&self, tag: u64, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
+        let buckets = self.opening.borrow_mut();
+        find(buckets, tag, key)
+    }
+
+    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow) -> bool {
+        let bucket = &mut self.opening.borrow_mut()[number(tag)];
         let way = bucket.place(tag);
-        bucket.tags[way] = tag;
-        bucket.flows[way] = Opening {
-            flow: *flow,
-            key: *key,
-            pad: 0,
-        };
+        write(bucket, way, tag, key, flow);
         true
     }
 
-    fn promote(&self, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
+    fn promote(&self, tag: u64, key: &FlowKey, flow: RefMut<'_, Flow>, clock: Clock) -> bool {
         let moved = *flow;
         drop(flow);
-        self.flows.borrow_mut().insert(*key, moved);
-        let (mut bucket, tag) = self.bucket(key);
-        if let Some(way) = bucket.find(tag, key) {
-            bucket.tags[way] = Bucket::FREE;
+        let bucket = &mut self.flows.borrow_mut()[number(tag)];
+        let room = bucket.room(tag, clock);
+        if let Some(way) = room {
+            write(bucket, way, tag, key, &moved);
+            release(&mut self.opening.borrow_mut()[number(tag)], tag, key);
         }
-        true
+        room.is_some()
     }
 
-    fn demote(&self, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
+    fn demote(&self, tag: u64, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
         let moved = *flow;
         drop(flow);
-        self.open(key, &moved) && self.flows.borrow_mut().remove(key).is_some()
+        let opened = self.open(tag, key, &moved);
+        opened && release(&mut self.flows.borrow_mut()[number(tag)], tag, key)
     }
 
     fn quota(&self, slot: u32) -> Option<RefMut<'_, Quota>> {

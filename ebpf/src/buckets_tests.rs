@@ -1,5 +1,5 @@
 use super::*;
-use crate::abi::Addr;
+use crate::abi::{Addr, capacity};
 
 const SEED: Seed = Seed([
     0x9e37_79b9,
@@ -64,7 +64,7 @@ fn every_word_of_a_key_counts_for_its_tag() {
 fn keys_spread_evenly_over_the_buckets() {
     let mut load = vec![0_u32; capacity::OPENING as usize];
     for number in 0..capacity::OPENING * 4 {
-        load[Seed::bucket(SEED.tag(&key(number))) as usize] += 1;
+        load[Seed::bucket::<{ capacity::OPENING }>(SEED.tag(&key(number))) as usize] += 1;
     }
     // Poisson with mean 4: 2.1% above eight.
     let over = load.iter().filter(|load| **load > 8).count();
@@ -131,4 +131,25 @@ fn a_way_that_is_being_written_is_nobodys() {
     bucket.tags[way] = Bucket::BUSY;
     assert!(!holds(&bucket, 1));
     assert_ne!(put(&mut bucket, 2), way);
+}
+
+#[test]
+fn room_is_made_by_flows_past_their_timeout_alone() {
+    let clock = Clock {
+        now: 10_000,
+        second: 100,
+    };
+    let mut bucket = Bucket::default();
+    let new = SEED.tag(&key(8));
+    for number in 0..8 {
+        assert!(bucket.room(new, clock).is_some());
+        let way = put(&mut bucket, number);
+        bucket.flows[way].flow.last_seen = 7000;
+        bucket.flows[way].flow.timeout = 30;
+    }
+    assert_eq!(bucket.room(new, clock), None);
+    bucket.flows[5].flow.timeout = 29;
+    assert_eq!(bucket.room(new, clock), Some(5));
+    let own = SEED.tag(&key(3));
+    assert_eq!(bucket.room(own, clock), bucket.find(own, &key(3)));
 }

@@ -1,12 +1,12 @@
-//! The table of flows that aren't replied: seeded once, and read.
+//! The tables of flows: seeded once, and read.
 
 use std::fs::File;
 use std::io::Read as _;
 
-use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed, capacity};
+use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed};
 
 use super::error::DatapathError;
-use super::maps::{Maps, Raw, map_error};
+use super::maps::{Buckets, Maps, Raw, map_error};
 
 /// Gives a new table its random numbers. One that has some keeps them: what lies in
 /// it is found by them.
@@ -39,18 +39,40 @@ fn random() -> std::io::Result<Seed> {
     Ok(seed)
 }
 
-/// All flows of the table, live and dead. One that a CPU writes meanwhile is left
-/// out, or is the one that was there before, or partly.
+/// All flows, live and dead, replied ones first. One that a CPU writes meanwhile is
+/// left out, or is the one that was there before, or partly.
 pub(super) fn entries(maps: &Maps) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
-    let mut all = Vec::new();
-    for number in 0..capacity::OPENING {
-        let Raw(bucket) = maps
-            .opening
-            .get(&number, 0)
-            .map_err(|error| map_error("reading", "OPENING", &error))?;
-        all.extend(held(&bucket));
-    }
+    let mut all = replied(maps)?;
+    each("OPENING", &maps.opening, |bucket| all.extend(held(bucket)))?;
     Ok(all)
+}
+
+/// Those that are replied.
+pub(super) fn replied(maps: &Maps) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+    let mut all = super::maps::entries("FLOWS_MORE", &maps.flows_more)?;
+    each("FLOWS", &maps.flows, |bucket| all.extend(held(bucket)))?;
+    Ok(all)
+}
+
+/// How many flows a table of buckets holds.
+pub(super) fn count(name: &'static str, map: &Buckets) -> Result<u64, DatapathError> {
+    let mut count = 0;
+    each(name, map, |bucket| count += held(bucket).count() as u64)?;
+    Ok(count)
+}
+
+fn each(
+    name: &'static str,
+    map: &Buckets,
+    mut see: impl FnMut(&Bucket),
+) -> Result<(), DatapathError> {
+    for number in 0..map.len() {
+        let Raw(bucket) = map
+            .get(&number, 0)
+            .map_err(|error| map_error("reading", name, &error))?;
+        see(&bucket);
+    }
+    Ok(())
 }
 
 fn held(bucket: &Bucket) -> impl Iterator<Item = (FlowKey, Flow)> {
