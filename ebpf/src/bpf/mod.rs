@@ -4,6 +4,7 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+mod buckets;
 mod maps;
 mod report;
 mod skb;
