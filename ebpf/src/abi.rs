@@ -43,8 +43,8 @@ plain! {
     Identity = 16,
     FlowKey = 44,
     Flow = 64,
-    Opening = 112,
-    Bucket = 968,
+    Opening = 128,
+    Bucket = 1152,
     Seed = 48,
     FragmentKey = 44,
     Fragments = 24,
@@ -639,8 +639,8 @@ pub struct Opening {
     pub flow: Flow,
     /// Its key.
     pub key: FlowKey,
-    /// Zero.
-    pub pad: u32,
+    /// Zero. Fills two lines of the cache.
+    pub pad: [u32; 5],
 }
 
 /// Maps `FLOWS` and `OPENING`, index = [`Seed::bucket`]: flows whose keys share a
@@ -656,6 +656,8 @@ pub struct Bucket {
     /// `OPENING`: whose turn it is to go. `FLOWS`: 1 once a flow has found it full,
     /// so that those in `FLOWS_MORE` are looked for there too.
     pub turn: u32,
+    /// Zero. Fills a line of the cache.
+    pub pad: [u32; 14],
     /// The flows.
     pub flows: [Opening; Self::WAYS],
 }
