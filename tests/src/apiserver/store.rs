@@ -243,7 +243,7 @@ pub(super) fn read_yaml(yaml: &str) -> Result<Vec<Value>> {
         match value["kind"].as_str() {
             None if value.is_null() => {}
             Some("List") => {
-                objects.extend(value["items"].as_array().into_iter().flatten().cloned())
+                objects.extend(value["items"].as_array().into_iter().flatten().cloned());
             }
             _ => objects.push(value),
         }
