@@ -225,7 +225,10 @@ fn in_force(shared: &Shared, pod: &str) -> InForce {
             |unguarded| unguarded.reason.clone(),
         )
     };
-    let reason = status.error.clone().or_else(|| (!guarded).then(unguarded));
+    let waits = (!status.waits_for.is_empty())
+        .then(|| format!("not known yet: {}", status.waits_for.join(", ")));
+    let reason = status.error.clone().or(waits);
+    let reason = reason.or_else(|| (!guarded).then(unguarded));
     InForce {
         in_force: reason.is_none(),
         reason,

@@ -2,7 +2,8 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::client::{self, ClientError};
-use crate::engine::{Discover, Engine};
+use crate::engine::{Discover, Engine, Look};
+use crate::source::Source;
 use crate::state::Status;
 use crate::testing::{FakeKernel, settings, shared};
 
@@ -83,7 +84,7 @@ fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
     });
     (
         Arc::new(shared(kernel)),
-        Engine::with_discover(&settings(dir), discover).unwrap(),
+        Engine::with_discover(&settings(dir), Source::manifests(dir).unwrap(), discover),
     )
 }
 
@@ -101,7 +102,7 @@ fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
             loop {
                 looped.wake.notified().await;
                 let ticket = looped.ticket();
-                engine.pass(&looped, None);
+                engine.pass(&looped, None, Look::All);
                 looped.complete(ticket);
             }
         });

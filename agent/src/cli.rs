@@ -167,6 +167,18 @@ pub struct PolicyArgs {
     pub node_address: Vec<IpAddr>,
 }
 
+/// The cluster that a question is about.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ClusterArgs {
+    /// A folder of Kubernetes YAML, instead of a cluster
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or the
+    /// service account of the pod that this runs in]
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
 /// `ringfence explain`.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
@@ -177,9 +189,9 @@ pub struct ExplainArgs {
     /// PROTO/PORT, as in TCP/8080, or ICMP
     #[arg(value_name = "PROTO/PORT")]
     pub port: String,
-    /// A folder of Kubernetes YAML
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Whose policies
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// How labels are read
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -191,9 +203,9 @@ pub struct ExplainArgs {
 /// `ringfence matrix`.
 #[derive(Args, Debug)]
 pub struct MatrixArgs {
-    /// A folder of Kubernetes YAML
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Whose policies
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// PROTO/PORT, as in TCP/8080, or ICMP; repeat for more, up to 64
     #[arg(long, value_name = "PROTO/PORT", required = true)]
     pub port: Vec<String>,
@@ -212,7 +224,7 @@ pub struct MatrixArgs {
     /// with --diff workload]
     #[arg(long, value_enum)]
     pub by: Option<By>,
-    /// List what changes from --manifests (before) to this folder (after). What
+    /// List what changes from --manifests or the cluster (before) to this folder (after). What
     /// is there after only was allowed nothing before: all that it may call and
     /// all that may call it opens; what is gone closes likewise
     #[arg(long, value_name = "OTHER_DIR")]
@@ -242,9 +254,9 @@ pub enum By {
 pub struct CallersArgs {
     /// ns/service or ns/pod
     pub service: String,
-    /// A folder of Kubernetes YAML
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Whose policies
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// How labels are read
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -304,10 +316,15 @@ pub struct AgentArgs {
     /// Read policy from this folder of Kubernetes YAML, and watch it
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or the
+    /// service account of the pod that this runs in]
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
     /// Drop what policy denies, or only count it
     #[arg(long, value_enum, default_value_t)]
     pub mode: Mode,
-    /// This node's name, as in the pods' spec.nodeName [default: the host's name]
+    /// This node's name, as in the pods' spec.nodeName [default: NODE_NAME of the
+    /// environment, else the host's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Where the pods' network namespaces are found
@@ -326,6 +343,10 @@ pub struct AgentArgs {
     /// are exact whatever this is
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub events_per_second: u32,
+    /// Write Kubernetes Events on callers' pods about their dropped packets, summed
+    /// up and a few a minute; needs leave to create events.events.k8s.io
+    #[arg(long, conflicts_with = "manifests")]
+    pub emit_events: bool,
     /// How long after a pod is first managed its open TCP connections are still
     /// recognised, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]

@@ -5,7 +5,8 @@ use clap::CommandFactory as _;
 
 use super::*;
 use crate::failure::Failure;
-use crate::settings::Settings;
+use crate::kubernetes::Access;
+use crate::settings::{Origin, Settings};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
@@ -40,21 +41,33 @@ fn the_defaults_are_those_of_the_documentation() {
 }
 
 #[test]
-fn an_agent_without_manifests_is_told_what_to_give_and_exits_2() {
+fn an_agent_without_manifests_asks_the_api_server() {
+    let origin = |line: &str| settings(line).unwrap().origin;
+    let access = |kubeconfig| Origin::Kubernetes(Access { kubeconfig });
     for line in ["ringfence agent", "ringfence agent --source kubernetes"] {
-        let failure = settings(line).unwrap_err();
-        assert_eq!(failure.code(), 2);
-        assert!(
-            failure.to_string().contains("give --manifests DIR"),
-            "{failure}"
-        );
+        assert_eq!(origin(line), access(None));
     }
+    let line = "ringfence agent --kubeconfig /k";
+    assert_eq!(origin(line), access(Some("/k".into())));
+    let line = "ringfence agent --manifests /m";
+    assert_eq!(origin(line), Origin::Manifests("/m".into()));
+    assert!(!settings("ringfence agent").unwrap().emit_events);
+    assert!(
+        settings("ringfence agent --emit-events")
+            .unwrap()
+            .emit_events
+    );
 }
 
 #[test]
 fn an_api_server_and_a_folder_are_not_read_at_once() {
-    let error = parse("ringfence agent --source kubernetes --manifests /m").unwrap_err();
-    assert_eq!(error.exit_code(), 2);
+    for line in [
+        "ringfence agent --source kubernetes --manifests /m",
+        "ringfence agent --kubeconfig /k --manifests /m",
+        "ringfence matrix --port TCP/1 --kubeconfig /k --manifests /m",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
 }
 
 #[test]
@@ -118,14 +131,13 @@ fn a_pod_to_wait_for_is_a_namespace_and_a_name() {
 }
 
 #[test]
-fn offline_commands_need_their_manifests_and_a_port() {
+fn offline_commands_need_what_they_ask_about() {
     assert!(parse("ringfence explain a/b c/d TCP/8080 --manifests m -o json").is_ok());
     assert!(parse("ringfence matrix --manifests m --port TCP/1 --port UDP/2").is_ok());
     assert!(parse("ringfence callers a/b --manifests m -o json").is_ok());
     for line in [
-        "ringfence explain a/b c/d TCP/8080",
+        "ringfence explain a/b c/d --manifests m",
         "ringfence matrix --manifests m",
-        "ringfence callers a/b",
         "ringfence callers --manifests m",
     ] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -34,7 +34,7 @@ pub enum ClientError {
         /// The path asked for.
         what: String,
         /// Why.
-        source: hyper::http::Error,
+        source: http::Error,
     },
     /// The agent says no.
     #[error("the agent could not answer {what}: {message}")]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::future::Future;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::cli::{FollowArgs, Global, Output, PodName, StatusArgs};
 use crate::client::{self, ClientError};
 use crate::datapath;
 use crate::failure::{Failure, Found, Outcome};
+use crate::kubernetes::health::WatchStatus;
 use crate::output::{Paint, field, print, print_json, table};
 use crate::state::{InForce, Status};
 
@@ -97,6 +98,10 @@ fn status_text(status: &Status, paint: Paint) -> String {
     let verdict = match (&status.error, status.passes) {
         (Some(error), _) => format!("{}: {error}", paint.red("failing")),
         (None, 0) => paint.yellow("starting"),
+        (None, _) if !status.waits_for.is_empty() => paint.yellow("waiting for the first lists"),
+        (None, _) if !status.source_connected => {
+            paint.yellow("running on what was last known: the source can't be read")
+        }
         (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
         (None, _) => paint.green("well"),
     };
@@ -133,14 +138,20 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .iter()
         .map(|one| format!("{}: {}", one.device, one.reason))
         .collect();
+    let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
     let sections = [
+        (
+            "not known yet (what was in force before this agent stays until it is)",
+            &status.waits_for,
+        ),
+        ("watches of the API server with faults", &watches),
         ("not guarded", &pods),
         (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
         ),
         (
-            "manifests that don't parse (the last good state of their objects is in force)",
+            "objects that don't parse (their last good form is in force)",
             &status.invalid,
         ),
         ("labels and annotations that do not parse", &status.problems),
@@ -152,6 +163,18 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             let _ = write!(text, "\n{}\n  {}\n", paint.bold(title), lines.join("\n  "));
         }
     }
+}
+
+/// A watch that isn't connected, or lately wasn't, in words.
+fn watch(row: &WatchStatus) -> Option<String> {
+    let WatchStatus { kind, state, .. } = row;
+    let error = row.error.as_ref()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let since = now.map_or(0, |now| now.as_secs().saturating_sub(row.since));
+    Some(format!(
+        "{kind}: {state} for {since} s; {} faults, the last: {error}",
+        row.errors
+    ))
 }
 
 /// `ringfence endpoints`.
@@ -329,6 +352,7 @@ mod tests {
     fn the_status_says_the_worst_first() {
         let mut status = Status {
             passes: 1,
+            source_connected: true,
             ..Status::default()
         };
         assert!(status_text(&status, Paint::off()).starts_with("well\n"));

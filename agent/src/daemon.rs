@@ -11,12 +11,15 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
 
 use crate::cli::LogFormat;
 use crate::datapath::{Datapath, Events, Options};
-use crate::engine::{Engine, Pass};
+use crate::engine::{Engine, Look, Pass};
 use crate::failure::{Failure, Found, Outcome};
+use crate::kubernetes::watch::{Follow, Pace};
+use crate::kubernetes::{Access, Board, Kind, Outbox, emit, inbox};
 use crate::manifests::Watch;
 use crate::metrics::Metrics;
 use crate::netlink::LinkEvents;
-use crate::settings::Settings;
+use crate::settings::{Origin, Settings};
+use crate::source::Source;
 use crate::state::{Shared, Status};
 use crate::{api, web};
 
@@ -34,20 +37,72 @@ const RETRY: Duration = Duration::from_millis(50);
 pub fn run(settings: &Settings) -> Outcome {
     start_logging(settings.log_format);
     // All input is checked before the kernel is touched.
-    let engine = Engine::open(settings).map_err(Failure::input)?;
-    api::refuse_second_agent(&settings.socket).map_err(Failure::fault)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")
         .map_err(Failure::fault)?;
+    let (source, watches) = open(settings, &runtime)?;
+    api::refuse_second_agent(&settings.socket).map_err(Failure::fault)?;
+    let engine = Engine::new(settings, source);
     runtime
-        .block_on(serve(settings, engine))
+        .block_on(serve(settings, engine, watches))
         .map_err(Failure::fault)?;
     Ok(Found::Fine)
 }
 
-async fn serve(settings: &Settings, engine: Engine) -> anyhow::Result<()> {
+/// The watches of the API server, where that is the source; else none.
+#[derive(Default)]
+struct Watches {
+    /// Told when they have something to tell.
+    told: Arc<Notify>,
+    /// Who they are to the server, how they are doing, where they put what they see.
+    server: Option<(Access, Board, Outbox)>,
+}
+
+fn open(
+    settings: &Settings,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<(Source, Watches), Failure> {
+    let mut watches = Watches::default();
+    let source = match &settings.origin {
+        Origin::Manifests(folder) => Source::manifests(folder).map_err(Failure::input)?,
+        Origin::Kubernetes(access) => {
+            // A kubeconfig that can't be read now is refused; later it may come and go.
+            runtime.block_on(access.client()).map_err(Failure::input)?;
+            let board = Board::default();
+            let (outbox, inbox) = inbox::queue(board.clone(), Arc::clone(&watches.told));
+            watches.server = Some((access.clone(), board, outbox));
+            Source::Kubernetes(inbox)
+        }
+    };
+    Ok((source, watches))
+}
+
+impl Watches {
+    fn board(&self) -> Option<Board> {
+        self.server.as_ref().map(|(_, board, _)| board.clone())
+    }
+
+    /// Watches every kind, and writes Events if asked to.
+    fn start(&self, settings: &Settings, shared: &Shared) {
+        let Some((access, board, outbox)) = &self.server else {
+            return;
+        };
+        for kind in Kind::ALL {
+            let (access, config) = (access.clone(), settings.config.clone());
+            let (outbox, health) = (outbox.clone(), board.of(kind));
+            let watch = Follow::new(kind, access, config, outbox, health, Pace::default());
+            tokio::spawn(watch.run());
+        }
+        if let Some(emitter) = &shared.emitter {
+            let (emitter, node) = (Arc::clone(emitter), settings.node_name.clone());
+            tokio::spawn(emit::run(emitter, access.clone(), node));
+        }
+    }
+}
+
+async fn serve(settings: &Settings, engine: Engine, watches: Watches) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let page = match settings.metrics_addr {
         Some(addr) => Some(web::bind(addr).await?),
@@ -62,11 +117,10 @@ async fn serve(settings: &Settings, engine: Engine) -> anyhow::Result<()> {
     })?;
     let (listener, socket) = api::bind(&settings.socket)?;
     let events = datapath.take_events();
-    let shared = Arc::new(Shared::new(
-        datapath,
-        Metrics::new()?,
-        first_status(settings),
-    ));
+    let shared = Shared::new(datapath, Metrics::new()?, first_status(settings));
+    let mut shared = shared.with_board(watches.board());
+    shared.emitter = settings.emit_events.then(Arc::default);
+    let shared = Arc::new(shared);
     if let Some(events) = events {
         tokio::spawn(forward(events, Arc::clone(&shared)));
     }
@@ -76,11 +130,12 @@ async fn serve(settings: &Settings, engine: Engine) -> anyhow::Result<()> {
     tokio::spawn(api::serve(listener, Arc::clone(&shared)));
     tracing::info!(
         node = settings.node_name,
-        manifests = %settings.manifests.display(),
+        source = settings.origin.describe(),
         "agent started in mode {}",
         shared.status().mode,
     );
-    let done = watch_and_pass(settings, engine, &shared, &mut stop).await;
+    watches.start(settings, &shared);
+    let done = watch_and_pass(settings, engine, &shared, &watches.told, &mut stop).await;
     drop(socket);
     tracing::info!("agent stopped; enforcement stays in place");
     done
@@ -91,7 +146,7 @@ fn first_status(settings: &Settings) -> Status {
         version: env!("CARGO_PKG_VERSION").into(),
         node: settings.node_name.clone(),
         mode: if settings.audit { "audit" } else { "enforce" }.into(),
-        source: format!("manifests {}", settings.manifests.display()),
+        source: settings.origin.describe(),
         source_connected: true,
         pid: std::process::id(),
         ..Status::default()
@@ -102,23 +157,27 @@ async fn watch_and_pass(
     settings: &Settings,
     mut engine: Engine,
     shared: &Arc<Shared>,
+    told: &Notify,
     stop: &mut Stop,
 ) -> anyhow::Result<()> {
     let wake = &shared.wake;
-    let mut manifests = Watch::tree(&settings.manifests, Arc::clone(wake));
-    let mut namespaces = Watch::folder(&settings.netns_dir, Arc::clone(wake));
+    let mut watches = vec![Watch::folder(&settings.netns_dir, Arc::clone(wake))];
+    if let Origin::Manifests(folder) = &settings.origin {
+        watches.push(Watch::tree(folder, Arc::clone(wake)));
+    }
     follow_links(Arc::clone(wake))?;
-    let mut since = None;
+    let (mut since, mut look) = (None, Look::All);
     let mut backoff = RETRY;
+    // When everything is looked at again, whatever the API server tells meanwhile.
+    let mut next = TokioInstant::now();
     loop {
         let ticket = shared.ticket();
         let pass;
-        (engine, pass) = blocking_pass(engine, shared, since.take()).await?;
-        if !pass.unsettled {
+        (engine, pass) = blocking_pass(engine, shared, since.take(), look).await?;
+        if !pass.unsettled && look == Look::All {
             shared.complete(ticket);
         }
-        manifests.ensure();
-        namespaces.ensure();
+        watches.iter_mut().for_each(Watch::ensure);
         let delay = if pass.unsettled {
             // Longer than a file takes to settle.
             QUIET
@@ -127,14 +186,22 @@ async fn watch_and_pass(
         } else {
             PERIOD
         };
-        backoff = (backoff * 2).min(PERIOD);
+        let at = TokioInstant::now() + delay;
+        next = if look == Look::All { at } else { next.min(at) };
+        if look == Look::All {
+            backoff = (backoff * 2).min(PERIOD);
+        }
+        look = Look::All;
         tokio::select! {
             () = stop.asked() => return Ok(()),
-            () = sleep(delay) => {}
+            () = sleep_until(next) => {}
+            // An event of the API server is whole and comes alone: what comes with
+            // it waits while the pass runs.
+            () = told.notified() => look = Look::Source,
             () = wake.notified() => {
                 since = Some(Instant::now());
                 backoff = RETRY;
-                settle(wake).await;
+                settle(wake, told).await;
             }
         }
     }
@@ -146,23 +213,28 @@ async fn blocking_pass(
     mut engine: Engine,
     shared: &Arc<Shared>,
     since: Option<Instant>,
+    look: Look,
 ) -> anyhow::Result<(Engine, Pass)> {
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || {
-        let pass = engine.pass(&shared, since);
+        let pass = engine.pass(&shared, since, look);
         (engine, pass)
     })
     .await
     .context("a pass panicked")
 }
 
-/// Waits for the events that come with the first one.
-async fn settle(wake: &Notify) {
+/// Waits for the events that come with the first one; one of the API server's
+/// waits for none.
+async fn settle(wake: &Notify, told: &Notify) {
     let deadline = TokioInstant::now() + PATIENCE;
     loop {
         let quiet = (TokioInstant::now() + QUIET).min(deadline);
-        if timeout_at(quiet, wake.notified()).await.is_err() {
-            return;
+        tokio::select! {
+            () = told.notified() => return,
+            more = timeout_at(quiet, wake.notified()) => if more.is_err() {
+                return;
+            },
         }
         if TokioInstant::now() >= deadline {
             sleep_until(deadline).await;
@@ -200,6 +272,9 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
         match events.next().await {
             Ok(records) => {
                 for record in records {
+                    if let Some(emitter) = &shared.emitter {
+                        emitter.note(&record, Instant::now());
+                    }
                     match serde_json::to_string(&record) {
                         // An error says that nobody follows.
                         Ok(line) => drop(shared.events.send(line.into())),

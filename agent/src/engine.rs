@@ -1,29 +1,44 @@
-//! One pass: manifests, compile, discover, apply. Blocking, and never fails:
+//! One pass: source, compile, discover, apply. Blocking, and never fails:
 //! what goes wrong is said in the status, and the next pass tries again.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod publish;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringfence_policy::compile::Compiler;
 use ringfence_policy::diff::Change;
-use ringfence_policy::index::{Index, PodKey, Scope};
+use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 
 use crate::datapath::Interface;
 use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
 use crate::failure;
-use crate::manifests::{Feed, ManifestError, ManifestErrors, Store};
 use crate::settings::Settings;
-use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice};
+use crate::source::{News, Source};
+use crate::state::{Shared, Status, UnhookedDevice};
+use crate::summary::Summary;
 
 /// What one pass leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pass {
     /// A manifest was too fresh to read: the pass doesn't count as complete.
     pub unsettled: bool,
+    /// Not all is known yet that the first world needs: nothing was touched.
+    pub waits: bool,
     /// Something failed or a pod's interface wasn't there: try again soon.
     pub retry: bool,
+}
+
+/// What a pass looks at beside the source of policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// Everything.
+    All,
+    /// The node's devices only if other pods are wanted than before: the kernel
+    /// tells of its devices by itself.
+    Source,
 }
 
 /// Finds the interfaces of pods; another implementation stands in for tests.
@@ -32,8 +47,7 @@ pub type Discover =
 
 /// Everything between the source of policy and the datapath.
 pub struct Engine {
-    store: Store,
-    feed: Feed,
+    source: Source,
     index: Index,
     compiler: Compiler,
     /// What the compiler has changed since the kernel was told last.
@@ -41,6 +55,12 @@ pub struct Engine {
     node: String,
     discover: Discover,
     compiled: Option<Compiled>,
+    /// When the first event of each kind came that isn't in force yet.
+    since: BTreeMap<&'static str, Instant>,
+    /// When what takes long on many objects may be worked out again.
+    next_summary: Option<Instant>,
+    /// The last pass left something to be done again.
+    retry: bool,
     interfaces: Vec<Interface>,
     /// The addresses by which each of them was found.
     found_by: BTreeMap<PodKey, Vec<IpAddr>>,
@@ -60,33 +80,35 @@ pub struct Engine {
 /// What follows from the objects alone.
 struct Compiled {
     wanted: Vec<Wanted>,
-    problems: Vec<String>,
-    problem_fields: BTreeSet<(String, String)>,
-    host_network: Vec<Unguarded>,
     /// Not yet applied since it was compiled.
     fresh: bool,
+    summary: Summary,
+    /// The summary is of an older state.
+    stale: bool,
 }
 
 impl Engine {
-    /// Reads the manifests for the first time; any error in them is refused.
-    pub fn open(settings: &Settings) -> Result<Self, ManifestErrors> {
+    /// An engine that hasn't made a pass yet.
+    pub fn new(settings: &Settings, source: Source) -> Self {
         let netns_dir: PathBuf = settings.netns_dir.clone();
         let discover: Discover =
             Box::new(move |wanted, known| discover::discover(&netns_dir, wanted, known));
-        Self::with_discover(settings, discover)
+        Self::with_discover(settings, source, discover)
     }
 
-    /// As [`Engine::open`], with another way to find interfaces.
-    pub fn with_discover(settings: &Settings, discover: Discover) -> Result<Self, ManifestErrors> {
-        Ok(Self {
-            store: Store::open(&settings.manifests)?,
-            feed: Feed::default(),
+    /// As [`Engine::new`], with another way to find interfaces.
+    pub fn with_discover(settings: &Settings, source: Source, discover: Discover) -> Self {
+        Self {
+            source,
             index: Index::new(settings.config.clone()),
             compiler: Compiler::new(Scope::Node(settings.node_name.clone())),
             change: None,
             node: settings.node_name.clone(),
             discover,
             compiled: None,
+            since: BTreeMap::new(),
+            next_summary: None,
+            retry: false,
             interfaces: Vec::new(),
             found_by: BTreeMap::new(),
             unguarded: Vec::new(),
@@ -95,66 +117,115 @@ impl Engine {
             unhooked: Vec::new(),
             skipped: Vec::new(),
             warnings: Vec::new(),
-        })
+        }
     }
 
-    /// Brings the kernel to what the manifests and the interfaces say now.
+    /// Brings the kernel to what the source and the interfaces say now.
     /// `since` is when the first event came that asked for it.
-    pub fn pass(&mut self, shared: &Shared, since: Option<Instant>) -> Pass {
+    pub fn pass(&mut self, shared: &Shared, since: Option<Instant>, look: Look) -> Pass {
         let began = since.unwrap_or_else(Instant::now);
-        let refresh = self.store.refresh();
-        if refresh.changed || self.compiled.is_none() {
-            let fresh = self.compile();
-            self.log_problems(&shared.status(), &fresh);
-            self.compiled = Some(fresh);
+        let news = self.source.refresh(&mut self.index);
+        if !news.waits_for.is_empty() {
+            return self.wait(shared, &news);
         }
-        let discovered = self.find_interfaces();
-        let applied = self.apply(shared, began);
+        let unsettled = news.unsettled;
+        let finds = self.compile(news, began) || look == Look::All || self.retry;
+        let discovered = if finds {
+            self.find_interfaces()
+        } else {
+            Ok(())
+        };
+        let applied = self.apply(shared, finds);
         let error = discovered
             .err()
             .or(applied.err())
             .map(|error| failure::one_line(&error));
         let incomplete = self.unguarded().next().is_some() || !self.unhooked.is_empty();
-        let retry = error.is_some() || incomplete;
+        self.retry = error.is_some() || incomplete;
+        self.summarize(&shared.status());
+        if let Some(emitter) = &shared.emitter {
+            emitter.answer(|ip| self.index.pod_at(ip).map(PodEntry::key));
+        }
         self.publish(shared, error);
         Pass {
-            unsettled: refresh.unsettled,
-            retry,
+            unsettled,
+            waits: false,
+            retry: self.retry,
         }
     }
 
-    fn compile(&mut self) -> Compiled {
-        self.feed.tell(&self.store, &mut self.index);
+    /// What was in force stays until everything is known that the first world needs.
+    fn wait(&mut self, shared: &Shared, news: &News) -> Pass {
+        for (kind, at) in &news.since {
+            self.since.entry(kind).or_insert(*at);
+        }
+        let mut status = shared.status();
+        status.passes += 1;
+        status.waits_for = news
+            .waits_for
+            .iter()
+            .map(|kind| (*kind).to_owned())
+            .collect();
+        status.invalid = self.source.invalid();
+        let mut kernel = shared.kernel();
+        status.generation = kernel.generation();
+        drop(kernel);
+        shared.set_status(status);
+        Pass {
+            unsettled: false,
+            waits: true,
+            retry: false,
+        }
+    }
+
+    /// Compiles what changed; whether other pods are wanted than before.
+    fn compile(&mut self, news: News, began: Instant) -> bool {
+        if !news.changed && self.compiled.is_some() {
+            return false;
+        }
+        for (kind, at) in news.since {
+            self.since.entry(kind).or_insert(at);
+        }
+        if self.since.is_empty() {
+            self.since.insert("manifests", began);
+        }
         let change = self.compiler.update(&mut self.index);
         match &mut self.change {
             Some(earlier) => earlier.then(change),
             None => self.change = Some(change),
         }
-        let index = &self.index;
-        let wanted = self
-            .compiler
-            .tables()
-            .endpoints
-            .iter()
-            .map(|(pod, policy)| Wanted {
-                pod: pod.clone(),
-                addresses: policy.addresses.clone(),
-            })
-            .collect();
-        let found = index.problems();
-        let problems = found
-            .iter()
-            .map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message));
-        Compiled {
+        let endpoints = self.compiler.tables().endpoints.iter();
+        let wanted = endpoints.map(|(pod, policy)| Wanted {
+            pod: pod.clone(),
+            addresses: policy.addresses.clone(),
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let before = self.compiled.take();
+        let differs = before.as_ref().is_none_or(|before| before.wanted != wanted);
+        self.compiled = Some(Compiled {
             wanted,
-            problems: problems.collect(),
-            problem_fields: found
-                .iter()
-                .map(|p| (p.object.clone(), p.key_or_field.clone()))
-                .collect(),
-            host_network: host_network(index, &self.node),
             fresh: true,
+            summary: before.map(|before| before.summary).unwrap_or_default(),
+            stale: true,
+        });
+        differs
+    }
+
+    /// Works out what is said of all objects, if that is due: after the datapath has
+    /// what it needs, and of a whole cluster for a fiftieth of the time at most.
+    fn summarize(&mut self, before: &Status) {
+        let now = Instant::now();
+        let is_due = self.next_summary.is_none_or(|next| next <= now);
+        let Some(compiled) = self.compiled.as_mut().filter(|c| c.stale && is_due) else {
+            return;
+        };
+        compiled.stale = false;
+        compiled.summary = Summary::of(&self.index, &self.node);
+        if self.source.is_large() {
+            let took = now.elapsed();
+            self.next_summary = Some(Instant::now() + took * 50 + Duration::from_millis(20));
         }
+        self.log_problems(before);
     }
 
     /// On failure the interfaces stay as they were: policy must not wait for them.
@@ -212,132 +283,63 @@ impl Engine {
         self.unguarded.iter().chain(&self.refused)
     }
 
-    fn apply(&mut self, shared: &Shared, began: Instant) -> anyhow::Result<()> {
-        let Some(compiled) = &mut self.compiled else {
-            return Ok(());
-        };
+    /// With the interfaces that were found, or else with those of the last time:
+    /// then nothing but the change is looked at.
+    fn apply(&mut self, shared: &Shared, finds: bool) -> anyhow::Result<()> {
         // Told once, whatever becomes of it: the datapath takes note first.
         let change = self.change.take();
         let change = change.unwrap_or_else(|| self.compiler.unchanged());
-        let applied = shared
-            .kernel()
-            .apply(self.compiler.tables(), &change, &self.interfaces)?;
-        let refused = applied.failed.into_iter().map(|(pod, error)| Unguarded {
-            pod,
-            reason: format!("its programs can't be attached: {error}"),
-        });
-        self.refused = refused.collect();
+        let mut kernel = shared.kernel();
+        let tables = self.compiler.tables();
+        if !finds {
+            let followed = kernel.follow(tables, &change)?;
+            drop(kernel);
+            self.refused.extend(refused(followed.refused));
+            self.applied(shared, followed.generation, followed.flipped, followed.at);
+            return Ok(());
+        }
+        let applied = kernel.apply(tables, &change, &self.interfaces)?;
+        drop(kernel);
+        self.refused = refused(applied.failed);
         self.devices = applied.devices;
         let unhooked = applied.unhooked.into_iter();
         self.unhooked = unhooked
             .map(|(device, reason)| UnhookedDevice { device, reason })
             .collect();
-        if compiled.fresh {
-            compiled.fresh = false;
-            let at = applied.in_force_at.unwrap_or_else(Instant::now);
-            let took = at.saturating_duration_since(began);
-            shared.metrics.applied(took);
-            tracing::info!(
-                generation = applied.generation,
-                flipped = applied.flipped,
-                endpoints = self.interfaces.len(),
-                "policy in force after {:.1} ms",
-                took.as_secs_f64() * 1e3,
-            );
-        }
+        let at = applied.in_force_at.unwrap_or_else(Instant::now);
+        self.applied(shared, applied.generation, applied.flipped, at);
         Ok(())
     }
 
-    fn publish(&self, shared: &Shared, error: Option<String>) {
-        let mut status = shared.status();
-        self.log_unguarded(&status);
-        status.passes += 1;
-        status.apply_errors += u64::from(error.is_some());
-        match &error {
-            Some(error) => {
-                shared.metrics.failed();
-                tracing::error!("pass failed: {error}");
-            }
-            None if status.error.is_some() => tracing::info!("pass succeeded again"),
-            None => {}
+    /// What was compiled is in force since then.
+    fn applied(&mut self, shared: &Shared, generation: u64, flipped: bool, at: Instant) {
+        let Some(compiled) = self.compiled.as_mut().filter(|c| c.fresh) else {
+            return;
+        };
+        compiled.fresh = false;
+        let since = std::mem::take(&mut self.since);
+        let took = |began: &Instant| at.saturating_duration_since(*began);
+        for (kind, began) in &since {
+            shared.metrics.applied(kind, took(began));
         }
-        status.error = error;
-        let mut kernel = shared.kernel();
-        status.generation = kernel.generation();
-        status.endpoints = kernel
-            .endpoints()
-            .iter()
-            .filter(|endpoint| endpoint.attached)
-            .count();
-        drop(kernel);
-        status.source_connected = self.store.is_connected();
-        status.invalid = self
-            .store
-            .problems()
-            .iter()
-            .map(ManifestError::to_string)
-            .collect();
-        status.skipped.clone_from(&self.skipped);
-        status.devices = self.devices;
-        status.unhooked.clone_from(&self.unhooked);
-        if let Some(compiled) = &self.compiled {
-            status.problems.clone_from(&compiled.problems);
-            status.problem_fields.clone_from(&compiled.problem_fields);
-            status.unguarded = self
-                .unguarded()
-                .chain(&compiled.host_network)
-                .map(row)
-                .collect();
-        }
-        shared.set_status(status);
-    }
-
-    fn log_unguarded(&self, before: &Status) {
-        for pod in self
-            .unguarded()
-            .map(row)
-            .filter(|pod| !before.unguarded.contains(pod))
-        {
-            tracing::warn!(pod = pod.pod, "not guarded: {}", pod.reason);
-        }
-        let new = self.unhooked.iter();
-        for device in new.filter(|device| !before.unhooked.contains(device)) {
-            let UnhookedDevice { device, reason } = device;
-            tracing::warn!(device, "without hooks: {reason}");
-        }
-    }
-
-    fn log_problems(&self, before: &Status, now: &Compiled) {
-        let new = now.problems.iter().filter(|p| !before.problems.contains(p));
-        for problem in new {
-            tracing::warn!("{problem}");
-        }
-        for problem in self.store.problems() {
-            let text = problem.to_string();
-            if !before.invalid.contains(&text) {
-                tracing::error!("{text}; the last good state of its objects stays in force");
-            }
-        }
+        let longest = since.values().map(took).max().unwrap_or_default();
+        tracing::info!(
+            generation,
+            flipped,
+            endpoints = self.interfaces.len(),
+            "policy in force after {:.1} ms",
+            longest.as_secs_f64() * 1e3,
+        );
     }
 }
 
-fn row(pod: &Unguarded) -> UnguardedPod {
-    UnguardedPod {
-        pod: pod.pod.to_string(),
-        reason: pod.reason.clone(),
-    }
-}
-
-/// Pods that share the node's namespace: they are the node, so nothing can stand
-/// between.
-fn host_network(index: &Index, node: &str) -> Vec<Unguarded> {
-    let pods = index.pods_on_host_network().into_iter();
-    pods.filter(|pod| pod.node() == Some(node))
-        .map(|pod| Unguarded {
-            pod: pod.key(),
-            reason: "host network: it is the node, and has no interface of its own".into(),
-        })
-        .collect()
+/// Pods whose programs can't be attached.
+fn refused(failed: Vec<(PodKey, String)>) -> Vec<Unguarded> {
+    let each = failed.into_iter().map(|(pod, error)| Unguarded {
+        pod,
+        reason: format!("its programs can't be attached: {error}"),
+    });
+    each.collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,8 @@ impl Bench {
                 ..Discovery::default()
             })
         });
-        let engine = Engine::with_discover(&settings(dir.path()), discover).unwrap();
+        let source = Source::manifests(dir.path()).unwrap();
+        let engine = Engine::with_discover(&settings(dir.path()), source, discover);
         Self {
             shared: shared(&kernel),
             dir,
@@ -69,7 +70,7 @@ impl Bench {
     }
 
     fn pass(&mut self) -> Pass {
-        self.engine.pass(&self.shared, None)
+        self.engine.pass(&self.shared, None, Look::All)
     }
 
     fn pods(&self) -> Vec<String> {
@@ -89,6 +90,7 @@ fn a_pass_puts_the_manifests_in_force_and_the_next_one_their_change() {
         bench.pass(),
         Pass {
             unsettled: false,
+            waits: false,
             retry: false
         }
     );

@@ -3,10 +3,13 @@
 //! | module | does |
 //! |---|---|
 //! | [`cli`], [`settings`] | arguments, parsed first and resolved second |
+//! | [`kubernetes`] | the API server's watches into objects |
 //! | [`manifests`] | a folder of Kubernetes YAML into objects, with the last good state of each |
+//! | [`source`] | either of them, to the engine |
 //! | [`netlink`], [`discover`] | from a pod's address to its host-side device |
 //! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
-//! | [`engine`] | one pass: manifests, compile, discover, apply |
+//! | [`engine`] | one pass: source, compile, discover, apply |
+//! | [`summary`] | what is said of all objects, off that path |
 //! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
 //! | [`metrics`], [`web`] | what `/metrics` and `/healthz` say, and where |
@@ -28,13 +31,16 @@ pub mod discover;
 pub mod engine;
 pub mod failure;
 pub mod kernel;
+pub mod kubernetes;
 pub mod manifests;
 pub mod metrics;
 pub mod netlink;
 pub mod offline;
 pub mod output;
 pub mod settings;
+pub mod source;
 pub mod state;
+pub mod summary;
 pub mod web;
 
 #[cfg(test)]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::datapath::{DropSeries, EndpointState, MapUsage, Stats};
+use crate::kubernetes::Board;
 use crate::state::{Shared, Status};
 
 /// Seconds. The kernel's wait for a flip alone takes about 8 ms.
@@ -31,7 +32,7 @@ const PAIR_LABELS: [&str; 7] = [
 /// Counters that live in the process.
 pub struct Metrics {
     registry: Registry,
-    apply_seconds: Histogram,
+    apply_seconds: HistogramVec,
     apply_errors: IntCounter,
 }
 
@@ -57,18 +58,21 @@ pub struct Snapshot {
     pub invalid: usize,
     /// Object and field of everything in policy that can't be used as it stands.
     pub problems: BTreeSet<(String, String)>,
+    /// The watches of the API server, where that is the source.
+    pub board: Option<Board>,
 }
 
 impl Metrics {
     /// Fails only if a name here is malformed or given twice.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let apply_seconds = Histogram::with_opts(
+        let apply_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "ringfence_policy_apply_seconds",
-                "From the event that changed policy to policy in force.",
+                "From the first event that changed policy to policy in force, by kind of object.",
             )
             .buckets(APPLY_BUCKETS.to_vec()),
+            &["kind"],
         )?;
         let apply_errors = IntCounter::new(
             "ringfence_apply_errors_total",
@@ -92,9 +96,10 @@ impl Metrics {
         })
     }
 
-    /// Changed policy is in force this long after the event.
-    pub fn applied(&self, after: Duration) {
-        self.apply_seconds.observe(after.as_secs_f64());
+    /// Changed policy is in force this long after the event; `kind` is what changed.
+    pub fn applied(&self, kind: &str, after: Duration) {
+        let histogram = self.apply_seconds.with_label_values(&[kind]);
+        histogram.observe(after.as_secs_f64());
     }
 
     /// A pass failed.
@@ -132,6 +137,7 @@ impl Snapshot {
             source_connected: status.source_connected,
             invalid: status.invalid.len(),
             problems: status.problem_fields.clone(),
+            board: shared.board().cloned(),
         })
     }
 
@@ -148,6 +154,9 @@ impl Snapshot {
         self.gauges(&registry)?;
         self.problems(&registry)?;
         self.plain_gauges(&registry)?;
+        if let Some(board) = &self.board {
+            board.register(&registry)?;
+        }
         Ok(registry.gather())
     }
 

@@ -1,4 +1,7 @@
+use http::{HeaderMap, StatusCode};
+
 use super::*;
+use crate::kubernetes::Kind;
 
 fn drop_series(source: &str, destination: &str, audited: bool, packets: u64) -> DropSeries {
     DropSeries {
@@ -72,9 +75,36 @@ fn two_series_of_one_name_add_up() {
 }
 
 #[test]
+fn each_watch_shows_whether_it_is_connected_and_what_went_wrong() {
+    let board = Board::default();
+    let pods = board.of(Kind::Pod);
+    pods.answered(StatusCode::OK, &HeaderMap::new());
+    pods.listing();
+    board.of(Kind::Node).failed("no route to host");
+    board.of(Kind::ClusterNetworkPolicy).absent();
+    let page = page(&Snapshot {
+        board: Some(board),
+        ..Snapshot::default()
+    });
+    for line in [
+        "ringfence_watch_connected{kind=\"Pod\"} 1",
+        "ringfence_watch_connected{kind=\"Node\"} 0",
+        "ringfence_watch_connected{kind=\"ClusterNetworkPolicy\"} 1",
+        "ringfence_watch_errors_total{kind=\"Node\"} 1",
+        "ringfence_watch_lists_total{kind=\"Pod\"} 1",
+        "ringfence_watch_silent_seconds{kind=\"ClusterNetworkPolicy\"} 0",
+    ] {
+        assert!(
+            page.lines().any(|one| one == line),
+            "{line} isn't in\n{page}"
+        );
+    }
+}
+
+#[test]
 fn the_documented_names_are_all_there() {
     let metrics = Metrics::new().unwrap();
-    metrics.applied(Duration::from_millis(12));
+    metrics.applied("Pod", Duration::from_millis(12));
     metrics.failed();
     let snapshot = Snapshot {
         drops: vec![
@@ -95,6 +125,7 @@ fn the_documented_names_are_all_there() {
         devices: [("hooked", 3), ("unhooked", 1)].into(),
         generation: 9,
         source_connected: true,
+        board: None,
         invalid: 1,
         problems: [(
             "NetworkPolicy bank/broken".to_owned(),
@@ -105,9 +136,9 @@ fn the_documented_names_are_all_there() {
     let page = String::from_utf8(metrics.render(&snapshot).unwrap()).unwrap();
     for line in [
         "ringfence_apply_errors_total 1",
-        "ringfence_policy_apply_seconds_count 1",
-        "ringfence_policy_apply_seconds_bucket{le=\"0.01\"} 0",
-        "ringfence_policy_apply_seconds_bucket{le=\"0.025\"} 1",
+        "ringfence_policy_apply_seconds_count{kind=\"Pod\"} 1",
+        "ringfence_policy_apply_seconds_bucket{kind=\"Pod\",le=\"0.01\"} 0",
+        "ringfence_policy_apply_seconds_bucket{kind=\"Pod\",le=\"0.025\"} 1",
         "ringfence_flows_opened_total{verdict=\"allow\"} 4",
         "ringfence_flows_opened_total{verdict=\"audit\"} 0",
         "ringfence_events_lost_total 2",

@@ -12,12 +12,22 @@ use ringfence_policy::config::Config;
 use crate::cli::{AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs};
 use crate::datapath::Attach;
 use crate::failure::Failure;
+use crate::kubernetes::Access;
+
+/// Where policy comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// The API server.
+    Kubernetes(Access),
+}
 
 /// What the agent runs with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Folder of manifests.
-    pub manifests: PathBuf,
+    /// Where policy comes from.
+    pub origin: Origin,
     /// Count denials without dropping.
     pub audit: bool,
     /// This node's name.
@@ -28,6 +38,8 @@ pub struct Settings {
     pub metrics_addr: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Write Events about drops.
+    pub emit_events: bool,
     /// How labels are read.
     pub config: Config,
     /// Events per second and endpoint.
@@ -45,23 +57,20 @@ pub struct Settings {
 impl AgentArgs {
     /// Checks the arguments against each other and this machine.
     pub fn resolve(self, global: &Global) -> Result<Settings, Failure> {
-        let manifests = self.manifests.ok_or_else(|| {
-            Failure::input(anyhow!(
-                "--source kubernetes: this version reads manifests only; give --manifests DIR"
-            ))
-        })?;
+        let origin = Origin::of(self.manifests, self.kubeconfig);
         let node_name = match self.node_name {
             Some(name) => name,
-            None => host_name().map_err(Failure::fault)?,
+            None => default_name().map_err(Failure::fault)?,
         };
         pin_names(&global.pin_dir).map_err(Failure::input)?;
         Ok(Settings {
-            manifests,
+            origin,
             audit: self.mode == Mode::Audit,
             node_name,
             netns_dir: self.netns_dir,
             metrics_addr: metrics_addr(&self.metrics_addr).map_err(Failure::input)?,
             log_format: self.log_format,
+            emit_events: self.emit_events,
             config: self.policy.config(),
             events_per_second: self.events_per_second,
             pickup: Duration::from_secs(self.pickup),
@@ -72,6 +81,16 @@ impl AgentArgs {
             socket: global.socket.clone(),
             pin_dir: global.pin_dir.clone(),
         })
+    }
+}
+
+impl Origin {
+    /// A folder if one is given, else the API server.
+    pub fn of(manifests: Option<PathBuf>, kubeconfig: Option<PathBuf>) -> Self {
+        match manifests {
+            Some(folder) => Self::Manifests(folder),
+            None => Self::Kubernetes(Access { kubeconfig }),
+        }
     }
 }
 
@@ -134,6 +153,14 @@ fn dotted<'a>(pin_dir: &'a Path, existing: &Path) -> Option<&'a OsStr> {
         Component::Normal(name) if name.as_encoded_bytes().contains(&b'.') => Some(name),
         _ => None,
     })
+}
+
+/// What the downward API says in a pod, else the host's name.
+fn default_name() -> anyhow::Result<String> {
+    match std::env::var("NODE_NAME") {
+        Ok(name) if !name.is_empty() => Ok(name),
+        _ => host_name(),
+    }
 }
 
 /// What the kubelet registers a node as, unless told otherwise.

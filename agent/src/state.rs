@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::kernel::Kernel;
+use crate::kubernetes::Board;
+use crate::kubernetes::emit::Emitter;
+use crate::kubernetes::health::WatchStatus;
 use crate::metrics::Metrics;
 
 /// Events that a slow `--follow` may lag behind before it loses some.
@@ -29,6 +32,12 @@ pub struct Status {
     pub source: String,
     /// The source could be read in the last pass.
     pub source_connected: bool,
+    /// What must be known before the first world is put in force, and isn't yet.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
+    /// How the watches of the API server are doing.
+    #[serde(default)]
+    pub watches: Vec<WatchStatus>,
     /// Process id of the agent.
     pub pid: u32,
     /// Passes since the start.
@@ -98,6 +107,10 @@ pub struct Shared {
     last_pass: Mutex<Option<Instant>>,
     /// Process-wide counters.
     pub metrics: Metrics,
+    /// How the watches are doing, where the API server is the source.
+    board: Option<Board>,
+    /// Gathers what is to be told in Events, where that is asked for.
+    pub emitter: Option<Arc<Emitter>>,
     /// Something may have changed: make a pass.
     pub wake: Arc<Notify>,
     requested: AtomicU64,
@@ -114,11 +127,24 @@ impl Shared {
             status: Mutex::new(status),
             last_pass: Mutex::new(None),
             metrics,
+            board: None,
+            emitter: None,
             wake: Arc::new(Notify::new()),
             requested: AtomicU64::new(0),
             completed: watch::Sender::new(0),
             events: broadcast::Sender::new(FOLLOW_BACKLOG),
         }
+    }
+
+    /// The same with watches that are to be seen in its status.
+    pub fn with_board(mut self, board: Option<Board>) -> Self {
+        self.board = board;
+        self
+    }
+
+    /// How the watches are doing.
+    pub const fn board(&self) -> Option<&Board> {
+        self.board.as_ref()
     }
 
     /// The datapath; blocks while a pass applies (some 20 ms).
@@ -128,7 +154,13 @@ impl Shared {
 
     /// How the agent is doing.
     pub fn status(&self) -> Status {
-        lock(&self.status).clone()
+        let mut status = lock(&self.status).clone();
+        // Watches come and go between passes.
+        if let Some(board) = &self.board {
+            status.source_connected = board.is_connected();
+            status.watches = board.rows();
+        }
+        status
     }
 
     /// Records how a pass ended.
@@ -154,6 +186,13 @@ impl Shared {
         let mut completed = self.completed.subscribe();
         // The sender lives in `self`, so this can't fail.
         let _ = completed.wait_for(|done| *done >= ticket).await;
+    }
+
+    /// Why no policy of this agent's own is in force yet, or what is isn't well.
+    pub fn unready(&self) -> Option<String> {
+        let waits = lock(&self.status).waits_for.join(", ");
+        let waits = (!waits.is_empty()).then(|| format!("not known yet: {waits}"));
+        self.unhealthy().or(waits)
     }
 
     /// Why the agent isn't healthy, if it isn't.

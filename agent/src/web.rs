@@ -1,4 +1,4 @@
-//! `/metrics` and `/healthz`, over TCP.
+//! `/metrics`, `/healthz` and `/readyz`, over TCP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .with_state(shared)
 }
 
@@ -54,8 +55,19 @@ fn failed(error: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
+/// Whether the process does its work: a server that is away is no reason to be
+/// started again.
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.unhealthy() {
+    answer(shared.unhealthy())
+}
+
+/// Whether policy of this agent's own is in force.
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    answer(shared.unready())
+}
+
+fn answer(fault: Option<String>) -> Response {
+    match fault {
         None => "ok\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }

@@ -8,7 +8,7 @@ use crate::output::{print, print_json, table};
 
 /// Prints who may call a service.
 pub fn run(args: &CallersArgs) -> Outcome {
-    let index = super::load(&args.manifests, &args.policy)?;
+    let index = super::load(&args.cluster, &args.policy)?;
     let found = callers::callers(&index, &args.service).map_err(Failure::input)?;
     match args.output {
         Output::Json => print_json(&found)?,

@@ -35,7 +35,7 @@ fn args(folder: &Path, service: &str) -> CallersArgs {
 fn shown(yaml: &str, service: &str) -> String {
     let folder = folder(yaml);
     let args = args(folder.path(), service);
-    let index = super::super::load(&args.manifests, &args.policy).unwrap();
+    let index = super::super::load(&args.cluster, &args.policy).unwrap();
     text(&callers::callers(&index, service).unwrap())
 }
 

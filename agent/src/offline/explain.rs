@@ -9,7 +9,7 @@ use crate::output::{Paint, print, print_json};
 /// Prints the verdict and why; exits 1 if the call is denied.
 pub fn run(args: &ExplainArgs) -> Outcome {
     let port = super::port(&args.port)?;
-    let index = super::load(&args.manifests, &args.policy)?;
+    let index = super::load(&args.cluster, &args.policy)?;
     let explanation =
         explain::explain(&index, &args.from, &args.to, &port).map_err(Failure::input)?;
     match args.output {

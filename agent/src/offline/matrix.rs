@@ -15,9 +15,9 @@ const WIDEST: usize = 60;
 /// Prints who can reach whom, or what a change does to that.
 pub fn run(args: &MatrixArgs) -> Outcome {
     let query = query(args)?;
-    let index = super::load(&args.manifests, &args.policy)?;
+    let index = super::load(&args.cluster, &args.policy)?;
     let open = if let Some(other) = &args.diff {
-        let after = super::load(other, &args.policy)?;
+        let after = super::read(other, &args.policy)?;
         let found = Difference::compute(&index, &after, &query).map_err(Failure::input)?;
         match args.output {
             Output::Json => print_json(&found)?,

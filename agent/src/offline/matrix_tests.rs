@@ -43,7 +43,7 @@ fn args(folder: &Path, more: &str) -> MatrixArgs {
 fn matrix(yaml: &str, more: &str) -> Matrix {
     let folder = folder(yaml);
     let args = args(folder.path(), more);
-    let index = super::super::load(&args.manifests, &args.policy).unwrap();
+    let index = super::super::load(&args.cluster, &args.policy).unwrap();
     Matrix::compute(&index, &query(&args).unwrap()).unwrap()
 }
 
@@ -150,8 +150,11 @@ fn a_difference_is_by_workload_unless_asked_otherwise_and_marks_what_is_new() {
     let shown = |more: &str| {
         let other = format!("--diff {} --to bank/ledger {more}", after.path().display());
         let args = args(before.path(), &other);
-        let [before, after] = [&args.manifests, &after.path().to_owned()]
-            .map(|folder| super::super::load(folder, &args.policy).unwrap());
+        let [before, after] = [
+            args.cluster.manifests.as_ref().unwrap(),
+            &after.path().to_owned(),
+        ]
+        .map(|folder| super::super::read(folder, &args.policy).unwrap());
         difference::text(&Difference::compute(&before, &after, &query(&args).unwrap()).unwrap())
     };
     let expected = "CHANGE  SOURCE          DESTINATION  PORTS\n\

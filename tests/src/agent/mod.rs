@@ -2,6 +2,7 @@
 //!
 //! It needs [`crate::testnet`] alone, and a binary that `cargo build` made.
 
+mod cluster;
 mod manifests;
 mod shop;
 mod traffic;
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 use crate::testnet::{Net, Ns};
 
+pub use cluster::Credentials;
 pub use manifests::Manifest;
 pub use shop::{Shop, TCP, UDP};
 pub use traffic::{Exchange, Talk};
@@ -67,8 +69,10 @@ pub struct Agent {
     pub binary: PathBuf,
     /// `--node-name`.
     pub node_name: String,
-    /// `--manifests`.
+    /// `--manifests`, unless there is a cluster.
     pub manifests: PathBuf,
+    /// The API server that it follows instead, if any.
+    pub cluster: Option<Credentials>,
     /// `--netns-dir`.
     pub netns_dir: PathBuf,
     /// `--socket`.
@@ -91,6 +95,7 @@ impl Agent {
             binary: binary(),
             node_name: node_name.to_owned(),
             manifests: manifests.to_owned(),
+            cluster: None,
             netns_dir: net.netns_dir(),
             socket: net.socket(),
             pin_dir: net.pin_dir(),
@@ -109,6 +114,7 @@ impl Agent {
             binary: self.binary.clone(),
             node_name: node_name.to_owned(),
             manifests: self.manifests.clone(),
+            cluster: self.cluster.clone(),
             netns_dir: self.netns_dir.clone(),
             socket: named(&self.socket),
             pin_dir: named(&self.pin_dir),
@@ -122,17 +128,25 @@ impl Agent {
 
     /// `ringfence agent` with all its flags, inside the node's namespace.
     pub fn command(&self) -> Command {
-        let mut command = self.node.command(&self.binary);
+        let mut command = match &self.cluster {
+            Some(Credentials::ServiceAccount { folder, env }) => {
+                cluster::in_a_pod(&self.node, &self.binary, folder, env)
+            }
+            _ => self.node.command(&self.binary),
+        };
         self.arguments(&mut command);
         command
     }
 
     /// Adds the agent's subcommand and flags.
     pub fn arguments(&self, command: &mut Command) {
+        command.arg("agent");
+        match &self.cluster {
+            None => command.arg("--manifests").arg(&self.manifests),
+            Some(Credentials::Kubeconfig(file)) => command.arg("--kubeconfig").arg(file),
+            Some(Credentials::ServiceAccount { .. }) => command,
+        };
         command
-            .arg("agent")
-            .arg("--manifests")
-            .arg(&self.manifests)
             .args(["--node-name", &self.node_name])
             .arg("--netns-dir")
             .arg(&self.netns_dir)

@@ -294,6 +294,14 @@ impl Index {
         self.entry(*self.by_name.get(namespace)?.get(name)?)
     }
 
+    /// The pod that owns an address, if one does.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodEntry> {
+        match self.owner(&Addr::from(address))? {
+            Owner::Pod(id) => self.entry(id),
+            Owner::Node(_) => None,
+        }
+    }
+
     /// Names and labels of Namespaces that have an object, by name.
     pub(crate) fn namespaces(&self) -> BTreeMap<&Text, &Labels> {
         let known = self.spaces.iter().filter(|(_, space)| space.has_object);

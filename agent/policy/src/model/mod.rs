@@ -13,6 +13,7 @@ mod parse;
 mod service;
 mod validate;
 mod validate_cluster;
+mod wire;
 
 #[cfg(test)]
 mod cluster_tests;
@@ -76,6 +77,16 @@ impl Object {
     /// to skip one silently would open the firewall.
     pub fn from_value(value: serde_json::Value) -> Result<Parsed, ObjectError> {
         parse::object(value)
+    }
+
+    /// Reads one object of a kind that is known, as an API server sends it: `json`
+    /// needs to say neither kind nor apiVersion, and what it says of them counts
+    /// for nothing.
+    ///
+    /// # Errors
+    /// As [`Object::from_value`].
+    pub fn from_json(kind: &str, api_version: &str, json: &str) -> Result<Self, ObjectError> {
+        wire::object(kind, api_version, json)
     }
 
     /// The kind as `kubectl` writes it; for a stand-in that of its workload.

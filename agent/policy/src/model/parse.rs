@@ -14,7 +14,7 @@ const UNENFORCED: &[&str] = &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"
 const ENFORCED: &str = "v1alpha2 ClusterNetworkPolicy is";
 
 /// The largest annotation, a copy of the whole object, and of no use here.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
     strip_nulls(&mut value);
@@ -108,7 +108,7 @@ fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
     Ok(Parsed::Object(Box::new(object)))
 }
 
-fn meta_mut(object: &mut Object) -> &mut Meta {
+pub(super) fn meta_mut(object: &mut Object) -> &mut Meta {
     match object {
         Object::Pod(o) => &mut o.metadata,
         Object::Namespace(o) => &mut o.metadata,

@@ -178,3 +178,82 @@ fn objects_without_kind_name_or_shape_are_refused_without_a_panic() {
         ("metadata.labels.a", "default")
     );
 }
+
+#[test]
+fn what_is_read_straight_is_what_the_long_way_reads() {
+    let meta = json!({
+        "name": "n", "namespace": "b", "uid": "u", "resourceVersion": "7", "creationTimestamp": null,
+        "labels": {"a": "b"}, "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:x": {}}}],
+        "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "k": "v"},
+        "ownerReferences": [{"kind": "ReplicaSet", "name": "n-1", "controller": true}],
+    });
+    let cases = [
+        (
+            "Pod",
+            "v1",
+            json!({"spec": {"nodeName": "x", "containers": [{"ports": null}]}, "status": {"podIP": "10.0.0.1"}}),
+        ),
+        (
+            "Pod",
+            "v1",
+            json!({"spec": {"containers": [{"ports": [{"containerPort": 99_999}]}]}}),
+        ),
+        (
+            "Namespace",
+            "v1",
+            json!({"spec": {"finalizers": ["kubernetes"]}}),
+        ),
+        (
+            "Node",
+            "v1",
+            json!({"spec": {"podCIDR": "10.1.0.0/24"}, "status": {"addresses": []}}),
+        ),
+        (
+            "Service",
+            "v1",
+            json!({"spec": {"clusterIP": "10.2.0.1", "ports": [{"port": 80}]}}),
+        ),
+        (
+            "EndpointSlice",
+            "discovery.k8s.io/v1",
+            json!({"endpoints": null, "ports": [{"name": ""}]}),
+        ),
+        (
+            "NetworkPolicy",
+            "networking.k8s.io/v1",
+            json!({"spec": {"podSelector": {}, "ingress": [{}]}}),
+        ),
+        (
+            "NetworkPolicy",
+            "networking.k8s.io/v1",
+            json!({"spec": {"podSelector": {}, "ingress": [null]}}),
+        ),
+        (
+            "NetworkPolicy",
+            "networking.k8s.io/v1",
+            json!({"spec": {"podSelector": {}, "policyTypes": null}}),
+        ),
+        (
+            "NetworkPolicy",
+            "networking.k8s.io/v1",
+            json!({"spec": {"podSelectr": {}}}),
+        ),
+        (
+            "ClusterNetworkPolicy",
+            "policy.networking.k8s.io/v1alpha2",
+            json!({"spec": {"tier": "Admin"}}),
+        ),
+    ];
+    for (kind, api_version, mut object) in cases {
+        object["metadata"] = meta.clone();
+        let text = object.to_string();
+        object["kind"] = kind.into();
+        object["apiVersion"] = api_version.into();
+        let long = Object::from_value(object).map(|parsed| match parsed {
+            Parsed::Object(object) => *object,
+            Parsed::Ignored => panic!("{kind} is ignored"),
+        });
+        let same = Object::from_json(kind, api_version, &text);
+        assert_eq!(same, long, "{text}");
+    }
+}

@@ -1,0 +1,85 @@
+//! What a pass came to, into the status and the log.
+
+use super::{Compiled, Engine};
+use crate::discover::Unguarded;
+use crate::source::Source;
+use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice};
+
+impl Engine {
+    pub(super) fn publish(&self, shared: &Shared, error: Option<String>) {
+        let mut status = shared.status();
+        self.log_unguarded(&status);
+        status.passes += 1;
+        status.apply_errors += u64::from(error.is_some());
+        match &error {
+            Some(error) => {
+                shared.metrics.failed();
+                tracing::error!("pass failed: {error}");
+            }
+            None if status.error.is_some() => tracing::info!("pass succeeded again"),
+            None => {}
+        }
+        status.error = error;
+        let mut kernel = shared.kernel();
+        status.generation = kernel.generation();
+        status.endpoints = kernel
+            .endpoints()
+            .iter()
+            .filter(|endpoint| endpoint.attached)
+            .count();
+        drop(kernel);
+        status.source_connected = self.source.is_connected();
+        status.waits_for.clear();
+        status.invalid = self.source.invalid();
+        status.skipped.clone_from(&self.skipped);
+        status.devices = self.devices;
+        status.unhooked.clone_from(&self.unhooked);
+        if let Some(Compiled { summary, .. }) = &self.compiled {
+            status.problems.clone_from(&summary.problems);
+            status.problem_fields.clone_from(&summary.problem_fields);
+            status.unguarded = self
+                .unguarded()
+                .chain(&summary.host_network)
+                .map(row)
+                .collect();
+        }
+        shared.set_status(status);
+    }
+
+    fn log_unguarded(&self, before: &Status) {
+        for pod in self
+            .unguarded()
+            .map(row)
+            .filter(|pod| !before.unguarded.contains(pod))
+        {
+            tracing::warn!(pod = pod.pod, "not guarded: {}", pod.reason);
+        }
+        let new = self.unhooked.iter();
+        for device in new.filter(|device| !before.unhooked.contains(device)) {
+            let UnhookedDevice { device, reason } = device;
+            tracing::warn!(device, "without hooks: {reason}");
+        }
+    }
+
+    pub(super) fn log_problems(&self, before: &Status) {
+        let now = self.compiled.iter().flat_map(|c| &c.summary.problems);
+        for problem in now.filter(|p| !before.problems.contains(p)) {
+            tracing::warn!("{problem}");
+        }
+        if let Source::Manifests { store, .. } = &self.source {
+            for problem in store.problems() {
+                let text = problem.to_string();
+                if !before.invalid.contains(&text) {
+                    tracing::error!("{text}; the last good state of its objects stays in force");
+                }
+            }
+        }
+    }
+}
+
+fn row(pod: &Unguarded) -> UnguardedPod {
+    UnguardedPod {
+        pod: pod.pod.to_string(),
+        reason: pod.reason.clone(),
+    }
+}

@@ -1,0 +1,65 @@
+//! How long to wait after a fault.
+
+use std::hash::BuildHasher as _;
+use std::time::Duration;
+
+/// Waits that double, each somewhere between half and all of its length: agents
+/// that lost a server together don't come back together.
+#[derive(Debug)]
+pub struct Backoff {
+    first: Duration,
+    last: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// From the first wait to the last.
+    pub const fn new([first, last]: [Duration; 2]) -> Self {
+        Self {
+            first,
+            last,
+            next: first,
+        }
+    }
+
+    /// All is well again.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.last);
+        whole / 2 + (whole / 2).mul_f64(chance())
+    }
+}
+
+/// From 0 to 1. The standard library's hash is keyed by the system's randomness,
+/// another key with each call.
+pub fn chance() -> f64 {
+    let hash = std::collections::hash_map::RandomState::new().hash_one(0);
+    f64::from((hash >> 32) as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_last_and_begin_again_after_a_reset() {
+        let mut backoff = Backoff::new([100, 400].map(Duration::from_millis));
+        for whole in [100, 200, 400, 400] {
+            let wait = backoff.wait().as_millis();
+            assert!((whole / 2..=whole).contains(&wait), "{wait} of {whole}");
+        }
+        backoff.reset();
+        assert!(backoff.wait().as_millis() <= 100);
+    }
+
+    #[test]
+    fn no_two_agents_wait_the_same() {
+        let waits: Vec<_> = (0..20).map(|_| chance().to_bits()).collect();
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+}

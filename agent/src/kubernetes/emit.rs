@@ -1,0 +1,347 @@
+//! Kubernetes Events on callers' pods for what was dropped: the one thing that the
+//! agent writes, and only if asked to (`--emit-events`).
+//!
+//! Denials are summed up by caller, callee, port and reason; each sum is told once
+//! in a while, and a node tells only so many: an Event is a hint to a person, and
+//! the API server's to keep. Counters are exact, and elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Request;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use ringfence_policy::index::PodKey;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::Access;
+use crate::datapath::EventRecord;
+use crate::failure;
+
+/// Denials of one kind are gathered for so long before they are told.
+const GATHER: Duration = Duration::from_secs(5);
+/// The same is told again after so long at the earliest.
+const AGAIN: Duration = Duration::from_secs(300);
+/// Events a minute that one node makes at most.
+const A_MINUTE: usize = 30;
+/// Sums that are kept; what doesn't fit isn't told.
+const MOST: usize = 1024;
+/// Between two looks at what is to be told.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What was denied, as far as it makes a difference to who reads it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Denial {
+    /// The caller.
+    pub source: IpAddr,
+    /// The callee's workload.
+    pub destination: String,
+    /// Its port.
+    pub port: u16,
+    /// Of this protocol.
+    pub protocol: &'static str,
+    /// `ingress` or `egress`.
+    pub direction: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// It passed all the same.
+    pub audited: bool,
+}
+
+#[derive(Debug)]
+struct Sum {
+    packets: u64,
+    since: Instant,
+    told: Option<Instant>,
+}
+
+/// One Event that is to be written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Draft {
+    /// The caller's pod.
+    pub pod: PodKey,
+    /// What was denied.
+    pub denial: Denial,
+    /// How many packets were reported since the last Event like it.
+    pub packets: u64,
+}
+
+/// Gathers denials until they are told.
+#[derive(Debug, Default)]
+pub struct Emitter(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    sums: BTreeMap<Denial, Sum>,
+    /// Addresses whose pods must be known to go on.
+    asked: BTreeSet<IpAddr>,
+    /// Those pods, where there are any.
+    pods: BTreeMap<IpAddr, Option<PodKey>>,
+    /// When Events were made in the last minute.
+    made: Vec<Instant>,
+}
+
+impl Emitter {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A packet was denied, or would have been.
+    pub fn note(&self, record: &EventRecord, now: Instant) {
+        let Ok(source) = record.source_address.parse() else {
+            return;
+        };
+        let denial = Denial {
+            source,
+            destination: record.destination.clone(),
+            port: record.destination_port,
+            protocol: record.protocol,
+            direction: record.direction,
+            reason: record.reason,
+            audited: record.audited,
+        };
+        let mut state = self.state();
+        if state.sums.len() >= MOST && !state.sums.contains_key(&denial) {
+            return;
+        }
+        let fresh = Sum {
+            packets: 0,
+            since: now,
+            told: None,
+        };
+        let sum = state.sums.entry(denial).or_insert(fresh);
+        if sum.packets == 0 {
+            sum.since = now;
+        }
+        sum.packets += 1;
+    }
+
+    /// Says whose the addresses are that were asked for.
+    pub fn answer(&self, pod_at: impl Fn(IpAddr) -> Option<PodKey>) {
+        let mut state = self.state();
+        for ip in std::mem::take(&mut state.asked) {
+            state.pods.insert(ip, pod_at(ip));
+        }
+    }
+
+    /// What is to be told now.
+    pub fn due(&self, now: Instant) -> Vec<Draft> {
+        let mut state = self.state();
+        let State {
+            sums,
+            asked,
+            pods,
+            made,
+        } = &mut *state;
+        made.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
+        let mut drafts = Vec::new();
+        sums.retain(|denial, sum| {
+            let rests = sum.told.is_some_and(|at| now.duration_since(at) < AGAIN);
+            if sum.packets == 0 || rests {
+                return rests;
+            }
+            if now.duration_since(sum.since) < GATHER || made.len() >= A_MINUTE {
+                return true;
+            }
+            match pods.get(&denial.source) {
+                None => {
+                    asked.insert(denial.source);
+                    true
+                }
+                // Nobody's pod, or one of another cluster.
+                Some(None) => false,
+                Some(Some(pod)) => {
+                    drafts.push(Draft {
+                        pod: pod.clone(),
+                        denial: denial.clone(),
+                        packets: std::mem::take(&mut sum.packets),
+                    });
+                    sum.told = Some(now);
+                    made.push(now);
+                    true
+                }
+            }
+        });
+        // An address may be another pod's the next time.
+        pods.clear();
+        drafts
+    }
+}
+
+/// Writes what is due, for ever.
+pub async fn run(emitter: Arc<Emitter>, access: Access, node: String) {
+    let mut client = None;
+    loop {
+        sleep(TICK).await;
+        for draft in emitter.due(Instant::now()) {
+            if let Err(error) = write(&mut client, &access, &draft, &node).await {
+                tracing::warn!("an Event isn't written: {}", failure::one_line(&error));
+                // The next one is tried with credentials read anew.
+                client = None;
+            }
+        }
+    }
+}
+
+async fn write(
+    client: &mut Option<Client>,
+    access: &Access,
+    draft: &Draft,
+    node: &str,
+) -> anyhow::Result<()> {
+    let client = match client {
+        Some(client) => client,
+        none => none.insert(access.client().await?),
+    };
+    let event = event(draft, node, Timestamp::now());
+    let namespace = &draft.pod.namespace;
+    let request = Request::post(format!(
+        "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+    ))
+    .header(http::header::CONTENT_TYPE, "application/json")
+    .body(serde_json::to_vec(&event)?)?;
+    client.request::<Value>(request).await?;
+    Ok(())
+}
+
+/// As `kubectl describe pod` shows it.
+fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
+    let Draft {
+        pod,
+        denial,
+        packets,
+    } = draft;
+    let Denial {
+        destination,
+        port,
+        protocol,
+        direction,
+        reason,
+        ..
+    } = denial;
+    let (done, word) = match denial.audited {
+        true => ("would be dropped by staged policy", "CallAudited"),
+        false => ("dropped", "CallDropped"),
+    };
+    let protocol = protocol.to_uppercase();
+    let to = match port {
+        0 => format!("{destination} {protocol}"),
+        port => format!("{destination} {protocol}/{port}"),
+    };
+    json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "name": format!("{}.{:x}", pod.name, now.as_nanosecond()),
+            "namespace": pod.namespace,
+        },
+        "eventTime": format!("{now:.6}"),
+        "type": "Warning",
+        "reason": word,
+        "action": "Call",
+        "note": format!("{packets} packets to {to} {done} ({direction}: {reason})"),
+        "reportingController": "ringfence.dev/agent",
+        "reportingInstance": node,
+        "regarding": {
+            "apiVersion": "v1", "kind": "Pod",
+            "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(source: &str, port: u16) -> EventRecord {
+        EventRecord {
+            time: 0,
+            source: "shop/rogue".into(),
+            destination: "shop/server".into(),
+            source_address: source.into(),
+            destination_address: "10.0.0.9".into(),
+            source_port: 4000,
+            destination_port: port,
+            protocol: "tcp",
+            direction: "ingress",
+            reason: "policy",
+            audited: false,
+            len: 60,
+            detail: 2,
+        }
+    }
+
+    fn pod(_: IpAddr) -> Option<PodKey> {
+        Some(PodKey {
+            namespace: "shop".into(),
+            name: "rogue".into(),
+            uid: "u".into(),
+        })
+    }
+
+    /// What is told after so many seconds, the caller being known.
+    fn told(emitter: &Emitter, start: Instant, seconds: u64) -> Vec<u64> {
+        let now = start + Duration::from_secs(seconds);
+        let mut drafts = emitter.due(now);
+        emitter.answer(pod);
+        drafts.extend(emitter.due(now));
+        drafts.iter().map(|draft| draft.packets).collect()
+    }
+
+    #[test]
+    fn denials_are_summed_up_and_told_again_only_after_a_while() {
+        let (emitter, start) = (Emitter::default(), Instant::now());
+        (0..7).for_each(|_| emitter.note(&record("10.0.0.1", 80), start));
+        assert_eq!(told(&emitter, start, 1), [0; 0], "still gathered");
+        assert_eq!(told(&emitter, start, 6), [7]);
+        emitter.note(&record("10.0.0.1", 80), start + Duration::from_secs(7));
+        assert_eq!(told(&emitter, start, 60), [0; 0]);
+        assert_eq!(told(&emitter, start, 310), [1]);
+        assert_eq!(told(&emitter, start, 700), [0; 0]);
+        assert!(emitter.state().sums.is_empty(), "forgotten");
+    }
+
+    #[test]
+    fn a_node_tells_only_so_many_a_minute_and_keeps_only_so_many() {
+        let (emitter, start) = (Emitter::default(), Instant::now());
+        for port in 0..2000 {
+            emitter.note(&record("10.0.0.1", port), start);
+        }
+        assert_eq!(emitter.state().sums.len(), MOST);
+        assert_eq!(told(&emitter, start, 6).len(), A_MINUTE);
+        assert_eq!(told(&emitter, start, 30), [0; 0]);
+        assert_eq!(told(&emitter, start, 67).len(), A_MINUTE);
+    }
+
+    #[test]
+    fn a_caller_that_is_no_pod_is_passed_over() {
+        let (emitter, start) = (Emitter::default(), Instant::now());
+        emitter.note(&record("192.0.2.1", 80), start);
+        let now = start + GATHER;
+        assert!(emitter.due(now).is_empty());
+        emitter.answer(|_| None);
+        assert!(emitter.due(now).is_empty());
+        assert!(emitter.state().sums.is_empty());
+    }
+
+    #[test]
+    fn an_event_says_who_called_whom_and_why_not() {
+        let emitter = Emitter::default();
+        let start = Instant::now();
+        emitter.note(&record("10.0.0.1", 80), start);
+        emitter.due(start + GATHER);
+        emitter.answer(pod);
+        let drafts = emitter.due(start + GATHER);
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let event = event(&drafts[0], "node-1", now);
+        assert_eq!(
+            event["note"],
+            "1 packets to shop/server TCP/80 dropped (ingress: policy)"
+        );
+        assert_eq!(event["eventTime"], "2026-01-02T03:04:05.000000Z");
+        assert_eq!(event["regarding"]["uid"], "u");
+    }
+}

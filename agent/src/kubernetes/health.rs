@@ -1,0 +1,254 @@
+//! How each watch is doing, for `status`, for metrics, and for the next attempt.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::Kind;
+
+/// A watch of which nothing has come for so long is taken for dead. Servers send a
+/// bookmark a minute.
+const SILENCE: Duration = Duration::from_secs(90);
+/// No server's wish is followed for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// One watch's row in `status`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WatchStatus {
+    /// What is watched.
+    pub kind: String,
+    /// `connected`, `disconnected`, or `absent` where the cluster has no such kind.
+    pub state: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Its objects have been listed in full: they are, or may be, in force.
+    pub listed: bool,
+    /// The last fault, over or not.
+    pub error: Option<String>,
+    /// Faults since the start.
+    pub errors: u64,
+    /// Lists since the start; all but the first are relists.
+    pub lists: u64,
+}
+
+/// How one watch is doing.
+#[derive(Debug)]
+pub struct Health {
+    kind: Kind,
+    state: Mutex<State>,
+    errors: AtomicU64,
+    lists: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    link: Link,
+    since: SystemTime,
+    is_listed: bool,
+    error: Option<String>,
+    heard: Instant,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Link {
+    Connected,
+    Disconnected,
+    Absent,
+}
+
+impl Health {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            state: Mutex::new(State {
+                link: Link::Disconnected,
+                since: SystemTime::now(),
+                is_listed: false,
+                error: None,
+                heard: Instant::now(),
+                retry_after: None,
+            }),
+            errors: AtomicU64::new(0),
+            lists: AtomicU64::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server began to answer.
+    pub fn answered(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut state = self.state();
+        state.heard = Instant::now();
+        if status.is_success() {
+            state.turn(Link::Connected);
+            return;
+        }
+        let seconds = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        let seconds = seconds.and_then(|text| text.parse().ok());
+        state.retry_after = seconds.map(|s| Duration::from_secs(s).min(LONGEST_WAIT));
+    }
+
+    /// Bytes came.
+    pub fn heard(&self) {
+        self.state().heard = Instant::now();
+    }
+
+    /// How long nothing has come.
+    pub fn silent_for(&self) -> Duration {
+        self.state().heard.elapsed()
+    }
+
+    /// The watcher let a watch go before its end.
+    pub fn let_go(&self) {
+        let silent = self.silent_for();
+        if silent >= SILENCE {
+            self.failed(&format!("nothing was heard for {} s", silent.as_secs()));
+        }
+    }
+
+    /// Something went wrong.
+    pub fn failed(&self, error: &str) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state();
+        if state.link != Link::Disconnected || state.error.as_deref() != Some(error) {
+            tracing::warn!(kind = %self.kind, "{error}; what is in force stays");
+        }
+        state.error = Some(error.to_owned());
+        state.turn(Link::Disconnected);
+    }
+
+    /// A list began.
+    pub fn listing(&self) {
+        self.lists.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A list is complete.
+    pub fn listed(&self) {
+        self.state().is_listed = true;
+    }
+
+    /// The cluster has no such kind.
+    pub fn absent(&self) {
+        let mut state = self.state();
+        state.is_listed = true;
+        state.turn(Link::Absent);
+    }
+
+    /// What the server asked to wait, once.
+    pub fn take_retry_after(&self) -> Option<Duration> {
+        self.state().retry_after.take()
+    }
+
+    /// One row.
+    pub fn status(&self) -> WatchStatus {
+        let state = self.state();
+        let since = state.since.duration_since(UNIX_EPOCH);
+        WatchStatus {
+            kind: self.kind.name().to_owned(),
+            state: match state.link {
+                Link::Connected => "connected",
+                Link::Disconnected => "disconnected",
+                Link::Absent => "absent",
+            }
+            .to_owned(),
+            since: since.map_or(0, |since| since.as_secs()),
+            listed: state.is_listed,
+            error: state.error.clone(),
+            errors: self.errors.load(Ordering::Relaxed),
+            lists: self.lists.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl State {
+    fn turn(&mut self, link: Link) {
+        if self.link != link {
+            self.link = link;
+            self.since = SystemTime::now();
+        }
+    }
+}
+
+/// All watches.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<[Arc<Health>]>);
+
+impl Default for Board {
+    fn default() -> Self {
+        let each = Kind::ALL.map(|kind| Arc::new(Health::new(kind)));
+        Self(each.into())
+    }
+}
+
+impl Board {
+    /// The watch of one kind.
+    pub fn of(&self, kind: Kind) -> Arc<Health> {
+        // All kinds are on it, in their order.
+        Arc::clone(&self.0[kind as usize])
+    }
+
+    /// One row each.
+    pub fn rows(&self) -> Vec<WatchStatus> {
+        self.0.iter().map(|health| health.status()).collect()
+    }
+
+    /// Whether no watch is disconnected.
+    pub fn is_connected(&self) -> bool {
+        self.0
+            .iter()
+            .all(|health| health.state().link != Link::Disconnected)
+    }
+
+    /// Adds its metrics to a page.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &["kind"])?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &["kind"])?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let connected = gauge(
+            "ringfence_watch_connected",
+            "1 if the watch of a kind is connected, or the cluster has no such kind.",
+        )?;
+        let silent = gauge(
+            "ringfence_watch_silent_seconds",
+            "How long nothing has come of the watch of a kind; servers send a bookmark a minute.",
+        )?;
+        let errors = counter(
+            "ringfence_watch_errors_total",
+            "Faults of the watch of a kind; each is recovered from.",
+        )?;
+        let lists = counter(
+            "ringfence_watch_lists_total",
+            "Lists of a kind that began; all but the first because a watch lost its place.",
+        )?;
+        for health in self.0.iter() {
+            let row = health.status();
+            let labels = [&*row.kind];
+            let up = i64::from(row.state != "disconnected");
+            connected.with_label_values(&labels).set(up);
+            let quiet = match row.state.as_str() {
+                "absent" => 0,
+                _ => i64::try_from(health.silent_for().as_secs()).unwrap_or(i64::MAX),
+            };
+            silent.with_label_values(&labels).set(quiet);
+            errors.with_label_values(&labels).inc_by(row.errors);
+            lists.with_label_values(&labels).inc_by(row.lists);
+        }
+        Ok(())
+    }
+}

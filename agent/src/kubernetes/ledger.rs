@@ -1,0 +1,196 @@
+//! What has been told of one kind, so that news can be told from what isn't.
+//!
+//! Pure. A list that is read anew removes nothing before it is complete, and then
+//! only what it doesn't hold; an object that it shows as it was known is no news.
+
+use std::collections::HashMap;
+
+/// The names of one kind's objects, with the resource version of each.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    known: HashMap<Box<str>, Mark>,
+    /// Counts lists.
+    round: u32,
+    /// The highest version of an event of this watch.
+    newest: u64,
+}
+
+#[derive(Debug)]
+struct Mark {
+    version: Option<u64>,
+    round: u32,
+}
+
+/// What an event is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// To be believed.
+    Fresh,
+    /// What was known already.
+    Known,
+    /// Older than an event before it: the watch can't be trusted, list anew.
+    Disorder,
+}
+
+impl Ledger {
+    /// A list begins.
+    pub fn list(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        self.newest = 0;
+    }
+
+    /// Whether an object of the list is news. One that is older than what is known
+    /// isn't: servers may answer from different moments.
+    pub fn listed(&mut self, namespace: &str, name: &str, version: Option<u64>) -> bool {
+        let round = self.round;
+        match self.known.get_mut(&*key(namespace, name)) {
+            Some(mark) => {
+                mark.round = round;
+                let stale = matches!((version, mark.version), (Some(new), Some(old)) if new <= old);
+                if !stale {
+                    mark.version = version;
+                }
+                !stale
+            }
+            None => {
+                let mark = Mark { version, round };
+                self.known.insert(key(namespace, name), mark);
+                true
+            }
+        }
+    }
+
+    /// The list is complete: what it doesn't hold is gone. Namespace and name.
+    pub fn complete(&mut self) -> Vec<(String, String)> {
+        let round = self.round;
+        let gone = self.known.extract_if(|_, mark| mark.round != round);
+        let split = |(key, _): (Box<str>, Mark)| {
+            let (namespace, name) = key.split_once('/').unwrap_or_default();
+            (namespace.to_owned(), name.to_owned())
+        };
+        let gone = gone.map(split).collect();
+        // After a list that found much less than before.
+        if self.known.len() < self.known.capacity() / 4 {
+            self.known.shrink_to_fit();
+        }
+        gone
+    }
+
+    /// An object came or changed.
+    pub fn applied(&mut self, namespace: &str, name: &str, version: Option<u64>) -> News {
+        match self.order(version) {
+            News::Fresh => {}
+            other => return other,
+        }
+        let (round, key) = (self.round, key(namespace, name));
+        if self.is_older(&key, version) {
+            return News::Known;
+        }
+        self.known.insert(key, Mark { version, round });
+        News::Fresh
+    }
+
+    /// An object is gone.
+    pub fn deleted(&mut self, namespace: &str, name: &str, version: Option<u64>) -> News {
+        match self.order(version) {
+            News::Fresh => {}
+            other => return other,
+        }
+        let key = key(namespace, name);
+        if self.is_older(&key, version) || self.known.remove(&key).is_none() {
+            return News::Known;
+        }
+        News::Fresh
+    }
+
+    /// Whether an object is known as it was after an event: a watch that follows a
+    /// list of an earlier moment tells what came in between once more.
+    fn is_older(&self, key: &str, version: Option<u64>) -> bool {
+        let known = self.known.get(key).and_then(|mark| mark.version);
+        matches!((version, known), (Some(new), Some(old)) if new <= old)
+    }
+
+    /// Versions rise within a watch, except that a resumed one may begin with its
+    /// last event, and faulty ones do anything.
+    fn order(&mut self, version: Option<u64>) -> News {
+        let Some(version) = version else {
+            return News::Fresh;
+        };
+        if version < self.newest {
+            return News::Disorder;
+        }
+        if version == self.newest {
+            return News::Known;
+        }
+        self.newest = version;
+        News::Fresh
+    }
+
+    /// How many objects are known.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none are.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+fn key(namespace: &str, name: &str) -> Box<str> {
+    format!("{namespace}/{name}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(ledger: &mut Ledger, objects: &[(&str, u64)]) -> Vec<bool> {
+        ledger.list();
+        let each = objects.iter();
+        each.map(|(name, version)| ledger.listed("ns", name, Some(*version)))
+            .collect()
+    }
+
+    #[test]
+    fn a_new_list_tells_only_what_differs_and_removes_only_once_complete() {
+        let mut ledger = Ledger::default();
+        assert_eq!(listed(&mut ledger, &[("a", 1), ("b", 2)]), [true, true]);
+        assert_eq!(ledger.complete(), []);
+        assert_eq!(listed(&mut ledger, &[("a", 1)]), [false]);
+        // Broken off; the next one is whole.
+        assert_eq!(listed(&mut ledger, &[("b", 3), ("c", 4)]), [true, true]);
+        assert_eq!(ledger.complete(), [("ns".to_owned(), "a".to_owned())]);
+        assert_eq!(ledger.len(), 2);
+    }
+
+    #[test]
+    fn a_list_of_an_earlier_moment_takes_nothing_back() {
+        let mut ledger = Ledger::default();
+        listed(&mut ledger, &[("a", 5)]);
+        assert_eq!(listed(&mut ledger, &[("a", 4)]), [false]);
+        assert_eq!(ledger.complete(), []);
+        assert_eq!(ledger.applied("ns", "a", Some(5)), News::Known);
+        assert_eq!(ledger.applied("ns", "a", Some(6)), News::Fresh);
+    }
+
+    #[test]
+    fn an_event_told_twice_is_known_and_one_out_of_order_is_disorder() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.applied("ns", "a", Some(7)), News::Fresh);
+        assert_eq!(ledger.applied("ns", "a", Some(7)), News::Known);
+        assert_eq!(ledger.applied("ns", "b", Some(6)), News::Disorder);
+        assert_eq!(ledger.deleted("ns", "a", Some(8)), News::Fresh);
+        assert_eq!(ledger.deleted("ns", "a", Some(8)), News::Known);
+        // A new list begins a new order.
+        ledger.list();
+        assert_eq!(ledger.applied("ns", "c", Some(3)), News::Fresh);
+    }
+
+    #[test]
+    fn versions_that_arent_numbers_are_all_believed() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.applied("ns", "a", None), News::Fresh);
+        assert_eq!(ledger.applied("ns", "a", None), News::Fresh);
+    }
+}

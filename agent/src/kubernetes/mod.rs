@@ -1,0 +1,34 @@
+//! The Kubernetes API server as a source of policy. Read only, but for [`emit`].
+//!
+//! | module | does |
+//! |---|---|
+//! | [`kind`] | what is watched, and where it is in the API |
+//! | [`credentials`] | a kubeconfig or a pod's service account into a client |
+//! | [`seen`] | one object as it was sent, and what it is to policy |
+//! | [`ledger`] | what is known of a kind, so that a new list removes only what is gone, and no event is believed twice or out of order |
+//! | [`watch`] | one kind's watch, for ever: lists, events, faults, patience |
+//! | [`backoff`] | how long to wait after a fault |
+//! | [`emit`] | Events on callers' pods, if asked for |
+//! | [`framing`] | events that were cut off, told from whole ones |
+//! | [`inbox`] | from the watches to the index |
+//! | [`health`] | how each watch is doing |
+//! | [`list`] | everything once, for a person's question |
+//!
+//! Only `credentials`, `watch`, `list` and `emit` do I/O.
+
+pub mod backoff;
+pub mod credentials;
+pub mod emit;
+pub mod framing;
+pub mod health;
+pub mod inbox;
+pub mod kind;
+pub mod ledger;
+pub mod list;
+pub mod seen;
+pub mod watch;
+
+pub use credentials::Access;
+pub use health::Board;
+pub use inbox::{Inbox, Outbox};
+pub use kind::Kind;

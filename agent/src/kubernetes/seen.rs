@@ -1,0 +1,197 @@
+//! One object as the API server sent it.
+//!
+//! The watcher is given this type rather than one of Kubernetes' own: it keeps
+//! the text as it came and can't fail on what is in it, so that one bad object
+//! breaks no list and no watch. [`Seen::what`] is what policy makes of it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use kube::Resource;
+use kube::api::ObjectMeta;
+use kube::core::DynamicResourceScope;
+use ringfence_policy::config::Config;
+use ringfence_policy::model::{
+    Closed, LabelSelector, Meta, NetworkPolicy, NetworkPolicySpec, Object, Pod, PodSpec, PodStatus,
+    PolicyType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Kind;
+use super::inbox::What;
+
+/// An object's text, and the little that watching needs of it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    meta: ObjectMeta,
+    json: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: HeadMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMeta {
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    resource_version: String,
+}
+
+impl<'de> Deserialize<'de> for Seen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        let meta = match serde_json::from_str::<Head>(json.get()) {
+            Ok(Head { metadata }) => ObjectMeta {
+                name: Some(metadata.name),
+                namespace: metadata.namespace,
+                resource_version: Some(metadata.resource_version),
+                ..ObjectMeta::default()
+            },
+            Err(_) => odd_meta(json.get()),
+        };
+        Ok(Self { meta, json })
+    }
+}
+
+/// Of an object whose very metadata isn't as it should be.
+fn odd_meta(json: &str) -> ObjectMeta {
+    let value: Value = serde_json::from_str(json).unwrap_or_default();
+    let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
+    ObjectMeta {
+        name: text("name"),
+        namespace: text("namespace"),
+        resource_version: text("resourceVersion"),
+        ..ObjectMeta::default()
+    }
+}
+
+impl Resource for Seen {
+    type DynamicType = Kind;
+    type Scope = DynamicResourceScope;
+
+    fn kind(kind: &Kind) -> Cow<'_, str> {
+        kind.name().into()
+    }
+
+    fn group(kind: &Kind) -> Cow<'_, str> {
+        kind.group().into()
+    }
+
+    fn version(kind: &Kind) -> Cow<'_, str> {
+        kind.version().into()
+    }
+
+    fn plural(kind: &Kind) -> Cow<'_, str> {
+        kind.plural().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+impl Seen {
+    /// Namespace, empty where there is none, and name.
+    pub fn key(&self) -> (&str, &str) {
+        let namespace = self.meta.namespace.as_deref();
+        let name = self.meta.name.as_deref();
+        (namespace.unwrap_or_default(), name.unwrap_or_default())
+    }
+
+    /// Its resource version, if it is a number, as those of Kubernetes itself are.
+    pub fn version(&self) -> Option<u64> {
+        self.meta.resource_version.as_deref()?.parse().ok()
+    }
+
+    /// What policy makes of it.
+    pub fn what(&self, kind: Kind, config: &Config) -> What {
+        let (name, api_version) = (kind.name(), kind.api_version());
+        let mut error = match Object::from_json(name, &api_version, self.json.get()) {
+            Ok(object) => return What::Object(object.into()),
+            Err(error) => Box::new(error),
+        };
+        let (namespace, name) = self.key();
+        error.namespace = namespace.to_owned();
+        error.name = name.to_owned();
+        if kind == Kind::Namespace {
+            error.closed = Some(Box::new(closed_namespace(name)));
+        }
+        let pod = (kind == Kind::Pod).then(|| self.closed_pod(config).into());
+        What::Invalid(error, pod)
+    }
+
+    /// What of a pod that doesn't parse can be read, under quarantine: its labels
+    /// may be what is wrong, and with them who may call it.
+    fn closed_pod(&self, config: &Config) -> Pod {
+        let value: Value = serde_json::from_str(self.json.get()).unwrap_or_default();
+        let (meta, status) = (&value["metadata"], &value["status"]);
+        let (namespace, name) = self.key();
+        let mut labels: BTreeMap<String, String> = read(&meta["labels"]).unwrap_or_default();
+        labels.insert(format!("{}/quarantine", config.label_prefix), "true".into());
+        let mut pod = Pod {
+            metadata: Meta {
+                name: name.to_owned(),
+                namespace: namespace.to_owned(),
+                uid: read(&meta["uid"]).unwrap_or_default(),
+                labels,
+                ..Meta::default()
+            },
+            spec: PodSpec {
+                node_name: read(&value["spec"]["nodeName"]),
+                host_network: read(&value["spec"]["hostNetwork"]).unwrap_or_default(),
+                containers: Vec::new(),
+            },
+            status: PodStatus {
+                phase: read(&status["phase"]).unwrap_or_default(),
+                ..PodStatus::default()
+            },
+            stand_in: None,
+        };
+        let listed = status["podIPs"].as_array().into_iter().flatten();
+        let shown = listed
+            .map(|one| &one["ip"])
+            .chain([&status["podIP"]])
+            .filter_map(read::<IpAddr>);
+        for ip in shown {
+            let json = serde_json::json!({ "ip": ip });
+            pod.status.pod_ips.extend(read(&json));
+        }
+        pod
+    }
+}
+
+fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
+    T::deserialize(value).ok()
+}
+
+/// The policy's name; no real policy can have it.
+pub const CLOSED_NAMESPACE: &str = "(Namespace that doesn't parse)";
+
+/// What stands in for a Namespace whose labels can't be read: all of its pods
+/// are isolated, since any mode may stand there.
+fn closed_namespace(name: &str) -> Closed {
+    Closed::Namespaced(NetworkPolicy {
+        metadata: Meta {
+            name: CLOSED_NAMESPACE.into(),
+            namespace: name.to_owned(),
+            ..Meta::default()
+        },
+        spec: NetworkPolicySpec {
+            pod_selector: LabelSelector::default(),
+            policy_types: vec![PolicyType::Ingress, PolicyType::Egress],
+            ..NetworkPolicySpec::default()
+        },
+    })
+}

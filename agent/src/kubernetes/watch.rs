@@ -1,0 +1,333 @@
+//! One kind's watch, for ever.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use kube::client::ClientBuilder;
+use kube::core::Status;
+use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
+use kube::{Api, Client};
+use ringfence_policy::config::Config;
+use tokio::time::{Instant, sleep};
+
+use super::backoff::{Backoff, chance};
+use super::framing::Witnessed;
+use super::health::Health;
+use super::inbox::{Outbox, What};
+use super::ledger::{Ledger, News};
+use super::seen::Seen;
+use super::{Access, Kind};
+use crate::failure;
+
+/// How patient a watch is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The server ends a watch after so long, and it is resumed. One of which
+    /// nothing comes for 5 s longer is taken for dead.
+    pub watch: Duration,
+    /// A list of which nothing comes for so long begins anew.
+    pub stall: Duration,
+    /// Whether a kind is still absent is asked so often.
+    pub recheck: Duration,
+    /// The first wait after a fault, doubled with each up to the last; jittered.
+    pub backoff: [Duration; 2],
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            watch: Duration::from_secs(120),
+            stall: Duration::from_secs(60),
+            recheck: Duration::from_secs(60),
+            backoff: [Duration::from_millis(500), Duration::from_secs(30)],
+        }
+    }
+}
+
+/// A watch without faults for so long begins its next waits from the first.
+const CALM: Duration = Duration::from_secs(60);
+
+/// What to do after a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// The watcher goes on by itself, from where it was.
+    Resume,
+    /// Connect anew, and list.
+    Anew,
+    /// As that, and at once: the server can't stream lists, which is no fault.
+    Pages,
+    /// The cluster has no such kind.
+    Absent,
+}
+
+/// One kind's watch.
+pub struct Follow {
+    kind: Kind,
+    access: Access,
+    config: Config,
+    out: Outbox,
+    health: Arc<Health>,
+    pace: Pace,
+    ledger: Ledger,
+    /// The first list is streamed: it costs the server least. Later ones are read
+    /// in pages, since those alone are of the newest state whichever server of
+    /// several answers; a list of an earlier moment would take back what is known.
+    streams: bool,
+    is_listing: bool,
+    backoff: Backoff,
+    last_fault: Option<Instant>,
+}
+
+impl Follow {
+    /// A watch that is still to be run.
+    pub fn new(
+        kind: Kind,
+        access: Access,
+        config: Config,
+        out: Outbox,
+        health: Arc<Health>,
+        pace: Pace,
+    ) -> Self {
+        Self {
+            kind,
+            access,
+            config,
+            out,
+            health,
+            pace,
+            ledger: Ledger::default(),
+            streams: true,
+            is_listing: true,
+            backoff: Backoff::new(pace.backoff),
+            last_fault: None,
+        }
+    }
+
+    /// Watches until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            match self.connect().await {
+                Ok(client) => self.watch(client).await,
+                Err(error) => self.fault(&failure::one_line(&error)).await,
+            }
+        }
+    }
+
+    async fn connect(&self) -> anyhow::Result<Client> {
+        let config = self.access.config().await?;
+        let witness = Witnessed(Arc::clone(&self.health));
+        Ok(ClientBuilder::try_from(config)?
+            .with_layer(&witness)
+            .build())
+    }
+
+    /// Returns when a new connection is needed.
+    async fn watch(&mut self, client: Client) {
+        let api: Api<Seen> = Api::all_with(client, &self.kind);
+        let mut events = pin!(watcher(api, self.watcher_config()));
+        self.is_listing = true;
+        self.health.heard();
+        loop {
+            let event = match self.patiently(&mut events.next()).await {
+                Some(Some(event)) => event,
+                Some(None) => return,
+                None => {
+                    let silent = self.pace.stall.as_secs();
+                    let error = format!("the list stopped: nothing was heard for {silent} s");
+                    return self.fault(&error).await;
+                }
+            };
+            let next = match event {
+                Ok(event) => match self.take(event).await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        self.fault(&error).await;
+                        Next::Anew
+                    }
+                },
+                Err(error) => self.judge(&error).await,
+            };
+            if next != Next::Resume {
+                return;
+            }
+        }
+    }
+
+    /// Each watch ends at another time, so that a server isn't asked by all at once.
+    fn watcher_config(&self) -> watcher::Config {
+        let lasts = self.pace.watch.mul_f64(1.0 + chance() / 2.0);
+        watcher::Config {
+            timeout: Some(u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX)),
+            initial_list_strategy: match self.streams {
+                true => InitialListStrategy::StreamingList,
+                false => InitialListStrategy::ListWatch,
+            },
+            ..watcher::Config::default()
+        }
+    }
+
+    /// The next event; none if a list has stopped. The watcher itself sees to
+    /// watches that have.
+    async fn patiently<F: Future + Unpin>(&self, next: &mut F) -> Option<F::Output> {
+        if !self.is_listing {
+            return Some(next.await);
+        }
+        loop {
+            let left = self.pace.stall.saturating_sub(self.health.silent_for());
+            tokio::select! {
+                event = &mut *next => return Some(event),
+                () = sleep(left) => {}
+            }
+            if self.health.silent_for() >= self.pace.stall {
+                return None;
+            }
+        }
+    }
+
+    async fn take(&mut self, event: Event<Seen>) -> Result<(), String> {
+        match event {
+            Event::Init => {
+                self.is_listing = true;
+                self.health.listing();
+                self.ledger.list();
+            }
+            Event::InitApply(seen) => {
+                let (namespace, name) = seen.key();
+                if self.ledger.listed(namespace, name, seen.version()) {
+                    self.tell(&seen).await;
+                }
+            }
+            Event::InitDone => self.complete().await,
+            Event::Apply(seen) => {
+                let (namespace, name) = seen.key();
+                let news = self.ledger.applied(namespace, name, seen.version());
+                if believed(news)? {
+                    self.tell(&seen).await;
+                }
+            }
+            Event::Delete(seen) => {
+                let (namespace, name) = seen.key();
+                let news = self.ledger.deleted(namespace, name, seen.version());
+                if believed(news)? {
+                    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+                    self.out
+                        .put(self.kind, What::Gone { namespace, name })
+                        .await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, seen: &Seen) {
+        let what = seen.what(self.kind, &self.config);
+        self.out.put(self.kind, what).await;
+    }
+
+    async fn complete(&mut self) {
+        for (namespace, name) in self.ledger.complete() {
+            self.out
+                .put(self.kind, What::Gone { namespace, name })
+                .await;
+        }
+        self.is_listing = false;
+        self.streams = false;
+        self.health.listed();
+        self.out.put(self.kind, What::Listed).await;
+        tracing::debug!(kind = %self.kind, objects = self.ledger.len(), "listed");
+    }
+
+    /// Says what went wrong, waits, and says how to go on.
+    async fn judge(&mut self, error: &watcher::Error) -> Next {
+        let next = self.next(error);
+        match next {
+            Next::Absent => {
+                self.health.absent();
+                self.out.put(self.kind, What::Listed).await;
+                sleep(self.pace.recheck).await;
+            }
+            Next::Pages => self.streams = false,
+            Next::Resume | Next::Anew => {
+                let text = describe(error);
+                self.fault(&text).await;
+            }
+        }
+        next
+    }
+
+    fn next(&self, error: &watcher::Error) -> Next {
+        use watcher::Error::{NoResourceVersion, WatchFailed, WatchStartFailed};
+        let code = status(error).map(|status| status.code);
+        match (error, code) {
+            // What stands in the cluster's place there may come yet. A kind that was
+            // there and is no more takes its objects along one by one.
+            (_, Some(404)) if self.kind.is_optional() && self.ledger.is_empty() => Next::Absent,
+            (WatchStartFailed(_), Some(400 | 422)) if self.streams => Next::Pages,
+            // Its place in the history is gone; or the credentials are read again.
+            (_, Some(410 | 401)) => Next::Anew,
+            // An event that can't be read is an event lost. The client takes one that
+            // is JSON for a Status, whose fields may all be absent.
+            (WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)), _) => Next::Anew,
+            (NoResourceVersion, _) => Next::Anew,
+            _ => Next::Resume,
+        }
+    }
+
+    async fn fault(&mut self, text: &str) {
+        self.health.failed(text);
+        if self.last_fault.is_some_and(|last| last.elapsed() > CALM) {
+            self.backoff.reset();
+        }
+        let wait = self.backoff.wait();
+        let asked = self.health.take_retry_after().unwrap_or_default();
+        sleep(wait.max(asked)).await;
+        self.last_fault = Some(Instant::now());
+        // What happened while waiting on purpose says nothing of the server.
+        self.health.heard();
+    }
+}
+
+fn believed(news: News) -> Result<bool, String> {
+    match news {
+        News::Fresh => Ok(true),
+        News::Known => Ok(false),
+        News::Disorder => Err("events came out of order".into()),
+    }
+}
+
+/// The API's own account of an error, if it gave one.
+fn status(error: &watcher::Error) -> Option<&Status> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        WatchError(status)
+        | InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => Some(status),
+        _ => None,
+    }
+}
+
+/// On one line: with its code where there is one, else with all its causes.
+fn describe(error: &watcher::Error) -> String {
+    match status(error) {
+        Some(status) => {
+            let Status { code, message, .. } = status;
+            format!("the API server said {code}: {}", message.trim())
+        }
+        None => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                let more = error.to_string();
+                if !text.contains(&more) {
+                    text = format!("{text}: {more}");
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Agents that come and go while the server does.
+
+use ringfence_tests::agent::{Credentials, TCP, Talk};
+use ringfence_tests::apiserver::Fault;
+use std::time::Duration;
+
+use crate::Cluster;
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_last_world_stays_until_every_list_is_complete() {
+    let mut cluster = Cluster::start();
+    let address = cluster.shop.address("server", true, TCP).unwrap();
+    let mut talk = Talk::open(cluster.shop.ns("client").unwrap(), address).unwrap();
+    cluster.shop.agent.kill(&mut cluster.shop.net).unwrap();
+    cluster.allow_client(false);
+    cluster
+        .server
+        .inject("networkpolicies", Fault::status(500), usize::MAX);
+    cluster
+        .shop
+        .agent
+        .start(&mut cluster.shop.net, &[])
+        .unwrap();
+    cluster.until("policies are waited for", |s| {
+        s["waits_for"] == serde_json::json!(["NetworkPolicy"])
+    });
+    cluster
+        .shop
+        .is_guarded("by the last agent's world")
+        .unwrap();
+    assert!(talk.echo(Duration::from_secs(3)).unwrap());
+    let shown = cluster.shop.agent.run(&["status"]).unwrap().stdout;
+    assert!(shown.starts_with("waiting for the first lists"), "{shown}");
+    cluster.server.heal();
+    cluster.client_is(false, "with all lists");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn two_agents_of_one_machine_follow_one_server() {
+    let mut cluster = Cluster::start();
+    let mut other = cluster.shop.agent.beside("node-2");
+    other.start(&mut cluster.shop.net, &[]).unwrap();
+    cluster.server.inject("*", Fault::GoneEvent, 14);
+    cluster.shop.is_guarded("beside another agent").unwrap();
+    cluster.allow_client(false);
+    cluster.client_is(false, "beside another agent");
+    let status = other.json(&["status"]).unwrap();
+    assert_eq!(status["endpoints"], 0, "{status:#}");
+    assert_eq!(status["waits_for"], serde_json::json!([]), "{status:#}");
+    other.stop(&mut cluster.shop.net).unwrap();
+    assert!(!cluster.shop.calls("rogue", "server", false).unwrap());
+    cluster.allow_client(true);
+    cluster.client_is(true, "without the other agent");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_agent_in_a_pod_finds_its_service_account() {
+    let mut cluster = Cluster::open();
+    let folder = cluster.shop.net.dir().join("account");
+    cluster.server.write_service_account(&folder).unwrap();
+    let env = cluster
+        .server
+        .env()
+        .map(|(name, value)| (name.to_owned(), value));
+    cluster.shop.agent.cluster = Some(Credentials::ServiceAccount {
+        folder: folder.clone(),
+        env: env.into(),
+    });
+    cluster.shop.start().unwrap();
+    cluster.shop.is_guarded("with a service account").unwrap();
+    // The kubelet replaces the token before it expires; here after.
+    cluster.server.new_token();
+    cluster.server.cut_watches();
+    cluster.allow_client(false);
+    cluster.server.write_service_account(&folder).unwrap();
+    cluster.client_is(false, "with the next token");
+}

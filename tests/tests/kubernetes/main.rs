@@ -1,0 +1,12 @@
+//! The watches of the API server against one that misbehaves: what is known stays
+//! as it was, comes right again by itself, and is in the end what a list from
+//! scratch gives. Needs no root; the agent's part of this, under traffic, is in
+//! `tests/tests/cluster`.
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod first;
+mod mirror;
+mod objects;
+mod sequences;
+mod silence;
