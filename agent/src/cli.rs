@@ -330,7 +330,7 @@ pub struct AgentArgs {
     /// Where the pods' network namespaces are found
     #[arg(long, value_name = "DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
-    /// Where /metrics and /healthz are served; `none` for nowhere
+    /// Where /metrics, /healthz, /readyz and /livez are served; `none` for nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9435")]
     pub metrics_addr: String,
     /// How log lines on stderr look

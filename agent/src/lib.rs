@@ -12,7 +12,7 @@
 //! | [`summary`] | what is said of all objects, off that path |
 //! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
-//! | [`metrics`], [`web`] | what `/metrics` and `/healthz` say, and where |
+//! | [`metrics`], [`web`] | what `/metrics`, `/healthz` and `/livez` say, and where |
 //! | [`commands`], [`offline`] | what a person types |
 //!
 //! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or

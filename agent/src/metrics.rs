@@ -12,7 +12,7 @@ use prometheus::{
 
 use crate::datapath::{DropSeries, EndpointState, MapUsage, Stats};
 use crate::kubernetes::Board;
-use crate::state::{Shared, Status};
+use crate::state::{HOST_NETWORK, Shared, Status};
 
 /// Seconds. The kernel's wait for a flip alone takes about 8 ms.
 const APPLY_BUCKETS: [f64; 12] = [
@@ -46,7 +46,8 @@ pub struct Snapshot {
     /// How full each map is.
     pub maps: Vec<MapUsage>,
     /// Guarded endpoints by what they are under: `enforce`, `audit`, `open`,
-    /// `quarantine`; and `unguarded` ones.
+    /// `quarantine`; `unguarded` ones, and pods on the `host_network`, which
+    /// can't be guarded.
     pub endpoints: BTreeMap<&'static str, usize>,
     /// Other devices of the node: `hooked`, `unhooked`.
     pub devices: BTreeMap<&'static str, usize>,
@@ -341,6 +342,7 @@ fn count_states(endpoints: &[EndpointState], status: &Status) -> BTreeMap<&'stat
         "audit",
         "closed",
         "enforce",
+        "host_network",
         "open",
         "quarantine",
         "unguarded",
@@ -350,7 +352,15 @@ fn count_states(endpoints: &[EndpointState], status: &Status) -> BTreeMap<&'stat
     for endpoint in endpoints {
         *states.entry(state(endpoint)).or_default() += 1;
     }
-    *states.entry("unguarded").or_default() += status.unguarded.len();
+    for pod in &status.unguarded {
+        let host_network = pod.reason == HOST_NETWORK;
+        let state = if host_network {
+            "host_network"
+        } else {
+            "unguarded"
+        };
+        *states.entry(state).or_default() += 1;
+    }
     states
 }
 

@@ -185,14 +185,24 @@ fn an_endpoint_counts_under_its_stricter_direction() {
         endpoint("open", "open", true),
         endpoint("enforce", "enforce", false),
     ];
-    let states = count_states(&endpoints, &Status::default());
+    let unguarded = ["its namespace isn't there", HOST_NETWORK];
+    let unguarded = unguarded.map(|reason| crate::state::UnguardedPod {
+        pod: "a/c".into(),
+        reason: reason.into(),
+    });
+    let status = Status {
+        unguarded: unguarded.into(),
+        ..Status::default()
+    };
+    let states = count_states(&endpoints, &status);
     let expected = [
         ("audit", 1),
         ("closed", 0),
         ("enforce", 1),
+        ("host_network", 1),
         ("open", 1),
         ("quarantine", 1),
-        ("unguarded", 1),
+        ("unguarded", 2),
     ];
     assert_eq!(states, expected.into());
 }

@@ -19,6 +19,10 @@ const FOLLOW_BACKLOG: usize = 1024;
 /// The loop makes a pass every few seconds; silent for longer, it is stuck.
 const ALIVE: Duration = Duration::from_secs(60);
 
+/// Why a pod that shares the node's namespace isn't guarded: nothing can stand
+/// between it and the node.
+pub const HOST_NETWORK: &str = "host network: it is the node, and has no interface of its own";
+
 /// How the agent is doing, as `ringfence status -o json` prints it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -197,17 +201,19 @@ impl Shared {
 
     /// Why the agent isn't healthy, if it isn't.
     pub fn unhealthy(&self) -> Option<String> {
-        match *lock(&self.last_pass) {
-            None => return Some("no pass has been made yet".into()),
-            Some(at) if at.elapsed() > ALIVE => {
-                return Some(format!(
-                    "the last pass was {} s ago",
-                    at.elapsed().as_secs()
-                ));
-            }
-            Some(_) => {}
+        if lock(&self.last_pass).is_none() {
+            return Some("no pass has been made yet".into());
         }
-        lock(&self.status).error.clone()
+        self.stuck().or_else(|| lock(&self.status).error.clone())
+    }
+
+    /// Why only another process would help, if so: an error is tried again, and
+    /// a source that can't be reached yet is waited for.
+    pub fn stuck(&self) -> Option<String> {
+        let since = lock(&self.last_pass).map(|at| at.elapsed());
+        since
+            .filter(|since| *since > ALIVE)
+            .map(|since| format!("the last pass was {} s ago", since.as_secs()))
     }
 }
 

@@ -7,6 +7,7 @@ use ringfence_policy::index::Index;
 use ringfence_policy::problems::Problem;
 
 use crate::discover::Unguarded;
+use crate::state::HOST_NETWORK;
 
 /// What `status` and metrics say of a source's objects.
 #[derive(Clone, Default, Debug)]
@@ -29,7 +30,7 @@ impl Summary {
         let host = pods.filter(|pod| pod.node() == Some(node));
         let host_network = host.map(|pod| Unguarded {
             pod: pod.key(),
-            reason: "host network: it is the node, and has no interface of its own".into(),
+            reason: HOST_NETWORK.into(),
         });
         Self {
             problems: found.iter().map(text).collect(),

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`, over TCP.
+//! `/metrics`, `/healthz`, `/readyz` and `/livez`, over TCP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/livez", get(livez))
         .with_state(shared)
 }
 
@@ -55,20 +56,52 @@ fn failed(error: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
-/// Whether the process does its work: a server that is away is no reason to be
-/// started again.
+/// Whether all is well.
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    answer(shared.unhealthy())
+    health(shared.unhealthy())
 }
 
-/// Whether policy of this agent's own is in force.
+/// Whether policy of this agent's own is in force: a rollout waits for it.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    answer(shared.unready())
+    health(shared.unready())
 }
 
-fn answer(fault: Option<String>) -> Response {
-    match fault {
+/// Whether the process does its work, well or not: otherwise it is to be started
+/// again, which is no help where a server is away.
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    health(shared.stuck())
+}
+
+fn health(complaint: Option<String>) -> Response {
+    match complaint {
         None => "ok\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeKernel, shared};
+
+    #[test]
+    fn an_agent_that_waits_or_fails_is_alive_but_not_ready() {
+        let shared = shared(&FakeKernel::default());
+        let codes = || {
+            let complaints = [shared.stuck(), shared.unhealthy(), shared.unready()];
+            complaints.map(|why| health(why).status())
+        };
+        let (ok, bad) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(codes(), [ok, bad, bad], "before the first pass");
+        let mut status = shared.status();
+        status.waits_for = vec!["Pod".into()];
+        shared.set_status(status.clone());
+        assert_eq!(codes(), [ok, ok, bad], "while the API server is away");
+        status.waits_for.clear();
+        shared.set_status(status.clone());
+        assert_eq!(codes(), [ok, ok, ok]);
+        status.error = Some("map RULES is full".into());
+        shared.set_status(status);
+        assert_eq!(codes(), [ok, bad, bad], "after a pass that failed");
     }
 }

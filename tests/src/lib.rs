@@ -6,6 +6,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod bench;
 pub mod clusters;
+pub mod deployed;
 pub mod oracle;
 pub mod packets;
 

@@ -1,5 +1,5 @@
-//! What cargo alone cannot do for Ringfence: the BPF object, what building it
-//! needs, the demo, the whole test run and the house rules.
+//! What cargo alone cannot do for Ringfence: the BPF object, the static binary,
+//! what building them needs, the demo, the whole test run and the house rules.
 //!
 //! `cargo xtask COMMAND` runs from anywhere in the checkout. Only installed
 //! packages and cargo's own folders change outside of it.
@@ -13,6 +13,7 @@ mod mutants;
 mod paths;
 mod setup;
 mod shell;
+mod standalone;
 mod test;
 // Compiled in, not depended on: xtask must build where the packages that it
 // builds don't, and the tests' package depends on most of them.
@@ -21,6 +22,7 @@ mod test;
 mod testnet;
 mod tidy;
 mod toolchain;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,7 +48,11 @@ enum Command {
         debug_log: bool,
     },
     /// Build the BPF object and the release binary
-    Build,
+    Build {
+        /// Linked to no library: target/static/ringfence, for an image
+        #[arg(long = "static")]
+        standalone: bool,
+    },
     /// Show a small bank behind Ringfence, in network namespaces (root)
     Demo(demo::Options),
     /// The servers of a demo that was kept
@@ -104,7 +110,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Setup => setup::report(),
         Command::BuildEbpf { debug_log: false } => ebpf::build().map(drop),
         Command::BuildEbpf { debug_log: true } => ebpf::build_debug().map(drop),
-        Command::Build => ebpf::build_release(),
+        Command::Build { standalone: false } => ebpf::build_release(),
+        Command::Build { standalone: true } => standalone::build().map(drop),
         Command::Demo(options) => demo::run(&options),
         Command::DemoServe { dir } => demo::serve(&dir),
         Command::Test => test::test(),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::toolchain::{self, Linker, Toolchain};
-use crate::{paths, shell};
+use crate::{paths, shell, tools};
 
 /// The linker's version that is installed where there is none.
 const LINKER_VERSION: &str = "0.13.0";
@@ -75,12 +75,16 @@ pub(crate) fn report() -> Result<()> {
     if guests {
         install_guest_programs()?;
     }
+    tools::install()?;
     println!("compiler for BPF   {}", tools.toolchain.name);
     println!("linker for BPF     {}", tools.linker.path.display());
     let guest_programs = if guests { GUEST_PROGRAMS } else { &[] };
     for (program, _) in PROGRAMS.iter().chain(guest_programs) {
         let path = paths::program(program).unwrap_or_default();
         println!("{program:<18} {}", path.display());
+    }
+    for (name, path) in tools::found() {
+        println!("{name:<18} {}", path.display());
     }
     println!("nothing is missing ({})", shell::seconds(start.elapsed()));
     Ok(())
@@ -101,8 +105,20 @@ pub(crate) fn install_guest_programs() -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
+    install_packages(&packages)
+}
+
+/// Installs Debian's packages where there is apt, and says what is missing
+/// where there isn't.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
+    if !has_apt() {
+        bail!(
+            "missing programs; install the packages that hold them here: {}",
+            packages.join(" ")
+        );
+    }
     refresh_lists();
-    apt_install(&packages)
+    apt_install(packages)
 }
 
 /// Whether this process may make namespaces and load BPF programs.
@@ -118,7 +134,7 @@ fn found() -> Option<Tools> {
         .then_some(Tools { toolchain, linker })
 }
 
-fn missing_packages(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+pub(crate) fn missing_packages(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
     programs
         .iter()
         .filter(|(program, _)| paths::program(program).is_none())
@@ -131,13 +147,7 @@ fn install_programs() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    if !has_apt() {
-        bail!(
-            "missing programs; install the packages that hold them here: {}",
-            missing.join(" ")
-        );
-    }
-    apt_install(&missing)
+    install_packages(&missing)
 }
 
 fn install_toolchain() -> Result<()> {
@@ -218,7 +228,7 @@ fn llvm_prefix(major: u32, debian: &Path) -> Option<PathBuf> {
         .map(|prefix| PathBuf::from(prefix.trim()))
 }
 
-fn has_apt() -> bool {
+pub(crate) fn has_apt() -> bool {
     paths::program("apt-get").is_some() && paths::program("apt-cache").is_some()
 }
 
@@ -233,7 +243,7 @@ fn in_apt(packages: &[&str]) -> bool {
 
 /// Brings the package lists up to date: a fresh image has none, and an older
 /// one's name an older compiler than the mirror has, or versions that it dropped.
-fn refresh_lists() {
+pub(crate) fn refresh_lists() {
     if is_root() && has_apt() {
         // Where no mirror answers, what the lists say is still worth a try.
         if let Err(error) = do_it(apt().arg("update")) {

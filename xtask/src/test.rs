@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, ebpf, fuzz, kernels, setup, shell, tidy};
+use crate::{demo, ebpf, fuzz, kernels, setup, shell, standalone, tidy, tools};
 
 /// Random clusters per property test in `soak`.
 const SOAK_CLUSTERS: &str = "100000";
@@ -61,6 +61,8 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     shell::step("house rules", tidy::run)?;
     cargo_step("tests", &["test", "--workspace"], env)?;
     shell::step("fuzz", || fuzz::run(fuzz_seconds))?;
+    shell::step("what the tests of deploy/ take", tools::install)?;
+    standalone::build()?;
     let root_tests = [&["test", "-p", "ringfence-tests", "--"], ROOT_TESTS].concat();
     cargo_step("tests that need root", &root_tests, env)?;
     shell::step("kernels", || kernels::run(&kernels::Options::default()))?;

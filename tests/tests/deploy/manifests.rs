@@ -1,0 +1,153 @@
+//! The kustomize base and what is built on it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use ringfence_tests::deployed::{
+    deploy, documents, kustomize, kustomize_with, only, static_binary, strings, tool,
+};
+use serde_json::Value;
+
+/// The oldest Kubernetes that knows all fields, and the newest that there are
+/// schemas of.
+const VERSIONS: [&str; 2] = ["1.30", "1.37"];
+
+/// Everything that `kubectl apply -k` could be given.
+fn all() -> Vec<(&'static str, String)> {
+    let folders = ["base", "overlays/enforce", "overlays/uninstall"];
+    let rendered = folders.map(|folder| (folder, kustomize(folder).unwrap()));
+    let mut all = Vec::from(rendered);
+    all.push(("events", kustomize_with("base", &["events"]).unwrap()));
+    all
+}
+
+pub(crate) fn agent_container(documents: &[Value]) -> Value {
+    let pod = &only(documents, "DaemonSet").unwrap()["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    pod["containers"][0].clone()
+}
+
+fn rendered(folder: &str) -> Vec<Value> {
+    documents(&kustomize(folder).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs kubectl and the schemas: cargo xtask test"]
+fn what_kustomize_makes_is_valid_by_the_schemas_of_kubernetes() {
+    for (folder, yaml) in all() {
+        let whole = yaml.matches("\nkind: ").count();
+        for version in VERSIONS {
+            let mut validate = tool("kubernetes-validate").unwrap();
+            let validate = validate.args(["--strict", "-k", version, "-"]);
+            let mut validate = validate
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            validate
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(yaml.as_bytes())
+                .unwrap();
+            let said = validate.wait_with_output().unwrap();
+            let passed = String::from_utf8_lossy(&said.stdout)
+                .matches("passed")
+                .count();
+            assert!(said.status.success(), "{folder}, {version}: {said:?}");
+            assert_eq!(passed, whole, "{folder}, {version}: {said:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn only_the_overlay_enforces_and_nothing_else_differs() {
+    let (base, enforce) = (
+        kustomize("base").unwrap(),
+        kustomize("overlays/enforce").unwrap(),
+    );
+    assert_eq!(base.matches("--mode=audit").count(), 1);
+    assert_eq!(base.replace("--mode=audit", "--mode=enforce"), enforce);
+}
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn uninstalling_waits_for_no_pod_to_become_ready() {
+    let documents = rendered("overlays/uninstall");
+    let spec = &only(&documents, "DaemonSet").unwrap()["spec"];
+    assert_eq!(
+        spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"],
+        "100%"
+    );
+    let container = agent_container(&documents);
+    assert_eq!(strings(&container["args"]), ["uninstall"]);
+    assert!(container.get("livenessProbe").is_none());
+    assert!(container.get("readinessProbe").is_none());
+}
+
+#[test]
+#[ignore = "needs kubectl and the static binary: cargo xtask test"]
+fn the_agent_knows_every_flag_that_the_daemonset_gives() {
+    // Help is printed once all arguments before it are known.
+    let all = kustomize_with("base", &["events"]).unwrap();
+    let container = agent_container(&documents(&all).unwrap());
+    assert!(strings(&container["args"]).contains(&"--emit-events".to_owned()));
+    let mut agent = std::process::Command::new(static_binary().unwrap());
+    let agent = agent
+        .args(strings(&container["args"]))
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert!(agent.status.success(), "{agent:?}");
+}
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn the_image_is_of_this_version() {
+    let container = agent_container(&rendered("base"));
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(container["image"], format!("ringfence:{version}"));
+}
+
+#[test]
+fn probes_ask_pages_that_the_agent_has_where_it_serves_them() {
+    let text = fs::read_to_string(deploy("base/daemonset.yaml")).unwrap();
+    let container = agent_container(&documents(&text).unwrap());
+    let port = container["ports"][0]["containerPort"].as_u64().unwrap();
+    let args = strings(&container["args"]);
+    assert!(
+        args.contains(&format!("--metrics-addr=0.0.0.0:{port}")),
+        "{args:?}"
+    );
+    let probes = ["livenessProbe", "readinessProbe"];
+    let pages = probes.map(|probe| {
+        container[probe]["httpGet"]["path"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    });
+    assert_eq!(pages, ["/livez", "/readyz"]);
+    for probe in probes {
+        assert_eq!(
+            container[probe]["httpGet"]["port"],
+            container["ports"][0]["name"]
+        );
+    }
+}
+
+#[test]
+fn the_agent_gets_four_capabilities_and_no_more() {
+    let text = fs::read_to_string(deploy("base/daemonset.yaml")).unwrap();
+    let security = &agent_container(&documents(&text).unwrap())["securityContext"];
+    assert_eq!(strings(&security["capabilities"]["drop"]), ["ALL"]);
+    let added: BTreeSet<String> = strings(&security["capabilities"]["add"])
+        .into_iter()
+        .collect();
+    let expected = ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"].map(str::to_owned);
+    assert_eq!(added, expected.into());
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert!(security.get("privileged").is_none());
+}

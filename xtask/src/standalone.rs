@@ -1,0 +1,115 @@
+//! The static binary: all that an image needs, whatever libraries a node has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{ebpf, paths, shell};
+
+/// Kind of the program header that names the loader (`PT_INTERP` of elf.h).
+const INTERPRETER: usize = 3;
+
+/// Builds the BPF object and the static release binary; returns its path.
+pub(crate) fn build() -> Result<PathBuf> {
+    ebpf::build()?;
+    let binary = paths::target().join("static/ringfence");
+    shell::step("build the static binary", || {
+        let built = compile(&host()?)?;
+        let bytes = fs::read(&built).with_context(|| format!("can't read {}", built.display()))?;
+        ensure!(
+            !has_interpreter(&bytes)?,
+            "{} asks for a loader: it isn't static",
+            built.display()
+        );
+        put(&built, &binary)
+    })?;
+    eprintln!("    {}", binary.display());
+    Ok(binary)
+}
+
+/// With the target named, what runs at build time (macros, build scripts) isn't
+/// linked statically, and the folder is another one than that of plain builds.
+fn compile(target: &str) -> Result<PathBuf> {
+    let mut command = ebpf::cargo();
+    command
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // An image is pulled by every node: names for backtraces are enough.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+        .args(["build", "--release", "-p", "ringfence", "--target", target]);
+    shell::run(&mut command)?;
+    let built = paths::target().join(target).join("release/ringfence");
+    Ok(built)
+}
+
+/// This machine's target. Static glibc is what Debian has; musl's own target
+/// would have to be fetched.
+fn host() -> Result<String> {
+    let version = shell::output(Command::new("rustc").arg("-vV"))?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("`rustc -vV` names no host")?;
+    if !host.contains("-linux-") {
+        bail!("the agent runs on Linux alone, not on {host}");
+    }
+    Ok(host.to_owned())
+}
+
+/// Copies, in a folder of its own: an image's build takes the folder as a whole.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    }
+    // Renamed into place: the old one may be running.
+    let partial = to.with_extension("partial");
+    fs::copy(from, &partial).with_context(|| format!("can't write {}", partial.display()))?;
+    fs::rename(&partial, to).with_context(|| format!("can't write {}", to.display()))
+}
+
+/// Whether a 64-bit little-endian ELF file asks for a loader, as everything does
+/// that is linked to shared libraries.
+fn has_interpreter(elf: &[u8]) -> Result<bool> {
+    ensure!(
+        elf.starts_with(b"\x7fELF\x02\x01"),
+        "no 64-bit little-endian ELF file"
+    );
+    // Offsets of Elf64_Ehdr: e_phoff, e_phentsize, e_phnum.
+    let table = number(elf, 32, 8)?;
+    let (size, count) = (number(elf, 54, 2)?, number(elf, 56, 2)?);
+    for index in 0..count {
+        if number(elf, table + index * size, 4)? == INTERPRETER {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn number(bytes: &[u8], at: usize, size: usize) -> Result<usize> {
+    let bytes = bytes.get(at..at + size).context("a torn ELF file")?;
+    let digits = bytes.iter().rev().map(|byte| usize::from(*byte));
+    Ok(digits.fold(0, |number, digit| number << 8 | digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_with_shared_libraries_is_told_from_a_static_one() {
+        let own = fs::read(std::env::current_exe().expect("a path")).expect("readable");
+        assert!(has_interpreter(&own).expect("an ELF file"));
+        // The header of a file without program headers.
+        let mut bare = own[..64].to_vec();
+        bare[56..58].fill(0);
+        assert!(!has_interpreter(&bare).expect("an ELF file"));
+    }
+
+    #[test]
+    fn what_is_no_whole_elf_file_is_an_error() {
+        assert!(has_interpreter(b"#!/bin/sh\n").is_err());
+        assert!(has_interpreter(b"\x7fELF\x02\x01").is_err());
+    }
+}
