@@ -55,7 +55,7 @@ fn time_target(cluster: Cluster) -> f64 {
     match cluster {
         Cluster::Mesh => 0.2,
         Cluster::Dense => 1.0,
-        Cluster::Huge => 3.0,
+        Cluster::Huge | Cluster::Wide => 3.0,
     }
 }
 

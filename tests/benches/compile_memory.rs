@@ -50,7 +50,7 @@ fn main() -> Result<()> {
 
 fn target(cluster: Cluster) -> Option<f64> {
     match cluster {
-        Cluster::Mesh => None,
+        Cluster::Mesh | Cluster::Wide => None,
         Cluster::Dense => Some(60e6),
         Cluster::Huge => Some(200e6),
     }

@@ -30,6 +30,12 @@ pub(super) const HUGE: Grid = Grid {
     policies: 75_000,
 };
 
+pub(super) const WIDE: Grid = Grid {
+    seed: 0x41,
+    teams: 334,
+    policies: 30_060,
+};
+
 const STAGES: [&str; 3] = ["prod", "staging", "dev"];
 const TRACKS: [&str; 2] = ["stable", "canary"];
 const TIERS: [&str; 3] = ["frontend", "backend", "data"];

@@ -1,4 +1,4 @@
-//! Three large clusters, made to be measured.
+//! Four large clusters, made to be measured.
 //!
 //! They look like clusters that people run: namespaces of teams, applications
 //! in two versions, ReplicaSets' hashes in the labels, two containers a pod.
@@ -30,10 +30,13 @@ pub enum Cluster {
     Dense,
     /// 102,000 pods under 75,000 policies.
     Huge,
+    /// As many pods as that, under as few policies as in [`Self::Dense`], three a
+    /// pod; for `cargo xtask bench cluster`.
+    Wide,
 }
 
 impl Cluster {
-    /// All of them, smallest first.
+    /// Those that the compiler's benches measure, smallest first.
     pub const ALL: [Self; 3] = [Self::Mesh, Self::Dense, Self::Huge];
 
     /// As it is called on the command line.
@@ -42,6 +45,7 @@ impl Cluster {
             Self::Mesh => "mesh",
             Self::Dense => "dense",
             Self::Huge => "huge",
+            Self::Wide => "wide",
         }
     }
 
@@ -52,6 +56,7 @@ impl Cluster {
             Self::Mesh => Box::new(mesh::objects()),
             Self::Dense => Box::new(grid::DENSE.objects()),
             Self::Huge => Box::new(grid::HUGE.objects()),
+            Self::Wide => Box::new(grid::WIDE.objects()),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A suite is a function that returns [`Case`]s; it is listed in [`SUITES`].
 
+mod cluster;
 mod compile;
 mod measured;
 mod packet;
@@ -29,6 +30,7 @@ type Suite = fn() -> Result<Vec<Case>>;
 
 /// Every suite by the name on the command line.
 const SUITES: &[(&str, Suite)] = &[
+    ("cluster", cluster::cases),
     ("compile", compile::cases),
     ("packet", packet::cases),
     ("startup", startup::cases),
