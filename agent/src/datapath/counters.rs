@@ -176,9 +176,20 @@ impl Datapath {
         {
             return held;
         }
-        let count = |name, map| buckets::count(name, map).unwrap_or_default();
+        let [flows, opening] = self.flows_held.get().map_or([0; 2], |(_, held)| held);
+        // One that can't be read is what it was.
+        let count = |name, map, before| match buckets::count(name, map) {
+            Ok(count) => count,
+            Err(error) => {
+                tracing::warn!("counting flows: {error}");
+                before
+            }
+        };
         let maps = &self.maps;
-        let held = [count("FLOWS", &maps.flows), count("OPENING", &maps.opening)];
+        let held = [
+            count("FLOWS", &maps.flows, flows),
+            count("OPENING", &maps.opening, opening),
+        ];
         self.flows_held.set(Some((Instant::now(), held)));
         held
     }
