@@ -8,10 +8,10 @@ mod common;
 use std::hint::black_box;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use ringfence_policy::config::Config;
 use ringfence_policy::index::Index;
-use ringfence_policy::model::{Object, Pod};
+use ringfence_policy::model::{Object, Parsed, Pod};
 use ringfence_tests::clusters::{Cluster, NODE, count};
 use ringfence_tests::random::Dice;
 use serde_json::{Value, json};
@@ -26,12 +26,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const RELABELLINGS: usize = 2000;
 /// Relabellings of this node's own pods: they change what is enforced here.
 const LOCAL_RELABELLINGS: usize = 300;
+/// How often a block over all addresses comes and goes.
+const BLOCKS: usize = 5;
 
 fn main() -> Result<()> {
     common::run(|cluster| {
         check(cluster)?;
         let mut rows = times(cluster)?;
         rows.extend(relabelling(cluster)?);
+        rows.push(whole_block(cluster)?);
         Ok(rows)
     })
 }
@@ -127,6 +130,46 @@ fn relabelling(cluster: Cluster) -> Result<Vec<Value>> {
     Ok(rows)
 }
 
+/// A policy for pods of this node that lets them call any address comes and goes:
+/// the class of each pod that another peer in use names is another one then.
+fn whole_block(cluster: Cluster) -> Result<Value> {
+    let mut objects: Vec<Object> = common::parsed(cluster).collect::<Result<_>>()?;
+    let is_local =
+        |o: &&Object| matches!(o, Object::Pod(p) if p.spec.node_name.as_deref() == Some(NODE));
+    let pod = objects.iter().find(is_local).context("no pod here")?.meta();
+    let (namespace, labels) = (pod.namespace.clone(), pod.labels.clone());
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "any-address", "namespace": namespace},
+        "spec": {
+            "podSelector": {"matchLabels": labels}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}],
+        },
+    });
+    let Parsed::Object(policy) = Object::from_value(policy)? else {
+        bail!("the policy is ignored");
+    };
+    let mut index = Index::new(Config::default());
+    for object in &objects {
+        index.apply(object.clone());
+    }
+    let mut compiler = Compiler::new(common::scope());
+    compiler.update(&mut index);
+    let mut times = Vec::new();
+    for number in 0..=2 * BLOCKS {
+        let start = Instant::now();
+        match number % 2 {
+            0 => index.apply((*policy).clone()),
+            _ => index.delete("NetworkPolicy", &namespace, "any-address"),
+        }
+        compiler.update(&mut index);
+        times.push(start.elapsed().as_secs_f64());
+    }
+    objects.push(*policy);
+    expect_fresh(&compiler, objects)?;
+    Ok(json!({"case": cluster.name(), "variant": "whole_block", "unit": "s", "samples": times}))
+}
+
 /// What was changed step by step equals what is compiled from scratch.
 fn expect_fresh(compiler: &Compiler, objects: Vec<Object>) -> Result<()> {
     let mut index = Index::new(Config::default());
@@ -134,7 +177,7 @@ fn expect_fresh(compiler: &Compiler, objects: Vec<Object>) -> Result<()> {
     let mut fresh = Compiler::new(common::scope());
     fresh.update(&mut index);
     if fresh.tables() != compiler.tables() {
-        bail!("after the relabellings the tables aren't those compiled from scratch");
+        bail!("after the changes the tables aren't those compiled from scratch");
     }
     Ok(())
 }

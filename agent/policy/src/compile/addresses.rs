@@ -12,7 +12,7 @@ use crate::{
 
 use super::{
     State,
-    classes::{self, ClassSlot, Covered, NO_CLASS},
+    classes::{self, Anew, ClassSlot, Covered, NO_CLASS},
     peer::Base,
     peers::{Member, PeerId},
 };
@@ -37,17 +37,22 @@ impl State {
         if !self.peers.blocks_changed {
             return;
         }
-        let changed = self.cover();
-        let ranges: Vec<_> = changed.iter().map(classes::range).collect();
-        addresses.extend(index.owners.within(&ranges));
+        let Anew { all, apart } = self.cover();
+        let classed = self.writer.tables.classes.keys().chain(&index.made_up);
+        addresses.extend(classed.filter(|addr| classes::within(&all, addr)));
+        if !apart.is_empty() {
+            let owned = index.owners.all();
+            addresses.extend(owned.filter(|addr| classes::within(&apart, addr)));
+        }
     }
 
-    /// Finds the classes of prefixes; gives those that cover otherwise than before.
-    pub(super) fn cover(&mut self) -> Vec<Prefix> {
+    /// Finds the classes of prefixes; gives the addresses that are covered
+    /// otherwise than before.
+    pub(super) fn cover(&mut self) -> Anew {
         self.peers.blocks_changed = false;
         let mut now = classes::prefixes(&self.peers);
         let old = std::mem::take(&mut self.prefixes);
-        let mut changed = Vec::new();
+        let changed = classes::covered_anew(&old, &now);
         for (prefix, (covered, slot)) in old {
             match now.remove(&prefix) {
                 Some(same) if same == covered => {
@@ -60,11 +65,9 @@ impl State {
             if let Some(id) = self.writer.tables.cidrs.get(&prefix) {
                 self.classes.leave(*id);
             }
-            changed.push(prefix);
         }
         for (prefix, covered) in now {
             self.add_prefix(prefix, covered);
-            changed.push(prefix);
         }
         changed
     }

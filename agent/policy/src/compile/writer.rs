@@ -52,6 +52,10 @@ impl Writer {
     }
 
     pub(super) fn class(&mut self, addr: Addr, class: Option<u32>) {
+        // Where prefixes change, most addresses under them go by these before and after.
+        if self.tables.classes.get(&addr) == class.as_ref() {
+            return;
+        }
         let old = self.before.as_mut().map(|b| &mut b.classes);
         write(&mut self.tables.classes, old, addr, class);
     }

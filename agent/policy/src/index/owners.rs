@@ -1,7 +1,5 @@
 //! Who owns each address.
 
-use std::ops::RangeInclusive;
-
 use ringfence_ebpf::abi::Addr;
 use smallvec::SmallVec;
 
@@ -47,16 +45,6 @@ impl Owners {
     /// Every address that a Service shows, in no order.
     pub(crate) fn of_services(&self) -> impl Iterator<Item = Addr> + '_ {
         self.services.keys().copied()
-    }
-
-    /// Every address within some ranges that anybody claims; some may come
-    /// twice. Goes through all of them: ranges are rare, and look-ups are not.
-    pub(crate) fn within<'r>(
-        &'r self,
-        ranges: &'r [RangeInclusive<Addr>],
-    ) -> impl Iterator<Item = Addr> + 'r {
-        let all = self.pods.keys().chain(self.nodes.keys()).copied();
-        all.filter(|addr| ranges.iter().any(|range| range.contains(addr)))
     }
 
     /// Every address that a node claims, in no order.
