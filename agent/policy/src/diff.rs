@@ -51,9 +51,7 @@ impl Change {
     /// class now) that some address went through, an endpoint loses something
     /// if its ruleset of now grants the class of now less than before.
     pub fn between(old: &Tables, new: &Tables) -> Self {
-        let moves = moves(old, new);
-        let pairs = |_: u32, _: u32| moves.iter().copied().collect();
-        let mut losses = Losses::new(old, new, pairs);
+        let mut losses = Losses::new(old, new, moves(old, new), |_, _, _| false);
         let mut raised = BTreeSet::new();
         for (key, now) in &new.endpoints {
             let before = old.endpoints.get(key);
@@ -78,18 +76,12 @@ impl Change {
     /// address stayed in it.
     pub(crate) fn of(before: &Before, new: &Tables, is_live: &dyn Fn(u32) -> bool) -> Self {
         let old = Overlay::new(before, new);
-        let moved = old.moves();
-        let pairs = |from: u32, to: u32| {
-            let mut pairs = moved.clone();
-            let classes: Vec<u32> = match from == to {
-                true => old.rewritten.get(&from).cloned().unwrap_or_default(),
-                false => old.classes_of(from),
-            };
-            let stayed = classes.into_iter().filter(|class| is_live(*class));
-            pairs.extend(stayed.map(|class| (class, class)));
-            pairs
+        let stays = |from: u32, to: u32, class: u32| {
+            // What a ruleset grants a class is as before where nothing was written.
+            let may_differ = from != to || before.rules.contains_key(&(from, class));
+            may_differ && is_live(class)
         };
-        let mut losses = Losses::new(&old, new, pairs);
+        let mut losses = Losses::new(&old, new, old.moves(), stays);
         let mut raised = BTreeSet::new();
         for (key, now) in &new.endpoints {
             let kept = match before.endpoints.get(key) {
@@ -169,15 +161,16 @@ fn moves(old: &Tables, new: &Tables) -> BTreeSet<(u32, u32)> {
 
 /// What is asked of the generation before.
 trait Old {
-    fn grant(&self, ruleset: u32, class: u32) -> Grant;
+    /// What a ruleset grants, by class.
+    fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)>;
     /// Every block of a port set, by protocol and number.
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)>;
 }
 
 impl Old for Tables {
-    fn grant(&self, ruleset: u32, class: u32) -> Grant {
-        let grant = self.rules.get(&(ruleset, class));
-        grant.copied().unwrap_or_default()
+    fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)> {
+        let rules = self.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+        rules.map(|((_, class), grant)| (*class, *grant)).collect()
     }
 
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
@@ -199,23 +192,31 @@ enum Half {
     Staged,
 }
 
-struct Losses<'t, O, P> {
+struct Losses<'t, O, S> {
     old: &'t O,
     new: &'t Tables,
-    /// Pairs of classes to compare, given the rulesets before and now.
-    pairs: P,
+    /// Classes to which addresses went, by the one that they were in.
+    moves: HashMap<u32, Vec<u32>>,
+    /// Whether an address may have stayed in a class, which it is to be compared for
+    /// under the rulesets before and now.
+    stays: S,
     /// Whether the second ruleset grants all that the first did.
     rulesets: HashMap<(u32, u32, Half), bool>,
     /// Whether the second port set holds all of the first.
     sets: HashMap<(u32, u32), bool>,
 }
 
-impl<'t, O: Old, P: Fn(u32, u32) -> BTreeSet<(u32, u32)>> Losses<'t, O, P> {
-    fn new(old: &'t O, new: &'t Tables, pairs: P) -> Self {
+impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
+    fn new(old: &'t O, new: &'t Tables, moves: BTreeSet<(u32, u32)>, stays: S) -> Self {
+        let mut by_class: HashMap<u32, Vec<u32>> = HashMap::default();
+        for (from, to) in moves {
+            by_class.entry(from).or_default().push(to);
+        }
         Self {
             old,
             new,
-            pairs,
+            moves: by_class,
+            stays,
             rulesets: HashMap::default(),
             sets: HashMap::default(),
         }
@@ -271,14 +272,16 @@ impl<'t, O: Old, P: Fn(u32, u32) -> BTreeSet<(u32, u32)>> Losses<'t, O, P> {
             Half::Enforced => grant.enforced,
             Half::Staged => grant.staged,
         };
-        let (old, new) = (self.old, self.new);
-        let sets: BTreeSet<(u32, u32)> = (self.pairs)(before, now)
-            .into_iter()
-            .map(|(from, to)| {
-                let was = pick(old.grant(before, from));
-                (was, pick(Old::grant(new, now, to)))
-            })
-            .collect();
+        // Who was granted nothing can't lose anything.
+        let mut sets = BTreeSet::new();
+        for (class, grant) in self.old.grants(before) {
+            let moved = self.moves.get(&class).into_iter().flatten().copied();
+            let stayed = (self.stays)(before, now, class).then_some(class);
+            for to in moved.chain(stayed) {
+                let now = self.new.rules.get(&(now, to)).copied();
+                sets.insert((pick(grant), pick(now.unwrap_or_default())));
+            }
+        }
         let covers = sets.into_iter().all(|(a, b)| self.holds(a, b));
         self.rulesets.insert((before, now, half), covers);
         covers

@@ -20,7 +20,7 @@ pub(super) struct Overlay<'t> {
     /// `None` if they are the same.
     cidrs: Option<BTreeMap<Prefix, u32>>,
     /// Classes whose rule was written to, by ruleset.
-    pub(super) rewritten: HashMap<u32, Vec<u32>>,
+    rewritten: HashMap<u32, Vec<u32>>,
 }
 
 impl<'t> Overlay<'t> {
@@ -68,14 +68,6 @@ impl<'t> Overlay<'t> {
         moves
     }
 
-    /// Every class for which a ruleset had a rule.
-    pub(super) fn classes_of(&self, ruleset: u32) -> Vec<u32> {
-        let rules = self.new.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
-        let mut classes: Vec<u32> = rules.map(|((_, class), _)| *class).collect();
-        classes.extend(self.rewritten.get(&ruleset).into_iter().flatten());
-        classes
-    }
-
     pub(super) fn changes_kinds(&self) -> bool {
         let kinds = |known: Option<&(Text, u32)>| known.map_or(0, |(_, flags)| flags & KINDS);
         let mut before = self.before.identities.iter();
@@ -119,11 +111,18 @@ impl<'t> Overlay<'t> {
 }
 
 impl Old for Overlay<'_> {
-    fn grant(&self, ruleset: u32, class: u32) -> Grant {
-        match self.before.rules.get(&(ruleset, class)) {
-            Some(old) => old.unwrap_or_default(),
-            None => Old::grant(self.new, ruleset, class),
-        }
+    fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)> {
+        let mut grants = Old::grants(self.new, ruleset);
+        let Some(rewritten) = self.rewritten.get(&ruleset) else {
+            return grants;
+        };
+        let written = |class: u32| self.before.rules.get(&(ruleset, class));
+        grants.retain(|(class, _)| written(*class).is_none());
+        let old = rewritten
+            .iter()
+            .filter_map(|class| Some((*class, (*written(*class)?)?)));
+        grants.extend(old);
+        grants
     }
 
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
