@@ -8,5 +8,6 @@ mod faults;
 mod first;
 mod mirror;
 mod objects;
+mod proxies;
 mod sequences;
 mod silence;

@@ -1,5 +1,6 @@
 //! An index that follows a server, as the agent's does.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,10 +42,18 @@ pub(crate) struct Mirror {
 impl Mirror {
     /// Follows a server; nothing is known yet.
     pub(crate) fn new(server: impl Into<Arc<ApiServer>>) -> Self {
+        Self::by(server, |_| {})
+    }
+
+    /// As that, by a kubeconfig that says something else as well.
+    pub(crate) fn by(server: impl Into<Arc<ApiServer>>, edit: impl Fn(&mut Value)) -> Self {
         let server = server.into();
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         server.write_kubeconfig(&kubeconfig).unwrap();
+        let mut said = serde_json::from_slice(&fs::read(&kubeconfig).unwrap()).unwrap();
+        edit(&mut said);
+        fs::write(&kubeconfig, said.to_string()).unwrap();
         let access = Access {
             kubeconfig: Some(kubeconfig),
         };
