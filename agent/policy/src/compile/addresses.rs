@@ -12,7 +12,8 @@ use crate::{
 
 use super::{
     State,
-    classes::{self, Anew, ClassSlot, Covered, NO_CLASS},
+    classes::{ClassSlot, NO_CLASS},
+    covers::{self, Anew, Covered},
     peer::Base,
     peers::{Member, PeerId},
 };
@@ -39,10 +40,10 @@ impl State {
         }
         let Anew { all, apart } = self.cover();
         let classed = self.writer.tables.classes.keys().chain(&index.made_up);
-        addresses.extend(classed.filter(|addr| classes::within(&all, addr)));
+        addresses.extend(classed.filter(|addr| covers::within(&all, addr)));
         if !apart.is_empty() {
             let owned = index.owners.all();
-            addresses.extend(owned.filter(|addr| classes::within(&apart, addr)));
+            addresses.extend(owned.filter(|addr| covers::within(&apart, addr)));
         }
     }
 
@@ -50,9 +51,9 @@ impl State {
     /// otherwise than before.
     pub(super) fn cover(&mut self) -> Anew {
         self.peers.blocks_changed = false;
-        let mut now = classes::prefixes(&self.peers);
+        let mut now = covers::prefixes(&self.peers);
         let old = std::mem::take(&mut self.prefixes);
-        let changed = classes::covered_anew(&old, &now);
+        let changed = covers::covered_anew(&old, &now);
         for (prefix, (covered, slot)) in old {
             match now.remove(&prefix) {
                 Some(same) if same == covered => {

@@ -4,7 +4,8 @@
 //!    label allowlists and ClusterNetworkPolicies in one form.
 //! 2. [`ruleset`]: what they come to per direction, one value per distinct content.
 //! 3. [`peers`]: which groups of pods each peer in use names.
-//! 4. [`classes`]: which peers each address and each prefix matches.
+//! 4. [`covers`]: which peers go by address, per prefix; [`classes`]: which peers
+//!    each address matches.
 //! 5. [`grants`]: ids, and what each ruleset grants each class.
 //!
 //! Each stage keeps what it found and is asked again only for what a change
@@ -14,6 +15,7 @@ mod addresses;
 mod allowlist;
 mod classes;
 mod cluster;
+mod covers;
 mod grants;
 mod ids;
 mod locals;
@@ -46,7 +48,8 @@ use crate::{
 };
 
 use addresses::Placed;
-use classes::{ClassSlot, Classes, Covered};
+use classes::{ClassSlot, Classes};
+use covers::Covered;
 use grants::{Parts, PortSets};
 use ids::Clash;
 use locals::Locals;

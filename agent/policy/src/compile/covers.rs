@@ -1,0 +1,247 @@
+//! Which peers go by address, prefix by prefix.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
+
+use ringfence_ebpf::abi::Addr;
+
+use crate::prefix::{self, Prefix, V4_ROOT, V6_ROOT};
+
+use super::{
+    peer::Block,
+    peers::{Member, PeerId, Peers},
+};
+
+/// A prefix of some block or exception.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Covered {
+    /// Peers whose block covers it, sorted.
+    pub(super) by: Vec<PeerId>,
+    /// What its addresses match that nobody is known to own, sorted.
+    pub(super) plain: Vec<Member>,
+}
+
+impl Covered {
+    /// Whether a pod and an address that nobody is known to own match the same here,
+    /// as far as it goes by address.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain.iter().map(|(id, _)| id).eq(&self.by)
+    }
+}
+
+/// Blocks that begin and end at a prefix.
+#[derive(Default)]
+struct Turn<'p> {
+    begin: Vec<&'p [PeerId]>,
+    end: Vec<&'p [PeerId]>,
+}
+
+/// Where blocks begin and end, shortest prefixes first.
+fn turns(peers: &Peers) -> BTreeMap<(u8, Addr), Turn<'_>> {
+    let mut turns: BTreeMap<(u8, Addr), Turn<'_>> = BTreeMap::new();
+    let swap = |(addr, len): Prefix| (len, addr);
+    for (Block { cidr, except }, ids) in peers.blocks() {
+        let at = turns.entry(swap(prefix::of(cidr)));
+        at.or_default().begin.push(ids);
+        for except in except {
+            let at = turns.entry(swap(prefix::of(except)));
+            at.or_default().end.push(ids);
+        }
+    }
+    if !peers.outside().is_empty() {
+        turns.entry(swap(V6_ROOT)).or_default();
+        turns.entry(swap(V4_ROOT)).or_default();
+    }
+    // IPv4 lies within IPv6 in the tables: what covers the mapped prefix stops there.
+    let over_v4 = |(len, addr): &(u8, Addr)| *len < 96 && prefix::mask(&V4_ROOT.0, *len) == *addr;
+    if turns.keys().any(over_v4) {
+        turns.entry(swap(V4_ROOT)).or_default();
+    }
+    turns
+}
+
+/// Every prefix of every block and exception, with the peers that cover it.
+///
+/// Between two nested prefixes of this list nothing begins or ends, so the
+/// longest one decides for an address.
+pub(super) fn prefixes(peers: &Peers) -> BTreeMap<Prefix, Covered> {
+    let mut found: BTreeMap<Prefix, Covered> = BTreeMap::new();
+    // Shortest first, so that what encloses a prefix is there before it.
+    for ((len, addr), turn) in turns(peers) {
+        let enclosing = match len.checked_sub(1) {
+            Some(shorter) if (addr, len) != V4_ROOT => prefix::longest(&found, &addr, shorter),
+            _ => None,
+        };
+        let mut by = enclosing.map(|(_, c)| c.by.clone()).unwrap_or_default();
+        by.extend(turn.begin.into_iter().flatten());
+        by.sort_unstable();
+        by.dedup();
+        by.retain(|id| !turn.end.iter().any(|ids| ids.contains(id)));
+        let is_plain = |id: &&PeerId| {
+            let known = peers.get(**id);
+            known.is_some_and(|known| known.peer.named.is_none())
+        };
+        let plain = by.iter().filter(is_plain).chain(peers.outside());
+        let mut plain: Vec<Member> = plain.map(|id| (*id, None)).collect();
+        plain.sort_unstable();
+        found.insert((addr, len), Covered { by, plain });
+    }
+    found
+}
+
+/// The addresses that are covered otherwise than before; each list in order and apart.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Anew {
+    pub(super) all: Vec<RangeInclusive<Addr>>,
+    /// Those of them where pods match otherwise than addresses that nobody is known
+    /// to own, before or now. Elsewhere a pod without a class of its own needs none.
+    pub(super) apart: Vec<RangeInclusive<Addr>>,
+}
+
+/// What is covered otherwise than before.
+///
+/// Not all that lies within a prefix which came or went: an exception that comes
+/// with its block leaves what lies in it as it was.
+pub(super) fn covered_anew<T>(
+    before: &BTreeMap<Prefix, (Covered, T)>,
+    now: &BTreeMap<Prefix, Covered>,
+) -> Anew {
+    let none = Covered::default();
+    let compare = |(addr, len): &Prefix| {
+        let before = prefix::longest(before, addr, *len).map_or(&none, |(_, (c, _))| c);
+        let now = prefix::longest(now, addr, *len).map_or(&none, |(_, c)| c);
+        (now != before).then(|| !(before.is_plain() && now.is_plain()))
+    };
+    // From each address on, up to the next one. A prefix comes after what encloses
+    // it, and before all else that follows.
+    let mut from: BTreeMap<Addr, Option<bool>> = BTreeMap::new();
+    let both: BTreeSet<&Prefix> = before.keys().chain(now.keys()).collect();
+    for prefix in both {
+        let range = range(prefix);
+        let enclosing = from.range(..=range.start()).next_back();
+        let enclosing = enclosing.and_then(|(_, differs)| *differs);
+        from.insert(*range.start(), compare(prefix));
+        if let Some(beyond) = stepped(range.end(), u128::checked_add) {
+            from.entry(beyond).or_insert(enclosing);
+        }
+    }
+    let mut anew = Anew::default();
+    let mut ends = from.keys().skip(1);
+    for (start, differs) in &from {
+        let end = ends
+            .next()
+            .and_then(|next| stepped(next, u128::checked_sub));
+        let range = *start..=end.unwrap_or(LAST);
+        if *differs == Some(true) {
+            anew.apart.push(range.clone());
+        }
+        if differs.is_some() {
+            anew.all.push(range);
+        }
+    }
+    anew
+}
+
+/// Whether an address lies in one of these ranges, which are in order and apart.
+pub(super) fn within(ranges: &[RangeInclusive<Addr>], addr: &Addr) -> bool {
+    let begun = ranges.partition_point(|range| range.start() <= addr);
+    begun > 0 && ranges[begun - 1].contains(addr)
+}
+
+const LAST: Addr = Addr::v6([0xff; 16]);
+
+/// The address one further on, or one back.
+fn stepped(addr: &Addr, step: fn(u128, u128) -> Option<u128>) -> Option<Addr> {
+    let bits = u128::from_be_bytes(addr.octets());
+    step(bits, 1).map(|bits| Addr::v6(bits.to_be_bytes()))
+}
+
+/// The addresses that a prefix covers.
+fn range((addr, len): &Prefix) -> RangeInclusive<Addr> {
+    let host_bits = match len {
+        0 => u128::MAX,
+        128 => 0,
+        len => u128::MAX >> len,
+    };
+    let last = u128::from_be_bytes(addr.octets()) | host_bits;
+    *addr..=Addr::v6(last.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Addresses at both ends of the form, and at the end of IPv4's.
+    fn addr() -> impl Strategy<Value = Addr> {
+        (0..3, 0..16_u8).prop_map(|(place, low)| match place {
+            0 => Addr::v4([255, 255, 255, 240 | low]),
+            1 => Addr::v6(u128::from(low).to_be_bytes()),
+            _ => Addr::v6((u128::MAX - u128::from(low)).to_be_bytes()),
+        })
+    }
+
+    /// Prefixes that hold each other or touch, few of which cover alike.
+    fn cover() -> impl Strategy<Value = BTreeMap<Prefix, u32>> {
+        let len = prop_oneof![Just(0), Just(96), 124..=128_u8];
+        let prefix = (addr(), len).prop_map(|(addr, len)| (prefix::mask(&addr, len), len));
+        btree_map(prefix, 0..=NAMED, 0..8)
+    }
+
+    /// A peer with a port by name, which only a pod can have.
+    const NAMED: u32 = 2;
+
+    fn by(peer: u32) -> Covered {
+        let plain = (peer != NAMED).then_some((peer, None));
+        Covered {
+            by: vec![peer],
+            plain: plain.into_iter().collect(),
+        }
+    }
+
+    /// What the longest prefix that holds an address says.
+    fn naive(cover: &BTreeMap<Prefix, u32>, addr: Addr) -> Option<u32> {
+        let holds = |p: &&Prefix| prefix::mask(&addr, p.1) == p.0;
+        let longest = cover.keys().filter(holds).max_by_key(|prefix| prefix.1);
+        longest.map(|prefix| cover[prefix])
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_covered_anew_where_its_longest_prefix_says_otherwise(
+            before in cover(), now in cover(), addr in addr(),
+        ) {
+            let old = before.iter().map(|(p, peer)| (*p, (by(*peer), ()))).collect();
+            let new = now.iter().map(|(p, peer)| (*p, by(*peer))).collect();
+            let Anew { all, apart } = covered_anew(&old, &new);
+            for ranges in [&all, &apart] {
+                let in_order = ranges.windows(2).all(|pair| pair[0].end() < pair[1].start());
+                prop_assert!(in_order, "{ranges:?}");
+            }
+            let (was, is) = (naive(&before, addr), naive(&now, addr));
+            prop_assert_eq!(within(&all, &addr), was != is);
+            let special = was == Some(NAMED) || is == Some(NAMED);
+            prop_assert_eq!(within(&apart, &addr), was != is && special);
+        }
+    }
+
+    #[test]
+    fn an_exception_that_comes_with_its_block_is_covered_as_before() {
+        let of = |text: &str| prefix::of(&text.parse().expect(text));
+        let now = BTreeMap::from([
+            (of("0.0.0.0/0"), by(1)),
+            (of("10.0.0.0/8"), Covered::default()),
+        ]);
+        let anew = covered_anew::<()>(&BTreeMap::new(), &now);
+        let v4 = |a, b, c, d| Addr::v4([a, b, c, d]);
+        let around = [
+            v4(0, 0, 0, 0)..=v4(9, 255, 255, 255),
+            v4(11, 0, 0, 0)..=v4(255, 255, 255, 255),
+        ];
+        assert_eq!((&*anew.all, &*anew.apart), (&around[..], &[][..]));
+    }
+}
