@@ -235,7 +235,7 @@ fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "name": format!("{}.{:x}", pod.name, now.as_nanosecond()),
+            "name": event_name(&pod.name, now),
             "namespace": pod.namespace,
         },
         "eventTime": format!("{now:.6}"),
@@ -250,6 +250,16 @@ fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
             "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
         },
     })
+}
+
+/// The pod's name, if need be its beginning, and a number: at most 253 characters,
+/// as every object's.
+fn event_name(pod: &str, now: Timestamp) -> String {
+    let number = format!(".{:x}", now.as_nanosecond());
+    let room = 253 - number.len();
+    // Names are ASCII. A part of one ends in a letter or a digit.
+    let begin = pod.get(..room).unwrap_or(pod);
+    format!("{}{number}", begin.trim_end_matches(['.', '-']))
 }
 
 #[cfg(test)]
@@ -325,6 +335,21 @@ mod tests {
         emitter.answer(|_| None);
         assert!(emitter.due(now).is_empty());
         assert!(emitter.state().sums.is_empty());
+    }
+
+    #[test]
+    fn an_event_of_a_long_name_has_a_name_that_servers_take() {
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let number = format!(".{:x}", now.as_nanosecond());
+        let long = "a".repeat(253);
+        let name = event_name(&long, now);
+        assert_eq!((name.len(), name.ends_with(&number)), (253, true));
+        let dashed = format!("{}-{long}", "a".repeat(235));
+        assert_eq!(
+            event_name(&dashed, now),
+            format!("{}{number}", "a".repeat(235))
+        );
+        assert_eq!(event_name("shop-1", now), format!("shop-1{number}"));
     }
 
     #[test]
