@@ -1,9 +1,10 @@
 //! Counters by name, and how full the maps are.
 
+use std::time::{Duration, Instant};
+
+use aya::maps::MapError;
 use ringfence_ebpf::abi::{Bucket, Direction, DropCount, DropKey, Protocol, Reason, Stat};
 use serde::Serialize;
-
-use std::time::{Duration, Instant};
 
 use super::error::DatapathError;
 use super::maps::{Maps, Raw, map_error, max_entries};
@@ -134,7 +135,7 @@ pub(super) fn stats(maps: &Maps) -> Result<Stats, DatapathError> {
     })
 }
 
-/// Policy maps are known from the mirrors; the kernel's own are counted.
+/// Of policy maps it is known what was written; those that packets write are counted.
 pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
     let maps = &datapath.maps;
     let usage = |name: &'static str, entries: usize| MapUsage {
@@ -147,7 +148,7 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
         .into();
     all.push(usage("ENDPOINTS", datapath.endpoints.len()));
     all.push(usage("NAMES", datapath.names.len()));
-    all.push(usage("DROPS", maps.drops.keys().flatten().count()));
+    all.push(usage("DROPS", count("DROPS", maps.drops.keys())));
     let [flows, opening] = datapath.flows_held();
     let ways = |name| u64::from(max_entries(name)) * Bucket::WAYS as u64;
     all.push(MapUsage {
@@ -156,7 +157,7 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
         capacity: ways("FLOWS"),
     });
     let most = max_entries("FLOWS_MORE") as usize;
-    let more = maps.flows_more.keys().take(most).flatten().count();
+    let more = count("FLOWS_MORE", maps.flows_more.keys().take(most));
     all.push(usage("FLOWS_MORE", more));
     all.push(MapUsage {
         name: "OPENING",
@@ -164,6 +165,19 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
         capacity: ways("OPENING"),
     });
     all
+}
+
+/// How many keys come, up to one that can't be read.
+fn count<K>(name: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> usize {
+    let mut count = 0;
+    for key in keys {
+        if let Err(error) = key {
+            tracing::warn!("{}", map_error("counting", name, &error));
+            break;
+        }
+        count += 1;
+    }
+    count
 }
 
 impl Datapath {

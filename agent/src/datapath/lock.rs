@@ -1,5 +1,5 @@
-//! One writer a pin directory: each agent mirrors what the maps hold, and a second
-//! one's writes would make the mirror false.
+//! One writer a pin directory: each agent goes by what it wrote to the maps, and a
+//! second one's writes would make that false.
 
 use std::fs::File;
 use std::path::Path;
