@@ -139,3 +139,31 @@ impl Old for Overlay<'_> {
         blocks.into_iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_ruleset_granted_is_what_stands_there_but_for_what_was_written() {
+        let grant = |enforced| Grant {
+            enforced,
+            staged: 0,
+        };
+        let mut new = Tables::default();
+        for (class, now) in [(7, 71), (8, 81), (9, 91)] {
+            new.rules.insert((1, class), grant(now));
+        }
+        new.rules.insert((2, 7), grant(72));
+        let mut before = Before::default();
+        let written = [(6, Some(grant(60))), (7, Some(grant(70))), (8, None)];
+        before
+            .rules
+            .extend(written.map(|(class, old)| ((1, class), old)));
+        let overlay = Overlay::new(&before, &new);
+        let mut granted = overlay.grants(1);
+        granted.sort_by_key(|(class, _)| *class);
+        assert_eq!(granted, [(6, grant(60)), (7, grant(70)), (9, grant(91))]);
+        assert_eq!(overlay.grants(2), [(7, grant(72))]);
+    }
+}
