@@ -111,3 +111,30 @@ fn nothing_changed_is_additive() {
     let same = cluster(client(), json!([]));
     assert_eq!(change(&same, &same), (vec![], true));
 }
+
+/// One id for two contents, one after the other: rare, and no change of ids shows it.
+#[test]
+fn a_ruleset_that_gives_a_class_less_under_the_same_ids_raises() {
+    let grant = |enforced| Grant {
+        enforced,
+        staged: PortSet::NONE,
+    };
+    let mut now = Tables::default();
+    let under = EndpointPolicy {
+        ingress: 1,
+        flags: EndpointWorld::INGRESS_ISOLATED,
+        ..EndpointPolicy::default()
+    };
+    now.endpoints.insert(PodKey::default(), under);
+    let everybody_lives = |_: u32| true;
+    let raises = |old: u32, new: u32, now: &mut Tables| {
+        now.rules.insert((1, 7), grant(new));
+        let mut before = Before::default();
+        before.rules.insert((1, 7), Some(grant(old)));
+        let change = Change::of(&before, now, &everybody_lives);
+        !change.raised.is_empty()
+    };
+    assert!(raises(PortSet::ALL, PortSet::NONE, &mut now));
+    assert!(!raises(PortSet::NONE, PortSet::ALL, &mut now));
+    assert!(!raises(PortSet::ALL, PortSet::ALL, &mut now));
+}
