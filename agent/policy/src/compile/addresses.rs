@@ -39,6 +39,7 @@ impl State {
             return;
         }
         let Anew { all, apart } = self.cover();
+        // Made-up addresses lie in no block but whole ones, whatever covers them.
         let classed = self.writer.tables.classes.keys().chain(&index.made_up);
         addresses.extend(classed.filter(|addr| covers::within(&all, addr)));
         if !apart.is_empty() {

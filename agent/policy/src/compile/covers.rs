@@ -109,6 +109,7 @@ pub(super) fn covered_anew<T>(
     now: &BTreeMap<Prefix, Covered>,
 ) -> Anew {
     let none = Covered::default();
+    // Whether pods are apart there; nothing where it is covered as before.
     let compare = |(addr, len): &Prefix| {
         let before = prefix::longest(before, addr, *len).map_or(&none, |(_, (c, _))| c);
         let now = prefix::longest(now, addr, *len).map_or(&none, |(_, c)| c);
