@@ -6,7 +6,7 @@
 //! [`ABI_VERSION`] rises: pins of another version are never reused.
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Types that are plain bytes: no padding, no pointers, every bit pattern valid.
 ///
@@ -31,7 +31,8 @@ plain! {
     u32 = 4,
     u64 = 8,
     Addr = 16,
-    Control = 20,
+    Control = 24,
+    Kernel = 20,
     Mac = 8,
     Endpoint = 112,
     EndpointWorld = 16,
@@ -81,6 +82,9 @@ pub mod capacity {
     pub const FRAGMENTS: u32 = 16_384;
     /// Link-local addresses that endpoints have claimed.
     pub const CLAIMS: u32 = 65_536;
+    /// Addresses of endpoints: two and a link-local one each, and room for those that
+    /// an endpoint gets before it loses another.
+    pub const LOCALS: u32 = 4 * ENDPOINTS;
     /// Sources of denied packets that have series of their own.
     pub const SOURCES: u32 = 65_536;
     /// Drop counters: one per (source, destination, direction, reason, protocol, audited).
@@ -159,7 +163,25 @@ impl Addr {
         self.0[0].to_ne_bytes()[0] == 0xff
     }
 
-    /// Whether this is link-local unicast, `fe80::/10`.
+    /// Whether this is a group of either family, or IPv4's limited broadcast.
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        if self.is_v4() {
+            let first = self.0[3].to_ne_bytes()[0];
+            first & 0xf0 == 0xe0 || self.0[3] == u32::MAX
+        } else {
+            self.is_group_v6()
+        }
+    }
+
+    /// Whether this is link-local unicast of either family: `fe80::/10` or
+    /// `169.254.0.0/16`.
+    #[inline(always)]
+    pub const fn is_on_link(&self) -> bool {
+        self.is_link_local() || self.is_v4() && u32::from_be(self.0[3]) >> 16 == 0xa9fe
+    }
+
+    /// Whether this is IPv6 link-local unicast, `fe80::/10`.
     #[inline(always)]
     pub const fn is_link_local(&self) -> bool {
         u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
@@ -276,22 +298,114 @@ pub type World = u32;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Control {
-    /// The active world, 0 or 1. Read once per hook and packet.
-    pub world: World,
+    /// Bit 0: the active world. The other bits: the generation of the tables, which
+    /// rises with every change of an entry that packets may have read; what a CPU
+    /// remembers of an older one is forgotten. Generation 0 means that nothing is
+    /// remembered.
+    ///
+    /// One aligned word, so that no reader sees the world of one generation with the
+    /// number of another. Read once per hook and packet with a single load; written
+    /// with a single store.
+    pub state: u64,
     /// Bits of [`Control::AUDIT`].
     pub flags: u32,
     /// Events per second and endpoint that reach the ring; 0 means none.
     pub events_per_second: u32,
     /// Ticks of the flows' clock in a second: the kernel's `CONFIG_HZ`.
     pub ticks_per_second: u32,
-    /// Another one with every change of an entry that packets may have read: what a
-    /// CPU remembers of an older one is forgotten. 0 means that nothing is remembered.
-    pub generation: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 impl Control {
     /// Every denial is counted and reported as audited, and the packet passes.
     pub const AUDIT: u32 = 1;
+
+    /// The word that puts a world in force under a generation.
+    #[inline(always)]
+    pub const fn state(generation: u64, world: World) -> u64 {
+        generation << 1 | (world & 1) as u64
+    }
+
+    /// The active world, 0 or 1.
+    #[inline(always)]
+    pub const fn world(&self) -> World {
+        (self.state & 1) as World
+    }
+
+    /// The low 32 bits of the generation, by which a CPU tells what it may remember.
+    #[inline(always)]
+    pub const fn generation(&self) -> u32 {
+        (self.state >> 1) as u32
+    }
+}
+
+/// Where the running kernel keeps what `__sk_buff` doesn't show: byte offsets from
+/// its type information (BTF). A global of the programs, set when they are loaded;
+/// the verifier knows its values.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Kernel {
+    /// `sk_buff.sk`.
+    pub skb_sock: u16,
+    /// `sk_buff.dev`.
+    pub skb_device: u16,
+    /// `sk_buff.head`.
+    pub skb_head: u16,
+    /// `sk_buff.data`.
+    pub skb_data: u16,
+    /// The byte that holds `sk_buff.ip_summed`.
+    pub skb_summed: u16,
+    /// `sk_buff.csum_start`.
+    pub skb_sum_start: u16,
+    /// `sk_buff.csum_offset`.
+    pub skb_sum_offset: u16,
+    /// `sock.__sk_common.skc_net.net`.
+    pub sock_net: u16,
+    /// `net_device.nd_net.net`.
+    pub device_net: u16,
+    /// The bits of `ip_summed` in its byte.
+    pub summed_bits: u8,
+    /// 1 if the programs may read the kernel's `sk_buff` with plain loads
+    /// (`bpf_cast_to_kern_ctx`, Linux 6.2); else they call a helper for each field.
+    pub casts: u8,
+}
+
+/// Instructions in the object that the agent completes when it loads it, since the
+/// loader relocates neither calls of kernel functions nor offsets of the kernel's
+/// fields.
+pub mod marked {
+    use super::Kernel;
+
+    /// The call of `bpf_cast_to_kern_ctx`: the number stands for the function's id.
+    /// As an instruction: opcode `call`, source register 2 (`BPF_PSEUDO_KFUNC_CALL`).
+    pub const CAST: u64 = (CAST_ID as u64) << 32 | 0x2085;
+    /// What stands for the function's id there.
+    pub const CAST_ID: u32 = 0x5246_0001;
+    /// Loads with a larger offset than this read a field of `sk_buff`.
+    pub const LOADS: i16 = 0x7a00;
+    /// [`Kernel::skb_summed`].
+    pub const SUMMED: i16 = LOADS + 1;
+    /// [`Kernel::skb_head`].
+    pub const HEAD: i16 = LOADS + 2;
+    /// [`Kernel::skb_data`].
+    pub const DATA: i16 = LOADS + 3;
+    /// [`Kernel::skb_sum_start`].
+    pub const SUM_START: i16 = LOADS + 4;
+    /// [`Kernel::skb_sum_offset`].
+    pub const SUM_OFFSET: i16 = LOADS + 5;
+
+    /// The offset that a load's marked one stands for.
+    pub const fn offset(kernel: &Kernel, mark: i16) -> Option<u16> {
+        Some(match mark {
+            SUMMED => kernel.skb_summed,
+            HEAD => kernel.skb_head,
+            DATA => kernel.skb_data,
+            SUM_START => kernel.skb_sum_start,
+            SUM_OFFSET => kernel.skb_sum_offset,
+            _ => return None,
+        })
+    }
 }
 
 /// What one direction of one endpoint is under, in one world.
@@ -854,6 +968,10 @@ reasons! {
     Tunnel = 15 "tunnel",
     /// To a Service's address that nothing has translated to a backend's.
     UnresolvedService = 16 "unresolved_service",
+    /// The pod asked for a checksum to be written over header bytes that decide.
+    ChecksumOffload = 17 "checksum_offload",
+    /// From outside of this node, with the source address of one of its endpoints.
+    SpoofedFromOutside = 18 "spoofed_from_outside",
 }
 
 /// Map `DROPS`: exact counters, per CPU.

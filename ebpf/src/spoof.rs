@@ -24,7 +24,7 @@ pub fn check<T: Tables, F: Frame + ?Sized>(
             (!owns(tables, endpoint, &packet.source)).then_some(Reason::SpoofedAddress)
         }
         Shape::Ip => icmpv6(tables, endpoint, slot, frame, packet),
-        Shape::Arp => arp(endpoint, packet),
+        Shape::Arp => arp(endpoint, frame.len(), packet),
         Shape::Fault(reason) => unaccounted(tables, endpoint, packet, reason),
     }
 }
@@ -68,8 +68,15 @@ pub fn addressed_to(endpoint: &Endpoint, packet: &Packet) -> bool {
     packet.destination_mac.is_group() || packet.destination_mac.same(&endpoint.mac)
 }
 
+/// The longest frame that ARP needs: 42 bytes, padded to what Ethernet asks for.
+/// Longer ones carry something else past policy.
+const ARP_FRAME: u32 = 60;
+
 #[inline(always)]
-fn arp(endpoint: &Endpoint, packet: &Packet) -> Option<Reason> {
+fn arp(endpoint: &Endpoint, len: u32, packet: &Packet) -> Option<Reason> {
+    if len > ARP_FRAME {
+        return Some(Reason::Malformed);
+    }
     // A probe (RFC 5227) asks with 0.0.0.0 before it claims.
     let probe = packet.source.same(&Addr::v4([0; 4]));
     let honest =
@@ -103,11 +110,13 @@ fn icmpv6<T: Tables, F: Frame + ?Sized>(
                 }
             }
             icmpv6::MLD_REPORT | icmpv6::MLD2_REPORT => None,
+            icmpv6::MLD_QUERY => Some(Reason::RouterMessage),
             _ => Some(Reason::SpoofedAddress),
         };
     }
     match packet.detail {
-        icmpv6::ROUTER_ADVERT | icmpv6::REDIRECT => Some(Reason::RouterMessage),
+        // Queries are the multicast router's.
+        icmpv6::ROUTER_ADVERT | icmpv6::REDIRECT | icmpv6::MLD_QUERY => Some(Reason::RouterMessage),
         icmpv6::NEIGHBOUR_SOLICIT => own_link_options(endpoint, frame, packet, 24),
         icmpv6::ROUTER_SOLICIT => own_link_options(endpoint, frame, packet, 8),
         icmpv6::NEIGHBOUR_ADVERT => match target(frame, packet) {
@@ -171,8 +180,10 @@ fn own_link_options<F: Frame + ?Sized>(
     (at != packet.transport_len).then_some(Reason::SpoofedNeighbour)
 }
 
+/// Whether an address is the endpoint's: its own, or a link-local one that it has
+/// claimed.
 #[inline(always)]
-fn owns<T: Tables>(tables: &T, endpoint: &Endpoint, addr: &Addr) -> bool {
+pub fn owns<T: Tables>(tables: &T, endpoint: &Endpoint, addr: &Addr) -> bool {
     endpoint_owns(endpoint, addr)
         || addr.is_link_local() && tables.claimed(addr).endpoint == endpoint.id
 }

@@ -89,7 +89,10 @@ fn every_reason_has_a_row() {
             _ => None,
         })
         .collect();
-    assert_eq!(seen, Reason::ALL.iter().copied().collect());
+    // No hook of a pod's device gives that one: `tests/attacks` shows it on the wire.
+    let all = Reason::ALL.iter().copied();
+    let of_pods = all.filter(|reason| *reason != Reason::SpoofedFromOutside);
+    assert_eq!(seen, of_pods.collect());
 }
 
 fn outgoing(flags: u8) -> Frame {
@@ -275,6 +278,6 @@ fn each_world_is_read_by_its_own_bit() {
     host.endpoint_mut("callee").worlds[1] = EndpointWorld::default();
     let stray = to_pod("callee", &outgoing(SYN).reply());
     assert_step(&mut host, &stray.clone().drops(Reason::Policy));
-    host.control.world = 1;
+    host.control.state = Control::state(1, 1);
     assert_step(&mut host, &stray);
 }

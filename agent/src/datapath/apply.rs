@@ -14,7 +14,6 @@ use super::devices::{self, Devices};
 use super::dump::Dump;
 use super::endpoints::{self, Wanted};
 use super::error::DatapathError;
-use super::maps::AgentField;
 use super::{Applied, Datapath, Followed, Interface};
 
 impl Datapath {
@@ -201,9 +200,8 @@ impl Datapath {
     /// Puts a world in force, or what has come to the one that is.
     fn flip(&mut self, world: World) -> Result<(), DatapathError> {
         let generation = self.worlds.generation + 1;
-        self.maps.set_agent(AgentField::Generation, generation)?;
         self.maps.set_control(Control {
-            world,
+            state: Control::state(generation, world),
             flags: if self.options.audit {
                 Control::AUDIT
             } else {
@@ -211,7 +209,7 @@ impl Datapath {
             },
             events_per_second: self.options.events_per_second,
             ticks_per_second: self.ticks.per_second(),
-            generation: generation as u32,
+            pad: 0,
         })?;
         self.worlds.generation = generation;
         self.worlds.active = world;

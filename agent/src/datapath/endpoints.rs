@@ -9,6 +9,7 @@ use ringfence_policy::tables::{EndpointPolicy, Tables};
 
 use super::error::DatapathError;
 use super::links::Links;
+use super::locals;
 use super::maps::{AgentField, Maps, Raw, map_error};
 use super::names::Names;
 use super::seat::{CLOSED, Seat, Side, identity, owner, probes, same_policy, side, word};
@@ -31,7 +32,7 @@ pub(super) struct Wanted<'a> {
 
 impl Endpoints {
     /// What the pinned map holds.
-    pub(super) fn dump(maps: &Maps) -> Result<Self, DatapathError> {
+    pub(super) fn dump(maps: &mut Maps) -> Result<Self, DatapathError> {
         let mut seats = BTreeMap::new();
         for slot in 1..capacity::ENDPOINTS {
             let Raw(endpoint) = maps
@@ -47,6 +48,8 @@ impl Endpoints {
                 seats.insert(slot, seat);
             }
         }
+        let open = seats.iter().filter(|(_, seat)| !is_closed(&seat.endpoint));
+        locals::restore(maps, open.map(|(slot, seat)| (*slot, &seat.endpoint)))?;
         Ok(Self { seats })
     }
 
@@ -125,7 +128,9 @@ impl Endpoints {
     pub(super) fn free(&mut self, maps: &mut Maps, ifindex: u32) -> Result<(), DatapathError> {
         if let Some(slot) = self.slot_of(ifindex) {
             maps.set_endpoint(slot, &Endpoint::default())?;
-            self.seats.remove(&slot);
+            if let Some(seat) = self.seats.remove(&slot) {
+                locals::remove(maps, slot, &seat.endpoint)?;
+            }
         }
         Ok(())
     }
@@ -172,6 +177,9 @@ impl Endpoints {
             if let Some(seat) = self.seats.get_mut(&slot)
                 && let Some(merged) = seat.taken_by(&wanted.interface.pod, &endpoint)
             {
+                if merged != seat.endpoint || seat.pod.is_none() {
+                    locals::add(maps, slot, &merged)?;
+                }
                 if merged != seat.endpoint {
                     maps.set_endpoint(slot, &merged)?;
                     seat.endpoint = merged;
@@ -189,6 +197,7 @@ impl Endpoints {
         endpoint.id = u32::try_from(next).map_err(|_| DatapathError::NoId)?;
         endpoint.worlds = [CLOSED, CLOSED];
         endpoint.pickup_until = pickup_until;
+        locals::add(maps, slot, &endpoint)?;
         maps.set_endpoint(slot, &endpoint)?;
         let seat = Seat {
             endpoint,
@@ -252,9 +261,8 @@ impl Endpoints {
         let present: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
         let others = self.seats.values();
         let mut others = others.filter(|seat| !present.contains(&seat.endpoint.ifindex));
-        let is_closed = |half: &EndpointWorld| same_policy(half, &CLOSED);
         wanted.iter().all(|one| self.is_settled(one))
-            && others.all(|seat| seat.pod.is_none() && seat.endpoint.worlds.iter().all(is_closed))
+            && others.all(|seat| seat.pod.is_none() && is_closed(&seat.endpoint))
     }
 
     fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
@@ -340,9 +348,16 @@ fn close(maps: &mut Maps, slot: u32, seat: &mut Seat, world: World) -> Result<()
     if endpoint != seat.endpoint {
         maps.set_endpoint(slot, &endpoint)?;
         seat.endpoint = endpoint;
+        locals::remove(maps, slot, &endpoint)?;
     }
     seat.pod = None;
     Ok(())
+}
+
+/// Whether it was closed since its pod is gone.
+fn is_closed(endpoint: &Endpoint) -> bool {
+    let halves = &endpoint.worlds;
+    halves.iter().all(|half| same_policy(half, &CLOSED))
 }
 
 #[cfg(test)]

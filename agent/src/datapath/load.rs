@@ -13,9 +13,11 @@ use ringfence_ebpf::abi::{
     FragmentKey, Fragments, Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey, Seed,
 };
 
-use super::buckets;
+use super::btf::Running;
+use super::control::InForce;
 use super::error::{DatapathError, chain};
-use super::maps::{AgentField, Hash, Maps, map_error, max_entries};
+use super::maps::{AgentField, Hash, Maps, Raw, map_error, max_entries};
+use super::{buckets, kfunc};
 
 /// The BPF object; empty in a build without one.
 pub(super) static OBJECT: &[u8] =
@@ -39,7 +41,8 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
     })?;
     let agent: Array<MapData, u64> =
         pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
-    let mut maps = Maps::new(|name| take(&mut ebpf, name), names, agent)?;
+    let in_force = InForce::map(folder)?;
+    let mut maps = Maps::new(|name| take(&mut ebpf, name), names, agent, in_force)?;
     buckets::sow(&mut maps)?;
     let events = take(&mut ebpf, "EVENTS")?;
     load_programs(&mut ebpf)?;
@@ -58,9 +61,13 @@ pub(super) fn twin(folder: &Path) -> Result<Ebpf, DatapathError> {
 }
 
 fn object(folder: &Path) -> Result<Ebpf, DatapathError> {
+    let running = Running::read()?;
+    let object = kfunc::complete(OBJECT, &running)?;
+    let fields = Raw(running.fields);
     EbpfLoader::new()
         .default_map_pin_directory(folder)
-        .load(OBJECT)
+        .override_global("KERNEL", &fields, true)
+        .load(&object)
         .map_err(|error| DatapathError::Program {
             operation: "loading the BPF object".to_owned(),
             message: chain(&error),
@@ -188,7 +195,7 @@ type Shape = (MapType, usize, usize);
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
     const LPM: usize = 4 + size_of::<CidrKey>();
-    let shapes: [(&'static str, Shape); 22] = [
+    let shapes: [(&'static str, Shape); 23] = [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
@@ -225,6 +232,7 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
             "CLAIMS",
             (MapType::Hash, size_of::<Addr>(), size_of::<Claim>()),
         ),
+        ("LOCALS", (MapType::Hash, size_of::<Addr>(), 4)),
         ("SOURCES", (MapType::Hash, 4, 4)),
         (
             "DROPS",

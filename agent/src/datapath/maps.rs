@@ -8,6 +8,7 @@ use ringfence_ebpf::abi::{
     Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, capacity,
 };
 
+use super::control::InForce;
 use super::error::{DatapathError, chain};
 
 /// An ABI type as aya wants it.
@@ -26,7 +27,8 @@ pub(super) type Buckets = Array<MapData, Raw<Bucket>>;
 
 /// Every map that the agent uses.
 pub(super) struct Maps {
-    pub(super) control: Array<MapData, Raw<Control>>,
+    control: Array<MapData, Raw<Control>>,
+    in_force: InForce,
     pub(super) endpoints: Array<MapData, Raw<Endpoint>>,
     pub(super) cidrs: LpmTrie<MapData, Raw<CidrKey>, Raw<u32>>,
     pub(super) rules: Hash<RuleKey, Grant>,
@@ -41,6 +43,7 @@ pub(super) struct Maps {
     pub(super) stats: PerCpuArray<MapData, u64>,
     ticks: Array<MapData, u64>,
     quota: Array<MapData, Raw<Quota>>,
+    locals: HashMap<MapData, Raw<Addr>, u32>,
     gone: Array<MapData, u32>,
     pub(super) names: Hash<u32, Name>,
     pub(super) agent: Array<MapData, u64>,
@@ -56,8 +59,6 @@ pub(super) enum AgentField {
     NextEndpoint = 0,
     /// The next workload id to give.
     NextWorkload = 1,
-    /// Generation of the world in force.
-    Generation = 2,
 }
 
 impl AgentField {
@@ -71,6 +72,7 @@ impl Maps {
         mut take: impl FnMut(&'static str) -> Result<aya::maps::Map, DatapathError>,
         names: Hash<u32, Name>,
         agent: Array<MapData, u64>,
+        in_force: InForce,
     ) -> Result<Self, DatapathError> {
         macro_rules! typed {
             ($name:literal) => {
@@ -83,6 +85,7 @@ impl Maps {
             Array::create(1, 0).map_err(|error| map_error("creating", "GRACE", &error))?;
         Ok(Self {
             control: typed!("CONTROL"),
+            in_force,
             endpoints: typed!("ENDPOINTS"),
             cidrs: typed!("CIDRS"),
             rules: typed!("RULES"),
@@ -97,6 +100,7 @@ impl Maps {
             stats: typed!("STATS"),
             ticks: typed!("TICKS"),
             quota: typed!("QUOTA"),
+            locals: typed!("LOCALS"),
             gone: typed!("GONE"),
             names,
             agent,
@@ -115,12 +119,9 @@ impl Maps {
             .map_err(|error| map_error("waiting on", "GRACE", &error))
     }
 
-    /// What is in force.
-    pub(super) fn control(&self) -> Result<Control, DatapathError> {
-        match self.control.get(&0, 0) {
-            Ok(Raw(control)) => Ok(control),
-            Err(error) => Err(map_error("reading", "CONTROL", &error)),
-        }
+    /// What is in force: [`Control::state`].
+    pub(super) fn state(&self) -> u64 {
+        self.in_force.state()
     }
 
     /// What program `clock` has read last.
@@ -152,11 +153,22 @@ impl Maps {
             .map_err(|error| map_error("writing", "GONE", &error))
     }
 
-    /// Flips the world, in one element.
+    /// Puts a state in force, with one store. Its settings come first where they
+    /// differ, under the state that was in force before.
     pub(super) fn set_control(&mut self, control: Control) -> Result<(), DatapathError> {
-        self.control
-            .set(0, Raw(control), 0)
-            .map_err(|error| map_error("writing", "CONTROL", &error))
+        let before = self.control.get(&0, 0);
+        let Raw(before) = before.map_err(|error| map_error("reading", "CONTROL", &error))?;
+        let settings = Control {
+            state: before.state,
+            ..control
+        };
+        if before != settings {
+            self.control
+                .set(0, Raw(settings), 0)
+                .map_err(|error| map_error("writing", "CONTROL", &error))?;
+        }
+        self.in_force.set_state(control.state);
+        Ok(())
     }
 
     /// Those that hold both worlds.
@@ -178,6 +190,35 @@ impl Maps {
         self.endpoints
             .set(slot, Raw(*endpoint), 0)
             .map_err(|error| map_error("writing", "ENDPOINTS", &error))
+    }
+
+    /// Every address of an endpoint, with its slot.
+    pub(super) fn locals(&self) -> Result<Vec<(Addr, u32)>, DatapathError> {
+        let entries = self.locals.iter().map(|entry| {
+            entry
+                .map(|(Raw(addr), slot)| (addr, slot))
+                .map_err(|error| map_error("reading", "LOCALS", &error))
+        });
+        entries.collect()
+    }
+
+    /// Says whose an address is.
+    pub(super) fn set_local(&mut self, addr: Addr, slot: u32) -> Result<(), DatapathError> {
+        self.locals
+            .insert(Raw(addr), slot, 0)
+            .map_err(|error| map_error("writing", "LOCALS", &error))
+    }
+
+    /// Takes an address off a slot, unless it is another's by now.
+    pub(super) fn unset_local(&mut self, addr: Addr, slot: u32) -> Result<(), DatapathError> {
+        match self.locals.get(&Raw(addr), 0) {
+            Ok(held) if held == slot => self
+                .locals
+                .remove(&Raw(addr))
+                .map_err(|error| map_error("removing from", "LOCALS", &error)),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error("reading", "LOCALS", &error)),
+        }
     }
 
     /// A number that the agent keeps across restarts.
@@ -312,6 +353,7 @@ pub(super) fn max_entries(map: &str) -> u32 {
         "OPENING" => capacity::OPENING,
         "FRAGMENTS" => capacity::FRAGMENTS,
         "CLAIMS" => capacity::CLAIMS,
+        "LOCALS" => capacity::LOCALS,
         "SOURCES" => capacity::SOURCES,
         "DROPS" => capacity::DROPS,
         "DROPS_OTHER" => DropKey::OTHER,

@@ -7,8 +7,10 @@
 
 mod apply;
 mod attach;
+mod btf;
 mod buckets;
 mod clsact;
+mod control;
 mod counters;
 mod devices;
 mod dump;
@@ -17,8 +19,10 @@ mod error;
 mod events;
 mod flows;
 mod hook;
+mod kfunc;
 mod links;
 mod load;
+mod locals;
 mod lock;
 mod maps;
 mod names;
@@ -218,8 +222,8 @@ impl Datapath {
         let mut maps = loaded.maps;
         let links = Links::adopt(&folder, loaded.ebpf, options.attach.by_clsact())?;
         let names = Names::load(&mut maps)?;
-        let worlds = Worlds::open(&maps)?;
-        let endpoints = Endpoints::dump(&maps)?;
+        let worlds = Worlds::open(&maps);
+        let endpoints = Endpoints::dump(&mut maps)?;
         let events = Some(Events::new(loaded.events, names.shared())?);
         Ok(Self {
             maps,

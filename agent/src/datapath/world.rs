@@ -4,13 +4,13 @@
 //! maps. Each world has the keys of the entries that it still lacks: those that a
 //! change wrote, and at first those that a dump shows to be otherwise.
 
-use ringfence_ebpf::abi::{Addr, CidrKey, Identity, PortKey, RuleKey, World};
+use ringfence_ebpf::abi::{Addr, CidrKey, Control, Identity, PortKey, RuleKey, World};
 use ringfence_policy::delta::Keys;
 use ringfence_policy::tables::Tables;
 
 use super::dump::Dump;
 use super::error::DatapathError;
-use super::maps::{AgentField, Held, Maps, PolicyMaps, map_error};
+use super::maps::{Held, Maps, PolicyMaps, map_error};
 use super::names::Names;
 use super::seat::side;
 use super::sync::bring;
@@ -32,9 +32,12 @@ pub(super) struct Worlds {
 
 impl Worlds {
     /// Two worlds of which nothing is known but their number.
-    pub(super) fn open(maps: &Maps) -> Result<Self, DatapathError> {
-        let active = maps.control()?.world & 1;
-        Ok(Self::new(active, maps.agent(AgentField::Generation)?))
+    pub(super) fn open(maps: &Maps) -> Self {
+        let control = Control {
+            state: maps.state(),
+            ..Control::default()
+        };
+        Self::new(control.world(), control.state >> 1)
     }
 
     pub(super) fn new(active: World, generation: u64) -> Self {

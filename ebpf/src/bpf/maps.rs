@@ -7,7 +7,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{btf_map, map};
@@ -24,8 +24,9 @@ use ringfence_ebpf::verdict::{Memo, PolicyTables, Scratch, Tables};
 
 use super::buckets;
 
+/// Mapped into the agent's memory, which so writes its first word with one store.
 #[map]
-static CONTROL: Array<Control> = Array::pinned(1, 0);
+static CONTROL: Array<Control> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
 pub(super) static ENDPOINTS: Array<Endpoint> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
@@ -45,6 +46,10 @@ pub(super) static QUOTA: Array<Quota> = Array::pinned(capacity::ENDPOINTS, 0);
 static GONE: Array<u32> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
 static CLAIMS: HashMap<Addr, Claim> = HashMap::pinned(capacity::CLAIMS, BPF_F_NO_PREALLOC);
+/// The slot of the endpoint that has an address, link-local ones included. Written by
+/// the agent.
+#[map]
+static LOCALS: HashMap<Addr, u32> = HashMap::pinned(capacity::LOCALS, BPF_F_NO_PREALLOC);
 /// Series in `DROPS` by source workload.
 #[map]
 pub(super) static SOURCES: HashMap<u32, u32> =
@@ -110,10 +115,20 @@ pub(super) fn room_for_packet(room: &mut MaybeUninit<Packet>) -> &mut Packet {
 /// What is in force; read once a hook and packet.
 #[inline(always)]
 pub(super) fn control() -> Control {
-    match CONTROL.get(0) {
-        Some(control) => *control,
+    let Some(control) = CONTROL.get_ptr(0) else {
         // An array of one has element 0; the verifier wants to hear it.
-        None => Control::default(),
+        return Control::default();
+    };
+    // SAFETY: aligned integers of an array's element. The agent may store to
+    // `state` meanwhile: a volatile load is one load of the whole word.
+    unsafe {
+        Control {
+            state: (&raw const (*control).state).read_volatile(),
+            flags: (&raw const (*control).flags).read_volatile(),
+            events_per_second: (&raw const (*control).events_per_second).read_volatile(),
+            ticks_per_second: (&raw const (*control).ticks_per_second).read_volatile(),
+            pad: 0,
+        }
     }
 }
 
@@ -247,6 +262,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool {
         FRAGMENTS.insert(key, fragments, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn local(&self, addr: &Addr) -> u32 {
+        // SAFETY: not preallocated, see above.
+        unsafe { LOCALS.get(addr) }.copied().unwrap_or_default()
     }
 
     #[inline(never)]

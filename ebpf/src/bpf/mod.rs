@@ -16,10 +16,10 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::{Control, Direction, Tag};
+use ringfence_ebpf::abi::{Addr, Control, Direction, Tag};
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Packet};
-use ringfence_ebpf::verdict::{self, Context, Noted, Verdict};
+use ringfence_ebpf::verdict::{self, Context, Noted, Tables as _, Verdict};
 
 use maps::Maps;
 use skb::Skb;
@@ -50,11 +50,41 @@ fn to_network_l3(ctx: TcContext) -> i32 {
 }
 
 /// TC ingress of every device that is neither a pod's nor a bridge: a tag that
-/// comes in there was another node's.
+/// comes in there was another node's, and so was what shows an address of this
+/// node's endpoints.
 #[classifier]
 fn from_network(ctx: TcContext) -> i32 {
     tag(&ctx, Tag::NONE);
-    TC_ACT_UNSPEC
+    let Some(source) = Skb(&ctx).source() else {
+        return TC_ACT_UNSPEC;
+    };
+    if source.is_on_link() || Maps.local(&source) == 0 {
+        return TC_ACT_UNSPEC;
+    }
+    cold_path();
+    spoofed(&ctx, source)
+}
+
+/// Counts what came in with an endpoint's address.
+#[inline(never)]
+fn spoofed(ctx: &TcContext, source: Addr) -> i32 {
+    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
+    let skb = unsafe { &*ctx.skb.skb };
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT;
+    };
+    // Slot 0 is nobody's: the events are none of the endpoint's, whose address it is.
+    let context = context(ctx, skb, maps::control(), 0);
+    let context = scratch.context.write(context);
+    let packet = scratch.packet.write(Packet::EMPTY);
+    packet.ethertype = u16::from_be(skb.protocol as u16);
+    packet.source = source;
+    let frame = Skb(ctx);
+    packet.destination = frame.destination().unwrap_or_default();
+    packet.protocol = frame.protocol().unwrap_or_default();
+    let noted = &scratch.room.noted;
+    let verdict = verdict::spoofed_from_outside(&Maps, context, packet, noted);
+    finish(context, packet, verdict, noted)
 }
 
 /// Reads the flows' clock for the agent, by test run; never attached.
@@ -69,7 +99,7 @@ fn clock(_: TcContext) -> i32 {
 
 /// What a hook knows beside the frame's bytes.
 #[inline(always)]
-fn context(skb: &__sk_buff, control: Control, slot: u32) -> Context {
+fn context(ctx: &TcContext, skb: &__sk_buff, control: Control, slot: u32) -> Context {
     Context {
         control,
         slot,
@@ -80,6 +110,7 @@ fn context(skb: &__sk_buff, control: Control, slot: u32) -> Context {
         },
         len: skb.len,
         ingress_ifindex: skb.ingress_ifindex,
+        by_node: skb.ingress_ifindex == 0 && skb::is_sent_here(ctx),
         tag: Tag(skb.tc_index as u16),
         vlan: skb.vlan_present != 0,
     }
@@ -96,7 +127,7 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
     let control = maps::control();
     let found = verdict::find(&Maps, skb.ifindex);
     let slot = found.map_or(0, |(slot, _)| slot);
-    let context = scratch.context.write(context(skb, control, slot));
+    let context = scratch.context.write(context(ctx, skb, control, slot));
     let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&frame, packet);
@@ -127,7 +158,7 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
-    let context = context(skb, maps::control(), carried.slot());
+    let context = context(ctx, skb, maps::control(), carried.slot());
     let context = scratch.context.write(context);
     let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);

@@ -120,7 +120,7 @@ fn tell(context: &Context, packet: &Packet, noted: &Noted) {
         source_workload: noted.source,
         destination_workload: noted.destination,
         endpoint,
-        world: context.control.world,
+        world: context.control.world(),
         len: context.len,
         ingress_ifindex: context.ingress_ifindex,
         source_port: packet.source_port,

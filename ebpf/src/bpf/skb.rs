@@ -5,8 +5,39 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::packet::{Frame, Head};
+use ringfence_ebpf::abi::{Addr, Kernel, marked};
+use ringfence_ebpf::packet::{Frame, Head, ethertype};
+
+/// `BPF_HDR_START_NET` (linux/bpf.h).
+const BPF_HDR_START_NET: u32 = 1;
+
+/// Where the running kernel keeps its fields. The agent sets it before it loads the
+/// programs; the verifier takes what it holds for constants.
+#[unsafe(no_mangle)]
+static KERNEL: Kernel = Kernel {
+    skb_sock: 0,
+    skb_device: 0,
+    skb_head: 0,
+    skb_data: 0,
+    skb_summed: 0,
+    skb_sum_start: 0,
+    skb_sum_offset: 0,
+    sock_net: 0,
+    device_net: 0,
+    summed_bits: 0,
+    casts: 0,
+};
+
+/// One of its fields: volatile, since the compiler takes the zeros above for what
+/// it holds.
+macro_rules! kernel {
+    ($field:ident) => {
+        // SAFETY: an aligned integer of a static.
+        unsafe { (&raw const KERNEL.$field).read_volatile() }
+    };
+}
 
 /// A frame whose start mostly lies in one piece and is read in place, which
 /// costs a nanosecond. `bpf_skb_load_bytes` reads what doesn't (AF_PACKET senders
@@ -14,6 +45,63 @@ use ringfence_ebpf::packet::{Frame, Head};
 pub(super) struct Skb<'a>(pub(super) &'a TcContext);
 
 impl Skb<'_> {
+    /// The source address in the IP header, whether or not a link header stands before
+    /// it; `None` of anything but IP.
+    #[inline(always)]
+    pub(super) fn source(&self) -> Option<Addr> {
+        self.address(12, 8)
+    }
+
+    /// The destination address alike.
+    #[inline(always)]
+    pub(super) fn destination(&self) -> Option<Addr> {
+        self.address(16, 24)
+    }
+
+    /// IPv4's protocol or IPv6's next header, alike.
+    #[inline(always)]
+    pub(super) fn protocol(&self) -> Option<u8> {
+        match self.kind() {
+            ethertype::IPV4 => self.of_network(9),
+            ethertype::IPV6 => self.of_network(6),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn address(&self, v4: u32, v6: u32) -> Option<Addr> {
+        match self.kind() {
+            ethertype::IPV4 => self.of_network(v4).map(Addr::v4),
+            ethertype::IPV6 => self.of_network(v6).map(Addr::from_words),
+            _ => None,
+        }
+    }
+
+    /// The EtherType, as the kernel has it: behind VLAN tags that it took off.
+    #[inline(always)]
+    fn kind(&self) -> u16 {
+        // SAFETY: the kernel passes a valid __sk_buff.
+        u16::from_be(unsafe { (*self.skb()).protocol } as u16)
+    }
+
+    /// Bytes from the start of the network header on (Linux 4.18).
+    #[inline(always)]
+    fn of_network<T: Copy + Default>(&self, offset: u32) -> Option<T> {
+        let mut value = T::default();
+        // SAFETY: the helper writes all of `value`, with zeros if it fails; integers
+        // and arrays of them have no invalid patterns.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb().cast(),
+                offset,
+                (&raw mut value).cast(),
+                size_of::<T>() as u32,
+                BPF_HDR_START_NET,
+            )
+        };
+        (failed == 0).then_some(value)
+    }
+
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
         self.0.skb.skb
@@ -36,6 +124,101 @@ impl Skb<'_> {
             (failed == 0).then(|| value.assume_init())
         }
     }
+}
+
+/// A field of a structure of the kernel's; zero where the memory isn't there.
+#[inline(always)]
+fn probe<T: Copy + Default>(base: u64, offset: u16) -> T {
+    let mut value = T::default();
+    let from = (base + u64::from(offset)) as *const core::ffi::c_void;
+    // SAFETY: the helper writes `value` in whole, with zeros if it fails, and bears
+    // any address (Linux 5.5).
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from);
+    }
+    value
+}
+
+/// A field of the kernel's `sk_buff` by a plain load; its offset stands for the real
+/// one, which the agent knows.
+macro_rules! load {
+    ($kind:literal, $base:expr, $mark:expr) => {{
+        let value: u64;
+        // SAFETY: the verifier checks that the field is within the structure.
+        unsafe {
+            asm!(
+                concat!("{value} = *(", $kind, " *)({base} + {at})"),
+                value = out(reg) value,
+                base = in(reg) $base,
+                at = const $mark,
+                options(pure, readonly, nostack)
+            );
+        }
+        value
+    }};
+}
+
+/// Where the bytes lie, from the frame's start, that a checksum will be written to
+/// when the frame leaves: the sender left that to a device, or to the kernel in its
+/// place (`CHECKSUM_PARTIAL`).
+#[inline(always)]
+fn pending_by_cast(skb: *mut __sk_buff) -> Option<u32> {
+    let kernel: u64;
+    // SAFETY: a call of a kernel function that takes the context and gives the
+    // `sk_buff` behind it; the agent has written the function's id into it.
+    unsafe {
+        asm!(
+            ".quad {call}",
+            call = const marked::CAST,
+            inlateout("r1") skb => _,
+            lateout("r0") kernel,
+            lateout("r2") _,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+            options(nostack)
+        );
+    }
+    let bits = u64::from(kernel!(summed_bits));
+    if load!("u8", kernel, marked::SUMMED) & bits != bits {
+        return None;
+    }
+    let headroom = load!("u64", kernel, marked::DATA) - load!("u64", kernel, marked::HEAD);
+    let at = load!("u16", kernel, marked::SUM_START) + load!("u16", kernel, marked::SUM_OFFSET);
+    Some((at - headroom) as u32)
+}
+
+/// The same on kernels without that function.
+#[inline(never)]
+fn pending_by_probes(skb: *mut __sk_buff) -> Option<u32> {
+    let skb = skb as u64;
+    let bits = kernel!(summed_bits);
+    if probe::<u8>(skb, kernel!(skb_summed)) & bits != bits {
+        return None;
+    }
+    let headroom = probe::<u64>(skb, kernel!(skb_data)) - probe::<u64>(skb, kernel!(skb_head));
+    let start = probe::<u16>(skb, kernel!(skb_sum_start));
+    let at = u64::from(start) + u64::from(probe::<u16>(skb, kernel!(skb_sum_offset)));
+    Some((at - headroom) as u32)
+}
+
+/// Whether a socket of this node sent the frame: of the network namespace in which
+/// the hook stands.
+///
+/// That is proof, unlike an ingress interface of 0, which a packet that was forwarded
+/// and refragmented has as well: forwarding refuses packets with a socket
+/// (`ip_forward`, `ip6_forward`), receiving IP takes the socket off (`ip_rcv_core`),
+/// and one that a bridge hands on from a pod is a socket of the pod's namespace.
+#[inline(always)]
+pub(super) fn is_sent_here(ctx: &TcContext) -> bool {
+    let skb = ctx.skb.skb as u64;
+    let socket = probe::<u64>(skb, kernel!(skb_sock));
+    let device = probe::<u64>(skb, kernel!(skb_device));
+    if socket == 0 || device == 0 {
+        return false;
+    }
+    let net = probe::<u64>(socket, kernel!(sock_net));
+    net != 0 && net == probe::<u64>(device, kernel!(device_net))
 }
 
 impl Frame for Skb<'_> {
@@ -63,6 +246,15 @@ impl Frame for Skb<'_> {
     #[inline(always)]
     fn len(&self) -> u32 {
         self.0.len()
+    }
+
+    #[inline(always)]
+    fn pending_checksum(&self) -> Option<u32> {
+        if kernel!(casts) != 0 {
+            pending_by_cast(self.skb())
+        } else {
+            pending_by_probes(self.skb())
+        }
     }
 }
 

@@ -50,6 +50,11 @@ pub trait Frame {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Where a checksum will be written when the frame leaves, in bytes from its
+    /// start; the two bytes there are not yet what the receiver will see.
+    fn pending_checksum(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// The start of a frame, in one piece; the offsets are known to be within.
@@ -201,6 +206,32 @@ impl Packet {
         self.marks & mark != 0
     }
 
+    /// Whether a checksum that is still to be written at `at` (bytes from the frame's
+    /// start) leaves alone all that a verdict reads. The packet's own transport
+    /// checksum does; so does one behind the headers, as of a packet inside of a
+    /// tunnel's.
+    #[inline(always)]
+    pub const fn bears_checksum_at(&self, at: u32) -> bool {
+        let (own, read) = match self.protocol {
+            // Ports and flags.
+            protocol::TCP => (16, 20),
+            protocol::UDP => (6, 8),
+            // The type of the first chunk; its sum has four bytes.
+            protocol::SCTP => (8, 16),
+            // Errors quote headers, neighbour discovery names addresses.
+            protocol::ICMP | protocol::ICMPV6 => (2, u32::MAX / 2),
+            _ => (0, 0),
+        };
+        match self.shape {
+            Shape::Ip => at >= self.transport + read || own != 0 && at == self.transport + own,
+            // A later fragment's payload; a whole frame that is no IP but for the
+            // link header.
+            Shape::Fault(Reason::Fragment) if self.fragment_at != 0 => at >= self.transport,
+            Shape::Fault(Reason::NonIp) => at >= ETHERNET,
+            _ => false,
+        }
+    }
+
     /// The key by which its fragments are tied together at one hook, given by a
     /// number.
     #[inline(always)]
@@ -219,6 +250,13 @@ impl Packet {
         }
     }
 
+    /// Whether it goes to everybody on the link or to a group: by its address, or by its
+    /// MAC, as a subnet's broadcast does, whose address shows nothing.
+    #[inline(always)]
+    pub const fn is_to_group(&self) -> bool {
+        self.destination_mac.is_group() || self.destination.is_group()
+    }
+
     /// Whether it is neighbour discovery, which routers don't forward: its hop
     /// limit is 255, and receivers refuse any other (RFC 4861, 6.1 and 7.1).
     #[inline(always)]
@@ -229,17 +267,26 @@ impl Packet {
     }
 
     /// Whether it is multicast listener discovery: hop limit 1, to a group
-    /// (RFC 2710, 3; RFC 3810, 5).
+    /// (RFC 2710, 3; RFC 3810, 5). A report longer than a few records without sources
+    /// needs is taken for what it may be, data in disguise.
     #[inline(always)]
     pub const fn is_listener_discovery(&self) -> bool {
+        let longest = match self.detail {
+            // A query of version 2 may name sources; only routers send one.
+            icmpv6::MLD_QUERY => u32::MAX,
+            icmpv6::MLD_REPORT | icmpv6::MLD_DONE => 24,
+            icmpv6::MLD2_REPORT => 8 + 20 * Self::MLD2_RECORDS,
+            _ => return false,
+        };
         self.protocol == protocol::ICMPV6
-            && matches!(
-                self.detail,
-                icmpv6::MLD_QUERY..=icmpv6::MLD_DONE | icmpv6::MLD2_REPORT
-            )
+            && self.transport_len <= longest
             && self.hop_limit == 1
             && self.destination.is_group_v6()
     }
+
+    /// Records of an MLD version 2 report that pass for listener discovery: a pod
+    /// that starts reports its solicited-node groups, one for each address.
+    const MLD2_RECORDS: u32 = 8;
 
     /// The key of its flow, seen from the endpoint, written where it is to lie: a
     /// copy of it costs what ten loads and stores cost.

@@ -196,6 +196,9 @@ impl<T: Tables> Path<'_, T> {
         if !self.packet.destination.same(&inner.source) {
             return false;
         }
+        if self.direction == Direction::Ingress && !self.may_report(inner) {
+            return false;
+        }
         // The packet that met the error went the other way.
         inner.put_flow_key(self.direction.reverse(), self.endpoint.id, key);
         let live = |flow: &Flow| {
@@ -211,10 +214,33 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
+    /// Whether the sender of an ICMP error can have seen the packet that it quotes, as
+    /// far as this node can tell.
+    ///
+    /// This node has seen all that its pods send. A pod has only seen what was for it:
+    /// it reports as the far end, under the address that the quoted packet went to (NAT
+    /// rewrites the error's source as it does a reply's). Anybody else may be a router on
+    /// the way, unless there is none: to another endpoint of this node.
+    #[inline(never)]
+    fn may_report(&self, quoted: &Packet) -> bool {
+        let packet = self.packet;
+        if self.context.by_node || packet.source.same(&quoted.destination) {
+            return true;
+        }
+        if self.context.tag.slot() != 0 {
+            return false;
+        }
+        let who = self.tables.identity(&packet.source);
+        let is_pod = who.workload >= Identity::FIRST
+            && who.flags & (Identity::IS_NODE | Identity::IS_SERVICE) == 0;
+        !is_pod && self.tables.local(&quoted.destination) == 0
+    }
+
     /// Tracks an allowed packet's connection under the key in `track`.
     #[inline(never)]
     pub(super) fn open(&self, track: &mut Track, known: Known, new: &New) {
-        if !self.packet.is(mark::OPENS) || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+        let untracked = known == Known::Untracked || !self.packet.is(mark::OPENS);
+        if untracked || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return;
         }
         if known == Known::Something && self.confirm(track, new) {

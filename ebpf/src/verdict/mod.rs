@@ -25,7 +25,7 @@ use crate::conntrack::Clock;
 use crate::packet::Packet;
 
 pub use memo::Memo;
-pub use network::to_network;
+pub use network::{spoofed_from_outside, to_network};
 pub use pod::{from_pod, to_pod};
 pub use policy::{Policy, PolicyTables, in_set, policy};
 pub use tables::Tables;
@@ -41,8 +41,12 @@ pub struct Context {
     pub clock: Clock,
     /// `skb->len`, bytes.
     pub len: u32,
-    /// `skb->ingress_ifindex`; 0 is this node's own traffic.
+    /// `skb->ingress_ifindex`, for people only. 0 proves nothing: a packet that was
+    /// forwarded and refragmented has it too.
     pub ingress_ifindex: u32,
+    /// Whether a socket of this node is known to have sent the packet, and no device
+    /// to have brought it.
+    pub by_node: bool,
     /// The tag that the packet carries.
     pub tag: Tag,
     /// Whether the packet carries a VLAN tag, which is never in its bytes at tc.

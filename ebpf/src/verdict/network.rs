@@ -5,8 +5,8 @@ use core::cell::Cell;
 
 use super::path::{Hook, Path};
 use super::{Context, Noted, Policy, Tables, Verdict, endpoint_owns};
-use crate::abi::{Direction, EndpointWorld, Identity, Reason};
-use crate::packet::{Packet, Shape};
+use crate::abi::{Addr, Control, Direction, EndpointWorld, Identity, Reason};
+use crate::packet::{Packet, Shape, mark};
 
 /// Decides on a packet that carries the Service bit and leaves by a device that
 /// isn't a pod's. If it passes, the bit is to be cleared.
@@ -22,13 +22,33 @@ pub fn to_network<T: Tables>(
         // Its slot is free: nobody can say any more what it may.
         return super::unknown_endpoint(&context.control, Direction::Egress, noted);
     };
-    Path::new(tables, context, sender, packet, noted, Hook::ToNetwork).egress()
+    let path = Path::new(tables, context, sender, packet, noted, Hook::ToNetwork);
+    path.egress(&packet.destination)
+}
+
+/// The verdict on a packet that came in by another device than a pod's, with the
+/// address of an endpoint of this node: whoever sent it isn't that endpoint.
+#[inline(always)]
+pub fn spoofed_from_outside<T: Tables>(
+    tables: &T,
+    context: &Context,
+    packet: &Packet,
+    noted: &Cell<Noted>,
+) -> Verdict {
+    noted.set(Noted {
+        reason: Reason::SpoofedFromOutside,
+        audited: context.control.flags & Control::AUDIT != 0,
+        direction: Direction::Ingress,
+        source: Identity::OUTSIDE,
+        destination: tables.identity(&packet.destination).workload,
+    });
+    Verdict::NOTED
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// What the sender's egress says of a packet whose destination is the real one.
+    /// What the sender's egress says of a packet, now that its real destination is known.
     #[inline(always)]
-    pub(super) fn egress(&self) -> Verdict {
+    pub(super) fn egress(&self, to: &Addr) -> Verdict {
         const JUDGED: u32 = EndpointWorld::EGRESS_ISOLATED
             | EndpointWorld::EGRESS_STAGED
             | EndpointWorld::QUARANTINE;
@@ -37,7 +57,10 @@ impl<T: Tables> Path<'_, T> {
             return self.without_flow();
         }
         let packet = self.packet;
-        let (to, port) = (&packet.destination, packet.destination_port);
+        if flags & JUDGED == 0 && !packet.is(mark::TUNNEL) {
+            return Verdict::ALLOW;
+        }
+        let port = packet.destination_port;
         let peer = self.judge(Direction::Egress, to, packet.protocol, port);
         if self.enters_tunnel(peer.workload, peer.flags) {
             return self.deny(Reason::Tunnel);

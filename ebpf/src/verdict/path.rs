@@ -42,6 +42,8 @@ pub(super) enum Known {
     Nothing,
     /// Something that the packet can't be taken into as it is.
     Something,
+    /// Whatever they hold, the packet leaves no flow.
+    Untracked,
 }
 
 impl<'a, T: Tables> Path<'a, T> {
@@ -58,7 +60,7 @@ impl<'a, T: Tables> Path<'a, T> {
             tables,
             context,
             endpoint,
-            half: half(endpoint, context.control.world),
+            half: half(endpoint, context.control.world()),
             packet,
             noted,
             hook,
@@ -80,7 +82,7 @@ impl<'a, T: Tables> Path<'a, T> {
             Direction::Ingress => (
                 match self.sender() {
                     Some(sender) => sender.workload,
-                    None if self.context.ingress_ifindex == 0 => Identity::NODE,
+                    None if self.context.by_node => Identity::NODE,
                     None => self.tables.identity(&self.packet.source).workload,
                 },
                 self.endpoint.workload,
@@ -221,7 +223,7 @@ impl<'a, T: Tables> Path<'a, T> {
         let Some(mut memo) = self.tables.memo(place) else {
             return Peer::UNKNOWN;
         };
-        if !memo.answers(addr, ruleset, asks, self.context.control.generation) {
+        if !memo.answers(addr, ruleset, asks, self.context.control.generation()) {
             self.look_up(addr, ruleset, asks, &mut memo);
         }
         memo.peer()
@@ -231,13 +233,19 @@ impl<'a, T: Tables> Path<'a, T> {
     #[inline(never)]
     fn look_up(&self, addr: &Addr, ruleset: u32, asks: Asks, memo: &mut Memo) {
         let (tables, control) = (self.tables, &self.context.control);
+        let world = control.world();
         let identity = tables.identity(addr);
-        let class = || match identity.class(control.world) {
-            Identity::BY_PREFIX => tables.class_by_prefix(control.world, addr),
+        let class = || match identity.class(world) {
+            Identity::BY_PREFIX => tables.class_by_prefix(world, addr),
             class => class,
         };
-        let policy = policy_of_class(tables, control.world, ruleset, class, asks);
-        memo.note((addr, ruleset, asks), control.generation, &identity, policy);
+        let policy = policy_of_class(tables, world, ruleset, class, asks);
+        memo.note(
+            (addr, ruleset, asks),
+            control.generation(),
+            &identity,
+            policy,
+        );
     }
 
     /// Whether an unknown TCP packet may be the reply of a connection that was

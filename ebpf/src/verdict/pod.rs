@@ -4,7 +4,7 @@ use core::hint::cold_path;
 
 use super::flows::Found;
 use super::path::{Hook, Known, Path};
-use super::{Context, Noted, Room, Tables, Verdict, Work, endpoint_owns};
+use super::{Context, Noted, Policy, Room, Tables, Track, Verdict, Work, endpoint_owns};
 use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason};
 use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
 use crate::spoof;
@@ -27,6 +27,12 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         &room.noted,
         Hook::FromPod,
     );
+    if let Some(at) = frame.pending_checksum()
+        && !packet.bears_checksum_at(at)
+    {
+        cold_path();
+        return path.deny(Reason::ChecksumOffload);
+    }
     if let Some(reason) = spoof::check(tables, endpoint, context.slot, frame, packet) {
         cold_path();
         return path.deny(reason);
@@ -69,7 +75,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         cold_path();
         return path.deny(Reason::NotAddressed);
     }
-    let egress = if context.tag.service() {
+    let egress = if path.senders_egress_counts() {
         cold_path();
         path.senders_egress()
     } else {
@@ -113,6 +119,11 @@ impl<T: Tables> Path<'_, T> {
             return Verdict::ALLOW;
         }
         let packet = self.packet;
+        let group = packet.is_to_group();
+        if (group || to.is_on_link()) && self.is_judged() {
+            cold_path();
+            return self.opens_on_link(&mut work.track, known, group);
+        }
         let peer = self.judge(
             Direction::Egress,
             to,
@@ -132,6 +143,46 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
+    /// Decides on a packet from the pod to a group or a link-local address, which
+    /// names nobody: where it arrives, the egress of its sender is decided by who
+    /// that is. A group's address has to be allowed as well.
+    #[inline(never)]
+    fn opens_on_link(&self, track: &mut Track, known: Known, group: bool) -> Verdict {
+        let packet = self.packet;
+        let to = &packet.destination;
+        let (protocol, port) = (packet.protocol, packet.destination_port);
+        let mut peer = self.judge(Direction::Egress, to, protocol, port);
+        let mut flags = self.flags(peer.flags) | Flow::SERVICE;
+        let lost = self.endpoint.flags & Endpoint::TAG_LOST != 0;
+        if flags & Flow::ALWAYS != 0 {
+            // One of this node's own.
+        } else if lost {
+            // Nobody could tell where it arrives whose it is.
+            peer.policy = Policy::Deny;
+            flags = 0;
+        } else if !group && self.half.flags & EndpointWorld::QUARANTINE == 0 {
+            peer.policy = Policy::Allow;
+        }
+        let verdict = if flags & Flow::ALWAYS != 0 {
+            self.always(track, known, peer.workload, flags)
+        } else {
+            self.decide(track, known, (&peer, to), flags)
+        };
+        Verdict {
+            service: flags & Flow::SERVICE != 0,
+            ..verdict
+        }
+    }
+
+    /// Whether policy has a say in what the pod sends.
+    #[inline(always)]
+    fn is_judged(&self) -> bool {
+        const JUDGED: u32 = EndpointWorld::EGRESS_ISOLATED
+            | EndpointWorld::EGRESS_STAGED
+            | EndpointWorld::QUARANTINE;
+        self.half.flags & JUDGED != 0
+    }
+
     /// Decides on a packet to the pod that belongs to no flow.
     #[inline(never)]
     fn opens_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work, known: Known) -> Verdict {
@@ -144,9 +195,8 @@ impl<T: Tables> Path<'_, T> {
         }
         let track = &mut work.track;
         let sender = self.sender();
-        if self.context.ingress_ifindex == 0 && self.context.tag.slot() == 0 {
-            // Probes, and whatever else the node itself sends. A packet that is
-            // forwarded never has ingress_ifindex 0.
+        if self.context.by_node && self.context.tag.slot() == 0 {
+            // Probes, and whatever else the node itself sends.
             return self.always(track, known, Identity::NODE, Flow::ALWAYS);
         }
         if let Some(sender) = sender
@@ -156,7 +206,7 @@ impl<T: Tables> Path<'_, T> {
         }
         let source = &self.packet.source;
         let addr = &mut work.judged;
-        *addr = sender.map_or(*source, |sender| peer_address(sender, source));
+        *addr = sender.map_or(*source, |sender| *peer_address(sender, source));
         let port = packet.destination_port;
         let mut peer = self.judge(Direction::Ingress, addr, packet.protocol, port);
         let mut flags = 0;
@@ -166,6 +216,13 @@ impl<T: Tables> Path<'_, T> {
                 flags = Flow::MASQUERADED;
             }
         }
+        // What goes to an address that isn't the pod's, as a group's, makes no flow:
+        // its sender's egress is decided for each packet, and there is no reply by it.
+        let known = if spoof::owns(self.tables, self.endpoint, &packet.destination) {
+            known
+        } else {
+            Known::Untracked
+        };
         self.decide(track, known, (&peer, addr), flags)
     }
 
@@ -201,26 +258,45 @@ impl<T: Tables> Path<'_, T> {
         self.enters_tunnel(identity.workload, identity.flags)
     }
 
-    /// The decision that `from_pod` couldn't take: the egress of a sender on this
-    /// node, now that DNAT has shown that the packet goes to this endpoint.
+    /// Whether the sender's egress is decided here: `from_pod` left it open, or decided
+    /// by an address that isn't this endpoint's (a bridge delivers by MAC).
+    #[inline(always)]
+    fn senders_egress_counts(&self) -> bool {
+        let tag = self.context.tag;
+        let owned = || spoof::owns(self.tables, self.endpoint, &self.packet.destination);
+        tag.service() || tag.slot() != 0 && !owned()
+    }
+
+    /// The egress of a sender on this node, now that it has shown that the packet goes
+    /// to this endpoint. Where the packet names a group or a link-local address, or one
+    /// that isn't the endpoint's, the endpoint's own is judged in its place.
     #[inline(never)]
     fn senders_egress(&self) -> Verdict {
+        let packet = self.packet;
         let Some(sender) = self.sender() else {
             // Its slot is free: nobody can say any more what it may.
             return self.deny(Reason::UnknownEndpoint);
         };
-        if sender.id == self.endpoint.id {
+        let discovery = packet.is_neighbour_discovery() || packet.is_listener_discovery();
+        if sender.id == self.endpoint.id || discovery {
             return Verdict::ALLOW;
         }
         let path = Path::new(
             self.tables,
             self.context,
             sender,
-            self.packet,
+            packet,
             self.noted,
             Hook::ToNetwork,
         );
-        let verdict = path.egress();
+        let to = &packet.destination;
+        let names_somebody = !packet.is_to_group() && !to.is_on_link();
+        let to = if self.context.tag.service() && names_somebody {
+            to
+        } else {
+            peer_address(self.endpoint, to)
+        };
+        let verdict = path.egress(to);
         // The address may be one that nobody knows yet; the endpoint is known.
         self.noted.set(Noted {
             destination: self.endpoint.workload,
@@ -244,15 +320,15 @@ impl<T: Tables> Path<'_, T> {
     }
 }
 
-/// The address by which a known sender is judged: a masqueraded packet shows
-/// the node's, and is judged as the pod's all the same. So is one from the
-/// sender's link-local address, which no policy names.
+/// The address by which a known endpoint is judged: a masqueraded packet shows the
+/// node's, and is judged as the pod's all the same. So is one from or to a link-local
+/// address, which no policy names.
 #[inline(always)]
-fn peer_address(sender: &Endpoint, source: &Addr) -> Addr {
-    let (own, other) = if source.is_v4() {
-        (sender.v4, sender.v6)
+fn peer_address<'e>(endpoint: &'e Endpoint, shown: &Addr) -> &'e Addr {
+    let (own, other) = if shown.is_v4() {
+        (&endpoint.v4, &endpoint.v6)
     } else {
-        (sender.v6, sender.v4)
+        (&endpoint.v6, &endpoint.v4)
     };
     if own.same(&Addr::UNSPECIFIED) {
         other

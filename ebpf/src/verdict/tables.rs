@@ -56,6 +56,9 @@ pub trait Tables: PolicyTables {
     /// Keeps it; whether that worked.
     fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool;
 
+    /// The slot of the endpoint of this node that has an address; 0 if none has.
+    fn local(&self, addr: &Addr) -> u32;
+
     /// Who has claimed a link-local address; [`Claim::default`] if nobody has.
     fn claimed(&self, addr: &Addr) -> Claim;
     /// Claims a link-local address for an endpoint, unless another one that is

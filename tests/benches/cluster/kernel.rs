@@ -45,12 +45,12 @@ impl Kernel {
 
     /// Whether an entry is as it should be.
     pub(crate) fn has(&self, mark: &Mark) -> Result<bool> {
-        let world = word(&self.control.get(&0, 0)?, 0);
+        let world = word(&self.control.get(&0, 0)?, 0) & 1;
         Ok(match mark {
             Mark::Address(addr, class) => {
                 let found = some(self.addresses.get(&addr.octets(), 0))?;
                 // After workload and flags.
-                let at = |identity| word(&identity, 2 + (world & 1) as usize);
+                let at = |identity| word(&identity, 2 + world as usize);
                 found.map(at) == *class
             }
             Mark::Rule(ruleset, class, grant) => {

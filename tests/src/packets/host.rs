@@ -8,7 +8,7 @@ use ringfence_ebpf::abi::{
     Grant, Identity, Mac, PortKey, Protocol, Quota, Seed, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::packet::{self, Frame, Head, Packet};
 use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
 
@@ -67,7 +67,7 @@ impl Host {
             stats: RefCell::default(),
             drops: BTreeMap::new(),
             control: Control {
-                generation: 1,
+                state: Control::state(1, 0),
                 ..Control::default()
             },
             now: 1000 * SECOND,
@@ -166,11 +166,15 @@ impl Host {
         let found = verdict::find(self, ifindex(step.pod));
         let context = self.context(step, found.map_or(0, |(slot, _)| slot));
         let decide = match step.hook {
-            Direction::Egress => verdict::from_pod::<Self, [u8]>,
-            Direction::Ingress => verdict::to_pod::<Self, [u8]>,
+            Direction::Egress => verdict::from_pod::<Self, Sent<'_>>,
+            Direction::Ingress => verdict::to_pod::<Self, Sent<'_>>,
+        };
+        let sent = Sent {
+            bytes: frame,
+            pending: step.pending,
         };
         let verdict = match found {
-            Some((_, endpoint)) => decide(self, &context, endpoint, frame, packet, &mut room),
+            Some((_, endpoint)) => decide(self, &context, endpoint, &sent, packet, &mut room),
             None => verdict::unknown_endpoint(&self.control, step.hook, &room.noted),
         };
         if !verdict.noted {
@@ -195,7 +199,7 @@ impl Host {
 
     fn context(&self, step: &Step, slot: u32) -> Context {
         let (ingress_ifindex, tag) = match step.source {
-            Source::Node => (0, Tag(0)),
+            Source::Node | Source::Unproven => (0, Tag(0)),
             Source::Forwarded => (UNMANAGED, Tag(0)),
             Source::Pod { name, service } => {
                 let sender = ifindex(Some(name));
@@ -211,9 +215,38 @@ impl Host {
             },
             len: step.frame.len() as u32,
             ingress_ifindex,
+            by_node: step.source == Source::Node,
             tag,
             vlan: step.vlan,
         }
+    }
+}
+
+/// A frame, and where a checksum is still to be written.
+struct Sent<'f> {
+    bytes: &'f [u8],
+    pending: Option<u32>,
+}
+
+impl Frame for Sent<'_> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.bytes.load(offset)
+    }
+
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.bytes.words(offset)
+    }
+
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        self.bytes.head::<N>()
+    }
+
+    fn len(&self) -> u32 {
+        Frame::len(self.bytes)
+    }
+
+    fn pending_checksum(&self) -> Option<u32> {
+        self.pending
     }
 }
 
@@ -352,6 +385,12 @@ impl Tables for Host {
     fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool {
         self.fragments.borrow_mut().insert(*key, *fragments);
         true
+    }
+
+    fn local(&self, addr: &Addr) -> u32 {
+        let has = |endpoint: &Endpoint| verdict::endpoint_owns(endpoint, addr);
+        let found = self.endpoints.iter().find(|(_, endpoint)| has(endpoint));
+        found.map_or(0, |(slot, _)| *slot)
     }
 
     fn claimed(&self, addr: &Addr) -> Claim {

@@ -26,6 +26,10 @@ pub enum Source {
     Node,
     /// It came in by some interface, untagged.
     Forwarded,
+    /// Nothing shows by which interface it came, nor that a socket of this node sent
+    /// it, as of what was forwarded and refragmented. A test run's packets always
+    /// have a socket.
+    Unproven,
     /// A pod of this node sent it, and its tag says so; `service` if its egress
     /// is still to be decided. Test runs can't set a tag.
     Pod {
@@ -65,6 +69,9 @@ pub struct Step {
     /// Whether the frame carries a VLAN tag beside its bytes, as every tag at tc.
     /// Test runs can't set one, and on the wire one starts in the bytes.
     pub vlan: bool,
+    /// Where a checksum is still to be written when the frame leaves, in bytes from
+    /// its start. Test runs can't set one; on the wire it takes a socket's own header.
+    pub pending: Option<u32>,
     /// The frame.
     pub frame: Vec<u8>,
     /// What shall become of it.
@@ -104,6 +111,7 @@ fn step(hook: Direction, pod: &'static str, frame: &Frame) -> Step {
         pod: Some(pod),
         source: Source::Forwarded,
         vlan: false,
+        pending: None,
         frame: frame.bytes(),
         expected: Expected::Pass,
         decided: hook,
@@ -157,6 +165,23 @@ impl Step {
     /// With a VLAN tag beside its bytes.
     pub fn in_vlan(self) -> Self {
         Self { vlan: true, ..self }
+    }
+
+    /// With a checksum that is still to be written so many bytes behind the frame's
+    /// start.
+    pub fn pending(self, at: u32) -> Self {
+        Self {
+            pending: Some(at),
+            ..self
+        }
+    }
+
+    /// Of a sender of whom nothing is shown.
+    pub fn unproven(self) -> Self {
+        Self {
+            source: Source::Unproven,
+            ..self
+        }
     }
 
     /// Decided by the egress of its sender.
@@ -246,8 +271,9 @@ impl Step {
             Some([0x86, 0xdd]) => 14 + 40,
             _ => 15,
         };
-        let tagged = matches!(self.source, Source::Pod { .. });
-        !tagged && !self.vlan && (least..=3500).contains(&self.frame.len())
+        let unlike = matches!(self.source, Source::Pod { .. } | Source::Unproven);
+        let unlike = unlike || self.vlan || self.pending.is_some();
+        !unlike && (least..=3500).contains(&self.frame.len())
     }
 
     /// Whether a pod can send it as it is: a tag in the bytes becomes one in the
@@ -255,7 +281,10 @@ impl Step {
     fn fits_the_wire(&self) -> bool {
         let tagged = matches!(self.frame.get(12..14), Some([0x81, 0] | [0x88, 0xa8]));
         let sent = self.hook == Direction::Egress && self.pod.is_some();
-        sent && !tagged && !self.vlan && (15..=1514).contains(&self.frame.len())
+        sent && !tagged
+            && !self.vlan
+            && self.pending.is_none()
+            && (15..=1514).contains(&self.frame.len())
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) fn rows(t: &mut Table) {
     timestamps(t);
     live_errors(t);
     stray_errors(t);
+    reporters(t);
     smuggled_errors(t);
     spoilt_errors(t);
     wrong_family(t);
@@ -193,6 +194,43 @@ fn stray_errors(t: &mut Table) {
             vec![
                 from_pod("callee", &about),
                 to_pod("callee", &error).drops(Policy),
+            ]
+        },
+    );
+}
+
+/// Who can have seen the packet that an error quotes.
+fn reporters(t: &mut Table) {
+    t.both(
+        "a pod that has no part in a flow reports no error about it",
+        |f, port| {
+            let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
+            let error = |from| Frame::error(f.of(from), f.of("callee"), errors(f)[1].1, &about);
+            vec![
+                from_pod("callee", &about),
+                to_pod("callee", &error("plain"))
+                    .by_pod("plain", false)
+                    .drops(Policy),
+                // Of another node, or with its tag lost.
+                to_pod("callee", &error("far")).drops(Policy),
+                to_pod("callee", &error("plain")).drops(Policy),
+                to_pod("callee", &error("router")),
+                to_pod("callee", &error("stranger")),
+                to_pod("callee", &error("node")).by_node(),
+            ]
+        },
+    );
+    t.both(
+        "between two pods of this node only they and the node report errors",
+        |f, port| {
+            let about = Frame::udp((f.of("callee"), port), (f.of("plain"), 53));
+            let error = |from| Frame::error(f.of(from), f.of("callee"), errors(f)[0].1, &about);
+            vec![
+                from_pod("callee", &about),
+                to_pod("callee", &error("router")).drops(Policy),
+                to_pod("callee", &error("node")).drops(Policy),
+                to_pod("callee", &error("node")).by_node(),
+                to_pod("callee", &error("plain")).by_pod("plain", false),
             ]
         },
     );

@@ -5,6 +5,8 @@ mod fragments;
 mod icmp;
 mod link;
 mod neighbours;
+mod offload;
+mod onlink;
 mod parser;
 mod places;
 mod policy;
@@ -34,6 +36,8 @@ pub fn rows() -> Vec<Row> {
     neighbours::rows(&mut table);
     spoofing::rows(&mut table);
     places::rows(&mut table);
+    offload::rows(&mut table);
+    onlink::rows(&mut table);
     table.rows
 }
 

@@ -308,12 +308,29 @@ fn disguised(t: &mut Table) {
 }
 
 fn odd(t: &mut Table) {
-    for (name, reason) in [("caller", Policy), ("cut", Quarantine)] {
+    for name in ["plain", "caller", "cut"] {
         let pod = find(name);
         let query = report(&pod, pod.link_local(), 130);
         t.row(
             format!("{name} asks nobody for groups: that is the router's to do"),
-            [from_pod(name, &query).drops(reason)],
+            [from_pod(name, &query).drops(RouterMessage)],
+        );
+    }
+    for (name, reason) in [("caller", Policy), ("cut", Quarantine)] {
+        let pod = find(name);
+        let records =
+            |n: usize| report(&pod, pod.link_local(), 143).with(|f| f.payload.resize(8 + 20 * n, 0));
+        t.row(
+            format!("{name} reports as many groups as a pod joins, and no more than that"),
+            [
+                from_pod(name, &records(8)),
+                from_pod(name, &records(9)).drops(reason),
+            ],
+        );
+        let long = report(&pod, pod.link_local(), 131).with(|f| f.payload.resize(25, 0));
+        t.row(
+            format!("{name} says nothing behind a report of one group"),
+            [from_pod(name, &long).drops(reason)],
         );
     }
     let nobody: IpAddr = Ipv6Addr::UNSPECIFIED.into();

@@ -1,0 +1,81 @@
+//! The element that says what is in force, mapped into memory: its first word is
+//! written with one store, so that no packet reads half of it.
+
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::MapData;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use ringfence_ebpf::abi::Control;
+
+use super::error::DatapathError;
+use super::maps::map_error;
+
+/// `CONTROL` takes one page of memory: a mappable array starts at a page.
+const LENGTH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(size_of::<Control>() - 1);
+
+/// Map `CONTROL` in this process' memory.
+pub(super) struct InForce {
+    element: NonNull<Control>,
+}
+
+// SAFETY: the memory belongs to this value alone in this process, and is not bound
+// to a thread.
+unsafe impl Send for InForce {}
+
+impl InForce {
+    /// Maps the pinned element.
+    pub(super) fn map(folder: &Path) -> Result<Self, DatapathError> {
+        let data = MapData::from_pin(folder.join("CONTROL"))
+            .map_err(|error| map_error("opening pinned", "CONTROL", &error))?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses; it keeps the
+        // map alive by itself.
+        let mapped = unsafe {
+            mmap(
+                None,
+                LENGTH,
+                protection,
+                MapFlags::MAP_SHARED,
+                data.fd().as_fd(),
+                0,
+            )
+        };
+        let element = mapped.map_err(|errno| DatapathError::Map {
+            operation: "mapping into memory",
+            map: "CONTROL",
+            message: errno.to_string(),
+        })?;
+        Ok(Self {
+            element: element.cast(),
+        })
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the first field of an element that starts at a page; `Control` is
+        // `repr(C)`, and both sides touch this word in whole only.
+        unsafe { AtomicU64::from_ptr((&raw mut (*self.element.as_ptr()).state).cast()) }
+    }
+
+    /// What is in force: [`Control::state`].
+    pub(super) fn state(&self) -> u64 {
+        self.word().load(Ordering::Acquire)
+    }
+
+    /// Puts a world in force under its generation, after everything that was written
+    /// to it.
+    pub(super) fn set_state(&mut self, state: u64) {
+        self.word().store(state, Ordering::Release);
+    }
+}
+
+impl Drop for InForce {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length, and not used any more. It only
+        // fails for addresses that were never mapped.
+        let _ = unsafe { munmap(self.element.cast(), LENGTH.get()) };
+    }
+}

@@ -1,0 +1,48 @@
+//! Map `LOCALS`: whose an address of this node's endpoints is, link-local ones
+//! included. It follows `ENDPOINTS`, which it is made from again after a restart.
+
+use std::collections::BTreeMap;
+
+use ringfence_ebpf::abi::{Addr, Endpoint};
+
+use super::error::DatapathError;
+use super::maps::Maps;
+
+/// The addresses of an endpoint.
+fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = Addr> + use<> {
+    let all = [endpoint.v4, endpoint.v6, endpoint.link_local];
+    all.into_iter().filter(|addr| *addr != Addr::UNSPECIFIED)
+}
+
+/// Notes the addresses of an endpoint that sits in a slot.
+pub(super) fn add(maps: &mut Maps, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
+    addresses(endpoint).try_for_each(|addr| maps.set_local(addr, slot))
+}
+
+/// Forgets them: their endpoint is gone, or its pod is, and another node's may have
+/// them by now.
+pub(super) fn remove(maps: &mut Maps, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
+    addresses(endpoint).try_for_each(|addr| maps.unset_local(addr, slot))
+}
+
+/// Makes the map what the occupied slots say, whatever an earlier agent left half done.
+pub(super) fn restore<'e>(
+    maps: &mut Maps,
+    endpoints: impl Iterator<Item = (u32, &'e Endpoint)>,
+) -> Result<(), DatapathError> {
+    let wanted: BTreeMap<Addr, u32> = endpoints
+        .flat_map(|(slot, endpoint)| addresses(endpoint).map(move |addr| (addr, slot)))
+        .collect();
+    let held: BTreeMap<Addr, u32> = maps.locals()?.into_iter().collect();
+    for (addr, slot) in &held {
+        if !wanted.contains_key(addr) {
+            maps.unset_local(*addr, *slot)?;
+        }
+    }
+    for (addr, slot) in wanted {
+        if held.get(&addr) != Some(&slot) {
+            maps.set_local(addr, slot)?;
+        }
+    }
+    Ok(())
+}
