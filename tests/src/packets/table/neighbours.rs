@@ -318,8 +318,9 @@ fn odd(t: &mut Table) {
     }
     for (name, reason) in [("caller", Policy), ("cut", Quarantine)] {
         let pod = find(name);
-        let records =
-            |n: usize| report(&pod, pod.link_local(), 143).with(|f| f.payload.resize(8 + 20 * n, 0));
+        let records = |n: usize| {
+            report(&pod, pod.link_local(), 143).with(|f| f.payload.resize(8 + 20 * n, 0))
+        };
         t.row(
             format!("{name} reports as many groups as a pod joins, and no more than that"),
             [
