@@ -1,9 +1,10 @@
 //! Ringfence's tests that need more than one package: the oracle and its random
 //! clusters, large clusters to measure with, the packet table, test networks,
-//! the agent on them, a Kubernetes API server with faults on order.
+//! the agent on them, an attacker's tools, a Kubernetes API server with faults on order.
 
 pub mod agent;
 pub mod apiserver;
+pub mod attack;
 pub mod bench;
 pub mod clusters;
 pub mod deployed;

@@ -20,6 +20,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const PROGRAMS: &[(&str, &str)] = &[
     // LLVM's fuzzer is C++.
     ("c++", "g++"),
+    ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("mount", "mount"),
     ("nft", "nftables"),

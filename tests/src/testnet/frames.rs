@@ -28,14 +28,7 @@ impl Frames {
     /// Opens a device; from then on received frames queue up.
     pub fn open(ns: &Ns, device: &str) -> Result<Self> {
         ns.run(|| {
-            let address = link_address(device)?;
-            let fd = socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                SockProtocol::EthAll,
-            )
-            .context("socket(AF_PACKET)")?;
+            let (fd, address) = (packet_socket()?, link_address(device)?);
             // Its protocol is 0 there: the socket's own, all of them, stays.
             bind(fd.as_raw_fd(), &address).with_context(|| format!("bind to {device}"))?;
             Ok(Self {
@@ -102,8 +95,19 @@ fn outgoing(from: Option<LinkAddr>) -> bool {
     from.is_some_and(|address| address.pkttype() == PACKET_OUTGOING)
 }
 
+/// A socket for all frames of all devices of the thread's namespace, until it is bound.
+pub(crate) fn packet_socket() -> Result<OwnedFd> {
+    socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    )
+    .context("socket(AF_PACKET)")
+}
+
 /// A link-layer address can't be made up safely; the system lists them.
-fn link_address(device: &str) -> Result<LinkAddr> {
+pub(crate) fn link_address(device: &str) -> Result<LinkAddr> {
     getifaddrs()
         .context("getifaddrs")?
         .filter(|interface| interface.interface_name == device)

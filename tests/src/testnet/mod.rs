@@ -36,6 +36,7 @@ use nix::mount::{MsFlags, mount};
 
 pub use clean::{clean_stale, kept, remove};
 pub use frames::Frames;
+pub(crate) use frames::{link_address, packet_socket};
 pub use nat::Dnat;
 pub use ns::Ns;
 pub use pod::{Mode, Pod};

@@ -1,0 +1,197 @@
+//! One attack, and how all attacks of a kind are tried.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+
+use anyhow::Result;
+use ringfence_tests::attack::{Outcome, Row, table};
+
+use crate::lab::{Lab, Layout};
+
+/// Does it, and says what became of it.
+pub(crate) type Run = fn(&mut Lab, bool) -> Result<Outcome>;
+
+/// What is tried, where, and what has to become of it.
+pub(crate) struct Attack {
+    /// What is tried, in words; unique.
+    pub(crate) name: &'static str,
+    run: Run,
+    layouts: &'static [Layout],
+    families: &'static [bool],
+    /// Without a firewall, where `None` stands for whatever the kernel makes of it,
+    /// and with one.
+    expected: [Option<Outcome>; 2],
+    /// The reasons of which one has to be counted, if any.
+    reasons: &'static [&'static str],
+}
+
+impl Attack {
+    /// On all layouts and over both families, it arrives without the firewall and is
+    /// stopped by it.
+    pub(crate) const fn new(name: &'static str, run: Run) -> Self {
+        Self {
+            name,
+            run,
+            layouts: &Layout::ALL,
+            families: &[true, false],
+            expected: [Some(Outcome::Arrives), Some(Outcome::Stopped)],
+            reasons: &[],
+        }
+    }
+
+    /// What an honest sender does: it arrives with the firewall as without it.
+    pub(crate) const fn honest(name: &'static str, run: Run) -> Self {
+        let expected = [Some(Outcome::Arrives); 2];
+        Self {
+            expected,
+            ..Self::new(name, run)
+        }
+    }
+
+    /// What this kernel itself stops and an older one may not: there is no control.
+    pub(crate) const fn futile(name: &'static str, run: Run) -> Self {
+        let expected = [None, Some(Outcome::Stopped)];
+        Self {
+            expected,
+            ..Self::new(name, run)
+        }
+    }
+
+    /// The same on a shared bridge only.
+    pub(crate) const fn on_a_bridge(self) -> Self {
+        Self {
+            layouts: &[Layout::Bridge],
+            ..self
+        }
+    }
+
+    /// The same on a routed node only.
+    pub(crate) const fn routed(self) -> Self {
+        Self {
+            layouts: &[Layout::Routed],
+            ..self
+        }
+    }
+
+    /// The same over IPv4 only.
+    pub(crate) const fn v4(self) -> Self {
+        Self {
+            families: &[true],
+            ..self
+        }
+    }
+
+    /// The same over IPv6 only.
+    pub(crate) const fn v6(self) -> Self {
+        Self {
+            families: &[false],
+            ..self
+        }
+    }
+
+    /// The same, and one of these reasons is counted.
+    pub(crate) const fn counted_as(self, reasons: &'static [&'static str]) -> Self {
+        Self { reasons, ..self }
+    }
+
+    /// Tries it once over each family.
+    fn tried(&self, lab: &mut Lab) -> Vec<Row> {
+        if !self.layouts.contains(&lab.layout) {
+            return Vec::new();
+        }
+        let families = self.families.iter();
+        families.map(|&v4| self.tried_over(lab, v4)).collect()
+    }
+
+    fn tried_over(&self, lab: &mut Lab, v4: bool) -> Row {
+        let guarded = lab.is_guarded();
+        let expected = self.expected[usize::from(guarded)];
+        lab.expects(expected.unwrap_or(Outcome::Stopped));
+        let before = reasons(lab);
+        let outcome = (self.run)(lab, v4);
+        let counted = counted(&before, &reasons(lab));
+        let wanted = if guarded { self.reasons } else { &[] };
+        let named = wanted.is_empty() || wanted.iter().any(|one| counted.contains(*one));
+        let (seen, holds) = match outcome {
+            Ok(outcome) => (
+                outcome.to_string(),
+                expected.is_none_or(|one| one == outcome) && named,
+            ),
+            Err(error) => (format!("failed: {error:#}"), false),
+        };
+        let counted = counted.into_iter().collect::<Vec<_>>().join(", ");
+        Row {
+            attack: self.name,
+            place: [
+                lab.layout.name(),
+                lab.firewall(),
+                if v4 { "IPv4" } else { "IPv6" },
+            ],
+            expected,
+            seen: match counted.is_empty() {
+                true => seen,
+                false => format!("{seen} ({counted})"),
+            },
+            holds,
+        }
+    }
+}
+
+/// Packets dropped so far, by reason; nothing where no agent runs.
+fn reasons(lab: &Lab) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    if lab.is_guarded() {
+        for ([_, _, _, reason, _], packets) in lab.agent.drops().unwrap() {
+            *all.entry(reason).or_default() += packets;
+        }
+    }
+    all
+}
+
+/// The reasons that were counted in between.
+fn counted(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeSet<String> {
+    let more = |(reason, n): &(&String, &u64)| before.get(*reason).is_none_or(|had| had < n);
+    after
+        .iter()
+        .filter(more)
+        .map(|(reason, _)| reason.clone())
+        .collect()
+}
+
+/// Tries attacks on every layout without and with the firewall, prints the table and
+/// fails if any of them ended otherwise than it has to.
+#[track_caller]
+pub(crate) fn attempt(attacks: &[Attack], prepare: fn(&mut Lab) -> Result<()>) {
+    let mut rows = Vec::new();
+    for layout in Layout::ALL {
+        if attacks
+            .iter()
+            .any(|attack| attack.layouts.contains(&layout))
+        {
+            rows.extend(attempt_on(layout, attacks, prepare));
+        }
+    }
+    // Not captured, as `print!` is: the table is the result of the run.
+    write!(std::io::stdout(), "\n{}", table(&rows)).unwrap();
+    rows.retain(|row| !row.holds);
+    assert!(rows.is_empty(), "not as expected:\n{}", table(&rows));
+}
+
+fn attempt_on(layout: Layout, attacks: &[Attack], prepare: fn(&mut Lab) -> Result<()>) -> Vec<Row> {
+    let mut lab = Lab::open(layout).unwrap();
+    prepare(&mut lab).unwrap();
+    let mut rows = Vec::new();
+    let tried = |lab: &mut Lab| {
+        attacks
+            .iter()
+            .flat_map(|a| a.tried(lab))
+            .collect::<Vec<_>>()
+    };
+    rows.extend(tried(&mut lab));
+    for way in ["tcx", "clsact"] {
+        lab.guard(way).unwrap();
+        rows.extend(tried(&mut lab));
+        lab.unguard().unwrap();
+    }
+    rows
+}

@@ -1,0 +1,167 @@
+//! ICMP errors of third parties about a victim's live flows.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use anyhow::{Result, ensure};
+use ringfence_tests::attack::{Outcome, datagram, error_about};
+use ringfence_tests::packets::Frame;
+
+use crate::attack::Attack;
+use crate::lab::{Lab, UDP};
+
+pub(crate) const ATTACKS: &[Attack] = &[
+    Attack::new(
+        "a denied pod's word on a smaller MTU of a live flow",
+        smaller_mtu,
+    ),
+    Attack::new(
+        "the same without going through the victim's own call",
+        smaller_mtu_of_a_caller,
+    ),
+    Attack::new(
+        "a denied pod's port unreachable about a live flow",
+        unreachable,
+    ),
+    Attack::new(
+        "a quarantined pod's port unreachable about a live flow",
+        of_the_cut,
+    ),
+    Attack::new("an error about a flow that nobody has", about_nothing),
+    Attack::honest(
+        "the far end's port unreachable about a live flow",
+        of_the_far_end,
+    ),
+    Attack::honest(
+        "the far end's word on a smaller MTU of a live flow",
+        mtu_of_the_far_end,
+    ),
+    Attack::honest(
+        "a friend's port unreachable about its own call",
+        of_the_friend,
+    ),
+];
+
+/// Heads of the errors: code 4 of unreachable with an MTU, packet too big; port
+/// unreachable.
+fn too_big(v4: bool) -> [u8; 2] {
+    if v4 { [3, 4] } else { [2, 0] }
+}
+
+fn no_port(v4: bool) -> [u8; 2] {
+    if v4 { [3, 3] } else { [1, 4] }
+}
+
+/// A connected socket of the victim's, with an answer from the far end; the packet
+/// that it last sent.
+fn live(lab: &mut Lab, v4: bool, to: &str) -> Result<(UdpSocket, Frame)> {
+    let to = lab.at(to, v4, UDP);
+    let socket = lab.ns("victim").run(|| {
+        let socket = UdpSocket::bind(if v4 { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(3)))?;
+        std::io::Result::Ok(socket)
+    })??;
+    socket.send(b"there")?;
+    socket.recv(&mut [0; 16])?;
+    let own = SocketAddr::new(lab.ip("victim", v4), socket.local_addr()?.port());
+    let marker = lab.marker();
+    Ok((socket, datagram(own, to, &marker)))
+}
+
+/// Sends an error from somebody about a packet of the victim's; whether it gets there.
+/// The marker in the quoted packet tells it from all others.
+fn tells(lab: &Lab, who: &str, about: &Frame, head: [u8; 2], mtu: u32) -> Result<Outcome> {
+    let v4 = about.source.is_ipv4();
+    let frame = error_about(lab.ip(who, v4), about, head, mtu);
+    let marker = about.payload[8..16].to_vec();
+    lab.lands("victim", &marker, || lab.send(who, &frame))
+}
+
+fn smaller_mtu(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (_socket, about) = live(lab, v4, "outside")?;
+    let landed = tells(lab, "rogue", &about, too_big(v4), 1280)?;
+    let lowered = path_mtu(lab, v4, "outside")? == Some(1280);
+    forget(lab)?;
+    Ok(Outcome::arrives(landed == Outcome::Arrives || lowered))
+}
+
+/// The MTU that the victim has learned of for a way.
+fn path_mtu(lab: &Lab, v4: bool, to: &str) -> Result<Option<u32>> {
+    let to = lab.ip(to, v4).to_string();
+    let route = lab.ns("victim").output("ip", &["route", "get", &to])?;
+    let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
+    Ok(words.nth(1).and_then(|mtu| mtu.parse().ok()))
+}
+
+fn forget(lab: &Lab) -> Result<()> {
+    for family in ["-4", "-6"] {
+        lab.ns("victim")
+            .output("ip", &[family, "route", "flush", "cache"])?;
+    }
+    Ok(())
+}
+
+/// About a flow that the friend has opened.
+fn smaller_mtu_of_a_caller(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let to = lab.at("victim", v4, UDP);
+    let socket = lab.ns("friend").run(|| {
+        let socket = UdpSocket::bind(if v4 { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(3)))?;
+        std::io::Result::Ok(socket)
+    })??;
+    socket.send(b"there")?;
+    socket.recv(&mut [0; 16])?;
+    let caller = SocketAddr::new(lab.ip("friend", v4), socket.local_addr()?.port());
+    let about = datagram(to, caller, &lab.marker());
+    let outcome = tells(lab, "rogue", &about, too_big(v4), 1280);
+    forget(lab)?;
+    outcome
+}
+
+fn unreachable(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (socket, about) = live(lab, v4, "outside")?;
+    let outcome = tells(lab, "rogue", &about, no_port(v4), 0)?;
+    let reset = socket.take_error()?.is_some();
+    Ok(Outcome::arrives(outcome == Outcome::Arrives || reset))
+}
+
+fn of_the_cut(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (_socket, about) = live(lab, v4, "outside")?;
+    tells(lab, "cut", &about, no_port(v4), 0)
+}
+
+fn about_nothing(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let ports = [lab.port(), lab.port()];
+    let [own, far] =
+        [("victim", ports[0]), ("elsewhere", ports[1])].map(|(who, port)| lab.at(who, v4, port));
+    let about = datagram(own, far, &lab.marker());
+    tells(lab, "rogue", &about, no_port(v4), 0)
+}
+
+fn of_the_far_end(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (_socket, about) = live(lab, v4, "outside")?;
+    tells(lab, "outside", &about, no_port(v4), 0)
+}
+
+fn mtu_of_the_far_end(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (_socket, about) = live(lab, v4, "outside")?;
+    let outcome = tells(lab, "outside", &about, too_big(v4), 1300)?;
+    let learned = path_mtu(lab, v4, "outside")?;
+    forget(lab)?;
+    ensure!(
+        learned == Some(1300),
+        "the victim has learned of {learned:?}"
+    );
+    Ok(outcome)
+}
+
+/// The friend has ended its socket before the victim's answer came.
+fn of_the_friend(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let marker = lab.marker();
+    let call = SocketAddr::new(lab.ip("friend", v4), lab.port());
+    let at = lab.at("victim", v4, UDP);
+    lab.send("friend", &datagram(call, at, b"here"))?;
+    let about = datagram(at, call, &marker);
+    tells(lab, "friend", &about, no_port(v4), 0)
+}

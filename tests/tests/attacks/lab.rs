@@ -1,0 +1,360 @@
+//! A node with victims and attackers, with the agent on it or without.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use ringfence_tests::agent::Agent;
+use ringfence_tests::attack::Outcome;
+use ringfence_tests::packets::Frame;
+use ringfence_tests::testnet::{Frames, Mode, Net, Ns, Server};
+use serde_json::{Value, json};
+
+/// The TCP and the UDP port on which everybody serves.
+pub(crate) const TCP: u16 = 8080;
+pub(crate) const UDP: u16 = 5353;
+/// The one port on which `caged` may reach the outside's first address.
+pub(crate) const OPEN_PORT: u16 = 53;
+
+/// What shall not arrive has that long to arrive.
+const SILENCE: Duration = Duration::from_millis(300);
+/// What shall arrive may be late on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(3);
+const NODE: &str = "node-1";
+
+/// Pods of the node, with the last part of their addresses.
+///
+/// * `victim` takes calls of `friend` and `neighbour` on [`TCP`] and [`UDP`], and
+///   calls the outside's networks;
+/// * `friend`, `neighbour` and `rogue` are isolated by nothing;
+/// * `caged` may call everybody but `neighbour` and the outside's first address, of
+///   which it may use [`OPEN_PORT`];
+/// * `cut` is under quarantine.
+const PODS: [(&str, u8); 6] = [
+    ("victim", 11),
+    ("friend", 12),
+    ("caged", 13),
+    ("neighbour", 14),
+    ("rogue", 15),
+    ("cut", 16),
+];
+
+/// How pods hang on the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Layout {
+    Routed,
+    Bridge,
+}
+
+impl Layout {
+    pub(crate) const ALL: [Self; 2] = [Self::Routed, Self::Bridge];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Bridge => "bridge",
+        }
+    }
+
+    fn mode(self) -> Mode {
+        match self {
+            Self::Routed => Mode::Routed,
+            Self::Bridge => Mode::Bridge {
+                v4: Ipv4Addr::new(10, 244, 0, 1),
+                v4_len: 24,
+                v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1),
+                v6_len: 64,
+            },
+        }
+    }
+}
+
+/// A pod's address by its number.
+fn own(v4: bool, number: u8) -> IpAddr {
+    match v4 {
+        true => Ipv4Addr::new(10, 244, 0, number).into(),
+        false => Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number.into()).into(),
+    }
+}
+
+/// An address outside by its number: 1 is the one that `caged` may hardly use, 9 is
+/// `elsewhere`.
+fn far(v4: bool, number: u8) -> IpAddr {
+    match v4 {
+        true => Ipv4Addr::new(203, 0, 113, number).into(),
+        false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into(),
+    }
+}
+
+/// The fields' order is the order of their end.
+pub(crate) struct Lab {
+    /// Servers everywhere, and whatever else has to live as long as the lab.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) agent: Agent,
+    pub(crate) net: Net,
+    pub(crate) layout: Layout,
+    manifests: PathBuf,
+    firewall: Option<&'static str>,
+    patience: Duration,
+    next: u16,
+}
+
+impl Lab {
+    /// Lays the network, writes the manifests and starts servers, but no agent.
+    pub(crate) fn open(layout: Layout) -> Result<Self> {
+        let outside = [1, 9]
+            .into_iter()
+            .flat_map(|n| [far(true, n), far(false, n)]);
+        let mut builder = Net::builder().mode(layout.mode()).outside(outside);
+        for (name, number) in PODS {
+            builder = builder.pod(name, [own(true, number), own(false, number)]);
+        }
+        let net = builder.build()?;
+        let manifests = net.dir().join("manifests");
+        fs::create_dir(&manifests)?;
+        let mut lab = Self {
+            servers: Vec::new(),
+            agent: Agent::new(&net, NODE, &manifests),
+            net,
+            layout,
+            manifests,
+            firewall: None,
+            patience: PATIENCE,
+            next: 20_000,
+        };
+        lab.write("cluster", &lab.objects())?;
+        lab.write("policies", &policies())?;
+        for name in PODS.map(|pod| pod.0).iter().chain(&["node", "outside"]) {
+            let ns = lab.ns(name).clone();
+            let server = Server::default().tcp(&ns, TCP, name)?.udp(&ns, UDP)?;
+            lab.servers.push(server);
+        }
+        Ok(lab)
+    }
+
+    fn objects(&self) -> Vec<Value> {
+        let listed = [true, false]
+            .map(|v4| json!({"type": "InternalIP", "address": self.net.node_address(v4)}));
+        let mut all = vec![
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}),
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "status": {"addresses": listed}}),
+        ];
+        all.extend(PODS.map(|(name, number)| pod(name, [own(true, number), own(false, number)])));
+        all
+    }
+
+    /// Writes `NAME.yaml` all at once; JSON is YAML.
+    pub(crate) fn write(&self, name: &str, objects: &[Value]) -> Result<()> {
+        let text: Vec<String> = objects.iter().map(Value::to_string).collect();
+        let draft = self.manifests.join(format!(".{name}"));
+        fs::write(&draft, text.join("\n---\n"))?;
+        Ok(fs::rename(
+            &draft,
+            self.manifests.join(format!("{name}.yaml")),
+        )?)
+    }
+
+    /// Starts the agent, which attaches its programs this way.
+    pub(crate) fn guard(&mut self, way: &'static str) -> Result<()> {
+        let flag = if way == "clsact" { way } else { "best" };
+        self.agent.flags = vec!["--attach".to_owned(), flag.to_owned()];
+        let pods = PODS.map(|(name, _)| format!("shop/{name}"));
+        let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
+        self.agent.start(&mut self.net, &pods)?;
+        self.firewall = Some(way);
+        Ok(())
+    }
+
+    /// Ends the agent and takes its programs away, and all that they remember.
+    pub(crate) fn unguard(&mut self) -> Result<()> {
+        self.firewall = None;
+        self.agent.stop(&mut self.net)?;
+        let removed = self.agent.run_on_node(&["uninstall"])?;
+        ensure!(removed.code == 0, "{removed:?}");
+        Ok(())
+    }
+
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.firewall.is_some()
+    }
+
+    /// How the agent's programs are attached, or `none`.
+    pub(crate) fn firewall(&self) -> &'static str {
+        self.firewall.unwrap_or("none")
+    }
+
+    /// Says what is about to be tried will end like this: it decides how long to wait.
+    pub(crate) fn expects(&mut self, outcome: Outcome) {
+        self.patience = match outcome {
+            Outcome::Arrives => PATIENCE,
+            Outcome::Stopped => SILENCE,
+        };
+    }
+
+    /// How long to wait for what is tried now.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// A pod's namespace, the `node`, or the `outside`.
+    pub(crate) fn ns(&self, name: &str) -> &Ns {
+        match name {
+            "node" => self.net.node(),
+            "outside" | "elsewhere" => self.net.outside(),
+            pod => &self.net.pod(pod).unwrap().ns,
+        }
+    }
+
+    /// Whose address that is: a pod's, the `node`'s, the `outside`'s first one, or
+    /// `elsewhere` beside that.
+    pub(crate) fn ip(&self, name: &str, v4: bool) -> IpAddr {
+        match name {
+            "node" => self.net.node_address(v4).unwrap(),
+            "outside" => far(v4, 1),
+            "elsewhere" => far(v4, 9),
+            pod => self.net.pod(pod).unwrap().address(v4).unwrap(),
+        }
+    }
+
+    /// The same with a port.
+    pub(crate) fn at(&self, name: &str, v4: bool, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(name, v4), port)
+    }
+
+    /// A port that nobody has used yet.
+    pub(crate) fn port(&mut self) -> u16 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Eight bytes that no other packet carries.
+    pub(crate) fn marker(&mut self) -> [u8; 8] {
+        let [high, low] = self.port().to_be_bytes();
+        [0xa7, 0x7a, 0xc4, 0x1a, 0xb5, 0x0e, high, low]
+    }
+
+    /// The MAC of a device.
+    pub(crate) fn mac(&self, place: &str, device: &str) -> Result<[u8; 6]> {
+        let frames = Frames::open(self.ns(place), device)?;
+        frames.mac().with_context(|| format!("{device} has no MAC"))
+    }
+
+    /// A frame as the sender's `eth0` would send it: from its MAC to the next hop's.
+    pub(crate) fn addressed(&self, from: &str, frame: &Frame) -> Result<Frame> {
+        let source = self.mac(from, "eth0")?;
+        let hop = self.hop(from, frame.destination)?;
+        Ok(frame.with(|f| (f.source_mac, f.destination_mac) = (source, hop)))
+    }
+
+    fn hop(&self, from: &str, to: IpAddr) -> Result<[u8; 6]> {
+        if matches!(from, "outside" | "elsewhere") {
+            return self.mac("node", "eth0");
+        }
+        if self.layout == Layout::Routed {
+            return Ok(self.net.pod(from)?.host_mac);
+        }
+        let mut pods = self.net.pods().iter();
+        match pods.find(|pod| pod.addresses().any(|own| own == to)) {
+            Some(pod) => Ok(pod.mac),
+            None => self.mac("node", "cni0"),
+        }
+    }
+
+    /// Sends a frame from a place's `eth0`, with the MACs that belong there.
+    pub(crate) fn send(&self, from: &str, frame: &Frame) -> Result<()> {
+        let frame = self.addressed(from, frame)?;
+        Frames::open(self.ns(from), "eth0")?.send(&frame.bytes())
+    }
+
+    /// Does something; whether a frame that holds the marker then comes in by the
+    /// place's `eth0`.
+    pub(crate) fn lands(
+        &self,
+        place: &str,
+        marker: &[u8],
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<Outcome> {
+        self.shows(place, |frame| holds(frame, marker), act)
+    }
+
+    /// The same for frames of any description.
+    pub(crate) fn shows(
+        &self,
+        place: &str,
+        wanted: impl Fn(&[u8]) -> bool,
+        act: impl FnOnce() -> Result<()>,
+    ) -> Result<Outcome> {
+        let watch = Frames::open(self.ns(place), "eth0")?;
+        act()?;
+        let seen = watch.receive(self.patience, wanted)?;
+        Ok(Outcome::arrives(seen.is_some()))
+    }
+}
+
+/// Whether a frame holds these bytes somewhere.
+pub(crate) fn holds(frame: &[u8], marker: &[u8]) -> bool {
+    frame.windows(marker.len()).any(|part| part == marker)
+}
+
+fn pod(name: &str, ips: [IpAddr; 2]) -> Value {
+    let listed = ips.map(|ip| json!({"ip": ip}));
+    let mut labels = json!({"app": name});
+    if name == "cut" {
+        labels["ringfence.dev/quarantine"] = json!("true");
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-of-{name}"), "labels": labels},
+        "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": format!("example.com/{name}")}]},
+        "status": {"phase": "Running", "podIP": ips[0], "podIPs": listed},
+    })
+}
+
+fn policies() -> Vec<Value> {
+    let policy = |name: &str, spec: Value| {
+        let mut policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "shop", "name": name}, "spec": spec,
+        });
+        policy["spec"]["podSelector"] = json!({"matchLabels": {"app": name}});
+        policy
+    };
+    let callers =
+        ["friend", "neighbour"].map(|app| json!({"podSelector": {"matchLabels": {"app": app}}}));
+    let one = |ip: IpAddr| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 });
+    let block = |v4: bool, all: &str| {
+        let except = [own(v4, 14), far(v4, 1)].map(one);
+        json!({"ipBlock": {"cidr": all, "except": except}})
+    };
+    let first = [true, false].map(|v4| json!({"ipBlock": {"cidr": one(far(v4, 1))}}));
+    let both =
+        |port: u16| json!([{"protocol": "UDP", "port": port}, {"protocol": "TCP", "port": port}]);
+    vec![
+        policy(
+            "victim",
+            json!({
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{
+                    "from": callers,
+                    "ports": [{"protocol": "TCP", "port": TCP}, {"protocol": "UDP", "port": UDP}],
+                }],
+                "egress": [{"to": [
+                    {"ipBlock": {"cidr": "203.0.113.0/24"}},
+                    {"ipBlock": {"cidr": "2001:db8::/32"}},
+                ]}],
+            }),
+        ),
+        policy(
+            "caged",
+            json!({
+                "policyTypes": ["Egress"],
+                "egress": [
+                    {"to": [block(true, "0.0.0.0/0"), block(false, "::/0")]},
+                    {"to": first, "ports": both(OPEN_PORT)},
+                ],
+            }),
+        ),
+    ]
+}
