@@ -49,6 +49,10 @@ pub(crate) const ATTACKS: &[Attack] = &[
         captured,
     ),
     Attack::new(
+        "an outsider's datagram in pieces, the last one first",
+        backwards,
+    ),
+    Attack::new(
         "an outsider's datagram after one in pieces, of the same flow",
         follow_up,
     ),
@@ -177,6 +181,20 @@ fn plain(lab: &mut Lab, v4: bool) -> Result<Outcome> {
 fn captured(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let _capture = Frames::open(lab.ns("node"), "eth0")?;
     plain(lab, v4)
+}
+
+/// Both captured and put together from its end.
+fn backwards(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let _capture = Frames::open(lab.ns("node"), "eth0")?;
+    let (frame, marker) = long_one(lab, "outside", v4);
+    let [first, second] = match v4 {
+        true => pieces_v4(&frame, FIRST, 0x79),
+        false => pieces_v6(&frame, &[], FIRST, 0x79),
+    };
+    lab.lands("victim", &marker, || {
+        lab.send("outside", &second)?;
+        lab.send("outside", &first)
+    })
 }
 
 fn follow_up(lab: &mut Lab, v4: bool) -> Result<Outcome> {

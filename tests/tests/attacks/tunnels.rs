@@ -40,7 +40,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
         by_the_gateway,
     )
     .on_a_bridge()
-    .counted_as(REASONS),
+    .counted_as(&["quarantine", "tunnel"]),
     Attack::new("VXLAN into a tunnel that came after the agent", new_tunnel).counted_as(REASONS),
     Attack::honest("another pod's datagram to port 8473 of a pod", to_a_pod),
 ];
