@@ -66,7 +66,7 @@ pub mod capacity {
     pub const CIDRS: u32 = 524_288;
     /// (ruleset, class) pairs, both worlds together.
     pub const RULES: u32 = 524_288;
-    /// Blocks of 256 ports, both worlds together.
+    /// Blocks of 256 ports and summaries of whole blocks, both worlds together.
     pub const PORTS: u32 = 131_072;
     /// Known addresses: of pods, nodes and Services, and those with a peer class.
     pub const ADDRESSES: u32 = 524_288;
@@ -538,7 +538,7 @@ pub struct Grant {
 ///
 /// The low four bits say "every port of TCP, UDP, SCTP" and "every protocol
 /// without ports"; the rest names the blocks in map `PORTS` that hold single
-/// ports. So a whole protocol needs no second lookup.
+/// ports and ranges. So a whole protocol needs no second lookup.
 pub struct PortSet;
 
 impl PortSet {
@@ -569,7 +569,12 @@ impl PortSet {
     }
 }
 
-/// Map `PORTS`: 256 ports of one protocol of one port set.
+/// Map `PORTS`: 256 ports of one protocol of one port set, or the blocks that the
+/// set holds whole.
+///
+/// A block of which the set holds every port has no entry of its own, but a bit in
+/// the entry at [`PortKey::SUMMARY`]. So a range takes three entries at most, however
+/// many ports it spans.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PortKey {
@@ -579,8 +584,14 @@ pub struct PortKey {
     pub set: u32,
     /// IANA protocol number: 6, 17 or 132.
     pub protocol: u16,
-    /// Port divided by 256.
+    /// Port divided by 256, or [`PortKey::SUMMARY`].
     pub block: u16,
+}
+
+impl PortKey {
+    /// Instead of a block's number: the entry says which blocks are whole. Bit n is
+    /// block n's, in the place that [`PortBlock`] gives port n.
+    pub const SUMMARY: u16 = 256;
 }
 
 /// One bit a port: port p of the block is bit `p % 64` of word `p % 256 / 64`.

@@ -8,7 +8,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortSet};
+use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortKey, PortSet};
 
 use crate::{
     compile::writer::Before,
@@ -295,11 +295,18 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
         if let Some(known) = self.sets.get(&(before, now)) {
             return *known;
         }
+        let blocks = now & PortSet::BLOCKS;
+        let there = |protocol, block| {
+            let found = self.new.ports.get(&(blocks, protocol, block));
+            found.copied().unwrap_or_default()
+        };
+        // No block has an entry of its own and is whole.
         let covered = |((protocol, block), bits): ((u16, u16), PortBlock)| {
             let whole = u8::try_from(protocol).map_or(0, PortSet::whole);
-            let key = (now & PortSet::BLOCKS, protocol, block);
-            let there = self.new.ports.get(&key).copied().unwrap_or_default();
-            now & whole != 0 || bits.0.iter().zip(there.0).all(|(a, b)| a & !b == 0)
+            let held = there(protocol, block);
+            let is_whole =
+                block != PortKey::SUMMARY && there(protocol, PortKey::SUMMARY).contains(block);
+            now & whole != 0 || is_whole || bits.0.iter().zip(held.0).all(|(a, b)| a & !b == 0)
         };
         let whole = before & !now & PortSet::ALL == 0;
         let holds = whole && self.old.blocks(before).into_iter().all(covered);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use ringfence_ebpf::abi::{PortBlock, PortSet};
+use ringfence_ebpf::abi::{PortBlock, PortKey, PortSet};
 use serde::{Serialize, Serializer};
 
 use crate::model::{PortMatch, PortOrRange, Protocol, ProtocolMatch};
@@ -132,16 +132,50 @@ impl Ports {
         singles
     }
 
-    /// The blocks of single ports, by IANA protocol and block number.
+    /// Adds what an entry of map `PORTS` holds, which [`Ports::blocks`] gave.
+    pub(crate) fn add_block(&mut self, protocol: Protocol, block: u16, bits: &PortBlock) {
+        let ranges = &mut self.ranges[protocol as usize];
+        let held = (0..256).filter(|n| bits.contains(*n));
+        ranges.extend(held.map(|n| match block {
+            PortKey::SUMMARY => (n << 8, n << 8 | 0xff),
+            block => (block << 8 | n, block << 8 | n),
+        }));
+        normalize(ranges);
+    }
+
+    /// The entries of map `PORTS`, by IANA protocol and block number: blocks of
+    /// which it holds some ports, and under [`PortKey::SUMMARY`] which it holds whole.
+    ///
+    /// Three a range at most, however many ports it spans.
     pub(crate) fn blocks(&self) -> BTreeMap<(u16, u16), PortBlock> {
-        let mut blocks: BTreeMap<_, PortBlock> = BTreeMap::new();
+        let mut blocks = BTreeMap::new();
         for (protocol, ranges) in Protocol::ALL.iter().zip(&self.ranges) {
-            for port in ranges.iter().flat_map(|r| r.0..=r.1) {
-                let key = (u16::from(protocol.iana()), port >> 8);
-                blocks.entry(key).or_default().insert(port);
+            for range in ranges {
+                add_range(&mut blocks, u16::from(protocol.iana()), *range);
             }
         }
         blocks
+    }
+}
+
+/// Adds a range that touches no other of its protocol, so that no block is made
+/// whole by two of them.
+fn add_range(
+    blocks: &mut BTreeMap<(u16, u16), PortBlock>,
+    protocol: u16,
+    (first, last): (u16, u16),
+) {
+    const REST: u16 = 0xff;
+    let (from, to) = (first >> 8, last >> 8);
+    for block in from..=to {
+        let start = if block == from { first & REST } else { 0 };
+        let end = if block == to { last & REST } else { REST };
+        let (block, ports) = match (start, end) {
+            (0, REST) => (PortKey::SUMMARY, block..=block),
+            _ => (block, start..=end),
+        };
+        let bits = blocks.entry((protocol, block)).or_default();
+        ports.for_each(|port| bits.insert(port));
     }
 }
 
@@ -265,6 +299,11 @@ impl Serialize for PortSpec {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use ringfence_ebpf::abi::{Addr, Grant, World};
+    use ringfence_ebpf::verdict::{PolicyTables, in_set};
+
     use super::*;
 
     #[test]
@@ -338,20 +377,87 @@ mod tests {
         assert!(ports.contains(1, 0) && ports.contains(47, 0) && ports.contains(17, 80));
         assert!(ports.contains(6, 79) && !ports.contains(6, 80));
         assert_eq!(ports.bits(), PortSet::ALL & !PortSet::ALL_TCP);
-        assert_eq!(ports.singles().blocks().len(), 256);
+        assert_eq!(ports.singles().blocks().len(), 2);
         ports.subtract(&Ports::all());
         assert!(ports.is_empty());
     }
 
+    /// What the datapath finds in these blocks.
+    struct Held(BTreeMap<(u16, u16), PortBlock>);
+
+    impl PolicyTables for Held {
+        fn class(&self, _: World, _: &Addr) -> u32 {
+            0
+        }
+
+        fn grant(&self, _: World, _: u32, _: u32) -> Grant {
+            Grant::default()
+        }
+
+        fn port(&self, key: &PortKey, port: u16) -> bool {
+            let block = self.0.get(&(key.protocol, key.block));
+            block.is_some_and(|bits| bits.contains(port))
+        }
+    }
+
     #[test]
-    fn a_range_reaches_across_blocks() {
-        let ports = Ports::range(Protocol::Tcp, 250, 600);
-        let blocks = ports.blocks();
-        assert_eq!(blocks.len(), 3);
-        for port in 0..1000_u16 {
-            let block = blocks.get(&(6, port >> 8));
-            let held = block.is_some_and(|b| b.contains(port));
-            assert_eq!(held, (250..=600).contains(&port), "{port}");
+    fn a_range_costs_three_entries_at_most_however_many_ports_it_spans() {
+        let cost = |first, last| Ports::range(Protocol::Tcp, first, last).blocks().len();
+        assert_eq!(cost(80, 80), 1);
+        assert_eq!(cost(0, 255), 1);
+        assert_eq!(cost(250, 600), 3);
+        assert_eq!(cost(1, 65_535), 2);
+        assert_eq!(cost(1, 65_534), 3);
+        assert_eq!(cost(256, 65_535), 1);
+        assert_eq!(cost(255, 256), 2);
+    }
+
+    /// Ends of ranges, most of them where blocks begin and end.
+    fn end() -> impl Strategy<Value = u16> {
+        let near = (0..=256_u32, 0..5_u32).prop_map(|(block, by)| {
+            let port = (block * 256 + by).saturating_sub(2);
+            u16::try_from(port).unwrap_or(u16::MAX)
+        });
+        prop_oneof![near, any::<u16>()]
+    }
+
+    fn range() -> impl Strategy<Value = (usize, u16, u16)> {
+        (0..3_usize, end(), end()).prop_map(|(p, a, b)| (p, a.min(b), a.max(b)))
+    }
+
+    proptest! {
+        #[test]
+        fn the_datapath_finds_in_the_blocks_just_the_ports_that_were_added_and_not_taken_away(
+            added in vec(range(), 0..6), taken in vec(range(), 0..6), others in vec(end(), 8),
+        ) {
+            let mut ports = Ports::default();
+            for (protocol, first, last) in &added {
+                ports.add(&Ports::range(Protocol::ALL[*protocol], *first, *last));
+            }
+            for (protocol, first, last) in &taken {
+                ports.subtract(&Ports::range(Protocol::ALL[*protocol], *first, *last));
+            }
+            let blocks = ports.singles().blocks();
+            let ranges: usize = ports.ranges.iter().map(Vec::len).sum();
+            prop_assert!(blocks.len() <= 3 * ranges, "{ports:?}");
+            let mut again = Ports::default();
+            for ((iana, block), bits) in &blocks {
+                let protocol = Protocol::ALL.into_iter().find(|p| u16::from(p.iana()) == *iana);
+                again.add_block(protocol.expect("with ports"), *block, bits);
+            }
+            prop_assert_eq!(&again, &ports.singles());
+            let (held, set) = (Held(blocks), 16 | ports.bits());
+            let ends = added.iter().chain(&taken).flat_map(|(_, first, last)| [*first, *last]);
+            let around = ends.flat_map(|p| [p.wrapping_sub(1), p, p.wrapping_add(1)]);
+            for port in around.chain(others) {
+                for (n, protocol) in Protocol::ALL.into_iter().enumerate() {
+                    let inside = |ranges: &[(usize, u16, u16)]| {
+                        ranges.iter().any(|(p, a, b)| *p == n && *a <= port && port <= *b)
+                    };
+                    let found = in_set(&held, 0, set, protocol.iana(), port);
+                    prop_assert_eq!(found, inside(&added) && !inside(&taken), "{}", port);
+                }
+            }
         }
     }
 

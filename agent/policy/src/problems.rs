@@ -20,6 +20,9 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The field of a policy that there is no room for.
+const CAPACITY: &str = "capacity";
+
 /// What a policy's message goes on with.
 const KEPT: &str = "the last valid form stays in force";
 
@@ -51,6 +54,19 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
             found.add(&object, &error.field, format!("{}; {kept}", error.message));
         }
         found.mode(config, &object, stored.mode.as_deref());
+    }
+    for (namespace, name, kept) in index.held.all() {
+        let form = match kept {
+            true => "the last form that had room stays in force",
+            false => "its pods are closed in its directions",
+        };
+        let message =
+            format!("its namespace's share of this node's tables has no room for it; {form}");
+        found.add(
+            &format!("NetworkPolicy {namespace}/{name}"),
+            CAPACITY,
+            message,
+        );
     }
     for (name, stored) in &index.cluster_policies {
         let object = format!("ClusterNetworkPolicy {name}");

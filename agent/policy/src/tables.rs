@@ -23,8 +23,8 @@ pub struct Tables {
     pub cidrs: BTreeMap<(Addr, u8), u32>,
     /// What a ruleset grants a class. No entry grants nothing.
     pub rules: BTreeMap<(u32, u32), Grant>,
-    /// Single ports by port set (low four bits cleared), IANA protocol
-    /// number, and port divided by 256.
+    /// Single ports and ranges by port set (low four bits cleared), IANA protocol
+    /// number, and port divided by 256 or [`PortKey::SUMMARY`].
     pub ports: BTreeMap<(u32, u16, u16), PortBlock>,
     /// The pods in scope: not finished, not in a node's network namespace.
     pub endpoints: BTreeMap<PodKey, EndpointPolicy>,

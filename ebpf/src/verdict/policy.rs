@@ -12,7 +12,8 @@ pub trait PolicyTables {
     fn class(&self, world: World, addr: &Addr) -> u32;
     /// What a ruleset grants a class; [`Grant::default`] if there is no entry.
     fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant;
-    /// Whether the block of ports at `key` holds `port` (host order).
+    /// Whether the block of ports at `key` holds `port` (host order); of a summary
+    /// ([`PortKey::SUMMARY`]) whether the block of that number is whole.
     fn port(&self, key: &PortKey, port: u16) -> bool;
 }
 
@@ -84,15 +85,19 @@ pub fn in_set<T: PolicyTables + ?Sized>(
         return true;
     }
     let blocks = set & PortSet::BLOCKS;
-    blocks != 0
-        && whole != PortSet::OTHER
-        && tables.port(
-            &PortKey {
-                world,
-                set: blocks,
-                protocol: u16::from(protocol),
-                block: port >> 8,
-            },
-            port,
-        )
+    if blocks == 0 || whole == PortSet::OTHER {
+        return false;
+    }
+    let mut key = PortKey {
+        world,
+        set: blocks,
+        protocol: u16::from(protocol),
+        block: port >> 8,
+    };
+    // Single ports are asked for most, and are found at once.
+    if tables.port(&key, port) {
+        return true;
+    }
+    key.block = PortKey::SUMMARY;
+    tables.port(&key, port >> 8)
 }

@@ -1,9 +1,6 @@
 //! What one kind of the service's pods allows each class of addresses.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_ebpf::{
     abi::{Direction, EndpointWorld, PortSet},
@@ -129,31 +126,16 @@ impl<'t> Reader<'t> {
             if id & PortSet::whole(protocol.iana()) != 0 {
                 ports.add(&Ports::whole(protocol));
             } else if id & PortSet::BLOCKS != 0 {
-                for run in self.runs(id & PortSet::BLOCKS, protocol.iana().into()) {
-                    ports.add(&Ports::range(protocol, *run.start(), *run.end()));
+                let set = id & PortSet::BLOCKS;
+                let number = u16::from(protocol.iana());
+                let blocks = (set, number, 0)..=(set, number, u16::MAX);
+                for ((.., block), bits) in self.tables.ports.range(blocks) {
+                    ports.add_block(protocol, *block, bits);
                 }
             }
         }
         self.sets.insert(id, ports.clone());
         ports
-    }
-
-    /// Runs of single ports.
-    fn runs(&self, set: u32, protocol: u16) -> Vec<RangeInclusive<u16>> {
-        let blocks = (set, protocol, 0)..=(set, protocol, u16::MAX);
-        let blocks = self.tables.ports.range(blocks);
-        let held = blocks.flat_map(|((.., block), bits)| {
-            let ports = (0..=u8::MAX).map(move |low| block << 8 | u16::from(low));
-            ports.filter(move |port| bits.contains(*port))
-        });
-        let mut runs: Vec<RangeInclusive<u16>> = Vec::new();
-        for port in held {
-            match runs.last_mut() {
-                Some(run) if run.end().checked_add(1) == Some(port) => *run = *run.start()..=port,
-                _ => runs.push(port..=port),
-            }
-        }
-        runs
     }
 
     /// Every class that an address has or may have.

@@ -7,6 +7,7 @@ use ringfence_ebpf::abi::Grant;
 use crate::{intern::HashMap, ports::Ports};
 
 use super::{
+    charges::Table,
     classes::{ClassSlot, Classes, NO_CLASS},
     ids::{self, Clash, Ids},
     peers::Peers,
@@ -86,7 +87,7 @@ impl PortSets {
     }
 
     /// Drops sets that no rule names, and numbers and writes new ones.
-    fn settle(&mut self, writer: &mut Writer) -> Result<(), Clash> {
+    fn settle(&mut self, writer: &mut Writer, room: &mut Room) -> Result<(), Clash> {
         let mut new = Vec::new();
         for slot in std::mem::take(&mut self.touched) {
             match self.slots.get(slot) {
@@ -105,13 +106,13 @@ impl PortSets {
                 true => 0,
                 false => self.ids.take(ids::of(&set.ports))?,
             };
-            self.number(slot, blocks, writer);
+            self.number(slot, blocks, writer, room);
         }
         Ok(())
     }
 
     /// Numbers all sets. Whether all got the ids that they ask for.
-    fn settle_all(&mut self, writer: &mut Writer) -> bool {
+    fn settle_all(&mut self, writer: &mut Writer, room: &mut Room) -> bool {
         self.touched.clear();
         let mut contents = Vec::new();
         let mut given = Vec::new();
@@ -125,19 +126,23 @@ impl PortSets {
         let give = |(_, slot): &(Ports, SetSlot), id| given.push((*slot, id));
         let preferred = self.ids.assign(&mut contents, order, give);
         for (slot, blocks) in given {
-            self.number(slot, blocks, writer);
+            self.number(slot, blocks, writer, room);
         }
         preferred
     }
 
-    fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer) {
+    fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer, room: &mut Room) {
         let Some(set) = self.slots.get_mut(slot) else {
             return;
         };
         let id = blocks | set.ports.bits();
         set.id = Some(id);
         self.by_id.insert(id, slot);
-        for ((protocol, block), bits) in set.ports.singles().blocks() {
+        let held = set.ports.singles().blocks();
+        if !room.takes_ports(writer.tables.ports.len() + held.len()) {
+            return;
+        }
+        for ((protocol, block), bits) in held {
             writer.ports((blocks, protocol, block), Some(bits));
         }
     }
@@ -169,6 +174,34 @@ pub(super) struct Parts<'p> {
     pub(super) rulesets: &'p Rulesets,
     pub(super) sets: &'p mut PortSets,
     pub(super) writer: &'p mut Writer,
+    pub(super) room: &'p mut Room,
+}
+
+/// How many entries tables may have. What is more isn't written: a rule or a port
+/// that isn't there allows nothing.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) rules: usize,
+    pub(super) ports: usize,
+    /// The table that was full first, if one was.
+    pub(super) full: Option<Table>,
+}
+
+impl Room {
+    fn takes_rules(&mut self, count: usize) -> bool {
+        self.takes(Table::Rules, count <= self.rules)
+    }
+
+    fn takes_ports(&mut self, count: usize) -> bool {
+        self.takes(Table::Ports, count <= self.ports)
+    }
+
+    fn takes(&mut self, table: Table, takes: bool) -> bool {
+        if !takes {
+            self.full.get_or_insert(table);
+        }
+        takes
+    }
 }
 
 impl Parts<'_> {
@@ -188,7 +221,7 @@ impl Parts<'_> {
         for class in &classes.new {
             self.of_class(*class, &rulesets.new, &mut pending);
         }
-        self.sets.settle(self.writer)?;
+        self.sets.settle(self.writer, self.room)?;
         self.write(pending);
         Ok(())
     }
@@ -200,7 +233,7 @@ impl Parts<'_> {
         for ruleset in slots {
             self.of_ruleset(ruleset, &mut pending);
         }
-        let preferred = self.sets.settle_all(self.writer);
+        let preferred = self.sets.settle_all(self.writer, self.room);
         self.write(pending);
         preferred
     }
@@ -291,6 +324,10 @@ impl Parts<'_> {
         if !is_open(grants) {
             return;
         }
+        let count = self.writer.tables.rules.len() + to.len() + 1;
+        if !self.room.takes_rules(count) {
+            return;
+        }
         let class = if class == NO_CLASS {
             0
         } else {
@@ -301,6 +338,7 @@ impl Parts<'_> {
     }
 }
 
-fn is_open(grants: &Pair) -> bool {
+/// Whether anything is granted.
+pub(super) fn is_open(grants: &Pair) -> bool {
     grants.iter().any(|ports| !ports.is_empty())
 }

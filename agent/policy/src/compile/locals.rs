@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    charges::Owners,
     is_local,
     peers::Peers,
     policy::{self, Facts, Origin, Parsed, Policy},
@@ -55,6 +56,23 @@ impl Locals {
     /// Groups that were worked out from a fact.
     pub(super) fn asking(&self, fact: &Fact) -> impl Iterator<Item = GroupId> + '_ {
         self.asking.get(fact).into_iter().flatten().copied()
+    }
+
+    /// Groups with pods in scope.
+    pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied()
+    }
+
+    /// Namespaces by the rulesets that their NetworkPolicies made.
+    pub(super) fn owners(&self, index: &Index) -> Owners {
+        let mut owners = Owners::default();
+        for (group, local) in self.groups.iter().filter(|(_, l)| !l.netpols.is_empty()) {
+            let space = &index.groups.shape(*group).namespace;
+            for slot in [local.ingress, local.egress].into_iter().flatten() {
+                owners.entry(slot).or_default().insert(Arc::clone(space));
+            }
+        }
+        owners
     }
 
     /// Takes pods in that are in scope now and out that aren't any longer; gives
@@ -112,7 +130,8 @@ impl Locals {
             let now = index.policy(&key.0, &key.1);
             for (group, local) in &self.groups {
                 let shape = index.groups.shape(*group);
-                let selects = now.is_some_and(|p| p.subjects.matches(&shape.labels));
+                let name = (&*key.0, &*key.1);
+                let selects = now.is_some_and(|p| index.form(name, p, &shape.labels).is_some());
                 if shape.namespace == key.0 && (selects || local.netpols.contains(&key.1)) {
                     stale.insert(*group);
                 }

@@ -13,6 +13,7 @@
 
 mod addresses;
 mod allowlist;
+mod charges;
 mod classes;
 mod cluster;
 mod covers;
@@ -24,8 +25,10 @@ mod netpol;
 pub(crate) mod peer;
 mod peers;
 pub(crate) mod policy;
+mod room;
 pub(crate) mod ruleset;
 mod rulesets;
+mod shares;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -50,11 +53,13 @@ use crate::{
 use addresses::Placed;
 use classes::{ClassSlot, Classes};
 use covers::Covered;
-use grants::{Parts, PortSets};
+use grants::{Parts, PortSets, Room};
 use ids::Clash;
 use locals::Locals;
 use peers::Peers;
 use rulesets::Rulesets;
+pub use shares::Capacity;
+use shares::Shares;
 use writer::Writer;
 
 /// Keeps tables at what an index says.
@@ -66,6 +71,10 @@ pub struct Compiler {
     /// How often the tables were brought up to date.
     updates: u64,
     state: State,
+    /// None where everything has room.
+    shares: Option<Shares>,
+    /// How large rules and ports were when nobody was found to have too much.
+    checked: [usize; 2],
 }
 
 /// Everything that was found out for one set of tables.
@@ -82,6 +91,7 @@ struct State {
     /// Names of workloads.
     names: Pool<str>,
     writer: Writer,
+    room: Room,
     /// Not every content has the id that it asks for, so that ids may depend on
     /// each other: each change numbers everything anew.
     clashed: bool,
@@ -105,7 +115,20 @@ impl Compiler {
             scope,
             looked: 0,
             updates: 0,
-            state: State::new(),
+            state: State::new(None),
+            shares: None,
+            checked: [0; 2],
+        }
+    }
+
+    /// The same with tables of this size, which are shared out among namespaces:
+    /// see [`Index::problems`] for what had no room.
+    #[must_use]
+    pub fn with_capacity(self, capacity: Capacity) -> Self {
+        Self {
+            state: State::new(Some(capacity)),
+            shares: Some(Shares::new(capacity)),
+            ..self
         }
     }
 
@@ -115,10 +138,11 @@ impl Compiler {
     /// Costs as much as what changed since the last call concerns; the first
     /// call, and one with an index that it didn't see last, starts from scratch.
     pub fn update(&mut self, index: &mut Index) -> Change {
+        self.share_out(index);
         let journal = std::mem::replace(&mut index.journal, Journal::listening());
         let follows = self.looked != 0 && self.looked == journal.looked && !self.state.clashed;
         self.looked = index.journal.looked;
-        let followed = follows && self.follow(index, journal).is_ok();
+        let followed = follows && self.follow(index, journal).is_ok() && !self.is_crowded(index);
         let mut change = if followed {
             let state = &mut self.state;
             let before = state.writer.remember();
@@ -128,6 +152,7 @@ impl Compiler {
             self.state.writer.undo();
             let old = std::mem::take(&mut self.state.writer.tables);
             self.rebuild(index);
+            self.make_room(index);
             self.state.writer.remember();
             Change::between(&old, &self.state.writer.tables)
         };
@@ -166,7 +191,7 @@ impl Compiler {
 
     /// Compiles everything from scratch.
     pub(crate) fn rebuild(&mut self, index: &Index) {
-        self.state = State::new();
+        self.state = State::new(self.shares.as_ref().map(|shares| shares.capacity));
         let state = &mut self.state;
         let scope = &self.scope;
         let local = index.live().filter(|(_, pod)| is_local(scope, pod));
@@ -180,7 +205,8 @@ impl Compiler {
         let numbered = state.rulesets.number_all();
         let classed = state.classes.settle_all(&mut state.peers);
         let granted = state.parts().settle_all();
-        state.clashed = !(numbered && classed && granted);
+        // What had no room is missing: the next change starts from scratch again.
+        state.clashed = !(numbered && classed && granted && state.room.full.is_none());
         state.write_all(index, &pods);
     }
 
@@ -219,6 +245,9 @@ impl Compiler {
         state.rulesets.number(&rulesets.new)?;
         let classes = state.classes.settle(&mut state.peers)?;
         state.parts().settle(&rulesets, &classes)?;
+        if state.room.full.is_some() {
+            return Err(Clash);
+        }
         let pods = worked_out.iter().filter(|id| index.groups.is_alive(**id));
         let mut pods: HashSet<PodId> = pods
             .flat_map(|id| index.groups.get(*id).pods.iter().copied())
@@ -238,8 +267,17 @@ fn is_local(scope: &Scope, pod: &PodEntry) -> bool {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(capacity: Option<Capacity>) -> Self {
+        let count = |of: fn(&Capacity) -> u32| {
+            let entries = capacity.as_ref().map(of);
+            entries.map_or(usize::MAX, |entries| entries as usize)
+        };
         Self {
+            room: Room {
+                rules: count(|c| c.rules),
+                ports: count(|c| c.ports),
+                full: None,
+            },
             locals: Locals::default(),
             peers: Peers::default(),
             classes: Classes::new(),
@@ -297,6 +335,7 @@ impl State {
             rulesets: &self.rulesets,
             sets: &mut self.sets,
             writer: &mut self.writer,
+            room: &mut self.room,
         }
     }
 }

@@ -68,6 +68,22 @@ impl NetPol {
         }
     }
 
+    /// A policy that isn't in force for want of room: it isolates the pods that it
+    /// selects, and allows nothing.
+    pub(super) fn closed((namespace, name): Key, stored: &StoredPolicy) -> Self {
+        let [ingress, egress] = stored.isolates;
+        Self {
+            origin: Origin::NetworkPolicy {
+                namespace,
+                name,
+                closed: true,
+            },
+            staged: is_staged(stored.mode.as_deref()),
+            ingress: ingress.then(Vec::new),
+            egress: egress.then(Vec::new),
+        }
+    }
+
     /// As it applies to pods that it selects.
     pub(super) fn under(&self, pods: &Shape) -> Policy {
         let ingress = self.ingress.as_ref().map(|rules| {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt, sync::Arc};
 
 use crate::{
     config::Config,
-    index::{Index, Key, groups::GroupId, journal::Fact, pods::Shape},
+    index::{Index, Key, groups::GroupId, held::Form, journal::Fact, pods::Shape},
     intern::{HashMap, Pool, Text},
     labels::Decider,
     model::{Action, PolicyType, Protocol, Service, Tier},
@@ -250,11 +250,19 @@ impl Parsed {
             return Vec::new();
         };
         let labels = &pods.labels;
-        let selects = |s: &Selector| !s.rules_out(labels) && s.matches(labels);
-        let selecting = here.iter().filter(|(_, p)| selects(&p.subjects));
+        let forms = here.iter().filter_map(|(name, newest)| {
+            let form = facts.index.form((&**namespace, &**name), newest, labels)?;
+            Some(((Arc::clone(namespace), Arc::clone(name)), form))
+        });
         let mut policies = Vec::new();
-        for (name, stored) in selecting {
-            let key = (Arc::clone(namespace), Arc::clone(name));
+        for (key, form) in forms {
+            let stored = match form {
+                Form::Newest(stored) | Form::Last(stored) => stored,
+                Form::Closed(newest) => {
+                    policies.push(NetPol::closed(key, newest).under(pods));
+                    continue;
+                }
+            };
             let texts = &mut self.texts;
             let parsed = self.netpols.entry(key.clone());
             let parsed = parsed.or_insert_with(|| Arc::new(NetPol::new(texts, key, stored)));

@@ -302,7 +302,9 @@ impl Index {
             self.policies.remove(&namespace);
         }
         self.exceptions.put_policy((&namespace, &name), None);
-        self.journal.note(|j| &mut j.policies, (namespace, name));
+        let key = (namespace, name);
+        self.held.delete(&key);
+        self.journal.note(|j| &mut j.policies, key);
     }
 
     pub(crate) fn put_cluster_policy(&mut self, policy: &ClusterNetworkPolicy, closed: bool) {

@@ -9,6 +9,7 @@ mod copy;
 mod exceptions;
 pub(crate) mod feed;
 pub(crate) mod groups;
+pub(crate) mod held;
 pub(crate) mod journal;
 pub(crate) mod owners;
 pub(crate) mod pods;
@@ -32,6 +33,7 @@ use crate::{
 
 use exceptions::Exceptions;
 use groups::{GroupId, Groups, PodId};
+use held::Held;
 use journal::Journal;
 use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
@@ -115,6 +117,8 @@ pub struct Index {
     pub(crate) owners: Owners,
     pub(crate) policies: BTreeMap<Text, BTreeMap<Text, StoredPolicy>>,
     pub(crate) cluster_policies: BTreeMap<Text, StoredCluster>,
+    /// NetworkPolicies whose newest form isn't in force.
+    pub(crate) held: Held,
     pub(crate) services: BTreeMap<(String, String), Service>,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
@@ -393,8 +397,11 @@ impl Index {
         if own.get(&name) != Some(&stored) {
             self.exceptions
                 .put_policy((&namespace, &name), stored.mode.as_deref());
-            own.insert(name.clone(), stored);
-            self.journal.note(|j| &mut j.policies, (namespace, name));
+            let key = (namespace, name);
+            let old = own.remove(&key.1);
+            self.held.put(&key, &stored, old);
+            own.insert(Text::clone(&key.1), stored);
+            self.journal.note(|j| &mut j.policies, key);
         }
     }
 }

@@ -25,6 +25,10 @@ pub(crate) struct StoredPolicy {
     pub(crate) mode: Option<Text>,
     /// Whether it is the closed form of one that doesn't parse.
     pub(crate) closed: bool,
+    /// How many entries it lists: peers, blocks, exceptions and ports.
+    pub(crate) weight: u32,
+    /// Whether it isolates its pods: ingress, egress.
+    pub(crate) isolates: [bool; 2],
 }
 
 /// A ClusterNetworkPolicy.
@@ -39,6 +43,8 @@ pub(crate) struct StoredCluster {
     pub(crate) mode: Option<Text>,
     /// Whether it is the closed form of one that doesn't parse.
     pub(crate) closed: bool,
+    /// How many entries it lists: peers, blocks and ports.
+    pub(crate) weight: u32,
 }
 
 fn mode(config: &Config, pools: &mut Pools, meta: &Meta) -> Option<Text> {
@@ -67,6 +73,8 @@ impl StoredPolicy {
             spec: text(&policy.spec),
             mode: mode(config, pools, &policy.metadata),
             closed,
+            weight: policy.spec.weight(),
+            isolates: [PolicyType::Ingress, PolicyType::Egress].map(|d| policy.spec.isolates(d)),
         }
     }
 
@@ -102,6 +110,7 @@ impl StoredCluster {
             spec: text(spec),
             mode: mode(config, pools, &policy.metadata),
             closed,
+            weight: spec.weight(),
         }
     }
 

@@ -38,6 +38,22 @@ pub struct ClusterNetworkPolicySpec {
     pub egress: Vec<ClusterEgressRule>,
 }
 
+impl ClusterNetworkPolicySpec {
+    /// How many entries it lists: peers, blocks and ports.
+    pub(crate) fn weight(&self) -> u32 {
+        let ingress = self
+            .ingress
+            .iter()
+            .map(|rule| (&rule.from, &rule.protocols));
+        let egress = self.egress.iter().map(|rule| (&rule.to, &rule.protocols));
+        let rules = ingress.chain(egress).map(|(peers, protocols)| {
+            let blocks: usize = peers.iter().map(|peer| peer.networks.len()).sum();
+            peers.len() + blocks + protocols.len()
+        });
+        u32::try_from(rules.sum::<usize>()).unwrap_or(u32::MAX)
+    }
+}
+
 /// When a policy is asked, in that order; NetworkPolicies stand between the two.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

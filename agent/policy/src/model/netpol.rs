@@ -45,6 +45,18 @@ impl NetworkPolicySpec {
         }
         self.policy_types.contains(&direction)
     }
+
+    /// How many entries it lists: peers, exceptions of blocks, and ports.
+    pub(crate) fn weight(&self) -> u32 {
+        let ingress = self.ingress.iter().map(|rule| (&rule.from, &rule.ports));
+        let egress = self.egress.iter().map(|rule| (&rule.to, &rule.ports));
+        let rules = ingress.chain(egress).map(|(peers, ports)| {
+            let blocks = peers.iter().filter_map(|peer| peer.ip_block.as_ref());
+            let except: usize = blocks.map(|block| block.except.len()).sum();
+            peers.len() + except + ports.len()
+        });
+        u32::try_from(rules.sum::<usize>()).unwrap_or(u32::MAX)
+    }
 }
 
 /// A direction.

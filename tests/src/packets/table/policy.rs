@@ -198,6 +198,15 @@ fn ports(t: &mut Table) {
         (1024, true),
         (1100, true),
         (1101, false),
+        (19999, false),
+        (20000, true),
+        (20223, true),
+        (20224, true),
+        (30000, true),
+        (39935, true),
+        (39936, true),
+        (40001, true),
+        (40002, false),
         (65533, false),
         (65534, true),
         (65535, true),
@@ -206,7 +215,7 @@ fn ports(t: &mut Table) {
     for (service, admitted) in edges {
         let verb = if admitted { "is" } else { "isn't" };
         t.both(
-            &format!("port {service} {verb} in the ranges 1000-1100 and 65534-65535"),
+            &format!("port {service} {verb} in the ranges 1000-1100, 20000-40001 and 65534-65535"),
             |f, port| {
                 let step = to_pod("callee", &tcp(f, "friend", "callee", port, service));
                 vec![if admitted {

@@ -9,4 +9,5 @@ mod follow;
 mod labels;
 mod netpol;
 mod services;
+mod shares;
 mod tables;

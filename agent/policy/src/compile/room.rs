@@ -1,0 +1,142 @@
+//! Before and after tables are compiled: who may have how much of them.
+
+use std::sync::Arc;
+
+use crate::{
+    index::{
+        Index,
+        groups::{GroupId, PodId},
+        journal::Journal,
+    },
+    intern::HashSet,
+};
+
+use super::{
+    Compiler,
+    charges::{self, Table},
+    is_local,
+    shares::{Here, most},
+};
+
+impl Compiler {
+    /// Decides which policies are in force in which form, before any is worked out.
+    pub(super) fn share_out(&mut self, index: &mut Index) {
+        let Some(shares) = self.shares.as_ref() else {
+            return;
+        };
+        if !shares.is_idle(index) {
+            let here = self.here(index);
+            let used = self.used();
+            if let Some(shares) = self.shares.as_mut() {
+                shares.reconsider(index, &here, used);
+                shares.share_out(index, &here);
+            }
+        }
+        index.held.listen();
+    }
+
+    /// Compiles with less and less of whoever fills a table, until everything fits.
+    pub(super) fn make_room(&mut self, index: &mut Index) {
+        let mut limited = false;
+        while let Some(table) = self.crowded(index) {
+            if !self.limit_largest(index, table) {
+                // Nothing that policies say: it is as it is.
+                self.checked = self.sizes().map(|(_, size)| size);
+                break;
+            }
+            limited = true;
+            self.rebuild(index);
+        }
+        let used = self.used();
+        if let Some(shares) = self.shares.as_mut() {
+            shares.settle(used);
+        }
+        if limited {
+            // What was held meanwhile is compiled.
+            index.journal = Journal::listening();
+            self.looked = index.journal.looked;
+        }
+    }
+
+    /// Whether a table is full, or one namespace has more of it than it may.
+    pub(super) fn is_crowded(&mut self, index: &Index) -> bool {
+        self.crowded(index).is_some()
+    }
+
+    fn crowded(&mut self, index: &Index) -> Option<Table> {
+        let shares = self.shares.as_ref()?;
+        if let Some(table) = self.state.room.full {
+            return Some(table);
+        }
+        let sizes = self.sizes();
+        for (place, (table, size)) in sizes.into_iter().enumerate() {
+            let may = most(shares.of(table)) as usize;
+            // As long as it grows no further nobody has more of it than before.
+            if size <= may || size <= self.checked[place] {
+                self.checked[place] = self.checked[place].min(size);
+                continue;
+            }
+            let owners = self.state.locals.owners(index);
+            let charges = charges::of(&self.state, &owners, table);
+            if charges.values().any(|entries| *entries > may as u64) {
+                return Some(table);
+            }
+            self.checked[place] = size;
+        }
+        None
+    }
+
+    /// Limits the namespace that has most of a table, of those that can have less.
+    fn limit_largest(&mut self, index: &mut Index, table: Table) -> bool {
+        let here = self.here(index);
+        let owners = self.state.locals.owners(index);
+        let charges = charges::of(&self.state, &owners, table);
+        let mut charges: Vec<_> = charges.into_iter().map(|(space, n)| (n, space)).collect();
+        charges.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+        let Some(shares) = self.shares.as_mut() else {
+            return false;
+        };
+        let may = u64::from(most(shares.of(table)));
+        let limited = charges
+            .into_iter()
+            .any(|(entries, space)| shares.limit(index, &here, space, (may, entries)));
+        if limited {
+            shares.share_out(index, &here);
+        }
+        limited
+    }
+
+    /// Groups with pods in scope, those of pods that have just come among them.
+    fn here(&self, index: &Index) -> Here {
+        let local = |id: PodId| {
+            let pod = index.entry(id)?;
+            is_local(&self.scope, pod).then(|| index.group_of(id))?
+        };
+        let follows = self.looked != 0 && self.looked == index.journal.looked;
+        let groups: HashSet<GroupId> = match follows {
+            true => {
+                let new = index.journal.pods.iter().filter_map(|id| local(*id));
+                self.state.locals.groups().chain(new).collect()
+            }
+            false => index.live().filter_map(|(id, _)| local(id)).collect(),
+        };
+        let mut here = Here::default();
+        for id in groups.into_iter().filter(|id| index.groups.is_alive(*id)) {
+            let space = Arc::clone(&index.groups.shape(id).namespace);
+            here.entry(space).or_default().push(id);
+        }
+        here
+    }
+
+    fn sizes(&self) -> [(Table, usize); 2] {
+        let tables = &self.state.writer.tables;
+        [
+            (Table::Rules, tables.rules.len()),
+            (Table::Ports, tables.ports.len()),
+        ]
+    }
+
+    fn used(&self) -> usize {
+        self.sizes().iter().map(|(_, size)| size).sum()
+    }
+}

@@ -1,0 +1,165 @@
+//! NetworkPolicies that aren't in force in their newest form, since their
+//! namespace's share of the tables has no room for it.
+//!
+//! The compiler decides which (`compile/shares.rs`); kept here, so that whoever
+//! asks the index what applies to a pod hears what is in force.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    intern::{HashMap, Text},
+    selector::Labels,
+};
+
+use super::{Index, Key, policies::StoredPolicy};
+
+/// Policies whose weight is at most this are held only if their namespace is
+/// found to fill a table.
+pub(crate) const LIGHT: u32 = 128;
+
+/// Policies that are held, and what their last forms were.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    /// By namespace and name: the last form that there was room for, in force
+    /// instead; `None` if there is none, so that the pods are closed.
+    forms: BTreeMap<Text, BTreeMap<Text, Option<StoredPolicy>>>,
+    /// Forms that were replaced by heavier ones since the compiler looked last.
+    replaced: HashMap<Key, StoredPolicy>,
+    /// Policies that are heavier than [`LIGHT`], by namespace.
+    heavy: BTreeMap<Text, BTreeMap<Text, u32>>,
+    /// Somebody decides about shares, and wants to know what was replaced.
+    listening: bool,
+}
+
+/// What is in force of a policy for pods that it selects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form<'a> {
+    /// Itself.
+    Newest(&'a StoredPolicy),
+    /// The last form that there was room for.
+    Last(&'a StoredPolicy),
+    /// Nothing that it allows: it isolates its pods in its directions.
+    Closed(&'a StoredPolicy),
+}
+
+impl Held {
+    fn form(&self, namespace: &str, name: &str) -> Option<Option<&StoredPolicy>> {
+        let own = self.forms.get(namespace)?;
+        own.get(name).map(Option::as_ref)
+    }
+
+    /// Whether no policy is held, and none is heavy.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.forms.is_empty() && self.heavy.is_empty()
+    }
+
+    /// Every policy that is held, and whether an earlier form is in force.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Text, &Text, bool)> {
+        let all = self.forms.iter();
+        all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form.is_some())))
+    }
+
+    /// Namespaces that have heavy policies or held ones.
+    pub(crate) fn spaces(&self) -> impl Iterator<Item = &Text> {
+        self.heavy.keys().chain(self.forms.keys())
+    }
+
+    /// Whether a policy is heavy.
+    pub(crate) fn is_heavy(&self, namespace: &str, name: &str) -> bool {
+        let own = self.heavy.get(namespace);
+        own.is_some_and(|own| own.contains_key(name))
+    }
+
+    /// The weight of the form that could stay in force instead of the newest.
+    pub(crate) fn last_weight(&self, key: &Key) -> Option<u32> {
+        let form = match self.form(&key.0, &key.1) {
+            Some(held) => held,
+            None => self.replaced.get(key),
+        };
+        form.map(|form| form.weight)
+    }
+
+    fn weigh(&mut self, (namespace, name): &Key, weight: u32) {
+        if weight > LIGHT {
+            let own = self.heavy.entry(namespace.clone()).or_default();
+            own.insert(name.clone(), weight);
+        } else {
+            remove(&mut self.heavy, namespace, name);
+        }
+    }
+
+    /// A policy comes in a new form; `old` was its last one.
+    pub(super) fn put(&mut self, key: &Key, new: &StoredPolicy, old: Option<StoredPolicy>) {
+        self.weigh(key, new.weight);
+        let old = old.filter(|old| self.listening && !old.closed && old.weight < new.weight);
+        if let Some(old) = old {
+            self.replaced.entry(key.clone()).or_insert(old);
+        }
+    }
+
+    /// A policy goes.
+    pub(super) fn delete(&mut self, key: &Key) {
+        self.replaced.remove(key);
+        remove(&mut self.forms, &key.0, &key.1);
+        remove(&mut self.heavy, &key.0, &key.1);
+    }
+
+    /// From now on what is replaced is kept until the next look.
+    pub(crate) fn listen(&mut self) {
+        self.listening = true;
+        self.replaced.clear();
+    }
+}
+
+fn remove<V>(all: &mut BTreeMap<Text, BTreeMap<Text, V>>, namespace: &str, name: &str) {
+    if let Some(own) = all.get_mut(namespace) {
+        own.remove(name);
+        if own.is_empty() {
+            all.remove(namespace);
+        }
+    }
+}
+
+impl Index {
+    /// What is in force of a policy for pods with these labels; `None` if it
+    /// doesn't select them.
+    pub(crate) fn form<'a>(
+        &'a self,
+        (namespace, name): (&str, &str),
+        newest: &'a StoredPolicy,
+        labels: &Labels,
+    ) -> Option<Form<'a>> {
+        let selects =
+            |p: &StoredPolicy| !p.subjects.rules_out(labels) && p.subjects.matches(labels);
+        match self.held.form(namespace, name) {
+            None => selects(newest).then_some(Form::Newest(newest)),
+            Some(Some(last)) if selects(last) => Some(Form::Last(last)),
+            Some(_) => selects(newest).then_some(Form::Closed(newest)),
+        }
+    }
+
+    /// Holds a policy's newest form back. The last one stays in force if it is to be
+    /// kept and known; else its pods are closed.
+    pub(crate) fn hold(&mut self, key: &Key, keep: bool) {
+        let own = self.held.forms.entry(key.0.clone()).or_default();
+        let before = own.get(&key.1).map(Option::is_some);
+        let form = match own.remove(&key.1) {
+            Some(form) => form,
+            None => self.held.replaced.remove(key),
+        };
+        let form = form.filter(|_| keep);
+        let now = form.is_some();
+        own.insert(key.1.clone(), form);
+        if before != Some(now) {
+            self.journal.note(|j| &mut j.policies, key.clone());
+        }
+    }
+
+    /// Puts a policy's newest form in force.
+    pub(crate) fn release(&mut self, key: &Key) {
+        if self.held.form(&key.0, &key.1).is_some() {
+            remove(&mut self.held.forms, &key.0, &key.1);
+            self.journal.note(|j| &mut j.policies, key.clone());
+        }
+    }
+}
