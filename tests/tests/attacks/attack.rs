@@ -94,22 +94,25 @@ impl Attack {
         Self { reasons, ..self }
     }
 
-    /// Tries it once over each family.
-    fn tried(&self, lab: &mut Lab) -> Vec<Row> {
+    /// Tries it once over each family. `counted` are all drops until then.
+    fn tried(&self, lab: &mut Lab, counted: &mut Reasons) -> Vec<Row> {
         if !self.layouts.contains(&lab.layout) {
             return Vec::new();
         }
         let families = self.families.iter();
-        families.map(|&v4| self.tried_over(lab, v4)).collect()
+        families
+            .map(|&v4| self.tried_over(lab, v4, counted))
+            .collect()
     }
 
-    fn tried_over(&self, lab: &mut Lab, v4: bool) -> Row {
+    fn tried_over(&self, lab: &mut Lab, v4: bool, before: &mut Reasons) -> Row {
         let guarded = lab.is_guarded();
         let expected = self.expected[usize::from(guarded)];
         lab.expects(expected.unwrap_or(Outcome::Stopped));
-        let before = reasons(lab);
         let outcome = (self.run)(lab, v4);
-        let counted = counted(&before, &reasons(lab));
+        let after = reasons(lab);
+        let counted = counted(before, &after);
+        *before = after;
         let wanted = if guarded { self.reasons } else { &[] };
         let named = wanted.is_empty() || wanted.iter().any(|one| counted.contains(*one));
         let (seen, holds) = match outcome {
@@ -137,8 +140,11 @@ impl Attack {
     }
 }
 
-/// Packets dropped so far, by reason; nothing where no agent runs.
-fn reasons(lab: &Lab) -> BTreeMap<String, u64> {
+/// Packets dropped so far, by reason.
+type Reasons = BTreeMap<String, u64>;
+
+/// What the agent has counted; nothing where none runs.
+fn reasons(lab: &Lab) -> Reasons {
     let mut all = BTreeMap::new();
     if lab.is_guarded() {
         for ([_, _, _, reason, _], packets) in lab.agent.drops().unwrap() {
@@ -149,7 +155,7 @@ fn reasons(lab: &Lab) -> BTreeMap<String, u64> {
 }
 
 /// The reasons that were counted in between.
-fn counted(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeSet<String> {
+fn counted(before: &Reasons, after: &Reasons) -> BTreeSet<String> {
     let more = |(reason, n): &(&String, &u64)| before.get(*reason).is_none_or(|had| had < n);
     after
         .iter()
@@ -172,7 +178,8 @@ pub(crate) fn attempt(attacks: &[Attack], prepare: fn(&mut Lab) -> Result<()>) {
         }
     }
     // Not captured, as `print!` is: the table is the result of the run.
-    write!(std::io::stdout(), "\n{}", table(&rows)).unwrap();
+    let shown = format!("\n{}", table(&rows));
+    std::io::stdout().write_all(shown.as_bytes()).unwrap();
     rows.retain(|row| !row.holds);
     assert!(rows.is_empty(), "not as expected:\n{}", table(&rows));
 }
@@ -181,17 +188,18 @@ fn attempt_on(layout: Layout, attacks: &[Attack], prepare: fn(&mut Lab) -> Resul
     let mut lab = Lab::open(layout).unwrap();
     prepare(&mut lab).unwrap();
     let mut rows = Vec::new();
-    let tried = |lab: &mut Lab| {
-        attacks
+    for way in ["none", "tcx", "clsact"] {
+        if way != "none" {
+            lab.guard(way).unwrap();
+        }
+        let mut counted = reasons(&lab);
+        let tried = attacks
             .iter()
-            .flat_map(|a| a.tried(lab))
-            .collect::<Vec<_>>()
-    };
-    rows.extend(tried(&mut lab));
-    for way in ["tcx", "clsact"] {
-        lab.guard(way).unwrap();
-        rows.extend(tried(&mut lab));
-        lab.unguard().unwrap();
+            .flat_map(|attack| attack.tried(&mut lab, &mut counted));
+        rows.extend(tried);
+        if lab.is_guarded() {
+            lab.unguard().unwrap();
+        }
     }
     rows
 }

@@ -19,7 +19,7 @@ pub(crate) const UDP: u16 = 5353;
 pub(crate) const OPEN_PORT: u16 = 53;
 
 /// What shall not arrive has that long to arrive.
-const SILENCE: Duration = Duration::from_millis(300);
+const SILENCE: Duration = Duration::from_millis(200);
 /// What shall arrive may be late on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(3);
 const NODE: &str = "node-1";
