@@ -52,6 +52,7 @@ use classes::{ClassSlot, Classes};
 use covers::Covered;
 use grants::{Parts, PortSets};
 use ids::Clash;
+pub use ids::IdKey;
 use locals::Locals;
 use peers::Peers;
 use rulesets::Rulesets;
@@ -71,6 +72,7 @@ pub struct Compiler {
 /// Everything that was found out for one set of tables.
 #[derive(Debug)]
 struct State {
+    key: IdKey,
     locals: Locals,
     peers: Peers,
     classes: Classes,
@@ -99,13 +101,19 @@ struct Work {
 }
 
 impl Compiler {
-    /// A compiler that has seen nothing yet.
+    /// A compiler that has seen nothing yet, whose tables nobody else compares.
     pub fn new(scope: Scope) -> Self {
+        Self::keyed(scope, IdKey::FIXED)
+    }
+
+    /// One whose ids are hashes under a key: that of the tables in force, so that
+    /// what stays the same keeps its entries.
+    pub fn keyed(scope: Scope, key: IdKey) -> Self {
         Self {
             scope,
             looked: 0,
             updates: 0,
-            state: State::new(),
+            state: State::new(key),
         }
     }
 
@@ -166,7 +174,7 @@ impl Compiler {
 
     /// Compiles everything from scratch.
     pub(crate) fn rebuild(&mut self, index: &Index) {
-        self.state = State::new();
+        self.state = State::new(self.state.key);
         let state = &mut self.state;
         let scope = &self.scope;
         let local = index.live().filter(|(_, pod)| is_local(scope, pod));
@@ -238,13 +246,14 @@ fn is_local(scope: &Scope, pod: &PodEntry) -> bool {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(key: IdKey) -> Self {
         Self {
+            key,
             locals: Locals::default(),
-            peers: Peers::default(),
+            peers: Peers::new(key),
             classes: Classes::new(),
             rulesets: Rulesets::new(),
-            sets: PortSets::new(),
+            sets: PortSets::new(key),
             prefixes: BTreeMap::new(),
             placed: Placed::default(),
             names: Pool::default(),
