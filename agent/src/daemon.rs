@@ -112,7 +112,7 @@ impl Watches {
     }
 }
 
-async fn serve(settings: &Settings, engine: Engine, watches: Watches) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let page = match settings.metrics_addr {
         Some(addr) => Some(web::bind(addr).await?),
@@ -126,6 +126,7 @@ async fn serve(settings: &Settings, engine: Engine, watches: Watches) -> anyhow:
         attach: settings.attach,
     })?;
     let (listener, socket) = api::bind(&settings.socket)?;
+    engine.number_by(datapath.id_key());
     let events = datapath.take_events();
     let shared = Shared::new(datapath, Metrics::new()?, first_status(settings));
     let mut shared = shared.with_board(watches.board());

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ringfence_policy::compile::Compiler;
+use ringfence_policy::compile::{Compiler, IdKey};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 
@@ -118,6 +118,12 @@ impl Engine {
             skipped: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// Numbers with the key of the maps that it is to bring up to date. Before the
+    /// first pass: what was compiled under another key is compiled anew.
+    pub fn number_by(&mut self, key: IdKey) {
+        self.compiler = Compiler::keyed(Scope::Node(self.node.clone()), key);
     }
 
     /// Brings the kernel to what the source and the interfaces say now.

@@ -55,6 +55,22 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String
     text
 }
 
+/// The widest that a column of names gets: `namespace/name` at their longest. A file
+/// may hold longer ones, which then stick out; a width beyond 16 bits panics in
+/// `format!`.
+const WIDEST_NAME: usize = 63 + 1 + 253;
+
+/// How wide a column of these words is, in characters.
+pub fn width<'w>(words: impl IntoIterator<Item = &'w str>) -> usize {
+    let widths = words.into_iter().map(|word| word.chars().count());
+    widths.max().unwrap_or_default().min(WIDEST_NAME)
+}
+
+/// The text with blanks before it, to this width or wider.
+pub fn right(text: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(text.chars().count())) + text
+}
+
 /// A field of a JSON object as a person reads it.
 pub fn field(row: &Value, name: &str) -> String {
     text(&row[name])
@@ -138,6 +154,18 @@ mod tests {
             table(&["name", "n"], rows, &[1]),
             "NAME    N\na       1\nlong  200\n"
         );
+    }
+
+    #[test]
+    fn a_name_of_any_length_and_alphabet_is_printed_whole() {
+        for name in ["x".repeat(70_000), "é".repeat(70_000), "🦀".repeat(70_000)] {
+            let rows = vec![vec![name.clone(), "1".into()], vec!["b".into(), "2".into()]];
+            let text = table(&["name", "n"], rows, &[]);
+            let whole: String = text.split_whitespace().collect();
+            assert!(whole.contains(&name[..1000 * name.chars().next().map_or(1, char::len_utf8)]));
+            assert_eq!(width([name.as_str(), "b"]), WIDEST_NAME);
+        }
+        assert_eq!((width(["é", "ab"]), width([])), (2, 0));
     }
 
     #[test]

@@ -42,6 +42,7 @@ plain! {
     PortKey = 12,
     PortBlock = 32,
     Identity = 16,
+    ServiceKey = 20,
     FlowKey = 44,
     Flow = 64,
     Opening = 128,
@@ -70,6 +71,8 @@ pub mod capacity {
     pub const PORTS: u32 = 131_072;
     /// Known addresses: of pods, nodes and Services, and those with a peer class.
     pub const ADDRESSES: u32 = 524_288;
+    /// [`super::ServiceKey`].
+    pub const SERVICES: u32 = 262_144;
     /// Buckets of [`super::Bucket::WAYS`] replied flows. A power of two.
     pub const FLOWS: u32 = 32_768;
     /// Replied flows that found their bucket full.
@@ -667,8 +670,48 @@ impl Identity {
     pub const IS_NODE: u32 = 1;
     /// An address of the node that runs this agent.
     pub const IS_THIS_NODE: u32 = 2;
-    /// An address of a Service: a cluster, external or load-balancer IP.
+    /// An address that a Service shows: a cluster, external or load-balancer IP.
+    /// It is the Service's on the ports in map `SERVICES` alone. Never set for a
+    /// pod's address.
     pub const IS_SERVICE: u32 = 4;
+    /// A pod's address that a Service shows as well: it stays the pod's, but what
+    /// goes to the ports in map `SERVICES` may end elsewhere.
+    pub const IS_CLAIMED: u32 = 8;
+    /// Either of them.
+    pub const SHOWN: u32 = Self::IS_SERVICE | Self::IS_CLAIMED;
+
+    /// Some of the ports of a Service at the address aren't in map `SERVICES`: who
+    /// it is decides, and any port may end elsewhere.
+    pub const IS_UNLISTED: u32 = 16;
+
+    /// What is left of it on a port that no Service has there. An address that is
+    /// nobody's but a Service's is nobody's then; its class never depends on that.
+    #[inline(always)]
+    pub const fn without_service(mut self) -> Self {
+        const _: () = assert!(Identity::IS_UNLISTED == Identity::IS_CLAIMED << 1);
+        if self.flags & (Self::IS_SERVICE | Self::IS_NODE) == Self::IS_SERVICE {
+            self.workload = Self::OUTSIDE;
+        }
+        let claimed = (self.flags & Self::IS_UNLISTED) >> 1;
+        self.flags = self.flags & !(Self::SHOWN | Self::IS_UNLISTED) | claimed;
+        self
+    }
+
+    /// Flags that say nothing of who it is.
+    pub const BESIDE: u32 = Self::IS_CLAIMED | Self::IS_UNLISTED;
+}
+
+/// Map `SERVICES`: a port at which nodes forward an address to a Service's
+/// backends. The value is of no meaning; no entry means that no Service has it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ServiceKey {
+    /// The address.
+    pub addr: Addr,
+    /// IANA protocol number: 6, 17 or 132.
+    pub protocol: u16,
+    /// The Service's port, in host order.
+    pub port: u16,
 }
 
 /// Key of a flow: one connection of one endpoint, seen from the endpoint, so that

@@ -144,7 +144,7 @@ fn target<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Addr> {
 fn claimable<T: Tables>(tables: &T, addr: &Addr) -> bool {
     addr.is_link_local()
         && !addr.is_made_from_mac()
-        && tables.identity(addr).workload == Identity::OUTSIDE
+        && tables.identity(addr).without_service().workload == Identity::OUTSIDE
 }
 
 /// At most two options, each either a link-layer address that is the pod's own

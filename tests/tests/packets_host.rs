@@ -220,6 +220,37 @@ fn a_sender_that_loses_a_service_or_its_freedom_loses_open_connections_behind_it
 }
 
 #[test]
+fn what_may_lead_to_a_service_is_decided_again_behind_it_and_nothing_else_is() {
+    let cases = [
+        ("front", 80, true),
+        ("front", 81, false),
+        ("shown", 90, true),
+        ("shown", 443, false),
+        // A pod's address that a Service shows.
+        ("plain", 90, true),
+        ("plain", 91, false),
+        ("callee", 90, false),
+        ("other-node", 90, true),
+        ("other-node", 91, true),
+    ];
+    for (to, port, again) in cases {
+        for v4 in [true, false] {
+            let mut host = Host::default();
+            let syn = Frame::tcp(
+                (address("staged", v4), 40_000),
+                (address(to, v4), port),
+                SYN,
+            );
+            // The first packet opens a flow, the second belongs to it.
+            for flags in [SYN, ACK] {
+                assert_step(&mut host, &from_pod("staged", &syn.flags(flags)));
+                assert_eq!(host.service, again, "{to} {port} {flags}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_flow() {
     let syn = Frame::tcp(
         (address("caller", true), 40_000),

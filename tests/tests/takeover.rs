@@ -3,10 +3,13 @@
 
 mod under_traffic;
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
+use ringfence_ebpf::abi::ABI_VERSION;
 use ringfence_tests::agent::{Agent, Manifest, Shop};
 
 use under_traffic::{WHILE, from_rogue, none_fell, under_traffic};
@@ -119,6 +122,36 @@ fn a_second_agent_on_the_same_pins_refuses_and_so_does_uninstall() {
     let uninstall = other.run(&["uninstall"]).unwrap();
     assert_eq!(uninstall.code, 3, "{uninstall:?}");
     shop.is_guarded("after the second agent").unwrap();
+}
+
+/// Ruleset and class of every rule in the pinned tables.
+fn numbers(agent: &Agent) -> BTreeSet<Vec<u8>> {
+    let pin = agent.pin_dir.join(format!("v{ABI_VERSION}/RULES"));
+    let rules = Map::HashMap(MapData::from_pin(pin).unwrap());
+    let rules: HashMap<MapData, [u8; 12], [u8; 8]> = rules.try_into().unwrap();
+    // Behind the world.
+    let numbers = rules.keys().map(|key| key.unwrap()[4..].to_vec());
+    numbers.collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_restart_numbers_rulesets_as_before_and_tables_of_another_key_are_numbered_otherwise() {
+    let mut shop = Shop::open().unwrap();
+    shop.start().unwrap();
+    let before = numbers(&shop.agent);
+    assert!(!before.is_empty());
+    for _ in 0..2 {
+        shop.agent.kill(&mut shop.net).unwrap();
+        shop.start().unwrap();
+        shop.agent.pass().unwrap();
+        assert_eq!(numbers(&shop.agent), before);
+    }
+    let mut other = Shop::open().unwrap();
+    other.start().unwrap();
+    let others = numbers(&other.agent);
+    assert_eq!(others.len(), before.len());
+    assert!(others.is_disjoint(&before), "{others:?}");
 }
 
 fn guarded(agent: &Agent) -> Vec<String> {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_ebpf::abi::Addr;
+use ringfence_ebpf::abi::{Addr, ServiceKey};
 
 use crate::{compile::writer::Before, prefix::Prefix, tables::Tables};
 
@@ -19,6 +19,8 @@ pub struct Keys {
     pub rules: BTreeSet<(u32, u32)>,
     /// Of `ports`.
     pub ports: BTreeSet<(u32, u16, u16)>,
+    /// Of `services`.
+    pub services: BTreeSet<ServiceKey>,
 }
 
 impl Keys {
@@ -31,6 +33,7 @@ impl Keys {
             cidrs: differing(&old.cidrs, &new.cidrs),
             rules: differing(&old.rules, &new.rules),
             ports: differing(&old.ports, &new.ports),
+            services: differing(&old.services, &new.services),
         }
     }
 
@@ -43,6 +46,7 @@ impl Keys {
             cidrs: rewritten::<Prefix, _>(&before.cidrs, &new.cidrs),
             rules: rewritten(&before.rules, &new.rules),
             ports: rewritten(&before.ports, &new.ports),
+            services: rewritten(&before.services, &new.services),
         }
     }
 
@@ -52,6 +56,7 @@ impl Keys {
             && self.cidrs.is_empty()
             && self.rules.is_empty()
             && self.ports.is_empty()
+            && self.services.is_empty()
     }
 
     /// Adds those of another change.
@@ -60,6 +65,7 @@ impl Keys {
         self.cidrs.extend(&other.cidrs);
         self.rules.extend(&other.rules);
         self.ports.extend(&other.ports);
+        self.services.extend(&other.services);
     }
 }
 

@@ -25,8 +25,8 @@ use overlay::Overlay;
 pub struct Change {
     /// Endpoints of the new generation that may lose something: their epoch
     /// rises, so that open flows are decided anew. New endpoints are among them,
-    /// and all where some address no longer is, or only now is, a node's or a
-    /// Service's: flows with this node are allowed whatever policy says, so is
+    /// and all where some address no longer is, or only now is, a node's or, on some
+    /// port, a Service's: flows with this node are allowed whatever policy says, so is
     /// what goes to a Service before DNAT, and the packets of a flow with what has
     /// become a Service don't say that they are to be decided after DNAT.
     pub raised: BTreeSet<PodKey>,
@@ -59,7 +59,7 @@ impl Change {
                 raised.insert(key.clone());
             }
         }
-        if kinds(&old.identities) != kinds(&new.identities) {
+        if kinds(&old.identities) != kinds(&new.identities) || old.services != new.services {
             raised = everybody(new);
         }
         Self {
@@ -125,7 +125,8 @@ fn everybody(tables: &Tables) -> BTreeSet<PodKey> {
 }
 
 /// Bits of an identity that decide, beyond who it is.
-const KINDS: u32 = Identity::IS_NODE | Identity::IS_THIS_NODE | Identity::IS_SERVICE;
+const KINDS: u32 =
+    Identity::IS_NODE | Identity::IS_THIS_NODE | Identity::SHOWN | Identity::IS_UNLISTED;
 
 /// Addresses of nodes and Services, and what they are.
 fn kinds(identities: &BTreeMap<Addr, (Text, u32)>) -> Vec<(Addr, u32)> {

@@ -11,7 +11,8 @@
 //!
 //! - Pods, Namespaces and Nodes feed subjects, peers and names of addresses.
 //! - NetworkPolicies, ClusterNetworkPolicies and the labels of pods and Namespaces feed rulesets.
-//! - Services and EndpointSlices feed only the way to cluster DNS.
+//! - Services say at which addresses and ports nodes forward packets; with
+//!   EndpointSlices they feed the way to cluster DNS and what `explain` says of calls.
 
 // Errors are rare here and each is shown to a person: a box would only be in their way.
 #![allow(clippy::result_large_err)]

@@ -84,6 +84,14 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
             found.add(&object, &field, message.to_owned());
         }
     }
+    for (namespace, name) in index.unlisted_services() {
+        let message = "more addresses times ports than its namespace's share has room for; its addresses are judged by policy";
+        found.add(
+            &format!("Service {namespace}/{name}"),
+            "spec",
+            message.to_owned(),
+        );
+    }
     found.0.sort();
     found.0
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ringfence_ebpf::{
-    abi::{Addr, EndpointWorld, Grant, PortBlock, PortKey, World},
+    abi::{Addr, EndpointWorld, Grant, PortBlock, PortKey, ServiceKey, World},
     verdict::PolicyTables,
 };
 
@@ -31,6 +31,8 @@ pub struct Tables {
     /// Workload and bits of [`ringfence_ebpf::abi::Identity`] of every known
     /// pod's and node's address; of a Service's address its `namespace/name`.
     pub identities: BTreeMap<Addr, (Arc<str>, u32)>,
+    /// The ports that Services have at their addresses.
+    pub services: BTreeMap<ServiceKey, ()>,
 }
 
 /// What one pod is under.
@@ -61,6 +63,17 @@ impl EndpointPolicy {
 }
 
 impl Tables {
+    /// The ports that Services have at an address.
+    pub(crate) fn service_ports(&self, addr: Addr) -> impl Iterator<Item = ServiceKey> {
+        let key = |protocol, port| ServiceKey {
+            addr,
+            protocol,
+            port,
+        };
+        let all = key(0, 0)..=key(u16::MAX, u16::MAX);
+        self.services.range(all).map(|(key, ())| *key)
+    }
+
     /// The class that prefixes alone give an address.
     pub(crate) fn class_by_prefix(&self, addr: &Addr, max: u8) -> u32 {
         prefix::longest(&self.cidrs, addr, max).map_or(0, |(_, class)| *class)

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 
 use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed};
+use ringfence_policy::compile::IdKey;
 
 use super::error::DatapathError;
 use super::maps::{Buckets, Maps, Raw, map_error};
@@ -26,6 +27,17 @@ pub(super) fn sow(maps: &mut Maps) -> Result<(), DatapathError> {
     maps.seed
         .set(0, Raw(seed), 0)
         .map_err(|error| map_error("writing", "SEED", &error))
+}
+
+/// The key of ids and of long names, from the tables' random numbers: as long as
+/// those stay, they are hashed alike.
+pub(super) fn id_key(maps: &Maps) -> Result<IdKey, DatapathError> {
+    let Raw(seed) = maps
+        .seed
+        .get(&0, 0)
+        .map_err(|error| map_error("reading", "SEED", &error))?;
+    let bytes: Vec<u8> = seed.0.into_iter().flat_map(u32::to_ne_bytes).collect();
+    Ok(IdKey::from_secret(&bytes))
 }
 
 fn random() -> std::io::Result<Seed> {

@@ -143,7 +143,7 @@ pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
         entries: entries as u64,
         capacity: u64::from(max_entries(name)),
     };
-    let mut all: Vec<MapUsage> = ["ADDRESSES", "CIDRS", "RULES", "PORTS"]
+    let mut all: Vec<MapUsage> = ["ADDRESSES", "CIDRS", "RULES", "PORTS", "SERVICES"]
         .map(|name| usage(name, datapath.worlds.entries(name)))
         .into();
     all.push(usage("ENDPOINTS", datapath.endpoints.len()));

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_ebpf::abi::{Addr, CidrKey, Grant, Identity, PortBlock, PortKey, RuleKey, World};
+use ringfence_ebpf::abi::{
+    Addr, CidrKey, Grant, Identity, PortBlock, PortKey, RuleKey, ServiceKey, World,
+};
 use ringfence_policy::delta::Keys;
 use ringfence_policy::tables::Tables;
 
@@ -20,6 +22,8 @@ pub(super) struct Dump {
     pub(super) cidrs: BTreeMap<(CidrKey, u32), u32>,
     pub(super) rules: BTreeMap<RuleKey, Grant>,
     pub(super) ports: BTreeMap<PortKey, PortBlock>,
+    /// Of one world, like names.
+    pub(super) services: BTreeMap<ServiceKey, u32>,
 }
 
 impl Dump {
@@ -36,6 +40,7 @@ impl Dump {
             cidrs,
             rules: entries("RULES", &maps.rules)?.into_iter().collect(),
             ports: entries("PORTS", &maps.ports)?.into_iter().collect(),
+            services: entries("SERVICES", &maps.services)?.into_iter().collect(),
         })
     }
 
@@ -84,6 +89,9 @@ impl Dump {
                         .copied()
                 },
             ),
+            services: differing(self.services.keys().copied(), &tables.services, |key| {
+                self.services.get(key).map(|_| ())
+            }),
         }
     }
 

@@ -5,7 +5,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
     Addr, Bucket, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
-    Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, capacity,
+    Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey, capacity,
 };
 
 use super::control::InForce;
@@ -34,6 +34,7 @@ pub(super) struct Maps {
     pub(super) rules: Hash<RuleKey, Grant>,
     pub(super) ports: Hash<PortKey, PortBlock>,
     pub(super) addresses: Hash<Addr, Identity>,
+    pub(super) services: Hash<ServiceKey, u32>,
     pub(super) flows: Buckets,
     pub(super) flows_more: Hash<FlowKey, Flow>,
     pub(super) opening: Buckets,
@@ -91,6 +92,7 @@ impl Maps {
             rules: typed!("RULES"),
             ports: typed!("PORTS"),
             addresses: typed!("ADDRESSES"),
+            services: typed!("SERVICES"),
             flows: typed!("FLOWS"),
             flows_more: typed!("FLOWS_MORE"),
             opening: typed!("OPENING"),
@@ -175,6 +177,7 @@ impl Maps {
     pub(super) fn policy(&mut self) -> PolicyMaps<'_> {
         PolicyMaps {
             addresses: &mut self.addresses,
+            services: &mut self.services,
             cidrs: &mut self.cidrs,
             rules: &mut self.rules,
             ports: &mut self.ports,
@@ -239,6 +242,7 @@ impl Maps {
 /// The maps that hold both worlds.
 pub(super) struct PolicyMaps<'m> {
     pub(super) addresses: &'m mut dyn Held<Addr, Identity>,
+    pub(super) services: &'m mut dyn Table<ServiceKey, u32>,
     pub(super) cidrs: &'m mut dyn Table<(CidrKey, u32), u32>,
     pub(super) rules: &'m mut dyn Table<RuleKey, Grant>,
     pub(super) ports: &'m mut dyn Table<PortKey, PortBlock>,
@@ -348,6 +352,7 @@ pub(super) fn max_entries(map: &str) -> u32 {
         "RULES" => capacity::RULES,
         "PORTS" => capacity::PORTS,
         "ADDRESSES" => capacity::ADDRESSES,
+        "SERVICES" => capacity::SERVICES,
         "FLOWS" => capacity::FLOWS,
         "FLOWS_MORE" => capacity::FLOWS_MORE,
         "OPENING" => capacity::OPENING,

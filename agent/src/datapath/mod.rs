@@ -42,6 +42,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ringfence_policy::compile::IdKey;
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
@@ -248,6 +249,11 @@ impl Datapath {
     pub fn endpoints(&self) -> Vec<EndpointState> {
         self.endpoints
             .states(&self.links, &self.names, self.worlds.active)
+    }
+
+    /// The key under which ids in the maps are hashes. It stays as long as the maps.
+    pub fn id_key(&self) -> IdKey {
+        self.names.key()
     }
 
     /// Generation of the world in force; rises with every flip.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use ringfence_ebpf::abi::{Identity, Name};
+use ringfence_policy::compile::IdKey;
 
+use super::buckets;
 use super::error::DatapathError;
 use super::maps::{AgentField, Maps, entries, map_error, max_entries};
 
@@ -18,6 +20,8 @@ pub(super) struct Names {
     ids: BTreeMap<Arc<str>, u32>,
     names: Shared,
     next: u32,
+    /// Of the hashes in long names.
+    key: IdKey,
 }
 
 impl Names {
@@ -36,6 +40,7 @@ impl Names {
             ids,
             names: Arc::new(RwLock::new(names)),
             next: highest.max(kept).max(Identity::FIRST),
+            key: buckets::id_key(maps)?,
         })
     }
 
@@ -49,7 +54,7 @@ impl Names {
         if let Some(id) = self.known(name) {
             return Ok(id);
         }
-        let name = shortened(name);
+        let name = shortened(name, &self.key);
         if self.ids.len() >= max_entries("NAMES") as usize {
             // Names are for people: a full table must not hold policy up.
             return Ok(Identity::UNNAMED);
@@ -71,7 +76,12 @@ impl Names {
 
     /// The id of a workload that has one.
     pub(super) fn known(&self, name: &str) -> Option<u32> {
-        self.ids.get(&*shortened(name)).copied()
+        self.ids.get(&*shortened(name, &self.key)).copied()
+    }
+
+    /// The key of ids and of long names.
+    pub(super) const fn key(&self) -> IdKey {
+        self.key
     }
 
     /// Names given.
@@ -100,15 +110,14 @@ pub(super) fn lookup(names: &Shared, id: u32) -> String {
 }
 
 /// Kubernetes names fit (63 + 1 + 63 bytes) unless an owner's name is longer
-/// than a label may be; then its tail gives way to a hash of the whole.
-fn shortened(name: &str) -> Cow<'_, str> {
+/// than a label may be; then its tail gives way to a hash of the whole. The hash has
+/// the tables' key, so that no name can be found that passes for another.
+fn shortened<'n>(name: &'n str, key: &IdKey) -> Cow<'n, str> {
     let room = size_of::<Name>();
     if name.len() <= room {
         return name.into();
     }
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = key.hash(name.as_bytes());
     let mut end = room - 17;
     while !name.is_char_boundary(end) {
         end -= 1;
@@ -137,15 +146,31 @@ mod tests {
 
     #[test]
     fn a_name_survives_the_map() {
-        for name in ["bank/service.account", &"x".repeat(128)] {
-            assert_eq!(text(&bytes(&shortened(name))), name);
+        let cut = &"é".repeat(64)[..126];
+        for name in ["bank/service.account", &"x".repeat(128), cut] {
+            let short = shortened(name, &IdKey::FIXED);
+            assert_eq!(text(&bytes(&short)), name);
         }
     }
 
     #[test]
-    fn names_too_long_for_the_map_stay_distinct() {
-        let (a, b) = ("é".repeat(80) + "a", "é".repeat(80) + "b");
-        assert_ne!(shortened(&a), shortened(&b));
-        assert!(shortened(&a).len() <= 128);
+    fn names_too_long_for_the_map_stay_distinct_wherever_their_characters_end() {
+        for shift in 0..4 {
+            let long = |end: &str| format!("{}{}{end}", "x".repeat(shift), "🦀".repeat(40));
+            let [a, b] = [long("a"), long("b")];
+            let short = [&a, &b].map(|name| shortened(name, &IdKey::FIXED).into_owned());
+            assert_ne!(short[0], short[1]);
+            for name in short {
+                assert!(name.len() <= 128 && name.contains('~'), "{name}");
+                assert_eq!(text(&bytes(&name)), name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_long_name_is_called_depends_on_the_tables_key() {
+        let name = "x".repeat(200);
+        let other = IdKey::from_secret(b"another");
+        assert_ne!(shortened(&name, &IdKey::FIXED), shortened(&name, &other));
     }
 }

@@ -4,13 +4,15 @@
 //! maps. Each world has the keys of the entries that it still lacks: those that a
 //! change wrote, and at first those that a dump shows to be otherwise.
 
-use ringfence_ebpf::abi::{Addr, CidrKey, Control, Identity, PortKey, RuleKey, World};
+use ringfence_ebpf::abi::{
+    Addr, CidrKey, Control, Identity, PortKey, RuleKey, ServiceKey, World,
+};
 use ringfence_policy::delta::Keys;
 use ringfence_policy::tables::Tables;
 
 use super::dump::Dump;
 use super::error::DatapathError;
-use super::maps::{Held, Maps, PolicyMaps, map_error};
+use super::maps::{Held, Maps, PolicyMaps, Table, map_error};
 use super::names::Names;
 use super::seat::side;
 use super::sync::bring;
@@ -28,6 +30,8 @@ pub(super) struct Worlds {
     sizes: [[usize; 3]; 2],
     /// How many addresses have an entry.
     addresses: usize,
+    /// How many ports Services were last brought to.
+    services: usize,
 }
 
 impl Worlds {
@@ -47,6 +51,7 @@ impl Worlds {
             lacking: Default::default(),
             sizes: Default::default(),
             addresses: 0,
+            services: 0,
         }
     }
 
@@ -76,6 +81,7 @@ impl Worlds {
         id: impl Fn(&str) -> Option<u32>,
     ) {
         self.addresses = dump.addresses.len();
+        self.services = dump.services.len();
         for world in [0, 1] {
             let lacking = dump.lacking(world, tables, &id);
             self.sizes[side(world)] = dump.sizes(world);
@@ -113,6 +119,7 @@ impl Worlds {
     ) -> Result<(), DatapathError> {
         let who = |addr: &Addr| who(tables, addr, |name| Some(id(name)));
         self.bring_addresses(maps.addresses, world, tables, who)?;
+        self.bring_services(maps.services, world, tables)?;
         let lacking = &mut self.lacking[side(world)];
         let cidr = |(addr, len): &(Addr, u8)| cidr_key(world, *addr, *len);
         let class = |known: &_| tables.cidrs.get(known).copied();
@@ -168,11 +175,27 @@ impl Worlds {
         Ok(())
     }
 
+    /// There is one world of them: what was written for one isn't lacking in the other.
+    fn bring_services(
+        &mut self,
+        map: &mut dyn Table<ServiceKey, u32>,
+        world: World,
+        tables: &Tables,
+    ) -> Result<(), DatapathError> {
+        let lacking = &mut self.lacking[side(world)].services;
+        let wanted = |key: &ServiceKey| tables.services.get(key).map(|()| 1);
+        bring("SERVICES", map, lacking, |key| *key, wanted)?;
+        self.lacking[side(world ^ 1)].services.clear();
+        self.services = tables.services.len();
+        Ok(())
+    }
+
     /// Entries of a policy map, both worlds together.
     pub(super) fn entries(&self, map: &str) -> usize {
         let both = |i: usize| self.sizes[0][i] + self.sizes[1][i];
         match map {
             "ADDRESSES" => self.addresses,
+            "SERVICES" => self.services,
             "CIDRS" => both(0),
             "RULES" => both(1),
             "PORTS" => both(2),

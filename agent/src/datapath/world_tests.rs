@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use ringfence_ebpf::abi::{Grant, PortBlock};
 
@@ -53,6 +53,7 @@ struct Kernel {
     cidrs: Faulty<(CidrKey, u32), u32>,
     rules: Faulty<RuleKey, Grant>,
     ports: Faulty<PortKey, PortBlock>,
+    services: Faulty<ServiceKey, u32>,
     writes_left: Rc<Cell<usize>>,
     active: World,
 }
@@ -65,6 +66,7 @@ impl Kernel {
             cidrs: Faulty::sharing(BTreeMap::new(), &writes_left),
             rules: Faulty::sharing(BTreeMap::new(), &writes_left),
             ports: Faulty::sharing(BTreeMap::new(), &writes_left),
+            services: Faulty::sharing(BTreeMap::new(), &writes_left),
             writes_left,
             active: 0,
         }
@@ -76,6 +78,7 @@ impl Kernel {
             cidrs: &mut self.cidrs,
             rules: &mut self.rules,
             ports: &mut self.ports,
+            services: &mut self.services,
         }
     }
 
@@ -85,16 +88,18 @@ impl Kernel {
             cidrs: self.cidrs.entries.clone(),
             rules: self.rules.entries.clone(),
             ports: self.ports.entries.clone(),
+            services: self.services.entries.clone(),
         }
     }
 
-    /// What a world says of policy: all but the names of addresses.
+    /// What a world says of policy: all but what is of one world.
     fn policy(&self, world: World) -> Dump {
         let Dump {
             addresses,
             mut cidrs,
             mut rules,
             mut ports,
+            services: _,
         } = self.dump();
         cidrs.retain(|(key, _), _| key.world == world);
         rules.retain(|key, _| key.world == world);
@@ -113,6 +118,7 @@ impl Kernel {
             cidrs,
             rules,
             ports,
+            services: BTreeMap::new(),
         }
     }
 }
@@ -150,10 +156,12 @@ prop_compose! {
         cidrs in btree_map((0_u8..3, 100_u8..104), 0_u32..4, 0..4),
         rules in btree_map((1_u32..4, 0_u32..4), (0_u32..3, 0_u32..3), 0..6),
         ports in btree_map((1_u32..3, 6_u16..8, 0_u16..3), any::<u64>(), 0..4),
+        services in btree_set((0_u8..3, 79_u16..82), 0..4),
     ) -> Tables {
         let addr = |last| Addr::v4([10, 0, 0, last]);
         let name = |length| Arc::from("x".repeat(length));
         let grant = |(enforced, staged)| Grant { enforced, staged };
+        let service = |last, port| ServiceKey { addr: addr(last), protocol: 6, port };
         let block = |bits| {
             let mut block = PortBlock::default();
             block.0[0] = bits;
@@ -166,6 +174,7 @@ prop_compose! {
             rules: rules.into_iter().map(|(k, v)| (k, grant(v))).collect(),
             ports: ports.into_iter().map(|(k, v)| (k, block(v))).collect(),
             endpoints: BTreeMap::new(),
+            services: services.into_iter().map(|(last, port)| (service(last, port), ())).collect(),
         }
     }
 }
@@ -223,9 +232,10 @@ proptest! {
             if done.is_ok() {
                 prop_assert!(worlds.are_level());
                 prop_assert_eq!(kernel.dump(), whole(&tables));
-                let entries = ["ADDRESSES", "CIDRS", "RULES", "PORTS"].map(|map| worlds.entries(map));
+                let maps = ["ADDRESSES", "CIDRS", "RULES", "PORTS", "SERVICES"];
+                let entries = maps.map(|map| worlds.entries(map));
                 let dump = kernel.dump();
-                let held = [dump.addresses.len(), dump.cidrs.len(), dump.rules.len(), dump.ports.len()];
+                let held = [dump.addresses.len(), dump.cidrs.len(), dump.rules.len(), dump.ports.len(), dump.services.len()];
                 prop_assert_eq!(entries, held);
             } else if matches!(fault, Fault::Crash(_)) {
                 worlds = Worlds::new(kernel.active, 0);

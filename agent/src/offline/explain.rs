@@ -33,6 +33,7 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
     if let Some(via) = &explanation.via {
         through(via, paint, &mut lines);
     }
+    lines.extend(explanation.note.clone());
     for side in [&explanation.egress, &explanation.ingress] {
         lines.push(String::new());
         describe(side, paint, &mut lines);

@@ -7,7 +7,7 @@ use ringfence_policy::matrix::{By, Cell, Difference, Matrix, Part, Query};
 use super::difference;
 use crate::cli::{self, MatrixArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
-use crate::output::{Paint, print, print_json, stream_json};
+use crate::output::{Paint, print, print_json, right, stream_json, width};
 
 /// Beyond so many rows or columns nobody can follow a line of characters.
 const WIDEST: usize = 60;
@@ -68,10 +68,10 @@ fn grid(matrix: &Matrix, paint: Paint) -> String {
     let square = rows == columns;
     let number = rows.len().to_string().len();
     let cell = ports.max(count.to_string().len());
-    let name = rows.iter().map(|name| name.len()).max().unwrap_or_default();
+    let name = width(rows.iter().copied());
     let mut text = heading(matrix);
     text.push_str(&" ".repeat(if square { number + 1 } else { 0 } + name));
-    (1..=count).for_each(|n| text.push_str(&format!("  {n:>cell$}")));
+    (1..=count).for_each(|n| text.push_str(&format!("  {}", right(&n.to_string(), cell))));
     text.push('\n');
     for (row, source) in rows.iter().enumerate() {
         if square {
@@ -91,7 +91,9 @@ fn grid(matrix: &Matrix, paint: Paint) -> String {
     if !square {
         text.push('\n');
         let names = columns.iter().zip(1..);
-        names.for_each(|(name, n)| text.push_str(&format!("{n:>cell$} {name}\n")));
+        names.for_each(|(name, n)| {
+            text.push_str(&format!("{} {name}\n", right(&n.to_string(), cell)))
+        });
     }
     text
 }
@@ -113,7 +115,7 @@ fn heading(matrix: &Matrix) -> String {
 
 /// Padded first: escape sequences have no width.
 fn coloured(found: &str, width: usize, paint: Paint) -> String {
-    let padded = format!("{found:>width$}");
+    let padded = right(found, width);
     match (found.contains(['.', '~']), found.contains(['X', '~'])) {
         (_, false) => paint.green(&padded),
         (false, true) => paint.red(&padded),
@@ -132,7 +134,7 @@ fn cell_text(cell: Cell, ports: usize) -> String {
 fn list(matrix: &Matrix) -> String {
     let ports: Vec<String> = matrix.ports().iter().map(ToString::to_string).collect();
     let columns: Vec<&str> = matrix.columns().collect();
-    let name = matrix.rows().map(str::len).max().unwrap_or_default();
+    let name = width(matrix.rows());
     let mut lines = Vec::new();
     for (row, source) in matrix.rows().enumerate() {
         let mut by_ports: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -153,12 +155,7 @@ fn list(matrix: &Matrix) -> String {
             lines.push((source, ports, destinations(&columns, &asked, &found)));
         }
     }
-    let middle = lines
-        .iter()
-        .map(|line| line.1.len())
-        .max()
-        .unwrap_or(0)
-        .max(5);
+    let middle = width(lines.iter().map(|line| line.1.as_str()).chain(["PORTS"]));
     let mut text = format!("{:<name$}  {:<middle$}  MAY CALL\n", "CALLER", "PORTS");
     for (source, ports, found) in lines {
         text.push_str(&format!("{source:<name$}  {ports:<middle$}  {found}\n"));

@@ -166,3 +166,20 @@ fn a_difference_is_by_workload_unless_asked_otherwise_and_marks_what_is_new() {
         "Nothing opens or closes on TCP/80.\n"
     );
 }
+
+#[test]
+fn a_name_of_any_length_is_printed_whole_and_short_ones_stay_aligned() {
+    let long = "x".repeat(70_000);
+    let few = bank("80") + &pod(&long, "10.0.0.3", "{app: other}");
+    let many = (0..WIDEST).map(|n| pod(&format!("p-{n}"), &format!("10.0.1.{n}"), "{app: p}"));
+    let many = few.clone() + &many.collect::<String>();
+    for yaml in [few, many] {
+        let text = text(&matrix(&yaml, ""), Paint::off());
+        assert!(text.contains(&format!("bank/{long}  ")), "no long name");
+        assert!(
+            text.contains(&format!("bank/api-0{}", " ".repeat(20))),
+            "no short one"
+        );
+        assert!(text.len() < 1_000_000, "{} bytes", text.len());
+    }
+}

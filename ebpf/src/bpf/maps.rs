@@ -15,8 +15,8 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
     Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, Stat, World,
-    capacity,
+    FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat,
+    World, capacity,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{Packet, Shape};
@@ -37,6 +37,8 @@ static RULES: HashMap<RuleKey, Grant> = HashMap::pinned(capacity::RULES, BPF_F_N
 static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF_F_NO_PREALLOC);
 #[map]
 static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(capacity::SERVICES, BPF_F_NO_PREALLOC);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::pinned(capacity::FRAGMENTS, 0);
 #[map]
@@ -194,6 +196,12 @@ impl Tables for Maps {
             Some(identity) => *identity,
             None => Identity::UNKNOWN,
         }
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> bool {
+        // SAFETY: not preallocated, see above; the value isn't read.
+        unsafe { SERVICES.get(key) }.is_some()
     }
 
     #[inline(never)]

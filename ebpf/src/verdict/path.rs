@@ -6,7 +6,9 @@ use super::flows::New;
 use super::memo::{Asks, Memo, Peer};
 use super::policy::policy_of_class;
 use super::{Context, Noted, Policy, Tables, Track, Verdict, half};
-use crate::abi::{Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, Stat};
+use crate::abi::{
+    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, ServiceKey, Stat,
+};
 use crate::packet::{self, Packet, Shape};
 
 /// Where a packet is looked at.
@@ -234,7 +236,10 @@ impl<'a, T: Tables> Path<'a, T> {
     fn look_up(&self, addr: &Addr, ruleset: u32, asks: Asks, memo: &mut Memo) {
         let (tables, control) = (self.tables, &self.context.control);
         let world = control.world();
-        let identity = tables.identity(addr);
+        let mut identity = tables.identity(addr);
+        if identity.flags & Identity::SHOWN != 0 && !self.is_forwarded(addr, asks) {
+            identity = identity.without_service();
+        }
         let class = || match identity.class(world) {
             Identity::BY_PREFIX => tables.class_by_prefix(world, addr),
             class => class,
@@ -246,6 +251,16 @@ impl<'a, T: Tables> Path<'a, T> {
             &identity,
             policy,
         );
+    }
+
+    /// Whether a Service has the port at the address.
+    #[inline(never)]
+    fn is_forwarded(&self, addr: &Addr, asks: Asks) -> bool {
+        self.tables.service(&ServiceKey {
+            addr: *addr,
+            protocol: u16::from(asks.protocol()),
+            port: asks.port(),
+        })
     }
 
     /// Whether an unknown TCP packet may be the reply of a connection that was
@@ -277,6 +292,8 @@ impl<'a, T: Tables> Path<'a, T> {
     /// node's: it may have more of them than the cluster says.
     #[inline(always)]
     pub(super) fn enters_tunnel(&self, workload: u32, flags: u32) -> bool {
+        // A pod's address is the pod's, whatever a Service shows.
+        let flags = flags & !Identity::BESIDE;
         self.packet.is(packet::mark::TUNNEL) && (workload < Identity::FIRST || flags != 0)
     }
 
@@ -297,7 +314,7 @@ impl<'a, T: Tables> Path<'a, T> {
     #[inline(always)]
     pub(super) fn flags(&self, who: u32) -> u8 {
         let mut flags = 0;
-        if who & (Identity::IS_NODE | Identity::IS_SERVICE) != 0 {
+        if who & (Identity::IS_NODE | Identity::SHOWN) != 0 {
             // A node's port may lead anywhere (NodePort, hostPort).
             flags |= Flow::SERVICE;
         }

@@ -305,6 +305,12 @@ impl<T: Tables> Path<'_, T> {
         verdict
     }
 
+    /// Whether the address is a known pod's or node's: a Service's has no neighbour.
+    #[inline(always)]
+    fn is_known(&self, addr: &Addr) -> bool {
+        self.tables.identity(addr).without_service().workload != Identity::OUTSIDE
+    }
+
     /// Whether it is neighbour or listener discovery that goes no further than a
     /// neighbour: otherwise a cut-off pod could send what it likes as such.
     #[inline(always)]
@@ -314,9 +320,7 @@ impl<T: Tables> Path<'_, T> {
         // Reports, not queries: those are the router's.
         packet.is_listener_discovery() && packet.detail != icmpv6::MLD_QUERY
             || packet.is_neighbour_discovery()
-                && (to.is_group_v6()
-                    || to.is_link_local()
-                    || self.tables.identity(to).workload != Identity::OUTSIDE)
+                && (to.is_group_v6() || to.is_link_local() || self.is_known(to))
     }
 }
 

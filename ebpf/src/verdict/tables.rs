@@ -4,7 +4,8 @@ use core::ops::DerefMut;
 
 use super::{Memo, PolicyTables};
 use crate::abi::{
-    Addr, Claim, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Identity, Quota, Stat, World,
+    Addr, Claim, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Identity, Quota, ServiceKey,
+    Stat, World,
 };
 use crate::conntrack::Clock;
 
@@ -27,6 +28,8 @@ pub trait Tables: PolicyTables {
     fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
     /// Who an address is; [`Identity::UNKNOWN`] if no entry names it.
     fn identity(&self, addr: &Addr) -> Identity;
+    /// Whether a Service has a port at an address.
+    fn service(&self, key: &ServiceKey) -> bool;
     /// The peer class that prefixes give an address.
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32;
 

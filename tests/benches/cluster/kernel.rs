@@ -5,13 +5,31 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use ringfence_ebpf::abi::{ABI_VERSION, Addr, Control, Grant, Identity, RuleKey};
+use ringfence_ebpf::abi::{ABI_VERSION, Addr, Control, Grant, Identity, RuleKey, Seed};
+use ringfence_policy::compile::IdKey;
 
 type Bytes<const N: usize> = [u8; N];
 const RULE: usize = size_of::<RuleKey>();
 const GRANT: usize = size_of::<Grant>();
 const IDENTITY: usize = size_of::<Identity>();
 const CONTROL: usize = size_of::<Control>();
+
+/// The random numbers of the tables here: the mirror numbers by them as well.
+const SEED: [u8; size_of::<Seed>()] = [7; size_of::<Seed>()];
+
+/// The key of the ids in tables of [`sow`]'s.
+pub(crate) fn id_key() -> IdKey {
+    IdKey::from_secret(&SEED)
+}
+
+/// Gives tables that nobody has made yet their random numbers; an agent keeps those.
+pub(crate) fn sow(pin_dir: &Path) -> Result<()> {
+    let folder = pin_dir.join(format!("v{ABI_VERSION}"));
+    std::fs::create_dir_all(&folder)?;
+    let mut seed: Array<MapData, Bytes<{ size_of::<Seed>() }>> = Array::create(1, 0)?;
+    seed.set(0, SEED, 0)?;
+    seed.pin(folder.join("SEED")).context("pinning map SEED")
+}
 
 /// What one entry is to be in the active world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

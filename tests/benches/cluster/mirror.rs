@@ -13,7 +13,7 @@ use ringfence_tests::clusters::NODE;
 use serde_json::Value;
 
 use crate::changes::Change;
-use crate::kernel::Mark;
+use crate::kernel::{self, Mark};
 
 pub(crate) struct Mirror {
     index: Index,
@@ -26,7 +26,7 @@ impl Mirror {
     pub(crate) fn new() -> Self {
         Self {
             index: Index::new(Config::default()),
-            compiler: Compiler::new(Scope::Node(NODE.to_owned())),
+            compiler: Compiler::keyed(Scope::Node(NODE.to_owned()), kernel::id_key()),
             classes: HashMap::new(),
         }
     }

@@ -17,7 +17,7 @@ use ringfence_tests::clusters::NODE;
 use ringfence_tests::testnet::Net;
 use serde_json::Value;
 
-use crate::kernel::{Kernel, Mark};
+use crate::kernel::{self, Kernel, Mark};
 
 /// How long the first world may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +68,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        kernel::sow(&self.net.pin_dir())?;
         let start = Instant::now();
         self.agent = Some(self.net.spawn(&mut command)?);
         loop {

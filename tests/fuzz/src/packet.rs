@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use ringfence_ebpf::abi::{Direction, EndpointWorld, Identity};
+use ringfence_ebpf::abi::{Direction, EndpointWorld, Identity, ServiceKey};
 use ringfence_ebpf::packet::{self, Packet, Shape, ethertype, icmpv6, protocol};
 use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::fixture::{self, PODS, Pod};
@@ -235,7 +235,13 @@ fn always_allowed(pod: &Pod, step: &Step, packet: &Packet) -> bool {
 /// Whether it is a call of a Service, which is decided behind it.
 fn to_service(pod: &Pod, step: &Step, packet: &Packet) -> bool {
     let known = policy().identities.get(&packet.destination);
-    let service = known.is_some_and(|(_, flags)| flags & Identity::IS_SERVICE != 0);
+    let shown = known.is_some_and(|(_, flags)| flags & Identity::IS_SERVICE != 0);
+    let key = ServiceKey {
+        addr: packet.destination,
+        protocol: u16::from(packet.protocol),
+        port: packet.destination_port,
+    };
+    let service = shown && policy().services.contains_key(&key);
     step.hook == Direction::Egress && service && pod.name != CUT
 }
 

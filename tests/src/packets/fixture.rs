@@ -97,7 +97,7 @@ pub fn find(name: &str) -> Pod {
 
 /// Everybody else whom packets come from or go to: name, how counters call
 /// them, IPv4 and IPv6 address.
-const OTHERS: [(&str, &str, &str, &str); 10] = [
+const OTHERS: [(&str, &str, &str, &str); 12] = [
     ("node", "node", "192.168.77.2", "fd77::2"),
     // The pod CIDR's .1, which is a bridge's own address.
     ("bridge", "node", "10.244.0.1", "fd00:10:244::1"),
@@ -105,6 +105,10 @@ const OTHERS: [(&str, &str, &str, &str); 10] = [
     ("far", "bank/far", "10.244.1.10", "fd00:10:244:1::10"),
     // A Service's address.
     ("front", "bank/front", "10.96.0.7", "fd00:10:96::7"),
+    // Addresses that Service `grab` shows: its own, and one that was nobody's. It
+    // shows those of `plain` and `other-node` as well.
+    ("grab", "bank/grab", "10.96.0.8", "fd00:10:96::8"),
+    ("shown", "bank/grab", "203.0.113.77", "2001:db8:9::77"),
     // In the CIDR that `friends` admits on some ports.
     ("friend", "outside", "192.0.2.7", "2001:db8:5::7"),
     // In its exceptions.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
     Addr, Bucket, Claim, Control, Direction, Endpoint, Flow, FlowKey, FragmentKey, Fragments,
-    Grant, Identity, Mac, PortKey, Protocol, Quota, Seed, Stat, Tag, World,
+    Grant, Identity, Mac, PortKey, Protocol, Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Frame, Head, Packet};
@@ -47,6 +47,8 @@ pub struct Host {
     pub control: Control,
     /// The clock.
     pub now: u64,
+    /// Whether the last packet was sent on to be decided again behind DNAT.
+    pub service: bool,
     last: Packet,
 }
 
@@ -71,6 +73,7 @@ impl Host {
                 ..Control::default()
             },
             now: 1000 * SECOND,
+            service: false,
             last: Packet::EMPTY,
         };
         for (addr, (name, flags)) in host.policy.identities.clone() {
@@ -177,6 +180,7 @@ impl Host {
             Some((_, endpoint)) => decide(self, &context, endpoint, &sent, packet, &mut room),
             None => verdict::unknown_endpoint(&self.control, step.hook, &room.noted),
         };
+        self.service = verdict.service;
         if !verdict.noted {
             return Expected::Pass;
         }
@@ -321,6 +325,10 @@ impl Tables for Host {
 
     fn identity(&self, addr: &Addr) -> Identity {
         self.identities.get(addr).copied().unwrap_or_default()
+    }
+
+    fn service(&self, key: &ServiceKey) -> bool {
+        self.policy.services.contains_key(key)
     }
 
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {

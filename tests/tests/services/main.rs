@@ -2,6 +2,7 @@
 //! real backend, wherever that is.
 #![allow(clippy::unwrap_used)]
 
+mod claims;
 mod cluster;
 mod hooks;
 mod look;

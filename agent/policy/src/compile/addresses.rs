@@ -1,11 +1,16 @@
 //! The class and the name of each address.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use ringfence_ebpf::abi::{Addr, Identity};
+use ringfence_ebpf::abi::{Addr, Identity, ServiceKey};
 
 use crate::{
-    index::{Index, Owner, Scope, groups::GroupId, owners::NodeClaim, pods::Shape},
+    index::{
+        Index, Owner, Scope,
+        groups::GroupId,
+        owners::{NodeClaim, ServiceClaim},
+        pods::Shape,
+    },
     intern::{HashMap, HashSet, Text},
     prefix::{self, Prefix},
 };
@@ -100,16 +105,25 @@ impl State {
         let by_prefix = found.map_or(NO_CLASS, |(_, (_, slot))| *slot);
         let owner = index.owner(&addr);
         let services = index.owners.services(&addr);
-        let flag = match services {
-            [] => 0,
-            _ => Identity::IS_SERVICE,
+        self.writer.services(addr, &ports(addr, services));
+        let unlisted = match services.iter().any(ServiceClaim::is_unlisted) {
+            true => Identity::IS_UNLISTED,
+            false => 0,
+        };
+        let flag = |flag: u32| {
+            if services.is_empty() {
+                0
+            } else {
+                flag | unlisted
+            }
         };
         let class = owner.and_then(|owner| match owner {
             Owner::Pod(id) => {
                 let group = index.group_of(id)?;
                 let shape = index.groups.shape(group);
                 let name = self.name(group, shape);
-                self.writer.identity(addr, Some((name, flag)));
+                let flags = flag(Identity::IS_CLAIMED);
+                self.writer.identity(addr, Some((name, flags)));
                 let claims = index.owners.nodes(&addr);
                 let made_up = index.made_up.contains(&addr);
                 Some(self.class_of_pod(index, (group, shape), (prefix, made_up), claims))
@@ -117,15 +131,15 @@ impl State {
             Owner::Node(claims) => {
                 let this = is_this(scope, claims);
                 let this_node = if this { Identity::IS_THIS_NODE } else { 0 };
-                let flags = Identity::IS_NODE | this_node | flag;
+                let flags = Identity::IS_NODE | this_node | flag(Identity::IS_SERVICE);
                 let identity = (self.names.get("node"), flags);
                 self.writer.identity(addr, Some(identity));
                 Some(self.class_of_node(index, prefix, this, claims))
             }
         });
         if class.is_none() {
-            let name = services.first();
-            let identity = name.map(|name| (Arc::clone(name), flag));
+            let first = services.first();
+            let identity = first.map(|first| (Arc::clone(&first.name), flag(Identity::IS_SERVICE)));
             self.writer.identity(addr, identity);
         }
         // An address that its prefix describes needs no entry of its own.
@@ -208,6 +222,19 @@ impl State {
             self.writer.cidr(prefix, class);
         }
     }
+}
+
+/// The ports that any of the Services has at an address. Where two have the same
+/// one, kube-proxy goes by whichever rule it wrote first, in no order: the egress of
+/// whoever calls is decided on the backend that it picks.
+fn ports(addr: Addr, services: &[ServiceClaim]) -> BTreeSet<ServiceKey> {
+    let all = services.iter().flat_map(|claim| claim.ports.iter());
+    let key = |(protocol, port): &(u16, u16)| ServiceKey {
+        addr,
+        protocol: *protocol,
+        port: *port,
+    };
+    all.map(key).collect()
 }
 
 /// Whether the claims say that an address is of the node that is compiled for.

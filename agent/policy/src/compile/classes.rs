@@ -192,10 +192,11 @@ fn hash(set: &[Member], peers: &Peers) -> u64 {
     let one = |(id, number): &Member| (peers.get(*id).map_or(0, |known| known.hash), *number);
     let mut hashes: Vec<(u64, Option<u16>)> = set.iter().map(one).collect();
     hashes.sort_unstable();
-    ids::fnv(hashes.iter().flat_map(|(hash, number)| {
+    let bytes = hashes.iter().flat_map(|(hash, number)| {
         let number = number.map_or(0, |n| u32::from(n) + 1);
         hash.to_be_bytes().into_iter().chain(number.to_be_bytes())
-    }))
+    });
+    peers.key.hash(&bytes.collect::<Vec<u8>>())
 }
 
 /// The peers of a set in the order of what they are.

@@ -9,7 +9,7 @@ use crate::{intern::HashMap, ports::Ports};
 use super::{
     charges::Table,
     classes::{ClassSlot, Classes, NO_CLASS},
-    ids::{self, Clash, Ids},
+    ids::{self, Clash, IdKey, Ids},
     peers::Peers,
     rulesets::{Pair, RulesetSlot, Rulesets},
     slots::{Slots, Turnover},
@@ -34,6 +34,7 @@ pub(super) struct PortSets {
     slots: Slots<Set>,
     by_ports: HashMap<Ports, SetSlot>,
     by_id: HashMap<u32, SetSlot>,
+    key: IdKey,
     ids: Ids,
     touched: Vec<SetSlot>,
 }
@@ -42,8 +43,9 @@ pub(super) struct PortSets {
 type Pending = (u32, u32, [SetSlot; 2]);
 
 impl PortSets {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(key: IdKey) -> Self {
         Self {
+            key,
             slots: Slots::default(),
             by_ports: HashMap::default(),
             by_id: HashMap::default(),
@@ -104,7 +106,7 @@ impl PortSets {
             };
             let blocks = match set.ports.singles().is_empty() {
                 true => 0,
-                false => self.ids.take(ids::of(&set.ports))?,
+                false => self.ids.take(self.key.of(&set.ports))?,
             };
             self.number(slot, blocks, writer, room);
         }
@@ -119,7 +121,7 @@ impl PortSets {
         for (slot, set) in self.slots.iter() {
             match set.ports.singles().is_empty() {
                 true => given.push((slot, 0)),
-                false => contents.push((ids::of(&set.ports), (set.ports.clone(), slot))),
+                false => contents.push((self.key.of(&set.ports), (set.ports.clone(), slot))),
             }
         }
         let order = |a: &(Ports, SetSlot), b: &(Ports, SetSlot)| a.0.cmp(&b.0);

@@ -1,11 +1,16 @@
 //! Ids that are hashes of what they stand for.
 //!
-//! So an unrelated change doesn't renumber, and two agents (or one agent before
-//! and after a restart) number alike. Two contents of one hash are told apart
-//! in the order of their contents, never by chance or by who came first.
+//! So an unrelated change doesn't renumber, and one agent before and after a
+//! restart numbers alike. The hash has a key that lives as long as the tables do:
+//! nobody who writes policies can find two contents of one hash. Where two have one
+//! by chance, they are told apart in the order of their contents, never by who
+//! came first.
+
+use std::fmt;
 
 use ringfence_ebpf::abi::PortSet;
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 use crate::intern::HashSet;
 
@@ -28,26 +33,51 @@ pub(super) const BLOCKS: Space = Space {
     step: 16,
 };
 
-/// FNV-1a, 64 bits.
-pub(super) fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+/// The key of the hash behind ids. Under one key the same objects give the same
+/// tables; those of another key can't be compared with them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IdKey([u64; 2]);
+
+impl IdKey {
+    /// For tables that stay in this process: anybody may know it.
+    pub const FIXED: Self = Self([0; 2]);
+
+    /// From a secret that is as hard to guess as 128 random bits.
+    pub fn from_secret(secret: &[u8]) -> Self {
+        Self([1, 2].map(|half| SipHasher13::new_with_keys(half, half).hash(secret)))
+    }
+
+    /// SipHash-1-3.
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        SipHasher13::new_with_keys(self.0[0], self.0[1]).hash(bytes)
+    }
+
+    /// The hash of a canonical value: its compact JSON, in which sets are sorted.
+    pub(super) fn of<T: Serialize>(&self, content: &T) -> u64 {
+        // Serializing to memory fails only for maps with keys that aren't text or
+        // numbers; no content has one, and an empty text would only mean more collisions.
+        self.hash(&serde_json::to_vec(content).unwrap_or_default())
+    }
 }
 
-/// The hash of a canonical value: its compact JSON, in which sets are sorted.
-pub(super) fn of<T: Serialize>(content: &T) -> u64 {
-    // Serializing to memory fails only for maps with keys that aren't text or
-    // numbers; no content has one, and an empty text would only mean more collisions.
-    fnv(serde_json::to_vec(content).unwrap_or_default())
+impl Default for IdKey {
+    fn default() -> Self {
+        Self::FIXED
+    }
+}
+
+/// Nothing that ends in a log.
+impl fmt::Debug for IdKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdKey")
+    }
 }
 
 impl Space {
     /// The id that a hash asks for; 0 is none.
     pub(super) fn preferred(&self, hash: u64) -> u32 {
-        // The upper half is folded in: FNV's low bits alone depend on few input bits.
         #[allow(clippy::cast_possible_truncation)]
-        let id = (hash ^ (hash >> 32)) as u32 & self.mask;
+        let id = hash as u32 & self.mask;
         #[cfg(test)]
         let id = id & FEW.get();
         id
@@ -161,8 +191,37 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_fnv_1a() {
-        assert_eq!(fnv([]), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv(*b"a"), 0xaf63_dc4c_8601_ec8c);
+    fn contents_that_clash_under_one_key_do_not_under_another() {
+        let id = |key: IdKey, n: u32| PLAIN.preferred(key.of(&n));
+        // Two of 200,000 contents that have one id of 32 bits.
+        let mut first = std::collections::HashMap::new();
+        let clash = (0..200_000).find_map(|n| {
+            let other = first.insert(id(IdKey::FIXED, n), n)?;
+            Some((other, n))
+        });
+        let (a, b) = clash.expect("4.7 pairs are to be expected");
+        assert_eq!(id(IdKey::FIXED, a), id(IdKey::FIXED, b));
+        let other = IdKey::from_secret(b"another");
+        assert_ne!(id(other, a), id(other, b));
+    }
+
+    #[test]
+    fn a_key_depends_on_every_byte_of_its_secret_and_is_the_same_each_time() {
+        let key = IdKey::from_secret(&[7; 48]);
+        assert_eq!(key, IdKey::from_secret(&[7; 48]));
+        for at in 0..48 {
+            let mut secret = [7; 48];
+            secret[at] ^= 1;
+            let other = IdKey::from_secret(&secret);
+            assert!(key.0[0] != other.0[0] && key.0[1] != other.0[1], "{at}");
+        }
+        assert_ne!(key.0[0], key.0[1]);
+    }
+
+    #[test]
+    fn the_hash_is_siphash_1_3() {
+        // The reference's key 00 01 02 … and its empty message.
+        let key = IdKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
+        assert_eq!(key.hash(&[]), 0xabac_0158_050f_c4dc);
     }
 }

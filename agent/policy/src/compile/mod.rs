@@ -55,6 +55,7 @@ use classes::{ClassSlot, Classes};
 use covers::Covered;
 use grants::{Parts, PortSets, Room};
 use ids::Clash;
+pub use ids::IdKey;
 use locals::Locals;
 use peers::Peers;
 use rulesets::Rulesets;
@@ -80,6 +81,7 @@ pub struct Compiler {
 /// Everything that was found out for one set of tables.
 #[derive(Debug)]
 struct State {
+    key: IdKey,
     locals: Locals,
     peers: Peers,
     classes: Classes,
@@ -109,13 +111,19 @@ struct Work {
 }
 
 impl Compiler {
-    /// A compiler that has seen nothing yet.
+    /// A compiler that has seen nothing yet, whose tables nobody else compares.
     pub fn new(scope: Scope) -> Self {
+        Self::keyed(scope, IdKey::FIXED)
+    }
+
+    /// One whose ids are hashes under a key: that of the tables in force, so that
+    /// what stays the same keeps its entries.
+    pub fn keyed(scope: Scope, key: IdKey) -> Self {
         Self {
             scope,
             looked: 0,
             updates: 0,
-            state: State::new(None),
+            state: State::new(key, None),
             shares: None,
             checked: [0; 2],
         }
@@ -126,7 +134,7 @@ impl Compiler {
     #[must_use]
     pub fn with_capacity(self, capacity: Capacity) -> Self {
         Self {
-            state: State::new(Some(capacity)),
+            state: State::new(self.state.key, Some(capacity)),
             shares: Some(Shares::new(capacity)),
             ..self
         }
@@ -191,7 +199,8 @@ impl Compiler {
 
     /// Compiles everything from scratch.
     pub(crate) fn rebuild(&mut self, index: &Index) {
-        self.state = State::new(self.shares.as_ref().map(|shares| shares.capacity));
+        let capacity = self.shares.as_ref().map(|shares| shares.capacity);
+        self.state = State::new(self.state.key, capacity);
         let state = &mut self.state;
         let scope = &self.scope;
         let local = index.live().filter(|(_, pod)| is_local(scope, pod));
@@ -267,22 +276,23 @@ fn is_local(scope: &Scope, pod: &PodEntry) -> bool {
 }
 
 impl State {
-    fn new(capacity: Option<Capacity>) -> Self {
+    fn new(key: IdKey, capacity: Option<Capacity>) -> Self {
         let count = |of: fn(&Capacity) -> u32| {
             let entries = capacity.as_ref().map(of);
             entries.map_or(usize::MAX, |entries| entries as usize)
         };
         Self {
+            key,
             room: Room {
                 rules: count(|c| c.rules),
                 ports: count(|c| c.ports),
                 full: None,
             },
             locals: Locals::default(),
-            peers: Peers::default(),
+            peers: Peers::new(key),
             classes: Classes::new(),
             rulesets: Rulesets::new(),
-            sets: PortSets::new(),
+            sets: PortSets::new(key),
             prefixes: BTreeMap::new(),
             placed: Placed::default(),
             names: Pool::default(),

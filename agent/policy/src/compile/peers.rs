@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    ids,
+    ids::IdKey,
     lookup::{Place, candidates, place},
     peer::{Base, Block, Peer},
     slots::Slots,
@@ -41,6 +41,8 @@ pub(super) struct Known {
 /// likely ones.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
+    /// Of the ids of whatever names them.
+    pub(super) key: IdKey,
     slots: Slots<Known>,
     ids: HashMap<Peer, PeerId>,
     by_label: HashMap<(Text, Text), Vec<PeerId>>,
@@ -64,6 +66,13 @@ pub(super) struct Peers {
 }
 
 impl Peers {
+    pub(super) fn new(key: IdKey) -> Self {
+        Self {
+            key,
+            ..Self::default()
+        }
+    }
+
     /// A peer in use; only ids that are still given out may be asked for.
     pub(super) fn get(&self, id: PeerId) -> Option<&Known> {
         self.slots.get(id)
@@ -98,7 +107,7 @@ impl Peers {
     fn create(&mut self, peer: &Peer) -> PeerId {
         let known = Known {
             peer: peer.clone(),
-            hash: ids::of(peer),
+            hash: self.key.of(peer),
             users: Vec::new(),
             classes: Vec::new(),
             groups: Vec::new(),

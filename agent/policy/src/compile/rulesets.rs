@@ -262,13 +262,13 @@ fn hash(halves: &[Option<Ready>; 2], peers: &Peers) -> u64 {
             .iter()
             .for_each(|given| given.hash(peers, &mut bytes));
     }
-    ids::fnv(bytes)
+    peers.key.hash(&bytes)
 }
 
 impl ByPeer {
     fn hash(&self, peers: &Peers, bytes: &mut Vec<u8>) {
         let ports = |given: &Given| match given {
-            Given::Ports(ports) => ids::of(ports),
+            Given::Ports(ports) => peers.key.of(ports),
             // The peer says which.
             Given::Asked(_) => 0,
         };
@@ -277,7 +277,7 @@ impl ByPeer {
         };
         let mut hashes: Vec<(u64, u64)> = self.peers.iter().map(one).collect();
         hashes.sort_unstable();
-        bytes.extend(ids::of(&self.anyone).to_be_bytes());
+        bytes.extend(peers.key.of(&self.anyone).to_be_bytes());
         bytes.extend(hashes.len().to_be_bytes());
         for (peer, ports) in hashes {
             bytes.extend(peer.to_be_bytes());

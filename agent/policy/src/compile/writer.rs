@@ -1,8 +1,8 @@
 //! Tables as they are written, and what they held before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_ebpf::abi::{Addr, Grant, PortBlock};
+use ringfence_ebpf::abi::{Addr, Grant, PortBlock, ServiceKey};
 
 use crate::{
     index::PodKey,
@@ -23,6 +23,7 @@ pub(crate) struct Before {
     pub(crate) ports: Old<(u32, u16, u16), PortBlock>,
     pub(crate) endpoints: Old<PodKey, EndpointPolicy>,
     pub(crate) identities: Old<Addr, (Text, u32)>,
+    pub(crate) services: Old<ServiceKey, ()>,
 }
 
 /// Tables that remember what was in them.
@@ -49,6 +50,7 @@ impl Writer {
         restore(&mut tables.ports, before.ports);
         restore(&mut tables.endpoints, before.endpoints);
         restore(&mut tables.identities, before.identities);
+        restore(&mut tables.services, before.services);
     }
 
     pub(super) fn class(&mut self, addr: Addr, class: Option<u32>) {
@@ -87,6 +89,16 @@ impl Writer {
         }
         let old = self.before.as_mut().map(|b| &mut b.identities);
         write(&mut self.tables.identities, old, addr, identity);
+    }
+
+    /// Writes the ports that Services have at an address.
+    pub(super) fn services(&mut self, addr: Addr, ports: &BTreeSet<ServiceKey>) {
+        let held: BTreeSet<ServiceKey> = self.tables.service_ports(addr).collect();
+        for key in held.symmetric_difference(ports) {
+            let old = self.before.as_mut().map(|b| &mut b.services);
+            let value = ports.contains(key).then_some(());
+            write(&mut self.tables.services, old, *key, value);
+        }
     }
 }
 
@@ -138,6 +150,7 @@ mod tests {
         writer.identity(Addr::UNSPECIFIED, Some(("a/b".into(), 0)));
         writer.endpoint(PodKey::default(), Some(EndpointPolicy::default()));
         writer.ports((16, 6, 0), Some(PortBlock::default()));
+        writer.services(Addr::UNSPECIFIED, &[ServiceKey::default()].into());
         assert_ne!(writer.tables, whole);
         writer.undo();
         assert_eq!(writer.tables, whole);

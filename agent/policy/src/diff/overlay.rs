@@ -71,7 +71,9 @@ impl<'t> Overlay<'t> {
     pub(super) fn changes_kinds(&self) -> bool {
         let kinds = |known: Option<&(Text, u32)>| known.map_or(0, |(_, flags)| flags & KINDS);
         let mut before = self.before.identities.iter();
+        let mut ports = self.before.services.iter();
         before.any(|(addr, old)| kinds(old.as_ref()) != kinds(self.new.identities.get(addr)))
+            || ports.any(|(key, old)| old.as_ref() != self.new.services.get(key))
     }
 
     pub(super) fn relocates(&self) -> bool {
@@ -90,6 +92,7 @@ impl<'t> Overlay<'t> {
             ports,
             endpoints,
             identities: _,
+            services: _,
         } = self.before;
         let new = self.new;
         classes

@@ -30,6 +30,7 @@ use crate::{
 };
 
 pub use party::{ExplainError, Party, PartyKind};
+use service::Called;
 pub use service::{Backend, Via};
 pub use side::{Allowing, Isolation, Side};
 
@@ -57,6 +58,9 @@ pub struct Explanation {
     /// The Service that was called; absent if none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
+    /// What a person should know of a Service that shows the callee's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The worse of both sides.
     pub verdict: Verdict,
     /// The caller's side.
@@ -82,8 +86,9 @@ pub struct Fix {
 
 /// Explains a call from `from` to `to`, each `ns/pod`, `ns/service`, `outside`
 /// or an address; `pod:` and `svc:` in front say which is meant. A Service's
-/// address stands for its backends, each on its own port: nodes rewrite the
-/// packet before the sender's egress is decided.
+/// address and port stand for its backends, each on its own port: nodes rewrite
+/// the packet before the sender's egress is decided. On every other port, and
+/// where it is a pod's, the address is judged as if no Service showed it.
 ///
 /// # Errors
 /// A name that isn't known, or that is both a pod and a service of other pods.
@@ -95,7 +100,11 @@ pub fn explain(
 ) -> Result<Explanation, ExplainError> {
     let case = Case::new(index);
     let from = party::find(&case, from)?;
-    let (to, mut via) = service::find(&case, to, port)?;
+    let Called {
+        callees: to,
+        mut via,
+        note,
+    } = service::find(&case, to, port)?;
     let pairs = from.iter().flat_map(|f| to.iter().map(move |t| (f, t)));
     let sides = pairs.map(|(f, t)| {
         let (egress, ingress) = side::both(&case, f, &t.0, &t.1);
@@ -121,6 +130,7 @@ pub fn explain(
         to: to.clone(),
         port: *port,
         via,
+        note,
         verdict,
         egress,
         ingress,

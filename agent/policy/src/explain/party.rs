@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::{
     index::{Owner, groups::PodId},
-    ports::PortSpec,
     select::{NameError, PodsName},
 };
 
@@ -53,14 +52,6 @@ pub enum ExplainError {
     /// A service without pods.
     #[error("there are no pods to explain it for")]
     NoPods,
-    /// A Service's address on a port that isn't the Service's.
-    #[error("Service {service} has no port {port}: nodes forward nothing there")]
-    NoServicePort {
-        /// `namespace/name`.
-        service: String,
-        /// What was asked for.
-        port: PortSpec,
-    },
     /// A Service's address with nobody behind it.
     #[error("Service {0} has no backends: nodes reject the call")]
     NoBackends(String),

@@ -6,7 +6,7 @@ use ringfence_ebpf::abi::Addr;
 use serde::Serialize;
 
 use crate::{
-    index::{Index, PodEntry, feed::SERVICE_NAME, groups::PodId},
+    index::{Index, Owner, PodEntry, feed::SERVICE_NAME, groups::PodId, owners::ServiceClaim},
     model::{EndpointSlice, IntOrString, Service, ServicePort},
     ports::PortSpec,
     select,
@@ -44,14 +44,21 @@ pub struct Backend {
 /// Who is called, and on which port of its own.
 pub(super) type Callee = (Party, PortSpec);
 
+/// Whom a name means, and how a Service comes into it.
+pub(super) struct Called {
+    /// Everybody who may get the call.
+    pub(super) callees: Vec<Callee>,
+    /// The Service, if it is one's address and port.
+    pub(super) via: Option<Via>,
+    /// What a person should know of a Service that has no part in it.
+    pub(super) note: Option<String>,
+}
+
 /// Whom a name means, and through which Service if it is a Service's address.
-pub(super) fn find(
-    case: &Case<'_>,
-    text: &str,
-    port: &PortSpec,
-) -> Result<(Vec<Callee>, Option<Via>), ExplainError> {
-    if let Ok(ip) = text.parse()
-        && let Some((name, service)) = called(case, ip, port)?
+pub(super) fn find(case: &Case<'_>, text: &str, port: &PortSpec) -> Result<Called, ExplainError> {
+    let at = text.parse().ok();
+    if let Some(ip) = at
+        && let Some((name, service)) = called(case, ip, port)
     {
         let backends = backends(case, service, ip, port);
         if backends.is_empty() {
@@ -63,32 +70,58 @@ pub(super) fn find(
             port: *port,
             backends: Vec::new(),
         };
-        return Ok((backends, Some(via)));
+        return Ok(Called {
+            callees: backends,
+            via: Some(via),
+            note: None,
+        });
     }
     let parties = party::find(case, text)?.into_iter();
-    Ok((parties.map(|party| (party, *port)).collect(), None))
+    Ok(Called {
+        callees: parties.map(|party| (party, *port)).collect(),
+        via: None,
+        note: at.and_then(|ip| note(case, ip, port)),
+    })
 }
 
-/// The Service that is called at an address and port. An address that is a pod's
-/// or a node's as well is a Service's on that Service's ports alone.
-fn called<'c>(
-    case: &'c Case<'_>,
-    ip: IpAddr,
-    port: &PortSpec,
-) -> Result<Option<(&'c str, &'c Service)>, ExplainError> {
+/// The Service that is called at an address and port: the first one that has the
+/// port there. A pod's address is the pod's, whatever a Service shows; a node's
+/// stays the node's on all other ports.
+fn called<'c>(case: &'c Case<'_>, ip: IpAddr, port: &PortSpec) -> Option<(&'c str, &'c Service)> {
     let addr = Addr::from(ip);
-    let names = case.index.owners.services(&addr).iter();
-    let mut all = names.filter_map(|name| Some((&**name, object(&case.index, name)?)));
-    let first = all.clone().next();
-    let found = all.find(|(_, service)| port_of(service, port).is_some());
-    match (found, first) {
-        (None, Some((name, _))) if case.index.owner(&addr).is_none() => {
-            Err(ExplainError::NoServicePort {
-                service: name.to_owned(),
-                port: *port,
-            })
-        }
-        (found, _) => Ok(found),
+    if let Some(Owner::Pod(_)) = case.index.owner(&addr) {
+        return None;
+    }
+    let claims = case.index.owners.services(&addr).iter();
+    let mut having = claims.filter(|claim| has(claim, port));
+    having.find_map(|claim| Some((&*claim.name, object(&case.index, &claim.name)?)))
+}
+
+fn has(claim: &ServiceClaim, port: &PortSpec) -> bool {
+    let key = (u16::from(port.protocol), port.port);
+    claim.ports.binary_search(&key).is_ok()
+}
+
+/// What a Service that shows the address changes, though the call isn't its own.
+fn note(case: &Case<'_>, ip: IpAddr, port: &PortSpec) -> Option<String> {
+    let addr = Addr::from(ip);
+    let claims = case.index.owners.services(&addr);
+    match (
+        claims.iter().find(|claim| has(claim, port)),
+        case.index.owner(&addr),
+    ) {
+        (Some(claim), Some(Owner::Pod(_))) => Some(format!(
+            "Service {} shows this address of a pod: where a node forwards the call to one of its backends, egress is decided on that too",
+            claim.name
+        )),
+        (None, None) => claims.first().map(|claim| {
+            let name = &claim.name;
+            match claim.is_unlisted() {
+                true => format!("Service {name} at {ip} isn't listed: egress is decided on the address, and on the backend"),
+                false => format!("Service {name} at {ip} has no port {port}: nodes forward nothing there"),
+            }
+        }),
+        _ => None,
     }
 }
 
@@ -176,6 +209,7 @@ fn from_slices<'c>(
     let meta = &service.metadata;
     let own = |slice: &&EndpointSlice| {
         slice.metadata.namespace == meta.namespace
+            && !slice.is_left_out()
             && slice.metadata.labels.get(SERVICE_NAME) == Some(&meta.name)
     };
     let slices = case.index.slices.values().filter(own);

@@ -91,27 +91,75 @@ fn the_fix_for_a_service_allows_the_backend_that_was_denied() {
 }
 
 #[test]
-fn an_address_that_is_a_pods_as_well_is_the_services_on_its_ports_alone() {
+fn an_address_that_is_a_pods_stays_the_pods_on_every_port() {
     let (objects, shared) = (cluster(), "10.0.0.1");
-    let service = ask(&objects, "b/good", shared, "TCP/80").expect("a Service");
-    assert_eq!(backends(&service).len(), 2);
-    let other = ask(&objects, "b/good", shared, "TCP/443").expect("a pod");
-    assert_eq!((other.via, other.to.name.as_str()), (None, "b/caller"));
+    for (port, noted) in [("TCP/80", true), ("TCP/443", false)] {
+        let found = ask(&objects, "b/good", shared, port).expect("a pod");
+        assert_eq!((found.via, found.to.name.as_str()), (None, "b/caller"));
+        assert_eq!(found.note.is_some(), noted, "{port}");
+    }
 }
 
 #[test]
-fn a_port_that_the_service_lacks_and_a_service_without_backends_are_said() {
+fn an_address_that_is_a_nodes_is_the_services_on_its_ports_alone() {
     let mut objects = cluster();
-    for port in ["TCP/443", "UDP/80", "ICMP"] {
-        let error = ask(&objects, "b/caller", "10.96.0.7", port).expect_err(port);
-        assert!(
-            matches!(error, ExplainError::NoServicePort { .. }),
-            "{error}"
-        );
+    objects.push(json!({
+        "kind": "Node", "metadata": {"name": "n1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]},
+    }));
+    let service = objects.iter_mut().find(|o| o["kind"] == "Service");
+    service.expect("a Service")["spec"]["externalIPs"] = json!(["192.168.0.1"]);
+    let called = ask(&objects, "b/good", "192.168.0.1", "TCP/80").expect("a Service");
+    assert_eq!(backends(&called).len(), 2);
+    let other = ask(&objects, "b/good", "192.168.0.1", "TCP/443").expect("a node");
+    assert_eq!((other.via, other.to.workload.as_str()), (None, "node"));
+}
+
+#[test]
+fn on_a_port_that_no_service_has_its_address_is_judged_as_any_other() {
+    let mut objects = cluster();
+    objects.push(netpol(
+        "b/blocks",
+        json!({
+            "podSelector": {"matchLabels": {"app": "caller"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.96.0.0/16"}}], "ports": [{"port": 443}]}],
+        }),
+    ));
+    for (port, verdict) in [
+        ("TCP/443", Verdict::Allowed),
+        ("UDP/80", Verdict::Denied),
+        ("ICMP", Verdict::Denied),
+    ] {
+        let found = ask(&objects, "b/caller", "10.96.0.7", port).expect(port);
+        assert_eq!((found.via, found.verdict), (None, verdict), "{port}");
+        assert_eq!(found.to.workload, "outside");
+        let note = found.note.expect("what the Service lacks is said");
+        assert!(note.contains("b/front") && note.contains(port), "{note}");
     }
+}
+
+#[test]
+fn a_service_without_backends_is_said() {
+    let mut objects = cluster();
     objects.retain(|o| o["metadata"]["labels"]["app"] != "web");
     let error = ask(&objects, "b/caller", "10.96.0.7", "TCP/80").expect_err("nobody is there");
     assert_eq!(error, ExplainError::NoBackends("b/front".into()));
+}
+
+#[test]
+fn a_cluster_ip_is_its_own_services_where_another_shows_it_on_the_same_port() {
+    let mut objects = cluster();
+    objects.push(json!({
+        "kind": "Service", "metadata": {"namespace": "a", "name": "thief"},
+        "spec": {
+            "selector": {"app": "other"}, "clusterIP": "10.96.0.8", "externalIPs": ["10.96.0.7"],
+            "ports": [{"port": 80}, {"port": 82}],
+        },
+    }));
+    let found = ask(&objects, "b/caller", "10.96.0.7", "TCP/80").expect("a Service");
+    assert_eq!(found.via.expect("a Service").service, "b/front");
+    let error = ask(&objects, "b/caller", "10.96.0.7", "TCP/82").expect_err("nobody is there");
+    assert_eq!(error, ExplainError::NoBackends("a/thief".into()));
 }
 
 #[test]
@@ -135,4 +183,21 @@ fn backends_of_slices_are_judged_by_their_addresses_and_the_slices_ports() {
         ("198.51.100.9", port(), Verdict::Denied),
     ];
     assert_eq!(backends(&found), expected);
+}
+
+#[test]
+fn slices_that_are_left_to_another_proxy_have_no_backends() {
+    let mut objects = cluster();
+    let service = objects.iter_mut().find(|o| o["kind"] == "Service");
+    service.expect("a Service")["spec"]["selector"] = json!({});
+    let labels = json!({
+        "kubernetes.io/service-name": "front", "service.kubernetes.io/service-proxy-name": "other",
+    });
+    objects.push(json!({
+        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"namespace": "b", "name": "front-1", "labels": labels},
+        "addressType": "IPv4", "ports": [], "endpoints": [{"addresses": ["10.0.0.2"]}],
+    }));
+    let error = ask(&objects, "b/caller", "10.96.0.7", "TCP/80").expect_err("nobody is there");
+    assert_eq!(error, ExplainError::NoBackends("b/front".into()));
 }

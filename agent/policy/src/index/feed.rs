@@ -316,33 +316,14 @@ impl Index {
         }
     }
 
-    pub(super) fn put_service(&mut self, key: (String, String), service: model::Service) {
-        self.note_dns(&key);
-        let name = format!("{}/{}", key.0, key.1);
-        let name = self.pools.texts.get(name.as_str());
-        let addresses = service.forwarded();
-        let old = self.services.insert(key, service);
-        let before = old.map(|old| old.forwarded()).unwrap_or_default();
-        for ip in before.iter().filter(|ip| !addresses.contains(ip)) {
-            self.owners.remove_service(&Addr::from(*ip), &name);
-            self.journal.note(|j| &mut j.addresses, Addr::from(*ip));
-        }
-        for ip in addresses.iter().filter(|ip| !before.contains(ip)) {
-            self.owners.add_service(Addr::from(*ip), Arc::clone(&name));
-            self.journal.note(|j| &mut j.addresses, Addr::from(*ip));
-        }
+    pub(super) fn put_service(&mut self, key: &(String, String), service: model::Service) {
+        self.note_dns(key);
+        self.show_service(key, Some(service));
     }
 
     pub(super) fn delete_service(&mut self, key: &(String, String)) {
         self.note_dns(key);
-        let Some(service) = self.services.remove(key) else {
-            return;
-        };
-        let name = format!("{}/{}", key.0, key.1);
-        for ip in service.forwarded() {
-            self.owners.remove_service(&Addr::from(ip), &name);
-            self.journal.note(|j| &mut j.addresses, Addr::from(ip));
-        }
+        self.show_service(key, None);
     }
 
     /// A change of the DNS Service changes everybody's way to it.

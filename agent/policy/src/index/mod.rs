@@ -14,6 +14,7 @@ pub(crate) mod journal;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
+mod shown;
 pub(crate) mod spaces;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
@@ -39,6 +40,7 @@ use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
 use policies::{StoredCluster, StoredPolicy};
+use shown::Shares;
 use spaces::Spaces;
 
 /// Namespace and name.
@@ -120,6 +122,7 @@ pub struct Index {
     /// NetworkPolicies whose newest form isn't in force.
     pub(crate) held: Held,
     pub(crate) services: BTreeMap<(String, String), Service>,
+    shares: Shares,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
     /// The faults of policies whose newest form can't be used; the namespace of
@@ -164,7 +167,7 @@ impl Index {
                 self.invalid.remove(&(String::new(), key.1));
                 self.put_cluster_policy(&policy, false);
             }
-            Object::Service(o) => self.put_service(key, o),
+            Object::Service(o) => self.put_service(&key, o),
             Object::EndpointSlice(o) => {
                 self.note_slice(&o);
                 if let Some(old) = self.slices.insert(key, o) {

@@ -1,5 +1,7 @@
 //! Who owns each address.
 
+use std::sync::Arc;
+
 use ringfence_ebpf::abi::Addr;
 use smallvec::SmallVec;
 
@@ -16,13 +18,35 @@ pub(crate) struct NodeClaim {
     pub(crate) in_status: bool,
 }
 
+/// A Service that shows an address.
+///
+/// Whose own address it is stands before those that name it: nobody can take the
+/// first place, and with it the address's name, by the name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ServiceClaim {
+    /// Whether it isn't the Service's own cluster IP.
+    pub(crate) foreign: bool,
+    /// `namespace/name`.
+    pub(crate) name: Text,
+    /// IANA protocol number and port, sorted; none if it doesn't fit into its
+    /// namespace's share.
+    pub(crate) ports: Arc<[(u16, u16)]>,
+}
+
+impl ServiceClaim {
+    /// Whether its ports aren't known.
+    pub(crate) fn is_unlisted(&self) -> bool {
+        self.ports.is_empty()
+    }
+}
+
 /// Who claims each address: several pods may show the same one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Owners {
     pods: HashMap<Addr, SmallVec<[PodId; 2]>>,
     nodes: HashMap<Addr, Vec<NodeClaim>>,
-    /// `namespace/name` of the Services that show each address.
-    services: HashMap<Addr, SmallVec<[Text; 1]>>,
+    /// The Services that show each address, in order.
+    services: HashMap<Addr, SmallVec<[ServiceClaim; 1]>>,
 }
 
 impl Owners {
@@ -36,10 +60,10 @@ impl Owners {
         self.nodes.get(addr).map_or(&[], Vec::as_slice)
     }
 
-    /// `namespace/name` of the Services that show an address, in order: one
-    /// external address may serve several.
-    pub(crate) fn services(&self, addr: &Addr) -> &[Text] {
-        self.services.get(addr).map_or(&[], |names| names)
+    /// The Services that show an address, in order: one external address may
+    /// serve several.
+    pub(crate) fn services(&self, addr: &Addr) -> &[ServiceClaim] {
+        self.services.get(addr).map_or(&[], |claims| claims)
     }
 
     /// Every address that a Service shows, in no order.
@@ -74,17 +98,17 @@ impl Owners {
         }
     }
 
-    pub(super) fn add_service(&mut self, addr: Addr, name: Text) {
-        let names = self.services.entry(addr).or_default();
-        if let Err(at) = names.binary_search(&name) {
-            names.insert(at, name);
+    pub(super) fn add_service(&mut self, addr: Addr, claim: ServiceClaim) {
+        let claims = self.services.entry(addr).or_default();
+        if let Err(at) = claims.binary_search(&claim) {
+            claims.insert(at, claim);
         }
     }
 
     pub(super) fn remove_service(&mut self, addr: &Addr, name: &str) {
-        if let Some(names) = self.services.get_mut(addr) {
-            names.retain(|n| **n != *name);
-            if names.is_empty() {
+        if let Some(claims) = self.services.get_mut(addr) {
+            claims.retain(|claim| *claim.name != *name);
+            if claims.is_empty() {
                 self.services.remove(addr);
             }
         }

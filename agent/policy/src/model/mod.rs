@@ -33,6 +33,7 @@ pub use netpol::{
     EgressRule, IngressRule, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPort,
     NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
 };
+pub(crate) use service::Forwarded;
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
 
 pub(crate) use validate::{is_dns_label, is_port_name};

@@ -1,6 +1,6 @@
 //! Services and EndpointSlices.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::Deserialize;
 
@@ -81,21 +81,83 @@ impl Service {
         parse(std::iter::once(&self.spec.cluster_ip).chain(listed))
     }
 
-    /// Every address at which nodes forward to its backends. None without a
-    /// cluster address: kube-proxy passes such a Service over. A balancer of
-    /// mode `Proxy` gets its packets itself.
-    pub fn forwarded(&self) -> Vec<IpAddr> {
-        let spec = &self.spec;
-        if spec.kind == "ExternalName" || self.addresses().is_empty() {
+    /// Whether kube-proxy passes it over: it has no address of its own, or a label
+    /// leaves it to another proxy. Their values don't matter.
+    fn is_left_out(&self) -> bool {
+        self.spec.kind == "ExternalName" || left_out(&self.metadata)
+    }
+
+    /// Every address at which nodes forward its ports to its backends. Its own ones
+    /// come first. Others count in the families in which it has one of its own, as
+    /// for kube-proxy. A balancer of mode `Proxy` gets its packets itself.
+    pub(crate) fn forwarded(&self) -> Vec<Forwarded> {
+        if self.is_left_out() || self.spec.ports.is_empty() {
             return Vec::new();
         }
+        let own = self.addresses();
         let balancers = self.status.load_balancer.ingress.iter();
         let balancers = balancers.filter(|one| one.ip_mode != "Proxy");
-        let all = std::iter::once(&spec.cluster_ip)
-            .chain(&spec.cluster_ips)
-            .chain(&spec.external_ips);
-        parse(all.chain(balancers.map(|one| &one.ip)))
+        let others = parse(
+            self.spec
+                .external_ips
+                .iter()
+                .chain(balancers.map(|one| &one.ip)),
+        );
+        let of_family = |ip: &IpAddr| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+        let others = others
+            .into_iter()
+            .filter(|ip| !own.contains(ip) && of_family(ip));
+        let ports = self.ports();
+        let forwarded = |own: bool| {
+            let ports = Arc::clone(&ports);
+            move |address: IpAddr| Forwarded {
+                address,
+                own,
+                ports: Arc::clone(&ports),
+            }
+        };
+        let others: Vec<Forwarded> = others.map(forwarded(false)).collect();
+        own.iter()
+            .copied()
+            .map(forwarded(true))
+            .chain(others)
+            .collect()
     }
+
+    /// Protocol number and port of each of its ports, sorted, each once.
+    fn ports(&self) -> Arc<[(u16, u16)]> {
+        let all = self.spec.ports.iter();
+        let mut ports: Vec<_> = all
+            .map(|p| (u16::from(p.protocol.iana()), p.port))
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports.into()
+    }
+}
+
+/// An address at which nodes forward a Service's ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Forwarded {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// Whether it is a cluster IP, which the API server gives to one Service alone;
+    /// whoever writes a Service may name any other.
+    pub(crate) own: bool,
+    /// IANA protocol number and port, sorted.
+    pub(crate) ports: Arc<[(u16, u16)]>,
+}
+
+/// Labels with which kube-proxy watches neither Services nor EndpointSlices.
+const LEFT_OUT: [&str; 2] = [
+    "service.kubernetes.io/service-proxy-name",
+    "service.kubernetes.io/headless",
+];
+
+fn left_out(meta: &Meta) -> bool {
+    LEFT_OUT
+        .iter()
+        .any(|label| meta.labels.contains_key(*label))
 }
 
 /// The addresses among the words, each once.
@@ -119,6 +181,13 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     /// Ports of all its endpoints, under the names of the Service's ports.
     pub ports: Vec<EndpointPort>,
+}
+
+impl EndpointSlice {
+    /// Whether a label leaves it to another proxy than kube-proxy.
+    pub(crate) fn is_left_out(&self) -> bool {
+        left_out(&self.metadata)
+    }
 }
 
 /// A port of an EndpointSlice.

@@ -285,14 +285,16 @@ fn disguised(t: &mut Table) {
         );
     }
     for (name, reason) in [("caller", Policy), ("cut", Quarantine)] {
-        // A router lowers 255 only on the way out.
-        for (kind, rest) in [(133, vec![]), (SOLICIT, octets(V6.of("callee")).to_vec())] {
-            let far = discovery(&find(name), V6.of(name), kind, &[rest, nonce()].concat());
-            let far = far.with(|f| f.destination = V6.of("stranger"));
-            t.row(
-                format!("{name} sends no discovery of type {kind} far away"),
-                [from_pod(name, &far).drops(reason)],
-            );
+        // A router lowers 255 only on the way out. A Service's address has no neighbours.
+        for to in ["stranger", "shown"] {
+            for (kind, rest) in [(133, vec![]), (SOLICIT, octets(V6.of("callee")).to_vec())] {
+                let far = discovery(&find(name), V6.of(name), kind, &[rest, nonce()].concat());
+                let far = far.with(|f| f.destination = V6.of(to));
+                t.row(
+                    format!("{name} sends no discovery of type {kind} far away to {to}"),
+                    [from_pod(name, &far).drops(reason).nameless()],
+                );
+            }
         }
     }
     for kind in [130, 131, 133, 134, SOLICIT, ADVERT, 143] {
