@@ -136,7 +136,7 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     } else {
         packet::parse_l3(&frame, u16::from_be(skb.protocol as u16), packet);
     }
-    let verdict = verdict::to_network(&Maps, context, packet, &scratch.room.noted);
+    let verdict = verdict::to_network(&Maps, context, packet, &mut scratch.room);
     if verdict.passes(&scratch.room.noted) {
         tag(ctx, Tag::new(carried.slot(), false));
     }

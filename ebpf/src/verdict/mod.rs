@@ -148,6 +148,14 @@ struct Track {
     tag: u64,
 }
 
+impl Track {
+    const EMPTY: Self = Self {
+        flow: Flow::EMPTY,
+        key: FlowKey::EMPTY,
+        tag: 0,
+    };
+}
+
 impl Scratch {
     /// With nothing in it yet.
     pub const fn empty() -> Self {
@@ -161,11 +169,7 @@ impl Scratch {
                     inner: MaybeUninit::uninit(),
                     quoted: FlowKey::EMPTY,
                     judged: Addr::UNSPECIFIED,
-                    track: Track {
-                        flow: Flow::EMPTY,
-                        key: FlowKey::EMPTY,
-                        tag: 0,
-                    },
+                    track: Track::EMPTY,
                 },
             },
         }

@@ -245,14 +245,20 @@ impl<'a, T: Tables> Path<'a, T> {
     /// to an open port gets silence, so loose pick-up is a port scanner.
     #[inline(always)]
     fn picks_up(&self, known: Known, addr: &Addr) -> bool {
-        use packet::tcp;
         self.packet.protocol == packet::protocol::TCP
             && self.endpoint.pickup_until != 0
-            && self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
+            && self.is_bare_ack()
             // What has an entry was tracked, and policy has taken it back.
             && known == Known::Nothing
             && self.tables.monotonic() < self.endpoint.pickup_until
             && self.would_be_opened(addr)
+    }
+
+    /// Whether a TCP packet neither begins a connection nor ends one.
+    #[inline(always)]
+    pub(super) const fn is_bare_ack(&self) -> bool {
+        use packet::tcp;
+        self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
     }
 
     /// Whether policy lets the other end open the connection of which this packet

@@ -4,7 +4,7 @@ use core::hint::cold_path;
 
 use super::flows::Found;
 use super::path::{Hook, Known, Path};
-use super::{Context, Noted, Room, Tables, Verdict, Work, endpoint_owns};
+use super::{Context, Noted, Room, Tables, Track, Verdict, Work, endpoint_owns};
 use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason};
 use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
 use crate::spoof;
@@ -51,7 +51,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         Found::Revoked => path.deny(Reason::Policy),
         Found::Absent(known) => path.opens_from_pod(frame, &mut room.work, known),
     };
-    path.followed(verdict)
+    path.followed(&mut room.work.track, verdict)
 }
 
 /// Decides on a frame that is about to reach a pod.
@@ -71,7 +71,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     }
     let egress = if context.tag.service() {
         cold_path();
-        path.senders_egress()
+        path.senders_egress(&mut room.work.track)
     } else {
         Verdict::ALLOW
     };
@@ -86,14 +86,14 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict { noted, ..verdict };
     }
     let verdict = match path.established(&mut room.work.track) {
-        Found::Passes(_) => return path.followed(Verdict::ALLOW),
+        Found::Passes(_) => return path.followed(&mut room.work.track, Verdict::ALLOW),
         Found::Revoked => path.deny(Reason::Policy),
         Found::Absent(known) => path.opens_to_pod(frame, &mut room.work, known),
     };
     // What was only noted of the sender's egress is counted with the packet
     // that opens the flow, unless this end has more to say.
     let noted = verdict.noted || room.by_sender;
-    path.followed(Verdict { noted, ..verdict })
+    path.followed(&mut room.work.track, Verdict { noted, ..verdict })
 }
 
 impl<T: Tables> Path<'_, T> {
@@ -171,10 +171,10 @@ impl<T: Tables> Path<'_, T> {
 
     /// Lets the fragments follow that belong to a packet that passes.
     #[inline(always)]
-    fn followed(&self, verdict: Verdict) -> Verdict {
+    fn followed(&self, track: &mut Track, verdict: Verdict) -> Verdict {
         if self.packet.first_fragment && verdict.passes(self.noted) {
             cold_path();
-            self.follow(verdict.service);
+            self.follow(track, verdict.service);
         }
         verdict
     }
@@ -204,7 +204,7 @@ impl<T: Tables> Path<'_, T> {
     /// The decision that `from_pod` couldn't take: the egress of a sender on this
     /// node, now that DNAT has shown that the packet goes to this endpoint.
     #[inline(never)]
-    fn senders_egress(&self) -> Verdict {
+    fn senders_egress(&self, track: &mut Track) -> Verdict {
         let Some(sender) = self.sender() else {
             // Its slot is free: nobody can say any more what it may.
             return self.deny(Reason::UnknownEndpoint);
@@ -221,6 +221,9 @@ impl<T: Tables> Path<'_, T> {
             Hook::ToNetwork,
         );
         let verdict = path.egress();
+        if path.is_followed(verdict) {
+            path.follow(track, false);
+        }
         // The address may be one that nobody knows yet; the endpoint is known.
         self.noted.set(Noted {
             destination: self.endpoint.workload,
