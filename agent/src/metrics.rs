@@ -229,7 +229,7 @@ impl Snapshot {
             ),
             (
                 "ringfence_flows_over_quota_total",
-                "Flows not stored since their endpoint had opened too many that nobody answered.",
+                "Answered flows not kept for good, since their pod keeps as many as it may.",
                 self.stats.flows_over_quota,
             ),
             (

@@ -48,9 +48,7 @@ plain! {
     Opening = 128,
     Bucket = 1152,
     Seed = 48,
-    FragmentKey = 44,
-    Fragments = 24,
-    Quota = 40,
+    Quota = 16,
     Claim = 8,
     DropKey = 12,
     DropCount = 16,
@@ -75,14 +73,14 @@ pub mod capacity {
     pub const SERVICES: u32 = 262_144;
     /// Buckets of [`super::Bucket::WAYS`] replied flows. A power of two.
     pub const FLOWS: u32 = 32_768;
-    /// Replied flows that found their bucket full.
+    /// Replied flows that found their bucket full. Not an LRU table: none is pushed out.
     pub const FLOWS_MORE: u32 = 65_536;
     /// Buckets of [`super::Bucket::WAYS`] flows that aren't replied yet or no
     /// longer, in a table of their own so that a flood of them can't evict
     /// replied ones. A power of two.
     pub const OPENING: u32 = 8192;
-    /// Fragmented packets whose first fragment was allowed.
-    pub const FRAGMENTS: u32 = 16_384;
+    /// One endpoint's flows lie in one of so many parts of `OPENING`. A power of two.
+    pub const OPENING_PARTS: u32 = 8;
     /// Link-local addresses that endpoints have claimed.
     pub const CLAIMS: u32 = 65_536;
     /// Addresses of endpoints: two and a link-local one each, and room for those that
@@ -731,11 +729,16 @@ pub struct FlowKey {
     pub local_port: u16,
     /// The peer's port (host order); for ICMP queries 0.
     pub remote_port: u16,
-    /// IANA protocol number.
+    /// IANA protocol number. In `OPENING` also: where the fragments of a packet lie,
+    /// with [`FlowKey::FRAGMENTS`] times a hook's number.
     pub protocol: u32,
 }
 
 impl FlowKey {
+    /// From here up, a key is that of the fragments of one packet, with its
+    /// identification instead of ports.
+    pub const FRAGMENTS: u32 = 256;
+
     /// The key of nothing.
     pub const EMPTY: Self = Self {
         local: Addr::UNSPECIFIED,
@@ -807,8 +810,10 @@ pub struct Opening {
     pub flow: Flow,
     /// Its key.
     pub key: FlowKey,
+    /// `FLOWS`: the slot of its endpoint.
+    pub slot: u32,
     /// Zero. Fills two lines of the cache.
-    pub pad: [u32; 5],
+    pub pad: [u32; 4],
 }
 
 /// Maps `FLOWS` and `OPENING`, index = [`Seed::bucket`]: flows whose keys share a
@@ -819,13 +824,13 @@ pub struct Bucket {
     /// What [`Seed::tag`] makes of each flow's key, or one of the two below. All in
     /// one line of the cache: most packets ask and find nothing.
     pub tags: [u64; Self::WAYS],
-    /// A bit for each way that has been used since its turn to go came last.
-    pub recent: u32,
-    /// `OPENING`: whose turn it is to go. `FLOWS`: 1 once a flow has found it full,
-    /// so that those in `FLOWS_MORE` are looked for there too.
-    pub turn: u32,
-    /// Zero. Fills a line of the cache.
-    pub pad: [u32; 14],
+    /// `OPENING`: whose each flow is, a byte for each way, the lowest for the first:
+    /// the bytes of [`Seed::owner`]. `FLOWS`: the first number is 1 once a flow has
+    /// found the bucket full; see [`Bucket::is_crowded`].
+    pub owners: [u64; 4],
+    /// `OPENING`: the tick (its low 32 bits) up to which each flow holds its way;
+    /// then any other may take it.
+    pub until: [u32; Self::WAYS],
     /// The flows.
     pub flows: [Opening; Self::WAYS],
 }
@@ -846,55 +851,13 @@ impl Bucket {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seed(pub [u32; 12]);
 
-/// Map `FRAGMENTS`: a fragmented packet at one hook of one endpoint.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct FragmentKey {
-    /// Source address.
-    pub source: Addr,
-    /// Destination address.
-    pub destination: Addr,
-    /// [`Endpoint::id`].
-    pub endpoint: u32,
-    /// Identification, host order.
-    pub identification: u32,
-    /// IANA protocol number (IPv4 only: IPv6 tells packets apart without it), and
-    /// the hook times 256.
-    pub protocol: u32,
-}
-
-/// What an allowed first fragment says of those that follow. Written by the
-/// kernel only.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Fragments {
-    /// Ticks of the flows' clock.
-    pub since: u64,
-    /// [`EndpointWorld::epoch`] in which it was allowed.
-    pub epoch: u32,
-    /// Bytes of the packet that the first fragment held: what follows may not
-    /// overlap them.
-    pub held: u32,
-    /// 1 if the packet goes to a Service: see [`Tag`].
-    pub service: u32,
-    /// Zero.
-    pub pad: u32,
-}
-
-/// Map `QUOTA`, index = slot: how many flows an endpoint keeps. Written by the
-/// kernel only.
+/// Map `QUOTA`, index = slot: what an endpoint keeps; slot 0, which no endpoint has:
+/// what all of them keep together. Written by the kernel only.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Quota {
-    /// Start of the window of [`Quota::opened`], in ticks of the flows' clock.
-    pub since: u64,
     /// [`Endpoint::id`]; another one starts from nothing.
     pub endpoint: u32,
-    /// Unanswered flows opened in this window, by [`Direction`]: peers can't spend
-    /// what the endpoint itself may open.
-    pub opened: [u32; 2],
-    /// The same in the window before.
-    pub before: [u32; 2],
     /// Flows put into `FLOWS`, less those that were taken out.
     pub replied: u32,
     /// Link-local addresses claimed.
@@ -904,13 +867,15 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Unanswered flows of one endpoint and direction in two windows.
-    pub const OPENING: u32 = 8192;
-    /// Seconds of a window.
-    pub const WINDOW: u64 = 30;
-    /// Replied flows that one endpoint may keep in `FLOWS`; more of them stay in
-    /// `OPENING`.
-    pub const REPLIED: u32 = capacity::FLOWS * Bucket::WAYS as u32 / 4;
+    /// The slot of what all endpoints keep together.
+    pub const NODE: u32 = 0;
+    /// Replied flows that all endpoints together may keep. Those whose bucket of `FLOWS`
+    /// is full, one in seven where it is so many, fit into `FLOWS_MORE`.
+    pub const ALL_REPLIED: u32 = capacity::FLOWS * Bucket::WAYS as u32;
+    /// Replied flows that one endpoint may keep, and never more than there is room left
+    /// for: whatever others keep, there is room for those of one more. The rest stays
+    /// in `OPENING`.
+    pub const REPLIED: u32 = Self::ALL_REPLIED / 4;
     /// Link-local addresses that one endpoint may claim.
     pub const CLAIMS: u32 = 8;
 }
@@ -1139,8 +1104,8 @@ pub enum Stat {
     EventsSuppressed = 3,
     /// Flows that couldn't be stored: the next packet is decided anew.
     FlowsNotStored = 4,
-    /// Flows that weren't stored because their endpoint had opened too many that
-    /// nobody answered.
+    /// Answered flows that aren't kept for good, since their endpoint keeps as many as
+    /// it may: they stay among the brief ones.
     FlowsOverQuota = 5,
     /// Fragmented packets whose later fragments will be dropped, since the first
     /// couldn't be noted.

@@ -7,9 +7,17 @@
 //! Here a flow's key has one bucket, whose eight ways are compared at once, in
 //! place: nothing is called, nothing waits.
 //!
-//! Of flows that aren't replied a new one takes a free way, or that of the one
-//! whose turn it is. Replied ones are never pushed out: what finds no free way and
-//! no flow past its timeout goes to a hash table of the kernel's.
+//! Replied flows are never pushed out: what finds no free way and no flow past its
+//! timeout goes to a hash table of the kernel's. Of the others a new one always gets
+//! a way, since without a flow the answer to an allowed packet is denied. Who gives
+//! way in a full bucket is decided by shares, without a counter anywhere: of the
+//! endpoint that holds most ways there, of its kind of flows (a direction and a
+//! protocol) that holds most, of the pair of ends that holds most, the one that was
+//! used longest ago, where the new flow counts as one of them. So whoever opens many
+//! pushes out its own, and one who opens few keeps them. An endpoint's flows lie in
+//! one of several parts of the table, so that many endpoints have to agree before
+//! their like is all that a bucket holds. Whose a flow is says a keyed hash: nobody
+//! can choose to be taken for another, or where to meet it.
 //!
 //! CPUs share buckets without a lock. Who writes a flow takes its way with an
 //! atomic exchange of the tag; who finds another at it stores nothing. Who reads
@@ -19,8 +27,9 @@
 
 use core::hint::black_box;
 
-use crate::abi::{Bucket, FlowKey, Seed};
+use crate::abi::{Bucket, Direction, Flow, FlowKey, Identity, Seed, capacity};
 use crate::conntrack::{self, Clock};
+use crate::packet::protocol;
 
 impl FlowKey {
     /// The same key, without `memcmp`.
@@ -53,9 +62,60 @@ impl Seed {
     #[inline(always)]
     pub const fn bucket<const BUCKETS: u32>(tag: u64) -> u32 {
         // Its low bits are those of a sum of products: the middle ones mix best.
-        let mixed = (tag ^ tag >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> (64 - BUCKETS.trailing_zeros())) as u32
+        (mixed(tag) >> (64 - BUCKETS.trailing_zeros())) as u32
     }
+
+    /// The bucket of a flow that isn't replied, among `BUCKETS`, a power of two: in
+    /// the endpoint's part of them.
+    #[inline(always)]
+    pub const fn opening_bucket<const BUCKETS: u32>(&self, tag: u64, endpoint: u32) -> u32 {
+        let part = BUCKETS / capacity::OPENING_PARTS;
+        let first = (self.endpoint(endpoint) >> 32) as u32;
+        first.wrapping_add((mixed(tag) >> (64 - part.trailing_zeros())) as u32) & (BUCKETS - 1)
+    }
+
+    /// Whose a flow is, from its high byte down: the endpoint, the kind (who opened
+    /// it, the protocol, and whether it stands for fragments), and two bytes for the
+    /// pair of ends.
+    ///
+    /// An address that is nobody's counts by its /64, which is what one subscriber
+    /// has; a pod can't have more than its own.
+    #[inline(always)]
+    pub const fn owner(&self, key: &FlowKey, flow: &Flow) -> u32 {
+        let (k, r) = (&self.0, key.remote.words());
+        let subscriber = flow.peer == Identity::OUTSIDE && !key.remote.is_v4();
+        let host = if subscriber { 0 } else { u32::MAX };
+        let kind = kind(key.protocol, flow.opened_by);
+        let pair = product(k[1], r[0], k[2], r[1])
+            .wrapping_add(product(k[3], r[2] & host, k[4], r[3] & host))
+            .wrapping_add(product(k[5], kind, k[6], key.endpoint));
+        let endpoint = (self.endpoint(key.endpoint) >> 56) as u32;
+        endpoint << 24 | kind << 16 | (mixed(pair) >> 48) as u32
+    }
+
+    /// An endpoint, hashed.
+    #[inline(always)]
+    const fn endpoint(&self, endpoint: u32) -> u64 {
+        mixed(product(self.0[7], endpoint, self.0[8], endpoint))
+    }
+}
+
+/// An owner's kind.
+#[inline(always)]
+const fn kind(protocol_number: u32, opened_by: u8) -> u32 {
+    let protocol = match protocol_number as u8 {
+        protocol::TCP => 0,
+        protocol::UDP => 1,
+        protocol::ICMP | protocol::ICMPV6 => 2,
+        _ => 3,
+    };
+    let fragments = (protocol_number >= FlowKey::FRAGMENTS) as u32;
+    fragments << 3 | protocol << 1 | (opened_by == Direction::Egress as u8) as u32
+}
+
+#[inline(always)]
+const fn mixed(sum: u64) -> u64 {
+    (sum ^ sum >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[inline(always)]
@@ -81,10 +141,23 @@ impl Bucket {
         self.flows[way].key.same(key).then_some(way)
     }
 
-    /// Notes that a way is in use.
+    /// Notes that a way of `OPENING` is in use, by what is known of its flow.
     #[inline(always)]
-    pub fn touch(&mut self, way: usize) {
-        self.recent |= 1 << way;
+    pub fn touch(&mut self, way: usize, clock: Clock) {
+        self.until[way] = until(&self.flows[way].flow, clock);
+    }
+
+    /// `FLOWS`: whether a flow has ever found the bucket full, so that it may lie in
+    /// `FLOWS_MORE`.
+    #[inline(always)]
+    pub const fn is_crowded(&self) -> bool {
+        self.owners[0] != 0
+    }
+
+    /// `FLOWS`: notes that a flow has found it full.
+    #[inline(always)]
+    pub const fn crowd(&mut self) {
+        self.owners[0] = 1;
     }
 
     /// The way for a flow that mustn't push out another: its tag's, a free one, or
@@ -101,40 +174,90 @@ impl Bucket {
         (0..Self::WAYS).find(over)
     }
 
-    /// The way for a new flow: its tag's, a free one, else the first from the one
-    /// whose turn it is that hasn't been used since its last turn, else that one.
+    /// The way for a new flow: its tag's, a free one, one whose flow holds it no
+    /// longer, else that of the flow which has to give way.
     #[inline(always)]
-    pub fn place(&mut self, tag: u64) -> usize {
+    pub fn place(&self, tag: u64, owner: u32, now: u64) -> usize {
         if let Some(way) = self.way(tag) {
             return way;
         }
         if let Some(way) = self.way(Self::FREE) {
             return way;
         }
-        const LAST: u32 = Bucket::WAYS as u32 - 1;
-        let turn = self.turn & LAST;
-        // Ways in the order of their turns, those that may go as ones.
-        let idle = !self.recent & ((1 << Self::WAYS) - 1);
-        let mut ahead = 0;
-        let mut step = Self::WAYS as u32;
-        while step > 0 {
-            step -= 1;
-            if idle >> ((turn + step) & LAST) & 1 != 0 {
-                ahead = step;
-            }
+        let [wide, near] = self.shares(owner);
+        let (mut most, mut way) = (0_u64, 0);
+        while way < Self::WAYS {
+            let left = self.until[way].wrapping_sub(now as u32);
+            // Below 2^63: whether its time is over, what its endpoint, kind and pair
+            // hold here, how little is left of its time, and which way it is.
+            let score = u64::from(left >> 31) << 62
+                | (wide >> (8 * way) & 0xff) << 43
+                | (near >> (8 * way) & 0xff) << 35
+                | u64::from(!left) << 3
+                | way as u64;
+            // The larger one.
+            let less = most.wrapping_sub(score);
+            most = most.wrapping_sub(less & ((less as i64) >> 63) as u64);
+            way = black_box(way + 1);
         }
-        // Those that were passed over have had their turn.
-        let mut passed = 0;
-        while passed < LAST {
-            if passed < ahead {
-                self.recent &= !(1 << ((turn + passed) & LAST));
-            }
-            passed += 1;
-        }
-        let way = (turn + ahead) & LAST;
-        self.turn = way + 1;
-        way as usize
+        most as usize & (Self::WAYS - 1)
     }
+
+    /// How many ways are held by each one's endpoint and kind (high and low half of
+    /// its byte of the first number), and by its pair (the second), where a new flow
+    /// counts as one of them. All ways at once, since a BPF program has few registers.
+    #[inline(always)]
+    fn shares(&self, owner: u32) -> [u64; 2] {
+        let [own_endpoint, own_kind, own_high, own_low] = owner.to_be_bytes();
+        let near = |others: [u64; 4]| {
+            let own = &self.owners;
+            let endpoint = own[0] ^ others[0];
+            let kind = endpoint | own[1] ^ others[1];
+            let pair = kind | own[2] ^ others[2] | own[3] ^ others[3];
+            [zeros(endpoint) << 4 | zeros(kind), zeros(pair)]
+        };
+        let [mut wide, mut narrow] = near([own_endpoint, own_kind, own_high, own_low].map(spread));
+        let mut turn = 8;
+        while turn < u64::BITS {
+            let [more, pair] = near(self.owners.map(|bytes| bytes.rotate_left(turn)));
+            wide += more;
+            narrow += pair;
+            // One turn after the other: all at once they would need more stack than
+            // there is.
+            turn = black_box(turn + 8);
+        }
+        [wide, narrow]
+    }
+
+    /// `OPENING`: notes whose the flow in a way is, and until when it holds it.
+    #[inline(always)]
+    pub fn own(&mut self, way: usize, owner: u32, flow: &Flow, clock: Clock) {
+        let shift = (8 * way as u32) & 63;
+        for (bytes, own) in self.owners.iter_mut().zip(owner.to_be_bytes()) {
+            *bytes = *bytes & !(0xff << shift) | u64::from(own) << shift;
+        }
+        self.until[way] = until(flow, clock);
+    }
+}
+
+/// A one in each byte that is zero.
+#[inline(always)]
+const fn zeros(bytes: u64) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    !((bytes & LOW).wrapping_add(LOW) | bytes | LOW) >> 7
+}
+
+/// A byte, eight times.
+#[inline(always)]
+fn spread(byte: u8) -> u64 {
+    u64::from(byte) * 0x0101_0101_0101_0101
+}
+
+/// Until when a flow holds its way.
+#[inline(always)]
+const fn until(flow: &Flow, clock: Clock) -> u32 {
+    let lease = conntrack::lease(flow) as u64 * clock.second;
+    flow.last_seen.wrapping_add(lease) as u32
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::abi::{Addr, capacity};
+use crate::conntrack::{State, opened};
 
 const SEED: Seed = Seed([
     0x9e37_79b9,
@@ -27,13 +28,46 @@ fn key(number: u32) -> FlowKey {
     }
 }
 
+const CLOCK: Clock = Clock {
+    now: 10_000,
+    second: 100,
+};
+
+/// A flow that a peer outside of the cluster has just opened.
+fn flow(key: &FlowKey, now: u64) -> Flow {
+    opened(Direction::Ingress, key.protocol as u8, 1, 0, 60, now)
+}
+
 /// Puts a flow where a CPU would that meets no other.
-fn put(bucket: &mut Bucket, number: u32) -> usize {
-    let tag = SEED.tag(&key(number));
-    let way = bucket.place(tag);
+fn put_key(bucket: &mut Bucket, key: &FlowKey, now: u64) -> usize {
+    let flow = flow(key, now);
+    let clock = Clock { now, ..CLOCK };
+    let (tag, owner) = (SEED.tag(key), SEED.owner(key, &flow));
+    let way = bucket.place(tag, owner, now);
     bucket.tags[way] = tag;
-    bucket.flows[way].key = key(number);
+    bucket.own(way, owner, &flow, clock);
+    bucket.flows[way].key = *key;
+    bucket.flows[way].flow = flow;
     way
+}
+
+fn put(bucket: &mut Bucket, number: u32) -> usize {
+    put_key(bucket, &key(number), CLOCK.now)
+}
+
+fn holds_key(bucket: &Bucket, key: &FlowKey) -> bool {
+    bucket.find(SEED.tag(key), key).is_some()
+}
+
+/// One flow of many of a pair of ends.
+fn of(endpoint: u32, peer: u8, protocol: u32, port: u16) -> FlowKey {
+    FlowKey {
+        endpoint,
+        remote: Addr::v4([10, 0, 0, peer]),
+        protocol,
+        remote_port: port,
+        ..key(0)
+    }
 }
 
 fn holds(bucket: &Bucket, number: u32) -> bool {
@@ -77,43 +111,178 @@ fn keys_spread_evenly_over_the_buckets() {
 }
 
 #[test]
-fn a_bucket_holds_eight_flows_and_then_the_oldest_goes() {
-    let mut bucket = Bucket::default();
-    let ways: Vec<usize> = (0..8).map(|number| put(&mut bucket, number)).collect();
-    assert!((0..8).all(|number| holds(&bucket, number)));
-    assert_eq!(
-        put(&mut bucket, 3),
-        ways[3],
-        "one that is there stays where it is"
-    );
-    for number in 8..16 {
-        put(&mut bucket, number);
-    }
-    assert!(!(0..8).any(|number| holds(&bucket, number)));
-    assert!((8..16).all(|number| holds(&bucket, number)));
+fn an_endpoints_unanswered_flows_lie_in_its_part_of_the_table() {
+    let part = capacity::OPENING / capacity::OPENING_PARTS;
+    let buckets = |endpoint| -> std::collections::BTreeSet<u32> {
+        (0..50_000_u32)
+            .map(|number| FlowKey {
+                endpoint,
+                ..key(number)
+            })
+            .map(|key| SEED.opening_bucket::<{ capacity::OPENING }>(SEED.tag(&key), endpoint))
+            .collect()
+    };
+    let first = buckets(1);
+    assert_eq!(first.len() as u32, part, "all of its part");
+    assert!((2..10).any(|endpoint| buckets(endpoint).is_disjoint(&first)));
 }
 
 #[test]
-fn a_flow_in_use_outlives_one_that_is_not_and_goes_if_all_are() {
+fn a_bucket_holds_eight_flows_and_then_the_oldest_of_equals_goes() {
     let mut bucket = Bucket::default();
-    let ways: Vec<usize> = (0..8).map(|number| put(&mut bucket, number)).collect();
-    for used in [0, 1, 2] {
-        bucket.touch(ways[used]);
+    let place = |bucket: &mut Bucket, number| {
+        put_key(bucket, &of(1, 7, 6, number), 10_000 + u64::from(number))
+    };
+    let ways: Vec<usize> = (0..8).map(|number| place(&mut bucket, number)).collect();
+    assert_eq!(
+        place(&mut bucket, 3),
+        ways[3],
+        "one that is there stays where it is"
+    );
+    place(&mut bucket, 8);
+    place(&mut bucket, 9);
+    let held: Vec<u16> = (0..10)
+        .filter(|number| holds_key(&bucket, &of(1, 7, 6, *number)))
+        .collect();
+    assert_eq!(held, [2, 3, 4, 5, 6, 7, 8, 9]);
+}
+
+#[test]
+fn a_flow_in_use_outlives_one_that_is_not() {
+    let mut bucket = Bucket::default();
+    let ways: Vec<usize> = (0..8)
+        .map(|number| put_key(&mut bucket, &of(1, 7, 6, number), 10_000))
+        .collect();
+    for used in [0, 1, 2, 3, 4, 6, 7] {
+        bucket.flows[ways[used]].flow.last_seen += 100;
+        bucket.touch(ways[used], CLOCK);
     }
-    let before = |bucket: &Bucket| (0..8).filter(|n| holds(bucket, *n)).collect::<Vec<_>>();
-    put(&mut bucket, 8);
-    assert_eq!(before(&bucket).len(), 7);
-    assert!([0, 1, 2].iter().all(|used| before(&bucket).contains(used)));
-    // Their turn has come once: without another use they go.
-    for number in 9..16 {
-        put(&mut bucket, number);
+    assert_eq!(put_key(&mut bucket, &of(1, 7, 6, 8), 10_200), ways[5]);
+}
+
+#[test]
+fn who_opens_many_pushes_out_its_own_and_nobody_elses() {
+    let mut bucket = Bucket::default();
+    // A client, one over another protocol, another of another endpoint.
+    let others = [of(1, 1, 6, 1), of(1, 2, 17, 1), of(2, 7, 6, 1)];
+    for key in others {
+        put_key(&mut bucket, &key, 10_000);
     }
-    assert_eq!(before(&bucket), []);
-    for way in 0..Bucket::WAYS {
-        bucket.touch(way);
+    for number in 0..1000 {
+        put_key(
+            &mut bucket,
+            &of(1, 7, 6, number),
+            10_001 + u64::from(number),
+        );
     }
-    put(&mut bucket, 16);
-    assert!(holds(&bucket, 16));
+    assert!(others.iter().all(|key| holds_key(&bucket, key)));
+    let newest: Vec<u16> = (0..1000)
+        .filter(|number| holds_key(&bucket, &of(1, 7, 6, *number)))
+        .collect();
+    assert_eq!(newest, [995, 996, 997, 998, 999]);
+}
+
+#[test]
+fn a_newcomer_takes_its_way_from_whoever_holds_most() {
+    let mut bucket = Bucket::default();
+    for number in 0..8 {
+        put_key(
+            &mut bucket,
+            &of(1, 7, 6, number),
+            10_000 + u64::from(number),
+        );
+    }
+    let newcomers = [
+        of(1, 1, 6, 1),
+        of(1, 2, 6, 1),
+        of(1, 1, 17, 1),
+        of(2, 1, 6, 1),
+    ];
+    for (number, key) in (0..).zip(newcomers) {
+        put_key(&mut bucket, &key, 10_010);
+        assert!(holds_key(&bucket, &key));
+        assert!(!holds_key(&bucket, &of(1, 7, 6, number)), "the oldest");
+    }
+    assert!(newcomers.iter().all(|key| holds_key(&bucket, key)));
+}
+
+#[test]
+fn many_peers_of_one_endpoint_take_nothing_from_another_and_many_protocols_neither() {
+    let mut bucket = Bucket::default();
+    let (client, other) = (of(1, 1, 6, 1), of(2, 1, 6, 1));
+    put_key(&mut bucket, &other, 10_000);
+    put_key(&mut bucket, &client, 10_000);
+    for number in 0..1000_u16 {
+        let key = FlowKey {
+            remote: Addr::v4([192, 0, (number >> 8) as u8, number as u8]),
+            ..of(1, 0, [17, 132, 1, 47][usize::from(number) % 4], number)
+        };
+        put_key(&mut bucket, &key, 10_001);
+    }
+    assert!(holds_key(&bucket, &other));
+    assert!(holds_key(&bucket, &client), "of a kind of its own");
+}
+
+#[test]
+fn a_flow_whose_time_is_over_goes_before_all_others() {
+    let mut bucket = Bucket::default();
+    let old = of(2, 1, 6, 1);
+    put_key(&mut bucket, &old, 3999);
+    for number in 0..7 {
+        put_key(&mut bucket, &of(1, 7, 6, number), 9_999);
+    }
+    put_key(&mut bucket, &of(1, 7, 6, 8), 9_999);
+    assert!(holds_key(&bucket, &old), "its last tick");
+    put_key(&mut bucket, &of(1, 7, 6, 9), 10_001);
+    assert!(!holds_key(&bucket, &old));
+}
+
+#[test]
+fn a_pair_is_told_by_endpoint_peer_protocol_and_opener_and_never_by_ports() {
+    let owner = |key: &FlowKey, change: fn(&mut Flow)| {
+        let mut flow = flow(key, 0);
+        change(&mut flow);
+        SEED.owner(key, &flow)
+    };
+    let base = of(1, 7, 6, 1);
+    let one = owner(&base, |_| ());
+    let ports = FlowKey {
+        local_port: 9,
+        ..of(1, 7, 6, 2)
+    };
+    assert_eq!(owner(&ports, |flow| flow.state = State::Closing as u8), one);
+    assert_ne!(owner(&of(1, 8, 6, 1), |_| ()), one);
+    assert_ne!(owner(&of(2, 7, 6, 1), |_| ()), one);
+    assert_ne!(owner(&of(1, 7, 17, 1), |_| ()), one);
+    let by_pod = |flow: &mut Flow| flow.opened_by = Direction::Egress as u8;
+    assert_ne!(owner(&base, by_pod), one);
+    assert_ne!(Seed([7; 12]).owner(&base, &flow(&base, 0)), one);
+}
+
+#[test]
+fn a_strangers_addresses_count_by_64_bits_and_a_pods_one_by_one() {
+    let v6 = |last: u8| {
+        let mut octets = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        octets[15] = last;
+        FlowKey {
+            remote: Addr::v6(octets),
+            ..key(0)
+        }
+    };
+    let owner = |key: &FlowKey, peer| {
+        let flow = Flow {
+            peer,
+            ..flow(key, 0)
+        };
+        SEED.owner(key, &flow)
+    };
+    let stranger = |last| owner(&v6(last), Identity::OUTSIDE);
+    assert_eq!(stranger(1), stranger(2));
+    let pod = |last| owner(&v6(last), Identity::FIRST);
+    assert_ne!(pod(1), pod(2));
+    let mut other = v6(1);
+    other.remote = Addr::v6([0x20; 16]);
+    assert_ne!(owner(&other, Identity::OUTSIDE), stranger(1));
 }
 
 #[test]
@@ -135,10 +304,7 @@ fn a_way_that_is_being_written_is_nobodys() {
 
 #[test]
 fn room_is_made_by_flows_past_their_timeout_alone() {
-    let clock = Clock {
-        now: 10_000,
-        second: 100,
-    };
+    let clock = CLOCK;
     let mut bucket = Bucket::default();
     let new = SEED.tag(&key(8));
     for number in 0..8 {

@@ -3,7 +3,7 @@
 
 use crate::abi::{Direction, Flow, Quota};
 use crate::packet::{Packet, mark, protocol};
-use core::hint::{black_box, cold_path};
+use core::hint::cold_path;
 
 /// How far a connection has come.
 #[repr(u8)]
@@ -18,6 +18,9 @@ pub enum State {
     /// TCP: answered, but the opener hasn't shown that it got the answer. Whoever
     /// only sends SYNs never comes further.
     Answered = 3,
+    /// TCP: the other side was heard first, in its pick-up window, and is taken at its
+    /// word that there is a connection as long as it sends bare ACKs.
+    PickedUp = 4,
 }
 
 /// The flows' clock: the kernel's ticks, which cost nothing to read.
@@ -82,7 +85,22 @@ pub fn advance(flow: &mut Flow, direction: Direction, packet: &Packet, len: u32,
 /// The state after a packet.
 #[inline(always)]
 const fn next(flow: &Flow, direction: Direction, packet: &Packet) -> u8 {
+    if flow.state == State::Replied as u8 {
+        return if packet.is(mark::ENDS) {
+            State::Closing as u8
+        } else {
+            flow.state
+        };
+    }
     let by_opener = flow.opened_by == direction as u8;
+    if flow.state == State::PickedUp as u8 {
+        // A reset says that there is no such connection.
+        return if by_opener && !packet.is(mark::ENDS) {
+            State::Replied as u8
+        } else {
+            flow.state
+        };
+    }
     if flow.state == State::Opening as u8 && by_opener {
         // An unanswered flow stays what it is, also when its opener ends it:
         // alone it must not be able to fill the table of replied ones.
@@ -133,78 +151,54 @@ pub const fn opened(
     }
 }
 
+/// How long a flow in `OPENING` holds its way against others after its last packet,
+/// in seconds: as long as it lives, but for one that has ended, which only waits
+/// for the last words.
+#[inline(always)]
+pub const fn lease(flow: &Flow) -> u32 {
+    if flow.state == State::Closing as u8 {
+        60
+    } else {
+        flow.timeout
+    }
+}
+
 impl Quota {
-    /// Whether the endpoint may open one more flow, which then counts until it
-    /// is answered. What nobody answers is forgotten with its window, so that
-    /// none of this needs an agent.
+    /// How many replied flows are kept. `gone` is how many of those that were put
+    /// there have expired since.
     #[inline(always)]
-    pub fn open(&mut self, endpoint: u32, direction: Direction, clock: Clock) -> bool {
-        self.is_of(endpoint);
-        let age = clock.now.saturating_sub(self.since);
-        let window = Self::WINDOW * clock.second;
-        if age >= window {
-            let none = black_box(0);
-            for way in 0..2 {
-                self.before[way] = if age < 2 * window {
-                    self.opened[way]
-                } else {
-                    none
-                };
-                self.opened[way] = none;
-            }
-            self.since = clock.now;
-        }
-        let (opened, before) = match direction {
-            Direction::Ingress => (&mut self.opened[0], self.before[0]),
-            Direction::Egress => (&mut self.opened[1], self.before[1]),
-        };
-        if opened.saturating_add(before) >= Self::OPENING {
-            return false;
-        }
-        *opened += 1;
-        true
-    }
-
-    /// One of the flows that the endpoint opened has been answered.
-    #[inline(always)]
-    pub fn answered(&mut self, endpoint: u32, direction: Direction) {
-        self.is_of(endpoint);
-        let (opened, before) = match direction {
-            Direction::Ingress => (&mut self.opened[0], &mut self.before[0]),
-            Direction::Egress => (&mut self.opened[1], &mut self.before[1]),
-        };
-        if *opened != 0 {
-            *opened -= 1;
-        } else {
-            *before = before.saturating_sub(1);
-        }
-    }
-
-    /// Whether one more replied flow may go to the large table. `gone` is how
-    /// many of those that were put there have expired since.
-    #[inline(always)]
-    pub fn reply(&mut self, endpoint: u32, gone: u32) -> bool {
-        self.is_of(endpoint);
+    pub const fn kept(&self, gone: u32) -> u32 {
         let kept = self.replied.wrapping_sub(gone);
-        // Fewer than none: entries were evicted that the count still holds.
-        if (Self::REPLIED..u32::MAX / 2).contains(&kept) {
-            return false;
-        }
+        // Fewer than none: more was taken off than was there.
+        if kept < u32::MAX / 2 { kept } else { 0 }
+    }
+
+    /// Whether the endpoint may keep one more, given how many all of them keep.
+    #[inline(always)]
+    pub fn may_keep(&mut self, endpoint: u32, gone: u32, all: u32) -> bool {
+        self.is_of(endpoint);
+        let kept = self.kept(gone);
+        kept < Self::REPLIED && kept < Self::ALL_REPLIED.saturating_sub(all)
+    }
+
+    /// One more is kept.
+    #[inline(always)]
+    pub const fn keep(&mut self) {
         self.replied = self.replied.wrapping_add(1);
-        true
+    }
+
+    /// One has been taken out.
+    #[inline(always)]
+    pub const fn let_go(&mut self) {
+        self.replied = self.replied.wrapping_sub(1);
     }
 
     #[inline(always)]
     fn is_of(&mut self, endpoint: u32) {
         if self.endpoint != endpoint {
-            // Known zeros in a row become a call of `memset`, a loop.
-            let none = black_box(0);
-            self.since = 0;
             self.endpoint = endpoint;
-            self.opened = [none; 2];
-            self.before = [none; 2];
-            self.replied = none;
-            self.claims = none;
+            self.replied = 0;
+            self.claims = 0;
         }
     }
 

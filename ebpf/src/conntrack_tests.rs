@@ -92,39 +92,30 @@ fn a_flow_from_a_faster_clock_is_fresh() {
 }
 
 #[test]
-fn an_endpoint_opens_so_many_flows_that_nobody_answers_and_more_when_time_has_passed() {
-    let mut quota = Quota::default();
-    for _ in 0..Quota::OPENING {
-        assert!(quota.open(7, Egress, at(0)));
-    }
-    assert!(!quota.open(7, Egress, at(0)), "over the quota");
-    assert!(quota.open(7, Ingress, at(0)), "peers have one of their own");
-    quota.answered(7, Egress);
-    assert!(quota.open(7, Egress, at(0)), "an answer makes room");
-    let window = Quota::WINDOW * SECOND;
-    assert!(
-        !quota.open(7, Egress, at(window)),
-        "the last window still counts"
+fn what_has_ended_holds_its_way_no_longer_than_what_begins() {
+    let begun = opened(Egress, protocol::TCP, 1, 0, 60, 0);
+    let ended = after(
+        &[(Ingress, tcp::ACK), (Egress, tcp::ACK), (Egress, tcp::RST)],
+        protocol::TCP,
     );
-    assert!(quota.open(7, Egress, at(2 * window)), "but not for ever");
-    assert!(
-        quota.open(8, Egress, at(0)),
-        "another endpoint starts from nothing"
-    );
-    assert_eq!(quota.opened, [0, 1]);
+    assert!(lease(&ended) <= lease(&begun), "{ended:?}");
+    assert!(lease(&ended) < ended.timeout);
 }
 
 #[test]
-fn answers_are_taken_off_the_window_before_too() {
-    let mut quota = Quota::default();
-    for _ in 0..Quota::OPENING {
-        assert!(quota.open(7, Egress, at(0)));
+fn what_is_picked_up_waits_for_its_opener_and_no_reset_confirms_it() {
+    let mut flow = opened(Egress, protocol::TCP, 1, 0, 60, 0);
+    flow.state = State::PickedUp as u8;
+    for (direction, detail) in [
+        (Ingress, tcp::ACK),
+        (Egress, tcp::RST),
+        (Egress, tcp::FIN | tcp::ACK),
+    ] {
+        advance(&mut flow, direction, &packet(protocol::TCP, detail), 60, 0);
+        assert_eq!(flow.state, State::PickedUp as u8);
     }
-    let later = at(Quota::WINDOW * SECOND);
-    assert!(!quota.open(7, Egress, later));
-    quota.answered(7, Egress);
-    assert!(quota.open(7, Egress, later));
-    assert!(!quota.open(7, Egress, later));
+    advance(&mut flow, Egress, &packet(protocol::TCP, tcp::ACK), 60, 0);
+    assert_eq!(flow.state, State::Replied as u8);
 }
 
 #[test]
@@ -134,10 +125,46 @@ fn replied_flows_are_kept_up_to_a_number_and_those_that_expired_make_room() {
         replied: Quota::REPLIED - 1,
         ..Quota::default()
     };
-    assert!(quota.reply(7, 0));
-    assert!(!quota.reply(7, 0));
-    assert!(quota.reply(7, 1));
-    assert!(quota.reply(7, Quota::REPLIED * 2), "more gone than counted");
+    assert!(quota.may_keep(7, 0, 0));
+    quota.keep();
+    assert!(!quota.may_keep(7, 0, 0));
+    assert!(quota.may_keep(7, 1, 0));
+    assert!(
+        quota.may_keep(7, Quota::REPLIED * 2, 0),
+        "more gone than counted"
+    );
+    quota.let_go();
+    assert!(quota.may_keep(7, 0, 0));
+}
+
+#[test]
+fn greedy_endpoints_leave_as_much_room_as_each_of_them_has() {
+    for greedy in [2, 5, 100_u32] {
+        let mut quotas: Vec<Quota> = (1..=greedy)
+            .map(|endpoint| Quota {
+                endpoint,
+                ..Quota::default()
+            })
+            .collect();
+        let mut all = Quota::default();
+        loop {
+            let before = all.replied;
+            for quota in &mut quotas {
+                if quota.may_keep(quota.endpoint, 0, all.kept(0)) {
+                    quota.keep();
+                    all.keep();
+                }
+            }
+            if all.replied == before {
+                break;
+            }
+        }
+        let left = Quota::ALL_REPLIED - all.replied;
+        let most = quotas.iter().map(|quota| quota.replied).max();
+        let most = most.expect("there are some");
+        assert!(left >= most - 1, "{greedy} leave {left}, one has {most}");
+        assert!(Quota::default().may_keep(greedy + 1, 0, all.kept(0)));
+    }
 }
 
 #[test]

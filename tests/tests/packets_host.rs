@@ -124,6 +124,89 @@ fn in_its_window_a_pod_goes_on_with_connections_that_it_had() {
 }
 
 #[test]
+fn what_is_picked_up_stays_with_bare_acks_until_its_opener_speaks() {
+    const FIN: u8 = 1;
+    const RST: u8 = 4;
+    let mut host = Host::default();
+    host.endpoint_mut("callee").pickup_until = host.now + SECOND;
+    let (ours, theirs) = (outgoing(ACK), outgoing(ACK).reply());
+    let denied = |flags| to_pod("callee", &theirs.flags(flags)).drops(Reason::Policy);
+    assert_step(&mut host, &to_pod("callee", &theirs));
+    // Any of them would tell the sender whether a port is open.
+    let others = [FIN | ACK, RST, RST | ACK, SYN | ACK, SYN];
+    for flags in others {
+        assert_step(&mut host, &denied(flags));
+    }
+    // The pod's own reset says that there is no such connection.
+    assert_step(&mut host, &from_pod("callee", &ours.flags(RST)));
+    for flags in others {
+        assert_step(&mut host, &denied(flags));
+    }
+    assert_step(&mut host, &to_pod("callee", &theirs));
+    assert_step(&mut host, &from_pod("callee", &ours));
+    assert_step(&mut host, &to_pod("callee", &theirs.flags(FIN | ACK)));
+}
+
+#[test]
+fn replies_pass_however_many_unanswered_flows_one_peer_opens() {
+    let (peer, client, pod) = (
+        address("stranger", true),
+        address("plain", true),
+        address("caller", true),
+    );
+    let mut host = Host::default();
+    let syn = Frame::tcp((client, 40_000), (pod, 80), SYN);
+    assert_step(&mut host, &to_pod("caller", &syn));
+    for port in 1..=20_000 {
+        let frame = Frame::udp((peer, port), (pod, 53));
+        assert_step(&mut host, &to_pod("caller", &frame));
+        let frame = Frame::tcp((peer, port), (pod, 80), SYN);
+        assert_step(&mut host, &to_pod("caller", &frame));
+    }
+    // Over a full table: what was opened before, by the one who filled it last, and anew.
+    assert_step(
+        &mut host,
+        &from_pod("caller", &syn.reply().flags(SYN | ACK)),
+    );
+    for port in 19_990..=20_000 {
+        let frame = Frame::udp((peer, port), (pod, 53));
+        assert_step(&mut host, &to_pod("caller", &frame));
+        assert_step(&mut host, &from_pod("caller", &frame.reply()));
+    }
+    for port in 50_000..50_200 {
+        let syn = Frame::tcp((client, port), (pod, 80), SYN);
+        assert_step(&mut host, &to_pod("caller", &syn));
+        assert_step(
+            &mut host,
+            &from_pod("caller", &syn.reply().flags(SYN | ACK)),
+        );
+    }
+}
+
+#[test]
+fn fragments_follow_their_first_one_however_many_packets_another_peer_begins() {
+    let (peer, client, pod) = (
+        address("stranger", true),
+        address("plain", true),
+        address("caller", true),
+    );
+    let mut host = Host::default();
+    let begun = |peer, id: u16| {
+        Frame::udp((peer, 9), (pod, 53)).with(|f| {
+            (f.fragment, f.identification) = (0x2000, id);
+            f.payload.resize(16, 0);
+        })
+    };
+    let later =
+        Frame::udp((client, 9), (pod, 53)).with(|f| (f.fragment, f.identification) = (2, 7));
+    assert_step(&mut host, &to_pod("caller", &begun(client, 7)));
+    for id in 0..20_000 {
+        assert_step(&mut host, &to_pod("caller", &begun(peer, id)));
+    }
+    assert_step(&mut host, &to_pod("caller", &later));
+}
+
+#[test]
 fn a_flow_past_its_timeout_counts_as_absent() {
     let mut host = Host::default();
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));

@@ -46,8 +46,8 @@ pub struct Stats {
     pub events_suppressed: u64,
     /// Flows that no table could take.
     pub flows_not_stored: u64,
-    /// Flows that weren't stored since their endpoint had opened too many that
-    /// nobody answered.
+    /// Answered flows that aren't kept for good, since their endpoint keeps as many
+    /// as it may.
     pub flows_over_quota: u64,
     /// Fragmented packets whose first fragment couldn't be noted.
     pub fragments_not_stored: u64,

@@ -52,6 +52,7 @@ pub(super) fn list(datapath: &mut Datapath) -> Result<Vec<FlowEntry>, DatapathEr
         // One that was promoted meanwhile stands in both tables.
         .collect::<BTreeMap<_, _>>()
         .into_iter()
+        .filter(|(key, _)| key.protocol < FlowKey::FRAGMENTS)
         .filter(|(_, flow)| !conntrack::expired(flow, clock))
         .filter_map(|(key, flow)| {
             // An endpoint that is gone leaves its flows to expire unseen.
@@ -75,9 +76,9 @@ fn entry(pod: String, key: &FlowKey, flow: &Flow, clock: Clock, datapath: &Datap
         peer: datapath.names.name(flow.peer),
         opened: Direction::from_u8(flow.opened_by).map_or("unknown", Direction::name),
         state: match flow.state {
-            s if s == State::Opening as u8 || s == State::Answered as u8 => "opening",
             s if s == State::Replied as u8 => "established",
-            _ => "closing",
+            s if s == State::Closing as u8 => "closing",
+            _ => "opening",
         },
         age: seconds(flow.opened),
         idle: seconds(flow.last_seen),

@@ -10,8 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ringfence_ebpf::abi::{
     Addr, Bucket, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    FragmentKey, Fragments, Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey, Seed,
-    ServiceKey,
+    Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey,
 };
 
 use super::btf::Running;
@@ -196,7 +195,7 @@ type Shape = (MapType, usize, usize);
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
     const LPM: usize = 4 + size_of::<CidrKey>();
-    let shapes: [(&'static str, Shape); 24] = [
+    let shapes: [(&'static str, Shape); 23] = [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
@@ -216,18 +215,10 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
         ("FLOWS", (MapType::Array, 4, size_of::<Bucket>())),
         (
             "FLOWS_MORE",
-            (MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>()),
+            (MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
         ),
         ("OPENING", (MapType::Array, 4, size_of::<Bucket>())),
         ("SEED", (MapType::Array, 4, size_of::<Seed>())),
-        (
-            "FRAGMENTS",
-            (
-                MapType::LruHash,
-                size_of::<FragmentKey>(),
-                size_of::<Fragments>(),
-            ),
-        ),
         ("QUOTA", (MapType::Array, 4, size_of::<Quota>())),
         ("GONE", (MapType::Array, 4, 4)),
         (

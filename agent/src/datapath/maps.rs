@@ -4,8 +4,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
-    Addr, Bucket, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
-    Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey, capacity,
+    Addr, Bucket, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant,
+    Identity, Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey, capacity,
 };
 
 use super::control::InForce;
@@ -39,6 +39,7 @@ pub(super) struct Maps {
     pub(super) flows_more: Hash<FlowKey, Flow>,
     pub(super) opening: Buckets,
     pub(super) seed: Array<MapData, Raw<Seed>>,
+    pub(super) claims: Hash<Addr, Claim>,
     pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
     pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     pub(super) stats: PerCpuArray<MapData, u64>,
@@ -97,6 +98,7 @@ impl Maps {
             flows_more: typed!("FLOWS_MORE"),
             opening: typed!("OPENING"),
             seed: typed!("SEED"),
+            claims: typed!("CLAIMS"),
             drops: typed!("DROPS"),
             drops_other: typed!("DROPS_OTHER"),
             stats: typed!("STATS"),
@@ -356,7 +358,6 @@ pub(super) fn max_entries(map: &str) -> u32 {
         "FLOWS" => capacity::FLOWS,
         "FLOWS_MORE" => capacity::FLOWS_MORE,
         "OPENING" => capacity::OPENING,
-        "FRAGMENTS" => capacity::FRAGMENTS,
         "CLAIMS" => capacity::CLAIMS,
         "LOCALS" => capacity::LOCALS,
         "SOURCES" => capacity::SOURCES,

@@ -1,14 +1,16 @@
-//! Quotas of replied flows: the kernel counts what it puts into `FLOWS` and takes
-//! out of it, but nobody sees a flow expire. Now and then the agent counts who is
-//! left, and writes the difference down in a map of its own.
+//! What the kernel can't take back itself: it counts what it puts into `FLOWS` and
+//! takes out of it, but nobody sees a flow expire, or an endpoint leave. Now and then
+//! the agent counts who is left, and writes the difference down in a map of its own.
+//! What is gone from the tables that push nobody out (`FLOWS_MORE`, `CLAIMS`) it removes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringfence_ebpf::abi::{Endpoint, Flow, FlowKey, Quota};
+use ringfence_ebpf::abi::{Addr, Claim, Endpoint, Flow, FlowKey, Quota};
 use ringfence_ebpf::conntrack::{self, Clock};
 
 use super::error::DatapathError;
+use super::maps::{Maps, Table as _, entries, map_error};
 use super::{Datapath, buckets};
 
 /// Flows that an endpoint keeps before it is worth while to see which of them
@@ -37,7 +39,10 @@ impl Datapath {
         self.settled.at = Some(Instant::now());
         let mut grown = Vec::new();
         let before = std::mem::take(&mut self.settled.replied);
-        for (slot, endpoint) in self.endpoints.seated() {
+        let seated: Vec<(u32, Endpoint)> = self.endpoints.seated();
+        // All of them together have the quota of an endpoint that there isn't.
+        let all = (Quota::NODE, Endpoint::default());
+        for (slot, endpoint) in seated.iter().copied().chain([all]) {
             let quota = self.maps.quota(slot)?;
             let last = before.get(&endpoint.id).copied();
             if let Some(last) = last {
@@ -47,18 +52,63 @@ impl Datapath {
                 grown.push((slot, quota));
             }
         }
+        let clock = self.clock()?;
+        let there = seated.iter().map(|(_, endpoint)| endpoint.id).collect();
+        collect_flows(&mut self.maps, &there, clock)?;
+        collect_claims(&mut self.maps, &there)?;
         if grown.is_empty() {
             return Ok(());
         }
-        let clock = self.clock()?;
-        let live = live(buckets::replied(&self.maps)?, clock);
+        let live = live(buckets::replied(&self.maps)?, &there, clock);
         for (slot, quota) in grown {
-            let left = live.get(&quota.endpoint).copied().unwrap_or_default();
+            let left = match slot {
+                Quota::NODE => live.values().sum(),
+                _ => live.get(&quota.endpoint).copied().unwrap_or_default(),
+            };
             self.maps.set_gone(slot, quota.replied.wrapping_sub(left))?;
             self.settled.replied.insert(quota.endpoint, quota.replied);
         }
         Ok(())
     }
+}
+
+/// Removes what lies in `FLOWS_MORE` for nobody: that table pushes nothing out. A flow
+/// that comes to life again between the look and the removal is decided anew.
+fn collect_flows(
+    maps: &mut Maps,
+    there: &BTreeSet<u32>,
+    clock: Clock,
+) -> Result<(), DatapathError> {
+    for (key, flow) in entries("FLOWS_MORE", &maps.flows_more)? {
+        if conntrack::expired(&flow, clock) || !there.contains(&key.endpoint) {
+            maps.flows_more
+                .take(&key)
+                .map_err(|error| map_error("removing from", "FLOWS_MORE", &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the claims of endpoints that have left. Whoever claims such an address at
+/// that very moment may have to claim it once more.
+fn collect_claims(maps: &mut Maps, there: &BTreeSet<u32>) -> Result<(), DatapathError> {
+    let claims = entries("CLAIMS", &maps.claims)?;
+    for addr in left(claims, there) {
+        maps.claims
+            .take(&addr)
+            .map_err(|error| map_error("removing from", "CLAIMS", &error))?;
+    }
+    Ok(())
+}
+
+/// Addresses that endpoints which have left had claimed.
+fn left(claims: Vec<(Addr, Claim)>, there: &BTreeSet<u32>) -> Vec<Addr> {
+    let left = |(_, claim): &(Addr, Claim)| !there.contains(&claim.endpoint);
+    claims
+        .into_iter()
+        .filter(left)
+        .map(|(addr, _)| addr)
+        .collect()
 }
 
 /// Whether a quota of this endpoint counts so many flows, and so many more than
@@ -70,11 +120,12 @@ fn has_grown(quota: &Quota, endpoint: &Endpoint, gone: u32, last: Option<u32>) -
     quota.endpoint == endpoint.id && (counts(kept, Quota::REPLIED) || counts(kept, MANY) && more)
 }
 
-/// Live flows by endpoint id.
-fn live(flows: Vec<(FlowKey, Flow)>, clock: Clock) -> BTreeMap<u32, u32> {
+/// Live flows by endpoint id, of endpoints that are there: the kernel takes the ways
+/// of others.
+fn live(flows: Vec<(FlowKey, Flow)>, there: &BTreeSet<u32>, clock: Clock) -> BTreeMap<u32, u32> {
     let mut live = BTreeMap::new();
     for (key, flow) in flows {
-        if !conntrack::expired(&flow, clock) {
+        if !conntrack::expired(&flow, clock) && there.contains(&key.endpoint) {
             *live.entry(key.endpoint).or_default() += 1;
         }
     }
@@ -109,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_past_their_timeout_are_gone() {
+    fn flows_past_their_timeout_and_those_of_endpoints_that_left_are_gone() {
         let flow = |last_seen| Flow {
             last_seen,
             timeout: 30,
@@ -127,7 +178,21 @@ mod tests {
             (key(1), flow(7_000)),
             (key(1), flow(6_999)),
             (key(2), flow(10_001)),
+            (key(3), flow(10_001)),
         ];
-        assert_eq!(live(flows, clock), BTreeMap::from([(1, 1), (2, 1)]));
+        let there = BTreeSet::from([1, 2]);
+        assert_eq!(live(flows, &there, clock), BTreeMap::from([(1, 1), (2, 1)]));
+    }
+
+    #[test]
+    fn claims_of_endpoints_that_left_are_collected() {
+        let addr = |last| Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        let claim = |endpoint| Claim { endpoint, slot: 9 };
+        let claims = vec![
+            (addr(1), claim(1)),
+            (addr(2), claim(2)),
+            (addr(3), claim(3)),
+        ];
+        assert_eq!(left(claims, &BTreeSet::from([1, 3])), [addr(2)]);
     }
 }

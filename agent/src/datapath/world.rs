@@ -4,9 +4,7 @@
 //! maps. Each world has the keys of the entries that it still lacks: those that a
 //! change wrote, and at first those that a dump shows to be otherwise.
 
-use ringfence_ebpf::abi::{
-    Addr, CidrKey, Control, Identity, PortKey, RuleKey, ServiceKey, World,
-};
+use ringfence_ebpf::abi::{Addr, CidrKey, Control, Identity, PortKey, RuleKey, ServiceKey, World};
 use ringfence_policy::delta::Keys;
 use ringfence_policy::tables::Tables;
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_skb_store_bytes;
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::{Direction, Endpoint, Flow, FlowKey, Quota};
+use ringfence_ebpf::abi::{Direction, Endpoint, Flow, FlowKey};
 use ringfence_ebpf::packet;
 
 use super::{Skb, maps};
@@ -35,8 +35,6 @@ const PORTS: u32 = 1;
 const PEERS: u32 = 2;
 /// The endpoint's epoch rises before each packet.
 const STALE: u32 = 4;
-/// The endpoint's quota is as new before each packet.
-const QUOTA: u32 = 8;
 
 #[map]
 static VARY: Array<Vary> = Array::with_max_entries(1, 0);
@@ -123,13 +121,6 @@ fn change(ctx: &TcContext) {
         let endpoint: &mut Endpoint = unsafe { &mut *endpoint };
         endpoint.worlds[0].epoch += 1;
         endpoint.worlds[1].epoch += 1;
-    }
-    if vary.what & QUOTA != 0
-        && let Some(quota) = maps::QUOTA.get_ptr_mut(vary.slot)
-    {
-        // SAFETY: as above.
-        let quota: &mut Quota = unsafe { &mut *quota };
-        quota.opened = [0; 2];
     }
 }
 

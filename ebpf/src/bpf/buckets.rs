@@ -4,16 +4,21 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed, capacity};
 use ringfence_ebpf::conntrack::Clock;
+
+use super::maps::ENDPOINTS;
 
 #[map]
 static FLOWS: Array<Bucket> = Array::pinned(capacity::FLOWS, 0);
 #[map]
-static FLOWS_MORE: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS_MORE, 0);
+static FLOWS_MORE: HashMap<FlowKey, Flow> = HashMap::pinned(capacity::FLOWS_MORE, 0);
 #[map]
 static OPENING: Array<Bucket> = Array::pinned(capacity::OPENING, 0);
+/// A number on its way past the verifier.
+#[map]
+static PLACE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SEED: Array<Seed> = Array::pinned(1, 0);
 
@@ -31,7 +36,7 @@ pub(super) fn flow(tag: u64, key: &FlowKey) -> Option<&'static mut Flow> {
     if let Some(way) = bucket.find(tag, key) {
         return Some(&mut bucket.flows[way & LAST_WAY].flow);
     }
-    if bucket.turn == 0 {
+    if !bucket.is_crowded() {
         return None;
     }
     // SAFETY: the element may be evicted and reused under us. Its fields
@@ -42,52 +47,99 @@ pub(super) fn flow(tag: u64, key: &FlowKey) -> Option<&'static mut Flow> {
 
 /// A flow that isn't.
 #[inline(never)]
-pub(super) fn opening(tag: u64, key: &FlowKey) -> Option<&'static mut Flow> {
-    let bucket = opening_bucket(tag)?;
-    let way = bucket.find(tag, key)?;
-    bucket.touch(way);
-    Some(&mut bucket.flows[way & LAST_WAY].flow)
+pub(super) fn opening(tag: u64, key: &FlowKey, clock: Clock) -> Option<&'static mut Flow> {
+    let bucket = opening_bucket(tag, key)?;
+    let way = bucket.find(tag, key)? & LAST_WAY;
+    bucket.touch(way, clock);
+    Some(&mut bucket.flows[way].flow)
 }
 
 /// Stores one there.
 #[inline(never)]
-pub(super) fn open(tag: u64, key: &FlowKey, flow: &Flow) -> bool {
-    let Some(bucket) = opening_bucket(tag) else {
+pub(super) fn open(tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
+    let (Some(bucket), Some(seed)) = (opening_bucket(tag, key), SEED.get(0)) else {
         return false;
     };
-    let way = bucket.place(tag);
-    write(bucket, way, tag, key, flow)
+    let owner = seed.owner(key, flow);
+    let mut tries = TRIES;
+    while tries > 0 {
+        tries -= 1;
+        let way = forgotten(bucket.place(tag, owner, clock.now)) & LAST_WAY;
+        if write(bucket, way, tag, key, flow) {
+            bucket.own(way, owner, flow, clock);
+            return true;
+        }
+    }
+    false
+}
+
+/// How often a way is looked for where another CPU takes the one that was found.
+const TRIES: u32 = 2;
+
+/// The same way, of which the verifier knows nothing any more: otherwise it would walk
+/// what follows once for each comparison that has led to it.
+#[inline(always)]
+fn forgotten(way: usize) -> usize {
+    let Some(place) = PLACE.get_ptr_mut(0) else {
+        return way;
+    };
+    // SAFETY: this CPU's own element; hooks run with softirqs off.
+    unsafe {
+        place.write_volatile(way as u64);
+        place.read_volatile() as usize
+    }
 }
 
 /// Moves one to the replied ones.
 #[inline(never)]
-pub(super) fn promote(tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
+pub(super) fn promote(tag: u64, key: &FlowKey, flow: &mut Flow, slot: u32, clock: &Clock) -> bool {
     let Some(bucket) = flows_bucket(tag) else {
         return false;
     };
-    let stored = match bucket.room(tag, clock) {
+    let stored = match bucket.room(tag, *clock).or_else(|| left(bucket)) {
         // Two CPUs may promote at once: whose entry stands doesn't matter.
-        Some(way) => write(bucket, way, tag, key, flow),
+        Some(way) => {
+            let stored = write(bucket, way, tag, key, flow);
+            if stored {
+                bucket.flows[way & LAST_WAY].slot = slot;
+            }
+            stored
+        }
         None => {
-            bucket.turn = 1;
+            bucket.crowd();
             FLOWS_MORE
                 .insert(key, &*flow, u64::from(BPF_NOEXIST))
                 .is_ok()
                 || FLOWS_MORE.get_ptr(key).is_some()
         }
     };
-    if stored && let Some(bucket) = opening_bucket(tag) {
+    if stored && let Some(bucket) = opening_bucket(tag, key) {
         release(bucket, tag, key);
     }
     stored
 }
 
+/// The way of a flow whose endpoint has left.
+#[inline(never)]
+fn left(bucket: &Bucket) -> Option<usize> {
+    let mut way = Bucket::WAYS;
+    while way > 0 {
+        way -= 1;
+        let held = &bucket.flows[way & LAST_WAY];
+        let there = ENDPOINTS.get(held.slot);
+        if there.is_none_or(|endpoint| endpoint.id != held.key.endpoint) {
+            return Some(way);
+        }
+    }
+    None
+}
+
 /// Moves one back.
 #[inline(never)]
-pub(super) fn demote(tag: u64, key: &FlowKey, flow: &mut Flow) -> bool {
+pub(super) fn demote(tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
     // There first: there is no moment without it. Only who takes it out
     // counts it.
-    open(tag, key, flow)
+    open(tag, key, flow, clock)
         && (flows_bucket(tag).is_some_and(|bucket| release(bucket, tag, key))
             || FLOWS_MORE.remove(key).is_ok())
 }
@@ -97,8 +149,11 @@ const LAST_WAY: usize = Bucket::WAYS - 1;
 
 /// The bucket of a tag among the flows that aren't replied.
 #[inline(always)]
-fn opening_bucket(tag: u64) -> Option<&'static mut Bucket> {
-    let bucket = OPENING.get_ptr_mut(Seed::bucket::<{ capacity::OPENING }>(tag))?;
+fn opening_bucket(tag: u64, key: &FlowKey) -> Option<&'static mut Bucket> {
+    let number = SEED
+        .get(0)?
+        .opening_bucket::<{ capacity::OPENING }>(tag, key.endpoint);
+    let bucket = OPENING.get_ptr_mut(number)?;
     // SAFETY: other CPUs write here too; see `ringfence_ebpf::buckets` for why any
     // state that they leave can be read.
     Some(unsafe { &mut *bucket })

@@ -7,16 +7,15 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
-    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    FragmentKey, Fragments, Grant, Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat,
-    World, capacity,
+    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant,
+    Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat, World, capacity,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{Packet, Shape};
@@ -39,8 +38,6 @@ static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF
 static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(capacity::SERVICES, BPF_F_NO_PREALLOC);
-#[map]
-static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::pinned(capacity::FRAGMENTS, 0);
 #[map]
 pub(super) static QUOTA: Array<Quota> = Array::pinned(capacity::ENDPOINTS, 0);
 /// Replied flows that are gone and still counted, by slot. Written by the agent.
@@ -230,23 +227,23 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn opening(&self, tag: u64, key: &FlowKey) -> Option<&mut Flow> {
-        buckets::opening(tag, key)
+    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&mut Flow> {
+        buckets::opening(tag, key, clock)
     }
 
     #[inline(always)]
-    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow) -> bool {
-        buckets::open(tag, key, flow)
+    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
+        buckets::open(tag, key, flow, clock)
     }
 
     #[inline(always)]
-    fn promote(&self, tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
-        buckets::promote(tag, key, flow, clock)
+    fn promote(&self, tag: u64, key: &FlowKey, flow: &mut Flow, slot: u32, clock: Clock) -> bool {
+        buckets::promote(tag, key, flow, slot, &clock)
     }
 
     #[inline(always)]
-    fn demote(&self, tag: u64, key: &FlowKey, flow: &mut Flow) -> bool {
-        buckets::demote(tag, key, flow)
+    fn demote(&self, tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
+        buckets::demote(tag, key, flow, clock)
     }
 
     #[inline(always)]
@@ -258,18 +255,6 @@ impl Tables for Maps {
     #[inline(always)]
     fn gone(&self, slot: u32) -> u32 {
         GONE.get(slot).copied().unwrap_or_default()
-    }
-
-    #[inline(always)]
-    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
-        // SAFETY: integers, copied out at once; the worst of a reuse under us is
-        // that one fragment is taken for another packet's.
-        unsafe { FRAGMENTS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool {
-        FRAGMENTS.insert(key, fragments, u64::from(BPF_ANY)).is_ok()
     }
 
     #[inline(always)]

@@ -133,7 +133,7 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
     packet::parse(&frame, packet);
     let room = &mut scratch.room;
     let verdict = match found {
-        None => verdict::unknown_endpoint(&control, direction, &room.noted),
+        None => verdict::unknown_endpoint(&context.control, direction, &room.noted),
         Some((_, endpoint)) => match direction {
             Direction::Egress => verdict::from_pod(&Maps, context, endpoint, &frame, packet, room),
             Direction::Ingress => verdict::to_pod(&Maps, context, endpoint, &frame, packet, room),
@@ -167,7 +167,7 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     } else {
         packet::parse_l3(&frame, u16::from_be(skb.protocol as u16), packet);
     }
-    let verdict = verdict::to_network(&Maps, context, packet, &scratch.room.noted);
+    let verdict = verdict::to_network(&Maps, context, packet, &mut scratch.room);
     if verdict.passes(&scratch.room.noted) {
         tag(ctx, Tag::new(carried.slot(), false));
     }

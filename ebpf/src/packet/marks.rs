@@ -11,7 +11,7 @@ impl Packet {
             marks |= mark::STARTS;
         }
         if self.detail & (tcp::FIN | tcp::RST) != 0 {
-            marks |= mark::ENDS;
+            marks = marks & !mark::OPENS | mark::ENDS;
         }
         self.marks = marks;
     }
@@ -29,12 +29,13 @@ impl Packet {
     /// Sets the marks of SCTP, given the type of its first chunk.
     #[inline(always)]
     pub(crate) const fn mark_sctp(&mut self) {
-        self.marks = mark::ANY
-            | match self.detail {
-                sctp::INIT => mark::STARTS,
-                sctp::ABORT | sctp::SHUTDOWN | sctp::SHUTDOWN_COMPLETE => mark::ENDS,
-                _ => 0,
-            };
+        self.marks = match self.detail {
+            sctp::INIT => mark::ANY | mark::STARTS,
+            sctp::ABORT | sctp::SHUTDOWN | sctp::SHUTDOWN_COMPLETE => {
+                mark::ANY & !mark::OPENS | mark::ENDS
+            }
+            _ => mark::ANY,
+        };
     }
 
     /// Sets the marks of protocols without ports.

@@ -11,7 +11,7 @@ mod plain;
 
 use core::hint::cold_path;
 
-use crate::abi::{Addr, Direction, FlowKey, FragmentKey, Mac, Reason};
+use crate::abi::{Addr, Direction, FlowKey, Mac, Reason};
 
 pub use numbers::{
     ETHERNET, EXTENSION_HEADERS, TUNNEL_PORTS, ethertype, icmpv6, protocol, sctp, tcp,
@@ -107,7 +107,8 @@ pub mod mark {
     /// Of a protocol (TCP) whose opener shows that it got the answer.
     pub const SHAKES: u8 = 4;
     /// If it is allowed, it opens a flow. ICMP replies and errors don't: a flow
-    /// made by a stray echo reply would let the peer's queries in.
+    /// made by a stray echo reply would let the peer's queries in. Nor does what only
+    /// ends a connection: nobody answers it, so it needs no flow.
     pub const OPENS: u8 = 8;
     /// It can be a packet of a flow's opener: of ICMP only queries are.
     pub const BY_OPENER: u8 = 16;
@@ -233,21 +234,24 @@ impl Packet {
     }
 
     /// The key by which its fragments are tied together at one hook, given by a
-    /// number.
+    /// number from 0 on, written where it is to lie.
     #[inline(always)]
-    pub const fn fragment_key(&self, hook: u32, endpoint: u32) -> FragmentKey {
+    pub fn put_fragment_key(
+        &self,
+        hook: u32,
+        direction: Direction,
+        endpoint: u32,
+        key: &mut FlowKey,
+    ) {
+        self.put_flow_key(direction, endpoint, key);
         let protocol = match self.ethertype {
-            ethertype::IPV4 => self.protocol as u32,
+            ethertype::IPV4 => u32::from(self.protocol),
             // There a later fragment may name another header than the first one.
             _ => 0,
         };
-        FragmentKey {
-            source: self.source,
-            destination: self.destination,
-            endpoint,
-            identification: self.identification,
-            protocol: protocol | hook << 8,
-        }
+        key.protocol = protocol + (hook + 1) * FlowKey::FRAGMENTS;
+        key.local_port = (self.identification >> 16) as u16;
+        key.remote_port = self.identification as u16;
     }
 
     /// Whether it goes to everybody on the link or to a group: by its address, or by its

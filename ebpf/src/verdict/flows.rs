@@ -4,7 +4,7 @@ use core::hint::cold_path;
 
 use super::path::{Known, Path};
 use super::{Policy, Tables, Track};
-use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Identity, Stat};
+use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Identity, Quota, Stat};
 use crate::conntrack::{self, State};
 use crate::packet::{self, Frame, Packet, mark};
 
@@ -20,7 +20,7 @@ pub(super) enum Found {
 }
 
 /// What is noted of a flow that an allowed packet opens.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct New {
     /// Workload of the peer.
     pub(super) peer: u32,
@@ -55,18 +55,25 @@ impl<T: Tables> Path<'_, T> {
 
     #[inline(never)]
     fn end(&self, track: &Track, flow: T::FlowRef<'_>) {
-        if self.tables.demote(track.tag, &track.key, flow)
-            && let Some(mut quota) = self.tables.quota(self.context.slot)
+        let clock = self.context.clock;
+        if !self.tables.demote(track.tag, &track.key, flow, clock) {
+            return;
+        }
+        if let Some(mut quota) = self.tables.quota(self.context.slot)
             && quota.endpoint == self.endpoint.id
         {
-            quota.replied = quota.replied.wrapping_sub(1);
+            quota.let_go();
+        }
+        if let Some(mut all) = self.tables.quota(Quota::NODE) {
+            all.let_go();
         }
     }
 
     /// The same among the flows that aren't replied yet or no longer.
     #[inline(always)]
     fn not_replied(&self, track: &mut Track) -> Found {
-        match self.tables.opening(track.tag, &track.key) {
+        let clock = self.context.clock;
+        match self.tables.opening(track.tag, &track.key, clock) {
             Some(flow) => self.not_replied_yet(track, flow),
             None => Found::Absent(Known::Nothing),
         }
@@ -74,39 +81,53 @@ impl<T: Tables> Path<'_, T> {
 
     #[inline(never)]
     fn not_replied_yet(&self, track: &Track, mut flow: T::FlowRef<'_>) -> Found {
-        let before = flow.state;
+        if flow.state == State::PickedUp as u8
+            && flow.opened_by != self.direction as u8
+            && !self.is_bare_ack()
+        {
+            // Nobody but it says that there is a connection: no other flags.
+            return Found::Absent(Known::Something);
+        }
         let found = self.take_in(&mut flow, &track.key);
-        if matches!(found, Found::Passes(_)) {
-            if before == State::Opening as u8 && flow.state != before {
-                self.answered();
-            }
-            if flow.state == State::Replied as u8 {
-                self.replied(track, flow);
-            }
+        if matches!(found, Found::Passes(_)) && flow.state == State::Replied as u8 {
+            self.replied(track, flow);
         }
         found
-    }
-
-    #[inline(always)]
-    fn answered(&self) {
-        if let Some(mut quota) = self.tables.quota(self.context.slot) {
-            quota.answered(self.endpoint.id, self.direction.reverse());
-        }
     }
 
     /// Moves a flow to those that a flood can't push out, as many as this
     /// endpoint may have there; the others go on where they are.
     #[inline(never)]
     fn replied(&self, track: &Track, flow: T::FlowRef<'_>) {
+        let (slot, clock) = (self.context.slot, self.context.clock);
+        if !self.may_keep() {
+            self.tables.count(Stat::FlowsOverQuota);
+        } else if self
+            .tables
+            .promote(track.tag, &track.key, flow, slot, clock)
+        {
+            for slot in [slot, Quota::NODE] {
+                if let Some(mut quota) = self.tables.quota(slot) {
+                    quota.keep();
+                }
+            }
+        } else {
+            self.tables.count(Stat::FlowsNotStored);
+        }
+    }
+
+    /// Whether the endpoint may keep one more replied flow.
+    #[inline(always)]
+    fn may_keep(&self) -> bool {
+        let all = match self.tables.quota(Quota::NODE) {
+            Some(all) => all.kept(self.tables.gone(Quota::NODE)),
+            None => 0,
+        };
         let slot = self.context.slot;
         let gone = self.tables.gone(slot);
-        let within = match self.tables.quota(slot) {
-            Some(mut quota) => quota.reply(self.endpoint.id, gone),
+        match self.tables.quota(slot) {
+            Some(mut quota) => quota.may_keep(self.endpoint.id, gone, all),
             None => true,
-        };
-        let clock = self.context.clock;
-        if within && !self.tables.promote(track.tag, &track.key, flow, clock) {
-            self.tables.count(Stat::FlowsNotStored);
         }
     }
 
@@ -209,7 +230,7 @@ impl<T: Tables> Path<'_, T> {
             Some(flow) => live(&flow),
             None => self
                 .tables
-                .opening(tag, key)
+                .opening(tag, key, self.context.clock)
                 .is_some_and(|flow| live(&flow)),
         }
     }
@@ -238,24 +259,26 @@ impl<T: Tables> Path<'_, T> {
 
     /// Tracks an allowed packet's connection under the key in `track`.
     #[inline(never)]
-    pub(super) fn open(&self, track: &mut Track, known: Known, new: &New) {
-        let untracked = known == Known::Untracked || !self.packet.is(mark::OPENS);
-        if untracked || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+    pub(super) fn open(&self, track: &mut Track, known: Known) {
+        if known == Known::Untracked || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return;
         }
-        if known == Known::Something && self.confirm(track, new) {
+        if known == Known::Something && self.confirm(track) {
+            return;
+        }
+        if !self.packet.is(mark::OPENS) {
             return;
         }
         track.flow = conntrack::opened(
             self.direction,
             self.packet.protocol,
             self.half.epoch,
-            new.peer,
+            track.new.peer,
             self.context.len,
             self.context.clock.now,
         );
-        track.flow.flags = new.flags;
-        self.store(track, known, new.stat);
+        track.flow.flags = track.new.flags;
+        self.store(track, known, track.new.stat);
     }
 
     #[inline(always)]
@@ -269,25 +292,20 @@ impl<T: Tables> Path<'_, T> {
                 return;
             }
         }
-        let within = match self.tables.quota(self.context.slot) {
-            Some(mut quota) => quota.open(self.endpoint.id, self.direction, self.context.clock),
-            None => true,
-        };
-        if !within {
-            self.tables.count(Stat::FlowsOverQuota);
-        } else if self.tables.open(track.tag, &track.key, &track.flow) {
-            self.tables.count(stat);
-        } else {
-            self.tables.count(Stat::FlowsNotStored);
-        }
+        let clock = self.context.clock;
+        let stored = self.tables.open(track.tag, &track.key, &track.flow, clock);
+        self.tables
+            .count(if stored { stat } else { Stat::FlowsNotStored });
     }
 
     /// Confirms a live flow whose opener was decided anew: it goes on as it was.
     #[inline(never)]
-    fn confirm(&self, track: &Track, new: &New) -> bool {
+    fn confirm(&self, track: &Track) -> bool {
+        let new = &track.new;
         let confirmed = |flow: &mut Flow| {
             let clock = self.context.clock;
-            if flow.opened_by != self.direction as u8 || conntrack::expired(flow, clock) {
+            let by_opener = flow.opened_by == self.direction as u8;
+            if !by_opener || !self.packet.is(mark::BY_OPENER) || conntrack::expired(flow, clock) {
                 return false;
             }
             flow.epoch = self.half.epoch;
@@ -305,7 +323,8 @@ impl<T: Tables> Path<'_, T> {
         if let Some(mut flow) = self.tables.flow(track.tag, &track.key) {
             return confirmed(&mut flow);
         }
-        match self.tables.opening(track.tag, &track.key) {
+        let clock = self.context.clock;
+        match self.tables.opening(track.tag, &track.key, clock) {
             Some(mut flow) => confirmed(&mut flow),
             None => false,
         }
@@ -325,6 +344,7 @@ impl<T: Tables> Path<'_, T> {
             context.clock.now,
         );
         track.flow.packets = [0; 2];
+        track.flow.state = State::PickedUp as u8;
         conntrack::advance(
             &mut track.flow,
             self.direction,

@@ -1,30 +1,46 @@
 //! Fragments: those that follow pass if the first one did.
+//!
+//! What an allowed first fragment leaves lies among the flows that aren't replied, as
+//! one whose ports are the packet's identification: so its place is bounded as theirs
+//! are, by endpoint, kind and pair of ends.
 
 use super::path::Path;
-use super::{Tables, Verdict};
-use crate::abi::{EndpointWorld, Fragments, Stat};
+use super::{Tables, Track, Verdict};
+use crate::abi::{EndpointWorld, Flow, FlowKey, Stat};
+use crate::conntrack;
 
 /// Seconds for which Linux keeps what it can't put together yet (`IP_FRAG_TIME`).
-const PATIENCE: u64 = 30;
+const PATIENCE: u32 = 30;
 
 impl<T: Tables> Path<'_, T> {
-    /// Lets later fragments follow a first one that has passed.
+    #[inline(always)]
+    fn put_fragment_key(&self, key: &mut FlowKey) {
+        let (hook, endpoint) = (self.hook as u32, self.endpoint.id);
+        self.packet
+            .put_fragment_key(hook, self.direction, endpoint, key);
+    }
+
+    /// Lets later fragments follow a first one that has passed. What `track` held is
+    /// of no meaning any more.
     #[inline(never)]
-    pub(super) fn follow(&self, service: bool) {
-        let key = self.packet.fragment_key(self.hook as u32, self.endpoint.id);
+    pub(super) fn follow(&self, track: &mut Track, service: bool) {
+        self.put_fragment_key(&mut track.key);
+        let clock = self.context.clock;
+        let mut held = u64::from(self.packet.fragment_len);
+        track.tag = self.tables.tag(&track.key);
         // A second first fragment mustn't uncover what the first one held.
-        let held = match self.tables.fragments(&key) {
-            Some(first) if first.held > self.packet.fragment_len => first.held,
-            _ => self.packet.fragment_len,
-        };
-        let fragments = Fragments {
-            since: self.context.clock.now,
-            epoch: self.half.epoch,
-            held,
-            service: u32::from(service),
-            pad: 0,
-        };
-        if !self.tables.keep_fragments(&key, &fragments) {
+        if let Some(first) = self.tables.opening(track.tag, &track.key, clock)
+            && !conntrack::expired(&first, clock)
+        {
+            held = held.max(first.bytes[0]);
+        }
+        let peer = self.tables.identity(&track.key.remote).workload;
+        track.flow = conntrack::opened(self.direction, 0, self.half.epoch, peer, 0, clock.now);
+        track.flow.timeout = PATIENCE;
+        // Bytes of the packet that what follows may not overlap.
+        track.flow.bytes[0] = held;
+        track.flow.flags = if service { Flow::SERVICE } else { 0 };
+        if !self.tables.open(track.tag, &track.key, &track.flow, clock) {
             self.tables.count(Stat::FragmentsNotStored);
         }
     }
@@ -38,13 +54,15 @@ impl<T: Tables> Path<'_, T> {
         if self.packet.fragment_at == 0 || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return None;
         }
-        let key = self.packet.fragment_key(self.hook as u32, self.endpoint.id);
-        let first = self.tables.fragments(&key)?;
+        let mut key = FlowKey::EMPTY;
+        self.put_fragment_key(&mut key);
         let clock = self.context.clock;
-        let fresh = clock.now.saturating_sub(first.since) <= PATIENCE * clock.second;
-        let behind = u32::from(self.packet.fragment_at) >= first.held;
+        let tag = self.tables.tag(&key);
+        let first = self.tables.opening(tag, &key, clock)?;
+        let fresh = !conntrack::expired(&first, clock);
+        let behind = u64::from(self.packet.fragment_at) >= first.bytes[0];
         (fresh && behind && first.epoch == self.half.epoch).then_some(Verdict {
-            service: first.service != 0,
+            service: first.flags & Flow::SERVICE != 0,
             ..Verdict::ALLOW
         })
     }

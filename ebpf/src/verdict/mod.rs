@@ -19,10 +19,13 @@ use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Tag, World,
+    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat, Tag,
+    World,
 };
 use crate::conntrack::Clock;
 use crate::packet::Packet;
+
+use flows::New;
 
 pub use memo::Memo;
 pub use network::{spoofed_from_outside, to_network};
@@ -135,8 +138,6 @@ struct Work {
     inner: MaybeUninit<Packet>,
     /// The key of its flow.
     quoted: FlowKey,
-    /// The address by which the other end is judged.
-    judged: Addr,
     track: Track,
 }
 
@@ -150,6 +151,21 @@ struct Track {
     key: FlowKey,
     /// What the key is found by, once it has been looked for.
     tag: u64,
+    /// What is noted of the flow, if the packet opens one.
+    new: New,
+}
+
+impl Track {
+    const EMPTY: Self = Self {
+        flow: Flow::EMPTY,
+        key: FlowKey::EMPTY,
+        tag: 0,
+        new: New {
+            peer: Identity::OUTSIDE,
+            flags: 0,
+            stat: Stat::FlowsAllowed,
+        },
+    };
 }
 
 impl Scratch {
@@ -164,12 +180,7 @@ impl Scratch {
                 work: Work {
                     inner: MaybeUninit::uninit(),
                     quoted: FlowKey::EMPTY,
-                    judged: Addr::UNSPECIFIED,
-                    track: Track {
-                        flow: Flow::EMPTY,
-                        key: FlowKey::EMPTY,
-                        tag: 0,
-                    },
+                    track: Track::EMPTY,
                 },
             },
         }

@@ -2,9 +2,10 @@
 //! once DNAT has shown where it goes.
 
 use core::cell::Cell;
+use core::hint::cold_path;
 
 use super::path::{Hook, Path};
-use super::{Context, Noted, Policy, Tables, Verdict, endpoint_owns};
+use super::{Context, Noted, Policy, Room, Tables, Verdict, endpoint_owns};
 use crate::abi::{Addr, Control, Direction, EndpointWorld, Identity, Reason};
 use crate::packet::{Packet, Shape, mark};
 
@@ -15,15 +16,20 @@ pub fn to_network<T: Tables>(
     tables: &T,
     context: &Context,
     packet: &Packet,
-    noted: &Cell<Noted>,
+    room: &mut Room,
 ) -> Verdict {
+    let noted = &room.noted;
     let sender = tables.endpoint(context.tag.slot());
     let Some(sender) = sender.filter(|endpoint| endpoint.ifindex != 0) else {
         // Its slot is free: nobody can say any more what it may.
         return super::unknown_endpoint(&context.control, Direction::Egress, noted);
     };
     let path = Path::new(tables, context, sender, packet, noted, Hook::ToNetwork);
-    path.egress(&packet.destination)
+    let verdict = path.egress(&packet.destination);
+    if path.is_followed(verdict) {
+        path.follow(&mut room.work.track, false);
+    }
+    verdict
 }
 
 /// The verdict on a packet that came in by another device than a pod's, with the
@@ -71,7 +77,7 @@ impl<T: Tables> Path<'_, T> {
         }
         let note =
             |reason, audited| self.note(reason, audited, self.endpoint.workload, peer.workload);
-        let verdict = if flags & EndpointWorld::QUARANTINE != 0 {
+        if flags & EndpointWorld::QUARANTINE != 0 {
             note(Reason::Quarantine, self.auditing())
         } else if flags & EndpointWorld::EGRESS_ISOLATED != 0
             // A node's address may be a Service's too, and is resolved as it is.
@@ -85,10 +91,16 @@ impl<T: Tables> Path<'_, T> {
                 Policy::Audit => note(Reason::Policy, true),
                 Policy::Deny => note(Reason::Policy, self.auditing()),
             }
-        };
-        if self.packet.first_fragment && verdict.passes(self.noted) {
-            self.follow(false);
         }
-        verdict
+    }
+
+    /// Whether later fragments belong to a packet that passes.
+    #[inline(always)]
+    pub(super) fn is_followed(&self, verdict: Verdict) -> bool {
+        let first = self.packet.first_fragment && self.packet.shape == Shape::Ip;
+        if first {
+            cold_path();
+        }
+        first && verdict.passes(self.noted)
     }
 }

@@ -173,7 +173,7 @@ impl<'a, T: Tables> Path<'a, T> {
         }
         let asked = peer.policy;
         if asked == Policy::Deny {
-            if self.picks_up(known, addr) {
+            if self.endpoint.pickup_until != 0 && self.picks_up(known, addr) {
                 // It goes on as the flow that its other end opened.
                 self.adopt(track, peer.workload);
                 return Verdict::ALLOW;
@@ -182,7 +182,7 @@ impl<'a, T: Tables> Path<'a, T> {
                 return self.note(Reason::Policy, false, source, destination);
             }
         }
-        let new = New {
+        track.new = New {
             peer: peer.workload,
             flags,
             stat: if asked == Policy::Allow {
@@ -191,7 +191,7 @@ impl<'a, T: Tables> Path<'a, T> {
                 Stat::FlowsAudited
             },
         };
-        self.open(track, known, &new);
+        self.open(track, known);
         if asked == Policy::Allow {
             Verdict::ALLOW
         } else {
@@ -208,12 +208,12 @@ impl<'a, T: Tables> Path<'a, T> {
         workload: u32,
         flags: u8,
     ) -> Verdict {
-        let new = New {
+        track.new = New {
             peer: workload,
             flags,
             stat: Stat::FlowsAllowed,
         };
-        self.open(track, known, &new);
+        self.open(track, known);
         Verdict::ALLOW
     }
 
@@ -266,16 +266,21 @@ impl<'a, T: Tables> Path<'a, T> {
     /// Whether an unknown TCP packet may be the reply of a connection that was
     /// open before the endpoint came under management. A bounded window: a FIN
     /// to an open port gets silence, so loose pick-up is a port scanner.
-    #[inline(always)]
+    #[inline(never)]
     fn picks_up(&self, known: Known, addr: &Addr) -> bool {
-        use packet::tcp;
         self.packet.protocol == packet::protocol::TCP
-            && self.endpoint.pickup_until != 0
-            && self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
+            && self.is_bare_ack()
             // What has an entry was tracked, and policy has taken it back.
             && known == Known::Nothing
             && self.tables.monotonic() < self.endpoint.pickup_until
             && self.would_be_opened(addr)
+    }
+
+    /// Whether a TCP packet neither begins a connection nor ends one.
+    #[inline(always)]
+    pub(super) const fn is_bare_ack(&self) -> bool {
+        use packet::tcp;
+        self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
     }
 
     /// Whether policy lets the other end open the connection of which this packet

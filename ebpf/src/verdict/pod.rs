@@ -57,7 +57,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         Found::Revoked => path.deny(Reason::Policy),
         Found::Absent(known) => path.opens_from_pod(frame, &mut room.work, known),
     };
-    path.followed(verdict)
+    path.followed(&mut room.work.track, verdict)
 }
 
 /// Decides on a frame that is about to reach a pod.
@@ -77,7 +77,11 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     }
     let egress = if path.senders_egress_counts() {
         cold_path();
-        path.senders_egress()
+        let verdict = path.senders_egress();
+        if path.is_followed(verdict) {
+            path.follow_for_sender(&mut room.work.track);
+        }
+        verdict
     } else {
         Verdict::ALLOW
     };
@@ -92,14 +96,22 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict { noted, ..verdict };
     }
     let verdict = match path.established(&mut room.work.track) {
-        Found::Passes(_) => return path.followed(Verdict::ALLOW),
+        Found::Passes(_) => return path.followed(&mut room.work.track, Verdict::ALLOW),
         Found::Revoked => path.deny(Reason::Policy),
-        Found::Absent(known) => path.opens_to_pod(frame, &mut room.work, known),
+        Found::Absent(_) if path.belongs_to_pod(frame, &mut room.work) => Verdict::ALLOW,
+        Found::Absent(known) => {
+            let known = if path.is_owned() {
+                known
+            } else {
+                Known::Untracked
+            };
+            path.opens_to_pod(&mut room.work.track, known)
+        }
     };
     // What was only noted of the sender's egress is counted with the packet
     // that opens the flow, unless this end has more to say.
     let noted = verdict.noted || room.by_sender;
-    path.followed(Verdict { noted, ..verdict })
+    path.followed(&mut room.work.track, Verdict { noted, ..verdict })
 }
 
 impl<T: Tables> Path<'_, T> {
@@ -119,10 +131,9 @@ impl<T: Tables> Path<'_, T> {
             return Verdict::ALLOW;
         }
         let packet = self.packet;
-        let group = packet.is_to_group();
-        if (group || to.is_on_link()) && self.is_judged() {
+        if (packet.is_to_group() || to.is_on_link()) && self.is_judged() {
             cold_path();
-            return self.opens_on_link(&mut work.track, known, group);
+            return self.opens_on_link(&mut work.track, known);
         }
         let peer = self.judge(
             Direction::Egress,
@@ -143,25 +154,22 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Decides on a packet from the pod to a group or a link-local address, which
-    /// names nobody: where it arrives, the egress of its sender is decided by who
-    /// that is. A group's address has to be allowed as well.
+    /// Decides on a packet from the pod to a group or a link-local address, which may
+    /// lead to anybody on the link. The address has to be allowed, and where the packet
+    /// arrives its sender's egress is decided once more, by who that is. A neighbour's
+    /// link-local address stands for the neighbour.
     #[inline(never)]
-    fn opens_on_link(&self, track: &mut Track, known: Known, group: bool) -> Verdict {
+    fn opens_on_link(&self, track: &mut Track, known: Known) -> Verdict {
         let packet = self.packet;
-        let to = &packet.destination;
+        let named = &packet.destination;
         let (protocol, port) = (packet.protocol, packet.destination_port);
+        let neighbour = self.neighbour(named);
+        let to = neighbour.map_or(named, |neighbour| peer_address(neighbour, named));
         let mut peer = self.judge(Direction::Egress, to, protocol, port);
-        let mut flags = self.flags(peer.flags) | Flow::SERVICE;
-        let lost = self.endpoint.flags & Endpoint::TAG_LOST != 0;
-        if flags & Flow::ALWAYS != 0 {
-            // One of this node's own.
-        } else if lost {
-            // Nobody could tell where it arrives whose it is.
+        let flags = self.flags(peer.flags) | Flow::SERVICE;
+        if self.endpoint.flags & Endpoint::TAG_LOST != 0 && neighbour.is_none() {
+            // Nobody could tell whose it is where it arrives.
             peer.policy = Policy::Deny;
-            flags = 0;
-        } else if !group && self.half.flags & EndpointWorld::QUARANTINE == 0 {
-            peer.policy = Policy::Allow;
         }
         let verdict = if flags & Flow::ALWAYS != 0 {
             self.always(track, known, peer.workload, flags)
@@ -169,9 +177,23 @@ impl<T: Tables> Path<'_, T> {
             self.decide(track, known, (&peer, to), flags)
         };
         Verdict {
-            service: flags & Flow::SERVICE != 0,
+            service: true,
             ..verdict
         }
+    }
+
+    /// The endpoint of this node that has a link-local address.
+    #[inline(always)]
+    fn neighbour(&self, addr: &Addr) -> Option<&Endpoint> {
+        if !addr.is_link_local() {
+            return None;
+        }
+        let slot = match self.tables.local(addr) {
+            0 => self.tables.claimed(addr).slot,
+            slot => slot,
+        };
+        let endpoint = self.tables.endpoint(slot)?;
+        spoof::owns(self.tables, endpoint, addr).then_some(endpoint)
     }
 
     /// Whether policy has a say in what the pod sends.
@@ -183,30 +205,39 @@ impl<T: Tables> Path<'_, T> {
         self.half.flags & JUDGED != 0
     }
 
+    /// Whether the packet is discovery, or an error about a flow of the endpoint's.
+    #[inline(always)]
+    fn belongs_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work) -> bool {
+        let packet = self.packet;
+        packet.is_neighbour_discovery()
+            || packet.is_listener_discovery()
+            || self.is_related(frame, work)
+    }
+
+    /// Whether the packet goes to an address of the endpoint's. What goes to another, as
+    /// to a group, makes no flow: its sender's egress is decided for each packet, and no
+    /// reply comes from there.
+    #[inline(never)]
+    fn is_owned(&self) -> bool {
+        spoof::owns(self.tables, self.endpoint, &self.packet.destination)
+    }
+
     /// Decides on a packet to the pod that belongs to no flow.
     #[inline(never)]
-    fn opens_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work, known: Known) -> Verdict {
+    fn opens_to_pod(&self, track: &mut Track, known: Known) -> Verdict {
         let packet = self.packet;
-        if packet.is_neighbour_discovery() || packet.is_listener_discovery() {
-            return Verdict::ALLOW;
-        }
-        if self.is_related(frame, work) {
-            return Verdict::ALLOW;
-        }
-        let track = &mut work.track;
         let sender = self.sender();
-        if self.context.by_node && self.context.tag.slot() == 0 {
+        let own = match sender {
+            Some(sender) if sender.id == self.endpoint.id => sender.workload,
             // Probes, and whatever else the node itself sends.
-            return self.always(track, known, Identity::NODE, Flow::ALWAYS);
-        }
-        if let Some(sender) = sender
-            && sender.id == self.endpoint.id
-        {
-            return self.always(track, known, sender.workload, Flow::ALWAYS);
+            None if self.context.by_node => Identity::NODE,
+            _ => Identity::OUTSIDE,
+        };
+        if own != Identity::OUTSIDE {
+            return self.always(track, known, own, Flow::ALWAYS);
         }
         let source = &self.packet.source;
-        let addr = &mut work.judged;
-        *addr = sender.map_or(*source, |sender| *peer_address(sender, source));
+        let addr = sender.map_or(source, |sender| peer_address(sender, source));
         let port = packet.destination_port;
         let mut peer = self.judge(Direction::Ingress, addr, packet.protocol, port);
         let mut flags = 0;
@@ -216,22 +247,15 @@ impl<T: Tables> Path<'_, T> {
                 flags = Flow::MASQUERADED;
             }
         }
-        // What goes to an address that isn't the pod's, as a group's, makes no flow:
-        // its sender's egress is decided for each packet, and there is no reply by it.
-        let known = if spoof::owns(self.tables, self.endpoint, &packet.destination) {
-            known
-        } else {
-            Known::Untracked
-        };
         self.decide(track, known, (&peer, addr), flags)
     }
 
     /// Lets the fragments follow that belong to a packet that passes.
     #[inline(always)]
-    fn followed(&self, verdict: Verdict) -> Verdict {
+    fn followed(&self, track: &mut Track, verdict: Verdict) -> Verdict {
         if self.packet.first_fragment && verdict.passes(self.noted) {
             cold_path();
-            self.follow(verdict.service);
+            self.follow(track, verdict.service);
         }
         verdict
     }
@@ -263,8 +287,29 @@ impl<T: Tables> Path<'_, T> {
     #[inline(always)]
     fn senders_egress_counts(&self) -> bool {
         let tag = self.context.tag;
-        let owned = || spoof::owns(self.tables, self.endpoint, &self.packet.destination);
-        tag.service() || tag.slot() != 0 && !owned()
+        tag.service() || tag.slot() != 0 && !self.is_owned()
+    }
+
+    /// The same packet as one of its sender's, which is decided here.
+    #[inline(always)]
+    fn of_sender<'s>(&'s self, sender: &'s Endpoint) -> Path<'s, T> {
+        Path::new(
+            self.tables,
+            self.context,
+            sender,
+            self.packet,
+            self.noted,
+            Hook::ToNetwork,
+        )
+    }
+
+    /// Lets the fragments follow, as far as the sender's egress has a say. Apart from
+    /// that decision: together they don't fit the stack.
+    #[inline(never)]
+    fn follow_for_sender(&self, track: &mut Track) {
+        if let Some(sender) = self.sender() {
+            self.of_sender(sender).follow(track, false);
+        }
     }
 
     /// The egress of a sender on this node, now that it has shown that the packet goes
@@ -281,14 +326,7 @@ impl<T: Tables> Path<'_, T> {
         if sender.id == self.endpoint.id || discovery {
             return Verdict::ALLOW;
         }
-        let path = Path::new(
-            self.tables,
-            self.context,
-            sender,
-            packet,
-            self.noted,
-            Hook::ToNetwork,
-        );
+        let path = self.of_sender(sender);
         let to = &packet.destination;
         let names_somebody = !packet.is_to_group() && !to.is_on_link();
         let to = if self.context.tag.service() && names_somebody {

@@ -3,10 +3,7 @@
 use core::ops::DerefMut;
 
 use super::{Memo, PolicyTables};
-use crate::abi::{
-    Addr, Claim, Endpoint, Flow, FlowKey, FragmentKey, Fragments, Identity, Quota, ServiceKey,
-    Stat, World,
-};
+use crate::abi::{Addr, Claim, Endpoint, Flow, FlowKey, Identity, Quota, ServiceKey, Stat, World};
 use crate::conntrack::Clock;
 
 /// Endpoints, addresses, flows: over eBPF maps in the kernel, in memory in tests.
@@ -41,23 +38,26 @@ pub trait Tables: PolicyTables {
     /// A replied flow, live or not.
     fn flow(&self, tag: u64, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
     /// A flow that isn't replied yet or no longer, live or not.
-    fn opening(&self, tag: u64, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
-    /// Stores a flow among those that aren't replied; whether that worked.
-    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow) -> bool;
-    /// Moves a flow to the replied ones; whether that worked.
-    fn promote(&self, tag: u64, key: &FlowKey, flow: Self::FlowRef<'_>, clock: Clock) -> bool;
+    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<Self::FlowRef<'_>>;
+    /// Stores a flow among those that aren't replied, in whose place one of its own
+    /// pair, kind or endpoint may have to go; whether that worked.
+    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool;
+    /// Moves a flow of the endpoint in a slot to the replied ones; whether that worked.
+    fn promote(
+        &self,
+        tag: u64,
+        key: &FlowKey,
+        flow: Self::FlowRef<'_>,
+        slot: u32,
+        clock: Clock,
+    ) -> bool;
     /// Moves a flow from the replied ones to the others; whether that worked.
-    fn demote(&self, tag: u64, key: &FlowKey, flow: Self::FlowRef<'_>) -> bool;
-    /// The quota of the endpoint in a slot.
+    fn demote(&self, tag: u64, key: &FlowKey, flow: Self::FlowRef<'_>, clock: Clock) -> bool;
+    /// The quota of the endpoint in a slot, or of all together ([`Quota::NODE`]).
     fn quota(&self, slot: u32) -> Option<Self::QuotaRef<'_>>;
     /// How many of the flows that the quota counts as replied are gone: the
     /// agent's word.
     fn gone(&self, slot: u32) -> u32;
-
-    /// What an allowed first fragment left.
-    fn fragments(&self, key: &FragmentKey) -> Option<Fragments>;
-    /// Keeps it; whether that worked.
-    fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool;
 
     /// The slot of the endpoint of this node that has an address; 0 if none has.
     fn local(&self, addr: &Addr) -> u32;

@@ -9,7 +9,6 @@ use super::world::{self, PEERS};
 const EACH_PORT: u32 = 1;
 const EACH_PEER: u32 = 2;
 const EACH_STALE: u32 = 4;
-const EACH_QUOTA: u32 = 8;
 
 /// So many peers times 65,536 ports: no flow is opened twice while it lives.
 const FEW_PEERS: u32 = 16;
@@ -151,7 +150,7 @@ fn one_peer(v4: bool) -> Vec<Case> {
     let data = call(v4, tcp::ACK);
     let denied = datagram(v4, world::stranger(v4));
     let outside = datagram(v4, fixture::address("stranger", v4));
-    let anew = EACH_PORT | EACH_PEER | EACH_QUOTA;
+    let anew = EACH_PORT | EACH_PEER;
     vec![
         Case::new("empty", Empty, &data),
         Case::new("floor", Floor, &data),
@@ -201,7 +200,7 @@ fn many_peers(v4: bool) -> Vec<Case> {
             .by_rules()
             .at("floor", None),
         Case::new("new", FromPod, &call(v4, tcp::SYN))
-            .vary(EACH_PORT | EACH_PEER | EACH_QUOTA, PEERS)
+            .vary(EACH_PORT | EACH_PEER, PEERS)
             .by_rules()
             .at("floor", None),
     ]

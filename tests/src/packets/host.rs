@@ -4,8 +4,8 @@ use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
-    Addr, Bucket, Claim, Control, Direction, Endpoint, Flow, FlowKey, FragmentKey, Fragments,
-    Grant, Identity, Mac, PortKey, Protocol, Quota, Seed, ServiceKey, Stat, Tag, World,
+    Addr, Bucket, Claim, Control, Direction, Endpoint, Flow, FlowKey, Grant, Identity, Mac,
+    PortKey, Protocol, Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Frame, Head, Packet};
@@ -38,7 +38,6 @@ pub struct Host {
     opening: RefCell<Vec<Bucket>>,
     memos: RefCell<Vec<Memo>>,
     quotas: RefCell<HashMap<u32, Quota>>,
-    fragments: RefCell<HashMap<FragmentKey, Fragments>>,
     claims: RefCell<HashMap<Addr, Claim>>,
     stats: RefCell<[u64; Stat::COUNT as usize]>,
     /// Denied and audited packets.
@@ -64,7 +63,6 @@ impl Host {
             opening: RefCell::new(vec![Bucket::default(); BUCKETS as usize]),
             memos: RefCell::new(vec![Memo::default(); Memo::ENTRIES as usize]),
             quotas: RefCell::default(),
-            fragments: RefCell::default(),
             claims: RefCell::default(),
             stats: RefCell::default(),
             drops: BTreeMap::new(),
@@ -280,14 +278,8 @@ fn number(tag: u64) -> usize {
     Seed::bucket::<BUCKETS>(tag) as usize
 }
 
-fn find<'a>(buckets: RefMut<'a, Vec<Bucket>>, tag: u64, key: &FlowKey) -> Option<RefMut<'a, Flow>> {
-    RefMut::filter_map(buckets, |buckets| {
-        let bucket = &mut buckets[number(tag)];
-        let way = bucket.find(tag, key)?;
-        bucket.touch(way);
-        Some(&mut bucket.flows[way].flow)
-    })
-    .ok()
+fn opening_number(tag: u64, key: &FlowKey) -> usize {
+    SEED.opening_bucket::<BUCKETS>(tag, key.endpoint) as usize
 }
 
 fn write(bucket: &mut Bucket, way: usize, tag: u64, key: &FlowKey, flow: &Flow) {
@@ -340,38 +332,60 @@ impl Tables for Host {
     }
 
     fn flow(&self, tag: u64, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
-        let buckets = self.flows.borrow_mut();
-        find(buckets, tag, key)
+        RefMut::filter_map(self.flows.borrow_mut(), |buckets| {
+            let bucket = &mut buckets[number(tag)];
+            let way = bucket.find(tag, key)?;
+            Some(&mut bucket.flows[way].flow)
+        })
+        .ok()
     }
 
-    fn opening(&self, tag: u64, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
-        let buckets = self.opening.borrow_mut();
-        find(buckets, tag, key)
+    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<RefMut<'_, Flow>> {
+        RefMut::filter_map(self.opening.borrow_mut(), |buckets| {
+            let bucket = &mut buckets[opening_number(tag, key)];
+            let way = bucket.find(tag, key)?;
+            bucket.touch(way, clock);
+            Some(&mut bucket.flows[way].flow)
+        })
+        .ok()
     }
 
-    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow) -> bool {
-        let bucket = &mut self.opening.borrow_mut()[number(tag)];
-        let way = bucket.place(tag);
+    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
+        let bucket = &mut self.opening.borrow_mut()[opening_number(tag, key)];
+        let owner = SEED.owner(key, flow);
+        let way = bucket.place(tag, owner, clock.now);
         write(bucket, way, tag, key, flow);
+        bucket.own(way, owner, flow, clock);
         true
     }
 
-    fn promote(&self, tag: u64, key: &FlowKey, flow: RefMut<'_, Flow>, clock: Clock) -> bool {
+    fn promote(
+        &self,
+        tag: u64,
+        key: &FlowKey,
+        flow: RefMut<'_, Flow>,
+        _: u32,
+        clock: Clock,
+    ) -> bool {
         let moved = *flow;
         drop(flow);
         let bucket = &mut self.flows.borrow_mut()[number(tag)];
         let room = bucket.room(tag, clock);
         if let Some(way) = room {
             write(bucket, way, tag, key, &moved);
-            release(&mut self.opening.borrow_mut()[number(tag)], tag, key);
+            release(
+                &mut self.opening.borrow_mut()[opening_number(tag, key)],
+                tag,
+                key,
+            );
         }
         room.is_some()
     }
 
-    fn demote(&self, tag: u64, key: &FlowKey, flow: RefMut<'_, Flow>) -> bool {
+    fn demote(&self, tag: u64, key: &FlowKey, flow: RefMut<'_, Flow>, clock: Clock) -> bool {
         let moved = *flow;
         drop(flow);
-        let opened = self.open(tag, key, &moved);
+        let opened = self.open(tag, key, &moved, clock);
         opened && release(&mut self.flows.borrow_mut()[number(tag)], tag, key)
     }
 
@@ -384,15 +398,6 @@ impl Tables for Host {
 
     fn gone(&self, _: u32) -> u32 {
         0
-    }
-
-    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
-        self.fragments.borrow().get(key).copied()
-    }
-
-    fn keep_fragments(&self, key: &FragmentKey, fragments: &Fragments) -> bool {
-        self.fragments.borrow_mut().insert(*key, *fragments);
-        true
     }
 
     fn local(&self, addr: &Addr) -> u32 {

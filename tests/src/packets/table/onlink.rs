@@ -34,10 +34,14 @@ fn by_sender(step: Step, service: bool) -> Step {
 fn link_local(t: &mut Table) {
     let call =
         |to: &str, port| direct("caller", to, port).with(|f| f.destination_mac = find(to).mac);
+    let denied = from_pod("caller", &call("plain", 81)).drops(Policy);
     t.row(
-        "a call of a neighbour's link-local address is decided where it arrives",
+        "a neighbour's link-local address stands for the neighbour, where it is sent and where it arrives",
         [
-            from_pod("caller", &call("plain", 81)),
+            Step {
+                ends: ("bank/caller", "bank/plain"),
+                ..denied
+            },
             by_sender(to_pod("plain", &call("plain", 81)), true).drops(Policy),
         ],
     );
@@ -54,7 +58,10 @@ fn link_local(t: &mut Table) {
     let cut = direct("cut", "plain", 82);
     t.row(
         "a pod in quarantine calls no neighbour by its link-local address",
-        [from_pod("cut", &cut).drops(Quarantine)],
+        [Step {
+            ends: ("bank/cut", "bank/plain"),
+            ..from_pod("cut", &cut).drops(Quarantine)
+        }],
     );
 }
 

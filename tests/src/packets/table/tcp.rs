@@ -11,6 +11,8 @@ pub(super) fn rows(t: &mut Table) {
     connections(t);
     answered(t);
     strays(t);
+    ends(t);
+    crossing(t);
     again(t);
     neighbours(t);
 }
@@ -111,6 +113,55 @@ fn strays(t: &mut Table) {
         |f, port| {
             let ack = Frame::tcp((f.of("caller"), port), (f.of("callee"), 8080), ACK);
             vec![from_pod("caller", &ack), to_pod("callee", &ack)]
+        },
+    );
+}
+
+/// What ends a connection that isn't there.
+fn ends(t: &mut Table) {
+    for (name, flags) in [("RST", RST), ("FIN", FIN), ("FIN-ACK", FIN | ACK)] {
+        t.both(
+            &format!("a stray {name} that is allowed passes and opens nothing"),
+            |f, port| {
+                let stray = Frame::tcp((f.of("stranger"), port), (f.of("caller"), 80), flags);
+                vec![
+                    to_pod("caller", &stray),
+                    from_pod("caller", &stray.reply().flags(ACK)).drops(Policy),
+                    from_pod("caller", &stray.reply().flags(RST)).drops(Policy),
+                ]
+            },
+        );
+    }
+}
+
+/// Both ends' SYNs cross on the way (RFC 9293, 3.5).
+fn crossing(t: &mut Table) {
+    t.both(
+        "SYNs that cross make one connection where both may open it",
+        |f, port| {
+            let ours = Frame::tcp((f.of("plain"), port), (f.of("stranger"), port), SYN);
+            let theirs = ours.reply();
+            vec![
+                from_pod("plain", &ours),
+                to_pod("plain", &theirs.flags(SYN)),
+                from_pod("plain", &ours.flags(SYN | ACK)),
+                to_pod("plain", &theirs.flags(SYN | ACK)),
+                from_pod("plain", &ours.flags(ACK)),
+                to_pod("plain", &theirs.flags(FIN | ACK)),
+            ]
+        },
+    );
+    t.both(
+        "of SYNs that cross only the allowed one opens a connection",
+        |f, port| {
+            let (ours, theirs) = (outgoing(f, port), outgoing(f, port).reply());
+            vec![
+                from_pod("callee", &ours),
+                to_pod("callee", &theirs.flags(SYN)).drops(Policy),
+                to_pod("callee", &theirs.flags(SYN | ACK)),
+                from_pod("callee", &ours.flags(ACK)),
+                to_pod("callee", &theirs.flags(ACK)),
+            ]
         },
     );
 }
