@@ -67,6 +67,15 @@ pub(crate) const ATTACKS: &[Attack] = &[
         probes,
     ),
     Attack::honest(
+        "the node's datagram that is too long for one packet",
+        long_probe,
+    ),
+    Attack::honest(
+        "the node's datagram to a pod that the bridge has lost sight of",
+        flooded,
+    )
+    .on_a_bridge(),
+    Attack::honest(
         "an isolated pod's calls of the node, and its refusals",
         calls_of_the_node,
     ),
@@ -251,6 +260,39 @@ fn probes(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let closed = probe_tcp(node, to, NOBODY, patience)?;
     ensure!(closed == Probe::Refused, "TCP to a closed port: {closed}");
     Ok(Outcome::Arrives)
+}
+
+/// The node's own pieces: it cuts them itself, and puts the answer together.
+fn long_probe(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let to = lab.at("victim", v4, UDP);
+    let socket = lab.ns("node").run(|| {
+        let socket = UdpSocket::bind(if v4 { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket
+            .set_read_timeout(Some(lab.patience()))
+            .map(|()| socket)
+    })??;
+    socket.send_to(&[7; 4000], to)?;
+    Ok(Outcome::arrives(socket.recv(&mut [0; 5000]).is_ok()))
+}
+
+/// A bridge sends copies to all its ports then, and the packet that the node's socket
+/// has sent to the one that it got first, the victim's. Only its node reaches `cut`.
+fn flooded(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let to = lab.at("cut", v4, UDP);
+    let socket = lab
+        .ns("node")
+        .run(|| UdpSocket::bind(if v4 { "0.0.0.0:0" } else { "[::]:0" }))??;
+    let markers = [lab.marker(), lab.marker()];
+    let send = |marker: &[u8]| Ok(socket.send_to(marker, to).map(drop)?);
+    // From then on the node knows the pod's MAC, which the bridge forgets.
+    let known = lab.lands("cut", &markers[0], || send(&markers[0]))?;
+    ensure!(known == Outcome::Arrives, "it didn't get there before");
+    let ports = lab.net.pods().iter().map(|pod| &pod.host_device);
+    let flush: String = ports
+        .map(|device| format!("link set dev {device} type bridge_slave fdb_flush\n"))
+        .collect();
+    lab.ns("node").ip(&flush)?;
+    lab.lands("cut", &markers[1], || send(&markers[1]))
 }
 
 fn calls_of_the_node(lab: &mut Lab, v4: bool) -> Result<Outcome> {
