@@ -40,7 +40,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         return path.without_flow();
     }
     // Before flows: one that the other side has opened may lead to a tunnel too.
-    if packet.is(mark::TUNNEL) && path.is_for_tunnel() {
+    if path.may_be_unpacked() && path.is_for_tunnel() {
         return path.deny(Reason::Tunnel);
     }
     let verdict = match path.established(&mut room.work.track) {
@@ -111,6 +111,11 @@ impl<T: Tables> Path<'_, T> {
         }
         if self.is_related(frame, work) {
             return Verdict::ALLOW;
+        }
+        if to.is_loopback() {
+            // With `route_localnet`, which kube-proxy sets, the node would take it for
+            // its own, and forward its ports as those of its other addresses.
+            return self.deny(Reason::Loopback);
         }
         let packet = self.packet;
         let peer = self.judge(
@@ -198,7 +203,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(never)]
     fn is_for_tunnel(&self) -> bool {
         let identity = self.tables.identity(&self.packet.destination);
-        self.enters_tunnel(identity.workload, identity.flags)
+        identity.workload < Identity::FIRST || identity.flags != 0
     }
 
     /// The decision that `from_pod` couldn't take: the egress of a sender on this

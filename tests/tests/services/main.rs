@@ -5,6 +5,7 @@
 mod cluster;
 mod hooks;
 mod look;
+mod own;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -10,6 +10,7 @@ mod exceptions;
 pub(crate) mod feed;
 pub(crate) mod groups;
 pub(crate) mod journal;
+mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
@@ -24,7 +25,7 @@ use crate::{
     compile::Compiler,
     config::Config,
     intern::{HashMap, HashSet, Text},
-    model::{Closed, EndpointSlice, NetworkPolicy, Object, ObjectError, Service},
+    model::{Closed, EndpointSlice, Object, ObjectError, Service},
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -118,6 +119,8 @@ pub struct Index {
     pub(crate) services: BTreeMap<(String, String), Service>,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
+    /// Addresses of the node's own interfaces, as the node's kernel says.
+    own: own::Addresses,
     /// The faults of policies whose newest form can't be used; the namespace of
     /// a ClusterNetworkPolicy is empty.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
@@ -381,20 +384,5 @@ impl Index {
     pub(crate) fn namespace(&self, name: &str) -> Labels {
         let space = self.spaces.get(name);
         space.map_or_else(Labels::default, |s| s.labels.clone())
-    }
-
-    /// Adds a NetworkPolicy, or the closed form of one.
-    pub(crate) fn put_policy(&mut self, policy: &NetworkPolicy, closed: bool) {
-        let meta = &policy.metadata;
-        let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
-        let namespace = self.pools.texts.get(meta.namespace.as_str());
-        let name: Text = meta.name.as_str().into();
-        let own = self.policies.entry(namespace.clone()).or_default();
-        if own.get(&name) != Some(&stored) {
-            self.exceptions
-                .put_policy((&namespace, &name), stored.mode.as_deref());
-            own.insert(name.clone(), stored);
-            self.journal.note(|j| &mut j.policies, (namespace, name));
-        }
     }
 }

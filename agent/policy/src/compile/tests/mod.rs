@@ -8,5 +8,6 @@ mod corners_pods;
 mod follow;
 mod labels;
 mod netpol;
+mod own;
 mod services;
 mod tables;
