@@ -5,7 +5,7 @@ use crate::client::{self, ClientError};
 use crate::engine::{Discover, Engine, Look};
 use crate::source::Source;
 use crate::state::Status;
-use crate::testing::{FakeKernel, settings, shared};
+use crate::testing::{FakeKernel, nowhere, settings, shared};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -84,7 +84,12 @@ fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
     });
     (
         Arc::new(shared(kernel)),
-        Engine::with_discover(&settings(dir), Source::manifests(dir).unwrap(), discover),
+        Engine::with_discover(
+            &settings(dir),
+            Source::manifests(dir).unwrap(),
+            discover,
+            Box::new(nowhere),
+        ),
     )
 }
 

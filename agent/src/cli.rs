@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringfence_ebpf::packet::protocol;
+use ringfence_policy::ports::PortSpec;
 
 /// A small firewall around every service of a Kubernetes cluster.
 #[derive(Parser, Debug)]
@@ -131,7 +134,7 @@ pub struct PodName {
     pub name: String,
 }
 
-impl std::str::FromStr for PodName {
+impl FromStr for PodName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -355,6 +358,27 @@ pub struct AgentArgs {
     /// kernel has them (Linux 6.6 or newer), or as clsact filters everywhere
     #[arg(long, value_enum, value_name = "WAY", default_value_t)]
     pub attach: AttachBy,
+    /// A UDP port that some node of the cluster unpacks as a tunnel's, beside those of
+    /// this node's own devices: no pod may send there, but to another pod. Repeat for
+    /// more, or separate by commas
+    #[arg(long, value_name = "UDP/PORT", value_delimiter = ',')]
+    pub tunnel_port: Vec<TunnelPort>,
+}
+
+/// A UDP port, as in `UDP/8473`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelPort(pub u16);
+
+impl FromStr for TunnelPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let spec: Result<PortSpec, _> = text.parse();
+        match spec {
+            Ok(spec) if spec.protocol == protocol::UDP => Ok(Self(spec.port)),
+            _ => Err("neither UDP/PORT nor a list of such".to_owned()),
+        }
+    }
 }
 
 #[cfg(test)]

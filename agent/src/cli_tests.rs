@@ -160,3 +160,21 @@ fn a_matrix_is_narrowed_collapsed_and_compared_by_flags() {
     let wrong = parse("ringfence matrix --manifests m --port TCP/1 --by node").unwrap_err();
     assert_eq!(wrong.exit_code(), 2);
 }
+
+#[test]
+fn ports_of_tunnels_are_told_one_by_one_or_in_lists_and_anything_else_exits_2() {
+    let line = "ringfence agent --node-name n --tunnel-port UDP/8473,udp/6784 --tunnel-port UDP/1";
+    assert_eq!(settings(line).unwrap().tunnel_ports, [1, 6784, 8473].into());
+    for bad in [
+        "8473",
+        "TCP/8473",
+        "UDP/0",
+        "UDP/65536",
+        "UDP/1,",
+        "icmp",
+        "UDP/",
+    ] {
+        let line = format!("ringfence agent --tunnel-port {bad}");
+        assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{bad}");
+    }
+}

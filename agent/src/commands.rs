@@ -118,12 +118,24 @@ fn status_text(status: &Status, paint: Paint) -> String {
     } = status;
     let mut text = format!(
         "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {version}, pid {pid}\n\
-         generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n",
+         generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n\
+         addresses   {} of the node's interfaces\ntunnels     {}\n",
         status.unguarded.len(),
         status.unhooked.len(),
+        status.node_addresses.len(),
+        tunnels(&status.tunnel_ports),
     );
     sections(status, paint, &mut text);
     text
+}
+
+/// The node's own tunnels, or that only those count which always do.
+fn tunnels(ports: &[u16]) -> String {
+    if ports.is_empty() {
+        return "on the usual ports".to_owned();
+    }
+    let ports: Vec<String> = ports.iter().map(|port| format!("UDP/{port}")).collect();
+    format!("on the usual ports and {}", ports.join(", "))
 }
 
 /// What a person should look into; nothing if all is well.
@@ -149,6 +161,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
+        ),
+        (
+            "the node's own network (what was known of it before stays)",
+            &status.node_faults,
         ),
         (
             "objects that don't parse (their last good form is in force)",

@@ -29,6 +29,7 @@ fn veth(index: u32, peer: u32, peer_netns: i32) -> Link {
         peer_netns: Some(peer_netns),
         kind: "veth".into(),
         medium: LinkLayerType::Ether,
+        tunnels: Vec::new(),
     }
 }
 

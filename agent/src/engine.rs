@@ -2,6 +2,7 @@
 //! what goes wrong is said in the status, and the next pass tries again.
 
 mod publish;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 use crate::datapath::Interface;
 use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
 use crate::failure;
+use crate::node::{self, Surroundings};
 use crate::settings::Settings;
 use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnhookedDevice};
@@ -45,6 +47,9 @@ pub enum Look {
 pub type Discover =
     Box<dyn FnMut(&[Wanted], &[Interface]) -> Result<Discovery, DiscoverError> + Send>;
 
+/// Looks at the node's own network; another implementation stands in for tests.
+pub type LookAround = Box<dyn FnMut() -> Surroundings + Send>;
+
 /// Everything between the source of policy and the datapath.
 pub struct Engine {
     source: Source,
@@ -54,6 +59,8 @@ pub struct Engine {
     change: Option<Change>,
     node: String,
     discover: Discover,
+    look_around: LookAround,
+    surroundings: surroundings::Node,
     compiled: Option<Compiled>,
     /// When the first event of each kind came that isn't in force yet.
     since: BTreeMap<&'static str, Instant>,
@@ -93,11 +100,16 @@ impl Engine {
         let netns_dir: PathBuf = settings.netns_dir.clone();
         let discover: Discover =
             Box::new(move |wanted, known| discover::discover(&netns_dir, wanted, known));
-        Self::with_discover(settings, source, discover)
+        Self::with_discover(settings, source, discover, Box::new(node::look))
     }
 
-    /// As [`Engine::new`], with another way to find interfaces.
-    pub fn with_discover(settings: &Settings, source: Source, discover: Discover) -> Self {
+    /// As [`Engine::new`], with other ways to find interfaces and to look at the node.
+    pub fn with_discover(
+        settings: &Settings,
+        source: Source,
+        discover: Discover,
+        look_around: LookAround,
+    ) -> Self {
         Self {
             source,
             index: Index::new(settings.config.clone()),
@@ -105,6 +117,8 @@ impl Engine {
             change: None,
             node: settings.node_name.clone(),
             discover,
+            look_around,
+            surroundings: surroundings::Node::new(settings.tunnel_ports.clone()),
             compiled: None,
             since: BTreeMap::new(),
             next_summary: None,
@@ -130,7 +144,18 @@ impl Engine {
     /// `since` is when the first event came that asked for it.
     pub fn pass(&mut self, shared: &Shared, since: Option<Instant>, look: Look) -> Pass {
         let began = since.unwrap_or_else(Instant::now);
-        let news = self.source.refresh(&mut self.index);
+        let (moved, closed) = match look {
+            Look::All => self.look_at_node(shared),
+            Look::Source => (false, Ok(())),
+        };
+        let mut news = self.source.refresh(&mut self.index);
+        if moved {
+            news.changed = true;
+            news.since.insert("Node", began);
+        }
+        if !self.surroundings.is_known() {
+            news.waits_for.push("addresses of the node's interfaces");
+        }
         if !news.waits_for.is_empty() {
             return self.wait(shared, &news);
         }
@@ -145,6 +170,7 @@ impl Engine {
         let error = discovered
             .err()
             .or(applied.err())
+            .or(closed.err())
             .map(|error| failure::one_line(&error));
         let incomplete = self.unguarded().next().is_some() || !self.unhooked.is_empty();
         self.retry = error.is_some() || incomplete;

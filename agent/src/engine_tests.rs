@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -6,8 +7,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use ringfence_ebpf::abi::Identity;
+
 use super::*;
-use crate::testing::{FakeKernel, settings, shared};
+use crate::node::Listed;
+use crate::testing::{FakeKernel, nowhere, settings, shared};
 
 fn pod(name: &str, extra: &str) -> String {
     format!(
@@ -31,6 +35,8 @@ struct Bench {
     broken: Arc<Mutex<bool>>,
     /// How many interfaces the last discovery was told of.
     known: Arc<Mutex<usize>>,
+    /// What a look at the node finds.
+    around: Arc<Mutex<Surroundings>>,
 }
 
 impl Bench {
@@ -58,7 +64,10 @@ impl Bench {
             })
         });
         let source = Source::manifests(dir.path()).unwrap();
-        let engine = Engine::with_discover(&settings(dir.path()), source, discover);
+        let around = Arc::new(Mutex::new(nowhere()));
+        let look = Arc::clone(&around);
+        let look: LookAround = Box::new(move || look.lock().unwrap().clone());
+        let engine = Engine::with_discover(&settings(dir.path()), source, discover, look);
         Self {
             shared: shared(&kernel),
             dir,
@@ -66,6 +75,7 @@ impl Bench {
             engine,
             broken,
             known,
+            around,
         }
     }
 
@@ -209,4 +219,72 @@ fn a_pod_with_other_addresses_altogether_is_sought_anew() {
         bench.pass();
         assert_eq!(*bench.known.lock().unwrap(), known, "{addresses}");
     }
+}
+
+/// Names and flags of an address in the tables in force.
+fn flags(bench: &Bench, address: &str) -> Option<u32> {
+    let ip: IpAddr = address.parse().unwrap();
+    let record = bench.kernel.0.lock().unwrap();
+    let found = record.tables.identities.get(&ip.into());
+    found.map(|(_, flags)| *flags)
+}
+
+#[test]
+fn addresses_of_the_nodes_interfaces_reach_the_tables_and_go_with_them() {
+    let own = Some(Identity::IS_NODE | Identity::IS_THIS_NODE);
+    let mut bench = Bench::new(&pod("a", ""));
+    bench.pass();
+    assert_eq!(flags(&bench, "192.0.2.7"), None);
+    let found = ["192.0.2.7", "10.0.0.1"].map(|ip| ip.parse().unwrap());
+    bench.around.lock().unwrap().addresses.found = found.into();
+    // A pass for the source alone looks at no device.
+    bench.engine.pass(&bench.shared, None, Look::Source);
+    assert_eq!(flags(&bench, "192.0.2.7"), None);
+    bench.pass();
+    assert_eq!(flags(&bench, "192.0.2.7"), own);
+    assert_eq!(flags(&bench, "10.0.0.1"), Some(0), "a pod's stays its own");
+    assert_eq!(bench.shared.status().node_addresses, [found[1], found[0]]);
+    // While they can't be listed nothing is known to be gone.
+    let fault = Some("netlink GETROUTE: too bad".to_owned());
+    bench.around.lock().unwrap().addresses = Listed {
+        found: BTreeSet::new(),
+        fault: fault.clone(),
+    };
+    bench.pass();
+    assert_eq!(flags(&bench, "192.0.2.7"), own);
+    assert_eq!(bench.shared.status().node_faults, [fault.unwrap()]);
+    *bench.around.lock().unwrap() = nowhere();
+    bench.pass();
+    assert_eq!(flags(&bench, "192.0.2.7"), None);
+    assert_eq!(bench.shared.status().node_faults, [""; 0]);
+}
+
+#[test]
+fn before_the_nodes_addresses_are_listed_nothing_is_put_in_force_but_tunnels_are_closed() {
+    let mut bench = Bench::new(&pod("a", ""));
+    bench.kernel.0.lock().unwrap().tunnels = [6784].into();
+    {
+        let mut around = bench.around.lock().unwrap();
+        around.addresses.fault = Some("netlink socket: too many files".to_owned());
+        around.tunnels = Listed {
+            found: [8473].into(),
+            fault: Some("netlink GETLINK: interrupted".to_owned()),
+        };
+    }
+    let pass = bench.pass();
+    assert!(pass.waits, "{pass:?}");
+    assert_eq!(bench.pods(), [""; 0]);
+    assert_eq!(bench.shared.status().waits_for.len(), 1);
+    // A former agent's port stays, since this one may be missing in the list.
+    let tunnels = bench.kernel.0.lock().unwrap().tunnels.clone();
+    assert_eq!(tunnels, [6784, 8473].into());
+    {
+        let mut around = bench.around.lock().unwrap();
+        *around = nowhere();
+        around.tunnels.found = [8473].into();
+    }
+    let pass = bench.pass();
+    assert!(!pass.waits, "{pass:?}");
+    assert_eq!(bench.pods(), ["ns/a"]);
+    assert_eq!(bench.shared.status().tunnel_ports, [8473]);
 }

@@ -1,5 +1,7 @@
 //! What the shell asks of the datapath, so that it can be tested without one.
 
+use std::collections::BTreeSet;
+
 use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
@@ -20,6 +22,10 @@ pub trait Kernel: Send + 'static {
     /// The same with the interfaces of the last call, for changes that leave every
     /// pod where it is.
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed>;
+    /// Puts in force which UDP ports are tunnels', beside those built in.
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> anyhow::Result<()>;
+    /// Those that are in force.
+    fn tunnel_ports(&mut self) -> anyhow::Result<BTreeSet<u16>>;
     /// The endpoints of this node.
     fn endpoints(&mut self) -> Vec<EndpointState>;
     /// Drops and audited packets by pair of workloads.
@@ -46,6 +52,14 @@ impl Kernel for Datapath {
 
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
         Ok(Self::follow(self, tables, change)?)
+    }
+
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> anyhow::Result<()> {
+        Ok(Self::set_tunnel_ports(self, ports)?)
+    }
+
+    fn tunnel_ports(&mut self) -> anyhow::Result<BTreeSet<u16>> {
+        Ok(Self::tunnel_ports(self)?)
     }
 
     fn endpoints(&mut self) -> Vec<EndpointState> {

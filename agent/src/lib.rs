@@ -35,6 +35,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod metrics;
 pub mod netlink;
+pub mod node;
 pub mod offline;
 pub mod output;
 pub mod settings;

@@ -3,12 +3,19 @@
 //! A socket belongs to the network namespace of the thread that opened it and
 //! stays there, so one thread can hold the node's socket and visit the pods.
 
+mod events;
+mod generic;
+mod routes;
+mod tunnels;
+
 use std::io;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -18,18 +25,20 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-/// `RTNLGRP_LINK` of `linux/rtnetlink.h`.
-const GROUP_LINK: u32 = 1;
 /// A dump that another change interrupts is begun again; this often at most.
 const ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per read of a dump.
 const BUFFER: usize = 64 * 1024;
 
+pub use events::LinkEvents;
+pub use generic::{Generic, GenericMessage};
+pub use routes::LocalRoute;
+
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// A system call failed.
-    #[error("rtnetlink {request}: {source}")]
+    #[error("netlink {request}: {source}")]
     Io {
         /// What was asked.
         request: &'static str,
@@ -37,13 +46,13 @@ pub enum NetlinkError {
         source: io::Error,
     },
     /// The interfaces changed faster than they could be listed.
-    #[error("rtnetlink {request}: interrupted {ATTEMPTS} times by other changes")]
+    #[error("netlink {request}: interrupted {ATTEMPTS} times by other changes")]
     Interrupted {
         /// What was asked.
         request: &'static str,
     },
     /// There is more of it than the socket was told to read.
-    #[error("rtnetlink {request}: more than {limit} of them, so none is read")]
+    #[error("netlink {request}: more than {limit} of them, so none is read")]
     TooMany {
         /// What was asked.
         request: &'static str,
@@ -69,6 +78,8 @@ pub struct Link {
     pub kind: String,
     /// `ifi_type`: what its frames start with.
     pub medium: LinkLayerType,
+    /// UDP ports by which tunnels of this device run, here or at its other end.
+    pub tunnels: Vec<u16>,
 }
 
 /// An address and the device that has it.
@@ -80,20 +91,32 @@ pub struct LinkAddress {
     pub address: IpAddr,
 }
 
-/// A blocking rtnetlink socket in the namespace in which it was opened.
-pub struct Netlink {
+/// A blocking netlink socket, of rtnetlink unless said otherwise, in the namespace
+/// in which it was opened.
+pub struct Netlink<M = RouteNetlinkMessage> {
     socket: Socket,
     sequence: u32,
     limit: usize,
     /// Replies so far that couldn't be read.
     pub(crate) unread: usize,
+    messages: PhantomData<M>,
 }
 
-impl Netlink {
+/// What goes both ways over one kind of socket.
+pub trait Message: NetlinkSerializable + NetlinkDeserializable + Clone {
+    /// The kind: `NETLINK_ROUTE` and so on.
+    const PROTOCOL: isize;
+}
+
+impl Message for RouteNetlinkMessage {
+    const PROTOCOL: isize = NETLINK_ROUTE;
+}
+
+impl<M: Message> Netlink<M> {
     /// Opens a socket in the calling thread's namespace.
     pub fn open() -> Result<Self, NetlinkError> {
         let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = Socket::new(M::PROTOCOL)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             Ok(socket)
@@ -107,6 +130,7 @@ impl Netlink {
             sequence: 0,
             limit: usize::MAX,
             unread: 0,
+            messages: PhantomData,
         })
     }
 
@@ -117,6 +141,66 @@ impl Netlink {
         self
     }
 
+    /// Asks for a list.
+    pub(crate) fn dump(&mut self, name: &'static str, request: &M) -> Result<Vec<M>, NetlinkError> {
+        for _ in 0..ATTEMPTS {
+            match self.request(name, request, NLM_F_REQUEST | NLM_F_DUMP) {
+                Err(NetlinkError::Interrupted { .. }) => {}
+                done => return done,
+            }
+        }
+        Err(NetlinkError::Interrupted { request: name })
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        name: &'static str,
+        request: &M,
+        flags: u16,
+    ) -> Result<Vec<M>, NetlinkError> {
+        let failed = |source| NetlinkError::Io {
+            request: name,
+            source,
+        };
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut message =
+            NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.clone()));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        let mut replies = Replies {
+            dump: flags & NLM_F_DUMP == NLM_F_DUMP,
+            messages: Vec::new(),
+            unread: 0,
+            interrupted: false,
+            done: false,
+        };
+        let mut buffer = vec![0; BUFFER];
+        while !replies.done {
+            let size = self.socket.recv(&mut &mut buffer[..], 0).map_err(failed)?;
+            replies
+                .take(&buffer[..size], self.sequence)
+                .map_err(failed)?;
+            if replies.messages.len() > self.limit {
+                return Err(NetlinkError::TooMany {
+                    request: name,
+                    limit: self.limit,
+                });
+            }
+        }
+        self.unread += replies.unread;
+        if replies.interrupted {
+            return Err(NetlinkError::Interrupted { request: name });
+        }
+        Ok(replies.messages)
+    }
+}
+
+impl Netlink {
     /// All devices.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -149,76 +233,18 @@ impl Netlink {
             _ => None,
         }))
     }
-
-    pub(crate) fn dump(
-        &mut self,
-        name: &'static str,
-        request: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        for _ in 0..ATTEMPTS {
-            match self.request(name, request, NLM_F_REQUEST | NLM_F_DUMP) {
-                Err(NetlinkError::Interrupted { .. }) => {}
-                done => return done,
-            }
-        }
-        Err(NetlinkError::Interrupted { request: name })
-    }
-
-    pub(crate) fn request(
-        &mut self,
-        name: &'static str,
-        request: &RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let failed = |source| NetlinkError::Io {
-            request: name,
-            source,
-        };
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request.clone()));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(failed)?;
-        let mut replies = Replies {
-            dump: flags & NLM_F_DUMP == NLM_F_DUMP,
-            ..Replies::default()
-        };
-        let mut buffer = vec![0; BUFFER];
-        while !replies.done {
-            let size = self.socket.recv(&mut &mut buffer[..], 0).map_err(failed)?;
-            replies
-                .take(&buffer[..size], self.sequence)
-                .map_err(failed)?;
-            if replies.messages.len() > self.limit {
-                return Err(NetlinkError::TooMany {
-                    request: name,
-                    limit: self.limit,
-                });
-            }
-        }
-        self.unread += replies.unread;
-        if replies.interrupted {
-            return Err(NetlinkError::Interrupted { request: name });
-        }
-        Ok(replies.messages)
-    }
 }
 
 /// The replies to one request, as they come in.
-#[derive(Default)]
-struct Replies {
+struct Replies<M> {
     dump: bool,
-    messages: Vec<RouteNetlinkMessage>,
+    messages: Vec<M>,
     unread: usize,
     interrupted: bool,
     done: bool,
 }
 
-impl Replies {
+impl<M: Message> Replies<M> {
     fn take(&mut self, mut bytes: &[u8], sequence: u32) -> io::Result<()> {
         while bytes.len() >= 16 {
             // The header is read by hand: a message that this version of the parser
@@ -241,10 +267,10 @@ impl Replies {
     }
 
     fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
+        let message = match NetlinkMessage::<M>::deserialize(bytes) {
             Ok(message) => message,
             Err(error) => {
-                tracing::debug!("rtnetlink: a reply is passed over: {error}");
+                tracing::debug!("netlink: a reply is passed over: {error}");
                 self.unread += 1;
                 self.done |= !self.dump;
                 return Ok(());
@@ -290,8 +316,10 @@ fn link(message: &RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
             LinkAttribute::LinkInfo(info) => {
                 for entry in info {
-                    if let LinkInfo::Kind(kind) = entry {
-                        link.kind = kind.to_string();
+                    match entry {
+                        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                        LinkInfo::Data(data) => link.tunnels = tunnels::of_device(data),
+                        _ => {}
                     }
                 }
             }
@@ -318,48 +346,6 @@ fn address(message: &RouteNetlinkMessage) -> Option<LinkAddress> {
         link: message.header.index,
         address: local.or(address)?,
     })
-}
-
-/// Says when a device of this namespace appears, changes or goes.
-pub struct LinkEvents {
-    socket: Socket,
-}
-
-impl LinkEvents {
-    /// Subscribes in the calling thread's namespace.
-    pub fn open() -> Result<Self, NetlinkError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.add_membership(GROUP_LINK)?;
-            Ok(socket)
-        };
-        open()
-            .map(|socket| Self { socket })
-            .map_err(|source| NetlinkError::Io {
-                request: "subscribe to links",
-                source,
-            })
-    }
-
-    /// Blocks until something happens. That it did is all we use of an event, so
-    /// an overflow (`ENOBUFS`) is one more event.
-    pub fn wait(&self) -> Result<(), NetlinkError> {
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match self.socket.recv(&mut &mut buffer[..], 0) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(NetlinkError::Io {
-                        request: "wait for link events",
-                        source,
-                    });
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

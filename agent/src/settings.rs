@@ -1,5 +1,6 @@
 //! Arguments resolved: checked against each other and against this machine.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use ringfence_policy::config::Config;
 
-use crate::cli::{AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs};
+use crate::cli::{AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort};
 use crate::datapath::Attach;
 use crate::failure::Failure;
 use crate::kubernetes::Access;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub pickup: Duration,
     /// How programs are attached.
     pub attach: Attach,
+    /// UDP ports of tunnels, beside those that the node shows.
+    pub tunnel_ports: BTreeSet<u16>,
     /// The API's socket.
     pub socket: PathBuf,
     /// Where maps and links are pinned.
@@ -78,6 +81,11 @@ impl AgentArgs {
                 AttachBy::Best => Attach::Best,
                 AttachBy::Clsact => Attach::Clsact,
             },
+            tunnel_ports: self
+                .tunnel_port
+                .iter()
+                .map(|TunnelPort(port)| *port)
+                .collect(),
             socket: global.socket.clone(),
             pin_dir: global.pin_dir.clone(),
         })

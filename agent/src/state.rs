@@ -1,6 +1,7 @@
 //! What the loop, the socket and the metrics page share.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,6 +62,15 @@ pub struct Status {
     /// Other devices that haven't, and why: there nothing is decided of what pods
     /// send through Services, and no foreign tag is cleared.
     pub unhooked: Vec<UnhookedDevice>,
+    /// Addresses of the node's own interfaces: it answers at each of them.
+    #[serde(default)]
+    pub node_addresses: Vec<IpAddr>,
+    /// UDP ports that nodes unpack, beside those that always count as tunnels'.
+    #[serde(default)]
+    pub tunnel_ports: Vec<u16>,
+    /// Why there may be more of either: what was known before stays.
+    #[serde(default)]
+    pub node_faults: Vec<String>,
     /// Manifests that don't parse; the last good state of their objects stays.
     pub invalid: Vec<String>,
     /// Labels and annotations that don't parse, and what each is taken for.

@@ -1,5 +1,6 @@
 //! A datapath in memory, for tests of the shell around it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use crate::datapath::{
 };
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
+use crate::node::{Listed, Surroundings};
 use crate::settings::Settings;
 use crate::state::{Shared, Status};
 
@@ -27,6 +29,8 @@ pub(crate) struct Record {
     pub(crate) fail: Option<String>,
     /// Why no program can be attached.
     pub(crate) refuse: Option<String>,
+    /// UDP ports of tunnels.
+    pub(crate) tunnels: BTreeSet<u16>,
     /// Other devices that can't have their hooks, and why.
     pub(crate) unhooked: Vec<(String, String)>,
 }
@@ -77,6 +81,15 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> anyhow::Result<()> {
+        self.0.lock().unwrap().tunnels.clone_from(ports);
+        Ok(())
+    }
+
+    fn tunnel_ports(&mut self) -> anyhow::Result<BTreeSet<u16>> {
+        Ok(self.0.lock().unwrap().tunnels.clone())
+    }
+
     fn endpoints(&mut self) -> Vec<EndpointState> {
         let record = self.0.lock().unwrap();
         let state = |interface: &Interface| EndpointState {
@@ -113,6 +126,21 @@ impl Kernel for FakeKernel {
 
     fn generation(&mut self) -> u64 {
         self.0.lock().unwrap().generation
+    }
+}
+
+/// A node without addresses and tunnels.
+pub(crate) fn nowhere() -> Surroundings {
+    Surroundings {
+        addresses: none(),
+        tunnels: none(),
+    }
+}
+
+fn none<T: Ord>() -> Listed<T> {
+    Listed {
+        found: BTreeSet::new(),
+        fault: None,
     }
 }
 

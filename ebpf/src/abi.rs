@@ -71,6 +71,8 @@ pub mod capacity {
     pub const ADDRESSES: u32 = 524_288;
     /// [`super::ServiceKey`].
     pub const SERVICES: u32 = 262_144;
+    /// Words of map `TUNNELS`, one bit for each UDP port.
+    pub const TUNNELS: u32 = 65_536 / u64::BITS;
     /// Buckets of [`super::Bucket::WAYS`] replied flows. A power of two.
     pub const FLOWS: u32 = 32_768;
     /// Replied flows that found their bucket full. Not an LRU table: none is pushed out.
@@ -186,6 +188,18 @@ impl Addr {
     #[inline(always)]
     pub const fn is_link_local(&self) -> bool {
         u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+    }
+
+    /// Whether no other host may be reached by it: `127.0.0.0/8` (RFC 1122,
+    /// 3.2.1.3), `::1` (RFC 4291, 2.5.3).
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        let w = &self.0;
+        if self.is_v4() {
+            w[3].to_ne_bytes()[0] == 127
+        } else {
+            w[0] | w[1] | w[2] == 0 && w[3] == 1_u32.to_be()
+        }
     }
 
     /// Whether an interface identifier is made from a MAC (RFC 4291, appendix A).
@@ -523,6 +537,24 @@ pub struct RuleKey {
     pub ruleset: u32,
     /// Peer class id.
     pub class: u32,
+}
+
+/// Map `TUNNELS`: the UDP ports that nodes unpack, as bits. Value: `u64`. The agent
+/// writes it, in any world: a port that comes is closed at once.
+pub struct TunnelPorts;
+
+impl TunnelPorts {
+    /// The element that holds a port's bit.
+    #[inline(always)]
+    pub const fn word(port: u16) -> u32 {
+        port as u32 / u64::BITS
+    }
+
+    /// A port's bit in its element.
+    #[inline(always)]
+    pub const fn bit(port: u16) -> u64 {
+        1 << (port as u32 % u64::BITS)
+    }
 }
 
 /// Port set ids by what asks: see [`PortSet`].
@@ -983,7 +1015,7 @@ reasons! {
     /// The program runs on an interface that has no endpoint (yet).
     UnknownEndpoint = 14 "unknown_endpoint",
     /// To a port or protocol by which a node would unpack what is inside: VXLAN,
-    /// Geneve, IP-in-IP, GRE.
+    /// Geneve, IP-in-IP, GRE and the like, and the ports of the node's own tunnels.
     Tunnel = 15 "tunnel",
     /// To a Service's address that nothing has translated to a backend's.
     UnresolvedService = 16 "unresolved_service",
@@ -991,6 +1023,8 @@ reasons! {
     ChecksumOffload = 17 "checksum_offload",
     /// From outside of this node, with the source address of one of its endpoints.
     SpoofedFromOutside = 18 "spoofed_from_outside",
+    /// From a pod to a loopback address, 127.0.0.0/8 or ::1.
+    Loopback = 23 "loopback",
 }
 
 /// Map `DROPS`: exact counters, per CPU.

@@ -206,6 +206,59 @@ fn following_changes_ends_where_compiling_from_scratch_does() {
     assert!(raised < 200 || more * 20 < raised, "{more} of {raised}");
 }
 
+/// Addresses that the node's interfaces may have: of Nodes, pods, Services, Blocks and
+/// nobody.
+fn some_addresses(dice: &mut Dice, objects: &[Value]) -> BTreeSet<IpAddr> {
+    let probes = random::more_probes(dice, objects);
+    let mut all: Vec<IpAddr> = probes
+        .iter()
+        .flat_map(|probe| [probe.from.address, probe.to.address])
+        .collect();
+    all.extend(
+        ["169.254.1.1", "fe80::1", "192.0.2.10"].map(|ip| ip.parse::<IpAddr>().expect("IP")),
+    );
+    let count = dice.between(0, 6);
+    (0..count).map(|_| *dice.choose(&all)).collect()
+}
+
+#[test]
+fn the_nodes_own_addresses_come_and_go_between_other_changes() {
+    let mut followed = 0;
+    for seed in seeds(8_000_000) {
+        let mut dice = Dice::new(seed);
+        let mut objects = valid_objects(seed);
+        let mut index = check::index(&objects).expect("objects parse");
+        let mut compiler = Compiler::new(Scope::Node(NODE.to_owned()));
+        compiler.update(&mut index);
+        for step in 0..6 {
+            let old = objects.clone();
+            mutate::change(&mut dice, &mut objects);
+            objects.retain(is_fine);
+            let own = some_addresses(&mut dice, &objects);
+            let first = dice.chance(50);
+            if first {
+                index.set_own_addresses(NODE, own.clone());
+            }
+            follow(&mut dice, &mut index, &old, &objects);
+            if !first {
+                index.set_own_addresses(NODE, own.clone());
+            }
+            let before = compiler.tables().clone();
+            let change = compiler.update(&mut index);
+            let mut fresh = check::index(&objects).expect("objects parse");
+            fresh.set_own_addresses(NODE, own);
+            let whole = tables_of(&fresh, VIEW);
+            let at = format!("seed {seed}, step {step}");
+            assert!(*compiler.tables() == whole, "{at}: tables differ");
+            let needed = Change::between(&before, &whole);
+            assert!(change.raised.is_superset(&needed.raised), "{at}");
+            assert_eq!(change.additive, needed.additive, "{at}");
+            followed += 1;
+        }
+    }
+    assert!(followed > 0);
+}
+
 /// Two states of a cluster: mostly one or two changes apart, at times quite others.
 fn pair(seed: u64) -> (Vec<Value>, Vec<Value>) {
     let mut dice = Dice::new(seed);

@@ -19,6 +19,9 @@ pub(super) struct Device {
 enum Kind {
     /// Nothing that comes from a pod goes through it.
     Loopback,
+    /// What a filter redirects to it comes back to where it was taken from: it is on
+    /// its way, before DNAT, and with its tag. By itself an `ifb` sends nothing.
+    Detour,
     Bridge,
     /// Its frames start with an Ethernet header.
     Ethernet,
@@ -37,6 +40,7 @@ impl Device {
             name: link.name.clone(),
             kind: match (link.medium, link.kind.as_str()) {
                 (LinkLayerType::Loopback, _) => Kind::Loopback,
+                (_, "ifb") => Kind::Detour,
                 (LinkLayerType::Ether, "bridge") => Kind::Bridge,
                 (LinkLayerType::Ether, _) => Kind::Ethernet,
                 _ => Kind::Bare,
@@ -47,7 +51,7 @@ impl Device {
     /// The hooks that it gets where no pod is behind it.
     pub(super) const fn hooks(&self) -> &'static [Hook] {
         match self.kind {
-            Kind::Loopback => &[],
+            Kind::Loopback | Kind::Detour => &[],
             // What comes up from a bridge came in by one of its ports, where a
             // foreign tag was cleared and a pod's own is to stay.
             Kind::Bridge => &[Hook::ToNetwork],
@@ -91,6 +95,12 @@ mod tests {
         assert_eq!(hooks("bridge", LinkLayerType::Ether), out);
         let none: &[Hook] = &[];
         assert_eq!(hooks("", LinkLayerType::Loopback), none);
+    }
+
+    #[test]
+    fn a_packet_that_takes_the_detour_of_a_shaper_is_decided_where_it_arrives() {
+        let none: &[Hook] = &[];
+        assert_eq!(hooks("ifb", LinkLayerType::Ether), none);
     }
 
     #[test]

@@ -195,7 +195,7 @@ type Shape = (MapType, usize, usize);
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
     const LPM: usize = 4 + size_of::<CidrKey>();
-    let shapes: [(&'static str, Shape); 23] = [
+    let shapes: [(&'static str, Shape); 24] = [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
@@ -212,6 +212,7 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
             (MapType::Hash, size_of::<Addr>(), size_of::<Identity>()),
         ),
         ("SERVICES", (MapType::Hash, size_of::<ServiceKey>(), 4)),
+        ("TUNNELS", (MapType::Array, 4, 8)),
         ("FLOWS", (MapType::Array, 4, size_of::<Bucket>())),
         (
             "FLOWS_MORE",

@@ -44,6 +44,7 @@ pub(super) struct Maps {
     pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     pub(super) stats: PerCpuArray<MapData, u64>,
     ticks: Array<MapData, u64>,
+    tunnels: Array<MapData, u64>,
     quota: Array<MapData, Raw<Quota>>,
     locals: HashMap<MapData, Raw<Addr>, u32>,
     gone: Array<MapData, u32>,
@@ -103,6 +104,7 @@ impl Maps {
             drops_other: typed!("DROPS_OTHER"),
             stats: typed!("STATS"),
             ticks: typed!("TICKS"),
+            tunnels: typed!("TUNNELS"),
             quota: typed!("QUOTA"),
             locals: typed!("LOCALS"),
             gone: typed!("GONE"),
@@ -133,6 +135,20 @@ impl Maps {
         self.ticks
             .get(&0, 0)
             .map_err(|error| map_error("reading", "TICKS", &error))
+    }
+
+    /// One word of tunnels' ports.
+    pub(super) fn tunnels(&self, word: u32) -> Result<u64, DatapathError> {
+        self.tunnels
+            .get(&word, 0)
+            .map_err(|error| map_error("reading", "TUNNELS", &error))
+    }
+
+    /// Replaces one word of tunnels' ports.
+    pub(super) fn set_tunnels(&mut self, word: u32, ports: u64) -> Result<(), DatapathError> {
+        self.tunnels
+            .set(word, ports, 0)
+            .map_err(|error| map_error("writing", "TUNNELS", &error))
     }
 
     /// How many flows the endpoint in a slot has.
@@ -355,6 +371,7 @@ pub(super) fn max_entries(map: &str) -> u32 {
         "PORTS" => capacity::PORTS,
         "ADDRESSES" => capacity::ADDRESSES,
         "SERVICES" => capacity::SERVICES,
+        "TUNNELS" => capacity::TUNNELS,
         "FLOWS" => capacity::FLOWS,
         "FLOWS_MORE" => capacity::FLOWS_MORE,
         "OPENING" => capacity::OPENING,

@@ -35,10 +35,12 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod ticks;
+mod tunnels;
 mod verified;
 mod world;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -186,6 +188,8 @@ pub struct Datapath {
     /// The last call succeeded: flows were decided against what it put in force.
     trusted: bool,
     ticks: Ticks,
+    /// The tunnels' ports of the last call; none if it failed, or none was made yet.
+    tunnels: Option<BTreeSet<u16>>,
     settled: quotas::Settled,
     /// Flows in `FLOWS` and `OPENING`, and when they were counted.
     flows_held: Cell<Option<(Instant, [u64; 2])>>,
@@ -238,6 +242,7 @@ impl Datapath {
             seen: None,
             trusted: false,
             ticks,
+            tunnels: None,
             settled: quotas::Settled::default(),
             flows_held: Cell::new(None),
             pickup_until,

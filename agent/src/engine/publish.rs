@@ -32,6 +32,9 @@ impl Engine {
         status.waits_for.clear();
         status.invalid = self.source.invalid();
         status.skipped.clone_from(&self.skipped);
+        status.node_addresses = self.surroundings.addresses();
+        status.tunnel_ports = self.surroundings.tunnels();
+        status.node_faults = self.surroundings.faults().to_vec();
         status.devices = self.devices;
         status.unhooked.clone_from(&self.unhooked);
         if let Some(Compiled { summary, .. }) = &self.compiled {

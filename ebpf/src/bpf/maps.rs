@@ -15,7 +15,8 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
     Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant,
-    Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat, World, capacity,
+    Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat, TunnelPorts, World,
+    capacity,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{Packet, Shape};
@@ -36,6 +37,9 @@ static RULES: HashMap<RuleKey, Grant> = HashMap::pinned(capacity::RULES, BPF_F_N
 static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF_F_NO_PREALLOC);
 #[map]
 static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+/// UDP ports of tunnels, one bit each; index = [`TunnelPorts::word`].
+#[map]
+static TUNNELS: Array<u64> = Array::pinned(capacity::TUNNELS, 0);
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(capacity::SERVICES, BPF_F_NO_PREALLOC);
 #[map]
@@ -208,6 +212,13 @@ impl Tables for Maps {
             Some(class) => *class,
             None => 0,
         }
+    }
+
+    #[inline(always)]
+    fn is_tunnel_port(&self, port: u16) -> bool {
+        let word = TUNNELS.get(TunnelPorts::word(port));
+        // The verifier wants to hear of a word that isn't there.
+        word.is_none_or(|word| word & TunnelPorts::bit(port) != 0)
     }
 
     #[inline(always)]

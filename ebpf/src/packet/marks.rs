@@ -1,6 +1,6 @@
 //! What a packet means to a flow, by its protocol.
 
-use super::{Packet, TUNNEL_PORTS, icmpv6, mark, protocol, sctp, tcp};
+use super::{Packet, icmpv6, is_tunnel_protocol, mark, protocol, sctp, tcp};
 
 impl Packet {
     /// Sets the marks of TCP, given its flags.
@@ -16,14 +16,10 @@ impl Packet {
         self.marks = marks;
     }
 
-    /// Sets the marks of UDP, given its ports.
+    /// Sets the marks of UDP. Which ports are tunnels' is for the tables to say.
     #[inline(always)]
     pub(crate) const fn mark_udp(&mut self) {
-        let port = self.destination_port;
-        // Not `contains`: that is a loop over memory.
-        let [a, b, c, d] = TUNNEL_PORTS;
-        let tunnel = port == a || port == b || port == c || port == d;
-        self.marks = mark::ANY | if tunnel { mark::TUNNEL } else { 0 };
+        self.marks = mark::ANY | mark::TUNNEL;
     }
 
     /// Sets the marks of SCTP, given the type of its first chunk.
@@ -42,9 +38,10 @@ impl Packet {
     #[inline(always)]
     pub(crate) const fn mark_other(&mut self) {
         self.marks = mark::ANY
-            | match self.protocol {
-                protocol::IPIP | protocol::IPV6_IN_IP | protocol::GRE => mark::TUNNEL,
-                _ => 0,
+            | if is_tunnel_protocol(self.protocol) {
+                mark::TUNNEL
+            } else {
+                0
             };
     }
 

@@ -14,7 +14,8 @@ use core::hint::cold_path;
 use crate::abi::{Addr, Direction, FlowKey, Mac, Reason};
 
 pub use numbers::{
-    ETHERNET, EXTENSION_HEADERS, TUNNEL_PORTS, ethertype, icmpv6, protocol, sctp, tcp,
+    ETHERNET, EXTENSION_HEADERS, TUNNEL_PORTS, ethertype, icmpv6, is_tunnel_port,
+    is_tunnel_protocol, protocol, sctp, tcp,
 };
 pub use parse::{parse_any, parse_l3, quoted};
 
@@ -116,7 +117,8 @@ pub mod mark {
     pub const BY_OTHER: u8 = 32;
     /// An ICMP or ICMPv6 error, which quotes a packet.
     pub const ERROR: u8 = 64;
-    /// A node that it reaches would unpack what is inside.
+    /// Of a protocol in which tunnels run. Of UDP the port says whether a node that
+    /// it reaches would unpack what is inside.
     pub const TUNNEL: u8 = 128;
     /// Of any protocol without ICMP's rules.
     pub const ANY: u8 = OPENS | BY_OPENER | BY_OTHER;

@@ -10,7 +10,12 @@ pub mod protocol {
     pub const IPV6_IN_IP: u8 = 41;
     pub const GRE: u8 = 47;
     pub const ICMPV6: u8 = 58;
+    pub const ETHERIP: u8 = 97;
+    pub const PIM: u8 = 103;
+    pub const L2TP: u8 = 115;
     pub const SCTP: u8 = 132;
+    pub const MPLS_IN_IP: u8 = 137;
+    pub const ETHERNET: u8 = 143;
 }
 
 /// TCP flag bits (RFC 9293).
@@ -65,5 +70,32 @@ pub const ETHERNET: u32 = 14;
 pub const EXTENSION_HEADERS: u32 = 7;
 
 /// UDP ports of tunnels that Linux unpacks: VXLAN (IANA's, and the one of Linux,
-/// flannel and Cilium), VXLAN-GPE, Geneve. Host order.
+/// flannel and Cilium), VXLAN-GPE, Geneve. Host order. These always count as tunnels';
+/// those in map `TUNNELS` do as well.
 pub const TUNNEL_PORTS: [u16; 4] = [4789, 8472, 4790, 6081];
+
+/// Whether a UDP port is one of [`TUNNEL_PORTS`].
+#[inline(always)]
+pub const fn is_tunnel_port(port: u16) -> bool {
+    // Not `contains`: that is a loop over memory.
+    let [a, b, c, d] = TUNNEL_PORTS;
+    port == a || port == b || port == c || port == d
+}
+
+/// Whether Linux unpacks an IP protocol and takes what is inside as if it had come
+/// in by a device of its own, without proof of who sent it: IP-in-IP, 6in4, GRE,
+/// EtherIP, PIM's registers, L2TPv3, MPLS, and Ethernet in IPv6 (SRv6).
+#[inline(always)]
+pub const fn is_tunnel_protocol(number: u8) -> bool {
+    matches!(
+        number,
+        protocol::IPIP
+            | protocol::IPV6_IN_IP
+            | protocol::GRE
+            | protocol::ETHERIP
+            | protocol::PIM
+            | protocol::L2TP
+            | protocol::MPLS_IN_IP
+            | protocol::ETHERNET
+    )
+}

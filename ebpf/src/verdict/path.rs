@@ -299,7 +299,19 @@ impl<'a, T: Tables> Path<'a, T> {
     pub(super) fn enters_tunnel(&self, workload: u32, flags: u32) -> bool {
         // A pod's address is the pod's, whatever a Service shows.
         let flags = flags & !Identity::BESIDE;
-        self.packet.is(packet::mark::TUNNEL) && (workload < Identity::FIRST || flags != 0)
+        self.may_be_unpacked() && (workload < Identity::FIRST || flags != 0)
+    }
+
+    /// Whether a node that the packet reaches would unpack it. Nodes of a cluster
+    /// run the same tunnels, so the ports of this one's count for all.
+    #[inline(always)]
+    pub(super) fn may_be_unpacked(&self) -> bool {
+        let packet = self.packet;
+        let port = packet.destination_port;
+        packet.is(packet::mark::TUNNEL)
+            && (packet.protocol != packet::protocol::UDP
+                || packet::is_tunnel_port(port)
+                || self.tables.is_tunnel_port(port))
     }
 
     /// The sender's endpoint on this node, by its tag.

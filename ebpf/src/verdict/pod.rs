@@ -46,7 +46,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         return path.without_flow();
     }
     // Before flows: one that the other side has opened may lead to a tunnel too.
-    if packet.is(mark::TUNNEL) && path.is_for_tunnel() {
+    if path.may_be_unpacked() && path.is_for_tunnel() {
         return path.deny(Reason::Tunnel);
     }
     let verdict = match path.established(&mut room.work.track) {
@@ -129,6 +129,11 @@ impl<T: Tables> Path<'_, T> {
         }
         if self.is_related(frame, work) {
             return Verdict::ALLOW;
+        }
+        if to.is_loopback() {
+            // With `route_localnet`, which kube-proxy sets, the node would take it for
+            // its own, and forward its ports as those of its other addresses.
+            return self.deny(Reason::Loopback);
         }
         let packet = self.packet;
         if (packet.is_to_group() || to.is_on_link()) && self.is_judged() {
@@ -279,7 +284,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(never)]
     fn is_for_tunnel(&self) -> bool {
         let identity = self.tables.identity(&self.packet.destination);
-        self.enters_tunnel(identity.workload, identity.flags)
+        identity.workload < Identity::FIRST || identity.flags != 0
     }
 
     /// Whether the sender's egress is decided here: `from_pod` left it open, or decided

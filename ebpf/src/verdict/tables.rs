@@ -30,6 +30,10 @@ pub trait Tables: PolicyTables {
     /// The peer class that prefixes give an address.
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32;
 
+    /// Whether a UDP port is a tunnel's on this node, or the agent was told so;
+    /// beside [`crate::packet::TUNNEL_PORTS`].
+    fn is_tunnel_port(&self, port: u16) -> bool;
+
     /// What this CPU remembers at a place below [`Memo::ENTRIES`].
     fn memo(&self, place: u32) -> Option<Self::MemoRef<'_>>;
 

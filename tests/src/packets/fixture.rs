@@ -17,6 +17,8 @@ pub const MANIFEST: &str = include_str!("fixture.json");
 pub const NODE: &str = "node-a";
 /// Namespace of all pods.
 pub const NAMESPACE: &str = "bank";
+/// UDP ports that the node unpacks beside those that are compiled in.
+pub const TUNNEL_PORTS: [u16; 2] = [8473, 6784];
 /// A MAC of nobody's, as of a gateway.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0xff, 0, 2];
 

@@ -310,6 +310,10 @@ impl Tables for Host {
         self.endpoints.get(&slot)
     }
 
+    fn is_tunnel_port(&self, port: u16) -> bool {
+        fixture::TUNNEL_PORTS.contains(&port)
+    }
+
     fn memo(&self, place: u32) -> Option<RefMut<'_, Memo>> {
         let memos = self.memos.borrow_mut();
         RefMut::filter_map(memos, |memos| memos.get_mut(place as usize)).ok()

@@ -51,6 +51,8 @@ impl Node {
             }
         };
         let interfaces: Vec<Interface> = tables.endpoints.keys().map(interface).collect();
+        let tunnels = fixture::TUNNEL_PORTS.into();
+        datapath.set_tunnel_ports(&tunnels).unwrap();
         let applied = datapath.apply(&tables, &interfaces).unwrap();
         assert_eq!(applied.failed, []);
         let counted = counters(&datapath);

@@ -6,6 +6,8 @@ mod claims;
 mod cluster;
 mod hooks;
 mod look;
+mod own;
+mod shaped;
 
 use std::net::SocketAddr;
 use std::time::Duration;

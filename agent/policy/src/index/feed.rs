@@ -7,7 +7,7 @@ use ringfence_ebpf::abi::Addr;
 use crate::{
     config::Config,
     intern::Text,
-    model::{self, ClusterNetworkPolicy},
+    model::{self, ClusterNetworkPolicy, NetworkPolicy},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     journal::Fact,
     owners::NodeClaim,
     pods::{PodEntry, Pools},
-    policies::StoredCluster,
+    policies::{StoredCluster, StoredPolicy},
 };
 
 /// The label that names an EndpointSlice's Service.
@@ -234,12 +234,12 @@ impl Index {
         }
     }
 
-    fn claim(&mut self, addr: Addr, node: Option<Text>, in_status: bool) {
+    pub(super) fn claim(&mut self, addr: Addr, node: Option<Text>, in_status: bool) {
         self.owners.add_node(addr, NodeClaim { node, in_status });
         self.journal.note(|j| &mut j.addresses, addr);
     }
 
-    fn unclaim(&mut self, addr: &Addr, node: Option<Text>, in_status: bool) {
+    pub(super) fn unclaim(&mut self, addr: &Addr, node: Option<Text>, in_status: bool) {
         self.owners
             .remove_node(addr, &NodeClaim { node, in_status });
         self.journal.note(|j| &mut j.addresses, *addr);
@@ -284,6 +284,24 @@ impl Index {
         if changed {
             let fact = Fact::Namespace(name.into());
             self.journal.note(|j| &mut j.facts, fact);
+        }
+    }
+
+    /// Adds a NetworkPolicy, or the closed form of one.
+    pub(crate) fn put_policy(&mut self, policy: &NetworkPolicy, closed: bool) {
+        let meta = &policy.metadata;
+        let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
+        let namespace = self.pools.texts.get(meta.namespace.as_str());
+        let name: Text = meta.name.as_str().into();
+        let own = self.policies.entry(namespace.clone()).or_default();
+        if own.get(&name) != Some(&stored) {
+            self.exceptions
+                .put_policy((&namespace, &name), stored.mode.as_deref());
+            let key = (namespace, name);
+            let old = own.remove(&key.1);
+            self.held.put(&key, &stored, old);
+            own.insert(Text::clone(&key.1), stored);
+            self.journal.note(|j| &mut j.policies, key);
         }
     }
 

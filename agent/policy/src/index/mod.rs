@@ -11,6 +11,7 @@ pub(crate) mod feed;
 pub(crate) mod groups;
 pub(crate) mod held;
 pub(crate) mod journal;
+mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
@@ -26,7 +27,7 @@ use crate::{
     compile::Compiler,
     config::Config,
     intern::{HashMap, HashSet, Text},
-    model::{Closed, EndpointSlice, NetworkPolicy, Object, ObjectError, Service},
+    model::{Closed, EndpointSlice, Object, ObjectError, Service},
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -125,6 +126,8 @@ pub struct Index {
     shares: Shares,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
+    /// Addresses of the node's own interfaces, as the node's kernel says.
+    own: own::Addresses,
     /// The faults of policies whose newest form can't be used; the namespace of
     /// a ClusterNetworkPolicy is empty.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
@@ -388,23 +391,5 @@ impl Index {
     pub(crate) fn namespace(&self, name: &str) -> Labels {
         let space = self.spaces.get(name);
         space.map_or_else(Labels::default, |s| s.labels.clone())
-    }
-
-    /// Adds a NetworkPolicy, or the closed form of one.
-    pub(crate) fn put_policy(&mut self, policy: &NetworkPolicy, closed: bool) {
-        let meta = &policy.metadata;
-        let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
-        let namespace = self.pools.texts.get(meta.namespace.as_str());
-        let name: Text = meta.name.as_str().into();
-        let own = self.policies.entry(namespace.clone()).or_default();
-        if own.get(&name) != Some(&stored) {
-            self.exceptions
-                .put_policy((&namespace, &name), stored.mode.as_deref());
-            let key = (namespace, name);
-            let old = own.remove(&key.1);
-            self.held.put(&key, &stored, old);
-            own.insert(Text::clone(&key.1), stored);
-            self.journal.note(|j| &mut j.policies, key);
-        }
     }
 }

@@ -78,11 +78,25 @@ impl Tc {
 
     /// The filters of one side of a device, in the order in which they run. None
     /// where there is no qdisc, or no device.
+    ///
+    /// A plain `ingress` qdisc has no other side, but lists its filters whichever is
+    /// asked for (`ingress_tcf_block` of net/sched/sch_ingress.c).
     pub(super) fn filters(
         &mut self,
         ifindex: u32,
         side: TcAttachType,
     ) -> Result<Vec<Filter>, DatapathError> {
+        let listed = self.listed(ifindex, side)?;
+        if side == TcAttachType::Egress
+            && !listed.is_empty()
+            && self.qdisc(ifindex)?.as_deref() != Some(CLSACT)
+        {
+            return Ok(Vec::new());
+        }
+        Ok(listed)
+    }
+
+    fn listed(&mut self, ifindex: u32, side: TcAttachType) -> Result<Vec<Filter>, DatapathError> {
         let request = RouteNetlinkMessage::GetTrafficFilter(message(ifindex, parent(side)));
         let unread = self.0.unread;
         let replies = match self.0.dump("GETTFILTER", &request) {
@@ -257,6 +271,10 @@ fn kind(message: &TcMessage) -> Option<String> {
         })
 }
 
+/// The bits of a `u32` filter's handle that are 0 where it is one of its hash tables
+/// (`TC_U32_HASH` and `TC_U32_NODE` of linux/pkt_cls.h), which the kernel lists as well.
+const IN_HASH_TABLE: u32 = 0x000f_ffff;
+
 /// A filter of the chain in which every packet begins. The kernel lists the head
 /// of each priority as well, with handle 0; other chains are reached only by
 /// the action of a filter in this one.
@@ -269,11 +287,15 @@ fn filter(message: &RouteNetlinkMessage) -> Option<Filter> {
     if handle == 0 || message.attributes.iter().any(elsewhere) {
         return None;
     }
+    let kind = kind(message).unwrap_or_default();
+    if kind == "u32" && handle & IN_HASH_TABLE == 0 {
+        return None;
+    }
     let [priority, protocol] = [message.header.info >> 16, message.header.info & 0xffff]
         .map(|half| u16::try_from(half).unwrap_or_default());
     let mut filter = Filter {
         place: Place { priority, handle },
-        kind: kind(message).unwrap_or_default(),
+        kind,
         every_protocol: u16::from_be(protocol) == EVERY_PROTOCOL,
         name: String::new(),
         program: 0,
@@ -347,5 +369,23 @@ mod tests {
         assert_eq!(filter(&reply(place(0), 0)), None);
         assert_eq!(filter(&reply(place(1), 5)), None);
         assert!(filter(&reply(place(1), 0)).is_some());
+    }
+
+    #[test]
+    fn a_hash_table_of_u32_is_no_filter() {
+        let listed = |handle| {
+            let place = Place {
+                priority: 1,
+                handle,
+            };
+            let mut message = placed(7, TcAttachType::Ingress, place);
+            message.attributes = vec![TcAttribute::Kind("u32".to_owned())];
+            filter(&RouteNetlinkMessage::NewTrafficFilter(message))
+        };
+        assert_eq!(listed(0x8000_0000), None);
+        assert_eq!(
+            listed(0x8000_0800).map(|found| found.kind),
+            Some("u32".to_owned())
+        );
     }
 }

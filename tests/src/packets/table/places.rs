@@ -1,13 +1,15 @@
 //! The node, the pod itself, quarantine, tagged senders, interfaces of nobody's.
 
+use std::net::IpAddr;
+
 use ringfence_ebpf::abi::Reason::{
-    Malformed, Policy, Quarantine, Tunnel, UnknownEndpoint, UnresolvedService,
+    Loopback, Malformed, Policy, Quarantine, Tunnel, UnknownEndpoint, UnresolvedService,
 };
 
 use super::flag::{ACK, SYN};
 use super::{Family, Table, V4};
 use crate::packets::Frame;
-use crate::packets::fixture::find;
+use crate::packets::fixture::{TUNNEL_PORTS, find};
 use crate::packets::step::{from_pod, to_pod};
 
 pub(super) fn rows(t: &mut Table) {
@@ -20,6 +22,7 @@ pub(super) fn rows(t: &mut Table) {
     behind_services(t);
     to_services(t);
     tunnels(t);
+    loopback(t);
     unmanaged(t);
 }
 
@@ -316,7 +319,8 @@ fn other_ports(t: &mut Table) {
 /// isolated or not.
 fn tunnels(t: &mut Table) {
     for node in ["node", "other-node", "bridge", "stranger"] {
-        for udp in [4789, 8472, 4790, 6081] {
+        // The first four are compiled in.
+        for udp in [4789, 8472, 4790, 6081].into_iter().chain(TUNNEL_PORTS) {
             t.both(
                 &format!("a pod without policy sends nothing to UDP port {udp} of {node}"),
                 |f, port| {
@@ -325,7 +329,7 @@ fn tunnels(t: &mut Table) {
                 },
             );
         }
-        for protocol in [4, 41, 47] {
+        for protocol in [4, 41, 47, 97, 103, 115, 137, 143] {
             t.both(
                 &format!("a pod without policy sends no protocol {protocol} to {node}"),
                 |f, _| {
@@ -349,8 +353,44 @@ fn tunnels(t: &mut Table) {
         },
     );
     t.both("the port of a tunnel is any port at a pod", |f, port| {
-        let datagram = Frame::udp((f.of("plain"), port), (f.of("staged"), 4789));
-        vec![from_pod("plain", &datagram)]
+        let to = |udp| Frame::udp((f.of("plain"), port), (f.of("staged"), udp));
+        let ports = [4789].into_iter().chain(TUNNEL_PORTS);
+        ports.map(|udp| from_pod("plain", &to(udp))).collect()
+    });
+    t.both(
+        "the ports beside a tunnel's, and TCP to it, are no tunnel's",
+        |f, port| {
+            let (from, node) = (f.of("plain"), f.of("node"));
+            let beside = TUNNEL_PORTS.map(|udp| Frame::udp((from, port), (node, udp + 1)));
+            let tcp = TUNNEL_PORTS.map(|to| Frame::tcp((from, port), (node, to), SYN));
+            let all = beside.iter().chain(&tcp);
+            all.map(|frame| from_pod("plain", frame)).collect()
+        },
+    );
+    t.both(
+        "quarantine and a tunnel of the node's own: nothing gets in",
+        |f, port| {
+            let ports = TUNNEL_PORTS.into_iter();
+            let datagrams = ports.map(|udp| Frame::udp((f.of("cut"), port), (f.of("node"), udp)));
+            datagrams
+                .map(|datagram| from_pod("cut", &datagram).drops(Tunnel))
+                .collect()
+        },
+    );
+}
+
+/// A node with `route_localnet` delivers it to itself, and forwards its ports.
+fn loopback(t: &mut Table) {
+    t.both("no pod reaches the node's loopback", |f, port| {
+        let texts = if f.v4 {
+            ["127.0.0.1", "127.255.0.9"]
+        } else {
+            ["::1"; 2]
+        };
+        let all = texts.map(|text| text.parse::<IpAddr>().expect("an address"));
+        let syns = all.map(|to| Frame::tcp((f.of("plain"), port), (to, 80), SYN));
+        syns.map(|syn| from_pod("plain", &syn).drops(Loopback))
+            .into()
     });
 }
 

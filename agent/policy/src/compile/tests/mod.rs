@@ -8,6 +8,7 @@ mod corners_pods;
 mod follow;
 mod labels;
 mod netpol;
+mod own;
 mod services;
 mod shares;
 mod tables;

@@ -1,0 +1,93 @@
+//! What the node's own network is, told to the index and the datapath.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::Context as _;
+
+use super::Engine;
+use crate::node::Surroundings;
+use crate::state::Shared;
+
+/// What the last looks at the node found.
+#[derive(Default)]
+pub(super) struct Node {
+    /// None before the first look that found any.
+    addresses: Option<BTreeSet<IpAddr>>,
+    /// None before the first look.
+    tunnels: Option<BTreeSet<u16>>,
+    /// Ports that the agent was told of.
+    told: BTreeSet<u16>,
+    /// What couldn't be listed.
+    faults: Vec<String>,
+}
+
+impl Node {
+    pub(super) fn new(told: BTreeSet<u16>) -> Self {
+        Self {
+            told,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the node's addresses were listed yet. Before that no policy is put in
+    /// force: calls of a node's port would pass by the caller's egress.
+    pub(super) const fn is_known(&self) -> bool {
+        self.addresses.is_some()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses.iter().flatten().copied().collect()
+    }
+
+    pub(super) fn tunnels(&self) -> Vec<u16> {
+        self.tunnels.iter().flatten().copied().collect()
+    }
+
+    pub(super) fn faults(&self) -> &[String] {
+        &self.faults
+    }
+}
+
+impl Engine {
+    /// Lists the node's addresses and tunnels; whether the addresses are others than
+    /// before. Tunnels are closed at once, also while policy isn't known yet.
+    pub(super) fn look_at_node(&mut self, shared: &Shared) -> (bool, anyhow::Result<()>) {
+        let Surroundings { addresses, tunnels } = (self.look_around)();
+        let faults: Vec<String> = [&addresses.fault, &tunnels.fault]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        for fault in faults
+            .iter()
+            .filter(|f| !self.surroundings.faults.contains(f))
+        {
+            tracing::warn!("the node's own network: {fault}");
+        }
+        self.surroundings.faults = faults;
+        let mut changed = false;
+        let nothing = addresses.found.is_empty() && addresses.fault.is_some();
+        if self.surroundings.is_known() || !nothing {
+            let last = self.surroundings.addresses.take().unwrap_or_default();
+            let now = addresses.after(&last);
+            changed = self
+                .index
+                .set_own_addresses(&self.node, now.iter().copied());
+            self.surroundings.addresses = Some(now);
+        }
+        let mut kernel = shared.kernel();
+        let close = || -> anyhow::Result<()> {
+            let last = match self.surroundings.tunnels.take() {
+                Some(last) => last,
+                None => kernel.tunnel_ports()?,
+            };
+            let mut now = tunnels.after(&last);
+            now.extend(&self.surroundings.told);
+            kernel.set_tunnel_ports(&now)?;
+            self.surroundings.tunnels = Some(now);
+            Ok(())
+        };
+        (changed, close().context("ports of tunnels"))
+    }
+}

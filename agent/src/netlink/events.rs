@@ -1,0 +1,99 @@
+//! When something of this namespace's devices changes.
+
+use std::io;
+
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::{BUFFER, NetlinkError};
+
+/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR` and `_IPV6_ROUTE` of
+/// `linux/rtnetlink.h`.
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// `RTM_NEWROUTE` and `RTM_DELROUTE`.
+const ROUTES: [u16; 2] = [24, 25];
+/// `RTN_LOCAL`: to an address of the node itself.
+const LOCAL: u8 = 2;
+/// Length of `nlmsghdr`, bytes.
+const HEADER: usize = 16;
+/// Where `rtm_type` stands in a message about a route.
+const ROUTE_TYPE: usize = HEADER + 7;
+
+/// Says when a device of this namespace appears, changes or goes, or an address.
+pub struct LinkEvents {
+    socket: Socket,
+}
+
+impl LinkEvents {
+    /// Subscribes in the calling thread's namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            for group in GROUPS {
+                socket.add_membership(group)?;
+            }
+            Ok(socket)
+        };
+        open()
+            .map(|socket| Self { socket })
+            .map_err(|source| NetlinkError::Io {
+                request: "subscribe to links",
+                source,
+            })
+    }
+
+    /// Blocks until something happens. That it did is all we use of an event, so
+    /// an overflow (`ENOBUFS`) is one more event.
+    pub fn wait(&self) -> Result<(), NetlinkError> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match self.socket.recv(&mut &mut buffer[..], 0) {
+                Ok(size) if concerns_node(&buffer[..size]) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(NetlinkError::Io {
+                        request: "wait for link events",
+                        source,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Whether a message is about anything but a route to elsewhere: of those a router
+/// has thousands that come and go.
+fn concerns_node(message: &[u8]) -> bool {
+    let kind = message
+        .get(4..6)
+        .map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+    let is_route = kind.is_none_or(|kind| ROUTES.contains(&kind));
+    !is_route || message.get(ROUTE_TYPE).is_none_or(|kind| *kind == LOCAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, route_type: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 28];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[ROUTE_TYPE] = route_type;
+        bytes
+    }
+
+    #[test]
+    fn routes_to_elsewhere_wake_nobody_and_everything_else_does() {
+        for kind in ROUTES {
+            assert!(!concerns_node(&message(kind, 1)));
+            assert!(concerns_node(&message(kind, LOCAL)));
+        }
+        for kind in [16, 17, 20, 21] {
+            assert!(concerns_node(&message(kind, 1)), "{kind}");
+        }
+        assert!(concerns_node(&[]));
+    }
+}

@@ -1,0 +1,250 @@
+//! The node's own network: addresses that no object shows, and tunnels on ports of
+//! its own choice.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use ringfence_tests::testnet::{Dnat, Frames, Mode, Server, call_tcp};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, NODE_PORT, bridge};
+use crate::{PATIENCE, SILENCE};
+
+/// A second interface's addresses.
+const SECOND: [&str; 2] = ["172.16.7.1", "fd07::1"];
+/// A tunnel's port that nobody compiled in.
+const TUNNEL: u16 = 8473;
+/// Nothing is looked at for five seconds where no event tells of a change.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+impl Cluster {
+    fn second_interface(&self) {
+        let mut lines = "link add second type veth peer name other\nlink set second up\n\
+             link set other up\n"
+            .to_owned();
+        for ip in SECOND {
+            lines.push_str(&format!("addr add {ip} dev second\n"));
+        }
+        self.ns("node").ip(&lines).unwrap();
+    }
+
+    fn status(&self, field: &str) -> Value {
+        self.agent.json(&["status"]).unwrap()[field].clone()
+    }
+
+    /// Waits until the status shows something, or no longer.
+    #[track_caller]
+    fn shows(&self, field: &str, item: &Value, there: bool) {
+        let since = Instant::now();
+        loop {
+            let all = self.status(field);
+            if all.as_array().unwrap().contains(item) == there {
+                return;
+            }
+            assert!(since.elapsed() < AT_ONCE, "{item} in {all}: not {there}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The caller's egress allows everything that isn't a pod's: the ways round.
+    fn allow_node_addresses(&self) {
+        let blocks = ["172.16.0.0/12", "169.254.0.0/16", "fd07::/64", "fe80::/10"];
+        let to = blocks.map(|block| json!({"ipBlock": {"cidr": block}}));
+        self.write(
+            "around",
+            &[json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"namespace": "shop", "name": "around"},
+                "spec": {
+                    "podSelector": {"matchLabels": {"app": "caller"}},
+                    "policyTypes": ["Egress"], "egress": [{"to": to}],
+                },
+            })],
+        );
+        self.agent.wait_for("shop/caller").unwrap();
+    }
+
+    /// A NodePort at any address of the node.
+    fn node_port(&self, at: SocketAddr, backend: &str) {
+        let rule = Dnat {
+            address: at.ip(),
+            protocol: "tcp",
+            port: NODE_PORT,
+            to: vec![self.backend(backend, at.is_ipv4())],
+            masquerade: true,
+        };
+        self.net.dnat(&[rule]).unwrap();
+    }
+
+    fn decides_node_port(&self, ip: IpAddr) {
+        let source = self.net.pod("caller").unwrap().address(ip.is_ipv4());
+        let at = SocketAddr::new(ip, NODE_PORT);
+        let call = |patience| call_tcp(self.ns("caller"), source, at, patience).unwrap();
+        self.node_port(at, "good");
+        assert_eq!(call(PATIENCE), Ok("good".to_owned()), "{at}");
+        self.node_port(at, "bad");
+        let before = self.drops();
+        assert!(
+            call(SILENCE).is_err(),
+            "{at} leads to a backend that egress denies"
+        );
+        let key = "shop/caller shop/bad egress policy tcp";
+        let of = |drops: &std::collections::BTreeMap<String, u64>| drops.get(key).copied();
+        assert!(of(&self.drops()) > of(&before), "{at}: {:?}", self.drops());
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_node_port_at_an_address_that_no_object_shows_is_decided_by_backend() {
+    for mode in [Mode::Routed, bridge()] {
+        let cluster = Cluster::open(mode);
+        cluster.bridge_netfilter(false);
+        cluster.second_interface();
+        cluster.allow_node_addresses();
+        for ip in SECOND {
+            cluster.shows("node_addresses", &json!(ip), true);
+            cluster.decides_node_port(ip.parse().unwrap());
+        }
+        if mode == Mode::Routed {
+            cluster.decides_node_port("169.254.1.1".parse().unwrap());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_nodes_addresses_follow_its_interfaces_and_its_own_services_are_reached_at_each() {
+    let cluster = Cluster::open(Mode::Routed);
+    let _servers = Server::default()
+        .tcp(cluster.ns("node"), 7070, "node")
+        .unwrap();
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 7070);
+    for ip in SECOND {
+        cluster.fails("caller", at(ip));
+    }
+    cluster.second_interface();
+    for ip in SECOND {
+        cluster.shows("node_addresses", &json!(ip), true);
+        assert_eq!(cluster.answers("caller", at(ip)), "node");
+    }
+    // A route to the node itself counts as an address, and a pod's own doesn't.
+    cluster
+        .ns("node")
+        .ip("route add local 198.18.0.7/32 dev lo\n")
+        .unwrap();
+    cluster.shows("node_addresses", &json!("198.18.0.7"), true);
+    assert_eq!(cluster.answers("caller", at("198.18.0.7")), "node");
+    let all = cluster.status("node_addresses");
+    for pod in cluster.net.pods() {
+        for ip in pod.addresses() {
+            assert!(!all.as_array().unwrap().contains(&json!(ip)), "{ip}");
+        }
+    }
+    assert!(
+        !all.as_array().unwrap().contains(&json!("127.0.0.1")),
+        "{all}"
+    );
+    cluster
+        .ns("node")
+        .ip("link del second\nroute del local 198.18.0.7/32 dev lo\n")
+        .unwrap();
+    for ip in SECOND {
+        cluster.shows("node_addresses", &json!(ip), false);
+    }
+    cluster.shows("node_addresses", &json!("198.18.0.7"), false);
+    assert_eq!(cluster.status("node_faults"), json!([]));
+}
+
+/// A VXLAN packet of network 9: an Ethernet frame to everybody, and nothing in it.
+fn vxlan() -> Vec<u8> {
+    let mut packet = vec![8, 0, 0, 0, 0, 0, 9, 0];
+    packet.extend([0xff; 6]);
+    packet.extend([2, 0, 0, 0, 0, 9, 0x88, 0xb5]);
+    packet.extend([0; 46]);
+    packet
+}
+
+impl Cluster {
+    fn tunnel(&self, v4: bool) {
+        let local = self.net.node_address(v4).unwrap();
+        let line = format!(
+            "link add vx9 type vxlan id 9 dstport {TUNNEL} local {local} dev eth0\n\
+             link set vx9 up\n"
+        );
+        self.ns("node").ip(&line).unwrap();
+    }
+
+    /// Whether a pod's packet comes out of the node's tunnel.
+    fn injects(&self, pod: &str, v4: bool) -> bool {
+        let frames = Frames::open(self.ns("node"), "vx9").unwrap();
+        let to = SocketAddr::new(self.net.node_address(v4).unwrap(), TUNNEL);
+        let any: IpAddr = if v4 {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let send = || UdpSocket::bind((any, 0))?.send_to(&vxlan(), to);
+        self.ns(pod).run(send).unwrap().unwrap();
+        let is_it = |frame: &[u8]| frame[12..14] == [0x88, 0xb5];
+        frames.receive(SILENCE, is_it).unwrap().is_some()
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn no_pod_gets_into_a_tunnel_of_the_node_whatever_port_it_has() {
+    for (mode, v4) in [(Mode::Routed, true), (bridge(), false)] {
+        let mut cluster = Cluster::open(mode);
+        cluster.agent.kill(&mut cluster.net).unwrap();
+        cluster.tunnel(v4);
+        // No agent has seen the device yet: it arrives.
+        assert!(cluster.injects("free", v4), "the control arrives nowhere");
+        cluster
+            .agent
+            .start(&mut cluster.net, &["shop/free"])
+            .unwrap();
+        assert_eq!(cluster.status("tunnel_ports"), json!([TUNNEL]));
+        for pod in ["free", "caller"] {
+            assert!(!cluster.injects(pod, v4), "{pod}");
+            let key = format!("shop/{pod} node egress tunnel udp");
+            assert_eq!(cluster.drops().get(&key), Some(&1), "{:?}", cluster.drops());
+        }
+        cluster.ns("node").ip("link del vx9\n").unwrap();
+        cluster.shows("tunnel_ports", &json!(TUNNEL), false);
+        cluster.tunnel(v4);
+        cluster.shows("tunnel_ports", &json!(TUNNEL), true);
+        assert!(!cluster.injects("free", v4));
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn ports_that_the_agent_is_told_of_are_tunnels_too_and_bad_ones_are_refused() {
+    let mut cluster = Cluster::open(Mode::Routed);
+    cluster.agent.stop(&mut cluster.net).unwrap();
+    cluster.agent.flags = vec!["--tunnel-port".to_owned(), "TCP/1".to_owned()];
+    assert_eq!(cluster.agent.refused().unwrap().code, 2);
+    cluster.agent.flags = vec!["--tunnel-port".to_owned(), format!("UDP/{TUNNEL}")];
+    cluster
+        .agent
+        .start(&mut cluster.net, &["shop/free"])
+        .unwrap();
+    for v4 in [true, false] {
+        let to = SocketAddr::new(cluster.net.outside_address(v4).unwrap(), TUNNEL);
+        let any: IpAddr = if v4 {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let send = || UdpSocket::bind((any, 0))?.send_to(&vxlan(), to);
+        cluster.ns("free").run(send).unwrap().unwrap();
+    }
+    let drops = cluster.drops();
+    let tunnels: u64 = drops
+        .iter()
+        .filter(|(key, _)| key.starts_with("shop/free ") && key.contains(" egress tunnel udp"))
+        .map(|(_, packets)| packets)
+        .sum();
+    assert_eq!(tunnels, 2, "{drops:?}");
+}
