@@ -295,7 +295,7 @@ impl Index {
         let Some(own) = self.policies.get_mut(&namespace) else {
             return;
         };
-        let Some((name, _)) = own.remove_entry(name) else {
+        let Some((name, old)) = own.remove_entry(name) else {
             return;
         };
         if own.is_empty() {
@@ -303,7 +303,7 @@ impl Index {
         }
         self.exceptions.put_policy((&namespace, &name), None);
         let key = (namespace, name);
-        self.held.delete(&key);
+        self.held.delete(&key, &old);
         self.journal.note(|j| &mut j.policies, key);
     }
 

@@ -149,6 +149,17 @@ impl Index {
         index
     }
 
+    /// The same, but the texts of NetworkPolicies may have this many bytes together.
+    ///
+    /// One namespace may have three quarters, and up to an equal share of all at any
+    /// time. Of a policy that has no room only is kept whom it isolates: they are
+    /// closed until it comes anew with room for it.
+    #[must_use]
+    pub fn with_room_for_texts(mut self, bytes: usize) -> Self {
+        self.held.bound(bytes);
+        self
+    }
+
     /// Adds an object, or replaces the one of its kind and name.
     pub fn apply(&mut self, object: Object) {
         let meta = object.meta();
@@ -399,6 +410,10 @@ impl Index {
                 .put_policy((&namespace, &name), stored.mode.as_deref());
             let key = (namespace, name);
             let old = own.remove(&key.1);
+            let stored = match self.held.keeps(&key, &stored, old.as_ref()) {
+                true => stored,
+                false => stored.without_rules(policy),
+            };
             self.held.put(&key, &stored, old);
             own.insert(Text::clone(&key.1), stored);
             self.journal.note(|j| &mut j.policies, key);
