@@ -11,7 +11,7 @@ use super::error::DatapathError;
 use super::links::Links;
 use super::maps::{AgentField, Maps, Raw, map_error};
 use super::names::Names;
-use super::seat::{CLOSED, Seat, Side, identity, owner, probes, same_policy, side, word};
+use super::seat::{CLOSED, Seat, Side, cut, identity, owner, probes, same_policy, side, word};
 use super::{EndpointState, Interface};
 
 /// All occupied slots.
@@ -160,6 +160,62 @@ impl Endpoints {
         Ok(refused)
     }
 
+    /// Gives those a slot that have none: closed, whatever becomes of their policy.
+    /// Who finds no slot is told by [`Endpoints::write`].
+    pub(super) fn seat(
+        &mut self,
+        maps: &mut Maps,
+        wanted: &[Wanted<'_>],
+        pickup_until: u64,
+    ) -> Result<(), DatapathError> {
+        for one in wanted {
+            let seat = self.seat_of(one.interface.ifindex);
+            let is_seated = seat
+                .is_some_and(|seat| seat.taken_by(&one.interface.pod, &identity(one)).is_some());
+            if !is_seated {
+                match self.place(maps, one, pickup_until) {
+                    Ok(_) | Err(DatapathError::NoSlot { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what only takes in force in both worlds, with no table written for it:
+    /// pods in quarantine are cut off, and endpoints without a pod are closed.
+    pub(super) fn cut_off(
+        &mut self,
+        maps: &mut Maps,
+        tables: &Tables,
+        interfaces: &[Interface],
+    ) -> Result<(), DatapathError> {
+        let pods = interfaces.iter().map(|one| (one.ifindex, &one.pod));
+        let pods: BTreeMap<u32, &PodKey> = pods.collect();
+        for (slot, seat) in &mut self.seats {
+            let pod = pods.get(&seat.endpoint.ifindex);
+            let policy = pod.and_then(|pod| tables.endpoints.get(*pod));
+            let endpoint = cut(&seat.endpoint, policy);
+            if endpoint != seat.endpoint {
+                maps.set_endpoint(*slot, &endpoint)?;
+                seat.endpoint = endpoint;
+            }
+            if policy.is_none() {
+                seat.pod = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pods whose endpoints are closed though the tables have policy for them.
+    pub(super) fn closed(&self, tables: &Tables, active: World) -> Vec<PodKey> {
+        let is_closed = |seat: &&Seat| same_policy(&seat.endpoint.worlds[side(active)], &CLOSED);
+        let closed = self.seats.values().filter(is_closed);
+        let pods = closed.filter_map(|seat| seat.pod.clone());
+        pods.filter(|pod| tables.endpoints.contains_key(pod))
+            .collect()
+    }
+
     /// The slot of a wanted endpoint; a new one starts closed in both worlds.
     fn place(
         &mut self,
@@ -205,6 +261,10 @@ impl Endpoints {
                 .get(slot)
                 .is_some_and(|seat| seat.endpoint.ifindex == ifindex)
         })
+    }
+
+    fn seat_of(&self, ifindex: u32) -> Option<&Seat> {
+        self.seats.get(&self.slot_of(ifindex)?)
     }
 
     fn free_slot(&self, interface: &Interface) -> Result<u32, DatapathError> {
@@ -258,9 +318,7 @@ impl Endpoints {
     }
 
     fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
-        let seat = self
-            .slot_of(wanted.interface.ifindex)
-            .and_then(|slot| self.seats.get(&slot));
+        let seat = self.seat_of(wanted.interface.ifindex);
         let policy = wanted.policy.half();
         seat.is_some_and(|seat| {
             seat.pod.as_ref() == Some(&wanted.interface.pod)
