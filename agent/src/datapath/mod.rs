@@ -10,6 +10,7 @@ mod attach;
 mod buckets;
 mod clsact;
 mod counters;
+mod cut;
 mod devices;
 mod dump;
 mod endpoints;

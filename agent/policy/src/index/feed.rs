@@ -7,7 +7,7 @@ use ringfence_ebpf::abi::Addr;
 use crate::{
     config::Config,
     intern::Text,
-    model::{self, ClusterNetworkPolicy},
+    model::{self, ClusterNetworkPolicy, NetworkPolicy},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     journal::Fact,
     owners::NodeClaim,
     pods::{PodEntry, Pools},
-    policies::StoredCluster,
+    policies::{StoredCluster, StoredPolicy},
 };
 
 /// The label that names an EndpointSlice's Service.
@@ -284,6 +284,28 @@ impl Index {
         if changed {
             let fact = Fact::Namespace(name.into());
             self.journal.note(|j| &mut j.facts, fact);
+        }
+    }
+
+    /// Adds a NetworkPolicy, or the closed form of one.
+    pub(crate) fn put_policy(&mut self, policy: &NetworkPolicy, closed: bool) {
+        let meta = &policy.metadata;
+        let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
+        let namespace = self.pools.texts.get(meta.namespace.as_str());
+        let name: Text = meta.name.as_str().into();
+        let own = self.policies.entry(namespace.clone()).or_default();
+        if own.get(&name) != Some(&stored) {
+            self.exceptions
+                .put_policy((&namespace, &name), stored.mode.as_deref());
+            let key = (namespace, name);
+            let old = own.remove(&key.1);
+            let stored = match self.held.keeps(&key, &stored, old.as_ref()) {
+                true => stored,
+                false => stored.without_rules(policy),
+            };
+            self.held.put(&key, &stored, old);
+            own.insert(Text::clone(&key.1), stored);
+            self.journal.note(|j| &mut j.policies, key);
         }
     }
 

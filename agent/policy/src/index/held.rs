@@ -152,6 +152,18 @@ fn remove<V>(all: &mut BTreeMap<Text, BTreeMap<Text, V>>, namespace: &str, name:
 }
 
 impl Index {
+    /// An index in which the texts of NetworkPolicies have room for this
+    /// many bytes together.
+    ///
+    /// One namespace may have three quarters, and up to an equal share of all at any
+    /// time. Of a policy that has no room only is kept whom it isolates: they are
+    /// closed until it comes anew with room for it.
+    #[must_use]
+    pub fn with_room_for_texts(mut self, bytes: usize) -> Self {
+        self.held.bound(bytes);
+        self
+    }
+
     /// What is in force of a policy for pods with these labels; `None` if it
     /// doesn't select them.
     pub(crate) fn form<'a>(

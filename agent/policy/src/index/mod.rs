@@ -25,7 +25,7 @@ use crate::{
     compile::Compiler,
     config::Config,
     intern::{HashMap, HashSet, Text},
-    model::{Closed, EndpointSlice, NetworkPolicy, Object, ObjectError, Service},
+    model::{Closed, EndpointSlice, Object, ObjectError, Service},
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -147,17 +147,6 @@ impl Index {
             index.owners.add_node(ip.into(), claim);
         }
         index
-    }
-
-    /// The same, but the texts of NetworkPolicies may have this many bytes together.
-    ///
-    /// One namespace may have three quarters, and up to an equal share of all at any
-    /// time. Of a policy that has no room only is kept whom it isolates: they are
-    /// closed until it comes anew with room for it.
-    #[must_use]
-    pub fn with_room_for_texts(mut self, bytes: usize) -> Self {
-        self.held.bound(bytes);
-        self
     }
 
     /// Adds an object, or replaces the one of its kind and name.
@@ -396,27 +385,5 @@ impl Index {
     pub(crate) fn namespace(&self, name: &str) -> Labels {
         let space = self.spaces.get(name);
         space.map_or_else(Labels::default, |s| s.labels.clone())
-    }
-
-    /// Adds a NetworkPolicy, or the closed form of one.
-    pub(crate) fn put_policy(&mut self, policy: &NetworkPolicy, closed: bool) {
-        let meta = &policy.metadata;
-        let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
-        let namespace = self.pools.texts.get(meta.namespace.as_str());
-        let name: Text = meta.name.as_str().into();
-        let own = self.policies.entry(namespace.clone()).or_default();
-        if own.get(&name) != Some(&stored) {
-            self.exceptions
-                .put_policy((&namespace, &name), stored.mode.as_deref());
-            let key = (namespace, name);
-            let old = own.remove(&key.1);
-            let stored = match self.held.keeps(&key, &stored, old.as_ref()) {
-                true => stored,
-                false => stored.without_rules(policy),
-            };
-            self.held.put(&key, &stored, old);
-            own.insert(Text::clone(&key.1), stored);
-            self.journal.note(|j| &mut j.policies, key);
-        }
     }
 }
