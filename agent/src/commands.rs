@@ -159,6 +159,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         ("watches of the API server with faults", &watches),
         ("not guarded", &pods),
         (
+            "closed (their policy can't be put in force)",
+            &status.closed,
+        ),
+        (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
         ),
@@ -170,7 +174,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             "objects that don't parse (their last good form is in force)",
             &status.invalid,
         ),
-        ("labels and annotations that do not parse", &status.problems),
+        (
+            "what in objects can't be used as it stands",
+            &status.problems,
+        ),
         ("namespaces that couldn't be entered", &status.skipped),
     ];
     for (title, lines) in sections {

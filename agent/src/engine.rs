@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ringfence_policy::compile::{Compiler, IdKey};
+use anyhow::bail;
+use ringfence_policy::compile::{Capacity, Compiler, IdKey};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 
@@ -21,6 +22,10 @@ use crate::settings::Settings;
 use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnhookedDevice};
 use crate::summary::Summary;
+
+/// Bytes that the texts of all NetworkPolicies may have: a hundred thousand of the
+/// usual size take a third.
+const TEXTS: usize = 96 << 20;
 
 /// What one pass leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +81,8 @@ pub struct Engine {
     /// Pods whose programs couldn't be attached the last time. Apart from
     /// `unguarded`, since either may be renewed without the other.
     refused: Vec<Unguarded>,
+    /// Pods that are closed until their policy can be written.
+    closed: Vec<PodKey>,
     /// Other devices that have their hooks.
     devices: usize,
     /// Other devices that haven't.
@@ -112,8 +119,9 @@ impl Engine {
     ) -> Self {
         Self {
             source,
-            index: Index::new(settings.config.clone()),
-            compiler: Compiler::new(Scope::Node(settings.node_name.clone())),
+            index: Index::new(settings.config.clone()).with_room_for_texts(TEXTS),
+            compiler: Compiler::new(Scope::Node(settings.node_name.clone()))
+                .with_capacity(Capacity::MAPS),
             change: None,
             node: settings.node_name.clone(),
             discover,
@@ -127,6 +135,7 @@ impl Engine {
             found_by: BTreeMap::new(),
             unguarded: Vec::new(),
             refused: Vec::new(),
+            closed: Vec::new(),
             devices: 0,
             unhooked: Vec::new(),
             skipped: Vec::new(),
@@ -137,7 +146,8 @@ impl Engine {
     /// Numbers with the key of the maps that it is to bring up to date. Before the
     /// first pass: what was compiled under another key is compiled anew.
     pub fn number_by(&mut self, key: IdKey) {
-        self.compiler = Compiler::keyed(Scope::Node(self.node.clone()), key);
+        let scope = Scope::Node(self.node.clone());
+        self.compiler = Compiler::keyed(scope, key).with_capacity(Capacity::MAPS);
     }
 
     /// Brings the kernel to what the source and the interfaces say now.
@@ -326,6 +336,7 @@ impl Engine {
         if !finds {
             let followed = kernel.follow(tables, &change)?;
             drop(kernel);
+            self.closed.clear();
             self.refused.extend(refused(followed.refused));
             self.applied(shared, followed.generation, followed.flipped, followed.at);
             return Ok(());
@@ -333,11 +344,15 @@ impl Engine {
         let applied = kernel.apply(tables, &change, &self.interfaces)?;
         drop(kernel);
         self.refused = refused(applied.failed);
+        self.closed.clone_from(&applied.closed);
         self.devices = applied.devices;
         let unhooked = applied.unhooked.into_iter();
         self.unhooked = unhooked
             .map(|(device, reason)| UnhookedDevice { device, reason })
             .collect();
+        if let Some(error) = applied.error {
+            bail!("{error}");
+        }
         let at = applied.in_force_at.unwrap_or_else(Instant::now);
         self.applied(shared, applied.generation, applied.flipped, at);
         Ok(())

@@ -131,10 +131,16 @@ fn a_failed_pass_is_told_and_tried_again() {
         bench.shared.unhealthy().as_deref(),
         Some("map RULES is full")
     );
+    // Attached all the same, and named.
+    assert_eq!(
+        (bench.pods(), status.closed),
+        (vec!["ns/a".into()], vec!["ns/a".into()])
+    );
     bench.kernel.0.lock().unwrap().fail = None;
     assert!(!bench.pass().retry);
     assert_eq!(bench.shared.unhealthy(), None);
     assert_eq!(bench.pods(), ["ns/a"]);
+    assert!(bench.shared.status().closed.is_empty());
 }
 
 #[test]

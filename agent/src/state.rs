@@ -57,6 +57,10 @@ pub struct Status {
     pub endpoints: usize,
     /// Pods of this node that are not, and why.
     pub unguarded: Vec<UnguardedPod>,
+    /// Pods of this node that are guarded, and closed because their policy couldn't be
+    /// put in force: `error` says why.
+    #[serde(default)]
+    pub closed: Vec<String>,
     /// Other devices of the node that have their hooks.
     pub devices: usize,
     /// Other devices that haven't, and why: there nothing is decided of what pods

@@ -46,20 +46,25 @@ impl Kernel for FakeKernel {
         change: &Change,
         interfaces: &[Interface],
     ) -> anyhow::Result<Applied> {
-        let followed = self.follow(tables, change)?;
+        let followed = self.follow(tables, change);
         let mut record = self.0.lock().unwrap();
         record.interfaces = interfaces.to_vec();
+        let error = record.fail.clone();
+        let pods = interfaces.iter().map(|one| one.pod.clone());
+        let closed = pods.filter(|_| error.is_some()).collect();
         let refused = |error: &String| {
             let pods = interfaces.iter().map(|one| one.pod.clone());
             pods.map(|pod| (pod, error.clone())).collect()
         };
         Ok(Applied {
             generation: record.generation,
-            flipped: followed.flipped,
-            in_force_at: Some(followed.at),
+            flipped: followed.as_ref().is_ok_and(|followed| followed.flipped),
+            in_force_at: followed.ok().map(|followed| followed.at),
             failed: record.refuse.as_ref().map(refused).unwrap_or_default(),
             devices: 1,
             unhooked: record.unhooked.clone(),
+            error,
+            closed,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Putting a new generation in force: standby, flip, wait, level.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
@@ -21,13 +21,16 @@ impl Datapath {
     /// the maps to find what they lack. [`Datapath::apply_change`] needn't.
     ///
     /// # Errors
-    /// As [`Datapath::apply_change`].
+    /// As [`Applied::error`] says, and as [`Datapath::apply_change`].
     pub fn apply(
         &mut self,
         tables: &Tables,
         interfaces: &[Interface],
     ) -> Result<Applied, DatapathError> {
-        self.apply_all(tables, None, interfaces)
+        match self.apply_all(tables, None, interfaces)? {
+            (applied, None) => Ok(applied),
+            (_, Some(error)) => Err(error),
+        }
     }
 
     /// Puts tables and interfaces in force, of which only `change` differs from
@@ -37,25 +40,32 @@ impl Datapath {
     /// Packets read the active world until one word is flipped, so no decision
     /// sees half a change. Blocks for one grace period (about 8 ms) if it flips.
     ///
-    /// # Errors
-    /// What was in force stays in force; the standby keeps what was written and
-    /// the next call goes on from there. An interface to which the programs
+    /// Where the tables can't be written, what was in force stays in force, but for
+    /// what can't wait: see [`Applied::error`]. The standby keeps what was written
+    /// and the next call goes on from there. An interface to which the programs
     /// can't be attached is no error of the whole: see [`Applied::failed`] and
     /// [`Applied::unhooked`].
+    ///
+    /// # Errors
+    /// If the node's devices can't be listed: nothing was touched.
     pub fn apply_change(
         &mut self,
         tables: &Tables,
         change: &Change,
         interfaces: &[Interface],
     ) -> Result<Applied, DatapathError> {
-        self.apply_all(tables, Some(change), interfaces)
+        let (applied, error) = self.apply_all(tables, Some(change), interfaces)?;
+        Ok(Applied {
+            error: error.map(|error| error.to_string()),
+            ..applied
+        })
     }
 
     /// As [`Datapath::apply_change`] with the interfaces of the last call, none of
     /// which is looked at: for changes that leave every pod where it is.
     ///
     /// # Errors
-    /// As [`Datapath::apply_change`].
+    /// As [`Applied::error`] says.
     pub fn follow(&mut self, tables: &Tables, change: &Change) -> Result<Followed, DatapathError> {
         let interfaces = std::mem::take(&mut self.interfaces);
         let followed = self.put_in_force(tables, Some(change), &interfaces);
@@ -63,47 +73,74 @@ impl Datapath {
         followed
     }
 
+    /// Attaching waits for no table: a pod whose policy can't be written is closed
+    /// by its own programs. Gives the first thing that failed.
     fn apply_all(
         &mut self,
         tables: &Tables,
         change: Option<&Change>,
         interfaces: &[Interface],
-    ) -> Result<Applied, DatapathError> {
-        let devices = self.sweep()?;
+    ) -> Result<(Applied, Option<DatapathError>), DatapathError> {
+        let devices = devices::list()?;
+        let swept = self.sweep(&devices);
         let names = devices.iter().map(|(n, device)| (*n, device.name.clone()));
         let names: BTreeMap<u32, String> = names.collect();
         self.interfaces = self.endpoints.with_retained(tables, interfaces, &names);
         let interfaces = std::mem::take(&mut self.interfaces);
         let followed = self.put_in_force(tables, change, &interfaces);
         self.interfaces = interfaces;
-        let followed = followed?;
-        let attached = self.reattach(&managed(tables, &self.interfaces), &devices);
-        let mut failed = followed.refused;
-        failed.extend(attached.failed);
-        self.settle_quotas()?;
-        Ok(Applied {
-            flipped: followed.flipped,
-            in_force_at: Some(followed.at),
-            failed,
-            ..attached
-        })
+        let mut applied = self.reattach(&managed(tables, &self.interfaces), &devices);
+        let settled = self.settle_quotas();
+        let failed = match followed {
+            Ok(followed) => {
+                applied.flipped = followed.flipped;
+                applied.in_force_at = Some(followed.at);
+                applied.failed.extend(followed.refused);
+                None
+            }
+            Err(error) => {
+                applied.closed = self.endpoints.closed(tables, self.worlds.active);
+                Some(error)
+            }
+        };
+        Ok((applied, failed.or(swept.err()).or(settled.err())))
     }
 
+    /// Puts tables in force, and if that fails, what can't wait for them.
     fn put_in_force(
         &mut self,
         tables: &Tables,
         change: Option<&Change>,
         interfaces: &[Interface],
     ) -> Result<Followed, DatapathError> {
-        let raised = self.take_note(tables, change)?;
+        let followed = self.put_all_in_force(tables, change, interfaces);
+        if followed.is_err() {
+            // Worse than a table that is full, so this error is the one to tell.
+            self.endpoints.cut_off(&mut self.maps, tables, interfaces)?;
+        }
+        followed
+    }
+
+    fn put_all_in_force(
+        &mut self,
+        tables: &Tables,
+        change: Option<&Change>,
+        interfaces: &[Interface],
+    ) -> Result<Followed, DatapathError> {
+        let raised = self.take_note(tables, change);
+        let pickup_until = self.pickup_until()?;
         // After an error halfway nobody knows against what flows were decided, and
         // a new process can't tell what the pinned world meant to each endpoint:
         // then every flow is decided once more.
         let trusted = std::mem::take(&mut self.trusted);
-        let raised = raised.filter(|_| trusted);
-        let raises = |pod: &PodKey| raised.is_none_or(|change| change.raised.contains(pod));
+        let raises = |pod: &PodKey| match &raised {
+            Ok(Some(change)) if trusted => change.raised.contains(pod),
+            _ => true,
+        };
         let wanted =
             endpoints::wanted(&mut self.maps, &mut self.names, tables, interfaces, &raises)?;
+        self.endpoints.seat(&mut self.maps, &wanted, pickup_until)?;
+        let raised = raised?.filter(|_| trusted);
         let keeps_endpoints = raised.is_some()
             && wanted.iter().all(|one| !one.raised)
             && self.endpoints.are_settled(&wanted);
@@ -114,11 +151,18 @@ impl Datapath {
             // Only new addresses of old classes: both worlds take them as they are.
             self.add_addresses(tables, &mut followed)?;
         } else {
-            self.replace(tables, &wanted, &mut followed)?;
+            self.replace(tables, &wanted, pickup_until, &mut followed)?;
         }
         self.trusted = true;
         followed.generation = self.worlds.generation;
         Ok(followed)
+    }
+
+    /// Until when endpoints pick up connections that are older than this agent: zero
+    /// once the window is over.
+    fn pickup_until(&self) -> Result<u64, DatapathError> {
+        let open = monotonic()? < self.pickup_until;
+        Ok(if open { self.pickup_until } else { 0 })
     }
 
     /// Takes note of what the worlds lack. Gives the change if it follows on the
@@ -161,14 +205,9 @@ impl Datapath {
         &mut self,
         tables: &Tables,
         wanted: &[Wanted<'_>],
+        pickup_until: u64,
         followed: &mut Followed,
     ) -> Result<(), DatapathError> {
-        // Zero once the window is over: it is for connections older than this agent.
-        let pickup_until = if monotonic()? < self.pickup_until {
-            self.pickup_until
-        } else {
-            0
-        };
         let standby = self.worlds.standby();
         self.worlds
             .write(&mut self.maps, &mut self.names, standby, tables)?;
@@ -216,17 +255,19 @@ impl Datapath {
         Ok(())
     }
 
-    /// Frees what belonged to interfaces that have vanished.
-    fn sweep(&mut self) -> Result<Devices, DatapathError> {
-        let present = devices::list()?;
+    /// Frees what belonged to interfaces that have vanished. What can't be freed
+    /// keeps nothing else from being.
+    fn sweep(&mut self, present: &Devices) -> Result<(), DatapathError> {
         let known = self.endpoints.interfaces().into_iter();
-        for ifindex in known.chain(self.links.interfaces()) {
-            if !present.contains_key(&ifindex) {
-                self.links.forget(ifindex)?;
-                self.endpoints.free(&mut self.maps, ifindex)?;
-            }
+        let known = known.chain(self.links.interfaces());
+        let gone: BTreeSet<u32> = known.filter(|n| !present.contains_key(n)).collect();
+        let mut swept = Ok(());
+        for ifindex in gone {
+            let freed = self.links.forget(ifindex);
+            let freed = freed.and_then(|()| self.endpoints.free(&mut self.maps, ifindex));
+            swept = swept.and(freed);
         }
-        Ok(present)
+        swept
     }
 }
 

@@ -18,7 +18,7 @@ use super::{EndpointState, Interface};
 /// All occupied slots.
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    seats: BTreeMap<u32, Seat>,
+    pub(super) seats: BTreeMap<u32, Seat>,
 }
 
 /// What a pod and its interface should be in the map.
@@ -165,6 +165,28 @@ impl Endpoints {
         Ok(refused)
     }
 
+    /// Gives those a slot that have none: closed, whatever becomes of their policy.
+    /// Who finds no slot is told by [`Endpoints::write`].
+    pub(super) fn seat(
+        &mut self,
+        maps: &mut Maps,
+        wanted: &[Wanted<'_>],
+        pickup_until: u64,
+    ) -> Result<(), DatapathError> {
+        for one in wanted {
+            let seat = self.seat_of(one.interface.ifindex);
+            let is_seated = seat
+                .is_some_and(|seat| seat.taken_by(&one.interface.pod, &identity(one)).is_some());
+            if !is_seated {
+                match self.place(maps, one, pickup_until) {
+                    Ok(_) | Err(DatapathError::NoSlot { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The slot of a wanted endpoint; a new one starts closed in both worlds.
     fn place(
         &mut self,
@@ -214,6 +236,10 @@ impl Endpoints {
                 .get(slot)
                 .is_some_and(|seat| seat.endpoint.ifindex == ifindex)
         })
+    }
+
+    fn seat_of(&self, ifindex: u32) -> Option<&Seat> {
+        self.seats.get(&self.slot_of(ifindex)?)
     }
 
     fn free_slot(&self, interface: &Interface) -> Result<u32, DatapathError> {
@@ -266,9 +292,7 @@ impl Endpoints {
     }
 
     fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
-        let seat = self
-            .slot_of(wanted.interface.ifindex)
-            .and_then(|slot| self.seats.get(&slot));
+        let seat = self.seat_of(wanted.interface.ifindex);
         let policy = wanted.policy.half();
         seat.is_some_and(|seat| {
             seat.pod.as_ref() == Some(&wanted.interface.pod)

@@ -12,6 +12,7 @@ mod buckets;
 mod clsact;
 mod control;
 mod counters;
+mod cut;
 mod devices;
 mod dump;
 mod endpoints;
@@ -138,6 +139,12 @@ pub struct Applied {
     pub devices: usize,
     /// Other devices that haven't: name and error. To be tried again.
     pub unhooked: Vec<(String, String)>,
+    /// Why the tables aren't in force, or something else was left undone; to be
+    /// tried again. Programs are attached all the same, and quarantines and closed
+    /// endpoints are in force.
+    pub error: Option<String>,
+    /// Pods that are closed because their policy couldn't be written.
+    pub closed: Vec<PodKey>,
 }
 
 /// One endpoint, for `ringfence endpoints`.

@@ -85,6 +85,31 @@ pub(super) fn addresses(policy: &EndpointPolicy) -> [Addr; 2] {
     })
 }
 
+/// An endpoint with what its policy takes at once in both halves, whatever else
+/// they hold: cut off under quarantine, closed without a policy. Flows are decided
+/// once more if that is new.
+pub(super) fn cut(endpoint: &Endpoint, policy: Option<&EndpointPolicy>) -> Endpoint {
+    let quarantine = policy.is_some_and(|p| p.flags & EndpointWorld::QUARANTINE != 0);
+    let halves = endpoint.worlds.map(|half| match policy {
+        None => EndpointWorld {
+            epoch: half.epoch,
+            ..CLOSED
+        },
+        Some(_) if quarantine => EndpointWorld {
+            flags: half.flags | EndpointWorld::QUARANTINE,
+            ..half
+        },
+        Some(_) => half,
+    });
+    let mut cut = *endpoint;
+    if halves != endpoint.worlds {
+        let [a, b] = endpoint.worlds.map(|half| half.epoch);
+        let epoch = a.max(b).wrapping_add(1);
+        cut.worlds = halves.map(|half| EndpointWorld { epoch, ..half });
+    }
+    cut
+}
+
 pub(super) fn same_policy(a: &EndpointWorld, b: &EndpointWorld) -> bool {
     (a.ingress, a.egress, a.flags) == (b.ingress, b.egress, b.flags)
 }
@@ -227,6 +252,38 @@ mod tests {
         let unknown = Endpoint::default();
         let merged = seat(Some("a")).taken_by(&key("a"), &unknown);
         assert_eq!(merged, Some(seat(None).endpoint));
+    }
+
+    #[test]
+    fn a_quarantine_is_added_to_both_halves_and_raises_their_epochs_once() {
+        let mut held = seat(Some("a")).endpoint;
+        held.worlds[0].ingress = 5;
+        (held.worlds[0].epoch, held.worlds[1].epoch) = (3, 4);
+        let policy = EndpointPolicy {
+            flags: EndpointWorld::QUARANTINE | EndpointWorld::INGRESS_ISOLATED,
+            ingress: 9,
+            ..EndpointPolicy::default()
+        };
+        let now = cut(&held, Some(&policy));
+        let half = |ingress| EndpointWorld {
+            ingress,
+            flags: EndpointWorld::QUARANTINE,
+            epoch: 5,
+            ..EndpointWorld::default()
+        };
+        assert_eq!(now.worlds, [half(5), half(0)]);
+        assert_eq!(cut(&now, Some(&policy)), now);
+        // What only gives waits for the tables.
+        assert_eq!(cut(&now, Some(&EndpointPolicy::default())), now);
+    }
+
+    #[test]
+    fn an_endpoint_without_a_pod_is_closed_in_both_halves() {
+        let held = seat(None).endpoint;
+        let closed = cut(&held, None);
+        let half = EndpointWorld { epoch: 1, ..CLOSED };
+        assert_eq!(closed.worlds, [half; 2]);
+        assert_eq!(cut(&closed, None), closed);
     }
 
     #[test]

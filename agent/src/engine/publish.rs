@@ -9,6 +9,7 @@ impl Engine {
     pub(super) fn publish(&self, shared: &Shared, error: Option<String>) {
         let mut status = shared.status();
         self.log_unguarded(&status);
+        self.log_closed(&status);
         status.passes += 1;
         status.apply_errors += u64::from(error.is_some());
         match &error {
@@ -35,6 +36,8 @@ impl Engine {
         status.node_addresses = self.surroundings.addresses();
         status.tunnel_ports = self.surroundings.tunnels();
         status.node_faults = self.surroundings.faults().to_vec();
+        let closed = self.closed.iter();
+        status.closed = closed.map(ToString::to_string).collect();
         status.devices = self.devices;
         status.unhooked.clone_from(&self.unhooked);
         if let Some(Compiled { summary, .. }) = &self.compiled {
@@ -61,6 +64,13 @@ impl Engine {
         for device in new.filter(|device| !before.unhooked.contains(device)) {
             let UnhookedDevice { device, reason } = device;
             tracing::warn!(device, "without hooks: {reason}");
+        }
+    }
+
+    fn log_closed(&self, before: &Status) {
+        let pods = self.closed.iter().map(ToString::to_string);
+        for pod in pods.filter(|pod| !before.closed.contains(pod)) {
+            tracing::warn!(pod, "closed: its policy can't be put in force yet");
         }
     }
 

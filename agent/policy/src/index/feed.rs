@@ -299,6 +299,10 @@ impl Index {
                 .put_policy((&namespace, &name), stored.mode.as_deref());
             let key = (namespace, name);
             let old = own.remove(&key.1);
+            let stored = match self.held.keeps(&key, &stored, old.as_ref()) {
+                true => stored,
+                false => stored.without_rules(policy),
+            };
             self.held.put(&key, &stored, old);
             own.insert(Text::clone(&key.1), stored);
             self.journal.note(|j| &mut j.policies, key);
@@ -313,7 +317,7 @@ impl Index {
         let Some(own) = self.policies.get_mut(&namespace) else {
             return;
         };
-        let Some((name, _)) = own.remove_entry(name) else {
+        let Some((name, old)) = own.remove_entry(name) else {
             return;
         };
         if own.is_empty() {
@@ -321,7 +325,7 @@ impl Index {
         }
         self.exceptions.put_policy((&namespace, &name), None);
         let key = (namespace, name);
-        self.held.delete(&key);
+        self.held.delete(&key, &old);
         self.journal.note(|j| &mut j.policies, key);
     }
 

@@ -29,6 +29,11 @@ pub(crate) struct Held {
     heavy: BTreeMap<Text, BTreeMap<Text, u32>>,
     /// Somebody decides about shares, and wants to know what was replaced.
     listening: bool,
+    /// Bytes of policies' texts by namespace, and together.
+    texts: BTreeMap<Text, usize>,
+    total: usize,
+    /// How many there may be; any number if `None`.
+    room: Option<usize>,
 }
 
 /// What is in force of a policy for pods that it selects.
@@ -88,8 +93,33 @@ impl Held {
         }
     }
 
+    pub(super) fn bound(&mut self, bytes: usize) {
+        self.room = Some(bytes);
+    }
+
+    /// Whether there is room for the text of a policy's new form.
+    pub(super) fn keeps(&self, key: &Key, new: &StoredPolicy, old: Option<&StoredPolicy>) -> bool {
+        let Some(room) = self.room else { return true };
+        let old = old.map_or(0, StoredPolicy::bytes);
+        let own = self.texts.get(&key.0).map_or(0, |bytes| bytes - old);
+        let own = own + new.bytes();
+        let fits = self.total - old + new.bytes() <= room;
+        own <= room - room / 4 && (fits || own <= room / self.texts.len().max(1))
+    }
+
+    fn count(&mut self, space: &Text, more: usize, less: usize) {
+        self.total = self.total + more - less;
+        let own = self.texts.entry(Text::clone(space)).or_default();
+        *own = *own + more - less;
+        if *own == 0 {
+            self.texts.remove(space);
+        }
+    }
+
     /// A policy comes in a new form; `old` was its last one.
     pub(super) fn put(&mut self, key: &Key, new: &StoredPolicy, old: Option<StoredPolicy>) {
+        let before = old.as_ref().map_or(0, StoredPolicy::bytes);
+        self.count(&key.0, new.bytes(), before);
         self.weigh(key, new.weight);
         let old = old.filter(|old| self.listening && !old.closed && old.weight < new.weight);
         if let Some(old) = old {
@@ -98,7 +128,8 @@ impl Held {
     }
 
     /// A policy goes.
-    pub(super) fn delete(&mut self, key: &Key) {
+    pub(super) fn delete(&mut self, key: &Key, old: &StoredPolicy) {
+        self.count(&key.0, 0, old.bytes());
         self.replaced.remove(key);
         remove(&mut self.forms, &key.0, &key.1);
         remove(&mut self.heavy, &key.0, &key.1);
@@ -121,6 +152,18 @@ fn remove<V>(all: &mut BTreeMap<Text, BTreeMap<Text, V>>, namespace: &str, name:
 }
 
 impl Index {
+    /// An index in which the texts of NetworkPolicies have room for this
+    /// many bytes together.
+    ///
+    /// One namespace may have three quarters, and up to an equal share of all at any
+    /// time. Of a policy that has no room only is kept whom it isolates: they are
+    /// closed until it comes anew with room for it.
+    #[must_use]
+    pub fn with_room_for_texts(mut self, bytes: usize) -> Self {
+        self.held.bound(bytes);
+        self
+    }
+
     /// What is in force of a policy for pods with these labels; `None` if it
     /// doesn't select them.
     pub(crate) fn form<'a>(

@@ -78,6 +78,28 @@ impl StoredPolicy {
         }
     }
 
+    /// Bytes that are kept of its spec.
+    pub(super) fn bytes(&self) -> usize {
+        self.spec.len()
+    }
+
+    /// What is kept of a policy whose text has no room: whom it isolates, and a
+    /// weight for which there is never room.
+    pub(super) fn without_rules(self, policy: &NetworkPolicy) -> Self {
+        let types = [PolicyType::Ingress, PolicyType::Egress].into_iter();
+        let types = types.zip(self.isolates).filter(|(_, isolates)| *isolates);
+        let spec = NetworkPolicySpec {
+            pod_selector: policy.spec.pod_selector.clone(),
+            policy_types: types.map(|(direction, _)| direction).collect(),
+            ..NetworkPolicySpec::default()
+        };
+        Self {
+            spec: text(&spec),
+            weight: u32::MAX,
+            ..self
+        }
+    }
+
     /// The spec, as it was written.
     pub(crate) fn spec(&self) -> NetworkPolicySpec {
         // What was written from a spec reads as one; should it ever not, it is closed.

@@ -314,6 +314,28 @@ fn quarantine_takes_effect_whatever_the_tables_hold() {
     assert!(endpoints.values().all(|endpoint| cut_off(endpoint.flags)));
 }
 
+#[test]
+fn texts_have_a_bound_and_whom_a_policy_without_room_selects_is_closed() {
+    let mut node = Node::new(SMALL);
+    node.index = Index::new(Config::default()).with_room_for_texts(20_000);
+    pods().into_iter().for_each(|pod| node.put(pod));
+    node.put(list("evil/small", 1, 0..100));
+    node.put(list("evil/large", 1, 100..1000));
+    node.put(list("bank/own", 2, 0..100));
+    node.update();
+    assert_eq!(
+        node.held(),
+        [("NetworkPolicy evil/large".to_owned(), false)]
+    );
+    assert!(node.calls("evil/a", &address(1, 99)) && !node.calls("evil/a", &address(1, 100)));
+    assert!(node.calls("bank/b", &address(2, 99)));
+    node.index.delete("NetworkPolicy", "evil", "large");
+    node.put(list("evil/large", 1, 100..200));
+    node.update();
+    assert_eq!(node.held(), []);
+    assert!(node.calls("evil/a", &address(1, 100)));
+}
+
 /// A step in the life of a cluster: which policy gets which length, or goes.
 fn step() -> impl Strategy<Value = (u8, u8, u32)> {
     (

@@ -1,0 +1,171 @@
+//! One namespace asks for more than there is; nobody else notices.
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use ringfence_tests::agent::{Manifest, Shop};
+use serde_json::Value;
+
+/// Blocks of one policy.
+const BLOCKS: u32 = 25_000;
+/// Policies with that many blocks each.
+const LISTS: u32 = 11;
+/// The most that the agent may keep resident, in kB.
+const MOST: u64 = 400_000;
+const QUARANTINE: &str = "ringfence.dev/quarantine";
+
+fn mallory() -> Manifest {
+    Manifest::pod("mallory", Shop::NODE, 13)
+}
+
+/// A shop in which namespace `evil` has a pod as well.
+fn shop() -> Shop {
+    let pods = [Shop::server(), Shop::client(), Shop::rogue(), mallory()];
+    let mut shop = Shop::with(pods).unwrap();
+    let yaml = mallory().yaml();
+    let yaml = yaml.replace("namespace: shop", "namespace: evil");
+    shop.write("mallory", &yaml).unwrap();
+    shop.start().unwrap();
+    shop.agent.wait_for("evil/mallory").unwrap();
+    shop
+}
+
+fn head(name: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{ name: {name}, namespace: evil }}\n\
+         spec:\n  podSelector: {{}}\n  policyTypes: [Egress]\n  egress:\n"
+    )
+}
+
+/// Rules with a block and a wide range of ports each.
+fn ranges(count: u32) -> String {
+    let mut yaml = head("ranges");
+    for n in 0..count {
+        let last = 65_535 - n;
+        let _ = write!(
+            yaml,
+            "    - to:\n        - ipBlock: {{ cidr: 30.0.{}.{}/32 }}\n      ports:\n        \
+             - {{ protocol: TCP, port: {}, endPort: {last} }}\n        \
+             - {{ protocol: UDP, port: {}, endPort: {last} }}\n",
+            n >> 8,
+            n & 255,
+            n + 1,
+            n + 2,
+        );
+    }
+    yaml
+}
+
+fn list(number: u32) -> String {
+    let mut yaml = head(&format!("list-{number}"));
+    yaml.push_str("    - to:\n");
+    for n in number * BLOCKS..(number + 1) * BLOCKS {
+        let [_, b, c, d] = n.to_be_bytes();
+        let _ = writeln!(yaml, "        - ipBlock: {{ cidr: 20.{b}.{c}.{d}/32 }}");
+    }
+    yaml
+}
+
+fn status(shop: &Shop) -> Value {
+    shop.agent.json(&["status"]).unwrap()
+}
+
+/// Resident memory of the agent, in kB.
+fn resident(shop: &Shop) -> u64 {
+    let pid = status(shop)["pid"].as_u64().unwrap();
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let words = line.unwrap().split_whitespace().next();
+    words.unwrap().parse().unwrap()
+}
+
+/// How long until the client may no longer call the server, and may again.
+fn changes(shop: &Shop, when: &str) -> [Duration; 2] {
+    [(Shop::stranger(), false), (Shop::client(), true)].map(|(client, allowed)| {
+        let start = Instant::now();
+        shop.write("client", &client.yaml()).unwrap();
+        shop.agent.wait_for("shop/client").unwrap();
+        let took = start.elapsed();
+        let calls = shop.calls("client", "server", allowed).unwrap();
+        assert_eq!(calls, allowed, "{when}");
+        took
+    })
+}
+
+/// A pod that nobody lists may not be called, and calls nobody who lists its callers.
+fn add_pod(shop: &mut Shop, name: &str, number: u8) {
+    let pod = Manifest::pod(name, Shop::NODE, number).label("ringfence.dev/ingress", "enforce");
+    let addresses = [IpAddr::from(pod.v4()), Ipv6Addr::into(pod.v6())];
+    shop.net.add_pod(name, &addresses).unwrap();
+    shop.serve(name).unwrap();
+    shop.write(name, &pod.yaml()).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_namespace_that_asks_for_more_than_there_is_delays_nobody_else() {
+    let mut shop = shop();
+    let (idle, before) = (changes(&shop, "idle"), resident(&shop));
+    shop.write("ranges", &ranges(270)).unwrap();
+    for number in 0..LISTS {
+        shop.write(&format!("list-{number}"), &list(number))
+            .unwrap();
+    }
+    let start = Instant::now();
+    shop.agent.pass().unwrap();
+    shop.agent.wait_for("evil/mallory").unwrap();
+    eprintln!("{LISTS} policies of {BLOCKS} blocks: {:?}", start.elapsed());
+
+    let now = status(&shop);
+    assert!(now["error"].is_null(), "{}", now["error"]);
+    let problems = now["problems"].to_string();
+    assert!(
+        problems.contains("NetworkPolicy evil/list-10: capacity"),
+        "{problems}"
+    );
+    assert!(!problems.contains("NetworkPolicy shop/"), "{problems}");
+    let metrics = shop.agent.metrics().unwrap();
+    let row =
+        "ringfence_policy_problems{field=\"capacity\",object=\"NetworkPolicy evil/list-10\"} 1";
+    assert!(metrics.contains(row), "{metrics}");
+    for map in ["RULES", "PORTS", "CIDRS"] {
+        let line = format!("ringfence_map_entries{{map=\"{map}\"}}");
+        eprintln!("{:?}", metrics.lines().find(|l| l.starts_with(&line)));
+    }
+
+    let full = changes(&shop, "with a namespace at its bound");
+    let after = resident(&shop);
+    eprintln!("a change: {idle:?} before, {full:?} now; resident {before} kB, now {after} kB");
+    assert!(after < MOST, "{after} kB are resident");
+
+    add_pod(&mut shop, "new", 20);
+    shop.agent.wait_for("shop/new").unwrap();
+    assert!(
+        !shop.calls("rogue", "new", false).unwrap(),
+        "closed from its first pass on"
+    );
+    shop.write("server", &Shop::server().label(QUARANTINE, "true").yaml())
+        .unwrap();
+    shop.agent.wait_for("shop/server").unwrap();
+    assert!(
+        !shop.calls("client", "server", false).unwrap(),
+        "quarantine"
+    );
+    shop.write("server", &Shop::server().yaml()).unwrap();
+    shop.agent.wait_for("shop/server").unwrap();
+    shop.is_guarded("quarantine lifted").unwrap();
+
+    // What had no room is closed after a restart too.
+    shop.agent.kill(&mut shop.net).unwrap();
+    shop.start().unwrap();
+    shop.is_guarded("with a new agent").unwrap();
+    let problems = status(&shop)["problems"].to_string();
+    assert!(
+        problems.contains("NetworkPolicy evil/list-10: capacity"),
+        "{problems}"
+    );
+}
