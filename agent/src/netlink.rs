@@ -3,6 +3,8 @@
 //! A socket belongs to the network namespace of the thread that opened it and
 //! stays there, so one thread can hold the node's socket and visit the pods.
 
+mod read;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -11,15 +13,17 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::AddressMessage;
 pub use netlink_packet_route::link::LinkLayerType;
-use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 /// `RTNLGRP_LINK` of `linux/rtnetlink.h`.
 const GROUP_LINK: u32 = 1;
+/// Types below are netlink's own, of linux/netlink.h; the others rtnetlink's.
+const NLMSG_MIN_TYPE: u16 = 0x10;
 /// A dump that another change interrupts is begun again; this often at most.
 const ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per read of a dump.
@@ -57,7 +61,7 @@ pub enum NetlinkError {
 pub struct Link {
     /// Its index in its namespace.
     pub index: u32,
-    /// Its name.
+    /// Its name; what isn't UTF-8 in it is escaped.
     pub name: String,
     /// Its MAC, if it has one of six bytes.
     pub mac: Option<[u8; 6]>,
@@ -120,15 +124,13 @@ impl Netlink {
     /// All devices.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let replies = self.dump("GETLINK", &request)?;
-        Ok(replies.iter().filter_map(link).collect())
+        self.dump_by("GETLINK", &request, read::link)
     }
 
     /// All addresses of both families.
     pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, NetlinkError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let replies = self.dump("GETADDR", &request)?;
-        Ok(replies.iter().filter_map(address).collect())
+        self.dump_by("GETADDR", &request, read::address)
     }
 
     /// The id by which this socket's namespace knows another, given as an open
@@ -155,8 +157,17 @@ impl Netlink {
         name: &'static str,
         request: &RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.dump_by(name, request, any)
+    }
+
+    fn dump_by<T>(
+        &mut self,
+        name: &'static str,
+        request: &RouteNetlinkMessage,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..ATTEMPTS {
-            match self.request(name, request, NLM_F_REQUEST | NLM_F_DUMP) {
+            match self.request_by(name, request, NLM_F_REQUEST | NLM_F_DUMP, read) {
                 Err(NetlinkError::Interrupted { .. }) => {}
                 done => return done,
             }
@@ -170,6 +181,18 @@ impl Netlink {
         request: &RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.request_by(name, request, flags, any)
+    }
+
+    /// Each reply as a function reads it from the whole message; one that it can't
+    /// is passed over.
+    fn request_by<T>(
+        &mut self,
+        name: &'static str,
+        request: &RouteNetlinkMessage,
+        flags: u16,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let failed = |source| NetlinkError::Io {
             request: name,
             source,
@@ -185,7 +208,11 @@ impl Netlink {
         self.socket.send(&bytes, 0).map_err(failed)?;
         let mut replies = Replies {
             dump: flags & NLM_F_DUMP == NLM_F_DUMP,
-            ..Replies::default()
+            read,
+            messages: Vec::new(),
+            unread: 0,
+            interrupted: false,
+            done: false,
         };
         let mut buffer = vec![0; BUFFER];
         while !replies.done {
@@ -209,16 +236,16 @@ impl Netlink {
 }
 
 /// The replies to one request, as they come in.
-#[derive(Default)]
-struct Replies {
+struct Replies<T> {
     dump: bool,
-    messages: Vec<RouteNetlinkMessage>,
+    read: fn(&[u8]) -> Option<T>,
+    messages: Vec<T>,
     unread: usize,
     interrupted: bool,
     done: bool,
 }
 
-impl Replies {
+impl<T> Replies<T> {
     fn take(&mut self, mut bytes: &[u8], sequence: u32) -> io::Result<()> {
         while bytes.len() >= 16 {
             // The header is read by hand: a message that this version of the parser
@@ -241,16 +268,28 @@ impl Replies {
     }
 
     fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::debug!("rtnetlink: a reply is passed over: {error}");
+        // `nlmsg_type` and `nlmsg_flags`.
+        let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
+        let flags = u16::from_ne_bytes([bytes[6], bytes[7]]);
+        self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+        if kind < NLMSG_MIN_TYPE {
+            return self.control(bytes);
+        }
+        match (self.read)(bytes) {
+            Some(message) => self.messages.push(message),
+            None => {
+                tracing::debug!("rtnetlink: a reply of type {kind} is passed over");
                 self.unread += 1;
-                self.done |= !self.dump;
-                return Ok(());
             }
-        };
-        self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+        }
+        self.done |= !self.dump;
+        Ok(())
+    }
+
+    /// The end of a dump, an error or an acknowledgement.
+    fn control(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         match message.payload {
             NetlinkPayload::Done(done) if done.code < 0 => {
                 return Err(io::Error::from_raw_os_error(-done.code));
@@ -262,62 +301,19 @@ impl Replies {
                     return Err(io::Error::from_raw_os_error(-code.get()));
                 }
             }
-            NetlinkPayload::InnerMessage(inner) => {
-                self.messages.push(inner);
-                self.done |= !self.dump;
-            }
             _ => {}
         }
         Ok(())
     }
 }
 
-fn link(message: &RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else {
-        return None;
-    };
-    let mut link = Link {
-        index: message.header.index,
-        medium: message.header.link_layer_type,
-        ..Link::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
-            // 0 says "none" on devices that have the attribute but no lower device.
-            LinkAttribute::Link(peer) => link.peer = (*peer != 0).then_some(*peer),
-            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
-            LinkAttribute::LinkInfo(info) => {
-                for entry in info {
-                    if let LinkInfo::Kind(kind) = entry {
-                        link.kind = kind.to_string();
-                    }
-                }
-            }
-            _ => {}
-        }
+/// Any message that the parser of them all knows.
+fn any(bytes: &[u8]) -> Option<RouteNetlinkMessage> {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes);
+    match message.ok()?.payload {
+        NetlinkPayload::InnerMessage(inner) => Some(inner),
+        _ => None,
     }
-    Some(link)
-}
-
-/// On a point-to-point device `IFA_ADDRESS` is the peer's and `IFA_LOCAL` ours.
-fn address(message: &RouteNetlinkMessage) -> Option<LinkAddress> {
-    let RouteNetlinkMessage::NewAddress(message) = message else {
-        return None;
-    };
-    let (mut local, mut address) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            _ => {}
-        }
-    }
-    Some(LinkAddress {
-        link: message.header.index,
-        address: local.or(address)?,
-    })
 }
 
 /// Says when a device of this namespace appears, changes or goes.
