@@ -11,7 +11,7 @@ use crate::cli::{Cli, Command};
 use crate::datapath::{
     Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats,
 };
-use crate::kernel::Kernel;
+use crate::kernel::{Counts, Kernel};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::state::{Shared, Status};
@@ -95,24 +95,37 @@ impl Kernel for FakeKernel {
         record.interfaces.iter().map(state).collect()
     }
 
-    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>> {
-        Ok(Vec::new())
-    }
-
     fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
         anyhow::bail!("flows: no such map")
-    }
-
-    fn stats(&mut self) -> anyhow::Result<Stats> {
-        Ok(Stats::default())
     }
 
     fn maps(&mut self) -> Vec<MapUsage> {
         Vec::new()
     }
 
+    fn counters(&self) -> Arc<dyn Counts> {
+        Arc::new(NoCounts)
+    }
+
     fn generation(&mut self) -> u64 {
         self.0.lock().unwrap().generation
+    }
+}
+
+/// No packet was ever counted.
+struct NoCounts;
+
+impl Counts for NoCounts {
+    fn drops(&self) -> anyhow::Result<Vec<DropSeries>> {
+        Ok(Vec::new())
+    }
+
+    fn stats(&self) -> anyhow::Result<Stats> {
+        Ok(Stats::default())
+    }
+
+    fn maps(&self) -> Vec<MapUsage> {
+        Vec::new()
     }
 }
 

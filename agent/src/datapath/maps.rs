@@ -2,10 +2,10 @@
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError};
 use ringfence_ebpf::abi::{
-    Addr, Bucket, CidrKey, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant, Identity,
-    Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, capacity,
+    Addr, Bucket, CidrKey, Control, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name, Plain,
+    PortBlock, PortKey, Quota, RuleKey, Seed, capacity,
 };
 
 use super::error::{DatapathError, chain};
@@ -36,9 +36,6 @@ pub(super) struct Maps {
     pub(super) flows_more: Hash<FlowKey, Flow>,
     pub(super) opening: Buckets,
     pub(super) seed: Array<MapData, Raw<Seed>>,
-    pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
-    pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
-    pub(super) stats: PerCpuArray<MapData, u64>,
     ticks: Array<MapData, u64>,
     quota: Array<MapData, Raw<Quota>>,
     gone: Array<MapData, u32>,
@@ -92,9 +89,6 @@ impl Maps {
             flows_more: typed!("FLOWS_MORE"),
             opening: typed!("OPENING"),
             seed: typed!("SEED"),
-            drops: typed!("DROPS"),
-            drops_other: typed!("DROPS_OTHER"),
-            stats: typed!("STATS"),
             ticks: typed!("TICKS"),
             quota: typed!("QUOTA"),
             gone: typed!("GONE"),

@@ -34,15 +34,15 @@ mod ticks;
 mod verified;
 mod world;
 
-use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
 pub use clsact::Attach;
-pub use counters::{DropSeries, MapUsage, Stats};
+pub use counters::{Counters, DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
@@ -182,8 +182,7 @@ pub struct Datapath {
     trusted: bool,
     ticks: Ticks,
     settled: quotas::Settled,
-    /// Flows in `FLOWS` and `OPENING`, and when they were counted.
-    flows_held: Cell<Option<(Instant, [u64; 2])>>,
+    counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
     /// Held as long as this process may write the maps.
@@ -218,6 +217,7 @@ impl Datapath {
         let mut maps = loaded.maps;
         let links = Links::adopt(&folder, loaded.ebpf, options.attach.by_clsact())?;
         let names = Names::load(&mut maps)?;
+        let counters = Arc::new(Counters::open(&folder, &names)?);
         let worlds = Worlds::open(&maps)?;
         let endpoints = Endpoints::dump(&maps)?;
         let events = Some(Events::new(loaded.events, names.shared())?);
@@ -234,7 +234,7 @@ impl Datapath {
             trusted: false,
             ticks,
             settled: quotas::Settled::default(),
-            flows_held: Cell::new(None),
+            counters,
             pickup_until,
             _lock: lock,
         })
@@ -256,7 +256,7 @@ impl Datapath {
     /// # Errors
     /// If a map can't be read.
     pub fn drops(&self) -> Result<Vec<DropSeries>, DatapathError> {
-        counters::drops(&self.maps, &self.names)
+        self.counters.drops()
     }
 
     /// The datapath's own counters.
@@ -264,12 +264,29 @@ impl Datapath {
     /// # Errors
     /// If a map can't be read.
     pub fn stats(&self) -> Result<Stats, DatapathError> {
-        counters::stats(&self.maps)
+        self.counters.stats()
     }
 
     /// How full each policy and flow map is.
     pub fn maps(&self) -> Vec<MapUsage> {
-        counters::usage(self)
+        let mut all = self.written();
+        all.extend(self.counters.held());
+        all
+    }
+
+    /// How full each map is that only the agent writes: known without a look.
+    pub fn written(&self) -> Vec<MapUsage> {
+        counters::written(self)
+    }
+
+    /// What packets write, for readers on other threads.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Addresses of endpoints that are under quarantine in the world in force.
+    pub fn quarantined(&self) -> Vec<std::net::IpAddr> {
+        self.endpoints.quarantined(self.worlds.active)
     }
 
     /// Live flows, most recently seen first.
