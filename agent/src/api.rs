@@ -10,10 +10,12 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -23,13 +25,23 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream::unfold;
 use serde::Serialize;
-use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::failure;
 use crate::kernel::Kernel;
 use crate::state::{InForce, Shared};
+use crate::web::{self, Accept, Bounds, Door, Reason};
+
+/// What all callers together may hold. An answer may go on for as long as its
+/// caller follows events.
+pub const BOUNDS: Bounds = Bounds {
+    total: 64,
+    per_client: 64,
+    head: Duration::from_secs(5),
+    whole: None,
+    answered_give_way: false,
+};
 
 /// Why the socket can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -118,23 +130,18 @@ pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
 #[derive(Debug)]
 pub struct RootListener(UnixListener);
 
-impl axum::serve::Listener for RootListener {
+impl Accept for RootListener {
     type Io = UnixStream;
-    type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
-        loop {
-            let (stream, addr) = axum::serve::Listener::accept(&mut self.0).await;
-            match stream.peer_cred() {
-                Ok(peer) if may_connect(peer.uid()) => return (stream, addr),
-                Ok(peer) => tracing::warn!(uid = peer.uid(), "turned away from the socket"),
-                Err(error) => tracing::warn!("turned away from the socket: {error}"),
-            }
+    async fn accept(&mut self) -> io::Result<Result<(UnixStream, IpAddr), Reason>> {
+        let (stream, _) = self.0.accept().await?;
+        let peer = stream.peer_cred();
+        if peer.is_ok_and(|peer| may_connect(peer.uid())) {
+            // All of them are one client: this machine's root.
+            Ok(Ok((stream, Ipv4Addr::LOCALHOST.into())))
+        } else {
+            Ok(Err(Reason::NotRoot))
         }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
     }
 }
 
@@ -143,10 +150,9 @@ fn may_connect(uid: u32) -> bool {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: RootListener, shared: Arc<Shared>) {
-    if let Err(error) = axum::serve(listener, router(shared)).await {
-        tracing::error!("the socket's server ended: {error}");
-    }
+pub async fn serve(listener: RootListener, shared: Arc<Shared>, bounds: Bounds) {
+    let refused = Arc::clone(&shared.metrics.refused);
+    web::serve(Door::Socket, listener, router(shared), bounds, refused).await;
 }
 
 fn router(shared: Arc<Shared>) -> Router {
@@ -161,7 +167,7 @@ fn router(shared: Arc<Shared>) -> Router {
         )
         .route(
             "/v1/drops",
-            get(async |State(shared): Shares| list(shared, |k| k.drops()).await),
+            get(async |State(shared): Shares| read(move || shared.counters.drops()).await),
         )
         .route(
             "/v1/flows",
@@ -176,9 +182,15 @@ type Shares = State<Arc<Shared>>;
 
 async fn list<T: Serialize + Send + 'static>(
     shared: Arc<Shared>,
-    read: fn(&mut dyn Kernel) -> anyhow::Result<T>,
+    of: fn(&mut dyn Kernel) -> anyhow::Result<T>,
 ) -> Response {
-    match tokio::task::spawn_blocking(move || read(shared.kernel().as_mut())).await {
+    read(move || of(shared.kernel().as_mut())).await
+}
+
+async fn read<T: Serialize + Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(work).await {
         Ok(Ok(list)) => Json(list).into_response(),
         Ok(Err(error)) => failed(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -101,7 +101,7 @@ fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
         let (shared, mut engine) = agent(dir.path(), &kernel);
         let socket = dir.path().join("agent.sock");
         let (listener, _file) = bind(&socket).unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&shared)));
+        tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));
         let looped = Arc::clone(&shared);
         tokio::spawn(async move {
             loop {
@@ -131,11 +131,11 @@ fn followers_get_each_event_on_a_line_of_its_own() {
         let (shared, _) = agent(dir.path(), &FakeKernel::default());
         let socket = dir.path().join("agent.sock");
         let (listener, _file) = bind(&socket).unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&shared)));
+        tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));
         let sender = Arc::clone(&shared);
         tokio::spawn(async move {
             while sender.events.receiver_count() == 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             for n in 0..3 {
                 sender.events.send(format!("{{\"n\":{n}}}").into()).unwrap();

@@ -333,9 +333,21 @@ pub struct AgentArgs {
     /// Where the pods' network namespaces are found
     #[arg(long, value_name = "DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
-    /// Where /metrics, /healthz, /readyz and /livez are served; `none` for nowhere
+    /// Where /metrics is served; `none` for nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9435")]
     pub metrics_addr: String,
+    /// Who may read /metrics: an IP, a CIDR, or NAMESPACE/SELECTOR for pods, as in
+    /// monitoring/app=prometheus; repeat for more [default: everybody]
+    ///
+    /// A selector is conditions KEY=VALUE, KEY!=VALUE, KEY or !KEY with commas
+    /// between them, or * for all pods of the namespace. It selects pods with a
+    /// network of their own. A pod under quarantine is never served, nor is anybody
+    /// by a link-local address.
+    #[arg(long, value_name = "CLIENTS")]
+    pub metrics_from: Vec<String>,
+    /// Where probes find /livez, /readyz and /healthz; `none` for nowhere
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9434")]
+    pub health_addr: String,
     /// How log lines on stderr look
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,

@@ -35,6 +35,11 @@ fn the_defaults_are_those_of_the_documentation() {
         settings.metrics_addr,
         Some(SocketAddr::from(([127, 0, 0, 1], 9435)))
     );
+    assert_eq!(
+        settings.health_addr,
+        Some(SocketAddr::from(([127, 0, 0, 1], 9434)))
+    );
+    assert_eq!(settings.metrics_from, [], "everybody");
     assert_eq!(settings.pickup, Duration::from_secs(10));
     assert_eq!(settings.config, ringfence_policy::config::Config::default());
     assert!(!settings.audit);
@@ -105,6 +110,33 @@ fn metrics_can_be_turned_off_but_not_misspelt() {
     assert_eq!(none.metrics_addr, None);
     let failure = settings("ringfence agent --manifests /m --metrics-addr 9435").unwrap_err();
     assert_eq!(failure.code(), 2);
+}
+
+#[test]
+fn probes_have_a_listener_of_their_own_or_none() {
+    let with = |flags: &str| settings(&format!("ringfence agent --manifests /m {flags}"));
+    let none = with("--health-addr none --metrics-addr none").unwrap();
+    assert_eq!((none.health_addr, none.metrics_addr), (None, None));
+    for flags in ["--health-addr 9434", "--health-addr 127.0.0.1:9435"] {
+        let failure = with(flags).unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(failure.to_string().contains("--health-addr"), "{failure}");
+    }
+}
+
+#[test]
+fn who_may_scrape_is_a_block_or_a_selector_and_anything_else_is_refused() {
+    let with = |flags: &str| settings(&format!("ringfence agent --manifests /m {flags}"));
+    let some = with("--metrics-from 10.0.0.0/8 --metrics-from monitoring/app=p").unwrap();
+    let expected = ["10.0.0.0/8", "monitoring/app=p"].map(|text| text.parse().unwrap());
+    assert_eq!(some.metrics_from, expected);
+    for wrong in ["10.0.0.0/33", "monitoring", "*/app=p"] {
+        let failure = with(&format!("--metrics-from fd00::/8 --metrics-from {wrong}"));
+        let failure = failure.unwrap_err();
+        assert_eq!(failure.code(), 2, "{failure}");
+        let named = format!("--metrics-from {wrong:?}");
+        assert!(failure.to_string().contains(&named), "{failure}");
+    }
 }
 
 #[test]

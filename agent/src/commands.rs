@@ -15,7 +15,7 @@ use crate::datapath;
 use crate::failure::{Failure, Found, Outcome};
 use crate::kubernetes::health::WatchStatus;
 use crate::output::{Paint, field, print, print_json, table};
-use crate::state::{InForce, Status};
+use crate::state::{InForce, Scrapes, Status};
 
 /// Between two questions of `status --wait`.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -125,6 +125,7 @@ fn status_text(status: &Status, paint: Paint) -> String {
         status.node_addresses.len(),
         tunnels(&status.tunnel_ports),
     );
+    text.push_str(&scrapes(status));
     sections(status, paint, &mut text);
     text
 }
@@ -136,6 +137,30 @@ fn tunnels(ports: &[u16]) -> String {
     }
     let ports: Vec<String> = ports.iter().map(|port| format!("UDP/{port}")).collect();
     format!("on the usual ports and {}", ports.join(", "))
+}
+
+/// Whether somebody reads the metrics, and so would see an alert.
+fn scrapes(status: &Status) -> String {
+    let Some(Scrapes { address, last }) = &status.metrics else {
+        return "metrics     not served (--metrics-addr none)\n".to_owned();
+    };
+    let last = last.map_or_else(
+        || "never".to_owned(),
+        |at| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            ago(now.map_or(0, |now| now.as_secs().saturating_sub(at)))
+        },
+    );
+    format!("metrics     {address}, last scrape: {last}\n")
+}
+
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
 }
 
 /// What a person should look into; nothing if all is well.
@@ -352,41 +377,5 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_one_line_with_both_names_and_the_reason() {
-        let mut event = serde_json::json!({
-            "source": "bank/rogue", "source_address": "10.0.0.1", "source_port": 40000,
-            "destination": "bank/ledger", "destination_address": "fd00::2", "destination_port": 8080,
-            "protocol": "tcp", "direction": "ingress", "reason": "policy", "audited": false, "len": 74,
-        });
-        let expected = "DROPPED bank/rogue (10.0.0.1:40000) > bank/ledger ([fd00::2]:8080) tcp ingress policy, 74 bytes";
-        assert_eq!(event_line(&event, Paint::off()), expected);
-        event["audited"] = true.into();
-        event["source_port"] = 0.into();
-        assert!(event_line(&event, Paint::off()).starts_with("AUDITED bank/rogue (10.0.0.1) > "));
-        let lost = serde_json::json!({"lost": 7});
-        assert!(event_line(&lost, Paint::off()).starts_with("7 events lost"));
-    }
-
-    #[test]
-    fn the_status_says_the_worst_first() {
-        let mut status = Status {
-            passes: 1,
-            source_connected: true,
-            ..Status::default()
-        };
-        assert!(status_text(&status, Paint::off()).starts_with("well\n"));
-        status.invalid = vec!["a.yaml: document 1: line 1: no".into()];
-        let text = status_text(&status, Paint::off());
-        assert!(text.starts_with("running on older policy\n"), "{text}");
-        assert!(
-            text.contains("\n  a.yaml: document 1: line 1: no\n"),
-            "{text}"
-        );
-        status.error = Some("map RULES is full".into());
-        assert!(status_text(&status, Paint::off()).starts_with("failing: map RULES is full\n"));
-    }
-}
+#[path = "commands_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use crate::cli::LogFormat;
 use crate::datapath::{Datapath, Events, Options};
 use crate::engine::{Engine, Look, Pass};
 use crate::failure::{Failure, Found, Outcome};
+use crate::files::Files;
 use crate::kubernetes::watch::{Follow, Pace};
 use crate::kubernetes::{Access, Board, Kind, Outbox, emit, inbox};
 use crate::manifests::Watch;
@@ -21,7 +22,8 @@ use crate::metrics::Metrics;
 use crate::netlink::LinkEvents;
 use crate::settings::{Origin, Settings};
 use crate::source::Source;
-use crate::state::{Shared, Status};
+use crate::state::{Scrapes, Shared, Status};
+use crate::web::Admission;
 use crate::{api, web};
 
 /// Between passes when nothing happens: the hooks' places are verified anew, and
@@ -114,10 +116,10 @@ impl Watches {
 
 async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
-    let page = match settings.metrics_addr {
-        Some(addr) => Some(web::bind(addr).await?),
-        None => None,
-    };
+    let files = Files::raise();
+    let listen = |flag, addr: Option<_>| addr.map(|addr| web::bind(flag, addr)).transpose();
+    let page = listen("--metrics-addr", settings.metrics_addr)?;
+    let probes = listen("--health-addr", settings.health_addr)?;
     let mut datapath = Datapath::open(&Options {
         pin_dir: settings.pin_dir.clone(),
         audit: settings.audit,
@@ -128,17 +130,25 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     let (listener, socket) = api::bind(&settings.socket)?;
     engine.number_by(datapath.id_key());
     let events = datapath.take_events();
+    let admission = Admission::new(settings.metrics_from.clone());
+    admission.begin_with(datapath.quarantined());
     let shared = Shared::new(datapath, Metrics::new()?, first_status(settings));
     let mut shared = shared.with_board(watches.board());
+    shared.admission = Arc::new(admission);
     shared.emitter = settings.emit_events.then(Arc::default);
     let shared = Arc::new(shared);
     if let Some(events) = events {
         tokio::spawn(forward(events, Arc::clone(&shared)));
     }
     if let Some(page) = page {
-        tokio::spawn(web::serve(page, Arc::clone(&shared)));
+        web::serve_metrics(page, Arc::clone(&shared), files.bound(web::METRICS))?;
     }
-    tokio::spawn(api::serve(listener, Arc::clone(&shared)));
+    if let Some(probes) = probes {
+        let bounds = files.bound(web::HEALTH);
+        tokio::spawn(web::serve_health(probes, Arc::clone(&shared), bounds));
+    }
+    let bounds = files.bound(api::BOUNDS);
+    tokio::spawn(api::serve(listener, Arc::clone(&shared), bounds));
     tracing::info!(
         node = settings.node_name,
         source = settings.origin.describe(),
@@ -160,6 +170,10 @@ fn first_status(settings: &Settings) -> Status {
         source: settings.origin.describe(),
         source_connected: true,
         pid: std::process::id(),
+        metrics: settings.metrics_addr.map(|address| Scrapes {
+            address: address.to_string(),
+            last: None,
+        }),
         ..Status::default()
     }
 }

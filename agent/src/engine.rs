@@ -71,6 +71,8 @@ pub struct Engine {
     since: BTreeMap<&'static str, Instant>,
     /// When what takes long on many objects may be worked out again.
     next_summary: Option<Instant>,
+    /// The labels of pods may say anew who is cut off and who may read metrics.
+    readmits: bool,
     /// The last pass left something to be done again.
     retry: bool,
     interfaces: Vec<Interface>,
@@ -130,6 +132,7 @@ impl Engine {
             compiled: None,
             since: BTreeMap::new(),
             next_summary: None,
+            readmits: false,
             retry: false,
             interfaces: Vec::new(),
             found_by: BTreeMap::new(),
@@ -184,6 +187,9 @@ impl Engine {
             .map(|error| failure::one_line(&error));
         let incomplete = self.unguarded().next().is_some() || !self.unhooked.is_empty();
         self.retry = error.is_some() || incomplete;
+        if std::mem::take(&mut self.readmits) {
+            shared.admission.refresh(&self.index);
+        }
         self.summarize(&shared.status());
         if let Some(emitter) = &shared.emitter {
             emitter.answer(|ip| self.index.pod_at(ip).map(PodEntry::key));
@@ -231,6 +237,7 @@ impl Engine {
         if self.since.is_empty() {
             self.since.insert("manifests", began);
         }
+        self.readmits = true;
         let change = self.compiler.update(&mut self.index);
         match &mut self.change {
             Some(earlier) => earlier.then(change),

@@ -1,12 +1,14 @@
 //! What the shell asks of the datapath, so that it can be tested without one.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
 use crate::datapath::{
-    Applied, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats,
+    Applied, Counters, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface,
+    MapUsage, Stats,
 };
 
 /// The datapath as the rest of the agent sees it. Calls block, briefly.
@@ -28,16 +30,39 @@ pub trait Kernel: Send + 'static {
     fn tunnel_ports(&mut self) -> anyhow::Result<BTreeSet<u16>>;
     /// The endpoints of this node.
     fn endpoints(&mut self) -> Vec<EndpointState>;
-    /// Drops and audited packets by pair of workloads.
-    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>>;
     /// Tracked connections.
     fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>>;
-    /// Counters of the whole datapath.
-    fn stats(&mut self) -> anyhow::Result<Stats>;
-    /// How full each map is.
+    /// How full each map is that only the agent writes.
     fn maps(&mut self) -> Vec<MapUsage>;
+    /// What packets write, for readers that no pass shall wait for.
+    fn counters(&self) -> Arc<dyn Counts>;
     /// The world's generation.
     fn generation(&mut self) -> u64;
+}
+
+/// What packets write into maps, read without a hold on the datapath. Calls block,
+/// for as long as there is much to read.
+pub trait Counts: Send + Sync + 'static {
+    /// Drops and audited packets by pair of workloads.
+    fn drops(&self) -> anyhow::Result<Vec<DropSeries>>;
+    /// Counters of the whole datapath.
+    fn stats(&self) -> anyhow::Result<Stats>;
+    /// How full each map is that packets write.
+    fn maps(&self) -> Vec<MapUsage>;
+}
+
+impl Counts for Counters {
+    fn drops(&self) -> anyhow::Result<Vec<DropSeries>> {
+        Ok(Self::drops(self)?)
+    }
+
+    fn stats(&self) -> anyhow::Result<Stats> {
+        Ok(Self::stats(self)?)
+    }
+
+    fn maps(&self) -> Vec<MapUsage> {
+        Self::held(self)
+    }
 }
 
 impl Kernel for Datapath {
@@ -66,20 +91,16 @@ impl Kernel for Datapath {
         Self::endpoints(self)
     }
 
-    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>> {
-        Ok(Self::drops(self)?)
-    }
-
     fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
         Ok(Self::flows(self)?)
     }
 
-    fn stats(&mut self) -> anyhow::Result<Stats> {
-        Ok(Self::stats(self)?)
+    fn maps(&mut self) -> Vec<MapUsage> {
+        Self::written(self)
     }
 
-    fn maps(&mut self) -> Vec<MapUsage> {
-        Self::maps(self)
+    fn counters(&self) -> Arc<dyn Counts> {
+        Self::counters(self)
     }
 
     fn generation(&mut self) -> u64 {

@@ -12,7 +12,8 @@
 //! | [`summary`] | what is said of all objects, off that path |
 //! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
-//! | [`metrics`], [`web`] | what `/metrics`, `/healthz` and `/livez` say, and where |
+//! | [`metrics`], [`web`] | what `/metrics`, `/healthz` and `/livez` say, where, and to whom |
+//! | [`files`] | how many open files clients leave to the rest |
 //! | [`commands`], [`offline`] | what a person types |
 //!
 //! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or
@@ -30,6 +31,7 @@ pub mod datapath;
 pub mod discover;
 pub mod engine;
 pub mod failure;
+pub mod files;
 pub mod kernel;
 pub mod kubernetes;
 pub mod manifests;

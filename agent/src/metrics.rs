@@ -1,7 +1,8 @@
-//! What `/metrics` says. Everything the datapath counts is read at the scrape, so
-//! that no copy can lag behind the kernel.
+//! What `/metrics` says. Everything the datapath counts is read when a page is
+//! made: no copy lags behind the kernel by more than a page's second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
@@ -13,6 +14,7 @@ use prometheus::{
 use crate::datapath::{DropSeries, EndpointState, MapUsage, Stats};
 use crate::kubernetes::Board;
 use crate::state::{HOST_NETWORK, Shared, Status};
+use crate::web::Refused;
 
 /// Seconds. The kernel's wait for a flip alone takes about 8 ms.
 const APPLY_BUCKETS: [f64; 12] = [
@@ -34,6 +36,8 @@ pub struct Metrics {
     registry: Registry,
     apply_seconds: HistogramVec,
     apply_errors: IntCounter,
+    /// Connections that were closed unserved.
+    pub refused: Arc<Refused>,
 }
 
 /// What the datapath and the loop say at one moment.
@@ -90,8 +94,11 @@ impl Metrics {
         registry.register(Box::new(apply_seconds.clone()))?;
         registry.register(Box::new(apply_errors.clone()))?;
         registry.register(Box::new(build))?;
+        let refused = Refused::new()?;
+        registry.register(Box::new(refused.counters()))?;
         Ok(Self {
             registry,
+            refused: Arc::new(refused),
             apply_seconds,
             apply_errors,
         })
@@ -120,21 +127,26 @@ impl Metrics {
 }
 
 impl Snapshot {
-    /// Reads the datapath. Blocks while a pass applies.
+    /// Reads the datapath. Blocks while a pass applies; a pass waits for what is
+    /// read from the agent's own memory at most.
     pub fn take(shared: &Shared) -> anyhow::Result<Self> {
         let status = shared.status();
         let mut kernel = shared.kernel();
+        let (mut maps, endpoints) = (kernel.maps(), kernel.endpoints());
+        let generation = kernel.generation();
+        drop(kernel);
+        maps.extend(shared.counters.maps());
         Ok(Self {
-            drops: kernel.drops()?,
-            stats: kernel.stats()?,
-            maps: kernel.maps(),
-            endpoints: count_states(&kernel.endpoints(), &status),
+            drops: shared.counters.drops()?,
+            stats: shared.counters.stats()?,
+            maps,
+            endpoints: count_states(&endpoints, &status),
             devices: [
                 ("hooked", status.devices),
                 ("unhooked", status.unhooked.len()),
             ]
             .into(),
-            generation: kernel.generation(),
+            generation,
             source_connected: status.source_connected,
             invalid: status.invalid.len(),
             problems: status.problem_fields.clone(),

@@ -148,6 +148,8 @@ fn the_documented_names_are_all_there() {
         "ringfence_devices{state=\"hooked\"} 3",
         "ringfence_devices{state=\"unhooked\"} 1",
         "ringfence_world_generation 9",
+        "ringfence_connections_refused_total{listener=\"metrics\",reason=\"full\"} 0",
+        "ringfence_connections_refused_total{listener=\"socket\",reason=\"not_root\"} 0",
         "ringfence_source_connected 1",
         "ringfence_policy_invalid 1",
         "ringfence_policy_problems{field=\"spec.ingress[0].ports[0].port\",object=\"NetworkPolicy bank/broken\"} 1",

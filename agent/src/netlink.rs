@@ -5,6 +5,7 @@
 
 mod events;
 mod generic;
+mod read;
 mod routes;
 mod tunnels;
 
@@ -18,13 +19,15 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::AddressMessage;
 pub use netlink_packet_route::link::LinkLayerType;
 use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+/// Types below are netlink's own, of linux/netlink.h; the others its users'.
+const NLMSG_MIN_TYPE: u16 = 0x10;
 /// A dump that another change interrupts is begun again; this often at most.
 const ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per read of a dump.
@@ -66,7 +69,7 @@ pub enum NetlinkError {
 pub struct Link {
     /// Its index in its namespace.
     pub index: u32,
-    /// Its name.
+    /// Its name; what isn't UTF-8 in it is escaped.
     pub name: String,
     /// Its MAC, if it has one of six bytes.
     pub mac: Option<[u8; 6]>,
@@ -143,8 +146,17 @@ impl<M: Message> Netlink<M> {
 
     /// Asks for a list.
     pub(crate) fn dump(&mut self, name: &'static str, request: &M) -> Result<Vec<M>, NetlinkError> {
+        self.dump_by(name, request, any)
+    }
+
+    fn dump_by<T>(
+        &mut self,
+        name: &'static str,
+        request: &M,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..ATTEMPTS {
-            match self.request(name, request, NLM_F_REQUEST | NLM_F_DUMP) {
+            match self.request_by(name, request, NLM_F_REQUEST | NLM_F_DUMP, read) {
                 Err(NetlinkError::Interrupted { .. }) => {}
                 done => return done,
             }
@@ -158,6 +170,18 @@ impl<M: Message> Netlink<M> {
         request: &M,
         flags: u16,
     ) -> Result<Vec<M>, NetlinkError> {
+        self.request_by(name, request, flags, any)
+    }
+
+    /// Each reply as a function reads it from the whole message; one that it can't
+    /// is passed over.
+    fn request_by<T>(
+        &mut self,
+        name: &'static str,
+        request: &M,
+        flags: u16,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let failed = |source| NetlinkError::Io {
             request: name,
             source,
@@ -174,6 +198,7 @@ impl<M: Message> Netlink<M> {
         self.socket.send(&bytes, 0).map_err(failed)?;
         let mut replies = Replies {
             dump: flags & NLM_F_DUMP == NLM_F_DUMP,
+            read,
             messages: Vec::new(),
             unread: 0,
             interrupted: false,
@@ -204,15 +229,13 @@ impl Netlink {
     /// All devices.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let replies = self.dump("GETLINK", &request)?;
-        Ok(replies.iter().filter_map(link).collect())
+        self.dump_by("GETLINK", &request, link)
     }
 
     /// All addresses of both families.
     pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, NetlinkError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let replies = self.dump("GETADDR", &request)?;
-        Ok(replies.iter().filter_map(address).collect())
+        self.dump_by("GETADDR", &request, read::address)
     }
 
     /// The id by which this socket's namespace knows another, given as an open
@@ -236,15 +259,16 @@ impl Netlink {
 }
 
 /// The replies to one request, as they come in.
-struct Replies<M> {
+struct Replies<T> {
     dump: bool,
-    messages: Vec<M>,
+    read: fn(&[u8]) -> Option<T>,
+    messages: Vec<T>,
     unread: usize,
     interrupted: bool,
     done: bool,
 }
 
-impl<M: Message> Replies<M> {
+impl<T> Replies<T> {
     fn take(&mut self, mut bytes: &[u8], sequence: u32) -> io::Result<()> {
         while bytes.len() >= 16 {
             // The header is read by hand: a message that this version of the parser
@@ -267,16 +291,28 @@ impl<M: Message> Replies<M> {
     }
 
     fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let message = match NetlinkMessage::<M>::deserialize(bytes) {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::debug!("netlink: a reply is passed over: {error}");
+        // `nlmsg_type` and `nlmsg_flags`.
+        let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
+        let flags = u16::from_ne_bytes([bytes[6], bytes[7]]);
+        self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+        if kind < NLMSG_MIN_TYPE {
+            return self.control(bytes);
+        }
+        match (self.read)(bytes) {
+            Some(message) => self.messages.push(message),
+            None => {
+                tracing::debug!("netlink: a reply of type {kind} is passed over");
                 self.unread += 1;
-                self.done |= !self.dump;
-                return Ok(());
             }
-        };
-        self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+        }
+        self.done |= !self.dump;
+        Ok(())
+    }
+
+    /// The end of a dump, an error or an acknowledgement.
+    fn control(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         match message.payload {
             NetlinkPayload::Done(done) if done.code < 0 => {
                 return Err(io::Error::from_raw_os_error(-done.code));
@@ -288,63 +324,38 @@ impl<M: Message> Replies<M> {
                     return Err(io::Error::from_raw_os_error(-code.get()));
                 }
             }
-            NetlinkPayload::InnerMessage(inner) => {
-                self.messages.push(inner);
-                self.done |= !self.dump;
-            }
             _ => {}
         }
         Ok(())
     }
 }
 
-fn link(message: &RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else {
-        return None;
-    };
-    let mut link = Link {
-        index: message.header.index,
-        medium: message.header.link_layer_type,
-        ..Link::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
-            // 0 says "none" on devices that have the attribute but no lower device.
-            LinkAttribute::Link(peer) => link.peer = (*peer != 0).then_some(*peer),
-            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
-            LinkAttribute::LinkInfo(info) => {
-                for entry in info {
-                    match entry {
-                        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
-                        LinkInfo::Data(data) => link.tunnels = tunnels::of_device(data),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
+/// Any message that the parser of them all knows.
+fn any<M: Message>(bytes: &[u8]) -> Option<M> {
+    let message = NetlinkMessage::<M>::deserialize(bytes);
+    match message.ok()?.payload {
+        NetlinkPayload::InnerMessage(inner) => Some(inner),
+        _ => None,
     }
-    Some(link)
 }
 
-/// On a point-to-point device `IFA_ADDRESS` is the peer's and `IFA_LOCAL` ours.
-fn address(message: &RouteNetlinkMessage) -> Option<LinkAddress> {
-    let RouteNetlinkMessage::NewAddress(message) = message else {
-        return None;
+/// A device, and its tunnels as far as the parser of all messages knows it.
+fn link(bytes: &[u8]) -> Option<Link> {
+    let link = read::link(bytes)?;
+    let Some(RouteNetlinkMessage::NewLink(message)) = any(bytes) else {
+        return Some(link);
     };
-    let (mut local, mut address) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            _ => {}
-        }
-    }
-    Some(LinkAddress {
-        link: message.header.index,
-        address: local.or(address)?,
+    let infos = message.attributes.into_iter().filter_map(|one| match one {
+        LinkAttribute::LinkInfo(info) => Some(info),
+        _ => None,
+    });
+    let tunnels = infos.flatten().flat_map(|entry| match entry {
+        LinkInfo::Data(data) => tunnels::of_device(&data),
+        _ => Vec::new(),
+    });
+    Some(Link {
+        tunnels: tunnels.collect(),
+        ..link
     })
 }
 

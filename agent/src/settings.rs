@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use ringfence_policy::clients::Clients;
 use ringfence_policy::config::Config;
 
 use crate::cli::{AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort};
@@ -37,6 +38,10 @@ pub struct Settings {
     pub netns_dir: PathBuf,
     /// Where metrics are served; nowhere if none.
     pub metrics_addr: Option<SocketAddr>,
+    /// Who may read them; everybody if empty.
+    pub metrics_from: Vec<Clients>,
+    /// Where probes are answered; nowhere if none.
+    pub health_addr: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Write Events about drops.
@@ -66,12 +71,16 @@ impl AgentArgs {
             None => default_name().map_err(Failure::fault)?,
         };
         pin_names(&global.pin_dir).map_err(Failure::input)?;
+        let [metrics_addr, health_addr] =
+            listeners(&self.metrics_addr, &self.health_addr).map_err(Failure::input)?;
         Ok(Settings {
             origin,
             audit: self.mode == Mode::Audit,
             node_name,
             netns_dir: self.netns_dir,
-            metrics_addr: metrics_addr(&self.metrics_addr).map_err(Failure::input)?,
+            metrics_addr,
+            metrics_from: metrics_from(&self.metrics_from).map_err(Failure::input)?,
+            health_addr,
             log_format: self.log_format,
             emit_events: self.emit_events,
             config: self.policy.config(),
@@ -124,13 +133,36 @@ impl PolicyArgs {
     }
 }
 
-fn metrics_addr(text: &str) -> anyhow::Result<Option<SocketAddr>> {
+/// Where metrics and where probes are served.
+fn listeners(metrics: &str, health: &str) -> anyhow::Result<[Option<SocketAddr>; 2]> {
+    let both = [
+        address("--metrics-addr", metrics)?,
+        address("--health-addr", health)?,
+    ];
+    if both[0].is_some() && both[0] == both[1] {
+        return Err(anyhow!(
+            "--health-addr {health}: metrics are served there (--metrics-addr); whoever floods \
+             one must not reach the other, so give another"
+        ));
+    }
+    Ok(both)
+}
+
+fn address(flag: &str, text: &str) -> anyhow::Result<Option<SocketAddr>> {
     if text == "none" {
         return Ok(None);
     }
     text.parse()
         .map(Some)
-        .with_context(|| format!("--metrics-addr {text}: neither IP:PORT nor `none`"))
+        .with_context(|| format!("{flag} {text}: neither IP:PORT nor `none`"))
+}
+
+fn metrics_from(texts: &[String]) -> anyhow::Result<Vec<Clients>> {
+    let parse = |text: &String| {
+        let parsed = text.parse::<Clients>();
+        parsed.with_context(|| format!("--metrics-from {text:?}"))
+    };
+    texts.iter().map(parse).collect()
 }
 
 /// A bpffs refuses to make names with dots (`bpf_lookup` of kernel/bpf/inode.c), with

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Counts, Kernel};
 use crate::kubernetes::Board;
 use crate::kubernetes::emit::Emitter;
 use crate::kubernetes::health::WatchStatus;
 use crate::metrics::Metrics;
+use crate::web::Admission;
 
 /// Events that a slow `--follow` may lag behind before it loses some.
 const FOLLOW_BACKLOG: usize = 1024;
@@ -85,6 +86,18 @@ pub struct Status {
     pub problem_fields: BTreeSet<(String, String)>,
     /// Namespace files that couldn't be entered.
     pub skipped: Vec<String>,
+    /// The metrics page; none where it isn't served.
+    #[serde(default)]
+    pub metrics: Option<Scrapes>,
+}
+
+/// Where the metrics page is, and whether somebody reads it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Scrapes {
+    /// Address and port.
+    pub address: String,
+    /// When it was read last, in seconds since 1970; none if never by this agent.
+    pub last: Option<u64>,
 }
 
 /// A pod of this node that isn't guarded.
@@ -121,8 +134,14 @@ pub struct InForce {
 /// One for each agent, behind an `Arc`.
 pub struct Shared {
     kernel: Mutex<Box<dyn Kernel>>,
+    /// What packets count, which nobody has to hold the kernel for.
+    pub counters: Arc<dyn Counts>,
     status: Mutex<Status>,
     last_pass: Mutex<Option<Instant>>,
+    /// Seconds since 1970; 0 before the first.
+    last_scrape: AtomicU64,
+    /// Who may read the metrics page.
+    pub admission: Arc<Admission>,
     /// Process-wide counters.
     pub metrics: Metrics,
     /// How the watches are doing, where the API server is the source.
@@ -141,9 +160,12 @@ impl Shared {
     /// The state of an agent that hasn't made a pass yet.
     pub fn new(kernel: impl Kernel, metrics: Metrics, status: Status) -> Self {
         Self {
+            counters: kernel.counters(),
             kernel: Mutex::new(Box::new(kernel)),
             status: Mutex::new(status),
             last_pass: Mutex::new(None),
+            last_scrape: AtomicU64::new(0),
+            admission: Arc::default(),
             metrics,
             board: None,
             emitter: None,
@@ -178,7 +200,18 @@ impl Shared {
             status.source_connected = board.is_connected();
             status.watches = board.rows();
         }
+        if let Some(scrapes) = &mut status.metrics {
+            let last = self.last_scrape.load(Ordering::Relaxed);
+            scrapes.last = (last != 0).then_some(last);
+        }
         status
+    }
+
+    /// Notes that somebody has been given the metrics page.
+    pub fn scraped(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs());
+        self.last_scrape.store(now, Ordering::Relaxed);
     }
 
     /// Records how a pass ended.

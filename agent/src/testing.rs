@@ -12,7 +12,7 @@ use crate::cli::{Cli, Command};
 use crate::datapath::{
     Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats,
 };
-use crate::kernel::Kernel;
+use crate::kernel::{Counts, Kernel};
 use crate::metrics::Metrics;
 use crate::node::{Listed, Surroundings};
 use crate::settings::Settings;
@@ -113,20 +113,16 @@ impl Kernel for FakeKernel {
         record.interfaces.iter().map(state).collect()
     }
 
-    fn drops(&mut self) -> anyhow::Result<Vec<DropSeries>> {
-        Ok(Vec::new())
-    }
-
     fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
         anyhow::bail!("flows: no such map")
     }
 
-    fn stats(&mut self) -> anyhow::Result<Stats> {
-        Ok(Stats::default())
-    }
-
     fn maps(&mut self) -> Vec<MapUsage> {
         Vec::new()
+    }
+
+    fn counters(&self) -> Arc<dyn Counts> {
+        Arc::new(NoCounts)
     }
 
     fn generation(&mut self) -> u64 {
@@ -146,6 +142,23 @@ fn none<T: Ord>() -> Listed<T> {
     Listed {
         found: BTreeSet::new(),
         fault: None,
+    }
+}
+
+/// No packet was ever counted.
+struct NoCounts;
+
+impl Counts for NoCounts {
+    fn drops(&self) -> anyhow::Result<Vec<DropSeries>> {
+        Ok(Vec::new())
+    }
+
+    fn stats(&self) -> anyhow::Result<Stats> {
+        Ok(Stats::default())
+    }
+
+    fn maps(&self) -> Vec<MapUsage> {
+        Vec::new()
     }
 }
 

@@ -18,6 +18,7 @@
 #![allow(clippy::result_large_err)]
 
 pub mod callers;
+pub mod clients;
 pub mod config;
 pub mod delta;
 pub mod diff;

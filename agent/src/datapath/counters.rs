@@ -1,14 +1,21 @@
 //! Counters by name, and how full the maps are.
+//!
+//! Both are read through handles of their own, so that nobody who reads them, for
+//! as long as that takes, keeps a change of policy waiting.
 
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::MapError;
-use ringfence_ebpf::abi::{Bucket, Direction, DropCount, DropKey, Protocol, Reason, Stat};
+use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use ringfence_ebpf::abi::{
+    Bucket, Direction, DropCount, DropKey, Flow, FlowKey, Protocol, Reason, Stat,
+};
 use serde::Serialize;
 
 use super::error::DatapathError;
-use super::maps::{Maps, Raw, map_error, max_entries};
-use super::names::Names;
+use super::maps::{Buckets, Hash, Raw, map_error, max_entries};
+use super::names::{self, Names};
 use super::{Datapath, buckets};
 
 /// Denied or audited packets of one workload pair, direction, reason and protocol.
@@ -64,24 +71,163 @@ pub struct MapUsage {
     pub capacity: u64,
 }
 
-pub(super) fn drops(maps: &Maps, names: &Names) -> Result<Vec<DropSeries>, DatapathError> {
-    let mut series = Vec::new();
-    for entry in maps.drops.iter() {
-        let (Raw(key), values) = entry.map_err(|error| map_error("reading", "DROPS", &error))?;
-        let ends = (names.name(key.source), names.name(key.destination));
-        series.extend(one(&key, ends, sum(values.iter())));
+/// What packets write: handles that any thread may read at any time.
+pub struct Counters {
+    names: names::Shared,
+    drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
+    drops_other: PerCpuArray<MapData, Raw<DropCount>>,
+    stats: PerCpuArray<MapData, u64>,
+    flows: Buckets,
+    flows_more: Hash<FlowKey, Flow>,
+    opening: Buckets,
+    /// Flows in `FLOWS` and `OPENING`, and when they were counted.
+    counted: Mutex<Option<(Instant, [u64; 2])>>,
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters").finish_non_exhaustive()
     }
-    for index in 0..DropKey::OTHER {
-        let values = maps
-            .drops_other
-            .get(&index, 0)
-            .map_err(|error| map_error("reading", "DROPS_OTHER", &error))?;
-        let key = other_key(index);
-        let ends = ("other".to_owned(), "other".to_owned());
-        series.extend(one(&key, ends, sum(values.iter())).filter(|series| series.packets > 0));
+}
+
+impl Counters {
+    /// Opens the pinned maps below a folder once more.
+    pub(super) fn open(folder: &Path, names: &Names) -> Result<Self, DatapathError> {
+        macro_rules! open {
+            ($name:literal) => {
+                MapData::from_pin(folder.join($name))
+                    .and_then(Map::from_map_data)
+                    .and_then(TryInto::try_into)
+                    .map_err(|error: MapError| map_error("opening", $name, &error))?
+            };
+        }
+        Ok(Self {
+            names: names.shared(),
+            drops: open!("DROPS"),
+            drops_other: open!("DROPS_OTHER"),
+            stats: open!("STATS"),
+            flows: open!("FLOWS"),
+            flows_more: open!("FLOWS_MORE"),
+            opening: open!("OPENING"),
+            counted: Mutex::new(None),
+        })
     }
-    series.sort();
-    Ok(series)
+
+    /// Denied and audited packets by workload pair, since the maps were made.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn drops(&self) -> Result<Vec<DropSeries>, DatapathError> {
+        let mut series = Vec::new();
+        let name = |id| names::lookup(&self.names, id);
+        for entry in self.drops.iter() {
+            let (Raw(key), values) =
+                entry.map_err(|error| map_error("reading", "DROPS", &error))?;
+            let ends = (name(key.source), name(key.destination));
+            series.extend(one(&key, ends, sum(values.iter())));
+        }
+        for index in 0..DropKey::OTHER {
+            let values = self
+                .drops_other
+                .get(&index, 0)
+                .map_err(|error| map_error("reading", "DROPS_OTHER", &error))?;
+            let key = other_key(index);
+            let ends = ("other".to_owned(), "other".to_owned());
+            series.extend(one(&key, ends, sum(values.iter())).filter(|series| series.packets > 0));
+        }
+        series.sort();
+        Ok(series)
+    }
+
+    /// The datapath's own counters.
+    ///
+    /// # Errors
+    /// If a map can't be read.
+    pub fn stats(&self) -> Result<Stats, DatapathError> {
+        let read = |stat: Stat| -> Result<u64, DatapathError> {
+            let values = self
+                .stats
+                .get(&(stat as u32), 0)
+                .map_err(|error| map_error("reading", "STATS", &error))?;
+            Ok(values.iter().sum())
+        };
+        Ok(Stats {
+            flows_allowed: read(Stat::FlowsAllowed)?,
+            flows_audited: read(Stat::FlowsAudited)?,
+            events_lost: read(Stat::EventsLost)?,
+            events_suppressed: read(Stat::EventsSuppressed)?,
+            flows_not_stored: read(Stat::FlowsNotStored)?,
+            flows_over_quota: read(Stat::FlowsOverQuota)?,
+            fragments_not_stored: read(Stat::FragmentsNotStored)?,
+        })
+    }
+
+    /// How full each map is that packets write. Their entries are counted one by one.
+    pub fn held(&self) -> Vec<MapUsage> {
+        let [flows, opening] = self.flows_held();
+        let ways = |name| u64::from(max_entries(name)) * Bucket::WAYS as u64;
+        let most = max_entries("FLOWS_MORE") as usize;
+        let more = count("FLOWS_MORE", self.flows_more.keys().take(most));
+        vec![
+            usage("DROPS", count("DROPS", self.drops.keys())),
+            MapUsage {
+                name: "FLOWS",
+                entries: flows,
+                capacity: ways("FLOWS"),
+            },
+            usage("FLOWS_MORE", more),
+            MapUsage {
+                name: "OPENING",
+                entries: opening,
+                capacity: ways("OPENING"),
+            },
+        ]
+    }
+
+    /// Flows in both tables of buckets. Counted at most once a minute: that reads
+    /// them whole, which takes some 30 ms.
+    fn flows_held(&self) -> [u64; 2] {
+        const FRESH: Duration = Duration::from_secs(60);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, held)) = *counted
+            && at.elapsed() < FRESH
+        {
+            return held;
+        }
+        let [flows, opening] = counted.map_or([0; 2], |(_, held)| held);
+        // One that can't be read is what it was.
+        let count = |name, map, before| match buckets::count(name, map) {
+            Ok(count) => count,
+            Err(error) => {
+                tracing::warn!("counting flows: {error}");
+                before
+            }
+        };
+        let held = [
+            count("FLOWS", &self.flows, flows),
+            count("OPENING", &self.opening, opening),
+        ];
+        *counted = Some((Instant::now(), held));
+        held
+    }
+}
+
+fn usage(name: &'static str, entries: usize) -> MapUsage {
+    MapUsage {
+        name,
+        entries: entries as u64,
+        capacity: u64::from(max_entries(name)),
+    }
+}
+
+/// How full each map is that the agent writes: it is known what was written.
+pub(super) fn written(datapath: &Datapath) -> Vec<MapUsage> {
+    let mut all: Vec<MapUsage> = ["ADDRESSES", "CIDRS", "RULES", "PORTS", "SERVICES"]
+        .map(|name| usage(name, datapath.worlds.entries(name)))
+        .into();
+    all.push(usage("ENDPOINTS", datapath.endpoints.len()));
+    all.push(usage("NAMES", datapath.names.len()));
+    all
 }
 
 fn sum<'a>(values: impl Iterator<Item = &'a Raw<DropCount>>) -> DropCount {
@@ -116,57 +262,6 @@ fn one(key: &DropKey, ends: (String, String), count: DropCount) -> Option<DropSe
     })
 }
 
-pub(super) fn stats(maps: &Maps) -> Result<Stats, DatapathError> {
-    let read = |stat: Stat| -> Result<u64, DatapathError> {
-        let values = maps
-            .stats
-            .get(&(stat as u32), 0)
-            .map_err(|error| map_error("reading", "STATS", &error))?;
-        Ok(values.iter().sum())
-    };
-    Ok(Stats {
-        flows_allowed: read(Stat::FlowsAllowed)?,
-        flows_audited: read(Stat::FlowsAudited)?,
-        events_lost: read(Stat::EventsLost)?,
-        events_suppressed: read(Stat::EventsSuppressed)?,
-        flows_not_stored: read(Stat::FlowsNotStored)?,
-        flows_over_quota: read(Stat::FlowsOverQuota)?,
-        fragments_not_stored: read(Stat::FragmentsNotStored)?,
-    })
-}
-
-/// Of policy maps it is known what was written; those that packets write are counted.
-pub(super) fn usage(datapath: &Datapath) -> Vec<MapUsage> {
-    let maps = &datapath.maps;
-    let usage = |name: &'static str, entries: usize| MapUsage {
-        name,
-        entries: entries as u64,
-        capacity: u64::from(max_entries(name)),
-    };
-    let mut all: Vec<MapUsage> = ["ADDRESSES", "CIDRS", "RULES", "PORTS", "SERVICES"]
-        .map(|name| usage(name, datapath.worlds.entries(name)))
-        .into();
-    all.push(usage("ENDPOINTS", datapath.endpoints.len()));
-    all.push(usage("NAMES", datapath.names.len()));
-    all.push(usage("DROPS", count("DROPS", maps.drops.keys())));
-    let [flows, opening] = datapath.flows_held();
-    let ways = |name| u64::from(max_entries(name)) * Bucket::WAYS as u64;
-    all.push(MapUsage {
-        name: "FLOWS",
-        entries: flows,
-        capacity: ways("FLOWS"),
-    });
-    let most = max_entries("FLOWS_MORE") as usize;
-    let more = count("FLOWS_MORE", maps.flows_more.keys().take(most));
-    all.push(usage("FLOWS_MORE", more));
-    all.push(MapUsage {
-        name: "OPENING",
-        entries: opening,
-        capacity: ways("OPENING"),
-    });
-    all
-}
-
 /// How many keys come, up to one that can't be read.
 fn count<K>(name: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> usize {
     let mut count = 0;
@@ -178,35 +273,6 @@ fn count<K>(name: &'static str, keys: impl Iterator<Item = Result<K, MapError>>)
         count += 1;
     }
     count
-}
-
-impl Datapath {
-    /// Flows in both tables of buckets. Counted at most once a minute: that reads
-    /// them whole, which takes some 30 ms.
-    fn flows_held(&self) -> [u64; 2] {
-        const FRESH: Duration = Duration::from_secs(60);
-        if let Some((at, held)) = self.flows_held.get()
-            && at.elapsed() < FRESH
-        {
-            return held;
-        }
-        let [flows, opening] = self.flows_held.get().map_or([0; 2], |(_, held)| held);
-        // One that can't be read is what it was.
-        let count = |name, map, before| match buckets::count(name, map) {
-            Ok(count) => count,
-            Err(error) => {
-                tracing::warn!("counting flows: {error}");
-                before
-            }
-        };
-        let maps = &self.maps;
-        let held = [
-            count("FLOWS", &maps.flows, flows),
-            count("OPENING", &maps.opening, opening),
-        ];
-        self.flows_held.set(Some((Instant::now(), held)));
-        held
-    }
 }
 
 #[cfg(test)]

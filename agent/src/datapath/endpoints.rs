@@ -306,6 +306,14 @@ impl Endpoints {
         })
     }
 
+    /// Addresses of the endpoints that one world has under quarantine.
+    pub(super) fn quarantined(&self, world: World) -> Vec<IpAddr> {
+        let seats = self.seats.values().map(|seat| &seat.endpoint);
+        let quarantined = seats
+            .filter(|endpoint| endpoint.worlds[side(world)].flags & EndpointWorld::QUARANTINE != 0);
+        quarantined.flat_map(addresses).collect()
+    }
+
     /// For `ringfence endpoints`.
     pub(super) fn states(&self, links: &Links, names: &Names, active: World) -> Vec<EndpointState> {
         self.seats
@@ -323,17 +331,19 @@ impl Endpoints {
                     slot: *slot,
                     ifindex: endpoint.ifindex,
                     interface: seat.name.clone(),
-                    addresses: [endpoint.v4, endpoint.v6]
-                        .into_iter()
-                        .filter(|addr| *addr != Addr::UNSPECIFIED)
-                        .map(IpAddr::from)
-                        .collect(),
+                    addresses: addresses(endpoint).collect(),
                     attached: links.attached(endpoint.ifindex),
                     foreign_filters: links.foreign(endpoint.ifindex),
                 }
             })
             .collect()
     }
+}
+
+fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
+    let both = [endpoint.v4, endpoint.v6].into_iter();
+    both.filter(|addr| *addr != Addr::UNSPECIFIED)
+        .map(IpAddr::from)
 }
 
 /// Joins tables and interfaces: the pods of both.

@@ -98,6 +98,18 @@ pub enum DatapathError {
         /// The namespace's inode.
         inode: u64,
     },
+    /// Others may have put pins where the agent's are.
+    #[error(
+        "{}: {fault}: what is pinned there may be theirs. Look into it and remove it \
+         (`ringfence uninstall` removes all pins), or give another --pin-dir",
+        path.display()
+    )]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
     /// A file operation.
     #[error("{operation} {}: {source}", path.display())]
     File {

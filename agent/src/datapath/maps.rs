@@ -2,10 +2,10 @@
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError};
 use ringfence_ebpf::abi::{
-    Addr, Bucket, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant,
-    Identity, Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey, capacity,
+    Addr, Bucket, CidrKey, Claim, Control, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
+    Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey, capacity,
 };
 
 use super::control::InForce;
@@ -40,9 +40,6 @@ pub(super) struct Maps {
     pub(super) opening: Buckets,
     pub(super) seed: Array<MapData, Raw<Seed>>,
     pub(super) claims: Hash<Addr, Claim>,
-    pub(super) drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
-    pub(super) drops_other: PerCpuArray<MapData, Raw<DropCount>>,
-    pub(super) stats: PerCpuArray<MapData, u64>,
     ticks: Array<MapData, u64>,
     tunnels: Array<MapData, u64>,
     quota: Array<MapData, Raw<Quota>>,
@@ -100,9 +97,6 @@ impl Maps {
             opening: typed!("OPENING"),
             seed: typed!("SEED"),
             claims: typed!("CLAIMS"),
-            drops: typed!("DROPS"),
-            drops_other: typed!("DROPS_OTHER"),
-            stats: typed!("STATS"),
             ticks: typed!("TICKS"),
             tunnels: typed!("TUNNELS"),
             quota: typed!("QUOTA"),

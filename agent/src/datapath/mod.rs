@@ -40,9 +40,9 @@ mod tunnels;
 mod verified;
 mod world;
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_policy::compile::IdKey;
@@ -50,7 +50,7 @@ use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
 pub use clsact::Attach;
-pub use counters::{DropSeries, MapUsage, Stats};
+pub use counters::{Counters, DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
@@ -198,8 +198,7 @@ pub struct Datapath {
     /// The tunnels' ports of the last call; none if it failed, or none was made yet.
     tunnels: Option<BTreeSet<u16>>,
     settled: quotas::Settled,
-    /// Flows in `FLOWS` and `OPENING`, and when they were counted.
-    flows_held: Cell<Option<(Instant, [u64; 2])>>,
+    counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
     /// Held as long as this process may write the maps.
@@ -234,6 +233,7 @@ impl Datapath {
         let mut maps = loaded.maps;
         let links = Links::adopt(&folder, loaded.ebpf, options.attach.by_clsact())?;
         let names = Names::load(&mut maps)?;
+        let counters = Arc::new(Counters::open(&folder, &names)?);
         let worlds = Worlds::open(&maps);
         let endpoints = Endpoints::dump(&mut maps)?;
         let events = Some(Events::new(loaded.events, names.shared())?);
@@ -251,7 +251,7 @@ impl Datapath {
             ticks,
             tunnels: None,
             settled: quotas::Settled::default(),
-            flows_held: Cell::new(None),
+            counters,
             pickup_until,
             _lock: lock,
         })
@@ -278,7 +278,7 @@ impl Datapath {
     /// # Errors
     /// If a map can't be read.
     pub fn drops(&self) -> Result<Vec<DropSeries>, DatapathError> {
-        counters::drops(&self.maps, &self.names)
+        self.counters.drops()
     }
 
     /// The datapath's own counters.
@@ -286,12 +286,29 @@ impl Datapath {
     /// # Errors
     /// If a map can't be read.
     pub fn stats(&self) -> Result<Stats, DatapathError> {
-        counters::stats(&self.maps)
+        self.counters.stats()
     }
 
     /// How full each policy and flow map is.
     pub fn maps(&self) -> Vec<MapUsage> {
-        counters::usage(self)
+        let mut all = self.written();
+        all.extend(self.counters.held());
+        all
+    }
+
+    /// How full each map is that only the agent writes: known without a look.
+    pub fn written(&self) -> Vec<MapUsage> {
+        counters::written(self)
+    }
+
+    /// What packets write, for readers on other threads.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Addresses of endpoints that are under quarantine in the world in force.
+    pub fn quarantined(&self) -> Vec<std::net::IpAddr> {
+        self.endpoints.quarantined(self.worlds.active)
     }
 
     /// Live flows, most recently seen first.

@@ -1,6 +1,8 @@
 //! What the machine must offer before anything is loaded.
 
-use std::fs;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aya::util::KernelVersion;
@@ -40,20 +42,59 @@ pub(super) fn check(object: &[u8], pin_dir: &Path) -> Result<(), DatapathError> 
     bpffs(pin_dir)
 }
 
-/// The folder of this ABI version, made if need be.
+/// The folder of this ABI version, made if need be. It and those around it down
+/// from `pin_dir` are the agent's alone: whoever may open a pin may change what is
+/// in force.
 pub(super) fn folder(pin_dir: &Path) -> Result<PathBuf, DatapathError> {
     let folder = pin_dir.join(format!("v{ABI_VERSION}"));
-    make(&folder)?;
-    make(&folder.join("links"))?;
+    for one in [pin_dir, &folder, &folder.join("links")] {
+        make(one).map_err(|source| DatapathError::File {
+            operation: "creating",
+            path: one.to_owned(),
+            source,
+        })?;
+        own(one)?;
+    }
     Ok(folder)
 }
 
-fn make(folder: &Path) -> Result<(), DatapathError> {
-    fs::create_dir_all(folder).map_err(|source| DatapathError::File {
-        operation: "creating",
-        path: folder.to_owned(),
-        source,
-    })
+fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Refuses a folder in which others may have put pins of theirs, and closes one of
+/// our own to readers.
+fn own(folder: &Path) -> Result<(), DatapathError> {
+    let failed = |operation| {
+        move |source| DatapathError::File {
+            operation,
+            path: folder.to_owned(),
+            source,
+        }
+    };
+    let meta = fs::metadata(folder).map_err(failed("looking at"))?;
+    if let Some(fault) = fault(meta.uid(), meta.mode(), nix::unistd::geteuid().as_raw()) {
+        return Err(DatapathError::NotOurs {
+            path: folder.to_owned(),
+            fault,
+        });
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(folder, Permissions::from_mode(0o700))
+            .map_err(failed("setting the mode of"))?;
+        tracing::info!("{} is now for its owner alone", folder.display());
+    }
+    Ok(())
+}
+
+/// Why pins in a folder of this owner and mode can't be trusted, if so; `own` is
+/// our own user id.
+fn fault(owner: u32, mode: u32, own: u32) -> Option<String> {
+    if owner != 0 && owner != own {
+        return Some(format!("it belongs to user {owner}"));
+    }
+    let is_open = mode & 0o022 != 0;
+    is_open.then(|| format!("others may write in it (mode {:o})", mode & 0o7777))
 }
 
 fn release() -> String {
@@ -127,6 +168,55 @@ mod tests {
         assert_eq!(missing("CapEff:\t000001ffffffffff\n"), Vec::<&str>::new());
         assert_eq!(missing("CapEff:\t0000008000201000\n"), ["CAP_PERFMON"]);
         assert_eq!(missing("").len(), CAPABILITIES.len());
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").mode() & 0o7777
+    }
+
+    #[test]
+    fn the_pin_directory_is_for_its_owner_alone_and_an_older_one_becomes_so() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let pins = dir.path().join("a/pins");
+        for before in [None, Some(0o755), Some(0o700)] {
+            if let Some(mode) = before {
+                fs::set_permissions(&pins, Permissions::from_mode(mode)).expect("chmod");
+            }
+            let folder = folder(&pins).expect("a folder");
+            for one in [&pins, &folder, &folder.join("links")] {
+                assert_eq!(mode(one), 0o700, "{}", one.display());
+            }
+        }
+    }
+
+    #[test]
+    fn a_pin_directory_that_others_may_write_in_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for open in [0o777, 0o1777, 0o775] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(open)).expect("chmod");
+            let error = folder(dir.path())
+                .expect_err("others may write")
+                .to_string();
+            let path = dir.path().display().to_string();
+            for word in [&*path, "others may write in it", "--pin-dir"] {
+                assert!(error.contains(word), "{error}");
+            }
+            assert_eq!(mode(dir.path()), open);
+            assert!(!dir.path().join(format!("v{ABI_VERSION}")).exists());
+        }
+    }
+
+    #[test]
+    fn a_pin_directory_of_another_user_is_refused() {
+        assert_eq!(fault(0, 0o700, 0), None);
+        assert_eq!(
+            fault(0, 0o755, 1000),
+            None,
+            "root's, seen by an agent of another"
+        );
+        assert_eq!(fault(1000, 0o700, 1000), None);
+        let others = fault(1000, 0o700, 0).expect("another user's");
+        assert!(others.contains("user 1000"), "{others}");
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl<'a> View<'a> {
             Some(format!(
                 "{}: the MAC of its interface {} was {} and is now {}; only the first is its own",
                 own.pod,
-                inside.name,
+                inside.name.escape_debug(),
                 Mac(own.mac),
                 Mac(now),
             ))
@@ -167,7 +167,8 @@ fn host_side<'a>(
         .iter()
         .find(|link| link.index == index)
         .ok_or_else(|| format!("its device went while it was looked at ({path})"))?;
-    let name = &link.name;
+    // A pod names its own devices; terminals see the name.
+    let name = link.name.escape_debug();
     if link.kind != "veth" {
         let kind = if link.kind.is_empty() {
             "physical"

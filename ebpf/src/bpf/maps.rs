@@ -15,8 +15,7 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
     Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant,
-    Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat, TunnelPorts, World,
-    capacity,
+    Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat, TunnelPorts, World, capacity,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{Packet, Shape};

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod manifests;
+mod pages;
 mod shop;
 mod traffic;
 
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::testnet::{Net, Ns};
@@ -79,8 +80,12 @@ pub struct Agent {
     pub socket: PathBuf,
     /// `--pin-dir`.
     pub pin_dir: PathBuf,
-    /// Port of `--metrics-addr` on the node's loopback device.
+    /// Address of `--metrics-addr`.
+    pub metrics_ip: IpAddr,
+    /// Its port, on which the node's loopback device is served in any case.
     pub metrics_port: u16,
+    /// Port of `--health-addr` on the node's loopback device.
+    pub health_port: u16,
     /// Further flags.
     pub flags: Vec<String>,
     node: Ns,
@@ -99,7 +104,9 @@ impl Agent {
             netns_dir: net.netns_dir(),
             socket: net.socket(),
             pin_dir: net.pin_dir(),
+            metrics_ip: Ipv4Addr::LOCALHOST.into(),
             metrics_port: 9435,
+            health_port: 9434,
             flags: Vec::new(),
             node: net.node().clone(),
             log: net.dir().join("agent.log"),
@@ -118,7 +125,9 @@ impl Agent {
             netns_dir: self.netns_dir.clone(),
             socket: named(&self.socket),
             pin_dir: named(&self.pin_dir),
+            metrics_ip: self.metrics_ip,
             metrics_port: self.metrics_port + 1,
+            health_port: self.health_port - 1,
             flags: Vec::new(),
             node: self.node.clone(),
             log: self.log.with_file_name(format!("{node_name}.log")),
@@ -152,8 +161,9 @@ impl Agent {
             .arg(&self.netns_dir)
             .args([
                 "--metrics-addr",
-                &format!("127.0.0.1:{}", self.metrics_port),
+                &SocketAddr::new(self.metrics_ip, self.metrics_port).to_string(),
             ])
+            .args(["--health-addr", &format!("127.0.0.1:{}", self.health_port)])
             .args(&self.flags);
         self.place(command);
     }
@@ -288,55 +298,6 @@ impl Agent {
             }
         }
         Ok(drops)
-    }
-
-    /// The value of a metric that has no labels.
-    pub fn metric(&self, name: &str) -> Result<f64> {
-        let page = self.metrics()?;
-        let line = page.lines().find_map(|line| line.strip_prefix(name));
-        let value = line.with_context(|| format!("no {name} in\n{page}"))?;
-        Ok(value.trim().parse()?)
-    }
-
-    /// Packets that the page at `/metrics` has as dropped on their way from one
-    /// workload to another.
-    pub fn dropped(&self, source: &str, destination: &str) -> Result<u64> {
-        // Labels come in the order of their names.
-        let source = format!(",source=\"{source}\",");
-        let destination = format!("{{destination=\"{destination}\",");
-        let page = self.metrics()?;
-        let lines = page.lines().filter(|line| {
-            line.starts_with("ringfence_dropped_packets_total{")
-                && line.contains(&source)
-                && line.contains(&destination)
-        });
-        let values = lines.filter_map(|line| line.rsplit(' ').next());
-        values.map(|value| Ok(value.parse::<u64>()?)).sum()
-    }
-
-    /// Time that its process has had on all CPUs together.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let pid = self.pid.context("no agent runs")?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name, in parentheses, may hold anything; user and system time are
-        // the twelfth and thirteenth field after it (proc_pid_stat(5)).
-        let after = &stat[stat.rfind(')').context("no name")? + 1..];
-        let fields = after.split_whitespace().skip(11).take(2);
-        let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
-        let each = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
-        Ok(Duration::from_secs(ticks) / u32::try_from(each)?)
-    }
-
-    /// The page at `/metrics`.
-    pub fn metrics(&self) -> Result<String> {
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, self.metrics_port));
-        let stream = self
-            .node
-            .run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
-        get(
-            stream.with_context(|| format!("no metrics at {to}"))?,
-            "/metrics",
-        )
     }
 
     /// Its own words since the network was made.

@@ -116,12 +116,14 @@ fn the_image_is_of_this_version() {
 fn probes_ask_pages_that_the_agent_has_where_it_serves_them() {
     let text = fs::read_to_string(deploy("base/daemonset.yaml")).unwrap();
     let container = agent_container(&documents(&text).unwrap());
-    let port = container["ports"][0]["containerPort"].as_u64().unwrap();
     let args = strings(&container["args"]);
-    assert!(
-        args.contains(&format!("--metrics-addr=0.0.0.0:{port}")),
-        "{args:?}"
-    );
+    let ports = container["ports"].as_array().unwrap();
+    let served = ["--metrics-addr=0.0.0.0", "--health-addr=127.0.0.1"];
+    assert_eq!(ports.len(), served.len());
+    for (port, flag) in ports.iter().zip(served) {
+        let flag = format!("{flag}:{}", port["containerPort"]);
+        assert!(args.contains(&flag), "{flag} isn't in {args:?}");
+    }
     let probes = ["livenessProbe", "readinessProbe"];
     let pages = probes.map(|probe| {
         container[probe]["httpGet"]["path"]
@@ -131,10 +133,10 @@ fn probes_ask_pages_that_the_agent_has_where_it_serves_them() {
     });
     assert_eq!(pages, ["/livez", "/readyz"]);
     for probe in probes {
-        assert_eq!(
-            container[probe]["httpGet"]["port"],
-            container["ports"][0]["name"]
-        );
+        // Not where pods can keep it from being answered.
+        let asked = &container[probe]["httpGet"];
+        assert_eq!(asked["port"], ports[1]["name"]);
+        assert_eq!(asked["host"], "127.0.0.1");
     }
 }
 

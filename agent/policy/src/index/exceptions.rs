@@ -1,11 +1,11 @@
-//! What few objects are: in a node's network namespace, or faulty.
+//! What few objects are: in a node's network namespace, under quarantine, or faulty.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     config::Config,
     intern::{HashSet, Text},
-    problems,
+    labels, problems,
 };
 
 use super::{Index, Key, PodEntry, groups::PodId};
@@ -15,6 +15,8 @@ use super::{Index, Key, PodEntry, groups::PodId};
 pub(super) struct Exceptions {
     /// Pods in a node's network namespace, finished ones too.
     host_network: HashSet<PodId>,
+    /// Pods whose labels cut them off.
+    quarantined: HashSet<PodId>,
     /// Pods with a label that can't be used as it stands.
     odd_pods: HashSet<PodId>,
     /// NetworkPolicies with a mode that can't.
@@ -26,6 +28,9 @@ impl Exceptions {
         if pod.host_network {
             self.host_network.insert(id);
         }
+        if labels::is_true(&pod.shape.labels, &config.key("quarantine")) {
+            self.quarantined.insert(id);
+        }
         if problems::is_odd(config, &pod.shape.labels) {
             self.odd_pods.insert(id);
         }
@@ -33,6 +38,7 @@ impl Exceptions {
 
     pub(super) fn drop_pod(&mut self, id: PodId) {
         self.host_network.remove(&id);
+        self.quarantined.remove(&id);
         self.odd_pods.remove(&id);
     }
 
@@ -55,6 +61,11 @@ impl Index {
         let mut pods: Vec<&PodEntry> = all.filter(|pod| pod.stand_in.is_none()).collect();
         pods.sort_unstable_by_key(|pod| (&pod.shape.namespace, &pod.name));
         pods
+    }
+
+    /// Pods and stand-ins under quarantine, in no order.
+    pub(super) fn cut_off(&self) -> impl Iterator<Item = PodId> {
+        self.exceptions.quarantined.iter().copied()
     }
 
     /// Pods and stand-ins with a label that can't be used as it stands, in no order.

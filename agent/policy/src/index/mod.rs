@@ -5,6 +5,7 @@
 //! (groups, services, owners of addresses) as they come and go; and notes what
 //! changed for the compiler that looks next.
 
+mod addresses;
 mod copy;
 mod exceptions;
 pub(crate) mod feed;
@@ -343,8 +344,7 @@ impl Index {
 
     /// Every pod that is alive, has a network of its own and isn't replaced.
     pub(crate) fn live(&self) -> impl Iterator<Item = (PodId, &PodEntry)> {
-        let alive = self.groups.alive();
-        let ids = alive.flat_map(|id| &self.groups.get(id).pods);
+        let ids = self.groups.alive().flat_map(|id| &self.groups.get(id).pods);
         ids.filter_map(|id| Some((*id, self.entry(*id)?)))
     }
 

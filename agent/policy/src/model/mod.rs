@@ -36,7 +36,7 @@ pub use netpol::{
 pub(crate) use service::Forwarded;
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
 
-pub(crate) use validate::{is_dns_label, is_port_name};
+pub(crate) use validate::{check_selector, is_dns_label, is_port_name};
 
 /// One object of a kind that matters to policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -104,6 +104,11 @@ pub(super) fn number(n: i64, path: &str) -> Result<(), Fault> {
     fault(path, format!("{n} is not in 1..=65535"))
 }
 
+/// Checks a selector that is no part of an object.
+pub(crate) fn check_selector(selector: &LabelSelector) -> Result<(), (String, String)> {
+    self::selector(selector, "selector")
+}
+
 /// Checks a selector; field paths start at `path`.
 pub(super) fn selector(selector: &LabelSelector, path: &str) -> Result<(), Fault> {
     for (key, value) in &selector.match_labels {

@@ -1,0 +1,98 @@
+//! Addresses of pods that are told apart by their labels.
+
+use std::net::IpAddr;
+
+use crate::{
+    intern::{HashMap, Pool},
+    model::LabelSelector,
+    selector::Selector,
+};
+
+use super::{Index, groups::PodId};
+
+impl Index {
+    /// The addresses of the pods under quarantine that are alive and have a network
+    /// of their own, in no order. An address that another pod has with a better
+    /// right isn't among them. Costs as much as there are such pods.
+    pub fn quarantined_addresses(&self) -> Vec<IpAddr> {
+        self.addresses_of_live(self.cut_off())
+    }
+
+    /// The same of the real pods of one Namespace that a selector selects. Costs
+    /// as much as that Namespace has pods.
+    pub fn selected_addresses(&self, namespace: &str, selector: &LabelSelector) -> Vec<IpAddr> {
+        let selector = Selector::new(&mut Pool::default(), selector);
+        let pods = self.by_name.get(namespace).into_iter();
+        let ids = pods.flat_map(HashMap::values).copied();
+        self.addresses_of_live(ids.filter(|id| {
+            let pod = self.entry(*id);
+            pod.is_some_and(|pod| selector.matches(&pod.shape.labels))
+        }))
+    }
+
+    fn addresses_of_live(&self, ids: impl Iterator<Item = PodId>) -> Vec<IpAddr> {
+        let live = ids.filter(|id| self.entry(*id).is_some_and(|pod| self.is_live(pod)));
+        live.flat_map(|id| self.addresses_of(id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{index, pod};
+
+    fn texts(mut found: Vec<IpAddr>) -> Vec<String> {
+        found.sort();
+        found.iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn a_quarantine_counts_while_its_pod_is_alive_and_has_a_network_of_its_own() {
+        let cut_off = || json!({"ringfence.dev/quarantine": "true"});
+        let mut finished = pod("a/finished", "10.0.0.2", cut_off());
+        finished["status"]["phase"] = json!("Succeeded");
+        let mut on_the_node = pod("a/on-the-node", "192.0.2.1", cut_off());
+        on_the_node["spec"]["hostNetwork"] = json!(true);
+        let mut both = pod("a/both", "10.0.0.1", cut_off());
+        both["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+        let odd = json!({"ringfence.dev/quarantine": "perhaps"});
+        let mut index = index([
+            both,
+            finished,
+            on_the_node,
+            pod("a/free", "10.0.0.3", json!({})),
+            pod("a/odd", "10.0.0.4", odd),
+        ]);
+        assert_eq!(
+            texts(index.quarantined_addresses()),
+            ["10.0.0.1", "fd00::1"]
+        );
+        index.apply(crate::testing::object(pod("a/both", "10.0.0.1", json!({}))));
+        assert_eq!(index.quarantined_addresses(), Vec::<IpAddr>::new());
+        index.apply(crate::testing::object(pod("b/new", "10.0.0.5", cut_off())));
+        assert_eq!(texts(index.quarantined_addresses()), ["10.0.0.5"]);
+        index.delete("Pod", "b", "new");
+        assert_eq!(index.quarantined_addresses(), Vec::<IpAddr>::new());
+    }
+
+    #[test]
+    fn a_selector_selects_in_its_own_namespace_alone() {
+        let labels = || json!({"app": "prometheus"});
+        let index = index([
+            pod("monitoring/p", "10.0.0.1", labels()),
+            pod("monitoring/other", "10.0.0.2", json!({"app": "grafana"})),
+            pod("tenant/p", "10.0.0.3", labels()),
+        ]);
+        let selector = LabelSelector {
+            match_labels: [("app".to_owned(), "prometheus".to_owned())].into(),
+            ..LabelSelector::default()
+        };
+        let select = |namespace, selector| texts(index.selected_addresses(namespace, selector));
+        assert_eq!(select("monitoring", &selector), ["10.0.0.1"]);
+        let all = LabelSelector::default();
+        assert_eq!(select("monitoring", &all), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(select("nowhere", &all), Vec::<String>::new());
+    }
+}
