@@ -117,7 +117,12 @@ fn has_grown(quota: &Quota, endpoint: &Endpoint, gone: u32, last: Option<u32>) -
     let counts = |flows: u32, least| (least..u32::MAX / 2).contains(&flows);
     let kept = quota.replied.wrapping_sub(gone);
     let more = last.is_none_or(|last| counts(quota.replied.wrapping_sub(last), MORE));
-    quota.endpoint == endpoint.id && (counts(kept, Quota::REPLIED) || counts(kept, MANY) && more)
+    let full = match endpoint.id {
+        // That of all together: from here on some may get less than they could have.
+        0 => Quota::ALL_REPLIED / 2,
+        _ => Quota::REPLIED,
+    };
+    quota.endpoint == endpoint.id && (counts(kept, full) || counts(kept, MANY) && more)
 }
 
 /// Live flows by endpoint id, of endpoints that are there: the kernel takes the ways
@@ -157,6 +162,12 @@ mod tests {
         assert!(!grown(quota(7, MANY), 0, Some(MANY + 1)), "it fell");
         let full = quota(7, Quota::REPLIED);
         assert!(grown(full, 0, Some(Quota::REPLIED)), "it lets nobody in");
+        let all = |replied| {
+            let quota = quota(0, replied);
+            has_grown(&quota, &Endpoint::default(), 0, Some(replied))
+        };
+        assert!(!all(Quota::REPLIED), "there is room for many more");
+        assert!(all(Quota::ALL_REPLIED / 2));
     }
 
     #[test]

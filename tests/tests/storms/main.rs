@@ -10,4 +10,5 @@ mod flood;
 #[path = "../packets/mod.rs"]
 mod packets;
 mod revocation;
+mod unanswered;
 mod witness;
