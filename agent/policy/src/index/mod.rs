@@ -1,9 +1,8 @@
 //! The objects that are known now, and what follows from them for everybody.
 //!
-//! Fed by whatever watches files or the API server. Keeps what policy needs of
-//! each object, strings and label sets once; sums up what depends on many pods
-//! (groups, services, owners of addresses) as they come and go; and notes what
-//! changed for the compiler that looks next.
+//! Fed by whatever watches files or the API server. Keeps what policy needs of each
+//! object, strings and label sets once; sums up what depends on many pods as they
+//! come and go; and notes what changed for the compiler that looks next.
 
 mod addresses;
 mod copy;
@@ -129,8 +128,7 @@ pub struct Index {
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
     /// Addresses of the node's own interfaces, as the node's kernel says.
     own: own::Addresses,
-    /// The faults of policies whose newest form can't be used; the namespace of
-    /// a ClusterNetworkPolicy is empty.
+    /// Faults of policies whose newest form can't be used; namespace empty for cluster ones.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
     /// What few objects are, so that nobody has to go through all.
     exceptions: Exceptions,
@@ -386,8 +384,7 @@ impl Index {
         self.policies.get(namespace)?.get(name)
     }
 
-    /// Labels of a Namespace, `kubernetes.io/metadata.name` always among them
-    /// where it has pods or an object.
+    /// Labels of a Namespace; its name is always among them if it has pods or an object.
     pub(crate) fn namespace(&self, name: &str) -> Labels {
         let space = self.spaces.get(name);
         space.map_or_else(Labels::default, |s| s.labels.clone())
