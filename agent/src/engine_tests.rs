@@ -251,14 +251,14 @@ fn addresses_of_the_nodes_interfaces_reach_the_tables_and_go_with_them() {
     assert_eq!(flags(&bench, "10.0.0.1"), Some(0), "a pod's stays its own");
     assert_eq!(bench.shared.status().node_addresses, [found[1], found[0]]);
     // While they can't be listed nothing is known to be gone.
-    let fault = Some("netlink GETROUTE: too bad".to_owned());
+    let fault = "netlink GETROUTE: too bad".to_owned();
     bench.around.lock().unwrap().addresses = Listed {
         found: BTreeSet::new(),
-        fault: fault.clone(),
+        fault: Some(fault.clone()),
     };
     bench.pass();
     assert_eq!(flags(&bench, "192.0.2.7"), own);
-    assert_eq!(bench.shared.status().node_faults, [fault.unwrap()]);
+    assert_eq!(bench.shared.status().node_faults, [fault]);
     *bench.around.lock().unwrap() = nowhere();
     bench.pass();
     assert_eq!(flags(&bench, "192.0.2.7"), None);

@@ -92,7 +92,7 @@ fn grid(matrix: &Matrix, paint: Paint) -> String {
         text.push('\n');
         let names = columns.iter().zip(1..);
         names.for_each(|(name, n)| {
-            text.push_str(&format!("{} {name}\n", right(&n.to_string(), cell)))
+            text.push_str(&format!("{} {name}\n", right(&n.to_string(), cell)));
         });
     }
     text

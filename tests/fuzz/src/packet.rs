@@ -116,6 +116,7 @@ fn step(how: u8, frame: &[u8]) -> Step {
             _ => service(true),
         },
         vlan: false,
+        pending: None,
         frame: frame.to_vec(),
         // Not looked at: nobody knows beforehand.
         expected: Expected::Pass,
@@ -251,7 +252,7 @@ fn with_node_or_itself(pod: &Pod, step: &Step, packet: &Packet) -> bool {
         Direction::Ingress => match step.source {
             Source::Node => true,
             Source::Pod { name, .. } => name == pod.name,
-            Source::Forwarded => false,
+            Source::Forwarded | Source::Unproven => false,
         },
         Direction::Egress => {
             let to = IpAddr::from(packet.destination);
@@ -274,14 +275,16 @@ mod tests {
     /// A row as the fuzzer would write it; none of one that is too long.
     fn seed(row: &Row) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        if row.steps.iter().any(|step| step.vlan) {
+        let unwritten =
+            |step: &Step| step.vlan || step.pending.is_some() || step.source == Source::Unproven;
+        if row.steps.iter().any(unwritten) {
             return None;
         }
         for step in &row.steps {
             let number = |name: &str| PODS.iter().position(|pod| pod.name == name);
             let pod = step.pod.map_or(Some(7), number)? as u8;
             let (source, next) = match step.source {
-                Source::Forwarded => (0, 0),
+                Source::Forwarded | Source::Unproven => (0, 0),
                 Source::Node => (1, 0),
                 // Only the pod itself and the one after it can be written.
                 Source::Pod { name, service } => {

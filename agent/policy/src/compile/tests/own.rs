@@ -19,7 +19,7 @@ fn scope() -> Scope {
 }
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 /// Name and flags of an address, if it has an entry.
@@ -89,7 +89,7 @@ fn a_service_on_an_address_of_the_node_leaves_it_the_nodes() {
         },
     })));
     let tables = followed(&mut compiler, &mut index);
-    let (name, flags) = who(&tables, "192.0.2.7").unwrap();
+    let (name, flags) = who(&tables, "192.0.2.7").expect("an entry");
     assert_eq!((name.as_str(), flags & OWN), ("node", OWN));
 }
 
