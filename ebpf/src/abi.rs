@@ -727,6 +727,14 @@ impl Identity {
         self
     }
 
+    /// Whether a node that unpacks tunnels may be there. Only pods' addresses are known to
+    /// be no node's, whatever a Service shows: a node may have more of them than the
+    /// cluster says.
+    #[inline(always)]
+    pub const fn may_unpack(&self) -> bool {
+        self.workload < Self::FIRST || self.flags & !Self::BESIDE != 0
+    }
+
     /// Flags that say nothing of who it is.
     pub const BESIDE: u32 = Self::IS_CLAIMED | Self::IS_UNLISTED;
 }
@@ -1222,6 +1230,9 @@ impl Tag {
 
     /// Untagged.
     pub const NONE: Self = Self(0);
+    /// This node itself sent it, by one of its bridges: what a bridge floods are
+    /// copies, which have lost their socket. No endpoint has slot 0.
+    pub const NODE: Self = Self(Self::SERVICE);
 
     /// A tag for an endpoint's slot.
     #[inline(always)]

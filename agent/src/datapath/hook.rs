@@ -17,15 +17,18 @@ pub enum Hook {
     ToNetworkL3,
     /// tc ingress of any other device that isn't a bridge.
     FromNetwork,
+    /// tc egress of a bridge.
+    ToBridge,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::FromPod,
         Self::ToPod,
         Self::ToNetwork,
         Self::ToNetworkL3,
         Self::FromNetwork,
+        Self::ToBridge,
     ];
     /// Those of a pod's host-side device.
     pub(super) const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
@@ -37,13 +40,16 @@ impl Hook {
             Self::ToNetwork => load::PROGRAMS[2],
             Self::ToNetworkL3 => load::PROGRAMS[3],
             Self::FromNetwork => load::PROGRAMS[4],
+            Self::ToBridge => load::PROGRAMS[5],
         }
     }
 
     pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromPod | Self::FromNetwork => TcAttachType::Ingress,
-            Self::ToPod | Self::ToNetwork | Self::ToNetworkL3 => TcAttachType::Egress,
+            Self::ToPod | Self::ToNetwork | Self::ToNetworkL3 | Self::ToBridge => {
+                TcAttachType::Egress
+            }
         }
     }
 

@@ -113,12 +113,13 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const CLOCK: &str = "clock";
 
 /// The programs that are attached, by their names in the object.
-pub(super) const PROGRAMS: [&str; 5] = [
+pub(super) const PROGRAMS: [&str; 6] = [
     "from_pod",
     "to_pod",
     "to_network",
     "to_network_l3",
     "from_network",
+    "to_bridge",
 ];
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {

@@ -49,6 +49,21 @@ fn to_network_l3(ctx: TcContext) -> i32 {
     network(&ctx, false)
 }
 
+/// TC egress of a bridge: what the node itself sends is marked before the bridge makes
+/// copies of it. Everything else goes on as at any other device.
+#[classifier]
+fn to_bridge(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
+    let skb = unsafe { &*ctx.skb.skb };
+    if skb.ingress_ifindex == 0 && skb.tc_index as u16 == Tag::NONE.0 {
+        if skb::is_sent_here(&ctx) {
+            tag(&ctx, Tag::NODE);
+        }
+        return TC_ACT_UNSPEC;
+    }
+    network(&ctx, true)
+}
+
 /// TC ingress of every device that is neither a pod's nor a bridge: a tag that
 /// comes in there was another node's, and so was what shows an address of this
 /// node's endpoints.
@@ -100,6 +115,9 @@ fn clock(_: TcContext) -> i32 {
 /// What a hook knows beside the frame's bytes.
 #[inline(always)]
 fn context(ctx: &TcContext, skb: &__sk_buff, control: Control, slot: u32) -> Context {
+    let carried = Tag(skb.tc_index as u16);
+    let by_node = skb.ingress_ifindex == 0
+        && (carried == Tag::NODE || carried == Tag::NONE && skb::is_sent_here(ctx));
     Context {
         control,
         slot,
@@ -110,8 +128,12 @@ fn context(ctx: &TcContext, skb: &__sk_buff, control: Control, slot: u32) -> Con
         },
         len: skb.len,
         ingress_ifindex: skb.ingress_ifindex,
-        by_node: skb.ingress_ifindex == 0 && skb::is_sent_here(ctx),
-        tag: Tag(skb.tc_index as u16),
+        by_node,
+        tag: if carried == Tag::NODE {
+            Tag::NONE
+        } else {
+            carried
+        },
         vlan: skb.vlan_present != 0,
     }
 }
@@ -152,7 +174,7 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     // SAFETY: the kernel passes a valid __sk_buff to classifiers.
     let skb = unsafe { &*ctx.skb.skb };
     let carried = Tag(skb.tc_index as u16);
-    if !carried.service() {
+    if !carried.service() || carried == Tag::NODE {
         return TC_ACT_UNSPEC;
     }
     let Some(scratch) = maps::scratch() else {

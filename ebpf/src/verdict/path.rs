@@ -292,14 +292,16 @@ impl<'a, T: Tables> Path<'a, T> {
         peer.policy != Policy::Deny
     }
 
-    /// Whether the packet is for a tunnel's end on a node: what is inside would
-    /// come out there with any source. Only pods' addresses are known to be no
-    /// node's: it may have more of them than the cluster says.
+    /// Whether the packet is for a tunnel's end on a node: what is inside would come out
+    /// there with any source.
     #[inline(always)]
     pub(super) fn enters_tunnel(&self, workload: u32, flags: u32) -> bool {
-        // A pod's address is the pod's, whatever a Service shows.
-        let flags = flags & !Identity::BESIDE;
-        self.may_be_unpacked() && (workload < Identity::FIRST || flags != 0)
+        let who = Identity {
+            workload,
+            flags,
+            ..Identity::UNKNOWN
+        };
+        self.may_be_unpacked() && who.may_unpack()
     }
 
     /// Whether a node that the packet reaches would unpack it. Nodes of a cluster

@@ -284,7 +284,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(never)]
     fn is_for_tunnel(&self) -> bool {
         let identity = self.tables.identity(&self.packet.destination);
-        identity.workload < Identity::FIRST || identity.flags != 0
+        identity.may_unpack()
     }
 
     /// Whether the sender's egress is decided here: `from_pod` left it open, or decided

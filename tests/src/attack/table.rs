@@ -95,7 +95,7 @@ mod tests {
         let at = |line: &str| line.find("routed");
         assert_eq!(at(lines[1]), at(lines[2]));
         assert!(
-            lines[2].starts_with("!!") && lines[1].starts_with("  short"),
+            lines[2].starts_with("!!") && lines[1].starts_with("    short"),
             "{text}"
         );
     }

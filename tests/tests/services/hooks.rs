@@ -16,7 +16,7 @@ fn the_uplink_has_both_hooks_a_bridge_one_a_pods_device_its_own_and_loopback_non
         assert_eq!(cluster.hooks(&device), POD, "{device}");
     }
     assert_eq!(cluster.hooks("eth0"), NETWORK);
-    assert_eq!(cluster.hooks("cni0"), ["to_network"]);
+    assert_eq!(cluster.hooks("cni0"), ["to_bridge"]);
     assert_eq!(cluster.hooks("lo"), [""; 0]);
     let status = cluster.agent.json(&["status"]).unwrap();
     assert_eq!(
