@@ -80,8 +80,7 @@ pub struct Engine {
     found_by: BTreeMap<PodKey, Vec<IpAddr>>,
     /// Pods without an interface, as discovery last said.
     unguarded: Vec<Unguarded>,
-    /// Pods whose programs couldn't be attached the last time. Apart from
-    /// `unguarded`, since either may be renewed without the other.
+    /// Pods whose programs couldn't be attached the last time.
     refused: Vec<Unguarded>,
     /// Pods that are closed until their policy can be written.
     closed: Vec<PodKey>,

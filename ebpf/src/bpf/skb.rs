@@ -15,6 +15,7 @@ const BPF_HDR_START_NET: u32 = 1;
 
 /// Where the running kernel keeps its fields. The agent sets it before it loads the
 /// programs; the verifier takes what it holds for constants.
+// SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
 static KERNEL: Kernel = Kernel {
     skb_sock: 0,

@@ -8,11 +8,13 @@ use ringfence_ebpf::abi::{
     PortKey, Protocol, Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{self, Frame, Head, Packet};
+use ringfence_ebpf::packet::{self, Packet};
 use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
 
+use super::bucket::{held, release, write};
 use super::fixture::{self, PODS, Pod};
+use super::sent::Sent;
 use super::step::{Expected, Series, Source, Step};
 
 /// Interface index of the first pod; the others follow.
@@ -224,34 +226,6 @@ impl Host {
     }
 }
 
-/// A frame, and where a checksum is still to be written.
-struct Sent<'f> {
-    bytes: &'f [u8],
-    pending: Option<u32>,
-}
-
-impl Frame for Sent<'_> {
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.bytes.load(offset)
-    }
-
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        self.bytes.words(offset)
-    }
-
-    fn head<const N: usize>(&self) -> Option<impl Head> {
-        self.bytes.head::<N>()
-    }
-
-    fn len(&self) -> u32 {
-        Frame::len(self.bytes)
-    }
-
-    fn pending_checksum(&self) -> Option<u32> {
-        self.pending
-    }
-}
-
 fn ifindex(pod: Option<&str>) -> u32 {
     let Some(pod) = pod else {
         return UNMANAGED;
@@ -280,25 +254,6 @@ fn number(tag: u64) -> usize {
 
 fn opening_number(tag: u64, key: &FlowKey) -> usize {
     SEED.opening_bucket::<BUCKETS>(tag, key.endpoint) as usize
-}
-
-fn write(bucket: &mut Bucket, way: usize, tag: u64, key: &FlowKey, flow: &Flow) {
-    bucket.tags[way] = tag;
-    bucket.flows[way].flow = *flow;
-    bucket.flows[way].key = *key;
-}
-
-fn release(bucket: &mut Bucket, tag: u64, key: &FlowKey) -> bool {
-    let way = bucket.find(tag, key);
-    if let Some(way) = way {
-        bucket.tags[way] = Bucket::FREE;
-    }
-    way.is_some()
-}
-
-fn held(buckets: &[Bucket]) -> usize {
-    let tags = buckets.iter().flat_map(|bucket| bucket.tags);
-    tags.filter(|tag| *tag != Bucket::FREE).count()
 }
 
 impl Tables for Host {

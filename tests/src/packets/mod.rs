@@ -11,9 +11,11 @@
 //! Every row has ports of its own, so that no row meets another one's flows,
 //! and a fixed bug becomes one more row.
 
+mod bucket;
 pub mod fixture;
 pub mod frame;
 pub mod host;
+mod sent;
 pub mod step;
 
 mod table;

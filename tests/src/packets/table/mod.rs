@@ -10,6 +10,7 @@ mod onlink;
 mod parser;
 mod places;
 mod policy;
+mod services;
 mod spoofing;
 mod tcp;
 mod truncation;
@@ -36,6 +37,7 @@ pub fn rows() -> Vec<Row> {
     neighbours::rows(&mut table);
     spoofing::rows(&mut table);
     places::rows(&mut table);
+    services::rows(&mut table);
     offload::rows(&mut table);
     onlink::rows(&mut table);
     table.rows
