@@ -257,27 +257,31 @@ impl<T: Tables> Path<'_, T> {
         !is_pod && self.tables.local(&quoted.destination) == 0
     }
 
-    /// Tracks an allowed packet's connection under the key in `track`.
+    /// Tracks an allowed packet's connection under the key in `track`; an adopted one as
+    /// the reply of a connection that its other end opened before anybody looked.
     #[inline(never)]
-    pub(super) fn open(&self, track: &mut Track, known: Known) {
+    pub(super) fn open(&self, track: &mut Track, known: Known, adopted: bool) {
         if known == Known::Untracked || self.half.flags & EndpointWorld::QUARANTINE != 0 {
             return;
         }
         if known == Known::Something && self.confirm(track) {
             return;
         }
-        if !self.packet.is(mark::OPENS) {
+        if adopted {
+            self.adopt(track);
+        } else if self.packet.is(mark::OPENS) {
+            track.flow = conntrack::opened(
+                self.direction,
+                self.packet.protocol,
+                self.half.epoch,
+                track.new.peer,
+                self.context.len,
+                self.context.clock.now,
+            );
+            track.flow.flags = track.new.flags;
+        } else {
             return;
         }
-        track.flow = conntrack::opened(
-            self.direction,
-            self.packet.protocol,
-            self.half.epoch,
-            track.new.peer,
-            self.context.len,
-            self.context.clock.now,
-        );
-        track.flow.flags = track.new.flags;
         self.store(track, known, track.new.stat);
     }
 
@@ -330,16 +334,15 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Takes an unknown packet as the reply of a connection that its other end
-    /// has opened before anybody looked.
+    /// The flow of which an unknown packet is taken for the reply.
     #[inline(never)]
-    pub(super) fn adopt(&self, track: &mut Track, workload: u32) {
+    fn adopt(&self, track: &mut Track) {
         let context = self.context;
         track.flow = conntrack::opened(
             self.direction.reverse(),
             self.packet.protocol,
             self.half.epoch,
-            workload,
+            track.new.peer,
             0,
             context.clock.now,
         );
@@ -352,6 +355,5 @@ impl<T: Tables> Path<'_, T> {
             context.len,
             context.clock.now,
         );
-        self.store(track, Known::Nothing, Stat::FlowsAllowed);
     }
 }

@@ -155,7 +155,11 @@ impl<'a, T: Tables> Path<'a, T> {
         verdict
     }
 
-    /// The full decision of this endpoint in this direction.
+    /// The full decision of this endpoint in this direction. What passes `always` does
+    /// so whatever policy says.
+    ///
+    /// One place that stores flows, for all of them: the verifier walks what it calls
+    /// once for each place.
     #[inline(always)]
     pub(super) fn decide(
         &self,
@@ -163,58 +167,38 @@ impl<'a, T: Tables> Path<'a, T> {
         known: Known,
         (peer, addr): (&Peer, &Addr),
         flags: u8,
+        always: bool,
     ) -> Verdict {
         let (source, destination) = match self.direction {
             Direction::Egress => (self.endpoint.workload, peer.workload),
             Direction::Ingress => (peer.workload, self.endpoint.workload),
         };
-        if self.half.flags & EndpointWorld::QUARANTINE != 0 {
+        if self.half.flags & EndpointWorld::QUARANTINE != 0 && !always {
             return self.note(Reason::Quarantine, self.auditing(), source, destination);
         }
-        let asked = peer.policy;
-        if asked == Policy::Deny {
-            if self.endpoint.pickup_until != 0 && self.picks_up(known, addr) {
-                // It goes on as the flow that its other end opened.
-                self.adopt(track, peer.workload);
-                return Verdict::ALLOW;
-            }
-            if !self.auditing() {
-                return self.note(Reason::Policy, false, source, destination);
-            }
+        let asked = if always { Policy::Allow } else { peer.policy };
+        // It goes on as the flow that its other end opened.
+        let adopted =
+            asked == Policy::Deny && self.endpoint.pickup_until != 0 && self.picks_up(known, addr);
+        if asked == Policy::Deny && !adopted && !self.auditing() {
+            return self.note(Reason::Policy, false, source, destination);
         }
+        let allowed = asked == Policy::Allow || adopted;
         track.new = New {
             peer: peer.workload,
-            flags,
-            stat: if asked == Policy::Allow {
+            flags: if adopted { 0 } else { flags },
+            stat: if allowed {
                 Stat::FlowsAllowed
             } else {
                 Stat::FlowsAudited
             },
         };
-        self.open(track, known);
-        if asked == Policy::Allow {
+        self.open(track, known, adopted);
+        if allowed {
             Verdict::ALLOW
         } else {
             self.note(Reason::Policy, true, source, destination)
         }
-    }
-
-    /// Allowed whatever policy says.
-    #[inline(always)]
-    pub(super) fn always(
-        &self,
-        track: &mut Track,
-        known: Known,
-        workload: u32,
-        flags: u8,
-    ) -> Verdict {
-        track.new = New {
-            peer: workload,
-            flags,
-            stat: Stat::FlowsAllowed,
-        };
-        self.open(track, known);
-        Verdict::ALLOW
     }
 
     /// Who is at an address, and what policy says of a packet from or to there.

@@ -96,7 +96,10 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict { noted, ..verdict };
     }
     let verdict = match path.established(&mut room.work.track) {
-        Found::Passes(_) => return path.followed(&mut room.work.track, Verdict::ALLOW),
+        Found::Passes(_) => {
+            room.by_sender = false;
+            Verdict::ALLOW
+        }
         Found::Revoked => path.deny(Reason::Policy),
         Found::Absent(_) if path.belongs_to_pod(frame, &mut room.work) => Verdict::ALLOW,
         Found::Absent(known) => {
@@ -136,59 +139,30 @@ impl<T: Tables> Path<'_, T> {
             return self.deny(Reason::Loopback);
         }
         let packet = self.packet;
-        if (packet.is_to_group() || to.is_on_link()) && self.is_judged() {
-            cold_path();
-            return self.opens_on_link(&mut work.track, known);
+        let on_link = (packet.is_to_group() || to.is_on_link()) && self.is_judged();
+        let neighbour = if on_link { self.neighbour(to) } else { None };
+        let to = neighbour.map_or(to, |neighbour| peer_address(neighbour, to));
+        let port = packet.destination_port;
+        let mut peer = self.judge(Direction::Egress, to, packet.protocol, port);
+        let mut flags = self.flags(peer.flags);
+        if on_link {
+            // Who gets it shows where it arrives: there its sender's egress is decided
+            // once more, unless its tag doesn't get that far.
+            flags |= Flow::SERVICE;
+            if self.endpoint.flags & Endpoint::TAG_LOST != 0 && neighbour.is_none() {
+                peer.policy = Policy::Deny;
+            }
         }
-        let peer = self.judge(
-            Direction::Egress,
-            to,
-            packet.protocol,
-            packet.destination_port,
-        );
-        let flags = self.flags(peer.flags);
-        let track = &mut work.track;
-        let verdict = if flags & Flow::ALWAYS != 0 || self.leads_to_service(peer.flags) {
-            self.always(track, known, peer.workload, flags)
-        } else {
-            self.decide(track, known, (&peer, to), flags)
-        };
+        let always = flags & Flow::ALWAYS != 0 || self.leads_to_service(peer.flags);
+        let verdict = self.decide(&mut work.track, known, (&peer, to), flags, always);
         Verdict {
             service: flags & Flow::SERVICE != 0,
             ..verdict
         }
     }
 
-    /// Decides on a packet from the pod to a group or a link-local address, which may
-    /// lead to anybody on the link. The address has to be allowed, and where the packet
-    /// arrives its sender's egress is decided once more, by who that is. A neighbour's
-    /// link-local address stands for the neighbour.
+    /// The endpoint of this node that has a link-local address, which stands for it.
     #[inline(never)]
-    fn opens_on_link(&self, track: &mut Track, known: Known) -> Verdict {
-        let packet = self.packet;
-        let named = &packet.destination;
-        let (protocol, port) = (packet.protocol, packet.destination_port);
-        let neighbour = self.neighbour(named);
-        let to = neighbour.map_or(named, |neighbour| peer_address(neighbour, named));
-        let mut peer = self.judge(Direction::Egress, to, protocol, port);
-        let flags = self.flags(peer.flags) | Flow::SERVICE;
-        if self.endpoint.flags & Endpoint::TAG_LOST != 0 && neighbour.is_none() {
-            // Nobody could tell whose it is where it arrives.
-            peer.policy = Policy::Deny;
-        }
-        let verdict = if flags & Flow::ALWAYS != 0 {
-            self.always(track, known, peer.workload, flags)
-        } else {
-            self.decide(track, known, (&peer, to), flags)
-        };
-        Verdict {
-            service: true,
-            ..verdict
-        }
-    }
-
-    /// The endpoint of this node that has a link-local address.
-    #[inline(always)]
     fn neighbour(&self, addr: &Addr) -> Option<&Endpoint> {
         if !addr.is_link_local() {
             return None;
@@ -232,27 +206,27 @@ impl<T: Tables> Path<'_, T> {
     fn opens_to_pod(&self, track: &mut Track, known: Known) -> Verdict {
         let packet = self.packet;
         let sender = self.sender();
+        // From itself; probes, and whatever else the node itself sends.
         let own = match sender {
-            Some(sender) if sender.id == self.endpoint.id => sender.workload,
-            // Probes, and whatever else the node itself sends.
-            None if self.context.by_node => Identity::NODE,
-            _ => Identity::OUTSIDE,
+            Some(sender) => sender.id == self.endpoint.id,
+            None => self.context.by_node,
         };
-        if own != Identity::OUTSIDE {
-            return self.always(track, known, own, Flow::ALWAYS);
-        }
         let source = &self.packet.source;
         let addr = sender.map_or(source, |sender| peer_address(sender, source));
         let port = packet.destination_port;
         let mut peer = self.judge(Direction::Ingress, addr, packet.protocol, port);
-        let mut flags = 0;
-        if let Some(sender) = sender {
-            peer.workload = sender.workload;
-            if !endpoint_owns(sender, source) {
-                flags = Flow::MASQUERADED;
+        let mut flags = if own { Flow::ALWAYS } else { 0 };
+        match sender {
+            Some(sender) => {
+                peer.workload = sender.workload;
+                if !own && !endpoint_owns(sender, source) {
+                    flags = Flow::MASQUERADED;
+                }
             }
+            None if own => peer.workload = Identity::NODE,
+            None => {}
         }
-        self.decide(track, known, (&peer, addr), flags)
+        self.decide(track, known, (&peer, addr), flags, own)
     }
 
     /// Lets the fragments follow that belong to a packet that passes.

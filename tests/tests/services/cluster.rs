@@ -88,6 +88,9 @@ impl Cluster {
         let outside = [
             Ipv4Addr::new(203, 0, 113, 1).into(),
             "2001:db8::1".parse().unwrap(),
+            // Of nobody in the cluster; the first two are the other node's.
+            Ipv4Addr::new(203, 0, 113, 77).into(),
+            "2001:db8:99::77".parse().unwrap(),
         ];
         let remote = AWAY
             .into_iter()
