@@ -26,6 +26,7 @@ use crate::conntrack::Clock;
 use crate::packet::Packet;
 
 use flows::New;
+use memo::Peer;
 
 pub use memo::Memo;
 pub use network::{spoofed_from_outside, to_network};
@@ -153,6 +154,11 @@ struct Track {
     tag: u64,
     /// What is noted of the flow, if the packet opens one.
     new: New,
+    /// The address by which the other end is judged. In memory, wherever it comes from:
+    /// the verifier walks what follows once for each kind of pointer.
+    judged: Addr,
+    /// Who that is, and what policy says of it.
+    peer: Peer,
 }
 
 impl Track {
@@ -165,6 +171,8 @@ impl Track {
             flags: 0,
             stat: Stat::FlowsAllowed,
         },
+        judged: Addr::UNSPECIFIED,
+        peer: Peer::UNKNOWN,
     };
 }
 

@@ -155,8 +155,8 @@ impl<'a, T: Tables> Path<'a, T> {
         verdict
     }
 
-    /// The full decision of this endpoint in this direction. What passes `always` does
-    /// so whatever policy says.
+    /// The full decision of this endpoint in this direction, on the peer whose address
+    /// lies in `track`. What passes `always` does so whatever policy says.
     ///
     /// One place that stores flows, for all of them: the verifier walks what it calls
     /// once for each place.
@@ -165,39 +165,47 @@ impl<'a, T: Tables> Path<'a, T> {
         &self,
         track: &mut Track,
         known: Known,
-        (peer, addr): (&Peer, &Addr),
+        peer: &Peer,
         flags: u8,
         always: bool,
     ) -> Verdict {
-        let (source, destination) = match self.direction {
-            Direction::Egress => (self.endpoint.workload, peer.workload),
-            Direction::Ingress => (peer.workload, self.endpoint.workload),
+        track.new = New {
+            peer: peer.workload,
+            flags,
+            stat: Stat::FlowsAllowed,
         };
         if self.half.flags & EndpointWorld::QUARANTINE != 0 && !always {
-            return self.note(Reason::Quarantine, self.auditing(), source, destination);
+            return self.note_peer(Reason::Quarantine, self.auditing(), track);
         }
         let asked = if always { Policy::Allow } else { peer.policy };
         // It goes on as the flow that its other end opened.
-        let adopted =
-            asked == Policy::Deny && self.endpoint.pickup_until != 0 && self.picks_up(known, addr);
+        let adopted = asked == Policy::Deny
+            && self.endpoint.pickup_until != 0
+            && self.picks_up(known, &track.judged);
         if asked == Policy::Deny && !adopted && !self.auditing() {
-            return self.note(Reason::Policy, false, source, destination);
+            return self.note_peer(Reason::Policy, false, track);
         }
         let allowed = asked == Policy::Allow || adopted;
-        track.new = New {
-            peer: peer.workload,
-            flags: if adopted { 0 } else { flags },
-            stat: if allowed {
-                Stat::FlowsAllowed
-            } else {
-                Stat::FlowsAudited
-            },
-        };
+        if adopted {
+            track.new.flags = 0;
+        } else if !allowed {
+            track.new.stat = Stat::FlowsAudited;
+        }
         self.open(track, known, adopted);
         if allowed {
             Verdict::ALLOW
         } else {
-            self.note(Reason::Policy, true, source, destination)
+            self.note_peer(Reason::Policy, true, track)
+        }
+    }
+
+    /// Notes a denial with both names, that of the peer from `track`.
+    #[inline(never)]
+    fn note_peer(&self, reason: Reason, audited: bool, track: &Track) -> Verdict {
+        let (own, peer) = (self.endpoint.workload, track.new.peer);
+        match self.direction {
+            Direction::Egress => self.note(reason, audited, own, peer),
+            Direction::Ingress => self.note(reason, audited, peer, own),
         }
     }
 
@@ -269,7 +277,7 @@ impl<'a, T: Tables> Path<'a, T> {
 
     /// Whether policy lets the other end open the connection of which this packet
     /// would be an answer.
-    #[inline(never)]
+    #[inline(always)]
     fn would_be_opened(&self, addr: &Addr) -> bool {
         let port = self.packet.source_port;
         let peer = self.judge(self.direction.reverse(), addr, self.packet.protocol, port);

@@ -1,6 +1,6 @@
 //! The two hooks of a pod's host-side device.
 
-use core::hint::cold_path;
+use core::hint::{black_box, cold_path};
 
 use super::flows::Found;
 use super::path::{Hook, Known, Path};
@@ -108,7 +108,9 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
             } else {
                 Known::Untracked
             };
-            path.opens_to_pod(&mut room.work.track, known)
+            let track = &mut room.work.track;
+            let flags = path.judge_sender(track);
+            path.opens_to_pod(track, known, flags)
         }
     };
     // What was only noted of the sender's egress is counted with the packet
@@ -139,30 +141,49 @@ impl<T: Tables> Path<'_, T> {
             return self.deny(Reason::Loopback);
         }
         let packet = self.packet;
-        let on_link = (packet.is_to_group() || to.is_on_link()) && self.is_judged();
-        let neighbour = if on_link { self.neighbour(to) } else { None };
-        let to = neighbour.map_or(to, |neighbour| peer_address(neighbour, to));
-        let port = packet.destination_port;
-        let mut peer = self.judge(Direction::Egress, to, packet.protocol, port);
-        let mut flags = self.flags(peer.flags);
-        if on_link {
-            // Who gets it shows where it arrives: there its sender's egress is decided
-            // once more, unless its tag doesn't get that far.
-            flags |= Flow::SERVICE;
-            if self.endpoint.flags & Endpoint::TAG_LOST != 0 && neighbour.is_none() {
-                peer.policy = Policy::Deny;
-            }
+        let track = &mut work.track;
+        let mut asks = 0;
+        if (packet.is_to_group() || to.is_on_link()) && self.is_judged() {
+            cold_path();
+            asks = self.on_link(&mut track.judged);
+        } else {
+            track.judged = *to;
         }
+        // What follows is the same: the verifier must not walk it once for each.
+        let noise = packet.transport_len;
+        let asks = black_box(asks ^ noise) ^ noise;
+        let port = packet.destination_port;
+        let mut peer = self.judge(Direction::Egress, &track.judged, packet.protocol, port);
+        if asks & Self::LOST != 0 {
+            peer.policy = Policy::Deny;
+        }
+        let flags = self.flags(peer.flags) | (asks & u32::from(Flow::SERVICE)) as u8;
         let always = flags & Flow::ALWAYS != 0 || self.leads_to_service(peer.flags);
-        let verdict = self.decide(&mut work.track, known, (&peer, to), flags, always);
+        let verdict = self.decide(track, known, &peer, flags, always);
         Verdict {
             service: flags & Flow::SERVICE != 0,
             ..verdict
         }
     }
 
-    /// The endpoint of this node that has a link-local address, which stands for it.
+    /// Nobody could tell, where the packet arrives, whose it is.
+    const LOST: u32 = 1 << 8;
+
+    /// Finds the address by which a packet to a group or a link-local address is judged:
+    /// a neighbour's, for which its link-local one stands, or the one that it names. Who
+    /// gets the packet shows where it arrives: there its sender's egress is decided once
+    /// more ([`Flow::SERVICE`]), unless its tag doesn't get that far.
     #[inline(never)]
+    fn on_link(&self, judged: &mut Addr) -> u32 {
+        let to = &self.packet.destination;
+        let neighbour = self.neighbour(to);
+        *judged = *neighbour.map_or(to, |neighbour| peer_address(neighbour, to));
+        let lost = self.endpoint.flags & Endpoint::TAG_LOST != 0 && neighbour.is_none();
+        u32::from(Flow::SERVICE) | if lost { Self::LOST } else { 0 }
+    }
+
+    /// The endpoint of this node that has a link-local address, which stands for it.
+    #[inline(always)]
     fn neighbour(&self, addr: &Addr) -> Option<&Endpoint> {
         if !addr.is_link_local() {
             return None;
@@ -201,32 +222,43 @@ impl<T: Tables> Path<'_, T> {
         spoof::owns(self.tables, self.endpoint, &self.packet.destination)
     }
 
-    /// Decides on a packet to the pod that belongs to no flow.
+    /// Finds out who sent a packet to the pod, and what policy says of that; gives the
+    /// flags of the flow that it opens. [`Flow::ALWAYS`]: no policy has a say.
+    ///
+    /// Apart from what follows on it: together they don't fit the stack.
     #[inline(never)]
-    fn opens_to_pod(&self, track: &mut Track, known: Known) -> Verdict {
+    fn judge_sender(&self, track: &mut Track) -> u32 {
         let packet = self.packet;
         let sender = self.sender();
-        // From itself; probes, and whatever else the node itself sends.
-        let own = match sender {
-            Some(sender) => sender.id == self.endpoint.id,
-            None => self.context.by_node,
-        };
-        let source = &self.packet.source;
-        let addr = sender.map_or(source, |sender| peer_address(sender, source));
-        let port = packet.destination_port;
-        let mut peer = self.judge(Direction::Ingress, addr, packet.protocol, port);
-        let mut flags = if own { Flow::ALWAYS } else { 0 };
-        match sender {
-            Some(sender) => {
-                peer.workload = sender.workload;
-                if !own && !endpoint_owns(sender, source) {
-                    flags = Flow::MASQUERADED;
-                }
+        let source = &packet.source;
+        let shown = sender.map_or(source, |sender| peer_address(sender, source));
+        track.judged = *shown;
+        let (protocol, port) = (packet.protocol, packet.destination_port);
+        track.peer = self.judge(Direction::Ingress, &track.judged, protocol, port);
+        let Some(sender) = sender else {
+            if !self.context.by_node {
+                return 0;
             }
-            None if own => peer.workload = Identity::NODE,
-            None => {}
+            // Probes, and whatever else the node itself sends.
+            track.peer.workload = Identity::NODE;
+            return u32::from(Flow::ALWAYS);
+        };
+        track.peer.workload = sender.workload;
+        if sender.id == self.endpoint.id {
+            u32::from(Flow::ALWAYS)
+        } else if endpoint_owns(sender, source) {
+            0
+        } else {
+            u32::from(Flow::MASQUERADED)
         }
-        self.decide(track, known, (&peer, addr), flags, own)
+    }
+
+    /// Decides on a packet to the pod that belongs to no flow, given whose it is.
+    #[inline(never)]
+    fn opens_to_pod(&self, track: &mut Track, known: Known, flags: u32) -> Verdict {
+        let peer = track.peer;
+        let always = flags & u32::from(Flow::ALWAYS) != 0;
+        self.decide(track, known, &peer, flags as u8, always)
     }
 
     /// Lets the fragments follow that belong to a packet that passes.
