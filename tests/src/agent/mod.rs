@@ -33,9 +33,9 @@ pub use shop::{Shop, TCP, UDP};
 pub use traffic::{Exchange, Talk};
 
 /// Seconds that the agent has to come up or to put a change in force.
-const PATIENCE: &str = "20";
+const PATIENCE: &str = "60";
 /// How long until the agent's socket is there, on a busy machine.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// Between two looks at something that is about to happen.
 const TICK: Duration = Duration::from_millis(20);
 
