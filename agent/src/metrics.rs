@@ -302,7 +302,12 @@ impl Snapshot {
              beyond 256 under `other`.",
         );
         let gauge_vec = IntGaugeVec::new(opts, &["object", "field"])?;
-        for (object, field) in self.problems.iter().take(MOST) {
+        // What had no room comes first: nobody hides it behind faults of his own making.
+        let (held, others): (Vec<_>, Vec<_>) = self
+            .problems
+            .iter()
+            .partition(|(_, field)| field == "capacity");
+        for (object, field) in held.into_iter().chain(others).take(MOST) {
             gauge_vec.with_label_values(&[object, field]).set(1);
         }
         if let Some(rest) = self.problems.len().checked_sub(MOST).filter(|n| *n > 0) {

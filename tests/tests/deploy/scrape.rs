@@ -111,8 +111,8 @@ fn alerts_know_their_metrics(prometheus: &Prometheus) {
     assert_eq!(active, ["RingfencePolicyProblem"].into());
 }
 
-/// The series that an alert's expression looks at. Those that begin to be with
-/// the first packet of their kind are left out.
+/// The series that an alert's expression looks at. Those that begin to be with the
+/// first packet or the first problem of their kind are left out.
 fn selectors(rule: &Value) -> Vec<String> {
     let expression = rule["query"].as_str().unwrap();
     let mut found = Vec::new();
@@ -126,10 +126,10 @@ fn selectors(rule: &Value) -> Vec<String> {
             .then(|| rest.find('}'))
             .flatten();
         let selector = &rest[..labels.map_or(name, |end| end + 1)];
-        let of_packets = ["reason=", "source="]
+        let later = ["reason=", "source=", "field=\"capacity\""]
             .iter()
             .any(|label| selector.contains(label));
-        if !of_packets && selector != "ringfence_" {
+        if !later && selector != "ringfence_" {
             found.push(selector.to_owned());
         }
     }
