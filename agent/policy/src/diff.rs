@@ -164,6 +164,9 @@ fn moves(old: &Tables, new: &Tables) -> BTreeSet<(u32, u32)> {
 trait Old {
     /// What a ruleset grants, by class.
     fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)>;
+    /// What a ruleset that stays grants those of these classes, and those whose rule
+    /// was written to; of others it may say more.
+    fn grants_of(&self, ruleset: u32, classes: &mut dyn Iterator<Item = u32>) -> Vec<(u32, Grant)>;
     /// Every block of a port set, by protocol and number.
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)>;
 }
@@ -172,6 +175,10 @@ impl Old for Tables {
     fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)> {
         let rules = self.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
         rules.map(|((_, class), grant)| (*class, *grant)).collect()
+    }
+
+    fn grants_of(&self, ruleset: u32, _: &mut dyn Iterator<Item = u32>) -> Vec<(u32, Grant)> {
+        Old::grants(self, ruleset)
     }
 
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
@@ -275,7 +282,15 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
         };
         // Who was granted nothing can't lose anything.
         let mut sets = BTreeSet::new();
-        for (class, grant) in self.old.grants(before) {
+        // An endpoint that keeps its ruleset costs what was written, not what it has.
+        let grants = match before == now {
+            true => {
+                let mut moved = self.moves.keys().copied();
+                self.old.grants_of(before, &mut moved)
+            }
+            false => self.old.grants(before),
+        };
+        for (class, grant) in grants {
             let moved = self.moves.get(&class).into_iter().flatten().copied();
             let stayed = (self.stays)(before, now, class).then_some(class);
             for to in moved.chain(stayed) {

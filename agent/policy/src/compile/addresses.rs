@@ -12,7 +12,7 @@ use crate::{
         pods::Shape,
     },
     intern::{HashMap, HashSet, Text},
-    prefix::{self, Prefix},
+    prefix::{self, Prefix, V6_ROOT},
 };
 
 use super::{
@@ -40,26 +40,58 @@ impl State {
         if std::mem::take(&mut self.peers.nodes_changed) {
             addresses.extend(index.owners.of_nodes());
         }
-        if !self.peers.blocks_changed {
-            return;
-        }
         let Anew { all, apart } = self.cover();
         // Made-up addresses lie in no block but whole ones, whatever covers them.
-        let classed = self.writer.tables.classes.keys().chain(&index.made_up);
-        addresses.extend(classed.filter(|addr| covers::within(&all, addr)));
+        let made_up = index.made_up.iter();
+        addresses.extend(made_up.filter(|addr| covers::within(&all, addr)));
+        let classed = &self.writer.tables.classes;
+        for range in all {
+            addresses.extend(classed.range(range).map(|(addr, _)| *addr));
+        }
         if !apart.is_empty() {
             let owned = index.owners.all();
             addresses.extend(owned.filter(|addr| covers::within(&apart, addr)));
         }
     }
 
-    /// Finds the classes of prefixes; gives the addresses that are covered
-    /// otherwise than before.
+    /// Finds the classes of the prefixes that blocks which came or went concern;
+    /// gives the addresses that are covered otherwise than before.
     pub(super) fn cover(&mut self) -> Anew {
-        self.peers.blocks_changed = false;
-        let mut now = covers::prefixes(&self.peers);
-        let old = std::mem::take(&mut self.prefixes);
+        let touched = self.peers.take_touched();
+        let mut anew = Anew::default();
+        if !touched.is_empty() {
+            for region in covers::regions(touched, self.prefixes.len()) {
+                anew.extend(self.cover_region(&region));
+            }
+        }
+        anew
+    }
+
+    fn cover_region(&mut self, region: &Prefix) -> Anew {
+        let shorter = region.1.checked_sub(1);
+        let above = shorter.and_then(|len| prefix::longest(&self.prefixes, &region.0, len));
+        let above = above.map(|(prefix, known)| (*prefix, known.clone()));
+        let mut old = match region {
+            &V6_ROOT => std::mem::take(&mut self.prefixes),
+            region => {
+                let within = self.prefixes.range(covers::keys(region));
+                let within: Vec<Prefix> = within.map(|(prefix, _)| *prefix).collect();
+                let taken = within.into_iter();
+                taken
+                    .filter_map(|prefix| self.prefixes.remove_entry(&prefix))
+                    .collect()
+            }
+        };
+        let covered = above
+            .clone()
+            .map(|(prefix, (covered, _))| (prefix, covered));
+        let mut now = covers::prefixes(&self.peers, region, covered);
+        old.extend(above.clone());
         let changed = covers::covered_anew(&old, &now);
+        if let Some((prefix, _)) = above {
+            old.remove(&prefix);
+            now.remove(&prefix);
+        }
         for (prefix, (covered, slot)) in old {
             match now.remove(&prefix) {
                 Some(same) if same == covered => {

@@ -9,10 +9,7 @@ use ringfence_ebpf::abi::Addr;
 
 use crate::prefix::{self, Prefix, V4_ROOT, V6_ROOT};
 
-use super::{
-    peer::Block,
-    peers::{Member, PeerId, Peers},
-};
+use super::peers::{Member, PeerId, Peers};
 
 /// A prefix of some block or exception.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,54 +28,84 @@ impl Covered {
     }
 }
 
-/// Blocks that begin and end at a prefix.
-#[derive(Default)]
-struct Turn<'p> {
-    begin: Vec<&'p [PeerId]>,
-    end: Vec<&'p [PeerId]>,
+/// Peers whose blocks begin and end at a prefix, sorted.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    pub(super) begin: Vec<PeerId>,
+    pub(super) end: Vec<PeerId>,
 }
 
-/// Where blocks begin and end, shortest prefixes first.
-fn turns(peers: &Peers) -> BTreeMap<(u8, Addr), Turn<'_>> {
-    let mut turns: BTreeMap<(u8, Addr), Turn<'_>> = BTreeMap::new();
-    let swap = |(addr, len): Prefix| (len, addr);
-    for (Block { cidr, except }, ids) in peers.blocks() {
-        let at = turns.entry(swap(prefix::of(cidr)));
-        at.or_default().begin.push(ids);
-        for except in except {
-            let at = turns.entry(swap(prefix::of(except)));
-            at.or_default().end.push(ids);
-        }
-    }
-    if !peers.outside().is_empty() {
-        turns.entry(swap(V6_ROOT)).or_default();
-        turns.entry(swap(V4_ROOT)).or_default();
+/// Whether a prefix is told apart although nothing begins or ends there.
+fn is_root(peers: &Peers, prefix: &Prefix) -> bool {
+    if *prefix != V4_ROOT {
+        return *prefix == V6_ROOT && !peers.outside().is_empty();
     }
     // IPv4 lies within IPv6 in the tables: what covers the mapped prefix stops there.
-    let over_v4 = |(len, addr): &(u8, Addr)| *len < 96 && prefix::mask(&V4_ROOT.0, *len) == *addr;
-    if turns.keys().any(over_v4) {
-        turns.entry(swap(V4_ROOT)).or_default();
-    }
-    turns
+    let over_v4 = |len| {
+        let prefix = (prefix::mask(&V4_ROOT.0, len), len);
+        peers.turns().contains_key(&prefix)
+    };
+    !peers.outside().is_empty() || (0..V4_ROOT.1).any(over_v4)
 }
 
-/// Every prefix of every block and exception, with the peers that cover it.
+/// The keys of all prefixes that lie within one, itself among them.
+pub(super) fn keys(prefix: &Prefix) -> RangeInclusive<Prefix> {
+    *prefix..=(*range(prefix).end(), 128)
+}
+
+/// So few regions are looked at one by one, however few prefixes there are.
+const FEW: usize = 8;
+
+/// The regions to be looked at again where these prefixes were touched: each in no
+/// other. All there is if they are many.
+pub(super) fn regions(touched: BTreeSet<Prefix>, known: usize) -> Vec<Prefix> {
+    let mut regions: Vec<Prefix> = Vec::new();
+    for prefix in touched {
+        // What encloses a prefix comes before it, and all between lies in that too.
+        let enclosed = |last: &Prefix| keys(last).contains(&prefix);
+        if !regions.last().is_some_and(enclosed) {
+            regions.push(prefix);
+        }
+    }
+    if regions.len() > (known / 8).max(FEW) {
+        return vec![V6_ROOT];
+    }
+    regions
+}
+
+/// Every prefix within a region at which a block begins or ends, with the peers
+/// that cover it; and `above`, the longest that encloses the region.
 ///
 /// Between two nested prefixes of this list nothing begins or ends, so the
 /// longest one decides for an address.
-pub(super) fn prefixes(peers: &Peers) -> BTreeMap<Prefix, Covered> {
-    let mut found: BTreeMap<Prefix, Covered> = BTreeMap::new();
-    // Shortest first, so that what encloses a prefix is there before it.
-    for ((len, addr), turn) in turns(peers) {
+pub(super) fn prefixes(
+    peers: &Peers,
+    region: &Prefix,
+    above: Option<(Prefix, Covered)>,
+) -> BTreeMap<Prefix, Covered> {
+    let mut found: BTreeMap<Prefix, Covered> = above.into_iter().collect();
+    let none = Turn::default();
+    let within = keys(region);
+    let roots = [V6_ROOT, V4_ROOT].into_iter();
+    let roots = roots.filter(|root| within.contains(root) && is_root(peers, root));
+    let mut turns: BTreeMap<Prefix, &Turn> = roots.map(|root| (root, &none)).collect();
+    turns.extend(
+        peers
+            .turns()
+            .range(within)
+            .map(|(prefix, turn)| (*prefix, turn)),
+    );
+    // In this order what encloses a prefix is there before it.
+    for ((addr, len), turn) in turns {
         let enclosing = match len.checked_sub(1) {
             Some(shorter) if (addr, len) != V4_ROOT => prefix::longest(&found, &addr, shorter),
             _ => None,
         };
         let mut by = enclosing.map(|(_, c)| c.by.clone()).unwrap_or_default();
-        by.extend(turn.begin.into_iter().flatten());
+        by.extend(&turn.begin);
         by.sort_unstable();
         by.dedup();
-        by.retain(|id| !turn.end.iter().any(|ids| ids.contains(id)));
+        by.retain(|id| turn.end.binary_search(id).is_err());
         let is_plain = |id: &&PeerId| {
             let known = peers.get(**id);
             known.is_some_and(|known| known.peer.named.is_none())
@@ -98,6 +125,14 @@ pub(super) struct Anew {
     /// Those of them where pods match otherwise than addresses that nobody is known
     /// to own, before or now. Elsewhere a pod without a class of its own needs none.
     pub(super) apart: Vec<RangeInclusive<Addr>>,
+}
+
+impl Anew {
+    /// Adds what comes behind all that is there.
+    pub(super) fn extend(&mut self, behind: Self) {
+        self.all.extend(behind.all);
+        self.apart.extend(behind.apart);
+    }
 }
 
 /// What is covered otherwise than before.

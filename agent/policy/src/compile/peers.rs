@@ -1,6 +1,10 @@
 //! The peers in use, and which groups of pods each of them names.
 
-use std::{collections::hash_map::Entry, hash::Hash, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, hash_map::Entry},
+    hash::Hash,
+    sync::Arc,
+};
 
 use crate::{
     index::{
@@ -10,9 +14,11 @@ use crate::{
         pods::Shape,
     },
     intern::{HashMap, Text},
+    prefix::{self, Prefix, V6_ROOT},
 };
 
 use super::{
+    covers::Turn,
     ids::IdKey,
     lookup::{Place, candidates, place},
     peer::{Base, Block, Peer},
@@ -52,15 +58,16 @@ pub(super) struct Peers {
     outside: Vec<PeerId>,
     all_nodes: Vec<PeerId>,
     by_node: Vec<PeerId>,
-    blocks: HashMap<Arc<Block>, Vec<PeerId>>,
+    /// Where blocks begin and end.
+    turns: BTreeMap<Prefix, Turn>,
     /// What each group is named by, sorted; absent if by nobody.
     naming: HashMap<GroupId, Vec<Member>>,
     /// Not yet tried against groups.
     born: Vec<PeerId>,
     /// Not used any longer.
     died: Vec<PeerId>,
-    /// Blocks, or whether outside is told apart, aren't what they were.
-    pub(super) blocks_changed: bool,
+    /// Prefixes within which other peers go by address than before.
+    touched: BTreeSet<Prefix>,
     /// Peers that go by nodes' addresses came or went.
     pub(super) nodes_changed: bool,
 }
@@ -120,7 +127,7 @@ impl Peers {
     }
 
     /// Changes the list in which a peer is found.
-    fn with_place(&mut self, peer: &Peer, change: impl FnOnce(&mut Vec<PeerId>)) {
+    fn with_place(&mut self, peer: &Peer, change: impl Fn(&mut Vec<PeerId>)) {
         let pair = |a: &Text, b: &Text| (Arc::clone(a), Arc::clone(b));
         match place(&peer.base) {
             Place::Label(k, v) => change_list(&mut self.by_label, pair(k, v), change),
@@ -136,12 +143,13 @@ impl Peers {
                 change(&mut self.by_node);
             }
             Place::Outside => {
-                self.blocks_changed = true;
+                self.touched.insert(V6_ROOT);
                 change(&mut self.outside);
             }
             Place::Block(block) => {
-                self.blocks_changed = true;
-                change_list(&mut self.blocks, Arc::clone(block), change);
+                self.touched.insert(prefix::of(&block.cidr));
+                self.touched.extend(block.except.iter().map(prefix::of));
+                change_turns(&mut self.turns, block, change);
             }
         }
     }
@@ -298,10 +306,14 @@ impl Peers {
         self.by_node.iter().filter(selects).copied().collect()
     }
 
-    /// Blocks in use, and the peers that go by each.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (&Block, &[PeerId])> {
-        let blocks = self.blocks.iter();
-        blocks.map(|(block, ids)| (&**block, ids.as_slice()))
+    /// Where blocks begin and end.
+    pub(super) fn turns(&self) -> &BTreeMap<Prefix, Turn> {
+        &self.turns
+    }
+
+    /// The prefixes within which other peers go by address than at the last call.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<Prefix> {
+        std::mem::take(&mut self.touched)
     }
 
     /// Notes that a class holds peers, or no longer does.
@@ -314,6 +326,26 @@ impl Peers {
                 }
             }
         }
+    }
+}
+
+/// Changes the lists of the prefixes at which a block begins and ends.
+fn change_turns(
+    turns: &mut BTreeMap<Prefix, Turn>,
+    block: &Block,
+    change: impl Fn(&mut Vec<PeerId>),
+) {
+    let mut at = |net, list: fn(&mut Turn) -> &mut Vec<PeerId>| {
+        let prefix = prefix::of(net);
+        let turn = turns.entry(prefix).or_default();
+        change(list(turn));
+        if turn.begin.is_empty() && turn.end.is_empty() {
+            turns.remove(&prefix);
+        }
+    };
+    at(&block.cidr, |turn| &mut turn.begin);
+    for except in &block.except {
+        at(except, |turn| &mut turn.end);
     }
 }
 

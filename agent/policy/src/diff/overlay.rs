@@ -17,8 +17,8 @@ use super::{KINDS, Old};
 pub(super) struct Overlay<'t> {
     before: &'t Before,
     new: &'t Tables,
-    /// `None` if they are the same.
-    cidrs: Option<BTreeMap<Prefix, u32>>,
+    /// Prefixes that were written to and were there before, as they were.
+    cidrs: BTreeMap<Prefix, u32>,
     /// Classes whose rule was written to, by ruleset.
     rewritten: HashMap<u32, Vec<u32>>,
 }
@@ -29,16 +29,9 @@ impl<'t> Overlay<'t> {
         for (ruleset, class) in before.rules.keys() {
             rewritten.entry(*ruleset).or_default().push(*class);
         }
-        let cidrs = (!before.cidrs.is_empty()).then(|| {
-            let mut cidrs = new.cidrs.clone();
-            for (prefix, class) in &before.cidrs {
-                match class {
-                    Some(class) => cidrs.insert(*prefix, *class),
-                    None => cidrs.remove(prefix),
-                };
-            }
-            cidrs
-        });
+        let written = before.cidrs.iter();
+        let cidrs = written.filter_map(|(prefix, class)| Some((*prefix, (*class)?)));
+        let cidrs = cidrs.collect();
         Self {
             before,
             new,
@@ -47,10 +40,24 @@ impl<'t> Overlay<'t> {
         }
     }
 
+    /// The class of the longest prefix that there was.
     fn by_prefix(&self, addr: &Addr, max: u8) -> u32 {
-        match &self.cidrs {
-            Some(cidrs) => prefix::longest(cidrs, addr, max).map_or(0, |(_, class)| *class),
-            None => self.new.class_by_prefix(addr, max),
+        let written = prefix::longest(&self.cidrs, addr, max);
+        let kept = self.kept(addr, max);
+        let longest = written.into_iter().chain(kept);
+        longest
+            .max_by_key(|(prefix, _)| prefix.1)
+            .map_or(0, |(_, class)| *class)
+    }
+
+    /// The longest prefix that wasn't written to.
+    fn kept(&self, addr: &Addr, mut max: u8) -> Option<(&Prefix, &u32)> {
+        loop {
+            let found = prefix::longest(&self.new.cidrs, addr, max)?;
+            if !self.before.cidrs.contains_key(found.0) {
+                return Some(found);
+            }
+            max = found.0.1.checked_sub(1)?;
         }
     }
 
@@ -126,6 +133,19 @@ impl Old for Overlay<'_> {
             .filter_map(|class| Some((*class, (*written(*class)?)?)));
         grants.extend(old);
         grants
+    }
+
+    fn grants_of(&self, ruleset: u32, classes: &mut dyn Iterator<Item = u32>) -> Vec<(u32, Grant)> {
+        let rewritten = self.rewritten.get(&ruleset).into_iter().flatten();
+        let classes: BTreeSet<u32> = rewritten.copied().chain(classes).collect();
+        let grant = |class: u32| match self.before.rules.get(&(ruleset, class)) {
+            Some(written) => *written,
+            None => self.new.rules.get(&(ruleset, class)).copied(),
+        };
+        let granted = classes.into_iter();
+        granted
+            .filter_map(|class| Some((class, grant(class)?)))
+            .collect()
     }
 
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
