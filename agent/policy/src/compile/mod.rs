@@ -13,6 +13,7 @@
 
 mod addresses;
 mod allowlist;
+mod asks;
 mod charges;
 mod classes;
 mod cluster;
@@ -74,8 +75,8 @@ pub struct Compiler {
     state: State,
     /// None where everything has room.
     shares: Option<Shares>,
-    /// How large rules and ports were when nobody was found to have too much.
-    checked: [usize; 2],
+    /// Up to which size of rules and ports nobody can have too much of them.
+    quiet: [usize; 2],
 }
 
 /// Everything that was found out for one set of tables.
@@ -125,7 +126,7 @@ impl Compiler {
             updates: 0,
             state: State::new(key, None),
             shares: None,
-            checked: [0; 2],
+            quiet: [0; 2],
         }
     }
 

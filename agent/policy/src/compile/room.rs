@@ -18,19 +18,24 @@ use super::{
     shares::{Here, most},
 };
 
+/// By how much a table may grow before it is counted again who has how much of it:
+/// counting costs as much as there is.
+const fn slack(capacity: usize) -> usize {
+    capacity / 64
+}
+
 impl Compiler {
     /// Decides which policies are in force in which form, before any is worked out.
     pub(super) fn share_out(&mut self, index: &mut Index) {
-        let Some(shares) = self.shares.as_ref() else {
+        if self.shares.is_none() {
             return;
-        };
-        if !shares.is_idle(index) {
-            let here = self.here(index);
-            let used = self.used();
-            if let Some(shares) = self.shares.as_mut() {
-                shares.reconsider(index, &here, used);
-                shares.share_out(index, &here);
-            }
+        }
+        let (here, used) = (self.here(index), self.used());
+        let follows = self.follows(index);
+        if let Some(shares) = self.shares.as_mut() {
+            shares.take_note(index, &here, follows);
+            shares.reconsider(used);
+            shares.share_out(index);
         }
         index.held.listen();
     }
@@ -41,7 +46,11 @@ impl Compiler {
         while let Some(table) = self.crowded(index) {
             if !self.limit_largest(index, table) {
                 // Nothing that policies say: it is as it is.
-                self.checked = self.sizes().map(|(_, size)| size);
+                if let Some(shares) = &self.shares {
+                    let sizes = self.sizes();
+                    let capacity = |table| shares.of(table) as usize;
+                    self.quiet = sizes.map(|(table, size)| size + slack(capacity(table)));
+                }
                 break;
             }
             limited = true;
@@ -68,27 +77,29 @@ impl Compiler {
         if let Some(table) = self.state.room.full {
             return Some(table);
         }
-        let sizes = self.sizes();
-        for (place, (table, size)) in sizes.into_iter().enumerate() {
+        for (place, (table, size)) in self.sizes().into_iter().enumerate() {
+            let capacity = shares.of(table) as usize;
             let may = most(shares.of(table)) as usize;
-            // As long as it grows no further nobody has more of it than before.
-            if size <= may || size <= self.checked[place] {
-                self.checked[place] = self.checked[place].min(size);
+            // Up to here nobody can have more than that. What shrinks may be another's
+            // by the time that it grows again.
+            let quiet = self.quiet[place].max(may);
+            if size <= quiet {
+                self.quiet[place] = quiet.min(size + slack(capacity));
                 continue;
             }
             let owners = self.state.locals.owners(index);
             let charges = charges::of(&self.state, &owners, table);
-            if charges.values().any(|entries| *entries > may as u64) {
+            let largest = charges.values().max().map_or(0, |n| *n as usize);
+            if largest > may {
                 return Some(table);
             }
-            self.checked[place] = size;
+            self.quiet[place] = size + (may - largest).max(slack(capacity));
         }
         None
     }
 
     /// Limits the namespace that has most of a table, of those that can have less.
     fn limit_largest(&mut self, index: &mut Index, table: Table) -> bool {
-        let here = self.here(index);
         let owners = self.state.locals.owners(index);
         let charges = charges::of(&self.state, &owners, table);
         let mut charges: Vec<_> = charges.into_iter().map(|(space, n)| (n, space)).collect();
@@ -99,11 +110,16 @@ impl Compiler {
         let may = u64::from(most(shares.of(table)));
         let limited = charges
             .into_iter()
-            .any(|(entries, space)| shares.limit(index, &here, space, (may, entries)));
+            .any(|(entries, space)| shares.limit(index, space, (may, entries)));
         if limited {
-            shares.share_out(index, &here);
+            shares.share_out(index);
         }
         limited
+    }
+
+    /// Whether the journal says all that has changed since the last look.
+    fn follows(&self, index: &Index) -> bool {
+        self.looked != 0 && self.looked == index.journal.looked
     }
 
     /// Groups with pods in scope, those of pods that have just come among them.
@@ -112,8 +128,7 @@ impl Compiler {
             let pod = index.entry(id)?;
             is_local(&self.scope, pod).then(|| index.group_of(id))?
         };
-        let follows = self.looked != 0 && self.looked == index.journal.looked;
-        let groups: HashSet<GroupId> = match follows {
+        let groups: HashSet<GroupId> = match self.follows(index) {
             true => {
                 let new = index.journal.pods.iter().filter_map(|id| local(*id));
                 self.state.locals.groups().chain(new).collect()

@@ -12,17 +12,24 @@
 //!
 //! Within a namespace the lightest policies are admitted first, so that what came
 //! first doesn't matter. The newest form of one that isn't admitted has no effect.
+//!
+//! What each namespace asks for follows the journal (`asks.rs`), and a namespace is
+//! decided about again only where it asks for something else, or may have so much
+//! more or less that it matters: a change costs what it concerns, not what others hold.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use ringfence_ebpf::abi::capacity;
 
 use crate::{
-    index::{Index, Key, groups::GroupId, policies::StoredPolicy},
+    index::{Index, Key, groups::GroupId},
     intern::{HashMap, HashSet, Text},
 };
 
-use super::charges::Table;
+use super::{asks::Asks, charges::Table};
+
+/// ClusterNetworkPolicies that weigh no more than this take nothing of what there is.
+const LIGHT: u32 = 128;
 
 /// How many entries there may be, in one world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +67,7 @@ pub(super) struct Limit {
     /// Entries that it may have.
     pub(super) entries: u32,
     /// What it asked for when it got the limit.
-    asked: u32,
+    asked: u64,
     /// How large the tables were once it had the limit; `None` up to then.
     used: Option<usize>,
 }
@@ -73,14 +80,9 @@ pub(super) type Here = HashMap<Text, Vec<GroupId>>;
 pub(super) struct Shares {
     pub(super) capacity: Capacity,
     limits: BTreeMap<Text, Limit>,
-}
-
-/// A policy that selects pods in scope.
-struct Ask {
-    name: Text,
-    weight: u32,
-    /// Of the form that may stay instead.
-    last: Option<u32>,
+    asks: Asks,
+    /// For what each namespace may have the decisions about its policies stay.
+    decided: HashMap<Text, Range<u64>>,
 }
 
 impl Shares {
@@ -88,6 +90,8 @@ impl Shares {
         Self {
             capacity,
             limits: BTreeMap::new(),
+            asks: Asks::default(),
+            decided: HashMap::default(),
         }
     }
 
@@ -99,40 +103,50 @@ impl Shares {
         }
     }
 
-    /// Whether there is nothing to decide.
-    pub(super) fn is_idle(&self, index: &Index) -> bool {
-        self.limits.is_empty() && index.held.is_idle()
+    /// Takes note of what policies of whom select pods in scope now: of what the
+    /// journal names if nothing else has changed.
+    pub(super) fn take_note(&mut self, index: &Index, here: &Here, follows: bool) {
+        if !follows {
+            self.asks = Asks::default();
+            self.decided.clear();
+        }
+        for space in self.asks.follow(index, here) {
+            self.decided.remove(&space);
+        }
     }
 
     /// Decides which policies are in force in which form.
-    pub(super) fn share_out(&mut self, index: &mut Index, here: &Here) {
-        let spaces = index.held.spaces().chain(self.limits.keys());
-        let spaces: HashSet<Text> = spaces.map(Arc::clone).collect();
-        let mut asks: BTreeMap<Text, Vec<Ask>> = BTreeMap::new();
-        for space in spaces {
-            let all = self.limits.contains_key(&space);
-            asks.insert(space.clone(), asked(index, here, &space, all));
-        }
-        let sums = asks.iter().map(|(space, asks)| {
-            let sum: u64 = asks.iter().map(|ask| u64::from(ask.weight)).sum();
-            self.limits
-                .get(space)
-                .map_or(sum, |limit| u64::from(limit.entries).min(sum))
-        });
+    pub(super) fn share_out(&mut self, index: &mut Index) {
+        let never = u64::from(most(self.capacity.entries));
+        let has = |space: &Text, sum: u64| match self.limits.get(space) {
+            Some(limit) => u64::from(limit.entries).min(sum),
+            None => sum,
+        };
+        let sums = self.asks.spaces();
+        let sums = sums.map(|space| has(space, self.asks.sum(index, space, never)));
         let level = level(sums.collect(), self.left(index));
-        for (space, asks) in asks {
-            let limit = self
-                .limits
-                .get(&space)
-                .map_or(u32::MAX, |limit| limit.entries);
-            decide(index, &space, asks, level.min(u64::from(limit)));
+        let held = index.held.spaces().filter(|s| !self.asks.has(s));
+        let gone: Vec<Text> = held.map(Arc::clone).collect();
+        for space in self.asks.spaces().chain(&gone) {
+            let limit = self.limits.get(space);
+            let limit = limit.map_or(u64::MAX, |limit| limit.entries.into());
+            let may = level.min(limit);
+            if !self
+                .decided
+                .get(space)
+                .is_some_and(|same| same.contains(&may))
+            {
+                let same = decide(index, space, self.asks.lightest_first(space), may);
+                self.decided.insert(Arc::clone(space), same);
+            }
         }
+        self.decided.retain(|space, _| self.asks.has(space));
     }
 
     /// What ClusterNetworkPolicies leave: they come first.
     fn left(&self, index: &Index) -> u64 {
         let weights = index.cluster_policies.values().map(|p| u64::from(p.weight));
-        let heavy = weights.filter(|weight| *weight > u64::from(crate::index::held::LIGHT));
+        let heavy = weights.filter(|weight| *weight > u64::from(LIGHT));
         let taken = heavy
             .sum::<u64>()
             .min(u64::from(most(self.capacity.entries)));
@@ -141,14 +155,8 @@ impl Shares {
 
     /// Limits a namespace; `fits` of `fills` is what it may have of the table that
     /// it fills. Whether there was something to take.
-    pub(super) fn limit(
-        &mut self,
-        index: &Index,
-        here: &Here,
-        space: &Text,
-        (fits, fills): (u64, u64),
-    ) -> bool {
-        let has = in_force(index, here, space);
+    pub(super) fn limit(&mut self, index: &Index, space: &Text, (fits, fills): (u64, u64)) -> bool {
+        let has = self.in_force(index, space);
         if has == 0 {
             return false;
         }
@@ -156,11 +164,23 @@ impl Shares {
         let proportional = u32::try_from(proportional).unwrap_or(u32::MAX);
         let limit = Limit {
             entries: proportional.min(has - has.div_ceil(3)),
-            asked: weight(&asked(index, here, space, true)),
+            asked: self.asks.total(space),
             used: None,
         };
         self.limits.insert(Arc::clone(space), limit);
         true
+    }
+
+    /// What the forms in force of a namespace's policies weigh.
+    fn in_force(&self, index: &Index, space: &Text) -> u32 {
+        let weights = self.asks.lightest_first(space).map(|(weight, name)| {
+            let key = (Arc::clone(space), Arc::clone(name));
+            match index.held.is_held(&key) {
+                true => index.held.last_weight(&key).unwrap_or(0),
+                false => weight,
+            }
+        });
+        weights.fold(0, u32::saturating_add)
     }
 
     /// Notes how large the tables are under new limits.
@@ -172,63 +192,16 @@ impl Shares {
 
     /// Forgets limits of namespaces that ask for less now, and all of them where the
     /// tables have emptied: a quarter, so that nobody goes back and forth.
-    pub(super) fn reconsider(&mut self, index: &Index, here: &Here, used: usize) {
+    pub(super) fn reconsider(&mut self, used: usize) {
         let less = |now: u64, then: u64| now < then && now <= then - then / 4;
+        let asks = &self.asks;
         self.limits.retain(|space, limit| {
-            let asked = weight(&asked(index, here, space, true));
             let emptied = limit
                 .used
                 .is_some_and(|then| less(used as u64, then as u64));
-            !emptied && !less(asked.into(), limit.asked.into())
+            !emptied && !less(asks.total(space), limit.asked)
         });
     }
-}
-
-fn weight(asks: &[Ask]) -> u32 {
-    asks.iter()
-        .fold(0, |sum, ask| sum.saturating_add(ask.weight))
-}
-
-/// The policies of a namespace that select pods in scope: the heavy and the held
-/// ones, or all of them.
-fn asked(index: &Index, here: &Here, space: &Text, all: bool) -> Vec<Ask> {
-    let groups = here.get(space).map_or(&[][..], Vec::as_slice);
-    let own = index.policies.get(space).into_iter().flatten();
-    let counts = |name: &Text| all || index.held.is_heavy(space, name);
-    let own = own.filter(|(name, p)| counts(name) && selects(index, groups, p));
-    let ask = |(name, policy): (&Text, &StoredPolicy)| Ask {
-        name: Arc::clone(name),
-        weight: policy.weight,
-        last: index
-            .held
-            .last_weight(&(Arc::clone(space), Arc::clone(name))),
-    };
-    own.map(ask).collect()
-}
-
-fn selects(index: &Index, groups: &[GroupId], policy: &StoredPolicy) -> bool {
-    let mut shapes = groups.iter().map(|id| index.groups.shape(*id));
-    shapes.any(|shape| {
-        let subjects = &policy.subjects;
-        !subjects.rules_out(&shape.labels) && subjects.matches(&shape.labels)
-    })
-}
-
-/// What the forms in force of a namespace's policies weigh.
-fn in_force(index: &Index, here: &Here, space: &Text) -> u32 {
-    let held: HashMap<&Text, bool> = index
-        .held
-        .all()
-        .filter(|(of, ..)| *of == space)
-        .map(|(_, name, kept)| (name, kept))
-        .collect();
-    let asks = asked(index, here, space, true);
-    let weights = asks.iter().map(|ask| match held.get(&ask.name) {
-        None => ask.weight,
-        Some(true) => ask.last.unwrap_or(0),
-        Some(false) => 0,
-    });
-    weights.fold(0, u32::saturating_add)
 }
 
 /// What each may have at most, so that all fit and nobody gives way to someone who
@@ -248,27 +221,44 @@ fn level(mut asked: Vec<u64>, capacity: u64) -> u64 {
     most
 }
 
-/// Admits the lightest first.
-fn decide(index: &mut Index, space: &Text, mut asks: Vec<Ask>, mut left: u64) {
-    let held = index.held.all().filter(|(of, ..)| *of == space);
-    let mut others: HashSet<Text> = held.map(|(_, name, _)| Arc::clone(name)).collect();
-    asks.sort_by(|a, b| (a.weight, &a.name).cmp(&(b.weight, &b.name)));
-    for ask in asks {
-        others.remove(&ask.name);
-        let key: Key = (Arc::clone(space), ask.name);
-        let last = ask.last.map(u64::from).filter(|last| *last <= left);
-        if u64::from(ask.weight) <= left {
-            left -= u64::from(ask.weight);
-            index.release(&key);
+/// Admits the lightest first; gives what the namespace may have for the decisions
+/// to be the same.
+fn decide<'a>(
+    index: &mut Index,
+    space: &Text,
+    asks: impl Iterator<Item = (u32, &'a Text)>,
+    may: u64,
+) -> Range<u64> {
+    let mut others: HashSet<Text> = index.held.of(space).map(Arc::clone).collect();
+    let (mut used, mut same) = (0, 0..u64::MAX);
+    // Whether there is room for so many more.
+    let mut fits = |used: u64, weight: u32| {
+        let needed = used + u64::from(weight);
+        if needed <= may {
+            same.start = same.start.max(needed);
         } else {
-            left -= last.unwrap_or(0);
-            index.hold(&key, last.is_some());
+            same.end = same.end.min(needed);
         }
+        needed <= may
+    };
+    for (weight, name) in asks {
+        others.remove(name);
+        let key: Key = (Arc::clone(space), Arc::clone(name));
+        if fits(used, weight) {
+            used += u64::from(weight);
+            index.release(&key);
+            continue;
+        }
+        let last = index.held.last_weight(&key);
+        let last = last.filter(|last| fits(used, *last));
+        used += u64::from(last.unwrap_or(0));
+        index.hold(&key, last.is_some());
     }
-    // They select nobody here any longer, or are light by now.
+    // They select nobody here any longer.
     for name in others {
         index.release(&(Arc::clone(space), name));
     }
+    same
 }
 
 #[cfg(test)]

@@ -13,10 +13,6 @@ use crate::{
 
 use super::{Index, Key, policies::StoredPolicy};
 
-/// Policies whose weight is at most this are held only if their namespace is
-/// found to fill a table.
-pub(crate) const LIGHT: u32 = 128;
-
 /// Policies that are held, and what their last forms were.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
@@ -25,8 +21,6 @@ pub(crate) struct Held {
     forms: BTreeMap<Text, BTreeMap<Text, Option<StoredPolicy>>>,
     /// Forms that were replaced by heavier ones since the compiler looked last.
     replaced: HashMap<Key, StoredPolicy>,
-    /// Policies that are heavier than [`LIGHT`], by namespace.
-    heavy: BTreeMap<Text, BTreeMap<Text, u32>>,
     /// Somebody decides about shares, and wants to know what was replaced.
     listening: bool,
     /// Bytes of policies' texts by namespace, and together.
@@ -53,26 +47,26 @@ impl Held {
         own.get(name).map(Option::as_ref)
     }
 
-    /// Whether no policy is held, and none is heavy.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.forms.is_empty() && self.heavy.is_empty()
-    }
-
     /// Every policy that is held, and whether an earlier form is in force.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Text, &Text, bool)> {
         let all = self.forms.iter();
         all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form.is_some())))
     }
 
-    /// Namespaces that have heavy policies or held ones.
+    /// Namespaces that have held policies.
     pub(crate) fn spaces(&self) -> impl Iterator<Item = &Text> {
-        self.heavy.keys().chain(self.forms.keys())
+        self.forms.keys()
     }
 
-    /// Whether a policy is heavy.
-    pub(crate) fn is_heavy(&self, namespace: &str, name: &str) -> bool {
-        let own = self.heavy.get(namespace);
-        own.is_some_and(|own| own.contains_key(name))
+    /// The policies of a namespace that are held.
+    pub(crate) fn of(&self, namespace: &str) -> impl Iterator<Item = &Text> {
+        let own = self.forms.get(namespace).into_iter();
+        own.flat_map(BTreeMap::keys)
+    }
+
+    /// Whether a policy is held.
+    pub(crate) fn is_held(&self, key: &Key) -> bool {
+        self.form(&key.0, &key.1).is_some()
     }
 
     /// The weight of the form that could stay in force instead of the newest.
@@ -82,15 +76,6 @@ impl Held {
             None => self.replaced.get(key),
         };
         form.map(|form| form.weight)
-    }
-
-    fn weigh(&mut self, (namespace, name): &Key, weight: u32) {
-        if weight > LIGHT {
-            let own = self.heavy.entry(namespace.clone()).or_default();
-            own.insert(name.clone(), weight);
-        } else {
-            remove(&mut self.heavy, namespace, name);
-        }
     }
 
     pub(super) fn bound(&mut self, bytes: usize) {
@@ -120,7 +105,6 @@ impl Held {
     pub(super) fn put(&mut self, key: &Key, new: &StoredPolicy, old: Option<StoredPolicy>) {
         let before = old.as_ref().map_or(0, StoredPolicy::bytes);
         self.count(&key.0, new.bytes(), before);
-        self.weigh(key, new.weight);
         let old = old.filter(|old| self.listening && !old.closed && old.weight < new.weight);
         if let Some(old) = old {
             self.replaced.entry(key.clone()).or_insert(old);
@@ -132,7 +116,6 @@ impl Held {
         self.count(&key.0, 0, old.bytes());
         self.replaced.remove(key);
         remove(&mut self.forms, &key.0, &key.1);
-        remove(&mut self.heavy, &key.0, &key.1);
     }
 
     /// From now on what is replaced is kept until the next look.
