@@ -140,12 +140,12 @@ impl Classes {
             let id = self.ids.take(hash)?;
             self.number(*slot, id, peers);
         }
+        self.ids.check()?;
         Ok(turnover)
     }
 
-    /// Drops what nothing names and numbers all that is left, whatever ids they
-    /// had. Whether all got the ids that they ask for.
-    pub(super) fn settle_all(&mut self, peers: &mut Peers) -> bool {
+    /// Drops what nothing names and numbers all that is left, whatever ids they had.
+    pub(super) fn settle_all(&mut self, peers: &mut Peers) {
         self.touched.clear();
         let slots: Vec<_> = self.iter().map(|(slot, c)| (slot, c.uses)).collect();
         for (slot, _) in slots.iter().filter(|(_, uses)| *uses == 0) {
@@ -161,11 +161,10 @@ impl Classes {
             content(&a.1, peers).cmp(&content(&b.1, peers))
         };
         let give = |(slot, _): &(ClassSlot, _), id| given.push((*slot, id));
-        let preferred = self.ids.assign(&mut contents, order, give);
+        self.ids.assign(&mut contents, order, give);
         for (slot, id) in given {
             self.number(slot, id, peers);
         }
-        preferred
     }
 
     fn number(&mut self, slot: ClassSlot, id: u32, peers: &mut Peers) {

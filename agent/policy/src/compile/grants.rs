@@ -110,11 +110,11 @@ impl PortSets {
             };
             self.number(slot, blocks, writer, room);
         }
-        Ok(())
+        self.ids.check()
     }
 
-    /// Numbers all sets. Whether all got the ids that they ask for.
-    fn settle_all(&mut self, writer: &mut Writer, room: &mut Room) -> bool {
+    /// Numbers all sets.
+    fn settle_all(&mut self, writer: &mut Writer, room: &mut Room) {
         self.touched.clear();
         let mut contents = Vec::new();
         let mut given = Vec::new();
@@ -126,11 +126,10 @@ impl PortSets {
         }
         let order = |a: &(Ports, SetSlot), b: &(Ports, SetSlot)| a.0.cmp(&b.0);
         let give = |(_, slot): &(Ports, SetSlot), id| given.push((*slot, id));
-        let preferred = self.ids.assign(&mut contents, order, give);
+        self.ids.assign(&mut contents, order, give);
         for (slot, blocks) in given {
             self.number(slot, blocks, writer, room);
         }
-        preferred
     }
 
     fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer, room: &mut Room) {
@@ -228,16 +227,15 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// Writes all rules. Whether all port sets got the ids that they ask for.
-    pub(super) fn settle_all(&mut self) -> bool {
+    /// Writes all rules.
+    pub(super) fn settle_all(&mut self) {
         let mut pending = Vec::new();
         let slots: Vec<_> = self.rulesets.iter().map(|(slot, _)| slot).collect();
         for ruleset in slots {
             self.of_ruleset(ruleset, &mut pending);
         }
-        let preferred = self.sets.settle_all(self.writer, self.room);
+        self.sets.settle_all(self.writer, self.room);
         self.write(pending);
-        preferred
     }
 
     fn write(&mut self, pending: Vec<Pending>) {

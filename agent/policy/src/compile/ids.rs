@@ -90,11 +90,19 @@ thread_local! {
     pub(super) static FEW: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
 }
 
-/// Gives contents ids one by one, as long as each gets the one it asks for.
+/// Gives contents ids one by one, as long as that gives what numbering all of them
+/// would.
+///
+/// An id that is free was passed over by nobody, so whoever asks for it may have it.
+/// Only where an id goes that was passed over would another content get that one.
 #[derive(Debug)]
 pub(super) struct Ids {
     space: Space,
     taken: HashSet<u32>,
+    /// Ids that contents asked for or came across, and found taken.
+    passed: HashSet<u32>,
+    /// One of those was given free.
+    disturbed: bool,
 }
 
 /// Two contents ask for one id: all have to be numbered anew.
@@ -106,6 +114,8 @@ impl Ids {
         Self {
             space,
             taken: HashSet::default(),
+            passed: HashSet::default(),
+            disturbed: false,
         }
     }
 
@@ -120,33 +130,42 @@ impl Ids {
     /// Gives an id free.
     pub(super) fn free(&mut self, id: u32) {
         self.taken.remove(&id);
+        self.disturbed |= self.passed.contains(&id);
+    }
+
+    /// Fails if contents would have other ids by now, were all of them numbered.
+    pub(super) fn check(&self) -> Result<(), Clash> {
+        match self.disturbed {
+            true => Err(Clash),
+            false => Ok(()),
+        }
     }
 
     /// Numbers all contents: each gets what it asks for or the next free one,
     /// in the order of what they ask for and, where that is the same, of the
-    /// contents. Whether all got what they asked for.
+    /// contents.
     pub(super) fn assign<T>(
         &mut self,
         contents: &mut [(u64, T)],
         order: impl Fn(&T, &T) -> std::cmp::Ordering,
         mut give: impl FnMut(&T, u32),
-    ) -> bool {
+    ) {
         let space = &self.space;
         self.taken.clear();
+        self.passed.clear();
+        self.disturbed = false;
         contents.sort_by(|a, b| {
             let by_id = space.preferred(a.0).cmp(&space.preferred(b.0));
             by_id.then_with(|| order(&a.1, &b.1))
         });
-        let mut preferred = true;
         for (hash, content) in contents {
             let mut id = space.preferred(*hash);
             while id == 0 || !self.taken.insert(id) {
+                self.passed.insert(id);
                 id = id.wrapping_add(space.step);
-                preferred = false;
             }
             give(content, id);
         }
-        preferred
     }
 }
 
@@ -158,9 +177,9 @@ mod tests {
         let mut ids = Ids::new(space);
         let mut contents: Vec<_> = contents.iter().map(|(c, h)| (*h, *c)).collect();
         let mut given = Vec::new();
-        let all = ids.assign(&mut contents, Ord::cmp, |c, id| given.push((*c, id)));
+        ids.assign(&mut contents, Ord::cmp, |c, id| given.push((*c, id)));
         given.sort_unstable();
-        (given, all)
+        (given, ids.passed.is_empty())
     }
 
     #[test]
@@ -179,6 +198,22 @@ mod tests {
         ids.free(7);
         assert_eq!(ids.take(7), Ok(7));
         assert_eq!(ids.take(0), Err(Clash));
+    }
+
+    #[test]
+    fn an_id_that_somebody_passed_over_does_not_go_unnoticed() {
+        let mut ids = Ids::new(PLAIN);
+        let mut contents = [(7, "a"), (7, "b"), (8, "c"), (20, "d")];
+        let mut given = Vec::new();
+        ids.assign(&mut contents, Ord::cmp, |c, id| given.push((*c, id)));
+        assert_eq!(given, [("a", 7), ("b", 8), ("c", 9), ("d", 20)]);
+        assert_eq!((ids.take(10), ids.check()), (Ok(10), Ok(())));
+        for id in [9, 10, 20] {
+            ids.free(id);
+            assert_eq!(ids.check(), Ok(()), "{id} was passed over by nobody");
+        }
+        ids.free(8);
+        assert_eq!(ids.check(), Err(Clash), "c would have it now");
     }
 
     #[test]

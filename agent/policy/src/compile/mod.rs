@@ -95,9 +95,8 @@ struct State {
     names: Pool<str>,
     writer: Writer,
     room: Room,
-    /// Not every content has the id that it asks for, so that ids may depend on
-    /// each other: each change numbers everything anew.
-    clashed: bool,
+    /// What had no room is missing: the next change starts from scratch.
+    partial: bool,
 }
 
 /// What a change concerns.
@@ -149,7 +148,7 @@ impl Compiler {
     pub fn update(&mut self, index: &mut Index) -> Change {
         self.share_out(index);
         let journal = std::mem::replace(&mut index.journal, Journal::listening());
-        let follows = self.looked != 0 && self.looked == journal.looked && !self.state.clashed;
+        let follows = self.looked != 0 && self.looked == journal.looked && !self.state.partial;
         self.looked = index.journal.looked;
         let followed = follows && self.follow(index, journal).is_ok() && !self.is_crowded(index);
         let mut change = if followed {
@@ -212,11 +211,10 @@ impl Compiler {
         state.peers.settle(index, |_| {});
         state.cover();
         state.place_all(scope, index);
-        let numbered = state.rulesets.number_all();
-        let classed = state.classes.settle_all(&mut state.peers);
-        let granted = state.parts().settle_all();
-        // What had no room is missing: the next change starts from scratch again.
-        state.clashed = !(numbered && classed && granted && state.room.full.is_none());
+        state.rulesets.number_all();
+        state.classes.settle_all(&mut state.peers);
+        state.parts().settle_all();
+        state.partial = state.room.full.is_some();
         state.write_all(index, &pods);
     }
 
@@ -298,7 +296,7 @@ impl State {
             placed: Placed::default(),
             names: Pool::default(),
             writer: Writer::default(),
-            clashed: false,
+            partial: false,
         }
     }
 

@@ -167,25 +167,23 @@ impl Rulesets {
                 ruleset.id = Some(id);
             }
         }
-        Ok(())
+        self.ids.check()
     }
 
-    /// Numbers all of them, whatever ids they had. Whether all got the ids that
-    /// they ask for.
-    pub(super) fn number_all(&mut self) -> bool {
+    /// Numbers all of them, whatever ids they had.
+    pub(super) fn number_all(&mut self) {
         let all = self.iter();
         let content = all.map(|(slot, r)| (r.hash, (Arc::clone(&r.content), slot)));
         let mut contents: Vec<_> = content.collect();
         let mut given = Vec::new();
         let order = |a: &(Arc<Content>, _), b: &(Arc<Content>, _)| a.0.cmp(&b.0);
         let give = |(_, slot): &(_, RulesetSlot), id| given.push((*slot, id));
-        let preferred = self.ids.assign(&mut contents, order, give);
+        self.ids.assign(&mut contents, order, give);
         for (slot, id) in given {
             if let Some(ruleset) = self.slots.get_mut(slot) {
                 ruleset.id = Some(id);
             }
         }
-        preferred
     }
 }
 
