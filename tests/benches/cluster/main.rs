@@ -10,12 +10,15 @@
 //! when the pinned maps, read as packets read them (the active world first, then
 //! its entry), hold what the change makes of one entry. They are looked at every
 //! 100 µs, which is what a figure may be too high by.
+//!
+//! Variant `shares` is two small nodes side by side: see [`shares`].
 
 mod changes;
 mod kernel;
 mod mirror;
 mod node;
 mod run;
+mod shares;
 
 use anyhow::{Result, bail};
 use ringfence_tests::clusters::Cluster;
@@ -29,18 +32,26 @@ const VARIANTS: [(Cluster, &str, f64); 2] = [
     (Cluster::Wide, "100k", 400e6),
 ];
 
+/// One namespace at its bound, and what that costs another.
+const SHARES: &str = "shares";
+
 fn main() -> Result<()> {
     // Cargo itself adds `--bench`.
     let arguments = std::env::args().skip(1);
     let named: Vec<String> = arguments.filter(|a| !a.starts_with('-')).collect();
-    if let Some(unknown) = named.iter().find(|n| VARIANTS.iter().all(|v| v.1 != *n)) {
-        bail!("no variant {unknown}; there are 30k and 100k");
+    let known = |n: &&String| *n == SHARES || VARIANTS.iter().any(|v| v.1 == **n);
+    if let Some(unknown) = named.iter().find(|n| !known(n)) {
+        bail!("no variant {unknown}; there are 30k, 100k and {SHARES}");
     }
+    let wanted = |variant| named.is_empty() || named.iter().any(|name| name == variant);
     let mut rows = Vec::new();
     for (cluster, variant, memory) in VARIANTS {
-        if named.is_empty() || named.iter().any(|name| name == variant) {
+        if wanted(variant) {
             rows.extend(table(variant, memory, &run::measure(cluster)?));
         }
+    }
+    if wanted(SHARES) {
+        rows.extend(shares::measure()?);
     }
     println!("{}", Value::Array(rows));
     Ok(())

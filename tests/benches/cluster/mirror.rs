@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail};
 use ringfence_ebpf::abi::{Addr, Identity};
-use ringfence_policy::compile::Compiler;
+use ringfence_policy::compile::{Capacity, Compiler};
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, Scope};
 use ringfence_policy::model::{Object, Parsed};
@@ -26,7 +26,8 @@ impl Mirror {
     pub(crate) fn new() -> Self {
         Self {
             index: Index::new(Config::default()),
-            compiler: Compiler::keyed(Scope::Node(NODE.to_owned()), kernel::id_key()),
+            compiler: Compiler::keyed(Scope::Node(NODE.to_owned()), kernel::id_key())
+                .with_capacity(Capacity::MAPS),
             classes: HashMap::new(),
         }
     }
@@ -40,11 +41,12 @@ impl Mirror {
         Ok(())
     }
 
-    /// After the last of them: an entry that the first world has.
-    pub(crate) fn first(&mut self) -> Result<Mark> {
+    /// After the last of them: an entry that the first world has. So many pods run on
+    /// the node.
+    pub(crate) fn first(&mut self, pods: usize) -> Result<Mark> {
         self.compiler.update(&mut self.index);
         let tables = self.compiler.tables();
-        if tables.endpoints.len() != 100 {
+        if tables.endpoints.len() != pods {
             bail!("{} pods on the node", tables.endpoints.len());
         }
         let known = tables.identities.keys().chain(tables.classes.keys());
@@ -62,6 +64,7 @@ impl Mirror {
             Change::Delete(resource, namespace, name) => {
                 let kind = match *resource {
                     "pods" => "Pod",
+                    "networkpolicies" => "NetworkPolicy",
                     other => bail!("{other} aren't deleted here"),
                 };
                 self.index.delete(kind, namespace, name);
@@ -87,6 +90,18 @@ impl Mirror {
                 .map(|(r, c)| Mark::Rule(*r, *c, tables.rules.get(&(*r, *c)).copied()))
         };
         Ok(mark.or_else(rule))
+    }
+
+    /// The tables as they should be.
+    pub(crate) fn tables(&self) -> &Tables {
+        self.compiler.tables()
+    }
+
+    /// How many policies have no room.
+    pub(crate) fn without_room(&self) -> usize {
+        let problems = self.index.problems();
+        let room = problems.iter().filter(|p| p.key_or_field == "capacity");
+        room.count()
     }
 
     /// Whether some peer in use names an address' pod.

@@ -85,8 +85,18 @@ impl Node {
         }
     }
 
+    /// Adds a pod's namespace.
+    pub(crate) fn add_pod(&mut self, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        self.net.add_pod(name, addresses).map(drop)
+    }
+
+    /// Removes a pod's namespace.
+    pub(crate) fn remove_pod(&mut self, name: &str) -> Result<()> {
+        self.net.remove_pod(name)
+    }
+
     /// Whether both programs are pinned on every pod's device.
-    fn is_guarded(&self) -> Result<bool> {
+    pub(crate) fn is_guarded(&self) -> Result<bool> {
         let links = self.net.pin_dir().join(format!("v{ABI_VERSION}/links"));
         let Ok(entries) = fs::read_dir(links) else {
             return Ok(false);

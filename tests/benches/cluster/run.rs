@@ -56,7 +56,7 @@ pub(crate) fn measure(cluster: Cluster) -> Result<Measured> {
         mirror.take(object.clone())?;
         server.apply_value(object)?;
     }
-    let first = mirror.first()?;
+    let first = mirror.first(pods.len())?;
     changes.keep(|pod| shown(pod).is_some_and(|addr| mirror.is_peer(&addr)));
     ensure!(changes.len() > 200, "{} peers take part", changes.len());
     let (first_world, kernel) = node.start(&server, &first)?;
