@@ -9,6 +9,7 @@ mod follow;
 mod labels;
 mod netpol;
 mod own;
+mod room;
 mod services;
 mod shares;
 mod tables;
