@@ -6,8 +6,10 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, MapData};
+use ringfence_ebpf::abi::{ABI_VERSION, Grant, RuleKey, capacity};
 use ringfence_tests::agent::{Manifest, Shop};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Blocks of one policy.
 const BLOCKS: u32 = 25_000;
@@ -16,6 +18,7 @@ const LISTS: u32 = 11;
 /// The most that the agent may keep resident, in kB.
 const MOST: u64 = 400_000;
 const QUARANTINE: &str = "ringfence.dev/quarantine";
+type Rules = HashMap<MapData, [u8; size_of::<RuleKey>()], [u8; size_of::<Grant>()]>;
 
 fn mallory() -> Manifest {
     Manifest::pod("mallory", Shop::NODE, 13)
@@ -97,12 +100,13 @@ fn changes(shop: &Shop, when: &str) -> [Duration; 2] {
 }
 
 /// A pod that nobody lists may not be called, and calls nobody who lists its callers.
-fn add_pod(shop: &mut Shop, name: &str, number: u8) {
+fn add_pod(shop: &mut Shop, name: &str, number: u8) -> Manifest {
     let pod = Manifest::pod(name, Shop::NODE, number).label("ringfence.dev/ingress", "enforce");
     let addresses = [IpAddr::from(pod.v4()), Ipv6Addr::into(pod.v6())];
     shop.net.add_pod(name, &addresses).unwrap();
     shop.serve(name).unwrap();
     shop.write(name, &pod.yaml()).unwrap();
+    pod
 }
 
 #[test]
@@ -168,4 +172,83 @@ fn a_namespace_that_asks_for_more_than_there_is_delays_nobody_else() {
         problems.contains("NetworkPolicy evil/list-10: capacity"),
         "{problems}"
     );
+}
+
+/// Fills map `RULES` with rules of a world that there isn't.
+fn fill(shop: &Shop) -> Vec<[u8; size_of::<RuleKey>()]> {
+    let mut rules = rules(shop);
+    let key = |class: u32| {
+        let mut key = [0; size_of::<RuleKey>()];
+        for (to, part) in key.chunks_exact_mut(4).zip([7, 1, class]) {
+            to.copy_from_slice(&part.to_ne_bytes());
+        }
+        key
+    };
+    let keys = (0..capacity::RULES).map(key);
+    keys.take_while(|key| rules.insert(key, [0; size_of::<Grant>()], 0).is_ok())
+        .collect()
+}
+
+fn rules(shop: &Shop) -> Rules {
+    let folder = shop.agent.pin_dir.join(format!("v{ABI_VERSION}"));
+    let map = MapData::from_pin(folder.join("RULES")).unwrap();
+    Map::HashMap(map).try_into().unwrap()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn with_a_full_table_new_pods_are_closed_and_named_and_quarantines_take_effect() {
+    let mut shop = shop();
+    // Its rule is the one that the table has no room for.
+    let client = || Shop::client().label("egress.ringfence.dev/new", "8080");
+    shop.write("client", &client().yaml()).unwrap();
+    shop.agent.wait_for("shop/client").unwrap();
+    let junk = fill(&shop);
+    assert!(!junk.is_empty() && junk.len() < capacity::RULES as usize);
+
+    let pod = add_pod(&mut shop, "new", 20);
+    shop.write(
+        "new",
+        &pod.label("egress.ringfence.dev/rogue", "8080").yaml(),
+    )
+    .unwrap();
+    shop.agent.pass().unwrap();
+    shop.agent.pass().unwrap();
+    let now = status(&shop);
+    let error = now["error"].as_str().unwrap();
+    assert!(error.contains("map RULES is full"), "{error}");
+    assert_eq!(now["closed"], json!(["shop/new"]), "{now:#}");
+    let rows = shop.agent.json(&["endpoints"]).unwrap();
+    let mut rows = rows.as_array().unwrap().iter();
+    let row = rows.find(|row| row["pod"] == "shop/new").unwrap();
+    assert_eq!(row["attached"], true, "{row}");
+    for (from, to) in [("rogue", "new"), ("new", "rogue")] {
+        assert!(!shop.calls(from, to, false).unwrap(), "{from} to {to}");
+    }
+    shop.is_guarded("with a full table").unwrap();
+
+    shop.write("client", &client().label(QUARANTINE, "true").yaml())
+        .unwrap();
+    shop.agent.pass().unwrap();
+    shop.agent.pass().unwrap();
+    assert!(status(&shop)["error"].is_string());
+    assert!(
+        !shop.calls("client", "server", false).unwrap(),
+        "quarantine"
+    );
+    assert!(!shop.calls("client", "rogue", false).unwrap(), "quarantine");
+
+    let mut rules = rules(&shop);
+    for key in junk {
+        rules.remove(&key).unwrap();
+    }
+    shop.agent.wait_for("shop/new").unwrap();
+    let now = status(&shop);
+    assert!(
+        now["error"].is_null() && now["closed"] == json!([]),
+        "{now:#}"
+    );
+    shop.write("client", &client().yaml()).unwrap();
+    shop.agent.wait_for("shop/client").unwrap();
+    shop.is_guarded("with room again").unwrap();
 }
