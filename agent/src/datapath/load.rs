@@ -34,7 +34,7 @@ pub(super) struct Loaded {
 /// Loads object and programs, reusing every pinned map of the right shape.
 pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
     check_shapes(folder)?;
-    let mut ebpf = object(folder)?;
+    let mut ebpf = over_pins(OBJECT, folder)?;
     let names: Hash<u32, Name> = pinned(folder, "NAMES", || {
         // Not preallocated: it costs what it holds.
         HashMap::create(max_entries("NAMES"), 1)
@@ -55,14 +55,20 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
 
 /// The programs once more, over the same pinned maps.
 pub(super) fn twin(folder: &Path) -> Result<Ebpf, DatapathError> {
-    let mut ebpf = object(folder)?;
+    let mut ebpf = over_pins(OBJECT, folder)?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
 }
 
-fn object(folder: &Path) -> Result<Ebpf, DatapathError> {
+/// An object over the maps that are pinned in a folder: the agent's own, or one with
+/// more programs to measure it by. Its programs aren't loaded yet.
+///
+/// # Errors
+/// If the running kernel's type information can't be read, or the object doesn't fit it
+/// or the maps.
+pub fn over_pins(object: &[u8], folder: &Path) -> Result<Ebpf, DatapathError> {
     let running = Running::read()?;
-    let object = kfunc::complete(OBJECT, &running)?;
+    let object = kfunc::complete(object, &running)?;
     let fields = Raw(running.fields);
     EbpfLoader::new()
         .default_map_pin_directory(folder)

@@ -55,6 +55,7 @@ pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
 pub use hook::Hook;
+pub use load::over_pins;
 pub use remove::{Removed, uninstall};
 pub use run::Run;
 pub use verified::Verified;

@@ -1,9 +1,10 @@
 //! The bench's own programs.
 
 use anyhow::{Context, Result};
+use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
+use ringfence::datapath::over_pins;
 use ringfence_ebpf::abi::{Flow, FlowKey};
 use ringfence_tests::packets::Frame;
 use ringfence_tests::testnet::Net;
@@ -37,10 +38,9 @@ impl Own {
         let object = std::env::var("RINGFENCE_BENCH_OBJECT")
             .context("RINGFENCE_BENCH_OBJECT isn't set: run `cargo xtask bench packet`")?;
         let version = ringfence_ebpf::abi::ABI_VERSION;
-        let ebpf = EbpfLoader::new()
-            .default_map_pin_directory(net.pin_dir().join(format!("v{version}")))
-            .load_file(&object)
-            .with_context(|| format!("can't load {object}"))?;
+        let bytes = std::fs::read(&object).with_context(|| format!("can't read {object}"))?;
+        let pins = net.pin_dir().join(format!("v{version}"));
+        let ebpf = over_pins(&bytes, &pins).with_context(|| format!("can't load {object}"))?;
         let mut own = Self {
             ebpf,
             ifindex,
