@@ -128,13 +128,14 @@ proptest! {
 
     #[test]
     fn after_any_history_each_namespace_has_what_counting_one_by_one_gives_it(
-        steps in proptest::collection::vec(step(), 1..16),
+        // The compiler looks after some of them only.
+        steps in proptest::collection::vec((step(), any::<bool>()), 1..16),
     ) {
         const CAPACITY: Capacity = Capacity { entries: 300, rules: 100_000, ports: 1000 };
         let mut index = Index::new(Config::default());
         let mut compiler = Compiler::new(scope()).with_capacity(CAPACITY);
         let (mut policies, mut pods) = (Policies::new(), Pods::new());
-        for step in steps {
+        for (step, looks) in steps {
             match step {
                 Step::Policy(space, n, _, 0) => {
                     index.delete("NetworkPolicy", &format!("s{space}"), &format!("p{n}"));
@@ -157,6 +158,9 @@ proptest! {
                     index.apply(object(app(&format!("s{space}/a{n}"), &ip, label)));
                     pods.insert((space, n), label);
                 }
+            }
+            if !looks {
+                continue;
             }
             compiler.update(&mut index);
             prop_assert_eq!(compiler.tables(), &index.compile(&scope()));
