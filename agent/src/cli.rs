@@ -1,12 +1,14 @@
 //! Arguments as they are written; [`crate::settings`] resolves them.
 
+mod values;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringfence_ebpf::packet::protocol;
-use ringfence_policy::ports::PortSpec;
+
+pub use values::{SeenMark, TunnelPort};
 
 /// A small firewall around every service of a Kubernetes cluster.
 #[derive(Parser, Debug)]
@@ -375,22 +377,12 @@ pub struct AgentArgs {
     /// more, or separate by commas
     #[arg(long, value_name = "UDP/PORT", value_delimiter = ',')]
     pub tunnel_port: Vec<TunnelPort>,
-}
-
-/// A UDP port, as in `UDP/8473`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TunnelPort(pub u16);
-
-impl FromStr for TunnelPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let spec: Result<PortSpec, _> = text.parse();
-        match spec {
-            Ok(spec) if spec.protocol == protocol::UDP => Ok(Self(spec.port)),
-            _ => Err("neither UDP/PORT nor a list of such".to_owned()),
-        }
-    }
+    /// The bit of packets' marks (`skb->mark`) with which the programs note that they saw
+    /// a packet come in: what nobody saw reaches no pod. Choose another one where other
+    /// software on the node uses this one; 0 switches the check off, and a pod with
+    /// NET_ADMIN can then get around its policy
+    #[arg(long, value_name = "BIT", default_value_t)]
+    pub seen_mark: SeenMark,
 }
 
 #[cfg(test)]

@@ -210,3 +210,16 @@ fn ports_of_tunnels_are_told_one_by_one_or_in_lists_and_anything_else_exits_2() 
         assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{bad}");
     }
 }
+
+#[test]
+fn the_mark_of_seen_packets_is_one_bit_or_none_and_anything_else_exits_2() {
+    let mark = |flag: &str| settings(&format!("ringfence agent --node-name n {flag}")).unwrap();
+    assert_eq!(mark("").seen_mark, 0x1000);
+    assert_eq!(mark("--seen-mark 0x80000").seen_mark, 0x8_0000);
+    assert_eq!(mark("--seen-mark 4").seen_mark, 4);
+    assert_eq!(mark("--seen-mark 0").seen_mark, 0);
+    for bad in ["3", "0x1001", "0x", "0x100000000", "-1", "none"] {
+        let line = format!("ringfence agent --seen-mark={bad}");
+        assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{bad}");
+    }
+}

@@ -126,6 +126,7 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
         events_per_second: settings.events_per_second,
         pickup: settings.pickup,
         attach: settings.attach,
+        seen_mark: settings.seen_mark,
     })?;
     let (listener, socket) = api::bind(&settings.socket)?;
     engine.number_by(datapath.id_key());

@@ -54,6 +54,8 @@ pub struct Settings {
     pub pickup: Duration,
     /// How programs are attached.
     pub attach: Attach,
+    /// The bit of a packet's mark that says that a hook saw it come in; 0 for none.
+    pub seen_mark: u32,
     /// UDP ports of tunnels, beside those that the node shows.
     pub tunnel_ports: BTreeSet<u16>,
     /// The API's socket.
@@ -90,6 +92,7 @@ impl AgentArgs {
                 AttachBy::Best => Attach::Best,
                 AttachBy::Clsact => Attach::Clsact,
             },
+            seen_mark: self.seen_mark.0,
             tunnel_ports: self
                 .tunnel_port
                 .iter()

@@ -6,7 +6,7 @@
 //! [`ABI_VERSION`] rises: pins of another version are never reused.
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Types that are plain bytes: no padding, no pointers, every bit pattern valid.
 ///
@@ -32,7 +32,7 @@ plain! {
     u64 = 8,
     Addr = 16,
     Control = 24,
-    Kernel = 20,
+    Kernel = 24,
     Mac = 8,
     Endpoint = 112,
     EndpointWorld = 16,
@@ -328,8 +328,9 @@ pub struct Control {
     pub events_per_second: u32,
     /// Ticks of the flows' clock in a second: the kernel's `CONFIG_HZ`.
     pub ticks_per_second: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The bit of `skb->mark` without which a packet was seen by no hook where it came
+    /// in ([`Kernel::seen_mark`]); 0 as long as some hooks may not set it.
+    pub seen_mark: u32,
 }
 
 impl Control {
@@ -346,6 +347,12 @@ impl Control {
     #[inline(always)]
     pub const fn world(&self) -> World {
         (self.state & 1) as World
+    }
+
+    /// Whether a packet's mark shows that a hook saw it come in, or nobody asks.
+    #[inline(always)]
+    pub const fn saw(&self, mark: u32) -> bool {
+        mark & self.seen_mark == self.seen_mark
     }
 
     /// The low 32 bits of the generation, by which a CPU tells what it may remember.
@@ -384,6 +391,10 @@ pub struct Kernel {
     /// 1 if the programs may read the kernel's `sk_buff` with plain loads
     /// (`bpf_cast_to_kern_ctx`, Linux 6.2); else they call a helper for each field.
     pub casts: u8,
+    /// The bit of `skb->mark` that ingress hooks set in what they have seen. The agent's
+    /// choice, not the kernel's. No pod can set it: the kernel clears the mark of a packet
+    /// that leaves its network namespace (`skb_scrub_packet`).
+    pub seen_mark: u32,
 }
 
 /// Instructions in the object that the agent completes when it loads it, since the
@@ -1006,13 +1017,15 @@ reasons! {
     SpoofedArp = 5 "spoofed_arp",
     /// The pod advertised a neighbour that it isn't.
     SpoofedNeighbour = 6 "spoofed_neighbour",
-    /// The pod sent a router advertisement or a redirect.
+    /// The pod sent what only routers send: an advertisement, a redirect, a query of a
+    /// group's listeners.
     RouterMessage = 7 "router_message",
     /// A header is cut short or contradicts itself.
     Malformed = 8 "malformed",
     /// A fragment that can't be tied to an allowed first fragment.
     Fragment = 9 "fragment",
-    /// More IPv6 extension headers than are walked, or one that is unknown.
+    /// More IPv6 extension headers than are walked, or one that is unknown; a routing
+    /// header or a source route that leads on from the destination.
     ExtensionHeader = 10 "extension_header",
     /// Neither IP nor ARP.
     NonIp = 11 "non_ip",
@@ -1033,6 +1046,8 @@ reasons! {
     SpoofedFromOutside = 18 "spoofed_from_outside",
     /// From a pod to a loopback address, 127.0.0.0/8 or ::1.
     Loopback = 23 "loopback",
+    /// It passed the ingress hook of no device of this node.
+    Unseen = 24 "unseen",
 }
 
 /// Map `DROPS`: exact counters, per CPU.

@@ -21,11 +21,28 @@ pub fn check<T: Tables, F: Frame + ?Sized>(
     }
     match packet.shape {
         Shape::Ip if packet.protocol != protocol::ICMPV6 => {
-            (!owns(tables, endpoint, &packet.source)).then_some(Reason::SpoofedAddress)
+            if !owns(tables, endpoint, &packet.source) {
+                Some(Reason::SpoofedAddress)
+            } else if is_routers(packet) {
+                Some(Reason::RouterMessage)
+            } else {
+                None
+            }
         }
         Shape::Ip => icmpv6(tables, endpoint, slot, frame, packet),
         Shape::Arp => arp(endpoint, frame.len(), packet),
         Shape::Fault(reason) => unaccounted(tables, endpoint, packet, reason),
+    }
+}
+
+/// Whether only a router sends an IPv4 packet: an ICMP redirect or advertisement
+/// (RFC 792, RFC 1256), an IGMP query (RFC 3376, 4.1).
+#[inline(always)]
+const fn is_routers(packet: &Packet) -> bool {
+    match packet.protocol {
+        protocol::ICMP => matches!(packet.detail, 5 | 9),
+        protocol::IGMP => packet.detail == 0x11,
+        _ => false,
     }
 }
 

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use ringfence::datapath::{Attach, Datapath, Interface, Options};
+use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK};
 use ringfence_policy::tables::Tables;
 use ringfence_tests::bench;
 use ringfence_tests::packets::fixture;
@@ -193,6 +193,7 @@ fn attach(net: &Net) -> Result<Datapath> {
         events_per_second: 0,
         pickup: Duration::ZERO,
         attach: Attach::Best,
+        seen_mark: SEEN_MARK,
     })?;
     let applied = datapath.apply(&tables, &interfaces(net, &tables)?)?;
     if let Some((pod, error)) = applied.failed.first() {

@@ -46,7 +46,8 @@ fn fault(node: &mut Node, step: &Step) -> Option<String> {
         _ => ifindex(node, None),
     };
     let at = ifindex(node, step.pod);
-    let run = match node.datapath.run(hook, &step.frame, at, from, 1) {
+    let seen = step.source == Source::Forwarded;
+    let run = match node.datapath.run(hook, &step.frame, at, from, seen, 1) {
         Ok(run) => run,
         Err(error) => return Some(format!("can't be run: {error}")),
     };

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ringfence::datapath::{Attach, Datapath, Options};
+use ringfence::datapath::{Attach, Datapath, Options, SEEN_MARK};
 use ringfence_tests::agent::Shop;
 use ringfence_tests::testnet::Net;
 
@@ -23,6 +23,7 @@ fn the_verifier_accepts_every_program_with_room_to_spare() {
             events_per_second: 0,
             pickup: Duration::ZERO,
             attach: Attach::Best,
+            seen_mark: SEEN_MARK,
         })
     };
     let mut datapath = net.node().run(open).unwrap().unwrap();

@@ -90,6 +90,7 @@ impl Datapath {
         let followed = self.put_in_force(tables, change, &interfaces);
         self.interfaces = interfaces;
         let mut applied = self.reattach(&managed(tables, &self.interfaces), &devices);
+        let asked = self.ask_for_mark();
         let settled = self.settle_quotas();
         let failed = match followed {
             Ok(followed) => {
@@ -103,7 +104,8 @@ impl Datapath {
                 Some(error)
             }
         };
-        Ok((applied, failed.or(swept.err()).or(settled.err())))
+        let failed = failed.or(swept.err()).or(asked.err());
+        Ok((applied, failed.or(settled.err())))
     }
 
     /// Puts tables in force, and if that fails, what can't wait for them.
@@ -239,7 +241,16 @@ impl Datapath {
     /// Puts a world in force, or what has come to the one that is.
     fn flip(&mut self, world: World) -> Result<(), DatapathError> {
         let generation = self.worlds.generation + 1;
-        self.maps.set_control(Control {
+        let control = self.control(generation, world);
+        self.maps.set_control(control)?;
+        self.worlds.generation = generation;
+        self.worlds.active = world;
+        Ok(())
+    }
+
+    /// What `CONTROL` says under a generation.
+    fn control(&self, generation: u64, world: World) -> Control {
+        Control {
             state: Control::state(generation, world),
             flags: if self.options.audit {
                 Control::AUDIT
@@ -248,11 +259,26 @@ impl Datapath {
             },
             events_per_second: self.options.events_per_second,
             ticks_per_second: self.ticks.per_second(),
-            pad: 0,
-        })?;
-        self.worlds.generation = generation;
-        self.worlds.active = world;
-        Ok(())
+            seen_mark: if self.marked {
+                self.options.seen_mark
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Asks packets from now on for the mark of those that a hook saw come in: every
+    /// hook that there is sets it, and what others have let in before has arrived.
+    fn ask_for_mark(&mut self) -> Result<(), DatapathError> {
+        if self.marked {
+            return Ok(());
+        }
+        self.maps.wait_for_readers()?;
+        self.marked = true;
+        let control = self.control(self.worlds.generation, self.worlds.active);
+        self.maps
+            .set_control(control)
+            .inspect_err(|_| self.marked = false)
     }
 
     /// Frees what belonged to interfaces that have vanished. What can't be freed

@@ -122,6 +122,7 @@ impl<'a> Btf<'a> {
             device_net: self.byte("net_device", &["nd_net", "net"])?,
             summed_bits: (((1 << bits) - 1) << shift) as u8,
             casts: 0,
+            seen_mark: 0,
         };
         let cast = self.id(FUNC, "bpf_cast_to_kern_ctx");
         let casts = u8::from(cast.is_some());

@@ -54,7 +54,7 @@ impl Device {
             Kind::Loopback | Kind::Detour => &[],
             // What comes up from a bridge came in by one of its ports, where a
             // foreign tag was cleared and a pod's own is to stay.
-            Kind::Bridge => &[Hook::ToBridge],
+            Kind::Bridge => &[Hook::ToBridge, Hook::FromBridge],
             Kind::Ethernet => &[Hook::ToNetwork, Hook::FromNetwork],
             Kind::Bare => &[Hook::ToNetworkL3, Hook::FromNetwork],
         }
@@ -91,8 +91,8 @@ mod tests {
         for kind in ["", "veth", "vxlan", "vlan", "dummy"] {
             assert_eq!(hooks(kind, LinkLayerType::Ether), both, "{kind}");
         }
-        let out: &[Hook] = &[Hook::ToBridge];
-        assert_eq!(hooks("bridge", LinkLayerType::Ether), out);
+        let bridge: &[Hook] = &[Hook::ToBridge, Hook::FromBridge];
+        assert_eq!(hooks("bridge", LinkLayerType::Ether), bridge);
         let none: &[Hook] = &[];
         assert_eq!(hooks("", LinkLayerType::Loopback), none);
     }

@@ -19,16 +19,19 @@ pub enum Hook {
     FromNetwork,
     /// tc egress of a bridge.
     ToBridge,
+    /// tc ingress of a bridge.
+    FromBridge,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::FromPod,
         Self::ToPod,
         Self::ToNetwork,
         Self::ToNetworkL3,
         Self::FromNetwork,
         Self::ToBridge,
+        Self::FromBridge,
     ];
     /// Those of a pod's host-side device.
     pub(super) const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
@@ -41,12 +44,13 @@ impl Hook {
             Self::ToNetworkL3 => load::PROGRAMS[3],
             Self::FromNetwork => load::PROGRAMS[4],
             Self::ToBridge => load::PROGRAMS[5],
+            Self::FromBridge => load::PROGRAMS[6],
         }
     }
 
     pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
-            Self::FromPod | Self::FromNetwork => TcAttachType::Ingress,
+            Self::FromPod | Self::FromNetwork | Self::FromBridge => TcAttachType::Ingress,
             Self::ToPod | Self::ToNetwork | Self::ToNetworkL3 | Self::ToBridge => {
                 TcAttachType::Egress
             }

@@ -20,6 +20,8 @@ use super::load;
 pub(super) struct Links {
     folder: PathBuf,
     ebpf: Ebpf,
+    /// What the programs mark packets with, the twin's as well.
+    seen_mark: u32,
     /// The same programs once more, loaded when they are needed: the kernel takes
     /// a program once a hook, so one that somebody got ahead of can't be put in
     /// front of itself.
@@ -48,12 +50,14 @@ impl Links {
         folder: &Path,
         mut ebpf: Ebpf,
         by_clsact: bool,
+        seen_mark: u32,
     ) -> Result<Self, DatapathError> {
         let ids = ids(&mut ebpf)?;
         let filters = Filters::adopt(folder, &mut ebpf)?;
         let mut links = Self {
             folder: folder.join("links"),
             ebpf,
+            seen_mark,
             twin: None,
             ids,
             twin_ids: BTreeMap::new(),
@@ -204,7 +208,8 @@ impl Links {
         let ebpf = match self.twin.take() {
             Some(twin) => twin,
             None => {
-                let mut ebpf = load::twin(self.folder.parent().unwrap_or(&self.folder))?;
+                let mut ebpf =
+                    load::twin(self.folder.parent().unwrap_or(&self.folder), self.seen_mark)?;
                 self.twin_ids = ids(&mut ebpf)?;
                 ebpf
             }

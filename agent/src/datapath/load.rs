@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ringfence_ebpf::abi::{
     Addr, Bucket, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    Grant, Identity, Name, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey,
+    Grant, Identity, Kernel, Name, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey,
 };
 
 use super::btf::Running;
@@ -32,9 +32,9 @@ pub(super) struct Loaded {
 }
 
 /// Loads object and programs, reusing every pinned map of the right shape.
-pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
+pub(super) fn load(folder: &Path, seen_mark: u32) -> Result<Loaded, DatapathError> {
     check_shapes(folder)?;
-    let mut ebpf = over_pins(OBJECT, folder)?;
+    let mut ebpf = over_pins(OBJECT, folder, seen_mark)?;
     let names: Hash<u32, Name> = pinned(folder, "NAMES", || {
         // Not preallocated: it costs what it holds.
         HashMap::create(max_entries("NAMES"), 1)
@@ -54,22 +54,26 @@ pub(super) fn load(folder: &Path) -> Result<Loaded, DatapathError> {
 }
 
 /// The programs once more, over the same pinned maps.
-pub(super) fn twin(folder: &Path) -> Result<Ebpf, DatapathError> {
-    let mut ebpf = over_pins(OBJECT, folder)?;
+pub(super) fn twin(folder: &Path, seen_mark: u32) -> Result<Ebpf, DatapathError> {
+    let mut ebpf = over_pins(OBJECT, folder, seen_mark)?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
 }
 
 /// An object over the maps that are pinned in a folder: the agent's own, or one with
-/// more programs to measure it by. Its programs aren't loaded yet.
+/// more programs to measure it by. Its programs aren't loaded yet; those at ingress will
+/// set `seen_mark`.
 ///
 /// # Errors
 /// If the running kernel's type information can't be read, or the object doesn't fit it
 /// or the maps.
-pub fn over_pins(object: &[u8], folder: &Path) -> Result<Ebpf, DatapathError> {
+pub fn over_pins(object: &[u8], folder: &Path, seen_mark: u32) -> Result<Ebpf, DatapathError> {
     let running = Running::read()?;
     let object = kfunc::complete(object, &running)?;
-    let fields = Raw(running.fields);
+    let fields = Raw(Kernel {
+        seen_mark,
+        ..running.fields
+    });
     EbpfLoader::new()
         .default_map_pin_directory(folder)
         .override_global("KERNEL", &fields, true)
@@ -119,13 +123,14 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const CLOCK: &str = "clock";
 
 /// The programs that are attached, by their names in the object.
-pub(super) const PROGRAMS: [&str; 6] = [
+pub(super) const PROGRAMS: [&str; 7] = [
     "from_pod",
     "to_pod",
     "to_network",
     "to_network_l3",
     "from_network",
     "to_bridge",
+    "from_bridge",
 ];
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {

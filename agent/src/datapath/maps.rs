@@ -185,6 +185,23 @@ impl Maps {
         Ok(())
     }
 
+    /// Goes on asking packets for a mark if that is the one which they are asked for, and
+    /// else asks for none until [`Maps::set_control`] does; whether it goes on.
+    pub(super) fn keep_seen_mark(&mut self, mark: u32) -> Result<bool, DatapathError> {
+        let before = self.control.get(&0, 0);
+        let Raw(before) = before.map_err(|error| map_error("reading", "CONTROL", &error))?;
+        if before.seen_mark == mark {
+            return Ok(true);
+        }
+        let control = Control {
+            seen_mark: 0,
+            ..before
+        };
+        self.set_control(control)?;
+        self.wait_for_readers()?;
+        Ok(false)
+    }
+
     /// Those that hold both worlds.
     pub(super) fn policy(&mut self) -> PolicyMaps<'_> {
         PolicyMaps {

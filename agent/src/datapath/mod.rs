@@ -68,6 +68,12 @@ use names::Names;
 use ticks::Ticks;
 use world::Worlds;
 
+/// The bit of `skb->mark` that says that a hook saw a packet come in, unless
+/// [`Options::seen_mark`] is another one. Not used by kube-proxy (0x4000, 0x8000), CNI's
+/// portmap (0x2000), AWS' plugin (0x80), flannel, kindnet, Cilium (0x0f00 and the upper
+/// half) or Calico (the upper half).
+pub const SEEN_MARK: u32 = 0x1000;
+
 /// How the datapath is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -83,6 +89,8 @@ pub struct Options {
     pub pickup: Duration,
     /// How programs are attached.
     pub attach: Attach,
+    /// The bit of `skb->mark` that says that a hook saw a packet come in; 0: nobody asks.
+    pub seen_mark: u32,
 }
 
 /// A pod's interface, as discovery found it.
@@ -199,6 +207,8 @@ pub struct Datapath {
     /// The tunnels' ports of the last call; none if it failed, or none was made yet.
     tunnels: Option<BTreeSet<u16>>,
     settled: quotas::Settled,
+    /// Whether every hook that there was sets the mark by which packets count as seen.
+    marked: bool,
     counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
@@ -230,9 +240,11 @@ impl Datapath {
         let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);
         let pickup_until = apply::monotonic()?.saturating_add(pickup);
         let ticks = Ticks::of_this_kernel()?;
-        let loaded = load::load(&folder)?;
+        let loaded = load::load(&folder, options.seen_mark)?;
         let mut maps = loaded.maps;
-        let links = Links::adopt(&folder, loaded.ebpf, options.attach.by_clsact())?;
+        let marked = maps.keep_seen_mark(options.seen_mark)?;
+        let by_clsact = options.attach.by_clsact();
+        let links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
         let names = Names::load(&mut maps)?;
         let counters = Arc::new(Counters::open(&folder, &names)?);
         let worlds = Worlds::open(&maps);
@@ -252,6 +264,7 @@ impl Datapath {
             ticks,
             tunnels: None,
             settled: quotas::Settled::default(),
+            marked,
             counters,
             pickup_until,
             _lock: lock,

@@ -25,8 +25,9 @@ impl Datapath {
     /// Runs a hook on a frame (at least an Ethernet header) as if it came by on
     /// `ifindex`, an interface of the caller's network namespace.
     ///
-    /// `ingress_ifindex` 0 is this node's own traffic. The tag and the VLAN
-    /// fields can't be set this way. Linux 5.10 (context of test runs).
+    /// `ingress_ifindex` 0 is this node's own traffic; what came in by a device was
+    /// `seen` there by a hook, or wasn't. The tag and the VLAN fields can't be set this
+    /// way. Linux 5.10 (context of test runs).
     ///
     /// # Errors
     /// If the kernel refuses frame or interface.
@@ -36,14 +37,17 @@ impl Datapath {
         frame: &[u8],
         ifindex: u32,
         ingress_ifindex: u32,
+        seen: bool,
         repeat: u32,
     ) -> Result<Run, DatapathError> {
         let error = |error| DatapathError::Program {
             operation: format!("running {}", hook.program()),
             message: chain(&error),
         };
-        // The start of struct __sk_buff: ingress_ifindex at 36, ifindex at 40.
+        // The start of struct __sk_buff: mark at 8, ingress_ifindex at 36, ifindex at 40.
         let mut context = [0; 44];
+        let mark = if seen { self.options.seen_mark } else { 0 };
+        context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
         let result = load::program(self.links.ebpf(), hook.program())?

@@ -129,7 +129,7 @@ pub(super) fn control() -> Control {
             flags: (&raw const (*control).flags).read_volatile(),
             events_per_second: (&raw const (*control).events_per_second).read_volatile(),
             ticks_per_second: (&raw const (*control).ticks_per_second).read_volatile(),
-            pad: 0,
+            seen_mark: (&raw const (*control).seen_mark).read_volatile(),
         }
     }
 }

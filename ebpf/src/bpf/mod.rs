@@ -16,7 +16,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::{Addr, Control, Direction, Tag};
+use ringfence_ebpf::abi::{Control, Direction, Tag};
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Packet};
 use ringfence_ebpf::verdict::{self, Context, Noted, Tables as _, Verdict};
@@ -57,11 +57,28 @@ fn to_bridge(ctx: TcContext) -> i32 {
     let skb = unsafe { &*ctx.skb.skb };
     if skb.ingress_ifindex == 0 && skb.tc_index as u16 == Tag::NONE.0 {
         if skb::is_sent_here(&ctx) {
-            tag(&ctx, Tag::NODE);
+            see(&ctx, Tag::NODE);
         }
         return TC_ACT_UNSPEC;
     }
     network(&ctx, true)
+}
+
+/// TC ingress of a bridge: what comes up from it came in by one of its ports, whose hook
+/// has seen it.
+#[classifier]
+fn from_bridge(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
+    let skb = unsafe { &*ctx.skb.skb };
+    if skb.mark & skb::seen_mark() != 0 {
+        return TC_ACT_UNSPEC;
+    }
+    cold_path();
+    // The bridge asks for listeners itself, also up here (br_multicast_send_query).
+    if maps::control().saw(skb.mark) || Skb(&ctx).may_be_of_group() {
+        return TC_ACT_UNSPEC;
+    }
+    refuse(&ctx, true)
 }
 
 /// TC ingress of every device that is neither a pod's nor a bridge: a tag that
@@ -69,7 +86,7 @@ fn to_bridge(ctx: TcContext) -> i32 {
 /// node's endpoints.
 #[classifier]
 fn from_network(ctx: TcContext) -> i32 {
-    tag(&ctx, Tag::NONE);
+    see(&ctx, Tag::NONE);
     let Some(source) = Skb(&ctx).source() else {
         return TC_ACT_UNSPEC;
     };
@@ -77,28 +94,31 @@ fn from_network(ctx: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     cold_path();
-    spoofed(&ctx, source)
+    refuse(&ctx, false)
 }
 
-/// Counts what came in with an endpoint's address.
+/// Counts what another device than a pod's refuses: what no hook has seen, or what came
+/// in with an endpoint's address.
 #[inline(never)]
-fn spoofed(ctx: &TcContext, source: Addr) -> i32 {
+fn refuse(ctx: &TcContext, unseen: bool) -> i32 {
     // SAFETY: the kernel passes a valid __sk_buff to classifiers.
     let skb = unsafe { &*ctx.skb.skb };
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
     // Slot 0 is nobody's: the events are none of the endpoint's, whose address it is.
-    let context = context(ctx, skb, maps::control(), 0);
-    let context = scratch.context.write(context);
+    let context = scratch.context.write(Context {
+        unseen,
+        ..context(skb, maps::control(), 0)
+    });
     let packet = scratch.packet.write(Packet::EMPTY);
     packet.ethertype = u16::from_be(skb.protocol as u16);
-    packet.source = source;
     let frame = Skb(ctx);
+    packet.source = frame.source().unwrap_or_default();
     packet.destination = frame.destination().unwrap_or_default();
     packet.protocol = frame.protocol().unwrap_or_default();
     let noted = &scratch.room.noted;
-    let verdict = verdict::spoofed_from_outside(&Maps, context, packet, noted);
+    let verdict = verdict::refused(&Maps, context, packet, noted);
     finish(context, packet, verdict, noted)
 }
 
@@ -112,12 +132,9 @@ fn clock(_: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// What a hook knows beside the frame's bytes.
+/// What a hook knows beside the frame's bytes, and beside who sent it.
 #[inline(always)]
-fn context(ctx: &TcContext, skb: &__sk_buff, control: Control, slot: u32) -> Context {
-    let carried = Tag(skb.tc_index as u16);
-    let by_node = skb.ingress_ifindex == 0
-        && (carried == Tag::NODE || carried == Tag::NONE && skb::is_sent_here(ctx));
+fn context(skb: &__sk_buff, control: Control, slot: u32) -> Context {
     Context {
         control,
         slot,
@@ -128,13 +145,24 @@ fn context(ctx: &TcContext, skb: &__sk_buff, control: Control, slot: u32) -> Con
         },
         len: skb.len,
         ingress_ifindex: skb.ingress_ifindex,
-        by_node,
-        tag: if carried == Tag::NODE {
-            Tag::NONE
-        } else {
-            carried
-        },
+        by_node: false,
+        unseen: false,
+        tag: Tag::NONE,
         vlan: skb.vlan_present != 0,
+    }
+}
+
+/// Who sent a packet that is about to reach a pod, as far as that is proven. A tag that
+/// no hook of this node vouches for is no proof.
+#[inline(always)]
+fn identify(ctx: &TcContext, skb: &__sk_buff, context: &mut Context) {
+    let carried = Tag(skb.tc_index as u16);
+    let seen = context.control.saw(skb.mark);
+    context.by_node = skb.ingress_ifindex == 0
+        && (carried == Tag::NODE && seen || carried == Tag::NONE && skb::is_sent_here(ctx));
+    context.unseen = !seen && !context.by_node;
+    if seen && carried != Tag::NODE {
+        context.tag = carried;
     }
 }
 
@@ -149,7 +177,10 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
     let control = maps::control();
     let found = verdict::find(&Maps, skb.ifindex);
     let slot = found.map_or(0, |(slot, _)| slot);
-    let context = scratch.context.write(context(ctx, skb, control, slot));
+    let context = scratch.context.write(context(skb, control, slot));
+    if direction == Direction::Ingress {
+        identify(ctx, skb, context);
+    }
     let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&frame, packet);
@@ -162,7 +193,7 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
         },
     };
     if direction == Direction::Egress {
-        tag(ctx, Tag::new(slot, verdict.service));
+        see(ctx, Tag::new(slot, verdict.service));
     }
     #[cfg(feature = "debug-log")]
     log(ctx, slot, packet, verdict, &scratch.room.noted.get());
@@ -173,6 +204,10 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
 fn network(ctx: &TcContext, link_header: bool) -> i32 {
     // SAFETY: the kernel passes a valid __sk_buff to classifiers.
     let skb = unsafe { &*ctx.skb.skb };
+    if skb.mark & skb::seen_mark() == 0 && leaves_unseen(ctx) {
+        cold_path();
+        return refuse(ctx, true);
+    }
     let carried = Tag(skb.tc_index as u16);
     if !carried.service() || carried == Tag::NODE {
         return TC_ACT_UNSPEC;
@@ -180,8 +215,10 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     let Some(scratch) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
-    let context = context(ctx, skb, maps::control(), carried.slot());
-    let context = scratch.context.write(context);
+    let context = scratch.context.write(Context {
+        tag: carried,
+        ..context(skb, maps::control(), carried.slot())
+    });
     let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);
     if link_header {
@@ -194,6 +231,21 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
         tag(ctx, Tag::new(carried.slot(), false));
     }
     finish(context, packet, verdict, &scratch.room.noted)
+}
+
+/// Whether a packet without the mark that is about to leave came in by a device. What
+/// shows neither device nor socket is the kernel's own, if it is in one piece: what
+/// IPv6 has refragmented shows none either (`ip6_copy_metadata`).
+#[inline(never)]
+fn leaves_unseen(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel passes a valid __sk_buff to classifiers.
+    let skb = unsafe { &*ctx.skb.skb };
+    if maps::control().saw(skb.mark) {
+        return false;
+    }
+    // SAFETY: a field of `__sk_buff` (Linux 5.1), of which nothing is read.
+    let socket = unsafe { skb.__bindgen_anon_2.sk };
+    skb.ingress_ifindex != 0 || socket.is_null() && Skb(ctx).may_be_piece_v6()
 }
 
 /// Says what became of one packet in 64. Costs a microsecond and room in the
@@ -234,6 +286,18 @@ fn finish(context: &Context, packet: &Packet, verdict: Verdict, noted: &Cell<Not
     } else {
         TC_ACT_SHOT
     }
+}
+
+/// Writes the sender's tag and marks the packet as seen.
+///
+/// The mark is the proof of the tag: a pod with CAP_NET_ADMIN gets packets past the
+/// ingress hook with a tag of its own (an `ifb` makes the kernel skip the classifiers of
+/// the next device, `tc_skip_classify`), but no mark.
+#[inline(always)]
+fn see(ctx: &TcContext, sender: Tag) {
+    tag(ctx, sender);
+    // SAFETY: writable for classifiers (Linux 4.1).
+    unsafe { (*ctx.skb.skb).mark |= skb::seen_mark() };
 }
 
 /// Writes the sender's tag, always: a pod with CAP_NET_ADMIN can set its own.

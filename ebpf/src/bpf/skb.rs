@@ -29,6 +29,7 @@ static KERNEL: Kernel = Kernel {
     device_net: 0,
     summed_bits: 0,
     casts: 0,
+    seen_mark: 0,
 };
 
 /// One of its fields: volatile, since the compiler takes the zeros above for what
@@ -38,6 +39,12 @@ macro_rules! kernel {
         // SAFETY: an aligned integer of a static.
         unsafe { (&raw const KERNEL.$field).read_volatile() }
     };
+}
+
+/// The bit of `skb->mark` that says that an ingress hook has seen the packet.
+#[inline(always)]
+pub(super) fn seen_mark() -> u32 {
+    kernel!(seen_mark)
 }
 
 /// A frame whose start mostly lies in one piece and is read in place, which
@@ -57,6 +64,25 @@ impl Skb<'_> {
     #[inline(always)]
     pub(super) fn destination(&self) -> Option<Addr> {
         self.address(16, 24)
+    }
+
+    /// Whether it is one of the pieces into which IPv6 cuts a packet, or may be: its
+    /// fragment header stands behind other ones at most (RFC 8200, 4.5).
+    #[inline(always)]
+    pub(super) fn may_be_piece_v6(&self) -> bool {
+        self.kind() == ethertype::IPV6 && matches!(self.of_network(6), Some(0_u8 | 43 | 44 | 60))
+    }
+
+    /// Whether it is about a group's listeners: IGMP, or IPv6 behind hop-by-hop options.
+    #[inline(always)]
+    pub(super) fn may_be_of_group(&self) -> bool {
+        const IGMP: u8 = 2;
+        let next = match self.kind() {
+            ethertype::IPV4 => self.protocol() == Some(IGMP),
+            ethertype::IPV6 => self.protocol() == Some(0),
+            _ => false,
+        };
+        next && self.destination().is_some_and(|to| to.is_group())
     }
 
     /// IPv4's protocol or IPv6's next header, alike.

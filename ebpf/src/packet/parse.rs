@@ -196,6 +196,9 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
     if !header.is_sound() || claimed < len || claimed > room {
         return Shape::Fault(Reason::Malformed);
     }
+    if len > 20 && is_source_routed(frame, at + 20, at + len) {
+        return Shape::Fault(Reason::ExtensionHeader);
+    }
     packet.transport = at + len;
     packet.transport_len = claimed - len;
     packet.identification = header.identification();
@@ -207,6 +210,34 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
     }
     packet.first_fragment = header.fragment() & MORE_FRAGMENTS != 0;
     transport(frame, packet)
+}
+
+/// Whether IPv4 options between two offsets hold a source route (RFC 791, 3.1), which
+/// leads on from the destination that is judged. So does what can't be walked.
+#[inline(never)]
+fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: u32, end: u32) -> bool {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    for _ in 0..40 {
+        if at >= end {
+            return false;
+        }
+        let Some([kind]) = frame.load::<1>(at) else {
+            return true;
+        };
+        at += match kind {
+            END => return false,
+            NOTHING => 1,
+            LOOSE | STRICT => return true,
+            _ => match frame.load::<1>(at + 1) {
+                Some([length]) if length >= 2 => u32::from(length),
+                _ => return true,
+            },
+        };
+    }
+    at < end
 }
 
 #[inline(always)]
@@ -265,6 +296,10 @@ fn extensions<F: Frame + ?Sized>(
             }
             packet.first_fragment = word & 1 != 0;
         }
+        if next == 43 && word & 0xff != 0 {
+            // Segments are left: the destination isn't the last one.
+            break;
+        }
         let units = word >> 16 & 0xff;
         offset += match next {
             44 => 8,
@@ -292,6 +327,14 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         protocol::SCTP => 12,
+        protocol::IGMP if packet.ethertype == ethertype::IPV4 => {
+            packet.detail = match frame.load::<1>(packet.transport) {
+                Some([kind]) if packet.transport_len > 0 => kind,
+                _ => 0,
+            };
+            packet.mark_other();
+            return Shape::Ip;
+        }
         _ => {
             packet.mark_other();
             return Shape::Ip;

@@ -4,6 +4,8 @@
 //! one whose ports are the packet's identification: so its place is bounded as theirs
 //! are, by endpoint, kind and pair of ends.
 
+use core::hint::cold_path;
+
 use super::path::Path;
 use super::{Tables, Track, Verdict};
 use crate::abi::{EndpointWorld, Flow, FlowKey, Stat};
@@ -18,6 +20,28 @@ impl<T: Tables> Path<'_, T> {
         let (hook, endpoint) = (self.hook as u32, self.endpoint.id);
         self.packet
             .put_fragment_key(hook, self.direction, endpoint, key);
+    }
+
+    /// Lets the fragments follow that belong to a packet that passes.
+    #[inline(always)]
+    pub(super) fn followed(&self, track: &mut Track, verdict: Verdict) -> Verdict {
+        if self.packet.first_fragment && verdict.passes(self.noted) {
+            cold_path();
+            self.follow(track, verdict.service);
+        }
+        verdict
+    }
+
+    /// Lets the fragments follow that belong to a packet which both ends allow, past the
+    /// receiver and, as far as its egress has a say here, past the sender.
+    #[inline(never)]
+    pub(super) fn followed_to_pod(&self, track: &mut Track) {
+        self.follow(track, false);
+        if self.senders_egress_counts()
+            && let Some(sender) = self.sender()
+        {
+            self.of_sender(sender).follow(track, false);
+        }
     }
 
     /// Lets later fragments follow a first one that has passed. What `track` held is

@@ -13,6 +13,7 @@ mod path;
 mod pod;
 mod policy;
 mod tables;
+mod unseen;
 
 use core::cell::Cell;
 use core::hint::cold_path;
@@ -29,7 +30,7 @@ use flows::New;
 use memo::Peer;
 
 pub use memo::Memo;
-pub use network::{spoofed_from_outside, to_network};
+pub use network::{refused, to_network};
 pub use pod::{from_pod, to_pod};
 pub use policy::{Policy, PolicyTables, in_set, policy};
 pub use tables::Tables;
@@ -51,6 +52,9 @@ pub struct Context {
     /// Whether a socket of this node is known to have sent the packet, and no device
     /// to have brought it.
     pub by_node: bool,
+    /// Nothing shows that a hook of this node saw the packet come in, nor that a socket
+    /// of this node sent it.
+    pub unseen: bool,
     /// The tag that the packet carries.
     pub tag: Tag,
     /// Whether the packet carries a VLAN tag, which is never in its bytes at tc.

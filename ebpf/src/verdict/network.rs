@@ -5,6 +5,7 @@ use core::cell::Cell;
 use core::hint::cold_path;
 
 use super::path::{Hook, Path};
+use super::unseen;
 use super::{Context, Noted, Policy, Room, Tables, Verdict, endpoint_owns};
 use crate::abi::{Addr, Control, Direction, EndpointWorld, Identity, Reason};
 use crate::packet::{Packet, Shape, mark};
@@ -32,20 +33,28 @@ pub fn to_network<T: Tables>(
     verdict
 }
 
-/// The verdict on a packet that came in by another device than a pod's, with the
-/// address of an endpoint of this node: whoever sent it isn't that endpoint.
+/// The verdict on a packet that another device than a pod's refuses: because it came in
+/// with the address of an endpoint of this node, whose sender isn't that endpoint, or
+/// because no hook saw it come in.
 #[inline(always)]
-pub fn spoofed_from_outside<T: Tables>(
+pub fn refused<T: Tables>(
     tables: &T,
     context: &Context,
     packet: &Packet,
     noted: &Cell<Noted>,
 ) -> Verdict {
+    let (reason, direction, source) = if context.unseen {
+        let sender = unseen::sender(tables, context, packet);
+        (Reason::Unseen, Direction::Egress, sender)
+    } else {
+        let outside = Identity::OUTSIDE;
+        (Reason::SpoofedFromOutside, Direction::Ingress, outside)
+    };
     noted.set(Noted {
-        reason: Reason::SpoofedFromOutside,
+        reason,
         audited: context.control.flags & Control::AUDIT != 0,
-        direction: Direction::Ingress,
-        source: Identity::OUTSIDE,
+        direction,
+        source,
         destination: tables.identity(&packet.destination).workload,
     });
     Verdict::NOTED

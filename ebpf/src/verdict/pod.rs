@@ -75,13 +75,13 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         cold_path();
         return path.deny(Reason::NotAddressed);
     }
+    if context.unseen && !path.may_be_the_kernels() {
+        cold_path();
+        return path.unseen();
+    }
     let egress = if path.senders_egress_counts() {
         cold_path();
-        let verdict = path.senders_egress();
-        if path.is_followed(verdict) {
-            path.follow_for_sender(&mut room.work.track);
-        }
-        verdict
+        path.senders_egress()
     } else {
         Verdict::ALLOW
     };
@@ -116,7 +116,12 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     // What was only noted of the sender's egress is counted with the packet
     // that opens the flow, unless this end has more to say.
     let noted = verdict.noted || room.by_sender;
-    path.followed(&mut room.work.track, Verdict { noted, ..verdict })
+    let verdict = Verdict { noted, ..verdict };
+    if packet.first_fragment && verdict.passes(path.noted) {
+        cold_path();
+        path.followed_to_pod(&mut room.work.track);
+    }
+    verdict
 }
 
 impl<T: Tables> Path<'_, T> {
@@ -261,16 +266,6 @@ impl<T: Tables> Path<'_, T> {
         self.decide(track, known, &peer, flags as u8, always)
     }
 
-    /// Lets the fragments follow that belong to a packet that passes.
-    #[inline(always)]
-    fn followed(&self, track: &mut Track, verdict: Verdict) -> Verdict {
-        if self.packet.first_fragment && verdict.passes(self.noted) {
-            cold_path();
-            self.follow(track, verdict.service);
-        }
-        verdict
-    }
-
     #[inline(always)]
     fn is_related<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work) -> bool {
         self.packet.is(mark::ERROR)
@@ -296,14 +291,14 @@ impl<T: Tables> Path<'_, T> {
     /// Whether the sender's egress is decided here: `from_pod` left it open, or decided
     /// by an address that isn't this endpoint's (a bridge delivers by MAC).
     #[inline(always)]
-    fn senders_egress_counts(&self) -> bool {
+    pub(super) fn senders_egress_counts(&self) -> bool {
         let tag = self.context.tag;
         tag.service() || tag.slot() != 0 && !self.is_owned()
     }
 
     /// The same packet as one of its sender's, which is decided here.
     #[inline(always)]
-    fn of_sender<'s>(&'s self, sender: &'s Endpoint) -> Path<'s, T> {
+    pub(super) fn of_sender<'s>(&'s self, sender: &'s Endpoint) -> Path<'s, T> {
         Path::new(
             self.tables,
             self.context,
@@ -312,15 +307,6 @@ impl<T: Tables> Path<'_, T> {
             self.noted,
             Hook::ToNetwork,
         )
-    }
-
-    /// Lets the fragments follow, as far as the sender's egress has a say. Apart from
-    /// that decision: together they don't fit the stack.
-    #[inline(never)]
-    fn follow_for_sender(&self, track: &mut Track) {
-        if let Some(sender) = self.sender() {
-            self.of_sender(sender).follow(track, false);
-        }
     }
 
     /// The egress of a sender on this node, now that it has shown that the packet goes

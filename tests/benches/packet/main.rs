@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use ringfence::datapath::{Attach, Datapath, Hook, Options};
+use ringfence::datapath::{Attach, Datapath, Hook, Options, SEEN_MARK};
 use ringfence_tests::bench;
 use ringfence_tests::packets::fixture;
 use ringfence_tests::testnet::Net;
@@ -134,6 +134,7 @@ impl Stage {
             events_per_second: setting.events,
             pickup: Duration::ZERO,
             attach: Attach::Best,
+            seen_mark: SEEN_MARK,
         })?;
         let world = World::new(net, setting.rules)?;
         datapath.apply(&world.tables, &world.interfaces)?;
@@ -182,7 +183,7 @@ fn once(
     };
     let (time, passes) = match hook {
         Some(hook) if case.vary == 0 => {
-            let run = datapath.run(hook, &case.frame.bytes(), world.ifindex(), 1, REPEAT)?;
+            let run = datapath.run(hook, &case.frame.bytes(), world.ifindex(), 1, true, REPEAT)?;
             (run.duration.as_nanos() as f64, run.passes)
         }
         _ => {

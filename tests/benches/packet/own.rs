@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use ringfence::datapath::over_pins;
+use ringfence::datapath::{SEEN_MARK, over_pins};
 use ringfence_ebpf::abi::{Flow, FlowKey};
 use ringfence_tests::packets::Frame;
 use ringfence_tests::testnet::Net;
@@ -40,7 +40,8 @@ impl Own {
         let version = ringfence_ebpf::abi::ABI_VERSION;
         let bytes = std::fs::read(&object).with_context(|| format!("can't read {object}"))?;
         let pins = net.pin_dir().join(format!("v{version}"));
-        let ebpf = over_pins(&bytes, &pins).with_context(|| format!("can't load {object}"))?;
+        let ebpf =
+            over_pins(&bytes, &pins, SEEN_MARK).with_context(|| format!("can't load {object}"))?;
         let mut own = Self {
             ebpf,
             ifindex,
@@ -96,8 +97,9 @@ impl Own {
 
     /// Nanoseconds a run, and whether the packet passed.
     pub(super) fn run(&mut self, name: &str, frame: &Frame, repeat: u32) -> Result<(f64, bool)> {
-        // The start of struct __sk_buff: ingress_ifindex at 36, ifindex at 40.
+        // The start of struct __sk_buff: mark at 8, ingress_ifindex at 36, ifindex at 40.
         let mut context = [0; 44];
+        context[8..12].copy_from_slice(&SEEN_MARK.to_ne_bytes());
         context[36..40].copy_from_slice(&1_u32.to_ne_bytes());
         context[40..44].copy_from_slice(&self.ifindex.to_ne_bytes());
         let result = self.program(name)?.test_run(TestRunOptions {

@@ -127,7 +127,7 @@ impl World {
                 (Hook::FromPod, &syn.flags(tcp::ACK)),
             ];
             for (hook, frame) in steps {
-                let run = datapath.run(hook, &frame.bytes(), self.ifindex(), 1, 1)?;
+                let run = datapath.run(hook, &frame.bytes(), self.ifindex(), 1, true, 1)?;
                 ensure!(run.passes, "a peer's flow doesn't open");
             }
         }

@@ -252,7 +252,7 @@ fn with_node_or_itself(pod: &Pod, step: &Step, packet: &Packet) -> bool {
         Direction::Ingress => match step.source {
             Source::Node => true,
             Source::Pod { name, .. } => name == pod.name,
-            Source::Forwarded | Source::Unproven => false,
+            Source::Forwarded | Source::Unproven | Source::Unseen => false,
         },
         Direction::Egress => {
             let to = IpAddr::from(packet.destination);
@@ -276,7 +276,7 @@ mod tests {
     fn seed(row: &Row) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let unwritten =
-            |step: &Step| step.vlan || step.pending.is_some() || step.source == Source::Unproven;
+            |step: &Step| step.vlan || step.pending.is_some() || step.source.is_unproven();
         if row.steps.iter().any(unwritten) {
             return None;
         }
@@ -284,7 +284,7 @@ mod tests {
             let number = |name: &str| PODS.iter().position(|pod| pod.name == name);
             let pod = step.pod.map_or(Some(7), number)? as u8;
             let (source, next) = match step.source {
-                Source::Forwarded | Source::Unproven => (0, 0),
+                Source::Forwarded | Source::Unproven | Source::Unseen => (0, 0),
                 Source::Node => (1, 0),
                 // Only the pod itself and the one after it can be written.
                 Source::Pod { name, service } => {

@@ -204,7 +204,7 @@ impl Host {
     fn context(&self, step: &Step, slot: u32) -> Context {
         let (ingress_ifindex, tag) = match step.source {
             Source::Node | Source::Unproven => (0, Tag(0)),
-            Source::Forwarded => (UNMANAGED, Tag(0)),
+            Source::Forwarded | Source::Unseen => (UNMANAGED, Tag(0)),
             Source::Pod { name, service } => {
                 let sender = ifindex(Some(name));
                 (sender, Tag::new(Endpoint::home_slot(sender), service))
@@ -220,6 +220,7 @@ impl Host {
             len: step.frame.len() as u32,
             ingress_ifindex,
             by_node: step.source == Source::Node,
+            unseen: step.source.is_unproven(),
             tag,
             vlan: step.vlan,
         }

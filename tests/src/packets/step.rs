@@ -30,6 +30,8 @@ pub enum Source {
     /// it, as of what was forwarded and refragmented. A test run's packets always
     /// have a socket.
     Unproven,
+    /// It came in by some interface, and no hook of this node saw it.
+    Unseen,
     /// A pod of this node sent it, and its tag says so; `service` if its egress
     /// is still to be decided. Test runs can't set a tag.
     Pod {
@@ -38,6 +40,13 @@ pub enum Source {
         /// Whether it went to a Service or a node address.
         service: bool,
     },
+}
+
+impl Source {
+    /// Whether nothing at all shows where the frame came from.
+    pub const fn is_unproven(self) -> bool {
+        matches!(self, Self::Unproven | Self::Unseen)
+    }
 }
 
 /// A drop counter.
@@ -180,6 +189,14 @@ impl Step {
     pub fn unproven(self) -> Self {
         Self {
             source: Source::Unproven,
+            ..self
+        }
+    }
+
+    /// Seen by no hook where it came in.
+    pub fn unseen(self) -> Self {
+        Self {
+            source: Source::Unseen,
             ..self
         }
     }

@@ -22,7 +22,8 @@ pub struct Dnat {
     pub masquerade: bool,
 }
 
-/// The mark that kube-proxy gives packets that it will masquerade.
+/// The bit of the mark that kube-proxy sets in packets that it will masquerade; it leaves
+/// the others alone.
 const MARK: &str = "0x4000";
 
 /// The whole table; replaces the one before.
@@ -54,7 +55,7 @@ pub(super) fn table(rules: &[Dnat]) -> String {
          chain prerouting {{\ntype nat hook prerouting priority dstnat;\njump services\n}}\n\
          chain output {{\ntype nat hook output priority -100;\njump services\n}}\n\
          chain postrouting {{\ntype nat hook postrouting priority srcnat;\n\
-         meta mark {MARK} masquerade\njump hairpins\n}}\n}}\n"
+         meta mark and {MARK} == {MARK} masquerade\njump hairpins\n}}\n}}\n"
     );
     text
 }
@@ -80,7 +81,7 @@ fn matching(rule: &Dnat) -> String {
 fn lines(rule: &Dnat) -> String {
     let mut text = String::new();
     let mark = if rule.masquerade {
-        format!("meta mark set {MARK} ")
+        format!("meta mark set meta mark or {MARK} ")
     } else {
         String::new()
     };

@@ -13,6 +13,7 @@ mod lab;
 mod link;
 mod nodes;
 mod own;
+mod past;
 mod shared;
 mod sources;
 mod starving;
@@ -31,6 +32,7 @@ const ALL: &[(&str, &[Attack])] = &[
     ("nodes", nodes::ATTACKS),
     ("starving", starving::ATTACKS),
     ("link", link::ATTACKS),
+    ("past", past::ATTACKS),
 ];
 
 #[test]
@@ -98,4 +100,10 @@ fn whoever_fills_the_tables_of_flows_silences_nobody_else() {
 #[ignore = "needs root: cargo xtask test"]
 fn a_pod_says_nothing_on_its_link_but_what_it_is_asked_for() {
     attempt(link::ATTACKS, |_| Ok(()));
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
+    attempt(past::ATTACKS, past::prepare);
 }

@@ -16,10 +16,10 @@ use crate::lab::{Lab, Layout, TCP, UDP};
 
 /// IPv6's options that every router looks at, and those of the destination.
 const HOP_BY_HOP: u8 = 0;
-const DESTINATION: u8 = 60;
+pub(crate) const DESTINATION: u8 = 60;
 /// Where datagrams are cut: the second piece has 1,232 bytes, as much as fits into
 /// 1,280 without options, and doesn't fit with them.
-const FIRST: usize = 512;
+pub(crate) const FIRST: usize = 512;
 const SECOND: usize = 1232;
 /// A port of the outside that the node refuses on its behalf.
 const REFUSED: u16 = 777;
@@ -131,7 +131,7 @@ fn nft(lab: &Lab, rules: &str) -> Result<()> {
 }
 
 /// A datagram to the victim that is to be cut at [`FIRST`].
-fn long_one(lab: &mut Lab, from: &str, v4: bool) -> (Frame, [u8; 8]) {
+pub(crate) fn long_one(lab: &mut Lab, from: &str, v4: bool) -> (Frame, [u8; 8]) {
     let marker = lab.marker();
     let from = SocketAddr::new(lab.ip(from, v4), lab.port());
     let filler = vec![0; FIRST + SECOND - 8 - 2 * marker.len()];

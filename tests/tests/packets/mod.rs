@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
-use ringfence::datapath::{Attach, Datapath, Interface, Options};
+use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK};
 use ringfence_policy::index::PodKey;
 use ringfence_tests::packets::Series;
 use ringfence_tests::packets::fixture::{self, PODS};
@@ -39,6 +39,7 @@ impl Node {
             events_per_second: 0,
             pickup: Duration::ZERO,
             attach: Attach::Best,
+            seen_mark: SEEN_MARK,
         })
         .unwrap();
         let interface = |key: &PodKey| {

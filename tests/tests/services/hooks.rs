@@ -9,14 +9,14 @@ const NETWORK: [&str; 2] = ["from_network", "to_network"];
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn the_uplink_has_both_hooks_a_bridge_one_a_pods_device_its_own_and_loopback_none() {
+fn the_uplink_and_a_bridge_have_two_hooks_a_pods_device_its_own_and_loopback_none() {
     let cluster = Cluster::open(bridge());
     let pods = cluster.net.pods().iter().map(|pod| pod.host_device.clone());
     for device in pods.collect::<Vec<_>>() {
         assert_eq!(cluster.hooks(&device), POD, "{device}");
     }
     assert_eq!(cluster.hooks("eth0"), NETWORK);
-    assert_eq!(cluster.hooks("cni0"), ["to_bridge"]);
+    assert_eq!(cluster.hooks("cni0"), ["from_bridge", "to_bridge"]);
     assert_eq!(cluster.hooks("lo"), [""; 0]);
     let status = cluster.agent.json(&["status"]).unwrap();
     assert_eq!(

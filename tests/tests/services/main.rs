@@ -236,6 +236,11 @@ fn on_a_device_without_link_headers_the_packet_is_read_from_its_ip_header() {
 #[ignore = "needs root: cargo xtask test"]
 fn tags_of_another_node_are_cleared_where_packets_come_in() {
     let mut cluster = Cluster::open(Mode::Routed);
+    // Otherwise what comes in without a hook arrives nowhere.
+    cluster.agent.stop(&mut cluster.net).unwrap();
+    cluster.agent.flags = vec!["--seen-mark".to_owned(), "0".to_owned()];
+    let pods = ["shop/bad", "shop/free"];
+    cluster.agent.start(&mut cluster.net, &pods).unwrap();
     let only_free = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": "shop", "name": "bad"},

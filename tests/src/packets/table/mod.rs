@@ -1,5 +1,6 @@
 //! The rows, by what they are about.
 
+mod detours;
 mod extensions;
 mod fragments;
 mod icmp;
@@ -40,6 +41,7 @@ pub fn rows() -> Vec<Row> {
     services::rows(&mut table);
     offload::rows(&mut table);
     onlink::rows(&mut table);
+    detours::rows(&mut table);
     table.rows
 }
 
