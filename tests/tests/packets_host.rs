@@ -95,22 +95,6 @@ fn every_reason_has_a_row() {
     assert_eq!(seen, of_pods.collect());
 }
 
-#[test]
-fn a_first_fragment_that_its_receiver_denies_leaves_nothing_whatever_its_sender_may() {
-    let mut host = Host::default();
-    let call = Frame::tcp(
-        (address("plain", true), 40_000),
-        (address("callee", true), 9999),
-        SYN,
-    );
-    let first = call.with(|f| f.fragment = 0x2000);
-    let denied = to_pod("callee", &first)
-        .by_pod("plain", true)
-        .drops(Reason::Policy);
-    assert_step(&mut host, &denied);
-    assert_eq!(host.flow_count(), (0, 0));
-}
-
 fn outgoing(flags: u8) -> Frame {
     let (own, peer) = (address("callee", true), address("stranger", true));
     Frame::tcp((own, 40_000), (peer, 443), flags)

@@ -54,6 +54,28 @@ fn devices_that_come_get_their_hooks_and_those_that_go_free_them() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
+fn a_device_that_comes_while_no_agent_runs_carries_nothing_to_pods_or_out_of_the_node() {
+    let mut cluster = Cluster::open(Mode::Routed);
+    cluster.agent.kill(&mut cluster.net).unwrap();
+    cluster.add_pod("late", 40);
+    let places = ["good", "away-good"].map(|name| [true, false].map(|v4| (name, v4)));
+    let places = places.concat();
+    for &(name, v4) in &places {
+        let to = cluster.backend(name, v4);
+        assert_eq!(cluster.fails("late", to), Probe::TimedOut, "{name} {to}");
+    }
+    cluster
+        .agent
+        .start(&mut cluster.net, &["shop/caller"])
+        .unwrap();
+    for &(name, v4) in &places {
+        let to = cluster.backend(name, v4);
+        assert!(cluster.reaches("late", to), "{name} {to}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
 fn a_device_that_becomes_a_pods_changes_its_hooks_and_keeps_the_pods_when_that_is_gone() {
     let mut cluster = Cluster::open(Mode::Routed);
     let number = 40;
