@@ -1,7 +1,7 @@
 //! Hooks on devices that no pod is behind: where they are, and when they go.
 
 use crate::cluster::{Cluster, Front, bridge};
-use ringfence_tests::testnet::Mode;
+use ringfence_tests::testnet::{Mode, Probe};
 use serde_json::json;
 
 const POD: [&str; 2] = ["from_pod", "to_pod"];
