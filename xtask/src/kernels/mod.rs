@@ -62,6 +62,30 @@ pub(crate) struct Options {
     /// Seconds that a guest may take; an idle machine needs about 100
     #[arg(long, default_value_t = TIMEOUT)]
     timeout: u64,
+    /// Only load the programs and say what the verifier walked
+    #[arg(long)]
+    verifier_only: bool,
+}
+
+impl Options {
+    /// The test binaries that a guest runs.
+    fn tests(&self) -> &'static [&'static str] {
+        if self.verifier_only {
+            &TESTS[..1]
+        } else {
+            TESTS
+        }
+    }
+
+    /// What a guest's test binaries are called with.
+    fn arguments(&self) -> Vec<&'static str> {
+        let exact: &[&str] = if self.verifier_only {
+            &["--exact", VERIFIER]
+        } else {
+            &[]
+        };
+        [ARGUMENTS, exact].concat()
+    }
 }
 
 impl Default for Options {
@@ -69,6 +93,7 @@ impl Default for Options {
         Self {
             kernel: Vec::new(),
             timeout: TIMEOUT,
+            verifier_only: false,
         }
     }
 }
@@ -85,7 +110,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     setup::install_guest_programs()?;
     ebpf::build()?;
-    let binaries = shell::step("build what the guests run", || build::build(TESTS))?;
+    let binaries = shell::step("build what the guests run", || {
+        build::build(options.tests())
+    })?;
     let fetched = versions.iter().map(|v| fetch::kernel(v.name, v.package));
     let kernels: Vec<Kernel> = fetched.collect::<Result<_>>()?;
     let mut matrix = vec![own(&binaries)?];
@@ -149,10 +176,15 @@ fn one(kernel: &Kernel, binaries: &Binaries, options: &Options) -> Result<Row> {
     shell::step(&format!("Linux {} in a guest", kernel.release), || {
         let folder = paths::target().join("kernels").join(kernel.name);
         let initramfs = folder.join("initramfs");
-        image::write(&initramfs, kernel, binaries, &init(&kernel.modules.names()))?;
+        image::write(
+            &initramfs,
+            kernel,
+            binaries,
+            &init(&kernel.modules.names(), options),
+        )?;
         let timeout = Duration::from_secs(options.timeout);
         let report = guest::run(kernel, &initramfs, &folder.join("console.log"), timeout)?;
-        for test in TESTS {
+        for test in options.tests() {
             let code = report.ended(test);
             ensure!(
                 code == Some(0),
@@ -197,17 +229,16 @@ fn failure(
 const APPLETS: &[&str] = &["insmod", "mkdir", "mount", "poweroff"];
 
 /// The guest's first process. Every line that it prints for us begins with `@@`.
-fn init(modules: &[String]) -> String {
+fn init(modules: &[String], options: &Options) -> String {
     let insert: String = modules
         .iter()
         .map(|name| format!("insmod /modules/{name} || echo '@@ no module {name}'\n"))
         .collect();
-    let tests: String = TESTS
+    let arguments = options.arguments().join(" ");
+    let tests: String = options
+        .tests()
         .iter()
-        .map(|test| {
-            let arguments = ARGUMENTS.join(" ");
-            format!("/bin/{test} {arguments} 2>&1; echo \"@@ {test} $?\"\n")
-        })
+        .map(|test| format!("/bin/{test} {arguments} 2>&1; echo \"@@ {test} $?\"\n"))
         .collect();
     let links: String = APPLETS
         .iter()
@@ -282,6 +313,23 @@ mod tests {
             Some("--kernel: there are 6.12 and 6.1"),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_guest_asked_for_the_verifier_alone_runs_that_one_test() {
+        let script = |verifier_only| {
+            let options = Options {
+                verifier_only,
+                ..Options::default()
+            };
+            init(&[], &options)
+        };
+        let alone = script(true);
+        assert!(alone.contains(&format!("--exact {VERIFIER} ")), "{alone}");
+        assert!(!alone.contains("packets_kernel"), "{alone}");
+        let all = script(false);
+        assert!(TESTS.iter().all(|test| all.contains(test)), "{all}");
+        assert!(!all.contains(VERIFIER), "{all}");
     }
 
     #[test]
