@@ -195,9 +195,10 @@ impl Bucket {
                 | (near >> (8 * way) & 0xff) << 35
                 | u64::from(!left) << 3
                 | way as u64;
-            // The larger one.
+            // The larger one, without a branch, which LLVM would make of a mask that it
+            // sees through: the verifier would walk all ways that eight of them can go.
             let less = most.wrapping_sub(score);
-            most = most.wrapping_sub(less & ((less as i64) >> 63) as u64);
+            most = most.wrapping_sub(less & black_box(((less as i64) >> 63) as u64));
             way = black_box(way + 1);
         }
         most as usize & (Self::WAYS - 1)
