@@ -22,24 +22,16 @@
 //! CPUs share buckets without a lock. Who writes a flow takes its way with an
 //! atomic exchange of the tag; who finds another at it stores nothing. Who reads
 //! compares tag and key: tags are keyed hashes of 64 bits, so that a key that is
-//! half written fits nobody. As with the kernel's own LRU tables, a flow that is
+//! half written fits nobody. Each of its integers is read and written as a whole
+//! ([`crate::shared`]), in no order with others. As with the kernel's own LRU tables, a flow that is
 //! replaced while it is read may take one packet for another flow's.
 
 use core::hint::black_box;
 
-use crate::abi::{Bucket, Direction, Flow, FlowKey, Identity, Seed, capacity};
+use crate::abi::{Bucket, Direction, FlowKey, Identity, Seed, capacity};
 use crate::conntrack::{self, Clock};
 use crate::packet::protocol;
-
-impl FlowKey {
-    /// The same key, without `memcmp`.
-    #[inline(always)]
-    pub const fn same(&self, other: &Self) -> bool {
-        let ports = (self.local_port ^ other.local_port) | (self.remote_port ^ other.remote_port);
-        let rest = (self.endpoint ^ other.endpoint) | (self.protocol ^ other.protocol);
-        self.remote.same(&other.remote) && self.local.same(&other.local) && rest | ports as u32 == 0
-    }
-}
+use crate::shared::{SharedBucket, SharedFlow};
 
 impl Seed {
     /// The tag of a key: NH (Black et al., UMAC, 1999), a universal hash of one
@@ -81,11 +73,11 @@ impl Seed {
     /// An address that is nobody's counts by its /64, which is what one subscriber
     /// has; a pod can't have more than its own.
     #[inline(always)]
-    pub const fn owner(&self, key: &FlowKey, flow: &Flow) -> u32 {
+    pub fn owner(&self, key: &FlowKey, flow: &SharedFlow) -> u32 {
         let (k, r) = (&self.0, key.remote.words());
-        let subscriber = flow.peer == Identity::OUTSIDE && !key.remote.is_v4();
+        let subscriber = flow.peer.get() == Identity::OUTSIDE && !key.remote.is_v4();
         let host = if subscriber { 0 } else { u32::MAX };
-        let kind = kind(key.protocol, flow.opened_by);
+        let kind = kind(key.protocol, flow.opened_by.get());
         let pair = product(k[1], r[0], k[2], r[1])
             .wrapping_add(product(k[3], r[2] & host, k[4], r[3] & host))
             .wrapping_add(product(k[5], kind, k[6], key.endpoint));
@@ -123,41 +115,41 @@ const fn product(seed: u32, word: u32, other_seed: u32, other: u32) -> u64 {
     (seed.wrapping_add(word) as u64).wrapping_mul(other_seed.wrapping_add(other) as u64)
 }
 
-impl Bucket {
+impl SharedBucket {
     /// The first way with a tag.
     #[inline(always)]
     pub fn way(&self, tag: u64) -> Option<usize> {
-        let found = (0..Self::WAYS).find(|way| self.tags[*way] == tag)?;
+        let found = (0..Bucket::WAYS).find(|way| self.tags[*way].get() == tag)?;
         // What follows is the same for each way: the verifier must not walk it
         // eight times, so it is made to forget which one it is.
         let noise = tag as usize;
-        Some((black_box(found ^ noise) ^ noise) & (Self::WAYS - 1))
+        Some((black_box(found ^ noise) ^ noise) & (Bucket::WAYS - 1))
     }
 
     /// The way of a key.
     #[inline(always)]
     pub fn find(&self, tag: u64, key: &FlowKey) -> Option<usize> {
         let way = self.way(tag)?;
-        self.flows[way].key.same(key).then_some(way)
+        self.flows[way].key.is(key).then_some(way)
     }
 
     /// Notes that a way of `OPENING` is in use, by what is known of its flow.
     #[inline(always)]
-    pub fn touch(&mut self, way: usize, clock: Clock) {
-        self.until[way] = until(&self.flows[way].flow, clock);
+    pub fn touch(&self, way: usize, clock: Clock) {
+        self.until[way].set(until(&self.flows[way].flow, clock));
     }
 
     /// `FLOWS`: whether a flow has ever found the bucket full, so that it may lie in
     /// `FLOWS_MORE`.
     #[inline(always)]
-    pub const fn is_crowded(&self) -> bool {
-        self.owners[0] != 0
+    pub fn is_crowded(&self) -> bool {
+        self.owners[0].get() != 0
     }
 
     /// `FLOWS`: notes that a flow has found it full.
     #[inline(always)]
-    pub const fn crowd(&mut self) {
-        self.owners[0] = 1;
+    pub fn crowd(&self) {
+        self.owners[0].set(1);
     }
 
     /// The way for a flow that mustn't push out another: its tag's, a free one, or
@@ -167,11 +159,11 @@ impl Bucket {
         if let Some(way) = self.way(tag) {
             return Some(way);
         }
-        if let Some(way) = self.way(Self::FREE) {
+        if let Some(way) = self.way(Bucket::FREE) {
             return Some(way);
         }
-        let over = |way: &usize| conntrack::expired(&self.flows[*way].flow, clock);
-        (0..Self::WAYS).find(over)
+        let over = |way: &usize| self.flows[*way].flow.expired(clock);
+        (0..Bucket::WAYS).find(over)
     }
 
     /// The way for a new flow: its tag's, a free one, one whose flow holds it no
@@ -181,13 +173,13 @@ impl Bucket {
         if let Some(way) = self.way(tag) {
             return way;
         }
-        if let Some(way) = self.way(Self::FREE) {
+        if let Some(way) = self.way(Bucket::FREE) {
             return way;
         }
         let [wide, near] = self.shares(owner);
         let (mut most, mut way) = (0_u64, 0);
-        while way < Self::WAYS {
-            let left = self.until[way].wrapping_sub(now as u32);
+        while way < Bucket::WAYS {
+            let left = self.until[way].get().wrapping_sub(now as u32);
             // Below 2^63: whether its time is over, what its endpoint, kind and pair
             // hold here, how little is left of its time, and which way it is.
             let score = u64::from(left >> 31) << 62
@@ -195,12 +187,13 @@ impl Bucket {
                 | (near >> (8 * way) & 0xff) << 35
                 | u64::from(!left) << 3
                 | way as u64;
-            // The larger one.
+            // The larger one, without a branch, which LLVM would make of a mask that it
+            // sees through: the verifier would walk all ways that eight of them can go.
             let less = most.wrapping_sub(score);
-            most = most.wrapping_sub(less & ((less as i64) >> 63) as u64);
+            most = most.wrapping_sub(less & black_box(((less as i64) >> 63) as u64));
             way = black_box(way + 1);
         }
-        most as usize & (Self::WAYS - 1)
+        most as usize & (Bucket::WAYS - 1)
     }
 
     /// How many ways are held by each one's endpoint and kind (high and low half of
@@ -208,18 +201,11 @@ impl Bucket {
     /// counts as one of them. All ways at once, since a BPF program has few registers.
     #[inline(always)]
     fn shares(&self, owner: u32) -> [u64; 2] {
-        let [own_endpoint, own_kind, own_high, own_low] = owner.to_be_bytes();
-        let near = |others: [u64; 4]| {
-            let own = &self.owners;
-            let endpoint = own[0] ^ others[0];
-            let kind = endpoint | own[1] ^ others[1];
-            let pair = kind | own[2] ^ others[2] | own[3] ^ others[3];
-            [zeros(endpoint) << 4 | zeros(kind), zeros(pair)]
-        };
-        let [mut wide, mut narrow] = near([own_endpoint, own_kind, own_high, own_low].map(spread));
+        let bytes = owner.to_be_bytes();
+        let [mut wide, mut narrow] = self.near(|number, _| spread(bytes[number]));
         let mut turn = 8;
         while turn < u64::BITS {
-            let [more, pair] = near(self.owners.map(|bytes| bytes.rotate_left(turn)));
+            let [more, pair] = self.near(|_, own| own.rotate_left(turn));
             wide += more;
             narrow += pair;
             // One turn after the other: all at once they would need more stack than
@@ -229,14 +215,28 @@ impl Bucket {
         [wide, narrow]
     }
 
+    /// A one for each way whose endpoint and kind, and whose pair, are those of another,
+    /// given by the number of an owner's byte and those bytes of all ways.
+    #[inline(always)]
+    fn near(&self, other: impl Fn(usize, u64) -> u64) -> [u64; 2] {
+        let apart = |number: usize| {
+            let own = self.owners[number].get();
+            own ^ other(number, own)
+        };
+        let endpoint = apart(0);
+        let kind = endpoint | apart(1);
+        let pair = kind | apart(2) | apart(3);
+        [zeros(endpoint) << 4 | zeros(kind), zeros(pair)]
+    }
+
     /// `OPENING`: notes whose the flow in a way is, and until when it holds it.
     #[inline(always)]
-    pub fn own(&mut self, way: usize, owner: u32, flow: &Flow, clock: Clock) {
+    pub fn own(&self, way: usize, owner: u32, flow: &SharedFlow, clock: Clock) {
         let shift = (8 * way as u32) & 63;
-        for (bytes, own) in self.owners.iter_mut().zip(owner.to_be_bytes()) {
-            *bytes = *bytes & !(0xff << shift) | u64::from(own) << shift;
+        for (bytes, own) in self.owners.iter().zip(owner.to_be_bytes()) {
+            bytes.set(bytes.get() & !(0xff << shift) | u64::from(own) << shift);
         }
-        self.until[way] = until(flow, clock);
+        self.until[way].set(until(flow, clock));
     }
 }
 
@@ -255,9 +255,9 @@ fn spread(byte: u8) -> u64 {
 
 /// Until when a flow holds its way.
 #[inline(always)]
-const fn until(flow: &Flow, clock: Clock) -> u32 {
-    let lease = conntrack::lease(flow) as u64 * clock.second;
-    flow.last_seen.wrapping_add(lease) as u32
+fn until(flow: &SharedFlow, clock: Clock) -> u32 {
+    let lease = u64::from(conntrack::lease(flow)) * clock.second;
+    flow.last_seen.get().wrapping_add(lease) as u32
 }
 
 #[cfg(test)]

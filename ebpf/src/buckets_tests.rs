@@ -1,6 +1,7 @@
 use super::*;
 use crate::abi::{Addr, capacity};
 use crate::conntrack::{State, opened};
+use crate::shared::SharedKey;
 
 const SEED: Seed = Seed([
     0x9e37_79b9,
@@ -34,28 +35,37 @@ const CLOCK: Clock = Clock {
 };
 
 /// A flow that a peer outside of the cluster has just opened.
-fn flow(key: &FlowKey, now: u64) -> Flow {
-    opened(Direction::Ingress, key.protocol as u8, 1, 0, 60, now)
+fn flow(key: &FlowKey, now: u64) -> SharedFlow {
+    let flow = SharedFlow::default();
+    flow.set(&opened(
+        Direction::Ingress,
+        key.protocol as u8,
+        1,
+        0,
+        60,
+        now,
+    ));
+    flow
 }
 
 /// Puts a flow where a CPU would that meets no other.
-fn put_key(bucket: &mut Bucket, key: &FlowKey, now: u64) -> usize {
+fn put_key(bucket: &SharedBucket, key: &FlowKey, now: u64) -> usize {
     let flow = flow(key, now);
     let clock = Clock { now, ..CLOCK };
     let (tag, owner) = (SEED.tag(key), SEED.owner(key, &flow));
     let way = bucket.place(tag, owner, now);
-    bucket.tags[way] = tag;
+    bucket.tags[way].set(tag);
     bucket.own(way, owner, &flow, clock);
-    bucket.flows[way].key = *key;
-    bucket.flows[way].flow = flow;
+    bucket.flows[way].key.set(key);
+    bucket.flows[way].flow.copy(&flow);
     way
 }
 
-fn put(bucket: &mut Bucket, number: u32) -> usize {
+fn put(bucket: &SharedBucket, number: u32) -> usize {
     put_key(bucket, &key(number), CLOCK.now)
 }
 
-fn holds_key(bucket: &Bucket, key: &FlowKey) -> bool {
+fn holds_key(bucket: &SharedBucket, key: &FlowKey) -> bool {
     bucket.find(SEED.tag(key), key).is_some()
 }
 
@@ -70,7 +80,7 @@ fn of(endpoint: u32, peer: u8, protocol: u32, port: u16) -> FlowKey {
     }
 }
 
-fn holds(bucket: &Bucket, number: u32) -> bool {
+fn holds(bucket: &SharedBucket, number: u32) -> bool {
     let key = key(number);
     bucket.find(SEED.tag(&key), &key).is_some()
 }
@@ -89,7 +99,9 @@ fn every_word_of_a_key_counts_for_its_tag() {
         let mut other = key(1);
         change(&mut other);
         assert_ne!(SEED.tag(&other), tag);
-        assert!(!other.same(&key(1)));
+        let held = SharedKey::default();
+        held.set(&other);
+        assert!(held.is(&other) && !held.is(&key(1)));
     }
     assert_ne!(Seed([7; 12]).tag(&key(1)), tag, "and so does the seed");
 }
@@ -129,18 +141,18 @@ fn an_endpoints_unanswered_flows_lie_in_its_part_of_the_table() {
 
 #[test]
 fn a_bucket_holds_eight_flows_and_then_the_oldest_of_equals_goes() {
-    let mut bucket = Bucket::default();
-    let place = |bucket: &mut Bucket, number| {
+    let bucket = SharedBucket::default();
+    let place = |bucket: &SharedBucket, number| {
         put_key(bucket, &of(1, 7, 6, number), 10_000 + u64::from(number))
     };
-    let ways: Vec<usize> = (0..8).map(|number| place(&mut bucket, number)).collect();
+    let ways: Vec<usize> = (0..8).map(|number| place(&bucket, number)).collect();
     assert_eq!(
-        place(&mut bucket, 3),
+        place(&bucket, 3),
         ways[3],
         "one that is there stays where it is"
     );
-    place(&mut bucket, 8);
-    place(&mut bucket, 9);
+    place(&bucket, 8);
+    place(&bucket, 9);
     let held: Vec<u16> = (0..10)
         .filter(|number| holds_key(&bucket, &of(1, 7, 6, *number)))
         .collect();
@@ -149,31 +161,27 @@ fn a_bucket_holds_eight_flows_and_then_the_oldest_of_equals_goes() {
 
 #[test]
 fn a_flow_in_use_outlives_one_that_is_not() {
-    let mut bucket = Bucket::default();
+    let bucket = SharedBucket::default();
     let ways: Vec<usize> = (0..8)
-        .map(|number| put_key(&mut bucket, &of(1, 7, 6, number), 10_000))
+        .map(|number| put_key(&bucket, &of(1, 7, 6, number), 10_000))
         .collect();
     for used in [0, 1, 2, 3, 4, 6, 7] {
-        bucket.flows[ways[used]].flow.last_seen += 100;
+        bucket.flows[ways[used]].flow.last_seen.set(10_100);
         bucket.touch(ways[used], CLOCK);
     }
-    assert_eq!(put_key(&mut bucket, &of(1, 7, 6, 8), 10_200), ways[5]);
+    assert_eq!(put_key(&bucket, &of(1, 7, 6, 8), 10_200), ways[5]);
 }
 
 #[test]
 fn who_opens_many_pushes_out_its_own_and_nobody_elses() {
-    let mut bucket = Bucket::default();
+    let bucket = SharedBucket::default();
     // A client, one over another protocol, another of another endpoint.
     let others = [of(1, 1, 6, 1), of(1, 2, 17, 1), of(2, 7, 6, 1)];
     for key in others {
-        put_key(&mut bucket, &key, 10_000);
+        put_key(&bucket, &key, 10_000);
     }
     for number in 0..1000 {
-        put_key(
-            &mut bucket,
-            &of(1, 7, 6, number),
-            10_001 + u64::from(number),
-        );
+        put_key(&bucket, &of(1, 7, 6, number), 10_001 + u64::from(number));
     }
     assert!(others.iter().all(|key| holds_key(&bucket, key)));
     let newest: Vec<u16> = (0..1000)
@@ -184,13 +192,9 @@ fn who_opens_many_pushes_out_its_own_and_nobody_elses() {
 
 #[test]
 fn a_newcomer_takes_its_way_from_whoever_holds_most() {
-    let mut bucket = Bucket::default();
+    let bucket = SharedBucket::default();
     for number in 0..8 {
-        put_key(
-            &mut bucket,
-            &of(1, 7, 6, number),
-            10_000 + u64::from(number),
-        );
+        put_key(&bucket, &of(1, 7, 6, number), 10_000 + u64::from(number));
     }
     let newcomers = [
         of(1, 1, 6, 1),
@@ -199,7 +203,7 @@ fn a_newcomer_takes_its_way_from_whoever_holds_most() {
         of(2, 1, 6, 1),
     ];
     for (number, key) in (0..).zip(newcomers) {
-        put_key(&mut bucket, &key, 10_010);
+        put_key(&bucket, &key, 10_010);
         assert!(holds_key(&bucket, &key));
         assert!(!holds_key(&bucket, &of(1, 7, 6, number)), "the oldest");
     }
@@ -208,16 +212,16 @@ fn a_newcomer_takes_its_way_from_whoever_holds_most() {
 
 #[test]
 fn many_peers_of_one_endpoint_take_nothing_from_another_and_many_protocols_neither() {
-    let mut bucket = Bucket::default();
+    let bucket = SharedBucket::default();
     let (client, other) = (of(1, 1, 6, 1), of(2, 1, 6, 1));
-    put_key(&mut bucket, &other, 10_000);
-    put_key(&mut bucket, &client, 10_000);
+    put_key(&bucket, &other, 10_000);
+    put_key(&bucket, &client, 10_000);
     for number in 0..1000_u16 {
         let key = FlowKey {
             remote: Addr::v4([192, 0, (number >> 8) as u8, number as u8]),
             ..of(1, 0, [17, 132, 1, 47][usize::from(number) % 4], number)
         };
-        put_key(&mut bucket, &key, 10_001);
+        put_key(&bucket, &key, 10_001);
     }
     assert!(holds_key(&bucket, &other));
     assert!(holds_key(&bucket, &client), "of a kind of its own");
@@ -225,23 +229,23 @@ fn many_peers_of_one_endpoint_take_nothing_from_another_and_many_protocols_neith
 
 #[test]
 fn a_flow_whose_time_is_over_goes_before_all_others() {
-    let mut bucket = Bucket::default();
+    let bucket = SharedBucket::default();
     let old = of(2, 1, 6, 1);
-    put_key(&mut bucket, &old, 3999);
+    put_key(&bucket, &old, 3999);
     for number in 0..7 {
-        put_key(&mut bucket, &of(1, 7, 6, number), 9_999);
+        put_key(&bucket, &of(1, 7, 6, number), 9_999);
     }
-    put_key(&mut bucket, &of(1, 7, 6, 8), 9_999);
+    put_key(&bucket, &of(1, 7, 6, 8), 9_999);
     assert!(holds_key(&bucket, &old), "its last tick");
-    put_key(&mut bucket, &of(1, 7, 6, 9), 10_001);
+    put_key(&bucket, &of(1, 7, 6, 9), 10_001);
     assert!(!holds_key(&bucket, &old));
 }
 
 #[test]
 fn a_pair_is_told_by_endpoint_peer_protocol_and_opener_and_never_by_ports() {
-    let owner = |key: &FlowKey, change: fn(&mut Flow)| {
-        let mut flow = flow(key, 0);
-        change(&mut flow);
+    let owner = |key: &FlowKey, change: fn(&SharedFlow)| {
+        let flow = flow(key, 0);
+        change(&flow);
         SEED.owner(key, &flow)
     };
     let base = of(1, 7, 6, 1);
@@ -250,11 +254,14 @@ fn a_pair_is_told_by_endpoint_peer_protocol_and_opener_and_never_by_ports() {
         local_port: 9,
         ..of(1, 7, 6, 2)
     };
-    assert_eq!(owner(&ports, |flow| flow.state = State::Closing as u8), one);
+    assert_eq!(
+        owner(&ports, |flow| flow.state.set(State::Closing as u8)),
+        one
+    );
     assert_ne!(owner(&of(1, 8, 6, 1), |_| ()), one);
     assert_ne!(owner(&of(2, 7, 6, 1), |_| ()), one);
     assert_ne!(owner(&of(1, 7, 17, 1), |_| ()), one);
-    let by_pod = |flow: &mut Flow| flow.opened_by = Direction::Egress as u8;
+    let by_pod = |flow: &SharedFlow| flow.opened_by.set(Direction::Egress as u8);
     assert_ne!(owner(&base, by_pod), one);
     assert_ne!(Seed([7; 12]).owner(&base, &flow(&base, 0)), one);
 }
@@ -270,10 +277,8 @@ fn a_strangers_addresses_count_by_64_bits_and_a_pods_one_by_one() {
         }
     };
     let owner = |key: &FlowKey, peer| {
-        let flow = Flow {
-            peer,
-            ..flow(key, 0)
-        };
+        let flow = flow(key, 0);
+        flow.peer.set(peer);
         SEED.owner(key, &flow)
     };
     let stranger = |last| owner(&v6(last), Identity::OUTSIDE);
@@ -287,34 +292,35 @@ fn a_strangers_addresses_count_by_64_bits_and_a_pods_one_by_one() {
 
 #[test]
 fn a_key_that_only_shares_a_tag_is_not_found() {
-    let mut bucket = Bucket::default();
-    let way = put(&mut bucket, 1);
-    bucket.flows[way].key.remote_port ^= 1;
+    let bucket = SharedBucket::default();
+    let way = put(&bucket, 1);
+    let port = &bucket.flows[way].key.remote_port;
+    port.set(port.get() ^ 1);
     assert!(!holds(&bucket, 1));
 }
 
 #[test]
 fn a_way_that_is_being_written_is_nobodys() {
-    let mut bucket = Bucket::default();
-    let way = put(&mut bucket, 1);
-    bucket.tags[way] = Bucket::BUSY;
+    let bucket = SharedBucket::default();
+    let way = put(&bucket, 1);
+    bucket.tags[way].set(Bucket::BUSY);
     assert!(!holds(&bucket, 1));
-    assert_ne!(put(&mut bucket, 2), way);
+    assert_ne!(put(&bucket, 2), way);
 }
 
 #[test]
 fn room_is_made_by_flows_past_their_timeout_alone() {
     let clock = CLOCK;
-    let mut bucket = Bucket::default();
+    let bucket = SharedBucket::default();
     let new = SEED.tag(&key(8));
     for number in 0..8 {
         assert!(bucket.room(new, clock).is_some());
-        let way = put(&mut bucket, number);
-        bucket.flows[way].flow.last_seen = 7000;
-        bucket.flows[way].flow.timeout = 30;
+        let way = put(&bucket, number);
+        bucket.flows[way].flow.last_seen.set(7000);
+        bucket.flows[way].flow.timeout.set(30);
     }
     assert_eq!(bucket.room(new, clock), None);
-    bucket.flows[5].flow.timeout = 29;
+    bucket.flows[5].flow.timeout.set(29);
     assert_eq!(bucket.room(new, clock), Some(5));
     let own = SEED.tag(&key(3));
     assert_eq!(bucket.room(own, clock), bucket.find(own, &key(3)));

@@ -3,6 +3,7 @@
 
 use crate::abi::{Direction, Flow, Quota};
 use crate::packet::{Packet, mark, protocol};
+use crate::shared::{Shared, SharedFlow, SharedQuota};
 use core::hint::cold_path;
 
 /// How far a connection has come.
@@ -57,69 +58,84 @@ pub const fn timeout(protocol_number: u8, state: u8) -> u32 {
 /// Ticks of two CPUs may differ by one: a flow from the future is fresh.
 #[inline(always)]
 pub const fn expired(flow: &Flow, clock: Clock) -> bool {
-    clock.now.saturating_sub(flow.last_seen) > flow.timeout as u64 * clock.second
+    is_over(flow.last_seen, flow.timeout, clock)
+}
+
+#[inline(always)]
+const fn is_over(last_seen: u64, timeout: u32, clock: Clock) -> bool {
+    clock.now.saturating_sub(last_seen) > timeout as u64 * clock.second
+}
+
+impl SharedFlow {
+    /// Whether the flow counts as absent now; see [`expired`].
+    #[inline(always)]
+    pub fn expired(&self, clock: Clock) -> bool {
+        is_over(self.last_seen.get(), self.timeout.get(), clock)
+    }
 }
 
 /// Takes an allowed packet into account.
 #[inline(always)]
-pub fn advance(flow: &mut Flow, direction: Direction, packet: &Packet, len: u32, now: u64) {
-    match direction {
-        Direction::Ingress => {
-            flow.packets[0] = flow.packets[0].wrapping_add(1);
-            flow.bytes[0] = flow.bytes[0].wrapping_add(u64::from(len));
-        }
-        Direction::Egress => {
-            flow.packets[1] = flow.packets[1].wrapping_add(1);
-            flow.bytes[1] = flow.bytes[1].wrapping_add(u64::from(len));
-        }
-    }
-    flow.last_seen = now;
-    let state = next(flow, direction, packet);
-    if state != flow.state {
+pub fn advance(flow: &SharedFlow, direction: Direction, packet: &Packet, len: u32, now: u64) {
+    let [packets, bytes] = match direction {
+        Direction::Ingress => [&flow.packets[0], &flow.bytes[0]],
+        Direction::Egress => [&flow.packets[1], &flow.bytes[1]],
+    };
+    add(packets, 1);
+    add(bytes, u64::from(len));
+    flow.last_seen.set(now);
+    let before = flow.state.get();
+    let state = next(flow, before, direction, packet);
+    if state != before {
         cold_path();
-        flow.state = state;
-        flow.timeout = timeout(packet.protocol, state);
+        flow.state.set(state);
+        flow.timeout.set(timeout(packet.protocol, state));
     }
 }
 
-/// The state after a packet.
 #[inline(always)]
-const fn next(flow: &Flow, direction: Direction, packet: &Packet) -> u8 {
-    if flow.state == State::Replied as u8 {
+fn add(counter: &Shared<u64>, more: u64) {
+    counter.set(counter.get().wrapping_add(more));
+}
+
+/// The state of a flow after a packet.
+#[inline(always)]
+fn next(flow: &SharedFlow, state: u8, direction: Direction, packet: &Packet) -> u8 {
+    if state == State::Replied as u8 {
         return if packet.is(mark::ENDS) {
             State::Closing as u8
         } else {
-            flow.state
+            state
         };
     }
-    let by_opener = flow.opened_by == direction as u8;
-    if flow.state == State::PickedUp as u8 {
+    let by_opener = flow.opened_by.get() == direction as u8;
+    if state == State::PickedUp as u8 {
         // A reset says that there is no such connection.
         return if by_opener && !packet.is(mark::ENDS) {
             State::Replied as u8
         } else {
-            flow.state
+            state
         };
     }
-    if flow.state == State::Opening as u8 && by_opener {
+    if state == State::Opening as u8 && by_opener {
         // An unanswered flow stays what it is, also when its opener ends it:
         // alone it must not be able to fill the table of replied ones.
-        return flow.state;
+        return state;
     }
     if packet.is(mark::ENDS) {
         return State::Closing as u8;
     }
-    if flow.state == State::Opening as u8 {
+    if state == State::Opening as u8 {
         return if packet.is(mark::SHAKES) {
             State::Answered as u8
         } else {
             State::Replied as u8
         };
     }
-    if flow.state == State::Answered as u8 && by_opener && !packet.is(mark::STARTS) {
+    if state == State::Answered as u8 && by_opener && !packet.is(mark::STARTS) {
         return State::Replied as u8;
     }
-    flow.state
+    state
 }
 
 /// A flow that a packet has just opened.
@@ -155,61 +171,62 @@ pub const fn opened(
 /// in seconds: as long as it lives, but for one that has ended, which only waits
 /// for the last words.
 #[inline(always)]
-pub const fn lease(flow: &Flow) -> u32 {
-    if flow.state == State::Closing as u8 {
+pub fn lease(flow: &SharedFlow) -> u32 {
+    if flow.state.get() == State::Closing as u8 {
         60
     } else {
-        flow.timeout
+        flow.timeout.get()
     }
 }
 
-impl Quota {
+impl SharedQuota {
     /// How many replied flows are kept. `gone` is how many of those that were put
     /// there have expired since.
     #[inline(always)]
-    pub const fn kept(&self, gone: u32) -> u32 {
-        let kept = self.replied.wrapping_sub(gone);
+    pub fn kept(&self, gone: u32) -> u32 {
+        let kept = self.replied.get().wrapping_sub(gone);
         // Fewer than none: more was taken off than was there.
         if kept < u32::MAX / 2 { kept } else { 0 }
     }
 
     /// Whether the endpoint may keep one more, given how many all of them keep.
     #[inline(always)]
-    pub fn may_keep(&mut self, endpoint: u32, gone: u32, all: u32) -> bool {
+    pub fn may_keep(&self, endpoint: u32, gone: u32, all: u32) -> bool {
         self.is_of(endpoint);
         let kept = self.kept(gone);
-        kept < Self::REPLIED && kept < Self::ALL_REPLIED.saturating_sub(all)
+        kept < Quota::REPLIED && kept < Quota::ALL_REPLIED.saturating_sub(all)
     }
 
     /// One more is kept.
     #[inline(always)]
-    pub const fn keep(&mut self) {
-        self.replied = self.replied.wrapping_add(1);
+    pub fn keep(&self) {
+        self.replied.set(self.replied.get().wrapping_add(1));
     }
 
     /// One has been taken out.
     #[inline(always)]
-    pub const fn let_go(&mut self) {
-        self.replied = self.replied.wrapping_sub(1);
+    pub fn let_go(&self) {
+        self.replied.set(self.replied.get().wrapping_sub(1));
     }
 
     #[inline(always)]
-    fn is_of(&mut self, endpoint: u32) {
-        if self.endpoint != endpoint {
-            self.endpoint = endpoint;
-            self.replied = 0;
-            self.claims = 0;
+    fn is_of(&self, endpoint: u32) {
+        if self.endpoint.get() != endpoint {
+            self.endpoint.set(endpoint);
+            self.replied.set(0);
+            self.claims.set(0);
         }
     }
 
     /// Whether the endpoint may claim one more address, which then counts.
     #[inline(always)]
-    pub fn claim(&mut self, endpoint: u32) -> bool {
+    pub fn claim(&self, endpoint: u32) -> bool {
         self.is_of(endpoint);
-        if self.claims >= Self::CLAIMS {
+        let claims = self.claims.get();
+        if claims >= Quota::CLAIMS {
             return false;
         }
-        self.claims += 1;
+        self.claims.set(claims + 1);
         true
     }
 }

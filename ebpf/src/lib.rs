@@ -8,6 +8,7 @@
 //! - [`packet`]: bytes to a packet, or the reason why it can't be accounted for.
 //! - [`conntrack`]: what a packet does to a flow, and how long a flow lives.
 //! - [`buckets`]: where flows lie.
+//! - [`shared`]: memory that other CPUs write at the same time.
 //! - [`verdict`]: endpoint, packet and tables to a verdict.
 #![cfg_attr(not(test), no_std)]
 
@@ -15,6 +16,7 @@ pub mod abi;
 pub mod buckets;
 pub mod conntrack;
 pub mod packet;
+pub mod shared;
 pub mod spoof;
 pub mod verdict;
 

@@ -1,21 +1,23 @@
 //! The tables of flows: [`ringfence_ebpf::buckets`] over maps that all CPUs share.
 
 use core::arch::asm;
+use core::hint::black_box;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed, capacity};
+use ringfence_ebpf::abi::{Bucket, FlowKey, Seed, capacity};
 use ringfence_ebpf::conntrack::Clock;
+use ringfence_ebpf::shared::{Shared, SharedBucket, SharedFlow};
 
 use super::maps::ENDPOINTS;
 
 #[map]
-static FLOWS: Array<Bucket> = Array::pinned(capacity::FLOWS, 0);
+static FLOWS: Array<SharedBucket> = Array::pinned(capacity::FLOWS, 0);
 #[map]
-static FLOWS_MORE: HashMap<FlowKey, Flow> = HashMap::pinned(capacity::FLOWS_MORE, 0);
+static FLOWS_MORE: HashMap<FlowKey, SharedFlow> = HashMap::pinned(capacity::FLOWS_MORE, 0);
 #[map]
-static OPENING: Array<Bucket> = Array::pinned(capacity::OPENING, 0);
+static OPENING: Array<SharedBucket> = Array::pinned(capacity::OPENING, 0);
 /// A number on its way past the verifier.
 #[map]
 static PLACE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -31,32 +33,29 @@ pub(super) fn tag(key: &FlowKey) -> u64 {
 
 /// A replied flow.
 #[inline(always)]
-pub(super) fn flow(tag: u64, key: &FlowKey) -> Option<&'static mut Flow> {
+pub(super) fn flow(tag: u64, key: &FlowKey) -> Option<&'static SharedFlow> {
     let bucket = flows_bucket(tag)?;
     if let Some(way) = bucket.find(tag, key) {
-        return Some(&mut bucket.flows[way & LAST_WAY].flow);
+        return Some(&bucket.flows[way & LAST_WAY].flow);
     }
     if !bucket.is_crowded() {
         return None;
     }
-    // SAFETY: the element may be evicted and reused under us. Its fields
-    // are counters, times and bytes without invalid patterns; the worst is
-    // one packet accounted to another flow.
-    flow_of_more(key).map(|flow| unsafe { &mut *flow })
+    flow_of_more(key)
 }
 
 /// A flow that isn't.
 #[inline(never)]
-pub(super) fn opening(tag: u64, key: &FlowKey, clock: Clock) -> Option<&'static mut Flow> {
+pub(super) fn opening(tag: u64, key: &FlowKey, clock: Clock) -> Option<&'static SharedFlow> {
     let bucket = opening_bucket(tag, key)?;
     let way = bucket.find(tag, key)? & LAST_WAY;
     bucket.touch(way, clock);
-    Some(&mut bucket.flows[way].flow)
+    Some(&bucket.flows[way].flow)
 }
 
 /// Stores one there.
 #[inline(never)]
-pub(super) fn open(tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
+pub(super) fn open(tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
     let (Some(bucket), Some(seed)) = (opening_bucket(tag, key), SEED.get(0)) else {
         return false;
     };
@@ -64,6 +63,8 @@ pub(super) fn open(tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
     let mut tries = TRIES;
     while tries > 0 {
         tries -= 1;
+        // Its bytes are taken apart here, not before the loop: there is no stack for that.
+        let owner = black_box(owner);
         let way = forgotten(bucket.place(tag, owner, clock.now)) & LAST_WAY;
         if write(bucket, way, tag, key, flow) {
             bucket.own(way, owner, flow, clock);
@@ -81,7 +82,9 @@ const TRIES: u32 = 2;
 #[inline(always)]
 fn forgotten(way: usize) -> usize {
     let Some(place) = PLACE.get_ptr_mut(0) else {
-        return way;
+        // A per-CPU array of one has element 0, which Linux 6.12 doesn't know.
+        // Not the way: the verifier would tell all from each other that led to it.
+        return 0;
     };
     // SAFETY: this CPU's own element; hooks run with softirqs off.
     unsafe {
@@ -92,7 +95,13 @@ fn forgotten(way: usize) -> usize {
 
 /// Moves one to the replied ones.
 #[inline(never)]
-pub(super) fn promote(tag: u64, key: &FlowKey, flow: &mut Flow, slot: u32, clock: &Clock) -> bool {
+pub(super) fn promote(
+    tag: u64,
+    key: &FlowKey,
+    flow: &SharedFlow,
+    slot: u32,
+    clock: &Clock,
+) -> bool {
     let Some(bucket) = flows_bucket(tag) else {
         return false;
     };
@@ -101,15 +110,13 @@ pub(super) fn promote(tag: u64, key: &FlowKey, flow: &mut Flow, slot: u32, clock
         Some(way) => {
             let stored = write(bucket, way, tag, key, flow);
             if stored {
-                bucket.flows[way & LAST_WAY].slot = slot;
+                bucket.flows[way & LAST_WAY].slot.set(slot);
             }
             stored
         }
         None => {
             bucket.crowd();
-            FLOWS_MORE
-                .insert(key, &*flow, u64::from(BPF_NOEXIST))
-                .is_ok()
+            FLOWS_MORE.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
                 || FLOWS_MORE.get_ptr(key).is_some()
         }
     };
@@ -121,13 +128,13 @@ pub(super) fn promote(tag: u64, key: &FlowKey, flow: &mut Flow, slot: u32, clock
 
 /// The way of a flow whose endpoint has left.
 #[inline(never)]
-fn left(bucket: &Bucket) -> Option<usize> {
+fn left(bucket: &SharedBucket) -> Option<usize> {
     let mut way = Bucket::WAYS;
     while way > 0 {
         way -= 1;
         let held = &bucket.flows[way & LAST_WAY];
-        let there = ENDPOINTS.get(held.slot);
-        if there.is_none_or(|endpoint| endpoint.id != held.key.endpoint) {
+        let there = ENDPOINTS.get(held.slot.get());
+        if there.is_none_or(|endpoint| endpoint.id != held.key.endpoint.get()) {
             return Some(way);
         }
     }
@@ -136,7 +143,7 @@ fn left(bucket: &Bucket) -> Option<usize> {
 
 /// Moves one back.
 #[inline(never)]
-pub(super) fn demote(tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
+pub(super) fn demote(tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
     // There first: there is no moment without it. Only who takes it out
     // counts it.
     open(tag, key, flow, clock)
@@ -149,63 +156,61 @@ const LAST_WAY: usize = Bucket::WAYS - 1;
 
 /// The bucket of a tag among the flows that aren't replied.
 #[inline(always)]
-fn opening_bucket(tag: u64, key: &FlowKey) -> Option<&'static mut Bucket> {
+fn opening_bucket(tag: u64, key: &FlowKey) -> Option<&'static SharedBucket> {
     let number = SEED
         .get(0)?
         .opening_bucket::<{ capacity::OPENING }>(tag, key.endpoint);
-    let bucket = OPENING.get_ptr_mut(number)?;
-    // SAFETY: other CPUs write here too; see `ringfence_ebpf::buckets` for why any
-    // state that they leave can be read.
-    Some(unsafe { &mut *bucket })
+    OPENING.get(number)
 }
 
 /// The same among those that are.
 #[inline(always)]
-fn flows_bucket(tag: u64) -> Option<&'static mut Bucket> {
-    let bucket = FLOWS.get_ptr_mut(Seed::bucket::<{ capacity::FLOWS }>(tag))?;
-    // SAFETY: as above.
-    Some(unsafe { &mut *bucket })
+fn flows_bucket(tag: u64) -> Option<&'static SharedBucket> {
+    FLOWS.get(Seed::bucket::<{ capacity::FLOWS }>(tag))
 }
 
 /// Writes a flow to a way of a bucket, unless another CPU is at it.
 #[inline(always)]
-fn write(bucket: &mut Bucket, way: usize, tag: u64, key: &FlowKey, flow: &Flow) -> bool {
+fn write(bucket: &SharedBucket, way: usize, tag: u64, key: &FlowKey, flow: &SharedFlow) -> bool {
     let way = way & LAST_WAY;
-    let before = bucket.tags[way];
-    if before == Bucket::BUSY || !exchange(&mut bucket.tags[way], before, Bucket::BUSY) {
+    let before = bucket.tags[way].get();
+    if before == Bucket::BUSY || !exchange(&bucket.tags[way], before, Bucket::BUSY) {
         return false;
     }
-    let opening = &mut bucket.flows[way];
-    opening.flow = *flow;
-    opening.key = *key;
-    exchange(&mut bucket.tags[way], Bucket::BUSY, tag)
+    let opening = &bucket.flows[way];
+    opening.flow.copy(flow);
+    // Loaded here, not before the caller's loop, for the same reason.
+    opening.key.set(black_box(key));
+    exchange(&bucket.tags[way], Bucket::BUSY, tag)
 }
 
 /// Frees a key's way, if it has one.
 #[inline(always)]
-fn release(bucket: &mut Bucket, tag: u64, key: &FlowKey) -> bool {
+fn release(bucket: &SharedBucket, tag: u64, key: &FlowKey) -> bool {
     match bucket.find(tag, key) {
-        Some(way) => exchange(&mut bucket.tags[way & LAST_WAY], tag, Bucket::FREE),
+        Some(way) => exchange(&bucket.tags[way & LAST_WAY], tag, Bucket::FREE),
         None => false,
     }
 }
 
 /// A replied flow that found its bucket full.
 #[inline(never)]
-fn flow_of_more(key: &FlowKey) -> Option<*mut Flow> {
-    FLOWS_MORE.get_ptr_mut(key)
+fn flow_of_more(key: &FlowKey) -> Option<&'static SharedFlow> {
+    // SAFETY: the element may be evicted and reused under us, by stores that the view
+    // expects; the worst is one packet accounted to another flow.
+    unsafe { FLOWS_MORE.get(key) }
 }
 
 /// Sets a tag, if it still is what it was; Linux 5.12.
 #[inline(always)]
-fn exchange(tag: &mut u64, before: u64, now: u64) -> bool {
+fn exchange(tag: &Shared<u64>, before: u64, now: u64) -> bool {
     let found: u64;
     // `core` has no such operation for BPF.
-    // SAFETY: an aligned element of an array, that all CPUs change in this way only.
+    // SAFETY: an aligned element of an array, that all CPUs store to in this way only.
     unsafe {
         asm!(
             "r0 = cmpxchg_64({tag} + 0, r0, {now})",
-            tag = in(reg) core::ptr::from_mut(tag),
+            tag = in(reg) tag.as_ptr(),
             now = in(reg) now,
             inlateout("r0") before => found,
             options(nostack)

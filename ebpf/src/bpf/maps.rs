@@ -14,11 +14,12 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
-    Addr, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey, Grant,
-    Identity, PortBlock, PortKey, Quota, RuleKey, ServiceKey, Stat, TunnelPorts, World, capacity,
+    Addr, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, FlowKey, Grant, Identity,
+    PortBlock, PortKey, RuleKey, ServiceKey, Stat, TunnelPorts, World, capacity,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{Packet, Shape};
+use ringfence_ebpf::shared::{Shared, SharedBudget, SharedFlow, SharedQuota};
 use ringfence_ebpf::verdict::{Memo, PolicyTables, Scratch, Tables};
 
 use super::buckets;
@@ -38,14 +39,14 @@ static PORTS: HashMap<PortKey, PortBlock> = HashMap::pinned(capacity::PORTS, BPF
 static ADDRESSES: HashMap<Addr, Identity> = HashMap::pinned(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
 /// UDP ports of tunnels, one bit each; index = [`TunnelPorts::word`].
 #[map]
-static TUNNELS: Array<u64> = Array::pinned(capacity::TUNNELS, 0);
+static TUNNELS: Array<Shared<u64>> = Array::pinned(capacity::TUNNELS, 0);
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(capacity::SERVICES, BPF_F_NO_PREALLOC);
 #[map]
-pub(super) static QUOTA: Array<Quota> = Array::pinned(capacity::ENDPOINTS, 0);
+pub(super) static QUOTA: Array<SharedQuota> = Array::pinned(capacity::ENDPOINTS, 0);
 /// Replied flows that are gone and still counted, by slot. Written by the agent.
 #[map]
-static GONE: Array<u32> = Array::pinned(capacity::ENDPOINTS, 0);
+static GONE: Array<Shared<u32>> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
 static CLAIMS: HashMap<Addr, Claim> = HashMap::pinned(capacity::CLAIMS, BPF_F_NO_PREALLOC);
 /// The slot of the endpoint that has an address, link-local ones included. Written by
@@ -54,7 +55,7 @@ static CLAIMS: HashMap<Addr, Claim> = HashMap::pinned(capacity::CLAIMS, BPF_F_NO
 static LOCALS: HashMap<Addr, u32> = HashMap::pinned(capacity::LOCALS, BPF_F_NO_PREALLOC);
 /// Series in `DROPS` by source workload.
 #[map]
-pub(super) static SOURCES: HashMap<u32, u32> =
+pub(super) static SOURCES: HashMap<u32, Shared<u32>> =
     HashMap::pinned(capacity::SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub(super) static DROPS: PerCpuHashMap<DropKey, DropCount> =
@@ -64,7 +65,7 @@ pub(super) static DROPS_OTHER: PerCpuArray<DropCount> = PerCpuArray::pinned(Drop
 #[map]
 static STATS: PerCpuArray<u64> = PerCpuArray::pinned(Stat::COUNT, 0);
 #[map]
-pub(super) static BUDGET: Array<Budget> = Array::pinned(capacity::ENDPOINTS, 0);
+pub(super) static BUDGET: Array<SharedBudget> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::pinned(capacity::EVENTS, 0);
 
@@ -180,9 +181,7 @@ impl PolicyTables for Maps {
 }
 
 impl Tables for Maps {
-    type FlowRef<'a> = &'a mut Flow;
     type MemoRef<'a> = &'a mut Memo;
-    type QuotaRef<'a> = &'a mut Quota;
 
     #[inline(always)]
     fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
@@ -217,7 +216,7 @@ impl Tables for Maps {
     fn is_tunnel_port(&self, port: u16) -> bool {
         let word = TUNNELS.get(TunnelPorts::word(port));
         // The verifier wants to hear of a word that isn't there.
-        word.is_none_or(|word| word & TunnelPorts::bit(port) != 0)
+        word.is_none_or(|word| word.get() & TunnelPorts::bit(port) != 0)
     }
 
     #[inline(always)]
@@ -232,39 +231,39 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&mut Flow> {
+    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&SharedFlow> {
         buckets::flow(tag, key)
     }
 
     #[inline(always)]
-    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&mut Flow> {
+    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&SharedFlow> {
         buckets::opening(tag, key, clock)
     }
 
     #[inline(always)]
-    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
+    fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
         buckets::open(tag, key, flow, clock)
     }
 
     #[inline(always)]
-    fn promote(&self, tag: u64, key: &FlowKey, flow: &mut Flow, slot: u32, clock: Clock) -> bool {
+    fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, slot: u32, clock: Clock) -> bool {
         buckets::promote(tag, key, flow, slot, &clock)
     }
 
     #[inline(always)]
-    fn demote(&self, tag: u64, key: &FlowKey, flow: &mut Flow, clock: Clock) -> bool {
+    fn demote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
         buckets::demote(tag, key, flow, clock)
     }
 
     #[inline(always)]
-    fn quota(&self, slot: u32) -> Option<&mut Quota> {
-        // SAFETY: CPUs may race here; the worst is a few flows more or fewer.
-        QUOTA.get_ptr_mut(slot).map(|quota| unsafe { &mut *quota })
+    fn quota(&self, slot: u32) -> Option<&SharedQuota> {
+        // CPUs may race here; the worst is a few flows more or fewer.
+        QUOTA.get(slot)
     }
 
     #[inline(always)]
     fn gone(&self, slot: u32) -> u32 {
-        GONE.get(slot).copied().unwrap_or_default()
+        GONE.get(slot).map(Shared::get).unwrap_or_default()
     }
 
     #[inline(always)]

@@ -3,8 +3,9 @@
 use core::cell::Cell;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use ringfence_ebpf::abi::{Budget, DropCount, DropKey, Event, Protocol, Stat};
+use ringfence_ebpf::abi::{DropCount, DropKey, Event, Protocol, Stat};
 use ringfence_ebpf::packet::Packet;
+use ringfence_ebpf::shared::Shared;
 use ringfence_ebpf::verdict::{Context, Noted, Tables};
 
 use super::maps::{BUDGET, DROPS, DROPS_OTHER, EVENTS, Maps, SOURCES, count};
@@ -49,18 +50,19 @@ fn add(key: &DropKey, bytes: u64) {
 /// pod that tries everybody must not leave the others nameless.
 #[inline(always)]
 fn may_name_another(source: u32) -> bool {
-    const NONE: u32 = 0;
     if SOURCES.get_ptr(&source).is_none() {
         // Another CPU may be first: then its entry stands.
-        let _ = SOURCES.insert(&source, &NONE, u64::from(BPF_NOEXIST));
+        let _ = SOURCES.insert(&source, &Shared::new(0), u64::from(BPF_NOEXIST));
     }
-    match SOURCES.get_ptr_mut(&source) {
-        // SAFETY: CPUs may race here; the worst is a few series more.
-        Some(series) => unsafe {
-            let may = *series < DropKey::PER_SOURCE;
-            *series += u32::from(may);
+    // SAFETY: not preallocated: no element becomes another source's under us.
+    match unsafe { SOURCES.get(&source) } {
+        // CPUs may race here; the worst is a few series more.
+        Some(series) => {
+            let named = series.get();
+            let may = named < DropKey::PER_SOURCE;
+            series.set(named + u32::from(may));
             may
-        },
+        }
         // No room to count sources: as many as there are have a share already.
         None => false,
     }
@@ -86,20 +88,22 @@ fn within_budget(context: &Context) -> bool {
     if limit == 0 {
         return false;
     }
-    let Some(budget) = BUDGET.get_ptr_mut(context.slot) else {
+    let Some(budget) = BUDGET.get(context.slot) else {
         return false;
     };
-    // SAFETY: CPUs may race here; the worst is a few events more or fewer.
-    let budget: &mut Budget = unsafe { &mut *budget };
-    if context.clock.now.saturating_sub(budget.since) >= context.clock.second {
-        budget.since = context.clock.now;
-        budget.events = 0;
-    }
-    if budget.events >= limit {
+    // CPUs may race here; the worst is a few events more or fewer.
+    let since = context.clock.now.saturating_sub(budget.since.get());
+    let events = if since >= context.clock.second {
+        budget.since.set(context.clock.now);
+        0
+    } else {
+        budget.events.get()
+    };
+    if events >= limit {
         count(Stat::EventsSuppressed);
         return false;
     }
-    budget.events += 1;
+    budget.events.set(events + 1);
     true
 }
 

@@ -7,6 +7,7 @@ use super::{Policy, Tables, Track};
 use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Identity, Quota, Stat};
 use crate::conntrack::{self, State};
 use crate::packet::{self, Frame, Packet, mark};
+use crate::shared::SharedFlow;
 
 /// What the flow tables know of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +18,32 @@ pub(super) enum Found {
     Revoked,
     /// It has to be decided in full.
     Absent(Known),
+}
+
+impl Found {
+    const REVOKED: u32 = 1 << 8;
+    const ABSENT: u32 = 1 << 9;
+
+    /// As one number, what is known of an absent one left out: a function that the
+    /// verifier walks by itself returns one register.
+    #[inline(always)]
+    const fn packed(self) -> u32 {
+        match self {
+            Self::Passes(flags) => flags as u32,
+            Self::Revoked => Self::REVOKED,
+            Self::Absent(_) => Self::ABSENT,
+        }
+    }
+
+    /// From that number; what is absent is something.
+    #[inline(always)]
+    const fn unpacked(number: u32) -> Self {
+        match number {
+            Self::REVOKED => Self::Revoked,
+            Self::ABSENT => Self::Absent(Known::Something),
+            flags => Self::Passes(flags as u8),
+        }
+    }
 }
 
 /// What is noted of a flow that an allowed packet opens.
@@ -40,12 +67,12 @@ impl<T: Tables> Path<'_, T> {
             return Found::Absent(Known::Unasked);
         }
         track.tag = self.tables.tag(&track.key);
-        let Some(mut flow) = self.tables.flow(track.tag, &track.key) else {
+        let Some(flow) = self.tables.flow(track.tag, &track.key) else {
             cold_path();
             return self.not_replied(track);
         };
-        let found = self.take_in(&mut flow, &track.key);
-        if matches!(found, Found::Passes(_)) && flow.state == State::Closing as u8 {
+        let found = self.take_in(flow, &track.key);
+        if matches!(found, Found::Passes(_)) && flow.state.get() == State::Closing as u8 {
             cold_path();
             // Room for those that live: what has ended is kept with the brief ones.
             self.end(track, flow);
@@ -54,17 +81,17 @@ impl<T: Tables> Path<'_, T> {
     }
 
     #[inline(never)]
-    fn end(&self, track: &Track, flow: T::FlowRef<'_>) {
+    fn end(&self, track: &Track, flow: &SharedFlow) {
         let clock = self.context.clock;
         if !self.tables.demote(track.tag, &track.key, flow, clock) {
             return;
         }
-        if let Some(mut quota) = self.tables.quota(self.context.slot)
-            && quota.endpoint == self.endpoint.id
+        if let Some(quota) = self.tables.quota(self.context.slot)
+            && quota.endpoint.get() == self.endpoint.id
         {
             quota.let_go();
         }
-        if let Some(mut all) = self.tables.quota(Quota::NODE) {
+        if let Some(all) = self.tables.quota(Quota::NODE) {
             all.let_go();
         }
     }
@@ -74,31 +101,31 @@ impl<T: Tables> Path<'_, T> {
     fn not_replied(&self, track: &mut Track) -> Found {
         let clock = self.context.clock;
         match self.tables.opening(track.tag, &track.key, clock) {
-            Some(flow) => self.not_replied_yet(track, flow),
+            Some(flow) => Found::unpacked(self.not_replied_yet(track, flow)),
             None => Found::Absent(Known::Nothing),
         }
     }
 
     #[inline(never)]
-    fn not_replied_yet(&self, track: &Track, mut flow: T::FlowRef<'_>) -> Found {
-        if flow.state == State::PickedUp as u8
-            && flow.opened_by != self.direction as u8
+    fn not_replied_yet(&self, track: &Track, flow: &SharedFlow) -> u32 {
+        if flow.state.get() == State::PickedUp as u8
+            && flow.opened_by.get() != self.direction as u8
             && !self.is_bare_ack()
         {
             // Nobody but it says that there is a connection: no other flags.
-            return Found::Absent(Known::Something);
+            return Found::Absent(Known::Something).packed();
         }
-        let found = self.take_in(&mut flow, &track.key);
-        if matches!(found, Found::Passes(_)) && flow.state == State::Replied as u8 {
+        let found = self.take_in(flow, &track.key);
+        if matches!(found, Found::Passes(_)) && flow.state.get() == State::Replied as u8 {
             self.replied(track, flow);
         }
-        found
+        found.packed()
     }
 
     /// Moves a flow to those that a flood can't push out, as many as this
     /// endpoint may have there; the others go on where they are.
     #[inline(never)]
-    fn replied(&self, track: &Track, flow: T::FlowRef<'_>) {
+    fn replied(&self, track: &Track, flow: &SharedFlow) {
         let (slot, clock) = (self.context.slot, self.context.clock);
         if !self.may_keep() {
             self.tables.count(Stat::FlowsOverQuota);
@@ -107,7 +134,7 @@ impl<T: Tables> Path<'_, T> {
             .promote(track.tag, &track.key, flow, slot, clock)
         {
             for slot in [slot, Quota::NODE] {
-                if let Some(mut quota) = self.tables.quota(slot) {
+                if let Some(quota) = self.tables.quota(slot) {
                     quota.keep();
                 }
             }
@@ -126,7 +153,7 @@ impl<T: Tables> Path<'_, T> {
         let slot = self.context.slot;
         let gone = self.tables.gone(slot);
         match self.tables.quota(slot) {
-            Some(mut quota) => quota.may_keep(self.endpoint.id, gone, all),
+            Some(quota) => quota.may_keep(self.endpoint.id, gone, all),
             None => true,
         }
     }
@@ -138,24 +165,24 @@ impl<T: Tables> Path<'_, T> {
     /// not be decided as if it opened something: that would turn a revoked
     /// flow into one of the other side's own.
     #[inline(always)]
-    fn take_in(&self, flow: &mut Flow, key: &FlowKey) -> Found {
+    fn take_in(&self, flow: &SharedFlow, key: &FlowKey) -> Found {
         let clock = self.context.clock;
-        let by_opener = flow.opened_by == self.direction as u8;
+        let by_opener = flow.opened_by.get() == self.direction as u8;
         let fits = if by_opener {
             mark::BY_OPENER
         } else {
             mark::BY_OTHER
         };
-        if conntrack::expired(flow, clock) || !self.packet.is(fits) {
+        if flow.expired(clock) || !self.packet.is(fits) {
             return Found::Absent(Known::Something);
         }
-        if flow.epoch != self.half.epoch {
+        if flow.epoch.get() != self.half.epoch {
             cold_path();
             if by_opener {
                 return Found::Absent(Known::Something);
             }
             match self.again(flow, key) {
-                Policy::Allow => flow.epoch = self.half.epoch,
+                Policy::Allow => flow.epoch.set(self.half.epoch),
                 Policy::Deny if !self.auditing() => return Found::Revoked,
                 // Stays old until its opener speaks, who is then counted.
                 Policy::Deny | Policy::Audit => {}
@@ -168,29 +195,30 @@ impl<T: Tables> Path<'_, T> {
             self.context.len,
             clock.now,
         );
-        Found::Passes(flow.flags)
+        Found::Passes(flow.flags.get())
     }
 
     /// Asks policy once more, in the direction in which the flow was opened.
     #[inline(never)]
-    fn again(&self, flow: &Flow, key: &FlowKey) -> Policy {
-        let by_pod = flow.opened_by == Direction::Egress as u8;
+    fn again(&self, flow: &SharedFlow, key: &FlowKey) -> Policy {
+        let flags = flow.flags.get();
+        let by_pod = flow.opened_by.get() == Direction::Egress as u8;
         let (direction, port) = if by_pod {
             (Direction::Egress, key.remote_port)
         } else {
             (Direction::Ingress, key.local_port)
         };
         let peer = self.judge(direction, &key.remote, key.protocol as u8, port);
-        if flow.flags & Flow::ALWAYS != 0 {
+        if flags & Flow::ALWAYS != 0 {
             // The node's address may have become somebody else's.
             let kept = !by_pod || peer.flags & Identity::IS_THIS_NODE != 0;
             return if kept { Policy::Allow } else { Policy::Deny };
         }
-        if flow.flags & Flow::SERVICE != 0 && self.leads_to_service(peer.flags) {
+        if flags & Flow::SERVICE != 0 && self.leads_to_service(peer.flags) {
             // Which backend it is shows in its opener's packets only.
             return Policy::Allow;
         }
-        if flow.flags & Flow::MASQUERADED != 0 {
+        if flags & Flow::MASQUERADED != 0 {
             // Who it is shows in its opener's packets only: until then it stays old.
             return Policy::Audit;
         }
@@ -222,16 +250,16 @@ impl<T: Tables> Path<'_, T> {
         }
         // The packet that met the error went the other way.
         inner.put_flow_key(self.direction.reverse(), self.endpoint.id, key);
-        let live = |flow: &Flow| {
-            flow.epoch == self.half.epoch && !conntrack::expired(flow, self.context.clock)
+        let live = |flow: &SharedFlow| {
+            flow.epoch.get() == self.half.epoch && !flow.expired(self.context.clock)
         };
         let tag = self.tables.tag(key);
         match self.tables.flow(tag, key) {
-            Some(flow) => live(&flow),
+            Some(flow) => live(flow),
             None => self
                 .tables
                 .opening(tag, key, self.context.clock)
-                .is_some_and(|flow| live(&flow)),
+                .is_some_and(live),
         }
     }
 
@@ -270,7 +298,7 @@ impl<T: Tables> Path<'_, T> {
         if adopted {
             self.adopt(track);
         } else if self.packet.is(mark::OPENS) {
-            track.flow = conntrack::opened(
+            let opened = conntrack::opened(
                 self.direction,
                 self.packet.protocol,
                 self.half.epoch,
@@ -278,7 +306,8 @@ impl<T: Tables> Path<'_, T> {
                 self.context.len,
                 self.context.clock.now,
             );
-            track.flow.flags = track.new.flags;
+            let flags = track.new.flags;
+            track.flow.set(&Flow { flags, ..opened });
         } else {
             return;
         }
@@ -290,8 +319,8 @@ impl<T: Tables> Path<'_, T> {
         if known != Known::Nothing {
             // A reused port takes its old entry over, wherever that lies.
             track.tag = self.tables.tag(&track.key);
-            if let Some(mut old) = self.tables.flow(track.tag, &track.key) {
-                *old = track.flow;
+            if let Some(old) = self.tables.flow(track.tag, &track.key) {
+                old.copy(&track.flow);
                 self.tables.count(stat);
                 return;
             }
@@ -306,15 +335,15 @@ impl<T: Tables> Path<'_, T> {
     #[inline(never)]
     fn confirm(&self, track: &Track) -> bool {
         let new = &track.new;
-        let confirmed = |flow: &mut Flow| {
+        let confirmed = |flow: &SharedFlow| {
             let clock = self.context.clock;
-            let by_opener = flow.opened_by == self.direction as u8;
-            if !by_opener || !self.packet.is(mark::BY_OPENER) || conntrack::expired(flow, clock) {
+            let by_opener = flow.opened_by.get() == self.direction as u8;
+            if !by_opener || !self.packet.is(mark::BY_OPENER) || flow.expired(clock) {
                 return false;
             }
-            flow.epoch = self.half.epoch;
-            flow.peer = new.peer;
-            flow.flags = new.flags;
+            flow.epoch.set(self.half.epoch);
+            flow.peer.set(new.peer);
+            flow.flags.set(new.flags);
             conntrack::advance(
                 flow,
                 self.direction,
@@ -324,12 +353,12 @@ impl<T: Tables> Path<'_, T> {
             );
             true
         };
-        if let Some(mut flow) = self.tables.flow(track.tag, &track.key) {
-            return confirmed(&mut flow);
+        if let Some(flow) = self.tables.flow(track.tag, &track.key) {
+            return confirmed(flow);
         }
         let clock = self.context.clock;
         match self.tables.opening(track.tag, &track.key, clock) {
-            Some(mut flow) => confirmed(&mut flow),
+            Some(flow) => confirmed(flow),
             None => false,
         }
     }
@@ -338,7 +367,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(never)]
     fn adopt(&self, track: &mut Track) {
         let context = self.context;
-        track.flow = conntrack::opened(
+        let opened = conntrack::opened(
             self.direction.reverse(),
             self.packet.protocol,
             self.half.epoch,
@@ -346,10 +375,13 @@ impl<T: Tables> Path<'_, T> {
             0,
             context.clock.now,
         );
-        track.flow.packets = [0; 2];
-        track.flow.state = State::PickedUp as u8;
+        track.flow.set(&Flow {
+            packets: [0; 2],
+            state: State::PickedUp as u8,
+            ..opened
+        });
         conntrack::advance(
-            &mut track.flow,
+            &track.flow,
             self.direction,
             self.packet,
             context.len,

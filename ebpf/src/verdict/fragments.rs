@@ -54,16 +54,18 @@ impl<T: Tables> Path<'_, T> {
         track.tag = self.tables.tag(&track.key);
         // A second first fragment mustn't uncover what the first one held.
         if let Some(first) = self.tables.opening(track.tag, &track.key, clock)
-            && !conntrack::expired(&first, clock)
+            && !first.expired(clock)
         {
-            held = held.max(first.bytes[0]);
+            held = held.max(first.bytes[0].get());
         }
         let peer = self.tables.identity(&track.key.remote).workload;
-        track.flow = conntrack::opened(self.direction, 0, self.half.epoch, peer, 0, clock.now);
-        track.flow.timeout = PATIENCE;
-        // Bytes of the packet that what follows may not overlap.
-        track.flow.bytes[0] = held;
-        track.flow.flags = if service { Flow::SERVICE } else { 0 };
+        track.flow.set(&Flow {
+            timeout: PATIENCE,
+            // Bytes of the packet that what follows may not overlap.
+            bytes: [held, 0],
+            flags: if service { Flow::SERVICE } else { 0 },
+            ..conntrack::opened(self.direction, 0, self.half.epoch, peer, 0, clock.now)
+        });
         if !self.tables.open(track.tag, &track.key, &track.flow, clock) {
             self.tables.count(Stat::FragmentsNotStored);
         }
@@ -83,10 +85,10 @@ impl<T: Tables> Path<'_, T> {
         let clock = self.context.clock;
         let tag = self.tables.tag(&key);
         let first = self.tables.opening(tag, &key, clock)?;
-        let fresh = !conntrack::expired(&first, clock);
-        let behind = u64::from(self.packet.fragment_at) >= first.bytes[0];
-        (fresh && behind && first.epoch == self.half.epoch).then_some(Verdict {
-            service: first.flags & Flow::SERVICE != 0,
+        let fresh = !first.expired(clock);
+        let behind = u64::from(self.packet.fragment_at) >= first.bytes[0].get();
+        (fresh && behind && first.epoch.get() == self.half.epoch).then_some(Verdict {
+            service: first.flags.get() & Flow::SERVICE != 0,
             ..Verdict::ALLOW
         })
     }

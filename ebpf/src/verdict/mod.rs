@@ -20,11 +20,11 @@ use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, FlowKey, Identity, Reason, Stat, Tag,
-    World,
+    Addr, Control, Direction, Endpoint, EndpointWorld, FlowKey, Identity, Reason, Stat, Tag, World,
 };
 use crate::conntrack::Clock;
 use crate::packet::Packet;
+use crate::shared::SharedFlow;
 
 use flows::New;
 use memo::Peer;
@@ -137,7 +137,7 @@ pub struct Room {
     work: Work,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Work {
     /// The packet that an ICMP error quotes.
     inner: MaybeUninit<Packet>,
@@ -150,9 +150,9 @@ struct Work {
 ///
 /// Apart from the rest: the kernel refuses the type information of functions
 /// that get a `MaybeUninit`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Track {
-    flow: Flow,
+    flow: SharedFlow,
     key: FlowKey,
     /// What the key is found by, once it has been looked for.
     tag: u64,
@@ -166,23 +166,25 @@ struct Track {
 }
 
 impl Track {
-    const EMPTY: Self = Self {
-        flow: Flow::EMPTY,
-        key: FlowKey::EMPTY,
-        tag: 0,
-        new: New {
-            peer: Identity::OUTSIDE,
-            flags: 0,
-            stat: Stat::FlowsAllowed,
-        },
-        judged: Addr::UNSPECIFIED,
-        peer: Peer::UNKNOWN,
-    };
+    fn empty() -> Self {
+        Self {
+            flow: SharedFlow::default(),
+            key: FlowKey::EMPTY,
+            tag: 0,
+            new: New {
+                peer: Identity::OUTSIDE,
+                flags: 0,
+                stat: Stat::FlowsAllowed,
+            },
+            judged: Addr::UNSPECIFIED,
+            peer: Peer::UNKNOWN,
+        }
+    }
 }
 
 impl Scratch {
     /// With nothing in it yet.
-    pub const fn empty() -> Self {
+    pub fn empty() -> Self {
         Self {
             packet: MaybeUninit::uninit(),
             context: MaybeUninit::uninit(),
@@ -192,7 +194,7 @@ impl Scratch {
                 work: Work {
                     inner: MaybeUninit::uninit(),
                     quoted: FlowKey::EMPTY,
-                    track: Track::EMPTY,
+                    track: Track::empty(),
                 },
             },
         }

@@ -3,21 +3,14 @@
 use core::ops::DerefMut;
 
 use super::{Memo, PolicyTables};
-use crate::abi::{Addr, Claim, Endpoint, Flow, FlowKey, Identity, Quota, ServiceKey, Stat, World};
+use crate::abi::{Addr, Claim, Endpoint, FlowKey, Identity, ServiceKey, Stat, World};
 use crate::conntrack::Clock;
+use crate::shared::{SharedFlow, SharedQuota};
 
 /// Endpoints, addresses, flows: over eBPF maps in the kernel, in memory in tests.
 pub trait Tables: PolicyTables {
-    /// A flow that may be changed in place.
-    type FlowRef<'a>: DerefMut<Target = Flow>
-    where
-        Self: 'a;
     /// What a CPU remembers.
     type MemoRef<'a>: DerefMut<Target = Memo>
-    where
-        Self: 'a;
-    /// An endpoint's quota.
-    type QuotaRef<'a>: DerefMut<Target = Quota>
     where
         Self: 'a;
 
@@ -40,25 +33,18 @@ pub trait Tables: PolicyTables {
     /// What a key is found by in both tables of flows.
     fn tag(&self, key: &FlowKey) -> u64;
     /// A replied flow, live or not.
-    fn flow(&self, tag: u64, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
+    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&SharedFlow>;
     /// A flow that isn't replied yet or no longer, live or not.
-    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<Self::FlowRef<'_>>;
+    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&SharedFlow>;
     /// Stores a flow among those that aren't replied, in whose place one of its own
     /// pair, kind or endpoint may have to go; whether that worked.
-    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool;
+    fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
     /// Moves a flow of the endpoint in a slot to the replied ones; whether that worked.
-    fn promote(
-        &self,
-        tag: u64,
-        key: &FlowKey,
-        flow: Self::FlowRef<'_>,
-        slot: u32,
-        clock: Clock,
-    ) -> bool;
+    fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, slot: u32, clock: Clock) -> bool;
     /// Moves a flow from the replied ones to the others; whether that worked.
-    fn demote(&self, tag: u64, key: &FlowKey, flow: Self::FlowRef<'_>, clock: Clock) -> bool;
-    /// The quota of the endpoint in a slot, or of all together ([`Quota::NODE`]).
-    fn quota(&self, slot: u32) -> Option<Self::QuotaRef<'_>>;
+    fn demote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
+    /// The quota of the endpoint in a slot, or of all together ([`Quota::NODE`](crate::abi::Quota::NODE)).
+    fn quota(&self, slot: u32) -> Option<&SharedQuota>;
     /// How many of the flows that the quota counts as replied are gone: the
     /// agent's word.
     fn gone(&self, slot: u32) -> u32;

@@ -1,22 +1,23 @@
 //! One bucket of flows in memory.
 
-use ringfence_ebpf::abi::{Bucket, Flow, FlowKey};
+use ringfence_ebpf::abi::{Bucket, FlowKey};
+use ringfence_ebpf::shared::{SharedBucket, SharedFlow};
 
-pub(super) fn write(bucket: &mut Bucket, way: usize, tag: u64, key: &FlowKey, flow: &Flow) {
-    bucket.tags[way] = tag;
-    bucket.flows[way].flow = *flow;
-    bucket.flows[way].key = *key;
+pub(super) fn write(bucket: &SharedBucket, way: usize, tag: u64, key: &FlowKey, flow: &SharedFlow) {
+    bucket.tags[way].set(tag);
+    bucket.flows[way].flow.copy(flow);
+    bucket.flows[way].key.set(key);
 }
 
-pub(super) fn release(bucket: &mut Bucket, tag: u64, key: &FlowKey) -> bool {
+pub(super) fn release(bucket: &SharedBucket, tag: u64, key: &FlowKey) -> bool {
     let way = bucket.find(tag, key);
     if let Some(way) = way {
-        bucket.tags[way] = Bucket::FREE;
+        bucket.tags[way].set(Bucket::FREE);
     }
     way.is_some()
 }
 
-pub(super) fn held(buckets: &[Bucket]) -> usize {
-    let tags = buckets.iter().flat_map(|bucket| bucket.tags);
-    tags.filter(|tag| *tag != Bucket::FREE).count()
+pub(super) fn held(buckets: &[SharedBucket]) -> usize {
+    let tags = buckets.iter().flat_map(|bucket| &bucket.tags);
+    tags.filter(|tag| tag.get() != Bucket::FREE).count()
 }

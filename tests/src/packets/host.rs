@@ -4,11 +4,12 @@ use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
-    Addr, Bucket, Claim, Control, Direction, Endpoint, Flow, FlowKey, Grant, Identity, Mac,
-    PortKey, Protocol, Quota, Seed, ServiceKey, Stat, Tag, World,
+    Addr, Claim, Control, Direction, Endpoint, FlowKey, Grant, Identity, Mac, PortKey, Protocol,
+    Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::shared::{SharedBucket, SharedFlow, SharedQuota};
 use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
 
@@ -36,10 +37,10 @@ pub struct Host {
     endpoints: HashMap<u32, Endpoint>,
     workloads: Vec<String>,
     identities: HashMap<Addr, Identity>,
-    flows: RefCell<Vec<Bucket>>,
-    opening: RefCell<Vec<Bucket>>,
+    flows: Vec<SharedBucket>,
+    opening: Vec<SharedBucket>,
     memos: RefCell<Vec<Memo>>,
-    quotas: RefCell<HashMap<u32, Quota>>,
+    quotas: HashMap<u32, SharedQuota>,
     claims: RefCell<HashMap<Addr, Claim>>,
     stats: RefCell<[u64; Stat::COUNT as usize]>,
     /// Denied and audited packets.
@@ -61,10 +62,10 @@ impl Host {
             endpoints: HashMap::new(),
             workloads: Vec::new(),
             identities: HashMap::new(),
-            flows: RefCell::new(vec![Bucket::default(); BUCKETS as usize]),
-            opening: RefCell::new(vec![Bucket::default(); BUCKETS as usize]),
+            flows: buckets(),
+            opening: buckets(),
             memos: RefCell::new(vec![Memo::default(); Memo::ENTRIES as usize]),
-            quotas: RefCell::default(),
+            quotas: HashMap::from([(Quota::NODE, SharedQuota::default())]),
             claims: RefCell::default(),
             stats: RefCell::default(),
             drops: BTreeMap::new(),
@@ -88,8 +89,9 @@ impl Host {
         }
         for (ifindex, pod) in (FIRST_IFINDEX..).zip(PODS) {
             let endpoint = host.endpoint_of(ifindex, &pod);
-            host.endpoints
-                .insert(Endpoint::home_slot(ifindex), endpoint);
+            let slot = Endpoint::home_slot(ifindex);
+            host.endpoints.insert(slot, endpoint);
+            host.quotas.insert(slot, SharedQuota::default());
         }
         host
     }
@@ -148,7 +150,7 @@ impl Host {
 
     /// Live and dead flows, replied and unreplied ones.
     pub fn flow_count(&self) -> (usize, usize) {
-        (held(&self.flows.borrow()), held(&self.opening.borrow()))
+        (held(&self.flows), held(&self.opening))
     }
 
     /// Runs a step's hook and counts as the hooks do.
@@ -249,6 +251,10 @@ impl PolicyTables for Host {
     }
 }
 
+fn buckets() -> Vec<SharedBucket> {
+    vec![SharedBucket::default(); BUCKETS as usize]
+}
+
 fn number(tag: u64) -> usize {
     Seed::bucket::<BUCKETS>(tag) as usize
 }
@@ -258,9 +264,7 @@ fn opening_number(tag: u64, key: &FlowKey) -> usize {
 }
 
 impl Tables for Host {
-    type FlowRef<'a> = RefMut<'a, Flow>;
     type MemoRef<'a> = RefMut<'a, Memo>;
-    type QuotaRef<'a> = RefMut<'a, Quota>;
 
     fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
         self.endpoints.get(&slot)
@@ -291,27 +295,21 @@ impl Tables for Host {
         SEED.tag(key)
     }
 
-    fn flow(&self, tag: u64, key: &FlowKey) -> Option<RefMut<'_, Flow>> {
-        RefMut::filter_map(self.flows.borrow_mut(), |buckets| {
-            let bucket = &mut buckets[number(tag)];
-            let way = bucket.find(tag, key)?;
-            Some(&mut bucket.flows[way].flow)
-        })
-        .ok()
+    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&SharedFlow> {
+        let bucket = &self.flows[number(tag)];
+        let way = bucket.find(tag, key)?;
+        Some(&bucket.flows[way].flow)
     }
 
-    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<RefMut<'_, Flow>> {
-        RefMut::filter_map(self.opening.borrow_mut(), |buckets| {
-            let bucket = &mut buckets[opening_number(tag, key)];
-            let way = bucket.find(tag, key)?;
-            bucket.touch(way, clock);
-            Some(&mut bucket.flows[way].flow)
-        })
-        .ok()
+    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&SharedFlow> {
+        let bucket = &self.opening[opening_number(tag, key)];
+        let way = bucket.find(tag, key)?;
+        bucket.touch(way, clock);
+        Some(&bucket.flows[way].flow)
     }
 
-    fn open(&self, tag: u64, key: &FlowKey, flow: &Flow, clock: Clock) -> bool {
-        let bucket = &mut self.opening.borrow_mut()[opening_number(tag, key)];
+    fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
+        let bucket = &self.opening[opening_number(tag, key)];
         let owner = SEED.owner(key, flow);
         let way = bucket.place(tag, owner, clock.now);
         write(bucket, way, tag, key, flow);
@@ -319,41 +317,23 @@ impl Tables for Host {
         true
     }
 
-    fn promote(
-        &self,
-        tag: u64,
-        key: &FlowKey,
-        flow: RefMut<'_, Flow>,
-        _: u32,
-        clock: Clock,
-    ) -> bool {
-        let moved = *flow;
-        drop(flow);
-        let bucket = &mut self.flows.borrow_mut()[number(tag)];
+    fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, _: u32, clock: Clock) -> bool {
+        let bucket = &self.flows[number(tag)];
         let room = bucket.room(tag, clock);
         if let Some(way) = room {
-            write(bucket, way, tag, key, &moved);
-            release(
-                &mut self.opening.borrow_mut()[opening_number(tag, key)],
-                tag,
-                key,
-            );
+            write(bucket, way, tag, key, flow);
+            release(&self.opening[opening_number(tag, key)], tag, key);
         }
         room.is_some()
     }
 
-    fn demote(&self, tag: u64, key: &FlowKey, flow: RefMut<'_, Flow>, clock: Clock) -> bool {
-        let moved = *flow;
-        drop(flow);
-        let opened = self.open(tag, key, &moved, clock);
-        opened && release(&mut self.flows.borrow_mut()[number(tag)], tag, key)
+    fn demote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
+        let opened = self.open(tag, key, flow, clock);
+        opened && release(&self.flows[number(tag)], tag, key)
     }
 
-    fn quota(&self, slot: u32) -> Option<RefMut<'_, Quota>> {
-        let quotas = self.quotas.borrow_mut();
-        Some(RefMut::map(quotas, |quotas| {
-            quotas.entry(slot).or_default()
-        }))
+    fn quota(&self, slot: u32) -> Option<&SharedQuota> {
+        self.quotas.get(&slot)
     }
 
     fn gone(&self, _: u32) -> u32 {

@@ -1,0 +1,306 @@
+//! Memory that other CPUs write at the same time.
+//!
+//! CPUs read and write the elements of an array map without a lock. A `&mut` to one
+//! says that nobody else does, and a plain load or store that meets another CPU's store
+//! is a data race: both are undefined behaviour. Here each integer is a [`Shared`], which
+//! is loaded and stored as a whole, and what crosses the kernel border has a view of the
+//! same layout that is made of them. Two integers of one element may be of two moments,
+//! and of two CPUs that add to one, one may lose: whoever uses a view lives with that.
+
+use crate::abi::{Addr, Bucket, Budget, Flow, FlowKey, Opening, Quota};
+
+pub use cell::{Shared, Word};
+
+/// On the host: atomics, without an order among them.
+#[cfg(not(target_arch = "bpf"))]
+mod cell {
+    use core::fmt::Debug;
+    use core::sync::atomic::Ordering::Relaxed;
+    use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+    /// An integer that a CPU loads and stores as a whole.
+    pub trait Word: Copy + Default + Debug {
+        /// Where it lies, in the layout of the integer.
+        type Place;
+        /// A place that holds it.
+        fn place(self) -> Self::Place;
+        /// Loads it.
+        fn load(place: &Self::Place) -> Self;
+        /// Stores it.
+        fn store(self, place: &Self::Place);
+    }
+
+    macro_rules! words {
+        ($($word:ty: $place:ty),+) => {$(
+            impl Word for $word {
+                type Place = $place;
+
+                fn place(self) -> $place {
+                    <$place>::new(self)
+                }
+
+                fn load(place: &$place) -> Self {
+                    place.load(Relaxed)
+                }
+
+                fn store(self, place: &$place) {
+                    place.store(self, Relaxed);
+                }
+            }
+        )+};
+    }
+
+    words!(u8: AtomicU8, u16: AtomicU16, u32: AtomicU32, u64: AtomicU64);
+
+    /// An integer that other CPUs write at the same time.
+    #[repr(transparent)]
+    pub struct Shared<T: Word>(T::Place);
+
+    impl<T: Word> Shared<T> {
+        /// One that holds `value`.
+        pub fn new(value: T) -> Self {
+            Self(value.place())
+        }
+
+        /// What it holds now.
+        #[inline(always)]
+        pub fn get(&self) -> T {
+            T::load(&self.0)
+        }
+
+        /// Stores another value.
+        #[inline(always)]
+        pub fn set(&self, value: T) {
+            value.store(&self.0);
+        }
+    }
+}
+
+/// For BPF, where `core` has atomics of 64 bits alone: volatile loads and stores, which
+/// are what the kernel's own `READ_ONCE` and `WRITE_ONCE` are. LLVM makes one BPF
+/// instruction of each, and the kernel's compiler one load or store of the machine's.
+#[cfg(target_arch = "bpf")]
+#[allow(unsafe_code)]
+mod cell {
+    use core::cell::UnsafeCell;
+    use core::fmt::Debug;
+
+    /// An integer that a CPU loads and stores as a whole.
+    pub trait Word: Copy + Default + Debug {}
+
+    impl Word for u8 {}
+    impl Word for u16 {}
+    impl Word for u32 {}
+    impl Word for u64 {}
+
+    /// An integer that other CPUs write at the same time.
+    #[repr(transparent)]
+    pub struct Shared<T: Word>(UnsafeCell<T>);
+
+    // SAFETY: an aligned integer of at most 64 bits, which every CPU loads and stores
+    // with one instruction.
+    unsafe impl<T: Word> Sync for Shared<T> {}
+
+    impl<T: Word> Shared<T> {
+        /// One that holds `value`.
+        #[inline(always)]
+        pub const fn new(value: T) -> Self {
+            Self(UnsafeCell::new(value))
+        }
+
+        /// What it holds now.
+        #[inline(always)]
+        pub fn get(&self) -> T {
+            // SAFETY: an aligned integer, valid as long as `self` is.
+            unsafe { self.0.get().read_volatile() }
+        }
+
+        /// Stores another value.
+        #[inline(always)]
+        pub fn set(&self, value: T) {
+            // SAFETY: as above.
+            unsafe { self.0.get().write_volatile(value) }
+        }
+
+        /// Where it lies, for what `core` can't do.
+        #[inline(always)]
+        pub const fn as_ptr(&self) -> *mut T {
+            self.0.get()
+        }
+    }
+}
+
+impl<T: Word> Clone for Shared<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        Self::new(self.get())
+    }
+}
+
+impl<T: Word> Default for Shared<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T: Word> core::fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// The view of a type: the same fields at the same places.
+macro_rules! view {
+    ($name:ident of $abi:ident { $($field:ident: $ty:ty),+ $(,)? }) => {
+        #[doc = concat!("A [`", stringify!($abi), "`] that other CPUs write at the same time.")]
+        #[repr(C)]
+        #[derive(Clone, Debug, Default)]
+        pub struct $name {$(
+            #[doc = concat!("[`", stringify!($abi), "::", stringify!($field), "`].")]
+            pub $field: $ty,
+        )+}
+
+        const _: () = {
+            assert!(size_of::<$name>() == size_of::<$abi>());
+            assert!(align_of::<$name>() == align_of::<$abi>());
+            $(assert!(
+                core::mem::offset_of!($name, $field) == core::mem::offset_of!($abi, $field)
+            );)+
+        };
+    };
+}
+
+view!(SharedKey of FlowKey {
+    local: [Shared<u32>; 4],
+    remote: [Shared<u32>; 4],
+    endpoint: Shared<u32>,
+    local_port: Shared<u16>,
+    remote_port: Shared<u16>,
+    protocol: Shared<u32>,
+});
+
+view!(SharedFlow of Flow {
+    last_seen: Shared<u64>,
+    opened: Shared<u64>,
+    packets: [Shared<u64>; 2],
+    bytes: [Shared<u64>; 2],
+    epoch: Shared<u32>,
+    peer: Shared<u32>,
+    opened_by: Shared<u8>,
+    state: Shared<u8>,
+    flags: Shared<u8>,
+    pad: Shared<u8>,
+    timeout: Shared<u32>,
+});
+
+view!(SharedOpening of Opening {
+    flow: SharedFlow,
+    key: SharedKey,
+    slot: Shared<u32>,
+    pad: [Shared<u32>; 4],
+});
+
+view!(SharedBucket of Bucket {
+    tags: [Shared<u64>; Bucket::WAYS],
+    owners: [Shared<u64>; 4],
+    until: [Shared<u32>; Bucket::WAYS],
+    flows: [SharedOpening; Bucket::WAYS],
+});
+
+view!(SharedQuota of Quota {
+    endpoint: Shared<u32>,
+    replied: Shared<u32>,
+    claims: Shared<u32>,
+    pad: Shared<u32>,
+});
+
+view!(SharedBudget of Budget {
+    since: Shared<u64>,
+    events: Shared<u64>,
+});
+
+impl SharedKey {
+    /// Whether it is this key, without `memcmp`. Each integer is loaded where it is
+    /// compared: a BPF program has no registers for all of them.
+    #[inline(always)]
+    pub fn is(&self, key: &FlowKey) -> bool {
+        is_addr(&self.remote, &key.remote)
+            && is_addr(&self.local, &key.local)
+            && self.endpoint.get() == key.endpoint
+            && self.local_port.get() == key.local_port
+            && self.remote_port.get() == key.remote_port
+            && self.protocol.get() == key.protocol
+    }
+
+    /// Stores another one.
+    #[inline(always)]
+    pub fn set(&self, key: &FlowKey) {
+        set_addr(&self.local, &key.local);
+        set_addr(&self.remote, &key.remote);
+        self.endpoint.set(key.endpoint);
+        self.local_port.set(key.local_port);
+        self.remote_port.set(key.remote_port);
+        self.protocol.set(key.protocol);
+    }
+}
+
+#[inline(always)]
+fn is_addr(words: &[Shared<u32>; 4], addr: &Addr) -> bool {
+    let other = addr.words();
+    words[0].get() == other[0]
+        && words[1].get() == other[1]
+        && words[2].get() == other[2]
+        && words[3].get() == other[3]
+}
+
+#[inline(always)]
+fn set_addr(words: &[Shared<u32>; 4], addr: &Addr) {
+    let other = addr.words();
+    words[0].set(other[0]);
+    words[1].set(other[1]);
+    words[2].set(other[2]);
+    words[3].set(other[3]);
+}
+
+impl SharedFlow {
+    /// Stores another one.
+    #[inline(always)]
+    pub fn set(&self, flow: &Flow) {
+        self.last_seen.set(flow.last_seen);
+        self.opened.set(flow.opened);
+        self.packets[0].set(flow.packets[0]);
+        self.packets[1].set(flow.packets[1]);
+        self.bytes[0].set(flow.bytes[0]);
+        self.bytes[1].set(flow.bytes[1]);
+        self.epoch.set(flow.epoch);
+        self.peer.set(flow.peer);
+        self.opened_by.set(flow.opened_by);
+        self.state.set(flow.state);
+        self.flags.set(flow.flags);
+        self.pad.set(flow.pad);
+        self.timeout.set(flow.timeout);
+    }
+
+    /// Stores what another one holds, integer by integer: all of it at once has no room
+    /// on a BPF stack.
+    #[inline(always)]
+    pub fn copy(&self, from: &Self) {
+        self.last_seen.set(from.last_seen.get());
+        self.opened.set(from.opened.get());
+        self.packets[0].set(from.packets[0].get());
+        self.packets[1].set(from.packets[1].get());
+        self.bytes[0].set(from.bytes[0].get());
+        self.bytes[1].set(from.bytes[1].get());
+        self.epoch.set(from.epoch.get());
+        self.peer.set(from.peer.get());
+        self.opened_by.set(from.opened_by.get());
+        self.state.set(from.state.get());
+        self.flags.set(from.flags.get());
+        self.pad.set(from.pad.get());
+        self.timeout.set(from.timeout.get());
+    }
+}
+
+#[cfg(test)]
+#[path = "shared_tests.rs"]
+mod tests;

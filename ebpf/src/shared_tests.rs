@@ -1,0 +1,67 @@
+//! What views hold of what they are set to.
+
+use super::*;
+
+/// A flow in which no two integers are the same.
+const FLOW: Flow = Flow {
+    last_seen: 1,
+    opened: 2,
+    packets: [3, 4],
+    bytes: [5, 6],
+    epoch: 7,
+    peer: 8,
+    opened_by: 9,
+    state: 10,
+    flags: 11,
+    pad: 12,
+    timeout: 13,
+};
+
+/// The fields that a value shows, without the name of its type.
+fn fields(value: &impl core::fmt::Debug) -> String {
+    let shown = format!("{value:?}");
+    let (_, fields) = shown.split_once(' ').expect("a struct");
+    fields.to_owned()
+}
+
+#[test]
+fn a_flow_is_set_and_copied_with_all_that_it_holds() {
+    let (one, other) = (SharedFlow::default(), SharedFlow::default());
+    one.set(&FLOW);
+    other.copy(&one);
+    assert_eq!(fields(&one), fields(&FLOW));
+    assert_eq!(fields(&other), fields(&FLOW));
+}
+
+#[test]
+fn a_key_is_the_one_that_it_was_set_to() {
+    let (held, none) = (SharedKey::default(), FlowKey::EMPTY);
+    let key = FlowKey {
+        local: Addr::from_words([1, 2, 3, 4]),
+        remote: Addr::from_words([5, 6, 7, 8]),
+        endpoint: 9,
+        local_port: 10,
+        remote_port: 11,
+        protocol: 12,
+    };
+    assert!(held.is(&none) && !held.is(&key));
+    held.set(&key);
+    assert!(held.is(&key) && !held.is(&none));
+}
+
+#[test]
+fn an_integer_that_several_cpus_write_is_always_one_that_was_written() {
+    const WRITTEN: [u64; 2] = [0, u64::MAX];
+    let shared = Shared::new(WRITTEN[0]);
+    std::thread::scope(|scope| {
+        for value in WRITTEN {
+            let shared = &shared;
+            scope.spawn(move || {
+                for _ in 0..10_000 {
+                    shared.set(value);
+                    assert!(WRITTEN.contains(&shared.get()));
+                }
+            });
+        }
+    });
+}
