@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::panic::resume_unwind;
+use std::thread;
 
 use anyhow::Result;
 use ringfence_tests::attack::{Outcome, Row, table};
@@ -168,15 +170,17 @@ fn counted(before: &Reasons, after: &Reasons) -> BTreeSet<String> {
 /// fails if any of them ended otherwise than it has to.
 #[track_caller]
 pub(crate) fn attempt(attacks: &[Attack], prepare: fn(&mut Lab) -> Result<()>) {
-    let mut rows = Vec::new();
-    for layout in Layout::ALL {
-        if attacks
-            .iter()
-            .any(|attack| attack.layouts.contains(&layout))
-        {
-            rows.extend(attempt_on(layout, attacks, prepare));
-        }
-    }
+    let tried = Layout::ALL
+        .into_iter()
+        .filter(|layout| attacks.iter().any(|attack| attack.layouts.contains(layout)));
+    // Each on a node of its own, and mostly waiting for what shall not arrive.
+    let mut rows: Vec<Row> = thread::scope(|scope| {
+        let on = |layout| scope.spawn(move || attempt_on(layout, attacks, prepare));
+        let threads: Vec<_> = tried.map(on).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        let rows = joined.map(|rows| rows.unwrap_or_else(|panic| resume_unwind(panic)));
+        rows.flatten().collect()
+    });
     // Not captured, as `print!` is: the table is the result of the run.
     let shown = format!("\n{}", table(&rows));
     std::io::stdout().write_all(shown.as_bytes()).unwrap();
