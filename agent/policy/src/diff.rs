@@ -72,14 +72,14 @@ impl Change {
     }
 
     /// The same from what was written, without a look at the rest. Of a class
-    /// that is in use before and after it is taken for granted that some
-    /// address stayed in it.
-    pub(crate) fn of(before: &Before, new: &Tables, is_live: &dyn Fn(u32) -> bool) -> Self {
+    /// that is in use before and after, as `is_kept` says, it is taken for granted
+    /// that some address stayed in it.
+    pub(crate) fn of(before: &Before, new: &Tables, is_kept: &dyn Fn(u32) -> bool) -> Self {
         let old = Overlay::new(before, new);
         let stays = |from: u32, to: u32, class: u32| {
             // What a ruleset grants a class is as before where nothing was written.
             let may_differ = from != to || before.rules.contains_key(&(from, class));
-            may_differ && is_live(class)
+            may_differ && is_kept(class)
         };
         let mut losses = Losses::new(&old, new, old.moves(), stays);
         let mut raised = BTreeSet::new();

@@ -55,16 +55,13 @@ fn written(old: &Tables, new: &Tables) -> Before {
 
 /// Whether a change raises the pod, seen through what was written.
 fn raises_by_writes(old: &Tables, new: &Tables) -> bool {
-    let in_use: BTreeSet<u32> = new
-        .classes
-        .values()
-        .chain(new.cidrs.values())
-        .copied()
-        .collect();
-    let is_live = |class: u32| class == 0 || in_use.contains(&class);
-    !Change::of(&written(old, new), new, &is_live)
-        .raised
-        .is_empty()
+    let [before, now] = [old, new].map(|tables| {
+        let in_use = tables.classes.values().chain(tables.cidrs.values());
+        in_use.copied().chain([0]).collect::<BTreeSet<u32>>()
+    });
+    let is_kept = |class: u32| before.contains(&class) && now.contains(&class);
+    let change = Change::of(&written(old, new), new, &is_kept);
+    !change.raised.is_empty()
 }
 
 /// Whether a change raises the pod, which both ways of looking at it agree upon.
