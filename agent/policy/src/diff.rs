@@ -198,6 +198,10 @@ fn of_set(set: u32) -> RangeInclusive<(u32, u16, u16)> {
     (set, 0, 0)..=(set, u16::MAX, u16::MAX)
 }
 
+/// Of so few classes it costs less to look for their rules than to see how many rules
+/// there are. Fewer in tests, which so go both ways.
+const FEW: usize = if cfg!(test) { 2 } else { 8 };
+
 /// The half of a grant that is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Half {
@@ -311,28 +315,48 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
     /// Class 0 stands for all classes that have no rule in either: they are granted what
     /// it is.
     fn compared(&self, before: u32, now: u32) -> BTreeSet<(u32, u32)> {
+        let mut pairs = BTreeSet::new();
         let written = self.old.written(before).filter(|_| before == now);
-        let classes: Vec<u32> = match written {
-            // An endpoint that keeps its ruleset costs what was written, not what it has.
-            Some(written) => {
-                let moved = self.to.keys().chain(self.from.keys());
-                written.iter().chain(moved).copied().collect()
-            }
-            None => [self.old.classes(before), self.new.classes(now)].concat(),
+        if written.is_none_or(|written| written.contains(&0)) {
+            pairs.insert((0, 0));
+        }
+        let classes = match written {
+            Some(written) => self.kept(now, written),
+            None => [self.old.classes(before), Old::classes(self.new, now)].concat(),
         };
-        let mut pairs = BTreeSet::from([(0, 0)]);
         for class in classes.into_iter().filter(|class| *class != 0) {
-            let had = self.old.rule(before, class).is_some();
-            let has = self.new.rule(now, class).is_some();
-            let to = self.to.get(&class).filter(|_| had);
-            pairs.extend(to.into_iter().flatten().map(|to| (class, *to)));
-            let from = self.from.get(&class).filter(|_| has);
-            pairs.extend(from.into_iter().flatten().map(|from| (*from, class)));
-            if (had || has) && (self.stays)(before, now, class) {
+            if let Some(to) = self.to.get(&class)
+                && self.old.rule(before, class).is_some()
+            {
+                pairs.extend(to.iter().map(|to| (class, *to)));
+            }
+            if let Some(from) = self.from.get(&class)
+                && Old::rule(self.new, now, class).is_some()
+            {
+                pairs.extend(from.iter().map(|from| (*from, class)));
+            }
+            if (self.stays)(before, now, class) {
                 pairs.insert((class, class));
             }
         }
         pairs
+    }
+
+    /// These classes, and with them all that addresses went from or to and for which a
+    /// ruleset has a rule: an endpoint that keeps its ruleset costs what was written or
+    /// what it has, whichever is less.
+    fn kept(&self, ruleset: u32, written: &[u32]) -> Vec<u32> {
+        let mut classes = written.to_vec();
+        let moved = self.to.len() + self.from.len();
+        if moved > FEW {
+            let own = self.new.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+            classes.extend(own.take(moved).map(|((_, class), _)| *class));
+        }
+        if moved <= FEW || classes.len() >= written.len() + moved {
+            classes.truncate(written.len());
+            classes.extend(self.to.keys().chain(self.from.keys()));
+        }
+        classes
     }
 
     /// By content: in two generations one id may stand for two sets.
