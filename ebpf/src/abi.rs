@@ -538,7 +538,11 @@ impl CidrKey {
     pub const WORLD_BITS: u32 = 32;
 }
 
-/// Map `RULES`: what a ruleset grants a peer class. No entry grants nothing.
+/// Map `RULES`: what a ruleset grants a peer class.
+///
+/// A class without an entry is granted what class 0 is, the addresses that match no
+/// peer; nothing if that has no entry either. So an entry that is there and grants
+/// nothing denies its class what the ruleset grants all others.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RuleKey {
@@ -568,7 +572,7 @@ impl TunnelPorts {
     }
 }
 
-/// Port set ids by what asks: see [`PortSet`].
+/// Port set ids by what asks: see [`PortSet`]. The default grants nothing.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Grant {

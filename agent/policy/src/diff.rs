@@ -72,14 +72,14 @@ impl Change {
     }
 
     /// The same from what was written, without a look at the rest. Of a class
-    /// that is in use before and after it is taken for granted that some
-    /// address stayed in it.
-    pub(crate) fn of(before: &Before, new: &Tables, is_live: &dyn Fn(u32) -> bool) -> Self {
+    /// that is in use before and after, as `is_kept` says, it is taken for granted
+    /// that some address stayed in it.
+    pub(crate) fn of(before: &Before, new: &Tables, is_kept: &dyn Fn(u32) -> bool) -> Self {
         let old = Overlay::new(before, new);
         let stays = |from: u32, to: u32, class: u32| {
             // What a ruleset grants a class is as before where nothing was written.
             let may_differ = from != to || before.rules.contains_key(&(from, class));
-            may_differ && is_live(class)
+            may_differ && is_kept(class)
         };
         let mut losses = Losses::new(&old, new, old.moves(), stays);
         let mut raised = BTreeSet::new();
@@ -162,23 +162,28 @@ fn moves(old: &Tables, new: &Tables) -> BTreeSet<(u32, u32)> {
 
 /// What is asked of the generation before.
 trait Old {
-    /// What a ruleset grants, by class.
-    fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)>;
-    /// What a ruleset that stays grants those of these classes, and those whose rule
-    /// was written to; of others it may say more.
-    fn grants_of(&self, ruleset: u32, classes: &mut dyn Iterator<Item = u32>) -> Vec<(u32, Grant)>;
+    /// The rule that a ruleset has for a class, if it has one of its own.
+    fn rule(&self, ruleset: u32, class: u32) -> Option<Grant>;
+    /// The classes for which a ruleset has rules.
+    fn classes(&self, ruleset: u32) -> Vec<u32>;
+    /// The classes whose rule was written to; `None` if that isn't known.
+    fn written(&self, ruleset: u32) -> Option<&[u32]>;
     /// Every block of a port set, by protocol and number.
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)>;
 }
 
 impl Old for Tables {
-    fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)> {
-        let rules = self.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
-        rules.map(|((_, class), grant)| (*class, *grant)).collect()
+    fn rule(&self, ruleset: u32, class: u32) -> Option<Grant> {
+        self.rules.get(&(ruleset, class)).copied()
     }
 
-    fn grants_of(&self, ruleset: u32, _: &mut dyn Iterator<Item = u32>) -> Vec<(u32, Grant)> {
-        Old::grants(self, ruleset)
+    fn classes(&self, ruleset: u32) -> Vec<u32> {
+        let rules = self.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+        rules.map(|((_, class), _)| *class).collect()
+    }
+
+    fn written(&self, _: u32) -> Option<&[u32]> {
+        None
     }
 
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
@@ -193,6 +198,10 @@ fn of_set(set: u32) -> RangeInclusive<(u32, u16, u16)> {
     (set, 0, 0)..=(set, u16::MAX, u16::MAX)
 }
 
+/// Of so few classes it costs less to look for their rules than to see how many rules
+/// there are. Fewer in tests, which so go both ways.
+const FEW: usize = if cfg!(test) { 2 } else { 8 };
+
 /// The half of a grant that is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Half {
@@ -204,7 +213,9 @@ struct Losses<'t, O, S> {
     old: &'t O,
     new: &'t Tables,
     /// Classes to which addresses went, by the one that they were in.
-    moves: HashMap<u32, Vec<u32>>,
+    to: HashMap<u32, Vec<u32>>,
+    /// The other way round.
+    from: HashMap<u32, Vec<u32>>,
     /// Whether an address may have stayed in a class, which it is to be compared for
     /// under the rulesets before and now.
     stays: S,
@@ -216,14 +227,19 @@ struct Losses<'t, O, S> {
 
 impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
     fn new(old: &'t O, new: &'t Tables, moves: BTreeSet<(u32, u32)>, stays: S) -> Self {
-        let mut by_class: HashMap<u32, Vec<u32>> = HashMap::default();
+        let mut sides = [HashMap::default(), HashMap::default()];
         for (from, to) in moves {
-            by_class.entry(from).or_default().push(to);
+            for (side, (class, other)) in sides.iter_mut().zip([(from, to), (to, from)]) {
+                let others: &mut Vec<u32> = side.entry(class).or_default();
+                others.push(other);
+            }
         }
+        let [to, from] = sides;
         Self {
             old,
             new,
-            moves: by_class,
+            to,
+            from,
             stays,
             rulesets: HashMap::default(),
             sets: HashMap::default(),
@@ -280,27 +296,67 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
             Half::Enforced => grant.enforced,
             Half::Staged => grant.staged,
         };
-        // Who was granted nothing can't lose anything.
-        let mut sets = BTreeSet::new();
-        // An endpoint that keeps its ruleset costs what was written, not what it has.
-        let grants = match before == now {
-            true => {
-                let mut moved = self.moves.keys().copied();
-                self.old.grants_of(before, &mut moved)
-            }
-            false => self.old.grants(before),
+        let old = |class: u32| {
+            let rule = self.old.rule(before, class);
+            rule.or_else(|| self.old.rule(before, 0))
+                .unwrap_or_default()
         };
-        for (class, grant) in grants {
-            let moved = self.moves.get(&class).into_iter().flatten().copied();
-            let stayed = (self.stays)(before, now, class).then_some(class);
-            for to in moved.chain(stayed) {
-                let now = self.new.rules.get(&(now, to)).copied();
-                sets.insert((pick(grant), pick(now.unwrap_or_default())));
-            }
-        }
+        let sets = self.compared(before, now).into_iter();
+        let sets = sets.map(|(from, to)| (pick(old(from)), pick(self.new.granted(now, to))));
+        let sets: BTreeSet<(u32, u32)> = sets.collect();
         let covers = sets.into_iter().all(|(a, b)| self.holds(a, b));
         self.rulesets.insert((before, now, half), covers);
         covers
+    }
+
+    /// Pairs (class before, class now) that stand for all that some address went through,
+    /// by what the first ruleset granted and the second grants.
+    ///
+    /// Class 0 stands for all classes that have no rule in either: they are granted what
+    /// it is.
+    fn compared(&self, before: u32, now: u32) -> BTreeSet<(u32, u32)> {
+        let mut pairs = BTreeSet::new();
+        let written = self.old.written(before).filter(|_| before == now);
+        if written.is_none_or(|written| written.contains(&0)) {
+            pairs.insert((0, 0));
+        }
+        let classes = match written {
+            Some(written) => self.kept(now, written),
+            None => [self.old.classes(before), Old::classes(self.new, now)].concat(),
+        };
+        for class in classes.into_iter().filter(|class| *class != 0) {
+            if let Some(to) = self.to.get(&class)
+                && self.old.rule(before, class).is_some()
+            {
+                pairs.extend(to.iter().map(|to| (class, *to)));
+            }
+            if let Some(from) = self.from.get(&class)
+                && Old::rule(self.new, now, class).is_some()
+            {
+                pairs.extend(from.iter().map(|from| (*from, class)));
+            }
+            if (self.stays)(before, now, class) {
+                pairs.insert((class, class));
+            }
+        }
+        pairs
+    }
+
+    /// These classes, and with them all that addresses went from or to and for which a
+    /// ruleset has a rule: an endpoint that keeps its ruleset costs what was written or
+    /// what it has, whichever is less.
+    fn kept(&self, ruleset: u32, written: &[u32]) -> Vec<u32> {
+        let mut classes = written.to_vec();
+        let moved = self.to.len() + self.from.len();
+        if moved > FEW {
+            let own = self.new.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
+            classes.extend(own.take(moved).map(|((_, class), _)| *class));
+        }
+        if moved <= FEW || classes.len() >= written.len() + moved {
+            classes.truncate(written.len());
+            classes.extend(self.to.keys().chain(self.from.keys()));
+        }
+        classes
     }
 
     /// By content: in two generations one id may stand for two sets.
@@ -331,5 +387,7 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
     }
 }
 
+#[cfg(test)]
+mod fallback_tests;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,8 @@ pub struct Tables {
     /// Peer class by prefix: address, and length in 0..=128 on the 128-bit
     /// form (96 + n for IPv4's /n). The longest one counts.
     pub cidrs: BTreeMap<(Addr, u8), u32>,
-    /// What a ruleset grants a class. No entry grants nothing.
+    /// What a ruleset grants a class. A class without an entry is granted what class 0
+    /// is, and nothing if that has none either: see [`Tables::granted`].
     pub rules: BTreeMap<(u32, u32), Grant>,
     /// Single ports and ranges by port set (low four bits cleared), IANA protocol
     /// number, and port divided by 256 or [`PortKey::SUMMARY`].
@@ -74,6 +75,12 @@ impl Tables {
         self.services.range(all).map(|(key, ())| *key)
     }
 
+    /// What a ruleset grants a class.
+    pub fn granted(&self, ruleset: u32, class: u32) -> Grant {
+        let rule = |class: u32| self.rules.get(&(ruleset, class)).copied();
+        rule(class).or_else(|| rule(0)).unwrap_or_default()
+    }
+
     /// The class that prefixes alone give an address.
     pub(crate) fn class_by_prefix(&self, addr: &Addr, max: u8) -> u32 {
         prefix::longest(&self.cidrs, addr, max).map_or(0, |(_, class)| *class)
@@ -94,10 +101,7 @@ impl PolicyTables for Tables {
     }
 
     fn grant(&self, _: World, ruleset: u32, class: u32) -> Grant {
-        self.rules
-            .get(&(ruleset, class))
-            .copied()
-            .unwrap_or_default()
+        self.granted(ruleset, class)
     }
 
     fn port(&self, key: &PortKey, port: u16) -> bool {

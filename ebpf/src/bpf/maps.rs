@@ -161,11 +161,19 @@ impl PolicyTables for Maps {
 
     #[inline(never)]
     fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant {
-        let key = RuleKey {
+        let mut key = RuleKey {
             world,
             ruleset,
             class,
         };
+        // SAFETY: not preallocated, see above.
+        if let Some(grant) = unsafe { RULES.get(&key) } {
+            return *grant;
+        }
+        if class == 0 {
+            return Grant::default();
+        }
+        key.class = 0;
         // SAFETY: not preallocated, see above.
         match unsafe { RULES.get(&key) } {
             Some(grant) => *grant,

@@ -10,7 +10,8 @@ use crate::abi::{Addr, Direction, EndpointWorld, Grant, PortKey, PortSet, World}
 pub trait PolicyTables {
     /// The peer class of an address: its exact entry, else its longest prefix, else 0.
     fn class(&self, world: World, addr: &Addr) -> u32;
-    /// What a ruleset grants a class; [`Grant::default`] if there is no entry.
+    /// What a ruleset grants a class: its entry, else that of class 0, else
+    /// [`Grant::default`].
     fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant;
     /// Whether the block of ports at `key` holds `port` (host order); of a summary
     /// ([`PortKey::SUMMARY`]) whether the block of that number is whole.

@@ -1,10 +1,11 @@
 //! Who makes tables large.
 //!
-//! A rule is there for a ruleset and a class. Where others tell addresses apart
-//! that a ruleset treats alike, it has a rule for each of their classes: the first
-//! is the ruleset's own, and all further ones are charged to whoever tells them
-//! apart. So a namespace whose many blocks lie within everybody's 0.0.0.0/0 is
-//! charged for what it does to the others' rulesets, and they aren't.
+//! A rule is there for a ruleset and a class that holds a peer of it. Where others
+//! tell addresses of one peer apart, the ruleset has a rule for each of their classes:
+//! the first is the ruleset's own, and all further ones are charged to whoever tells
+//! them apart. So a namespace whose many blocks lie within everybody's 0.0.0.0/0 is
+//! charged for what it does to the others' rulesets, and they aren't. What a ruleset
+//! grants any address is one rule, however many classes there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use super::{
     classes::ClassSlot,
     grants::is_open,
     peers::{Member, PeerId},
-    rulesets::{Ruleset, RulesetSlot},
+    rulesets::{Pair, Ruleset, RulesetSlot},
 };
 
 /// A table that policies may fill.
@@ -58,10 +59,20 @@ pub(super) fn of<'s>(
 impl<'s> Charges<'s> {
     fn charge(&mut self, slot: RulesetSlot, ruleset: &Ruleset, table: Table) {
         let own: Vec<&'s Text> = self.owners.get(&slot).into_iter().flatten().collect();
-        // What of a class the ruleset sees, and whether it grants that anything.
-        let mut seen: HashMap<Vec<Member>, bool> = HashMap::default();
         let mut sets = HashSet::default();
-        for class in self.concerned(ruleset) {
+        let mut entries = |grants: &Pair| match table {
+            Table::Rules => 1,
+            Table::Ports => {
+                let new = grants.iter().filter(|ports| sets.insert((*ports).clone()));
+                new.map(|ports| ports.singles().blocks().len() as u64).sum()
+            }
+        };
+        if is_open(&ruleset.default) {
+            self.add(&own, entries(&ruleset.default));
+        }
+        // What of a class the ruleset sees, and whether it has a rule for that.
+        let mut seen: HashMap<Vec<Member>, bool> = HashMap::default();
+        for class in self.told(ruleset) {
             let Some(found) = self.state.classes.get(class) else {
                 continue;
             };
@@ -72,19 +83,11 @@ impl<'s> Charges<'s> {
             match seen.get(&told) {
                 None => {
                     let grants = ruleset.grants(&told);
-                    if is_open(&grants) {
-                        let blocks = match table {
-                            Table::Rules => 1,
-                            Table::Ports => {
-                                let new = grants.into_iter().filter(|g| sets.insert(g.clone()));
-                                new.map(|ports| ports.singles().blocks().len() as u64).sum()
-                            }
-                        };
-                        self.add(&own, blocks);
-                        seen.insert(told, true);
-                    } else {
-                        seen.insert(told, false);
+                    let has_rule = grants != ruleset.default;
+                    if has_rule {
+                        self.add(&own, entries(&grants));
                     }
+                    seen.insert(told, has_rule);
                 }
                 Some(true) if table == Table::Rules => {
                     let makers: BTreeSet<&'s Text> = others
@@ -99,11 +102,8 @@ impl<'s> Charges<'s> {
         }
     }
 
-    /// The classes for which it may have rules.
-    fn concerned(&self, ruleset: &Ruleset) -> BTreeSet<ClassSlot> {
-        if is_open(&ruleset.default) {
-            return self.state.classes.iter().map(|(class, _)| class).collect();
-        }
+    /// The classes that hold a peer of a ruleset.
+    fn told(&self, ruleset: &Ruleset) -> BTreeSet<ClassSlot> {
         let peers = ruleset.peers.iter();
         let peers = peers.filter_map(|id| self.state.peers.get(*id));
         peers

@@ -178,8 +178,8 @@ pub(super) struct Parts<'p> {
     pub(super) room: &'p mut Room,
 }
 
-/// How many entries tables may have. What is more isn't written: a rule or a port
-/// that isn't there allows nothing.
+/// How many entries tables may have. What is more isn't written, and isn't allowed: a
+/// port that isn't there is closed, and a ruleset that lacks a rule has none for class 0.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) rules: usize,
@@ -273,60 +273,65 @@ impl Parts<'_> {
         }
     }
 
-    /// The rules of a ruleset: for classes that hold a peer of it, and for all
-    /// if it grants something to whoever isn't told apart.
+    /// The rules of a ruleset: for the classes that hold a peer of it, and for class 0,
+    /// which stands for all that have none, if whoever isn't told apart is granted
+    /// something.
     fn of_ruleset(&mut self, slot: RulesetSlot, pending: &mut Vec<Pending>) {
         let Some(ruleset) = self.rulesets.get(slot) else {
             return;
         };
         let peers = ruleset.peers.iter().filter_map(|id| self.peers.get(*id));
         let told: BTreeSet<ClassSlot> = peers.flat_map(|p| p.classes.iter().copied()).collect();
-        for class in &told {
-            if let Some(found) = self.classes.get(*class) {
-                let grants = ruleset.grants(&found.set);
-                self.add(slot, *class, &grants, pending);
-            }
+        let mut is_whole = true;
+        for class in told {
+            is_whole &= self.of_told(slot, class, pending);
         }
-        if is_open(&ruleset.default) {
-            let rest: Vec<ClassSlot> = self.classes.iter().map(|(class, _)| class).collect();
-            for class in rest.into_iter().filter(|class| !told.contains(class)) {
-                self.add(slot, class, &ruleset.default, pending);
-            }
+        // A class whose rule found no room may be granted less than the others: then
+        // what it falls back to has to be nothing.
+        if is_whole && is_open(&ruleset.default) {
+            self.add(slot, NO_CLASS, &ruleset.default, pending);
         }
     }
 
     /// The rules of a class, but for those of new rulesets, which are there already.
+    /// If one finds no room, all of them are compiled anew (`Compiler::follow`).
     fn of_class(&mut self, class: ClassSlot, new: &[RulesetSlot], pending: &mut Vec<Pending>) {
         let Some(found) = self.classes.get(class) else {
             return;
         };
         let members = found.set.iter().filter_map(|(id, _)| self.peers.get(*id));
-        let users = members.flat_map(|peer| peer.users.iter().copied());
-        let concerned: BTreeSet<RulesetSlot> = users.chain(self.rulesets.open()).collect();
+        let concerned: BTreeSet<RulesetSlot> = members
+            .flat_map(|peer| peer.users.iter().copied())
+            .collect();
         for slot in concerned {
-            if new.binary_search(&slot).is_ok() {
-                continue;
-            }
-            if let Some(ruleset) = self.rulesets.get(slot) {
-                let grants = ruleset.grants(&found.set);
-                self.add(slot, class, &grants, pending);
+            if new.binary_search(&slot).is_err() {
+                self.of_told(slot, class, pending);
             }
         }
     }
 
+    /// The rule of a class that holds a peer of a ruleset, if it is granted something
+    /// else than class 0, be it nothing. False if there is no room for it.
+    fn of_told(&mut self, slot: RulesetSlot, class: ClassSlot, to: &mut Vec<Pending>) -> bool {
+        let (Some(ruleset), Some(found)) = (self.rulesets.get(slot), self.classes.get(class))
+        else {
+            return true;
+        };
+        let grants = ruleset.grants(&found.set);
+        grants == ruleset.default || self.add(slot, class, &grants, to)
+    }
+
+    /// False if there is no room for it.
     fn add(
         &mut self,
         ruleset: RulesetSlot,
         class: ClassSlot,
         grants: &Pair,
         to: &mut Vec<Pending>,
-    ) {
-        if !is_open(grants) {
-            return;
-        }
+    ) -> bool {
         let count = self.writer.tables.rules.len() + to.len() + 1;
         if !self.room.takes_rules(count) {
-            return;
+            return false;
         }
         let class = if class == NO_CLASS {
             0
@@ -335,6 +340,7 @@ impl Parts<'_> {
         };
         let sets = [0, 1].map(|i| self.sets.enter(&grants[i]));
         to.push((self.rulesets.id(ruleset), class, sets));
+        true
     }
 }
 

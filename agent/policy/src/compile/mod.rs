@@ -150,12 +150,12 @@ impl Compiler {
         let journal = std::mem::replace(&mut index.journal, Journal::listening());
         let follows = self.looked != 0 && self.looked == journal.looked && !self.state.partial;
         self.looked = index.journal.looked;
-        let followed = follows && self.follow(index, journal).is_ok() && !self.is_crowded(index);
-        let mut change = if followed {
+        let followed = follows.then(|| self.follow(index, journal).ok()).flatten();
+        let mut change = if let Some(new) = followed.filter(|_| !self.is_crowded(index)) {
             let state = &mut self.state;
             let before = state.writer.remember();
-            let live = |class| state.classes.is_live(class);
-            Change::of(&before, &state.writer.tables, &live)
+            let is_kept = |class| state.classes.is_live(class) && !new.contains(&class);
+            Change::of(&before, &state.writer.tables, &is_kept)
         } else {
             self.state.writer.undo();
             let old = std::mem::take(&mut self.state.writer.tables);
@@ -218,8 +218,9 @@ impl Compiler {
         state.write_all(index, &pods);
     }
 
-    /// Follows what changed since the last look.
-    fn follow(&mut self, index: &Index, journal: Journal) -> Result<(), Clash> {
+    /// Follows what changed since the last look; gives the classes that nobody was in
+    /// before.
+    fn follow(&mut self, index: &Index, journal: Journal) -> Result<HashSet<u32>, Clash> {
         let (state, scope) = (&mut self.state, &self.scope);
         let mut work = Work {
             pods: journal.pods,
@@ -262,7 +263,10 @@ impl Compiler {
             .collect();
         pods.extend(work.pods);
         state.write_all(index, &pods);
-        Ok(())
+        // An id that went and came has had addresses all along, whatever it stands for.
+        let gone: HashSet<u32> = classes.gone.into_iter().collect();
+        let new = classes.new.iter().map(|class| state.classes.id(*class));
+        Ok(new.filter(|id| !gone.contains(id)).collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The rulesets in use, and what they grant each class.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     intern::HashMap,
@@ -67,8 +67,6 @@ pub(super) struct Rulesets {
     by_content: HashMap<Arc<Content>, RulesetSlot>,
     ids: Ids,
     touched: Vec<RulesetSlot>,
-    /// Those that grant something to whoever isn't told apart.
-    open: BTreeSet<RulesetSlot>,
 }
 
 impl Rulesets {
@@ -78,7 +76,6 @@ impl Rulesets {
             by_content: HashMap::default(),
             ids: Ids::new(ids::PLAIN),
             touched: Vec::new(),
-            open: BTreeSet::new(),
         }
     }
 
@@ -96,11 +93,6 @@ impl Rulesets {
         self.slots.iter()
     }
 
-    /// Those that grant something to whoever isn't told apart.
-    pub(super) fn open(&self) -> impl Iterator<Item = RulesetSlot> + '_ {
-        self.open.iter().copied()
-    }
-
     /// The ruleset of a content, used once more.
     pub(super) fn acquire(&mut self, content: Content, peers: &mut Peers) -> RulesetSlot {
         if let Some(slot) = self.by_content.get(&content).copied() {
@@ -111,11 +103,7 @@ impl Rulesets {
         }
         let content = Arc::new(content);
         let ruleset = Ruleset::new(&content, self.slots.vacant(), peers);
-        let is_open = ruleset.default.iter().any(|ports| !ports.is_empty());
         let slot = self.slots.insert(ruleset);
-        if is_open {
-            self.open.insert(slot);
-        }
         self.by_content.insert(content, slot);
         self.touched.push(slot);
         slot
@@ -152,7 +140,6 @@ impl Rulesets {
             peers.release(*id, slot);
         }
         self.by_content.remove(&ruleset.content);
-        self.open.remove(&slot);
         let id = ruleset.id?;
         self.ids.free(id);
         Some(id)

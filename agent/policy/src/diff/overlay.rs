@@ -121,31 +121,24 @@ impl<'t> Overlay<'t> {
 }
 
 impl Old for Overlay<'_> {
-    fn grants(&self, ruleset: u32) -> Vec<(u32, Grant)> {
-        let mut grants = Old::grants(self.new, ruleset);
-        let Some(rewritten) = self.rewritten.get(&ruleset) else {
-            return grants;
-        };
-        let written = |class: u32| self.before.rules.get(&(ruleset, class));
-        grants.retain(|(class, _)| written(*class).is_none());
-        let old = rewritten
-            .iter()
-            .filter_map(|class| Some((*class, (*written(*class)?)?)));
-        grants.extend(old);
-        grants
+    fn rule(&self, ruleset: u32, class: u32) -> Option<Grant> {
+        match self.before.rules.get(&(ruleset, class)) {
+            Some(written) => *written,
+            None => Old::rule(self.new, ruleset, class),
+        }
     }
 
-    fn grants_of(&self, ruleset: u32, classes: &mut dyn Iterator<Item = u32>) -> Vec<(u32, Grant)> {
-        let rewritten = self.rewritten.get(&ruleset).into_iter().flatten();
-        let classes: BTreeSet<u32> = rewritten.copied().chain(classes).collect();
-        let grant = |class: u32| match self.before.rules.get(&(ruleset, class)) {
-            Some(written) => *written,
-            None => self.new.rules.get(&(ruleset, class)).copied(),
-        };
-        let granted = classes.into_iter();
-        granted
-            .filter_map(|class| Some((class, grant(class)?)))
-            .collect()
+    fn classes(&self, ruleset: u32) -> Vec<u32> {
+        let written = self.rewritten.get(&ruleset);
+        let kept = Old::classes(self.new, ruleset).into_iter();
+        let kept = kept.filter(|class| !self.before.rules.contains_key(&(ruleset, *class)));
+        let old = written.into_iter().flatten().copied();
+        let old = old.filter(|class| self.rule(ruleset, *class).is_some());
+        kept.chain(old).collect()
+    }
+
+    fn written(&self, ruleset: u32) -> Option<&[u32]> {
+        Some(self.rewritten.get(&ruleset).map_or(&[], Vec::as_slice))
     }
 
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)> {
@@ -184,9 +177,15 @@ mod tests {
             .rules
             .extend(written.map(|(class, old)| ((1, class), old)));
         let overlay = Overlay::new(&before, &new);
-        let mut granted = overlay.grants(1);
-        granted.sort_by_key(|(class, _)| *class);
-        assert_eq!(granted, [(6, grant(60)), (7, grant(70)), (9, grant(91))]);
-        assert_eq!(overlay.grants(2), [(7, grant(72))]);
+        let granted = |ruleset: u32| {
+            let mut classes = overlay.classes(ruleset);
+            classes.sort_unstable();
+            let rule = |class: u32| (class, overlay.rule(ruleset, class).expect("a rule"));
+            classes.into_iter().map(rule).collect::<Vec<_>>()
+        };
+        assert_eq!(granted(1), [(6, grant(60)), (7, grant(70)), (9, grant(91))]);
+        assert_eq!(overlay.rule(1, 8), None);
+        assert_eq!(granted(2), [(7, grant(72))]);
+        assert_eq!(overlay.written(2), Some([].as_slice()));
     }
 }

@@ -47,7 +47,7 @@ struct Kind {
 /// The ports that one direction allows by class.
 #[derive(Debug)]
 struct Side {
-    /// Sorted.
+    /// Sorted; of classes that are allowed something else than class 0.
     by_class: Vec<(u32, Mask)>,
     otherwise: Mask,
 }
@@ -143,8 +143,8 @@ impl Side {
             let ports = ports.iter().enumerate();
             ports.fold(0, |mask, (n, port)| mask | Mask::from(allowed(port)) << n)
         };
-        let otherwise = mask(Grant::default());
         let (ruleset, _) = content(policy, direction);
+        let otherwise = mask(tables.granted(ruleset, 0));
         let rules = tables.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
         let by_class = rules.map(|((_, class), grant)| (*class, mask(*grant)));
         Self {
