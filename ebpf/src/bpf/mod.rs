@@ -119,7 +119,7 @@ fn refuse(ctx: &TcContext, unseen: bool) -> i32 {
     packet.protocol = frame.protocol().unwrap_or_default();
     let noted = &scratch.room.noted;
     let verdict = verdict::refused(&Maps, context, packet, noted);
-    finish(context, packet, verdict, noted)
+    finish(context, packet, verdict, noted, false)
 }
 
 /// Reads the flows' clock for the agent, by test run; never attached.
@@ -197,7 +197,9 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
     }
     #[cfg(feature = "debug-log")]
     log(ctx, slot, packet, verdict, &scratch.room.noted.get());
-    finish(context, packet, verdict, &scratch.room.noted)
+    // A pod's own denied packets are those that come in storms.
+    let near = direction == Direction::Egress;
+    finish(context, packet, verdict, &scratch.room.noted, near)
 }
 
 #[inline(always)]
@@ -230,7 +232,7 @@ fn network(ctx: &TcContext, link_header: bool) -> i32 {
     if verdict.passes(&scratch.room.noted) {
         tag(ctx, Tag::new(carried.slot(), false));
     }
-    finish(context, packet, verdict, &scratch.room.noted)
+    finish(context, packet, verdict, &scratch.room.noted, false)
 }
 
 /// Whether a packet without the mark that is about to leave came in by a device. What
@@ -273,12 +275,23 @@ fn log(ctx: &TcContext, slot: u32, packet: &Packet, verdict: Verdict, noted: &No
     );
 }
 
-/// The one place where a verdict becomes an action and a count.
+/// The one place where a verdict becomes an action and a count; the count within the
+/// hook where `near` says so.
 #[inline(always)]
-fn finish(context: &Context, packet: &Packet, verdict: Verdict, noted: &Cell<Noted>) -> i32 {
+fn finish(
+    context: &Context,
+    packet: &Packet,
+    verdict: Verdict,
+    noted: &Cell<Noted>,
+    near: bool,
+) -> i32 {
     if verdict.noted {
         cold_path();
-        report::note(context, packet, noted);
+        if near {
+            report::note(context, packet, noted);
+        } else {
+            report::note_apart(context, packet, noted);
+        }
     }
     if verdict.passes(noted) {
         // Next program: TC_ACT_OK would end the chain and switch the CNI's off.

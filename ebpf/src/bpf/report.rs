@@ -10,8 +10,18 @@ use ringfence_ebpf::verdict::{Context, Noted, Tables};
 
 use super::maps::{BUDGET, DROPS, DROPS_OTHER, EVENTS, Maps, SOURCES, count};
 
-/// Counts the packet, exactly, and then tells about it, if there is room.
+/// The same as [`note`] in a function of its own: what comes before it is walked by the
+/// verifier once, not once for each way to get there.
 #[inline(never)]
+pub(super) fn note_apart(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
+    note(context, packet, noted);
+}
+
+/// Counts the packet, exactly, and then tells about it, if there is room.
+///
+/// Within the hook a return from a function is saved, which costs a denied packet 6 ns
+/// where the kernel must not trust the return predictor.
+#[inline(always)]
 pub(super) fn note(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
     let noted = &noted.get();
     add(

@@ -200,7 +200,7 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 
     /// Notes a denial with both names, that of the peer from `track`.
-    #[inline(never)]
+    #[inline(always)]
     fn note_peer(&self, reason: Reason, audited: bool, track: &Track) -> Verdict {
         let (own, peer) = (self.endpoint.workload, track.new.peer);
         match self.direction {
