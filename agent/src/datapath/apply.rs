@@ -268,7 +268,8 @@ impl Datapath {
     }
 
     /// Asks packets from now on for the mark of those that a hook saw come in: every
-    /// hook that there is sets it, and what others have let in before has arrived.
+    /// hook sets it by now, and programs that didn't have ended. A device that couldn't
+    /// be hooked is closed.
     fn ask_for_mark(&mut self) -> Result<(), DatapathError> {
         if self.marked {
             return Ok(());
