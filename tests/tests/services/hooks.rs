@@ -1,6 +1,8 @@
 //! Hooks on devices that no pod is behind: where they are, and when they go.
 
+use crate::PATIENCE;
 use crate::cluster::{Cluster, Front, bridge};
+use ringfence_tests::agent::Talk;
 use ringfence_tests::testnet::{Mode, Probe};
 use serde_json::json;
 
@@ -72,6 +74,28 @@ fn a_device_that_comes_while_no_agent_runs_carries_nothing_to_pods_or_out_of_the
         let to = cluster.backend(name, v4);
         assert!(cluster.reaches("late", to), "{name} {to}");
     }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_agent_with_another_mark_takes_over_from_one_and_asks_for_its_own() {
+    let mut cluster = Cluster::open(Mode::Routed);
+    let to = cluster.backend("good", true);
+    let mut talk = Talk::open(cluster.ns("free"), to).unwrap();
+    for mark in ["0x80000", "0x1000"] {
+        cluster.agent.stop(&mut cluster.net).unwrap();
+        assert!(talk.echo(PATIENCE).unwrap(), "{mark}");
+        cluster.agent.flags = vec!["--seen-mark".to_owned(), mark.to_owned()];
+        let pods = ["shop/free", "shop/caller"];
+        cluster.agent.start(&mut cluster.net, &pods).unwrap();
+        assert!(talk.echo(PATIENCE).unwrap(), "{mark}");
+        assert!(cluster.reaches("free", to), "{mark}");
+    }
+    // The mark is asked for again: what comes without an agent carries nothing.
+    cluster.agent.kill(&mut cluster.net).unwrap();
+    cluster.add_pod("late", 40);
+    assert_eq!(cluster.fails("late", to), Probe::TimedOut);
+    assert!(talk.echo(PATIENCE).unwrap());
 }
 
 #[test]
