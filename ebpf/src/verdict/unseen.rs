@@ -11,8 +11,9 @@ use crate::packet::{Packet, Shape};
 #[inline(always)]
 pub(super) fn sender<T: Tables>(tables: &T, context: &Context, packet: &Packet) -> u32 {
     match super::find(tables, context.ingress_ifindex) {
-        Some((_, sender)) => sender.workload,
-        None => tables.identity(&packet.source).workload,
+        // A free slot is of no device.
+        Some((_, sender)) if context.ingress_ifindex != 0 => sender.workload,
+        _ => tables.identity(&packet.source).workload,
     }
 }
 
