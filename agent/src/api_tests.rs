@@ -2,7 +2,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::client::{self, ClientError};
-use crate::engine::{Discover, Engine, Look};
+use crate::engine::{Engine, Look};
 use crate::source::Source;
 use crate::state::Status;
 use crate::testing::{FakeKernel, nowhere, settings, shared};
@@ -69,25 +69,28 @@ fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
          spec: {nodeName: n, containers: []}\nstatus: {podIP: 10.0.0.1}\n",
     )
     .unwrap();
-    let discover: Discover = Box::new(|wanted, _| {
-        let found = |wanted: &crate::discover::Wanted| crate::datapath::Interface {
-            pod: wanted.pod.clone(),
-            ifindex: 7,
-            name: "veth7".into(),
-            mac: [2; 6],
-        };
-        let interfaces = wanted.iter().map(found).collect();
-        Ok(crate::discover::Discovery {
-            interfaces,
-            ..Default::default()
-        })
-    });
+    let finder = Box::new(
+        |wanted: &[crate::discover::Wanted], _: &[crate::datapath::Interface]| {
+            let found = |wanted: &crate::discover::Wanted| crate::datapath::Interface {
+                pod: wanted.pod.clone(),
+                ifindex: 7,
+                name: "veth7".into(),
+                mac: [2; 6],
+                by: crate::runtime::FoundBy::Claim,
+            };
+            let interfaces = wanted.iter().map(found).collect();
+            Ok(crate::discover::Discovery {
+                interfaces,
+                ..Default::default()
+            })
+        },
+    );
     (
         Arc::new(shared(kernel)),
-        Engine::with_discover(
+        Engine::with_finder(
             &settings(dir),
             Source::manifests(dir).unwrap(),
-            discover,
+            finder,
             Box::new(nowhere),
         ),
     )

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use values::{SeenMark, TunnelPort};
+pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
 
 /// A small firewall around every service of a Kubernetes cluster.
 #[derive(Parser, Debug)]
@@ -270,43 +270,6 @@ pub struct CallersArgs {
     pub output: Output,
 }
 
-/// Where policy comes from.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// The cluster's API server.
-    Kubernetes,
-}
-
-/// What a denial does.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Mode {
-    /// The packet is dropped.
-    #[default]
-    Enforce,
-    /// The packet passes and is counted.
-    Audit,
-}
-
-/// How the programs are attached.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum AttachBy {
-    /// tcx links where the kernel has them (Linux 6.6), else clsact filters.
-    #[default]
-    Best,
-    /// clsact filters.
-    Clsact,
-}
-
-/// How log lines look.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// `ringfence agent`.
 #[derive(Args, Debug)]
 pub struct AgentArgs {
@@ -335,6 +298,19 @@ pub struct AgentArgs {
     /// Where the pods' network namespaces are found
     #[arg(long, value_name = "DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
+    /// Where libcni keeps what network plugins answered: it tells whose each device is,
+    /// and which addresses a pod of this node has before the API server shows them
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    pub cni_cache: PathBuf,
+    /// What becomes of a device that leads to a pod which neither the pod runtime nor the
+    /// API server shows (yet): closed, or a device like any other. In mode audit what
+    /// would be dropped there is counted
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub unknown_pods: UnknownPods,
+    /// A namespace whose pods pass while the API server doesn't show them; repeat for
+    /// more, or separate by commas
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    pub unknown_exempt: Vec<String>,
     /// Where /metrics is served; `none` for nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9435")]
     pub metrics_addr: String,

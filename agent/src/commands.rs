@@ -15,7 +15,7 @@ use crate::datapath;
 use crate::failure::{Failure, Found, Outcome};
 use crate::kubernetes::health::WatchStatus;
 use crate::output::{Paint, field, print, print_json, table};
-use crate::state::{InForce, Scrapes, Status};
+use crate::state::{InForce, Scrapes, Status, UnknownDevice};
 
 /// Between two questions of `status --wait`.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -175,6 +175,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .iter()
         .map(|one| format!("{}: {}", one.device, one.reason))
         .collect();
+    let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
     let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
     let sections = [
         (
@@ -187,6 +188,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             "closed (their policy can't be put in force)",
             &status.closed,
         ),
+        ("devices of pods that nobody knows", &unknown),
         (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
@@ -203,7 +205,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             "what in objects can't be used as it stands",
             &status.problems,
         ),
-        ("namespaces that couldn't be entered", &status.skipped),
+        (
+            "namespaces and records of pods that couldn't be looked at",
+            &status.skipped,
+        ),
     ];
     for (title, lines) in sections {
         if !lines.is_empty() {
@@ -211,6 +216,16 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             let _ = write!(text, "\n{}\n  {}\n", paint.bold(title), lines.join("\n  "));
         }
     }
+}
+
+/// A device of an unknown pod, in words.
+fn unknown(one: &UnknownDevice) -> String {
+    let whose = one.pod.as_ref().map_or_else(
+        || "the pod runtime has no record of it".to_owned(),
+        |pod| format!("{pod}, which the API server doesn't show"),
+    );
+    let what = if one.closed { "closed" } else { "open" };
+    format!("{}, {what}: {whose}", one.device)
 }
 
 /// A watch that isn't connected, or lately wasn't, in words.
@@ -239,6 +254,7 @@ pub fn endpoints(global: &Global, output: Output) -> Outcome {
         "workload",
         "interface",
         "addresses",
+        "found_by",
         "ingress",
         "egress",
         "attached",

@@ -127,6 +127,7 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
         pickup: settings.pickup,
         attach: settings.attach,
         seen_mark: settings.seen_mark,
+        enters_namespaces: matches!(settings.origin, Origin::Manifests(_)),
     })?;
     let (listener, socket) = api::bind(&settings.socket)?;
     engine.number_by(datapath.id_key());
@@ -188,9 +189,10 @@ async fn watch_and_pass(
 ) -> anyhow::Result<()> {
     let wake = &shared.wake;
     let mut watches = vec![Watch::folder(&settings.netns_dir, Arc::clone(wake))];
-    if let Origin::Manifests(folder) = &settings.origin {
-        watches.push(Watch::tree(folder, Arc::clone(wake)));
-    }
+    watches.push(match &settings.origin {
+        Origin::Manifests(folder) => Watch::tree(folder, Arc::clone(wake)),
+        Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(wake)),
+    });
     follow_links(Arc::clone(wake))?;
     let (mut since, mut look) = (None, Look::All);
     let mut backoff = RETRY;

@@ -1,9 +1,12 @@
 //! From pods to their host-side devices.
 //!
-//! The edge enters each network namespace and lists what is there; [`matching`]
-//! decides, and does no I/O.
+//! On a cluster the pod runtime's records decide ([`records`], [`bind`]). For manifests,
+//! which no runtime knows, [`discover`] enters each network namespace and lists what is
+//! there, which is what pods claim; [`matching`] decides, and does no I/O.
 
+pub mod bind;
 mod claim;
+pub mod records;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 use ringfence_policy::index::PodKey;
 
-use crate::datapath::Interface;
+use crate::datapath::{Interface, Stranger};
 use crate::failure::one_line;
 use crate::netlink::{Link, LinkAddress, Netlink, NetlinkError};
 use view::View;
@@ -52,8 +55,56 @@ pub enum DiscoverError {
 pub struct Wanted {
     /// The pod.
     pub pod: PodKey,
+    /// The UID under which its pod runtime knows it.
+    pub uid: String,
     /// Its addresses, as its status says.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Which devices of unknown pods pass all the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Exempt {
+    /// All of them.
+    pub all: bool,
+    /// Those of pods that are on record in these namespaces.
+    pub namespaces: Vec<String>,
+}
+
+impl Exempt {
+    fn takes(&self, namespace: Option<&str>) -> bool {
+        self.all || namespace.is_some_and(|one| self.namespaces.iter().any(|own| own == one))
+    }
+}
+
+/// Finds the devices of pods; another implementation stands in for tests.
+pub trait Finder: Send {
+    /// Asks the pod runtime anew which sandboxes there are; none where no runtime is
+    /// asked.
+    ///
+    /// # Errors
+    /// If it can't be asked: what it said before stays.
+    fn sandboxes(&mut self) -> Option<anyhow::Result<Vec<ringfence_policy::index::Sandbox>>> {
+        None
+    }
+
+    /// The device of each wanted pod. `known` is what the last call found.
+    ///
+    /// # Errors
+    /// If nothing could be looked at.
+    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError>;
+}
+
+/// By what namespaces show, which is what pods claim.
+#[derive(Debug)]
+pub struct Claims {
+    /// Folder of network namespaces.
+    pub netns_dir: PathBuf,
+}
+
+impl Finder for Claims {
+    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError> {
+        discover(&self.netns_dir, wanted, known)
+    }
 }
 
 /// What one network namespace holds.
@@ -89,6 +140,8 @@ pub struct Discovery {
     pub skipped: Vec<String>,
     /// What is odd about pods that were found.
     pub warnings: Vec<String>,
+    /// Devices that lead to pods which nobody knows.
+    pub strangers: Vec<Stranger>,
 }
 
 /// Finds the interface of each wanted pod. Blocks for some 100 µs a namespace.
@@ -121,7 +174,8 @@ pub fn discover(
 
 type Survey = (Vec<Link>, Vec<Namespace>, Vec<String>);
 
-fn survey(netns_dir: &Path) -> Result<Survey, DiscoverError> {
+/// The files that name network namespaces, in order.
+fn files(netns_dir: &Path) -> Result<Vec<PathBuf>, DiscoverError> {
     let folder = |source| DiscoverError::Folder {
         path: netns_dir.to_owned(),
         source,
@@ -136,6 +190,11 @@ fn survey(netns_dir: &Path) -> Result<Survey, DiscoverError> {
         Err(error) => return Err(folder(error)),
     };
     paths.sort();
+    Ok(paths)
+}
+
+fn survey(netns_dir: &Path) -> Result<Survey, DiscoverError> {
+    let paths = files(netns_dir)?;
     let mut host = Netlink::open()?;
     // Before the ids are asked for: the kernel gives them out as it lists links.
     let links = host.links()?;

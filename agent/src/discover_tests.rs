@@ -16,6 +16,7 @@ fn wanted(name: &str, addresses: &[&str]) -> Wanted {
         .collect();
     Wanted {
         pod: pod(name),
+        uid: String::new(),
         addresses,
     }
 }

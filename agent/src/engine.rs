@@ -1,12 +1,12 @@
 //! One pass: source, compile, discover, apply. Blocking, and never fails:
 //! what goes wrong is said in the status, and the next pass tries again.
 
+mod interfaces;
 mod publish;
 mod surroundings;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -14,11 +14,12 @@ use ringfence_policy::compile::{Capacity, Compiler, IdKey};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 
-use crate::datapath::Interface;
-use crate::discover::{self, DiscoverError, Discovery, Unguarded, Wanted};
+use crate::datapath::{Interface, Stranger};
+use crate::discover::records::Records;
+use crate::discover::{Claims, Finder, Unguarded, Wanted};
 use crate::failure;
 use crate::node::{self, Surroundings};
-use crate::settings::Settings;
+use crate::settings::{Origin, Settings};
 use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnhookedDevice};
 use crate::summary::Summary;
@@ -48,10 +49,6 @@ pub enum Look {
     Source,
 }
 
-/// Finds the interfaces of pods; another implementation stands in for tests.
-pub type Discover =
-    Box<dyn FnMut(&[Wanted], &[Interface]) -> Result<Discovery, DiscoverError> + Send>;
-
 /// Looks at the node's own network; another implementation stands in for tests.
 pub type LookAround = Box<dyn FnMut() -> Surroundings + Send>;
 
@@ -63,7 +60,7 @@ pub struct Engine {
     /// What the compiler has changed since the kernel was told last.
     change: Option<Change>,
     node: String,
-    discover: Discover,
+    finder: Box<dyn Finder>,
     look_around: LookAround,
     surroundings: surroundings::Node,
     compiled: Option<Compiled>,
@@ -90,6 +87,8 @@ pub struct Engine {
     unhooked: Vec<UnhookedDevice>,
     skipped: Vec<String>,
     warnings: Vec<String>,
+    /// Devices that lead to pods which nobody knows.
+    strangers: Vec<Stranger>,
 }
 
 /// What follows from the objects alone.
@@ -105,17 +104,22 @@ struct Compiled {
 impl Engine {
     /// An engine that hasn't made a pass yet.
     pub fn new(settings: &Settings, source: Source) -> Self {
-        let netns_dir: PathBuf = settings.netns_dir.clone();
-        let discover: Discover =
-            Box::new(move |wanted, known| discover::discover(&netns_dir, wanted, known));
-        Self::with_discover(settings, source, discover, Box::new(node::look))
+        let netns_dir = settings.netns_dir.clone();
+        let finder: Box<dyn Finder> = match &settings.origin {
+            Origin::Manifests(_) => Box::new(Claims { netns_dir }),
+            Origin::Kubernetes(_) => {
+                let (cache, exempt) = (settings.cni_cache.clone(), settings.exempt.clone());
+                Box::new(Records::new(netns_dir, cache, exempt))
+            }
+        };
+        Self::with_finder(settings, source, finder, Box::new(node::look))
     }
 
     /// As [`Engine::new`], with other ways to find interfaces and to look at the node.
-    pub fn with_discover(
+    pub fn with_finder(
         settings: &Settings,
         source: Source,
-        discover: Discover,
+        finder: Box<dyn Finder>,
         look_around: LookAround,
     ) -> Self {
         Self {
@@ -125,7 +129,7 @@ impl Engine {
                 .with_capacity(Capacity::MAPS),
             change: None,
             node: settings.node_name.clone(),
-            discover,
+            finder,
             look_around,
             surroundings: surroundings::Node::new(settings.tunnel_ports.clone()),
             compiled: None,
@@ -142,6 +146,7 @@ impl Engine {
             unhooked: Vec::new(),
             skipped: Vec::new(),
             warnings: Vec::new(),
+            strangers: Vec::new(),
         }
     }
 
@@ -160,10 +165,15 @@ impl Engine {
             Look::All => self.look_at_node(shared),
             Look::Source => (false, Ok(())),
         };
+        let (started, asked) = match look {
+            Look::All => self.ask_runtime(),
+            Look::Source => (false, Ok(())),
+        };
         let mut news = self.source.refresh(&mut self.index);
-        if moved {
+        let own = [("Node", moved), ("Sandbox", started)];
+        for (kind, _) in own.into_iter().filter(|(_, changed)| *changed) {
             news.changed = true;
-            news.since.insert("Node", began);
+            news.since.insert(kind, began);
         }
         if !self.surroundings.is_known() {
             news.waits_for.push("addresses of the node's interfaces");
@@ -183,6 +193,7 @@ impl Engine {
             .err()
             .or(applied.err())
             .or(closed.err())
+            .or(asked.err())
             .map(|error| failure::one_line(&error));
         let incomplete = self.unguarded().next().is_some() || !self.unhooked.is_empty();
         self.retry = error.is_some() || incomplete;
@@ -243,7 +254,12 @@ impl Engine {
             None => self.change = Some(change),
         }
         let endpoints = self.compiler.tables().endpoints.iter();
+        let uid = |pod: &PodKey| {
+            let entry = self.index.pod(&pod.namespace, &pod.name);
+            entry.map_or_else(String::new, |entry| entry.runtime_uid().to_owned())
+        };
         let wanted = endpoints.map(|(pod, policy)| Wanted {
+            uid: uid(pod),
             pod: pod.clone(),
             addresses: policy.addresses.clone(),
         });
@@ -276,57 +292,6 @@ impl Engine {
         self.log_problems(before);
     }
 
-    /// On failure the interfaces stay as they were: policy must not wait for them.
-    fn find_interfaces(&mut self) -> anyhow::Result<()> {
-        let Some(compiled) = &self.compiled else {
-            return Ok(());
-        };
-        let wanted: BTreeMap<&PodKey, &[IpAddr]> = compiled
-            .wanted
-            .iter()
-            .map(|wanted| (&wanted.pod, &*wanted.addresses))
-            .collect();
-        let known = self.known(&wanted);
-        let found = (self.discover)(&compiled.wanted, &known)?;
-        for warning in &found.warnings {
-            if !self.warnings.contains(warning) {
-                tracing::warn!("{warning}");
-            }
-        }
-        let addresses = |interface: &Interface| match wanted.get(&interface.pod) {
-            Some(now) if !now.is_empty() => now.to_vec(),
-            _ => self
-                .found_by
-                .get(&interface.pod)
-                .cloned()
-                .unwrap_or_default(),
-        };
-        self.found_by = found
-            .interfaces
-            .iter()
-            .map(|interface| (interface.pod.clone(), addresses(interface)))
-            .collect();
-        self.interfaces = found.interfaces;
-        self.unguarded = found.unguarded;
-        self.skipped = found.skipped;
-        self.warnings = found.warnings;
-        Ok(())
-    }
-
-    /// The interfaces that are still known. A pod that now has other addresses
-    /// altogether is sought anew: its old device may be another pod's by now.
-    fn known(&self, wanted: &BTreeMap<&PodKey, &[IpAddr]>) -> Vec<Interface> {
-        let is_known = |interface: &&Interface| {
-            let Some(now) = wanted.get(&interface.pod) else {
-                return false;
-            };
-            let before = self.found_by.get(&interface.pod);
-            now.is_empty()
-                || before.is_none_or(|before| before.iter().any(|address| now.contains(address)))
-        };
-        self.interfaces.iter().filter(is_known).cloned().collect()
-    }
-
     fn unguarded(&self) -> impl Iterator<Item = &Unguarded> {
         self.unguarded.iter().chain(&self.refused)
     }
@@ -347,6 +312,7 @@ impl Engine {
             self.applied(shared, followed.generation, followed.flipped, followed.at);
             return Ok(());
         }
+        kernel.set_strangers(self.strangers.clone());
         let applied = kernel.apply(tables, &change, &self.interfaces)?;
         drop(kernel);
         self.refused = refused(applied.failed);

@@ -10,7 +10,9 @@ use tempfile::TempDir;
 use ringfence_ebpf::abi::Identity;
 
 use super::*;
+use crate::discover::{DiscoverError, Discovery};
 use crate::node::Listed;
+use crate::runtime::FoundBy;
 use crate::testing::{FakeKernel, nowhere, settings, shared};
 
 fn pod(name: &str, extra: &str) -> String {
@@ -47,7 +49,7 @@ impl Bench {
         let broken = Arc::new(Mutex::new(false));
         let known = Arc::new(Mutex::new(0));
         let (is_broken, told) = (Arc::clone(&broken), Arc::clone(&known));
-        let discover: Discover = Box::new(move |wanted, known| {
+        let finder = Box::new(move |wanted: &[Wanted], known: &[Interface]| {
             *told.lock().unwrap() = known.len();
             if *is_broken.lock().unwrap() {
                 return Err(DiscoverError::Ended);
@@ -57,6 +59,7 @@ impl Bench {
                 ifindex: 7,
                 name: "veth7".into(),
                 mac: [2; 6],
+                by: FoundBy::Claim,
             };
             Ok(Discovery {
                 interfaces: wanted.iter().map(found).collect(),
@@ -67,7 +70,7 @@ impl Bench {
         let around = Arc::new(Mutex::new(nowhere()));
         let look = Arc::clone(&around);
         let look: LookAround = Box::new(move || look.lock().unwrap().clone());
-        let engine = Engine::with_discover(&settings(dir.path()), source, discover, look);
+        let engine = Engine::with_finder(&settings(dir.path()), source, finder, look);
         Self {
             shared: shared(&kernel),
             dir,

@@ -8,7 +8,7 @@ use ringfence_policy::tables::Tables;
 
 use crate::datapath::{
     Applied, Counters, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface,
-    MapUsage, Stats,
+    MapUsage, Stats, Stranger,
 };
 
 /// The datapath as the rest of the agent sees it. Calls block, briefly.
@@ -21,7 +21,9 @@ pub trait Kernel: Send + 'static {
         change: &Change,
         interfaces: &[Interface],
     ) -> anyhow::Result<Applied>;
-    /// The same with the interfaces of the last call, for changes that leave every
+    /// Says which devices lead to pods that nobody knows, before [`Kernel::apply`].
+    fn set_strangers(&mut self, strangers: Vec<Stranger>);
+    /// As [`Kernel::apply`] with the interfaces of the last call, for changes that leave every
     /// pod where it is.
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed>;
     /// Puts in force which UDP ports are tunnels', beside those built in.
@@ -73,6 +75,10 @@ impl Kernel for Datapath {
         interfaces: &[Interface],
     ) -> anyhow::Result<Applied> {
         Ok(self.apply_change(tables, change, interfaces)?)
+    }
+
+    fn set_strangers(&mut self, strangers: Vec<Stranger>) {
+        Self::set_strangers(self, strangers);
     }
 
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {

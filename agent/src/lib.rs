@@ -40,6 +40,7 @@ pub mod netlink;
 pub mod node;
 pub mod offline;
 pub mod output;
+pub mod runtime;
 pub mod settings;
 pub mod source;
 pub mod state;

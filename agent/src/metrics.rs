@@ -50,8 +50,8 @@ pub struct Snapshot {
     /// How full each map is.
     pub maps: Vec<MapUsage>,
     /// Guarded endpoints by what they are under: `enforce`, `audit`, `open`,
-    /// `quarantine`; `unguarded` ones, and pods on the `host_network`, which
-    /// can't be guarded.
+    /// `quarantine`; `unguarded` ones, pods on the `host_network`, which can't be guarded,
+    /// and devices that lead to `unknown` pods.
     pub endpoints: BTreeMap<&'static str, usize>,
     /// Other devices of the node: `hooked`, `unhooked`.
     pub devices: BTreeMap<&'static str, usize>,
@@ -363,6 +363,7 @@ fn count_states(endpoints: &[EndpointState], status: &Status) -> BTreeMap<&'stat
         "open",
         "quarantine",
         "unguarded",
+        "unknown",
     ]
     .map(|state| (state, 0))
     .into();
@@ -378,6 +379,7 @@ fn count_states(endpoints: &[EndpointState], status: &Status) -> BTreeMap<&'stat
         };
         *states.entry(state).or_default() += 1;
     }
+    *states.entry("unknown").or_default() += status.unknown.len();
     states
 }
 

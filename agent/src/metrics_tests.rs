@@ -171,6 +171,7 @@ fn endpoint(ingress: &'static str, egress: &'static str, attached: bool) -> Endp
         ifindex: 1,
         interface: "veth".into(),
         addresses: Vec::new(),
+        found_by: crate::runtime::FoundBy::Claim,
         ingress,
         egress,
         attached,
@@ -194,6 +195,11 @@ fn an_endpoint_counts_under_its_stricter_direction() {
     });
     let status = Status {
         unguarded: unguarded.into(),
+        unknown: vec![crate::state::UnknownDevice {
+            device: "veth7".into(),
+            pod: None,
+            closed: true,
+        }],
         ..Status::default()
     };
     let states = count_states(&endpoints, &status);
@@ -205,6 +211,7 @@ fn an_endpoint_counts_under_its_stricter_direction() {
         ("open", 1),
         ("quarantine", 1),
         ("unguarded", 2),
+        ("unknown", 1),
     ];
     assert_eq!(states, expected.into());
 }

@@ -232,6 +232,18 @@ impl Netlink {
         self.dump_by("GETLINK", &request, link)
     }
 
+    /// One device of another namespace, by the id under which this one knows that. Needs
+    /// `CAP_NET_ADMIN` over it. Linux 5.0 or later (`rtnl_getlink`).
+    pub fn link_elsewhere(&mut self, netns: i32, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        // `IFLA_TARGET_NETNSID` is its other name.
+        message.attributes.push(LinkAttribute::IfNetnsId(netns));
+        let request = RouteNetlinkMessage::GetLink(message);
+        let replies = self.request_by("GETLINK", &request, NLM_F_REQUEST, link)?;
+        Ok(replies.into_iter().next())
+    }
+
     /// All addresses of both families.
     pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, NetlinkError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());

@@ -11,8 +11,11 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use ringfence_policy::clients::Clients;
 use ringfence_policy::config::Config;
 
-use crate::cli::{AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort};
+use crate::cli::{
+    AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort, UnknownPods,
+};
 use crate::datapath::Attach;
+use crate::discover::Exempt;
 use crate::failure::Failure;
 use crate::kubernetes::Access;
 
@@ -36,6 +39,10 @@ pub struct Settings {
     pub node_name: String,
     /// Folder of network namespaces.
     pub netns_dir: PathBuf,
+    /// Folder of the results of network plugins.
+    pub cni_cache: PathBuf,
+    /// Whose devices pass though nobody knows the pod.
+    pub exempt: Exempt,
     /// Where metrics are served; nowhere if none.
     pub metrics_addr: Option<SocketAddr>,
     /// Who may read them; everybody if empty.
@@ -80,6 +87,11 @@ impl AgentArgs {
             audit: self.mode == Mode::Audit,
             node_name,
             netns_dir: self.netns_dir,
+            cni_cache: self.cni_cache,
+            exempt: Exempt {
+                all: self.unknown_pods == UnknownPods::Allow,
+                namespaces: self.unknown_exempt,
+            },
             metrics_addr,
             metrics_from: metrics_from(&self.metrics_from).map_err(Failure::input)?,
             health_addr,

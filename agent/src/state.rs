@@ -62,6 +62,9 @@ pub struct Status {
     /// put in force: `error` says why.
     #[serde(default)]
     pub closed: Vec<String>,
+    /// Devices that lead to pods which nobody knows (yet).
+    #[serde(default)]
+    pub unknown: Vec<UnknownDevice>,
     /// Other devices of the node that have their hooks.
     pub devices: usize,
     /// Other devices that haven't, and why: there nothing is decided of what pods
@@ -84,7 +87,7 @@ pub struct Status {
     /// the metric that names them.
     #[serde(skip)]
     pub problem_fields: BTreeSet<(String, String)>,
-    /// Namespace files that couldn't be entered.
+    /// Namespaces, and records of the pod runtime, that couldn't be looked at.
     pub skipped: Vec<String>,
     /// The metrics page; none where it isn't served.
     #[serde(default)]
@@ -107,6 +110,17 @@ pub struct UnguardedPod {
     pub pod: String,
     /// Why.
     pub reason: String,
+}
+
+/// A device that leads to a pod which nobody knows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnknownDevice {
+    /// Its name.
+    pub device: String,
+    /// `namespace/name`, if the pod runtime has a record of the pod.
+    pub pod: Option<String>,
+    /// Nothing passes; else `--unknown-pods` or `--unknown-exempt` lets it.
+    pub closed: bool,
 }
 
 /// A device that should have hooks and hasn't.

@@ -10,8 +10,9 @@ use ringfence_policy::tables::Tables;
 
 use crate::cli::{Cli, Command};
 use crate::datapath::{
-    Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats,
+    Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats, Stranger,
 };
+use crate::discover::{DiscoverError, Discovery, Finder, Wanted};
 use crate::kernel::{Counts, Kernel};
 use crate::metrics::Metrics;
 use crate::node::{Listed, Surroundings};
@@ -23,6 +24,7 @@ use crate::state::{Shared, Status};
 pub(crate) struct Record {
     pub(crate) tables: Tables,
     pub(crate) interfaces: Vec<Interface>,
+    pub(crate) strangers: Vec<Stranger>,
     pub(crate) generation: u64,
     /// Number of the last update that was told.
     pub(crate) seen: u64,
@@ -68,6 +70,10 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn set_strangers(&mut self, strangers: Vec<Stranger>) {
+        self.0.lock().unwrap().strangers = strangers;
+    }
+
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
         let mut record = self.0.lock().unwrap();
         assert_eq!(record.seen, change.since, "a change was lost");
@@ -105,6 +111,7 @@ impl Kernel for FakeKernel {
             ifindex: interface.ifindex,
             interface: interface.name.clone(),
             addresses: Vec::new(),
+            found_by: interface.by,
             ingress: "enforce",
             egress: "open",
             attached: true,
@@ -127,6 +134,15 @@ impl Kernel for FakeKernel {
 
     fn generation(&mut self) -> u64 {
         self.0.lock().unwrap().generation
+    }
+}
+
+impl<F> Finder for F
+where
+    F: FnMut(&[Wanted], &[Interface]) -> Result<Discovery, DiscoverError> + Send,
+{
+    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError> {
+        self(wanted, known)
     }
 }
 

@@ -21,6 +21,7 @@ use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK};
+use ringfence::runtime::FoundBy;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::bench;
 use ringfence_tests::packets::fixture;
@@ -194,6 +195,7 @@ fn attach(net: &Net) -> Result<Datapath> {
         pickup: Duration::ZERO,
         attach: Attach::Best,
         seen_mark: SEEN_MARK,
+        enters_namespaces: false,
     })?;
     let applied = datapath.apply(&tables, &interfaces(net, &tables)?)?;
     if let Some((pod, error)) = applied.failed.first() {
@@ -247,6 +249,7 @@ fn interfaces(net: &Net, tables: &Tables) -> Result<Vec<Interface>> {
                 ifindex,
                 name: at.host_device.clone(),
                 mac: at.mac,
+                by: FoundBy::CniCache,
             })
         })
         .collect()

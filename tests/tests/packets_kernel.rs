@@ -5,6 +5,7 @@ mod packets;
 
 use nix::net::if_::if_nametoindex;
 use ringfence::datapath::{EndpointState, Hook, Interface};
+use ringfence::runtime::FoundBy;
 use ringfence_ebpf::abi::{Direction, Reason};
 use ringfence_ebpf::packet::tcp::SYN;
 use ringfence_policy::diff::Change;
@@ -129,6 +130,7 @@ fn interfaces(node: &Node) -> Vec<Interface> {
     let endpoints = node.datapath.endpoints().into_iter();
     let interface = |one: EndpointState| Interface {
         mac: find(&one.pod.name).mac,
+        by: FoundBy::CniCache,
         ifindex: one.ifindex,
         name: one.interface,
         pod: one.pod,

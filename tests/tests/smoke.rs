@@ -24,6 +24,7 @@ fn the_verifier_accepts_every_program_with_room_to_spare() {
             pickup: Duration::ZERO,
             attach: Attach::Best,
             seen_mark: SEEN_MARK,
+            enters_namespaces: false,
         })
     };
     let mut datapath = net.node().run(open).unwrap().unwrap();

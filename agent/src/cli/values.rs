@@ -1,8 +1,9 @@
-//! Values of flags that are more than a word or a number.
+//! Values of flags that are more than a text or a number.
 
 use std::fmt;
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use ringfence_ebpf::packet::protocol;
 use ringfence_policy::ports::PortSpec;
 
@@ -53,4 +54,51 @@ impl FromStr for TunnelPort {
             _ => Err("neither UDP/PORT nor a list of such".to_owned()),
         }
     }
+}
+
+/// Where policy comes from.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The cluster's API server.
+    Kubernetes,
+}
+
+/// What a denial does.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// The packet is dropped.
+    #[default]
+    Enforce,
+    /// The packet passes and is counted.
+    Audit,
+}
+
+/// How the programs are attached.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AttachBy {
+    /// tcx links where the kernel has them (Linux 6.6), else clsact filters.
+    #[default]
+    Best,
+    /// clsact filters.
+    Clsact,
+}
+
+/// How log lines look.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What becomes of devices that lead to pods which nobody knows.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UnknownPods {
+    /// Nothing passes.
+    #[default]
+    Deny,
+    /// They are devices like any other.
+    Allow,
 }

@@ -7,7 +7,7 @@ use ringfence_policy::tables::Tables;
 
 use super::devices::Devices;
 use super::hook::Hook;
-use super::{Applied, Datapath, Interface};
+use super::{Applied, Datapath, Interface, Stranger};
 
 impl Datapath {
     /// Sees to it that the programs stand first on every device.
@@ -34,7 +34,21 @@ impl Datapath {
     fn hook_others(&mut self, managed: &[Interface], devices: &Devices, applied: &mut Applied) {
         let managed = managed.iter().map(|interface| interface.ifindex);
         let slots = self.endpoints.interfaces().into_iter();
-        let pods: BTreeSet<u32> = managed.chain(slots).chain(self.links.of_pods()).collect();
+        let mut pods: BTreeSet<u32> = managed.chain(slots).collect();
+        let strangers = std::mem::take(&mut self.strangers);
+        let strange = strangers.iter().filter(|one| !pods.contains(&one.ifindex));
+        let (closed, exempt): (Vec<&Stranger>, Vec<_>) = strange.partition(|one| one.closed);
+        for one in closed {
+            if let Err(error) = self.links.attach(one.ifindex, &one.name, &Hook::POD)
+                && if_nametoindex(one.name.as_str()) == Ok(one.ifindex)
+            {
+                let name = one.name.clone();
+                applied.unhooked.push((name, error.to_string()));
+            }
+        }
+        let exempt: BTreeSet<u32> = exempt.iter().map(|one| one.ifindex).collect();
+        pods.extend(self.links.of_pods().filter(|n| !exempt.contains(n)));
+        self.strangers = strangers;
         for (&ifindex, device) in devices.iter().filter(|(n, _)| !pods.contains(n)) {
             if device.hooks().is_empty() {
                 continue;

@@ -1,14 +1,16 @@
-//! What is put in force though the tables can't be written.
+//! What only takes: endpoints without a pod, and what is put in force though the tables
+//! can't be written.
 
 use std::collections::BTreeMap;
 
-use ringfence_ebpf::abi::World;
+use ringfence_ebpf::abi::{Endpoint, EndpointWorld, World};
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
 
 use super::Interface;
 use super::endpoints::Endpoints;
 use super::error::DatapathError;
+use super::locals;
 use super::maps::Maps;
 use super::seat::{CLOSED, Seat, cut, same_policy, side};
 
@@ -46,4 +48,36 @@ impl Endpoints {
         pods.filter(|pod| tables.endpoints.contains_key(pod))
             .collect()
     }
+}
+
+/// Closes one world's half of an endpoint whose pod is gone.
+pub(super) fn close(
+    maps: &mut Maps,
+    slot: u32,
+    seat: &mut Seat,
+    world: World,
+) -> Result<(), DatapathError> {
+    let (this, other) = (side(world), side(world ^ 1));
+    let already = same_policy(&seat.endpoint.worlds[other], &CLOSED);
+    let current = seat.endpoint.worlds[other].epoch;
+    let epoch = if already {
+        current
+    } else {
+        current.wrapping_add(1)
+    };
+    let mut endpoint = seat.endpoint;
+    endpoint.worlds[this] = EndpointWorld { epoch, ..CLOSED };
+    if endpoint != seat.endpoint {
+        maps.set_endpoint(slot, &endpoint)?;
+        seat.endpoint = endpoint;
+        locals::remove(maps, slot, &endpoint)?;
+    }
+    seat.pod = None;
+    Ok(())
+}
+
+/// Whether it was closed since its pod is gone.
+pub(super) fn is_closed(endpoint: &Endpoint) -> bool {
+    let halves = &endpoint.worlds;
+    halves.iter().all(|half| same_policy(half, &CLOSED))
 }

@@ -7,6 +7,7 @@ use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, World, capacity};
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::{EndpointPolicy, Tables};
 
+use super::cut::{close, is_closed};
 use super::error::DatapathError;
 use super::links::Links;
 use super::locals;
@@ -14,6 +15,7 @@ use super::maps::{AgentField, Maps, Raw, map_error};
 use super::names::Names;
 use super::seat::{CLOSED, Seat, Side, identity, owner, probes, same_policy, side, word};
 use super::{EndpointState, Interface};
+use crate::runtime::FoundBy;
 
 /// All occupied slots.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ impl Endpoints {
                     endpoint,
                     pod: None,
                     name: format!("interface {}", endpoint.ifindex),
+                    by: FoundBy::Pin,
                 };
                 seats.insert(slot, seat);
             }
@@ -65,8 +68,8 @@ impl Endpoints {
     /// those that it didn't find this time though interface and pod are there:
     /// an unreadable namespace must not close a pod.
     ///
-    /// After a restart the pinned slots know better than discovery, which
-    /// believes what pods configure: a device stays with the pod that had it.
+    /// After a restart the pinned slots know better than what pods claim: a device stays
+    /// with the pod that had it, unless the pod runtime says otherwise.
     pub(super) fn with_retained(
         &self,
         tables: &Tables,
@@ -75,7 +78,7 @@ impl Endpoints {
     ) -> Vec<Interface> {
         let mut all: Vec<Interface> = found
             .iter()
-            .filter(|interface| !self.was_anothers(interface, tables))
+            .filter(|one| one.by.is_certain() || !self.was_anothers(one, tables))
             .filter_map(|interface| {
                 let name = present.get(&interface.ifindex)?.clone();
                 let interface = interface.clone();
@@ -99,6 +102,7 @@ impl Endpoints {
                 ifindex,
                 name: name.clone(),
                 mac: seat.endpoint.mac.octets(),
+                by: seat.by,
             });
         }
         all
@@ -208,6 +212,7 @@ impl Endpoints {
                 }
                 seat.pod = Some(wanted.interface.pod.clone());
                 seat.name.clone_from(&wanted.interface.name);
+                seat.by = wanted.interface.by;
                 return Ok(slot);
             }
             // Another pod, or other addresses: nothing of the old one is inherited.
@@ -225,6 +230,7 @@ impl Endpoints {
             endpoint,
             pod: Some(wanted.interface.pod.clone()),
             name: wanted.interface.name.clone(),
+            by: wanted.interface.by,
         };
         self.seats.insert(slot, seat);
         Ok(slot)
@@ -332,6 +338,7 @@ impl Endpoints {
                     ifindex: endpoint.ifindex,
                     interface: seat.name.clone(),
                     addresses: addresses(endpoint).collect(),
+                    found_by: seat.by,
                     attached: links.attached(endpoint.ifindex),
                     foreign_filters: links.foreign(endpoint.ifindex),
                 }
@@ -366,32 +373,6 @@ pub(super) fn wanted<'a>(
             })
         })
         .collect()
-}
-
-fn close(maps: &mut Maps, slot: u32, seat: &mut Seat, world: World) -> Result<(), DatapathError> {
-    let (this, other) = (side(world), side(world ^ 1));
-    let already = same_policy(&seat.endpoint.worlds[other], &CLOSED);
-    let current = seat.endpoint.worlds[other].epoch;
-    let epoch = if already {
-        current
-    } else {
-        current.wrapping_add(1)
-    };
-    let mut endpoint = seat.endpoint;
-    endpoint.worlds[this] = EndpointWorld { epoch, ..CLOSED };
-    if endpoint != seat.endpoint {
-        maps.set_endpoint(slot, &endpoint)?;
-        seat.endpoint = endpoint;
-        locals::remove(maps, slot, &endpoint)?;
-    }
-    seat.pod = None;
-    Ok(())
-}
-
-/// Whether it was closed since its pod is gone.
-fn is_closed(endpoint: &Endpoint) -> bool {
-    let halves = &endpoint.worlds;
-    halves.iter().all(|half| same_policy(half, &CLOSED))
 }
 
 #[cfg(test)]

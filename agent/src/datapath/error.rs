@@ -17,8 +17,8 @@ pub enum DatapathError {
     },
     /// Capabilities are missing.
     #[error(
-        "missing {missing}: run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON \
-         and CAP_SYS_ADMIN"
+        "missing {missing}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and \
+         for --manifests with CAP_SYS_ADMIN"
     )]
     NoPrivilege {
         /// Names of the missing capabilities.

@@ -15,6 +15,7 @@ use super::clsact::Filters;
 use super::error::{DatapathError, chain};
 use super::hook::Hook;
 use super::load;
+use super::query;
 
 /// All links of this agent.
 pub(super) struct Links {
@@ -165,7 +166,7 @@ impl Links {
                 continue;
             }
             let held = self.links.contains_key(&(ifindex, hook));
-            match held.then(|| self.place(name, hook)).transpose()? {
+            match held.then(|| self.place(ifindex, name, hook)).transpose()? {
                 Some(Place::Ahead) => {}
                 Some(Place::Behind) => self.attach_first(ifindex, name, hook, true)?,
                 Some(Place::Absent) | None => self.attach_first(ifindex, name, hook, false)?,
@@ -176,26 +177,31 @@ impl Links {
         Ok(())
     }
 
-    /// Where our program stands on the hook. Needs CAP_SYS_ADMIN: aya opens every
-    /// program on the hook by its id (BPF_PROG_GET_FD_BY_ID).
+    /// Where our program stands on the hook.
     ///
-    /// Another agent's programs may stand in front: they let the next one run.
-    fn place(&self, name: &str, hook: Hook) -> Result<Place, DatapathError> {
-        let (_, programs) = SchedClassifier::query_tcx(name, hook.attach_type())
-            .map_err(|error| program_error(format!("asking who is attached to {name}"), &error))?;
+    /// Another agent's programs may stand in front: they let the next one run. Without
+    /// CAP_SYS_ADMIN they can't be told from others, and are overtaken.
+    fn place(&self, ifindex: u32, name: &str, hook: Hook) -> Result<Place, DatapathError> {
+        let programs = query::programs(ifindex, hook.attach_type()).map_err(|error| {
+            DatapathError::Program {
+                operation: format!("asking who is attached to {name}"),
+                message: error.to_string(),
+            }
+        })?;
         let is = |ids: &BTreeMap<_, u32>, id| ids.get(hook.program()) == Some(&id);
-        let of_an_agent = |name: Option<&str>| name.is_some_and(|n| load::PROGRAMS.contains(&n));
+        let of_an_agent =
+            |name: Option<String>| name.is_some_and(|n| load::PROGRAMS.contains(&&*n));
         let mut ahead = true;
-        for program in &programs {
-            let main = is(&self.ids, program.id());
-            if main || is(&self.twin_ids, program.id()) {
+        for id in programs {
+            let main = is(&self.ids, id);
+            if main || is(&self.twin_ids, id) {
                 return Ok(match (ahead, main) {
                     (true, _) => Place::Ahead,
                     (false, true) => Place::Behind,
                     (false, false) => Place::Absent,
                 });
             }
-            ahead &= of_an_agent(program.name_as_str());
+            ahead = ahead && of_an_agent(query::name(id));
         }
         Ok(Place::Absent)
     }

@@ -28,6 +28,7 @@ mod lock;
 mod maps;
 mod names;
 mod preflight;
+mod query;
 mod quotas;
 mod remove;
 mod run;
@@ -60,6 +61,7 @@ pub use remove::{Removed, uninstall};
 pub use run::Run;
 pub use verified::Verified;
 
+use crate::runtime::FoundBy;
 use endpoints::Endpoints;
 use links::Links;
 use lock::Lock;
@@ -91,6 +93,8 @@ pub struct Options {
     pub attach: Attach,
     /// The bit of `skb->mark` that says that a hook saw a packet come in; 0: nobody asks.
     pub seen_mark: u32,
+    /// The agent is to enter pods' network namespaces, which needs CAP_SYS_ADMIN.
+    pub enters_namespaces: bool,
 }
 
 /// A pod's interface, as discovery found it.
@@ -104,6 +108,21 @@ pub struct Interface {
     pub name: String,
     /// MAC of the pod's side.
     pub mac: [u8; 6],
+    /// What told whose it is.
+    pub by: FoundBy,
+}
+
+/// A device that leads to a pod which nobody knows (yet).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stranger {
+    /// Index of the host-side device.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// The pod that the runtime has on record for it.
+    pub pod: Option<String>,
+    /// Nothing passes it; else it is a device like any other.
+    pub closed: bool,
 }
 
 /// What [`Datapath::follow`] did.
@@ -173,6 +192,8 @@ pub struct EndpointState {
     pub interface: String,
     /// The pod's addresses.
     pub addresses: Vec<std::net::IpAddr>,
+    /// What told that the device is the pod's.
+    pub found_by: FoundBy,
     /// `open`, `audit`, `enforce`, `quarantine` or `closed` (its pod is gone,
     /// its interface isn't).
     pub ingress: &'static str,
@@ -198,6 +219,8 @@ pub struct Datapath {
     events: Option<Events>,
     /// The interfaces of the last call, with those that were retained.
     interfaces: Vec<Interface>,
+    /// Devices of pods that nobody knows.
+    strangers: Vec<Stranger>,
     /// Number of the update whose tables were noted last; none before the first
     /// and after tables that came of no update.
     seen: Option<u64>,
@@ -234,7 +257,7 @@ impl Datapath {
     /// # Errors
     /// Says what is missing and how to mend it; nothing is attached then.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
-        preflight::check(load::OBJECT, &options.pin_dir)?;
+        preflight::check(load::OBJECT, &options.pin_dir, options.enters_namespaces)?;
         let folder = preflight::folder(&options.pin_dir)?;
         let lock = Lock::take(&folder)?;
         let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);
@@ -259,6 +282,7 @@ impl Datapath {
             options: options.clone(),
             events,
             interfaces: Vec::new(),
+            strangers: Vec::new(),
             seen: None,
             trusted: false,
             ticks,
@@ -275,6 +299,13 @@ impl Datapath {
     pub fn endpoints(&self) -> Vec<EndpointState> {
         self.endpoints
             .states(&self.links, &self.names, self.worlds.active)
+    }
+
+    /// Says which devices lead to pods that nobody knows, for the calls of
+    /// [`Datapath::apply_change`] that follow: a closed one gets the hooks of a pod's and
+    /// no slot, so that nothing passes it.
+    pub fn set_strangers(&mut self, strangers: Vec<Stranger>) {
+        self.strangers = strangers;
     }
 
     /// The key under which ids in the maps are hashes. It stays as long as the maps.

@@ -12,12 +12,10 @@ use ringfence_ebpf::abi::ABI_VERSION;
 use super::error::DatapathError;
 
 /// Capabilities by bit number in `CapEff` (linux/capability.h).
-const CAPABILITIES: [(u32, &str); 4] = [
-    (12, "CAP_NET_ADMIN"),
-    (21, "CAP_SYS_ADMIN"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
-];
+const CAPABILITIES: [(u32, &str); 3] =
+    [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// Needed by `setns` as well.
+const ENTERING: (u32, &str) = (21, "CAP_SYS_ADMIN");
 
 /// What the programs need: their newest helper, `bpf_ktime_get_coarse_ns`, is of
 /// 5.11, and 5.15 is the oldest release since that somebody keeps. Linux 6.1 is the
@@ -29,8 +27,8 @@ const OLDEST: KernelVersion = KernelVersion::new(5, 15, 0);
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 
 /// Object, kernel, privilege and bpffs, in this order: the first that is
-/// missing is the one to mend.
-pub(super) fn check(object: &[u8], pin_dir: &Path) -> Result<(), DatapathError> {
+/// missing is the one to mend. `enters` says whether namespaces are to be entered.
+pub(super) fn check(object: &[u8], pin_dir: &Path, enters: bool) -> Result<(), DatapathError> {
     if object.is_empty() {
         return Err(DatapathError::NoObject);
     }
@@ -38,7 +36,7 @@ pub(super) fn check(object: &[u8], pin_dir: &Path) -> Result<(), DatapathError> 
     if !new_enough {
         return Err(DatapathError::KernelTooOld { found: release() });
     }
-    privilege()?;
+    privilege(enters)?;
     bpffs(pin_dir)
 }
 
@@ -102,14 +100,14 @@ fn release() -> String {
         .map_or_else(|_| "(unknown)".to_owned(), |text| text.trim().to_owned())
 }
 
-fn privilege() -> Result<(), DatapathError> {
+fn privilege(enters: bool) -> Result<(), DatapathError> {
     let path = Path::new("/proc/self/status");
     let status = fs::read_to_string(path).map_err(|source| DatapathError::File {
         operation: "reading",
         path: path.to_owned(),
         source,
     })?;
-    let missing = missing(&status);
+    let missing = missing(&status, enters);
     if missing.is_empty() {
         Ok(())
     } else {
@@ -119,16 +117,16 @@ fn privilege() -> Result<(), DatapathError> {
     }
 }
 
-/// Which capabilities a `/proc/*/status` lacks. CAP_SYS_ADMIN is for entering
-/// the pods' network namespaces.
-fn missing(status: &str) -> Vec<&'static str> {
+/// Which capabilities a `/proc/*/status` lacks.
+fn missing(status: &str, enters: bool) -> Vec<&'static str> {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
-    CAPABILITIES
-        .iter()
+    let entering = enters.then_some(ENTERING);
+    let needed = CAPABILITIES.iter().chain(&entering);
+    needed
         .filter(|(bit, _)| effective & (1 << bit) == 0)
         .map(|(_, name)| *name)
         .collect()
@@ -165,9 +163,18 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(missing("CapEff:\t000001ffffffffff\n"), Vec::<&str>::new());
-        assert_eq!(missing("CapEff:\t0000008000201000\n"), ["CAP_PERFMON"]);
-        assert_eq!(missing("").len(), CAPABILITIES.len());
+        assert_eq!(
+            missing("CapEff:\t000001ffffffffff\n", true),
+            Vec::<&str>::new()
+        );
+        assert_eq!(
+            missing("CapEff:\t0000008000001000\n", false),
+            ["CAP_PERFMON"]
+        );
+        assert_eq!(missing("", false).len(), CAPABILITIES.len());
+        let all = "CapEff:\t000000c000001000\n";
+        assert_eq!(missing(all, false), Vec::<&str>::new());
+        assert_eq!(missing(all, true), ["CAP_SYS_ADMIN"]);
     }
 
     fn mode(path: &Path) -> u32 {
@@ -221,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_build_without_the_bpf_object_says_how_to_get_one() {
-        let error = check(&[], Path::new("/sys/fs/bpf/ringfence")).expect_err("no object");
+        let error = check(&[], Path::new("/sys/fs/bpf/ringfence"), false).expect_err("no object");
         assert!(error.to_string().contains("cargo xtask build"), "{error}");
     }
 

@@ -5,6 +5,7 @@ use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::{EndpointPolicy, Tables};
 
 use super::endpoints::Wanted;
+use crate::runtime::FoundBy;
 
 /// Isolated both ways with nothing granted.
 pub(super) const CLOSED: EndpointWorld = EndpointWorld {
@@ -22,6 +23,8 @@ pub(super) struct Seat {
     /// has gone while the interface is still there.
     pub(super) pod: Option<PodKey>,
     pub(super) name: String,
+    /// What told whose it is.
+    pub(super) by: FoundBy,
 }
 
 impl Seat {
@@ -213,6 +216,7 @@ mod tests {
             endpoint,
             pod: pod.map(key),
             name: String::new(),
+            by: FoundBy::Claim,
         }
     }
 

@@ -10,6 +10,7 @@ use ringfence_policy::index::PodKey;
 use super::{Namespace, Wanted};
 use crate::datapath::Interface;
 use crate::netlink::Link;
+use crate::runtime::FoundBy;
 
 /// What the survey saw, by what it is asked for.
 pub(super) struct View<'a> {
@@ -122,6 +123,7 @@ impl<'a> View<'a> {
                         ifindex: device.index,
                         name: device.name.clone(),
                         mac,
+                        by: FoundBy::Claim,
                     };
                     found.push((matched, interface));
                 }

@@ -1,13 +1,17 @@
 //! What a pass came to, into the status and the log.
 
+use std::collections::BTreeSet;
+
 use super::{Compiled, Engine};
+use crate::datapath::Stranger;
 use crate::discover::Unguarded;
 use crate::source::Source;
-use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice};
+use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
 
 impl Engine {
     pub(super) fn publish(&self, shared: &Shared, error: Option<String>) {
         let mut status = shared.status();
+        let before = status.unknown.clone();
         self.log_unguarded(&status);
         self.log_closed(&status);
         status.passes += 1;
@@ -23,12 +27,16 @@ impl Engine {
         status.error = error;
         let mut kernel = shared.kernel();
         status.generation = kernel.generation();
-        status.endpoints = kernel
-            .endpoints()
-            .iter()
-            .filter(|endpoint| endpoint.attached)
-            .count();
+        let endpoints = kernel.endpoints();
         drop(kernel);
+        let attached = endpoints.iter().filter(|endpoint| endpoint.attached);
+        status.endpoints = attached.count();
+        let known = endpoints.iter().filter(|one| !one.pod.name.is_empty());
+        let known: BTreeSet<u32> = known.map(|one| one.ifindex).collect();
+        let strangers = self.strangers.iter();
+        let strangers = strangers.filter(|one| !known.contains(&one.ifindex));
+        status.unknown = strangers.map(unknown).collect();
+        log_unknown(&status.unknown, &before);
         status.source_connected = self.source.is_connected();
         status.waits_for.clear();
         status.invalid = self.source.invalid();
@@ -87,6 +95,25 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+fn unknown(stranger: &Stranger) -> UnknownDevice {
+    UnknownDevice {
+        device: stranger.name.clone(),
+        pod: stranger.pod.clone(),
+        closed: stranger.closed,
+    }
+}
+
+fn log_unknown(now: &[UnknownDevice], before: &[UnknownDevice]) {
+    for one in now.iter().filter(|one| !before.contains(one)) {
+        let (device, pod) = (
+            &one.device,
+            one.pod.as_deref().unwrap_or("no pod on record"),
+        );
+        let what = if one.closed { "closed" } else { "passes" };
+        tracing::info!(device, pod, "leads to a pod that isn't known yet: {what}");
     }
 }
 

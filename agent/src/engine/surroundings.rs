@@ -50,6 +50,16 @@ impl Node {
 }
 
 impl Engine {
+    /// Asks the pod runtime which sandboxes there are; whether they are others than
+    /// before. What it said last stays while it can't be asked.
+    pub(super) fn ask_runtime(&mut self) -> (bool, anyhow::Result<()>) {
+        match self.finder.sandboxes() {
+            None => (false, Ok(())),
+            Some(Ok(sandboxes)) => (self.index.set_sandboxes(sandboxes), Ok(())),
+            Some(Err(error)) => (false, Err(error)),
+        }
+    }
+
     /// Lists the node's addresses and tunnels; whether the addresses are others than
     /// before. Tunnels are closed at once, also while policy isn't known yet.
     pub(super) fn look_at_node(&mut self, shared: &Shared) -> (bool, anyhow::Result<()>) {

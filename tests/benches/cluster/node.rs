@@ -38,6 +38,12 @@ impl Node {
             builder = builder.pod(name, addresses);
         }
         let net = builder.build()?;
+        for pod in pods {
+            let meta = &pod["metadata"];
+            let name = meta["name"].as_str().unwrap_or_default();
+            let namespace = meta["namespace"].as_str().context("no namespace")?;
+            net.record(name, namespace, name, None)?;
+        }
         Ok(Self { net, agent: None })
     }
 
@@ -61,6 +67,10 @@ impl Node {
             .arg(&kubeconfig)
             .arg("--netns-dir")
             .arg(self.net.netns_dir())
+            .arg("--cni-cache")
+            .arg(self.net.cni_cache())
+            // So that programs on a device show that its pod is known.
+            .arg("--unknown-pods=allow")
             .arg("--pin-dir")
             .arg(self.net.pin_dir())
             .arg("--socket")
@@ -85,9 +95,14 @@ impl Node {
         }
     }
 
-    /// Adds a pod's namespace.
-    pub(crate) fn add_pod(&mut self, name: &str, addresses: &[IpAddr]) -> Result<()> {
-        self.net.add_pod(name, addresses).map(drop)
+    /// Adds a pod's network namespace and its record.
+    pub(crate) fn add_pod(
+        &mut self,
+        (namespace, name): (&str, &str),
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        self.net.add_pod(name, addresses)?;
+        self.net.record(name, namespace, name, None)
     }
 
     /// Removes a pod's namespace.

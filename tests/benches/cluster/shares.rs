@@ -214,7 +214,7 @@ impl Side {
             .as_str()
             .context("no IP")?
             .parse()?;
-        self.node.add_pod(&name, &[address])?;
+        self.node.add_pod(("bank", &name), &[address])?;
         // What the kernel tells of the device is dealt with before.
         thread::sleep(PAUSE);
         self.mirror.follow(&Change::Put(object.clone()))?;

@@ -135,6 +135,7 @@ impl Stage {
             pickup: Duration::ZERO,
             attach: Attach::Best,
             seen_mark: SEEN_MARK,
+            enters_namespaces: false,
         })?;
         let world = World::new(net, setting.rules)?;
         datapath.apply(&world.tables, &world.interfaces)?;

@@ -7,6 +7,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use ringfence::datapath::{Datapath, Events, Hook, Interface};
+use ringfence::runtime::FoundBy;
 use ringfence_ebpf::abi::{Addr, FlowKey, Grant};
 use ringfence_ebpf::packet::tcp;
 use ringfence_policy::tables::Tables;
@@ -148,6 +149,7 @@ fn interfaces(net: &Net, tables: &Tables) -> Result<Vec<Interface>> {
                 ifindex,
                 name: at.host_device.clone(),
                 mac: at.mac,
+                by: FoundBy::CniCache,
             })
         })
         .collect()

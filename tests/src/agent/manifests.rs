@@ -34,6 +34,11 @@ impl Manifest {
         &self.name
     }
 
+    /// The pod's UID.
+    pub fn uid(&self) -> String {
+        format!("uid-of-{}", self.name)
+    }
+
     /// IPv4 address.
     pub fn v4(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 244, 0, self.number)
@@ -48,6 +53,7 @@ impl Manifest {
     /// As YAML.
     pub fn yaml(&self) -> String {
         let (name, node, v4, v6) = (&self.name, &self.node, self.v4(), self.v6());
+        let uid = self.uid();
         let mut labels = String::new();
         for (key, value) in &self.labels {
             // Writing to a String can't fail.
@@ -56,7 +62,7 @@ impl Manifest {
         format!(
             "apiVersion: v1\n\
              kind: Pod\n\
-             metadata:\n  name: {name}\n  namespace: shop\n  uid: uid-of-{name}\n  labels:{labels}\n\
+             metadata:\n  name: {name}\n  namespace: shop\n  uid: {uid}\n  labels:{labels}\n\
              spec:\n  nodeName: {node}\n  containers:\n    - {{ name: main, image: example.com/{name} }}\n\
              status:\n  phase: Running\n  podIP: {v4}\n  podIPs:\n    - ip: {v4}\n    - ip: \"{v6}\"\n"
         )

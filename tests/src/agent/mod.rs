@@ -76,6 +76,8 @@ pub struct Agent {
     pub cluster: Option<Credentials>,
     /// `--netns-dir`.
     pub netns_dir: PathBuf,
+    /// `--cni-cache`, where there is a cluster.
+    pub cni_cache: PathBuf,
     /// `--socket`.
     pub socket: PathBuf,
     /// `--pin-dir`.
@@ -102,6 +104,7 @@ impl Agent {
             manifests: manifests.to_owned(),
             cluster: None,
             netns_dir: net.netns_dir(),
+            cni_cache: net.cni_cache(),
             socket: net.socket(),
             pin_dir: net.pin_dir(),
             metrics_ip: Ipv4Addr::LOCALHOST.into(),
@@ -123,6 +126,7 @@ impl Agent {
             manifests: self.manifests.clone(),
             cluster: self.cluster.clone(),
             netns_dir: self.netns_dir.clone(),
+            cni_cache: self.cni_cache.clone(),
             socket: named(&self.socket),
             pin_dir: named(&self.pin_dir),
             metrics_ip: self.metrics_ip,
@@ -155,6 +159,9 @@ impl Agent {
             Some(Credentials::Kubeconfig(file)) => command.arg("--kubeconfig").arg(file),
             Some(Credentials::ServiceAccount { .. }) => command,
         };
+        if self.cluster.is_some() {
+            command.arg("--cni-cache").arg(&self.cni_cache);
+        }
         command
             .args(["--node-name", &self.node_name])
             .arg("--netns-dir")

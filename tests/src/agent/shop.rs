@@ -67,6 +67,7 @@ impl Shop {
         for pod in &pods {
             shop.write(pod.name(), &pod.yaml())?;
             shop.serve(pod.name())?;
+            shop.record(pod)?;
         }
         Ok(shop)
     }
@@ -90,6 +91,12 @@ impl Shop {
     /// Has no labels of Ringfence's.
     pub fn rogue() -> Manifest {
         Manifest::pod("rogue", Self::NODE, 12)
+    }
+
+    /// Records a pod as its network plugin would: whose its device is.
+    pub fn record(&self, pod: &Manifest) -> Result<()> {
+        let (name, uid) = (pod.name(), pod.uid());
+        self.net.record(name, "shop", name, Some(&uid))
     }
 
     /// Starts the agent; returns once all three pods are guarded.

@@ -23,6 +23,7 @@ mod ns;
 mod pod;
 mod probe;
 mod raw;
+mod records;
 mod server;
 
 use std::fs;
@@ -217,6 +218,7 @@ impl Net {
     /// Removes a pod: its namespace, and its interface with it.
     pub fn remove_pod(&mut self, name: &str) -> Result<()> {
         let pod = self.pod(name)?.clone();
+        self.forget(name)?;
         self.node.ip(&format!("link del {}\n", pod.host_device))?;
         nix::mount::umount2(pod.ns.path(), nix::mount::MntFlags::MNT_DETACH)?;
         fs::remove_file(pod.ns.path())?;

@@ -5,6 +5,7 @@
 mod credentials;
 mod events;
 mod faults;
+mod identity;
 mod restart;
 
 use std::net::TcpListener;

@@ -41,6 +41,8 @@ fn the_last_world_stays_until_every_list_is_complete() {
 fn two_agents_of_one_machine_follow_one_server() {
     let mut cluster = Cluster::start();
     let mut other = cluster.shop.agent.beside("node-2");
+    // The pods of the other node are unknown to it.
+    other.flags.push("--unknown-pods=allow".into());
     other.start(&mut cluster.shop.net, &[]).unwrap();
     cluster.server.inject("*", Fault::GoneEvent, 14);
     cluster.shop.is_guarded("beside another agent").unwrap();

@@ -141,14 +141,14 @@ fn probes_ask_pages_that_the_agent_has_where_it_serves_them() {
 }
 
 #[test]
-fn the_agent_gets_four_capabilities_and_no_more() {
+fn the_agent_gets_three_capabilities_and_no_more() {
     let text = fs::read_to_string(deploy("base/daemonset.yaml")).unwrap();
     let security = &agent_container(&documents(&text).unwrap())["securityContext"];
     assert_eq!(strings(&security["capabilities"]["drop"]), ["ALL"]);
     let added: BTreeSet<String> = strings(&security["capabilities"]["add"])
         .into_iter()
         .collect();
-    let expected = ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"].map(str::to_owned);
+    let expected = ["BPF", "NET_ADMIN", "PERFMON"].map(str::to_owned);
     assert_eq!(added, expected.into());
     assert_eq!(security["readOnlyRootFilesystem"], true);
     assert!(security.get("privileged").is_none());

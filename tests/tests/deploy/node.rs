@@ -63,6 +63,7 @@ fn a_policy_applied_through_the_api_drops_traffic_and_the_drop_shows_under_both_
     let late = Manifest::pod("late", Shop::NODE, 13);
     let addresses = [late.v4().into(), late.v6().into()];
     shop.net.add_pod("late", &addresses).unwrap();
+    shop.record(&late).unwrap();
     server.apply(&late.yaml()).unwrap();
     shop.agent.wait_for("shop/late").unwrap();
 
@@ -79,6 +80,7 @@ fn host(shop: &Shop, server: &ApiServer) -> Host {
     Host {
         paths: BTreeMap::from([
             ("/run/netns".to_owned(), shop.net.netns_dir()),
+            ("/var/lib/cni/results".to_owned(), shop.net.cni_cache()),
             ("/sys/fs/bpf".to_owned(), dir.join("bpf")),
             ("/run/ringfence".to_owned(), run),
         ]),

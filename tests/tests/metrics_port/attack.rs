@@ -112,6 +112,7 @@ fn holds(shop: &mut Shop, server: &ApiServer, to: SocketAddr) {
     let late = Manifest::pod("late", Shop::NODE, 13);
     let addresses = [late.v4().into(), late.v6().into()];
     shop.net.add_pod("late", &addresses).unwrap();
+    shop.record(&late).unwrap();
     server.apply(&late.yaml()).unwrap();
     shop.agent.wait_for("shop/late").unwrap();
     let scrapes: Vec<_> = (0..5).map(|_| scrape(shop, to)).collect();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK};
+use ringfence::runtime::FoundBy;
 use ringfence_policy::index::PodKey;
 use ringfence_tests::packets::Series;
 use ringfence_tests::packets::fixture::{self, PODS};
@@ -40,6 +41,7 @@ impl Node {
             pickup: Duration::ZERO,
             attach: Attach::Best,
             seen_mark: SEEN_MARK,
+            enters_namespaces: false,
         })
         .unwrap();
         let interface = |key: &PodKey| {
@@ -49,6 +51,7 @@ impl Node {
                 ifindex: if_nametoindex(pod.host_device.as_str()).unwrap(),
                 name: pod.host_device.clone(),
                 mac: pod.mac,
+                by: FoundBy::CniCache,
             }
         };
         let interfaces: Vec<Interface> = tables.endpoints.keys().map(interface).collect();

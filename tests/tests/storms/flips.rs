@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use ringfence::datapath::{Datapath, Interface};
+use ringfence::runtime::FoundBy;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::agent::{Exchange, Talk};
 use ringfence_tests::oracle::check;
@@ -122,6 +123,7 @@ pub(crate) fn interfaces(net: &Net, tables: &Tables) -> Vec<Interface> {
             ifindex: if_nametoindex(pod.host_device.as_str()).unwrap(),
             name: pod.host_device.clone(),
             mac: pod.mac,
+            by: FoundBy::CniCache,
         }
     })
     .collect()

@@ -24,7 +24,8 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Index {
     pub(super) fn put_pod(&mut self, pod: &model::Pod) {
-        let entry = PodEntry::new(&self.config, &mut self.pools, pod);
+        let mut entry = PodEntry::new(&self.config, &mut self.pools, pod);
+        self.lend(&mut entry);
         match self.find(&entry) {
             // Most updates of a pod concern nobody here.
             Some(id) if self.entry(id) == Some(&entry) => {}

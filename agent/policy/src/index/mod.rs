@@ -15,6 +15,7 @@ mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
+mod sandboxes;
 mod shown;
 pub(crate) mod spaces;
 
@@ -41,6 +42,8 @@ use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
 use policies::{StoredCluster, StoredPolicy};
+pub use sandboxes::Sandbox;
+use sandboxes::Sandboxes;
 use shown::Shares;
 use spaces::Spaces;
 
@@ -128,6 +131,8 @@ pub struct Index {
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
     /// Addresses of the node's own interfaces, as the node's kernel says.
     own: own::Addresses,
+    /// What the node's pod runtime says.
+    sandboxes: Sandboxes,
     /// Faults of policies whose newest form can't be used; namespace empty for cluster ones.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
     /// What few objects are, so that nobody has to go through all.

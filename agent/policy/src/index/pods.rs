@@ -1,6 +1,7 @@
 //! Pods as the index keeps them: what policy needs, each string once.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     hash::{Hash, Hasher},
     net::IpAddr,
@@ -136,6 +137,10 @@ pub struct PodEntry {
     pub(crate) shape: Arc<Shape>,
     pub(crate) name: Text,
     pub(crate) uid: Box<str>,
+    /// A static pod's UID on its node, which isn't that of its object.
+    static_uid: Option<Box<str>>,
+    /// When it was created, comparable.
+    created: u64,
     pub(crate) node: Option<Text>,
     /// Kind and name of the workload that owns it.
     pub(crate) owner: Option<(Text, Text)>,
@@ -146,6 +151,10 @@ pub struct PodEntry {
     pub(crate) finished: bool,
     pub(crate) terminating: bool,
     pub(crate) host_network: bool,
+    /// The node's pod runtime has a sandbox of it.
+    pub(crate) sandboxed: bool,
+    /// Its addresses are those of its sandbox: its status shows none yet.
+    pub(crate) borrowed: bool,
 }
 
 impl PodEntry {
@@ -170,6 +179,11 @@ impl PodEntry {
             shape: Arc::new(shape),
             name: meta.name.as_str().into(),
             uid: meta.uid.as_str().into(),
+            static_uid: meta
+                .annotations
+                .get(model::MIRROR)
+                .map(|uid| uid.as_str().into()),
+            created: meta.created(),
             node: optional(&pod.spec.node_name),
             stand_in: optional(&pod.stand_in),
             owner,
@@ -178,6 +192,8 @@ impl PodEntry {
             finished: pod.finished(),
             terminating: meta.deletion_timestamp.is_some(),
             host_network: pod.spec.host_network,
+            sandboxed: false,
+            borrowed: false,
         }
     }
 
@@ -218,6 +234,11 @@ impl PodEntry {
         }
     }
 
+    /// The UID under which its node's pod runtime knows it.
+    pub fn runtime_uid(&self) -> &str {
+        self.static_uid.as_deref().unwrap_or(&self.uid)
+    }
+
     /// The node that runs it.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
@@ -228,17 +249,19 @@ impl PodEntry {
         self.host_network
     }
 
-    /// Its addresses as its status shows them.
+    /// Its addresses as its status shows them; before it does, those of its sandbox.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
-    /// Orders pods that show the same address: running, not terminating, then
-    /// by UID and name.
+    /// Orders pods that show the same address: with a sandbox on this node, running, not
+    /// terminating, newer, then by UID and name.
     pub(super) fn right(&self) -> impl Ord + '_ {
         (
+            !self.sandboxed,
             !self.running,
             self.terminating,
+            Reverse(self.created),
             &*self.uid,
             (&*self.shape.namespace, &*self.name),
             self.stand_in.as_deref(),

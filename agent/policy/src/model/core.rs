@@ -19,12 +19,28 @@ pub struct Meta {
     pub uid: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Annotations; dropped from pods, which have many and need none.
+    /// Annotations; of pods, which have many, only [`MIRROR`].
     pub annotations: BTreeMap<String, String>,
     /// Owners.
     pub owner_references: Vec<OwnerReference>,
+    /// When it was created, RFC 3339; absent in files.
+    pub creation_timestamp: Option<String>,
     /// Set while the object is terminating.
     pub deletion_timestamp: Option<String>,
+}
+
+/// The annotation by which a kubelet notes on the object of a static pod which UID the pod
+/// has on its node (`kubernetes/pkg/kubelet/types`, `ConfigMirrorAnnotationKey`).
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+
+impl Meta {
+    /// When it was created, so that later is more; 0 where that isn't known.
+    pub fn created(&self) -> u64 {
+        let text = self.creation_timestamp.as_deref().unwrap_or_default();
+        // Servers write whole seconds of UTC: fields of fixed width, the largest first.
+        let digits = text.bytes().filter(u8::is_ascii_digit).take(14);
+        digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
+    }
 }
 
 /// The owner of an object.

@@ -21,8 +21,8 @@ mod cluster_tests;
 mod tests;
 
 pub use self::core::{
-    Container, ContainerPort, IntOrString, Meta, Namespace, Node, NodeAddress, OwnerReference, Pod,
-    PodSpec, PodStatus,
+    Container, ContainerPort, IntOrString, MIRROR, Meta, Namespace, Node, NodeAddress,
+    OwnerReference, Pod, PodSpec, PodStatus,
 };
 pub use cluster::{
     Action, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,

@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    Closed, ClusterNetworkPolicy, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod, closed,
-    validate, validate_cluster,
+    Closed, ClusterNetworkPolicy, MIRROR, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod,
+    closed, validate, validate_cluster,
 };
 
 /// Kinds of policy that would restrict or allow traffic if they were enforced.
@@ -78,7 +78,7 @@ fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
     let object = match kind {
         "Pod" => {
             let mut pod: Pod = who.read(value)?;
-            pod.metadata.annotations.clear();
+            pod.metadata.annotations.retain(|key, _| key == MIRROR);
             Object::Pod(pod)
         }
         "Namespace" => Object::Namespace(who.read(value)?),

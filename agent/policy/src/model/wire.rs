@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Object, ObjectError, Parsed, parse, validate, validate_cluster};
+use super::{MIRROR, Object, ObjectError, Parsed, parse, validate, validate_cluster};
 
 pub(super) fn object(kind: &str, api_version: &str, json: &str) -> Result<Object, ObjectError> {
     match straight(kind, json) {
@@ -38,7 +38,7 @@ fn straight(kind: &str, json: &str) -> Option<Object> {
         return None;
     }
     match kind {
-        "Pod" => meta.annotations.clear(),
+        "Pod" => meta.annotations.retain(|key, _| key == MIRROR),
         _ => drop(meta.annotations.remove(parse::LAST_APPLIED)),
     }
     Some(object)

@@ -1,0 +1,178 @@
+//! Discovery by the pod runtime's records: nothing is read inside a pod's namespace but
+//! the MAC of a device whose plugin recorded none.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+use ringfence_policy::index;
+
+use super::bind::{Located, Place, Seen};
+use super::{DiscoverError, Discovery, Exempt, Finder, Wanted, files};
+use crate::datapath::Interface;
+use crate::failure::one_line;
+use crate::netlink::{Link, Netlink};
+use crate::runtime::{Cache, Sandbox};
+
+/// Discovery by records.
+#[derive(Debug)]
+pub struct Records {
+    netns_dir: PathBuf,
+    cache: Cache,
+    exempt: Exempt,
+    /// What the runtime said last.
+    sandboxes: Vec<Sandbox>,
+    /// What of its records can't be used.
+    faults: Vec<String>,
+}
+
+/// The namespaces that are named by files, by the files' names.
+struct Namespaces {
+    /// None of those into which no device of the node leads.
+    by_name: BTreeMap<String, Option<i32>>,
+    skipped: Vec<String>,
+}
+
+impl Records {
+    /// Discovery by the results in a cache, with namespaces named in a folder.
+    pub const fn new(netns_dir: PathBuf, cache: PathBuf, exempt: Exempt) -> Self {
+        Self {
+            netns_dir,
+            cache: Cache::new(cache),
+            exempt,
+            sandboxes: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Finder for Records {
+    fn sandboxes(&mut self) -> Option<anyhow::Result<Vec<index::Sandbox>>> {
+        let results = match self.cache.look() {
+            Ok(results) => results,
+            Err(error) => return Some(Err(error.into())),
+        };
+        self.faults = results.faults;
+        self.sandboxes = results.sandboxes;
+        // Whose namespace is gone has no addresses any longer, whatever is on record.
+        let there = self.sandboxes.iter().filter(|one| {
+            let file = own_file(&self.netns_dir, one);
+            file.is_none_or(|file| is_namespace(&file))
+        });
+        let shown = there.map(|one| index::Sandbox {
+            namespace: one.namespace.clone(),
+            name: one.name.clone(),
+            uid: one.uid.clone(),
+            addresses: one.addresses.clone(),
+        });
+        Some(Ok(shown.collect()))
+    }
+
+    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError> {
+        let mut netlink = Netlink::open()?;
+        // Before the ids are asked for: the kernel gives them out as it lists links.
+        let host = netlink.links()?;
+        let namespaces = Namespaces::of(&self.netns_dir, &mut netlink)?;
+        let located: Vec<Located> = self
+            .sandboxes
+            .iter()
+            .map(|sandbox| Located {
+                place: namespaces.place(&self.netns_dir, sandbox),
+                sandbox: sandbox.clone(),
+            })
+            .collect();
+        let netlink = RefCell::new(netlink);
+        let mac = |link: &Link| {
+            let (peer, netns) = (link.peer?, link.peer_netns?);
+            let found = netlink.borrow_mut().link_elsewhere(netns, peer);
+            found.ok().flatten().and_then(|link| link.mac)
+        };
+        let seen = Seen {
+            host: &host,
+            sandboxes: &located,
+            namespaces: &namespaces.by_name.values().flatten().copied().collect(),
+            known,
+            mac: &mac,
+        };
+        let mut discovery = seen.bind(wanted, &self.exempt);
+        discovery.skipped = namespaces.skipped;
+        discovery.skipped.extend(self.faults.iter().cloned());
+        if !self.cache.folder().exists() {
+            let folder = self.cache.folder().display();
+            let missing = format!(
+                "--cni-cache {folder} isn't there: the pod runtime has recorded no pod, or \
+                 keeps its records elsewhere"
+            );
+            discovery.skipped.push(missing);
+        }
+        Ok(discovery)
+    }
+}
+
+impl Namespaces {
+    fn of(folder: &Path, host: &mut Netlink) -> Result<Self, DiscoverError> {
+        let mut found = Self {
+            by_name: BTreeMap::new(),
+            skipped: Vec::new(),
+        };
+        let own = std::fs::metadata("/proc/thread-self/ns/net");
+        let own = own.map(|meta| (meta.dev(), meta.ino())).ok();
+        for path in files(folder)? {
+            match id(&path, host, own) {
+                Ok(Some(id)) => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    found.by_name.insert(name.into_owned(), id);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let path = path.display();
+                    found.skipped.push(format!("{path}: {}", one_line(&error)));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn place(&self, folder: &Path, sandbox: &Sandbox) -> Place {
+        let Some(file) = own_file(folder, sandbox) else {
+            return Place::Unnamed;
+        };
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        match self.by_name.get(&*name) {
+            Some(id) => Place::There(*id),
+            None => Place::Gone,
+        }
+    }
+}
+
+/// The id of a namespace, if it has one; nothing if the file names none that is a pod's.
+fn id(
+    path: &Path,
+    host: &mut Netlink,
+    own: Option<(u64, u64)>,
+) -> anyhow::Result<Option<Option<i32>>> {
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC || Some((meta.dev(), meta.ino())) == own {
+        return Ok(None);
+    }
+    Ok(Some(host.namespace_id(file.as_fd())?))
+}
+
+fn is_namespace(path: &Path) -> bool {
+    let fs = File::open(path).map(|file| fstatfs(&file));
+    matches!(fs, Ok(Ok(fs)) if fs.filesystem_type() == NSFS_MAGIC)
+}
+
+/// The file of a sandbox's namespace in the folder that the agent sees: runtimes name it
+/// by `/var/run/netns` or `/run/netns`. None if it lies elsewhere, as below `/proc`.
+fn own_file(folder: &Path, sandbox: &Sandbox) -> Option<PathBuf> {
+    let path = sandbox.netns.as_deref()?;
+    let parent = path.parent()?;
+    let is_usual = parent == Path::new("/var/run/netns") || parent == Path::new("/run/netns");
+    (is_usual || parent == folder).then(|| folder.join(path.file_name().unwrap_or_default()))
+}

@@ -1,0 +1,63 @@
+//! Which pod has which device, kept from pass to pass.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ringfence_policy::index::PodKey;
+
+use super::Engine;
+use crate::datapath::Interface;
+
+impl Engine {
+    /// On failure the interfaces stay as they were: policy must not wait for them.
+    pub(super) fn find_interfaces(&mut self) -> anyhow::Result<()> {
+        let Some(compiled) = &self.compiled else {
+            return Ok(());
+        };
+        let wanted: BTreeMap<&PodKey, &[IpAddr]> = compiled
+            .wanted
+            .iter()
+            .map(|wanted| (&wanted.pod, &*wanted.addresses))
+            .collect();
+        let known = self.known(&wanted);
+        let found = self.finder.find(&compiled.wanted, &known)?;
+        for warning in &found.warnings {
+            if !self.warnings.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        let addresses = |interface: &Interface| match wanted.get(&interface.pod) {
+            Some(now) if !now.is_empty() => now.to_vec(),
+            _ => self
+                .found_by
+                .get(&interface.pod)
+                .cloned()
+                .unwrap_or_default(),
+        };
+        self.found_by = found
+            .interfaces
+            .iter()
+            .map(|interface| (interface.pod.clone(), addresses(interface)))
+            .collect();
+        self.interfaces = found.interfaces;
+        self.unguarded = found.unguarded;
+        self.skipped = found.skipped;
+        self.warnings = found.warnings;
+        self.strangers = found.strangers;
+        Ok(())
+    }
+
+    /// The interfaces that are still known. A pod that now has other addresses
+    /// altogether is sought anew: its old device may be another pod's by now.
+    fn known(&self, wanted: &BTreeMap<&PodKey, &[IpAddr]>) -> Vec<Interface> {
+        let is_known = |interface: &&Interface| {
+            let Some(now) = wanted.get(&interface.pod) else {
+                return false;
+            };
+            let before = self.found_by.get(&interface.pod);
+            now.is_empty()
+                || before.is_none_or(|before| before.iter().any(|address| now.contains(address)))
+        };
+        self.interfaces.iter().filter(is_known).cloned().collect()
+    }
+}

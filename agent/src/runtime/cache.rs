@@ -1,0 +1,291 @@
+//! The results of network plugins that libcni keeps on the node, one file an attachment
+//! (`libcni/api.go`, `cachedInfo`): containerd and CRI-O both write them, when ADD has
+//! succeeded, and remove them with DEL.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::Sandbox;
+
+/// A result of a plugin has a few kilobytes.
+const LARGEST: u64 = 1 << 20;
+/// The interface on which a pod has its addresses, in every runtime.
+const FIRST: &str = "eth0";
+
+/// Why the results couldn't be read at all.
+#[derive(Debug, thiserror::Error)]
+#[error("--cni-cache {}: {source}", path.display())]
+pub struct CacheError {
+    /// The folder.
+    path: PathBuf,
+    /// Why.
+    source: io::Error,
+}
+
+/// The folder of results, each file read once.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+    read: BTreeMap<PathBuf, Entry>,
+}
+
+/// A file as it was read.
+#[derive(Debug)]
+struct Entry {
+    stamp: Stamp,
+    /// What it says; an error if it says nothing that can be used.
+    said: Result<Option<Attachment>, String>,
+}
+
+/// Tells one content of a file from the next: libcni may write over it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+/// What the folder says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Results {
+    /// Sandboxes, those that were recorded first first.
+    pub sandboxes: Vec<Sandbox>,
+    /// Files that can't be used: name and reason.
+    pub faults: Vec<String>,
+}
+
+impl Cache {
+    /// Results in a folder, which needn't be there yet.
+    pub const fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            read: BTreeMap::new(),
+        }
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Reads what is new.
+    ///
+    /// # Errors
+    /// If the folder can't be listed. No folder is no error: no pod has started yet.
+    pub fn look(&mut self) -> Result<Results, CacheError> {
+        let failed = |source| CacheError {
+            path: self.folder.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.read.clear();
+                return Ok(Results::default());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut now = BTreeMap::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            let before = self.read.remove(&path);
+            if let Some(entry) = refreshed(&path, before) {
+                now.insert(path, entry);
+            }
+        }
+        self.read = now;
+        Ok(self.results())
+    }
+
+    fn results(&self) -> Results {
+        let mut results = Results::default();
+        let mut sandboxes: BTreeMap<&str, Vec<(&Attachment, SystemTime)>> = BTreeMap::new();
+        for (path, entry) in &self.read {
+            let at = entry.stamp.modified.unwrap_or(SystemTime::UNIX_EPOCH);
+            match &entry.said {
+                Ok(Some(said)) => sandboxes
+                    .entry(&said.container)
+                    .or_default()
+                    .push((said, at)),
+                Ok(None) => {}
+                Err(why) => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    results
+                        .faults
+                        .push(format!("{}: {why}", name.escape_debug()));
+                }
+            }
+        }
+        results.sandboxes = sandboxes.values().filter_map(|all| sandbox(all)).collect();
+        let order = |one: &Sandbox| (one.recorded, one.id.clone());
+        results.sandboxes.sort_by_key(order);
+        results
+    }
+}
+
+/// A file's entry; none if it has gone.
+fn refreshed(path: &Path, before: Option<Entry>) -> Option<Entry> {
+    let stamp = match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => Stamp {
+            inode: meta.ino(),
+            length: meta.len(),
+            modified: meta.modified().ok(),
+        },
+        _ => return None,
+    };
+    if let Some(before) = before.filter(|before| before.stamp == stamp && before.said.is_ok()) {
+        return Some(before);
+    }
+    match read(path) {
+        Ok(text) => Some(Entry {
+            stamp,
+            said: parse(&text),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(Entry {
+            stamp,
+            said: Err(error.to_string()),
+        }),
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LARGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("more than {LARGEST} bytes")));
+    }
+    Ok(text)
+}
+
+/// One interface of one pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Attachment {
+    container: String,
+    interface: String,
+    namespace: String,
+    name: String,
+    uid: Option<String>,
+    netns: Option<PathBuf>,
+    devices: Vec<String>,
+    mac: Option<[u8; 6]>,
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cached {
+    kind: String,
+    container_id: String,
+    if_name: String,
+    #[serde(default)]
+    netns: Option<PathBuf>,
+    #[serde(default)]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    result: Option<Made>,
+}
+
+/// A plugin's result, from version 0.3.0 of CNI on.
+#[derive(Deserialize)]
+struct Made {
+    #[serde(default)]
+    interfaces: Option<Vec<Device>>,
+    #[serde(default)]
+    ips: Option<Vec<Given>>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    name: String,
+    #[serde(default)]
+    mac: String,
+    #[serde(default)]
+    sandbox: String,
+}
+
+#[derive(Deserialize)]
+struct Given {
+    address: IpNet,
+}
+
+/// What a file says; nothing if it is about no pod, or about a loopback device.
+fn parse(text: &[u8]) -> Result<Option<Attachment>, String> {
+    let cached: Cached = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if cached.kind != "cniCacheV1" {
+        return Err(format!("kind {:?} is none that is known", cached.kind));
+    }
+    let args = cached.cni_args.unwrap_or_default();
+    let arg = |name: &str| {
+        let found = args
+            .iter()
+            .find(|(key, value)| key == name && !value.is_empty());
+        found.map(|(_, value)| value.clone())
+    };
+    let (Some(namespace), Some(name)) = (arg("K8S_POD_NAMESPACE"), arg("K8S_POD_NAME")) else {
+        return Ok(None);
+    };
+    let Some(made) = cached.result.filter(|_| cached.if_name != "lo") else {
+        return Ok(None);
+    };
+    let (inside, outside): (Vec<Device>, Vec<Device>) = made
+        .interfaces
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|device| !device.sandbox.is_empty());
+    let own = inside.iter().find(|device| device.name == cached.if_name);
+    let given = made.ips.unwrap_or_default();
+    Ok(Some(Attachment {
+        container: cached.container_id,
+        namespace,
+        name,
+        uid: arg("K8S_POD_UID"),
+        netns: own.map(|own| own.sandbox.clone().into()).or(cached.netns),
+        devices: outside.into_iter().map(|device| device.name).collect(),
+        mac: own.and_then(|own| mac(&own.mac)),
+        addresses: given.iter().map(|given| given.address.addr()).collect(),
+        interface: cached.if_name,
+    }))
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Vec<u8> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect::<Option<_>>()?;
+    bytes.try_into().ok()
+}
+
+/// The sandbox of some attachments: its first interface, and what the others are.
+fn sandbox(all: &[(&Attachment, SystemTime)]) -> Option<Sandbox> {
+    let is_later =
+        |one: &&(&Attachment, SystemTime)| (one.0.interface != FIRST, one.0.interface.clone());
+    let (first, recorded) = all.iter().min_by_key(is_later)?;
+    let others = all
+        .iter()
+        .filter(|(one, _)| one.interface != first.interface);
+    Some(Sandbox {
+        id: first.container.clone(),
+        namespace: first.namespace.clone(),
+        name: first.name.clone(),
+        uid: first.uid.clone(),
+        netns: first.netns.clone(),
+        devices: first.devices.clone(),
+        others: others.flat_map(|(one, _)| one.devices.clone()).collect(),
+        mac: first.mac,
+        addresses: first.addresses.clone(),
+        recorded: *recorded,
+    })
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;
