@@ -302,6 +302,10 @@ pub struct AgentArgs {
     /// and which addresses a pod of this node has before the API server shows them
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
     pub cni_cache: PathBuf,
+    /// Ask the container runtime as well, over this socket, as in
+    /// /run/containerd/containerd.sock. Whoever may use it is as good as root
+    #[arg(long, value_name = "SOCKET")]
+    pub cri_socket: Option<PathBuf>,
     /// What becomes of a device that leads to a pod which neither the pod runtime nor the
     /// API server shows (yet): closed, or a device like any other. In mode audit what
     /// would be dropped there is counted

@@ -109,7 +109,8 @@ impl Engine {
             Origin::Manifests(_) => Box::new(Claims { netns_dir }),
             Origin::Kubernetes(_) => {
                 let (cache, exempt) = (settings.cni_cache.clone(), settings.exempt.clone());
-                Box::new(Records::new(netns_dir, cache, exempt))
+                let cri = settings.cri_socket.clone();
+                Box::new(Records::new(netns_dir, cache, cri, exempt))
             }
         };
         Self::with_finder(settings, source, finder, Box::new(node::look))

@@ -41,6 +41,8 @@ pub struct Settings {
     pub netns_dir: PathBuf,
     /// Folder of the results of network plugins.
     pub cni_cache: PathBuf,
+    /// The container runtime's socket, if it is to be asked.
+    pub cri_socket: Option<PathBuf>,
     /// Whose devices pass though nobody knows the pod.
     pub exempt: Exempt,
     /// Where metrics are served; nowhere if none.
@@ -88,6 +90,7 @@ impl AgentArgs {
             node_name,
             netns_dir: self.netns_dir,
             cni_cache: self.cni_cache,
+            cri_socket: self.cri_socket,
             exempt: Exempt {
                 all: self.unknown_pods == UnknownPods::Allow,
                 namespaces: self.unknown_exempt,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Discovery, Exempt, Stranger, Unguarded, Wanted};
 use crate::datapath::Interface;
 use crate::netlink::Link;
-use crate::runtime::{FoundBy, Sandbox};
+use crate::runtime::Sandbox;
 
 /// What became of the namespace that a sandbox was made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +148,7 @@ impl<'a> Seen<'a> {
                     ifindex: link.index,
                     name: link.name.clone(),
                     mac: mac.ok_or_else(|| format!("the other end of {} has no MAC", link.name))?,
-                    by: FoundBy::CniCache,
+                    by: one.sandbox.by,
                 });
             }
             Some((_, Err(reason))) => reason.clone(),

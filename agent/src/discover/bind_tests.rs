@@ -4,6 +4,7 @@ use ringfence_policy::index::PodKey;
 
 use super::*;
 use crate::netlink::LinkLayerType;
+use crate::runtime::FoundBy;
 
 /// A device of the node that leads into a namespace.
 fn veth(index: u32, netns: i32) -> Link {
@@ -45,6 +46,7 @@ fn sandbox(name: &str, uid: &str, id: i32, index: u32) -> Located {
             mac: Some([2, 0, 0, 0, 0, 9]),
             addresses: Vec::new(),
             recorded: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(index)),
+            by: FoundBy::CniCache,
         },
         place: Place::There(Some(id)),
     }

@@ -16,6 +16,7 @@ use super::{DiscoverError, Discovery, Exempt, Finder, Wanted, files};
 use crate::datapath::Interface;
 use crate::failure::one_line;
 use crate::netlink::{Link, Netlink};
+use crate::runtime::cri::Cri;
 use crate::runtime::{Cache, Sandbox};
 
 /// Discovery by records.
@@ -23,6 +24,7 @@ use crate::runtime::{Cache, Sandbox};
 pub struct Records {
     netns_dir: PathBuf,
     cache: Cache,
+    cri: Option<Cri>,
     exempt: Exempt,
     /// What the runtime said last.
     sandboxes: Vec<Sandbox>,
@@ -38,11 +40,12 @@ struct Namespaces {
 }
 
 impl Records {
-    /// Discovery by the results in a cache, with namespaces named in a folder.
-    pub const fn new(netns_dir: PathBuf, cache: PathBuf, exempt: Exempt) -> Self {
+    /// Discovery by the results in a cache and what a runtime's socket says, with namespaces named in a folder.
+    pub fn new(netns_dir: PathBuf, cache: PathBuf, cri: Option<PathBuf>, exempt: Exempt) -> Self {
         Self {
             netns_dir,
             cache: Cache::new(cache),
+            cri: cri.map(Cri::new),
             exempt,
             sandboxes: Vec::new(),
             faults: Vec::new(),
@@ -58,6 +61,13 @@ impl Finder for Records {
         };
         self.faults = results.faults;
         self.sandboxes = results.sandboxes;
+        if let Some(cri) = &mut self.cri {
+            // Beside the records: what it said before counts until it answers again.
+            let asked = cri.look();
+            self.faults
+                .extend(asked.err().map(|error| one_line(&error)));
+            merge(&mut self.sandboxes, cri.sandboxes());
+        }
         // Whose namespace is gone has no addresses any longer, whatever is on record.
         let there = self.sandboxes.iter().filter(|one| {
             let file = own_file(&self.netns_dir, one);
@@ -111,6 +121,23 @@ impl Finder for Records {
         }
         Ok(discovery)
     }
+}
+
+/// Adds what records don't have: sandboxes, and what is missing of one.
+fn merge<'a>(sandboxes: &mut Vec<Sandbox>, others: impl Iterator<Item = &'a Sandbox>) {
+    for other in others {
+        match sandboxes.iter_mut().find(|one| one.id == other.id) {
+            Some(one) => {
+                one.uid = one.uid.take().or_else(|| other.uid.clone());
+                one.netns = one.netns.take().or_else(|| other.netns.clone());
+                if one.addresses.is_empty() {
+                    one.addresses.clone_from(&other.addresses);
+                }
+            }
+            None => sandboxes.push(other.clone()),
+        }
+    }
+    sandboxes.sort_by_key(|one| (one.recorded, one.id.clone()));
 }
 
 impl Namespaces {

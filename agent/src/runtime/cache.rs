@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::Sandbox;
+use super::{FoundBy, Sandbox};
 
 /// A result of a plugin has a few kilobytes.
 const LARGEST: u64 = 1 << 20;
@@ -283,6 +283,7 @@ fn sandbox(all: &[(&Attachment, SystemTime)]) -> Option<Sandbox> {
         mac: first.mac,
         addresses: first.addresses.clone(),
         recorded: *recorded,
+        by: FoundBy::CniCache,
     })
 }
 

@@ -5,6 +5,7 @@
 //! the pod says of itself.
 
 mod cache;
+pub mod cri;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub use cache::{Cache, CacheError};
 pub enum FoundBy {
     /// The results of network plugins that libcni keeps on the node.
     CniCache,
+    /// The container runtime, asked over its socket.
+    Cri,
     /// The slot that an earlier agent gave it: the runtime says nothing of it now.
     Pin,
     /// The addresses in its network namespace, which the pod itself can change: good
@@ -31,7 +34,7 @@ pub enum FoundBy {
 impl FoundBy {
     /// Whether it was told by somebody other than the pod.
     pub const fn is_certain(self) -> bool {
-        matches!(self, Self::CniCache)
+        matches!(self, Self::CniCache | Self::Cri)
     }
 }
 
@@ -58,4 +61,6 @@ pub struct Sandbox {
     pub addresses: Vec<IpAddr>,
     /// When that was recorded.
     pub recorded: SystemTime,
+    /// Who says so.
+    pub by: FoundBy,
 }
