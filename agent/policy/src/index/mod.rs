@@ -120,7 +120,7 @@ pub struct Index {
     pub(crate) owners: Owners,
     pub(crate) policies: BTreeMap<Text, BTreeMap<Text, StoredPolicy>>,
     pub(crate) cluster_policies: BTreeMap<Text, StoredCluster>,
-    /// NetworkPolicies whose newest form isn't in force.
+    /// What isn't in force in its newest form.
     pub(crate) held: Held,
     pub(crate) services: BTreeMap<(String, String), Service>,
     shares: Shares,
@@ -221,6 +221,7 @@ impl Index {
             "ClusterNetworkPolicy" => {
                 self.invalid.remove(&(String::new(), name.to_owned()));
                 if let Some((name, _)) = self.cluster_policies.remove_entry(name) {
+                    self.held.delete_cluster(&name);
                     self.journal.note(|j| &mut j.cluster_policies, name);
                 }
             }
