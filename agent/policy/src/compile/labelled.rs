@@ -13,11 +13,17 @@ use crate::{
 };
 
 use super::{
-    allowlist,
+    Capacity, allowlist,
     ids::IdKey,
     peer::Base,
     policy::{Facts, Policy, Who},
 };
+
+/// How many peers of labels weigh as much as one entry of a policy: they make rules, of
+/// which there may be so many times as many, and no prefixes.
+const PEERS: u32 = 4;
+
+const _: () = assert!(Capacity::MAPS.entries * PEERS <= Capacity::MAPS.rules);
 
 /// What labels of whom ask for: the namespace, what shares a fate, its weight.
 pub(super) type Asked = BTreeMap<(Text, Unit), u32>;
@@ -50,7 +56,7 @@ pub(super) fn in_force(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
 }
 
 /// What the label allowlists of a group ask for, whatever of them has room: an entry
-/// for each peer that they name.
+/// for each [`PEERS`] that they name.
 pub(super) fn weigh(index: &Index, group: &Shape) -> Asked {
     let mut asked = Asked::new();
     let mut add = |space: &Text, unit: Unit, weight: usize| {
@@ -69,6 +75,9 @@ pub(super) fn weigh(index: &Index, group: &Shape) -> Asked {
                 add(space, callers(group), 1);
             }
         }
+    }
+    for weight in asked.values_mut() {
+        *weight = weight.div_ceil(PEERS);
     }
     asked
 }

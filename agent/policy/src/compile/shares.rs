@@ -2,7 +2,7 @@
 //! namespace.
 //!
 //! A policy weighs as many entries as it lists: peers, blocks, exceptions and
-//! ports; labels weigh as many as they name peers. Together those that concern pods in
+//! ports; labels weigh a quarter of the peers that they name. Together those that concern pods in
 //! scope may weigh so much that their blocks fit the tables and the agent's memory. What
 //! there is is shared out by max-min fairness: who asks for no more than a fair share
 //! gets it, and what they leave is shared by the others. One namespace alone may have
@@ -41,8 +41,8 @@ const LIGHT: u32 = 128;
 /// How many entries there may be, in one world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers, blocks, exceptions and ports in policies that select pods in scope, and
-    /// peers of label allowlists.
+    /// Peers, blocks, exceptions and ports in policies that select pods in scope, and a
+    /// quarter of the peers of label allowlists.
     pub entries: u32,
     /// Entries of table `rules`.
     pub rules: u32,

@@ -47,6 +47,8 @@ pub(crate) struct Held {
     total: usize,
     /// How many there may be; any number if `None`.
     room: Option<usize>,
+    /// How often it changed which forms are in force in the place of others.
+    pub(super) changes: u64,
 }
 
 /// What is in force of a policy for pods that it selects.
@@ -64,6 +66,18 @@ impl Held {
     fn form(&self, namespace: &str, name: &str) -> Option<Option<&StoredPolicy>> {
         let own = self.forms.get(namespace)?;
         own.get(name).map(Option::as_ref)
+    }
+
+    /// Whether a NetworkPolicy is held.
+    pub(super) fn is_form_held(&self, namespace: &str, name: &str) -> bool {
+        self.form(namespace, name).is_some()
+    }
+
+    /// Every form that is in force in the place of a newer one without room.
+    pub(super) fn last_forms(&self) -> impl Iterator<Item = (&str, &str, &StoredPolicy)> {
+        let all = self.forms.iter();
+        let all = all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form)));
+        all.filter_map(|(ns, name, form)| Some((&**ns, &**name, form.as_ref()?)))
     }
 
     /// Every policy that is held, and whether an earlier form is in force.
@@ -163,6 +177,11 @@ impl Held {
         }
     }
 
+    /// This form of a policy that is new here was in force before, elsewhere.
+    pub(super) fn recall(&mut self, key: &Key, form: StoredPolicy) {
+        self.replaced.insert(key.clone(), form);
+    }
+
     /// A ClusterNetworkPolicy goes.
     pub(super) fn delete_cluster(&mut self, name: &str) {
         self.clusters.remove(name);
@@ -172,7 +191,10 @@ impl Held {
     pub(super) fn delete(&mut self, key: &Key, old: &StoredPolicy) {
         self.count(&key.0, 0, old.bytes());
         self.replaced.remove(key);
-        remove(&mut self.forms, &key.0, &key.1);
+        if self.form(&key.0, &key.1).is_some() {
+            self.changes += 1;
+            remove(&mut self.forms, &key.0, &key.1);
+        }
     }
 
     /// From now on what is replaced is kept until the next look.
@@ -239,6 +261,7 @@ impl Index {
         let now = form.is_some();
         own.insert(key.1.clone(), form);
         if before != Some(now) {
+            self.held.changes += 1;
             self.journal.note(|j| &mut j.policies, key);
         }
     }
@@ -251,6 +274,7 @@ impl Index {
         };
         if self.held.form(space, name).is_some() {
             remove(&mut self.held.forms, space, name);
+            self.held.changes += 1;
             let key = (Text::clone(space), Text::clone(name));
             self.journal.note(|j| &mut j.policies, key);
         }

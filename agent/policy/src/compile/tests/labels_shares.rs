@@ -210,9 +210,9 @@ fn groups_whose_allowlists_are_equal_ask_once() {
 
 #[test]
 fn labels_that_grant_nothing_close_nobody_whom_no_mode_closes() {
-    let mut open = caller(1, 0..2000);
+    let mut open = caller(1, 0..5500);
     open["metadata"]["labels"]["ringfence.dev/egress"] = json!("off");
-    let mut node = Node::with(SMALL, bank().into_iter().chain(targets(2000)).chain([open]));
+    let mut node = Node::with(SMALL, bank().into_iter().chain(targets(5500)).chain([open]));
     assert_eq!(node.names(), ["Workload evil/caller1"]);
     assert!(node.goes("evil/caller1", "20.0.0.1", "TCP/9"));
     node.goes_on();
@@ -289,7 +289,11 @@ proptest! {
     fn after_any_history_of_labels_what_is_held_is_what_is_held_from_scratch(
         steps in proptest::collection::vec(step(), 1..14), roomy in any::<bool>(),
     ) {
-        let capacity = if roomy { ROOMY } else { SMALL };
+        let capacity = Capacity {
+            entries: if roomy { 100_000 } else { 300 },
+            rules: 1200,
+            ports: 4000,
+        };
         let mut node = Node::with(capacity, bank().into_iter().chain(targets(300)));
         for (kind, number, length) in steps {
             match (kind, length) {
