@@ -189,6 +189,12 @@ impl Forms {
     /// # Errors
     /// Names what couldn't be removed.
     pub fn remove(&self) -> Result<(), FormsError> {
+        match fs::symlink_metadata(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // What a link leads to is somebody else's.
+            Ok(meta) if !meta.is_dir() => return Err(content(&self.folder, "no folder")),
+            _ => {}
+        }
         for name in [NAME, NEW] {
             let path = self.folder.join(name);
             gone(fs::remove_file(&path)).map_err(|error| failed("removing", &path, error))?;

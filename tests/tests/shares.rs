@@ -353,7 +353,7 @@ fn change(shop: &Shop, when: &str) -> Duration {
 #[ignore = "needs root: cargo xtask test"]
 fn labels_that_ask_for_more_than_there_is_delay_nobody_else() {
     const SERVICES: u32 = 10_500;
-    const CALLERS: u32 = 20;
+    const CALLERS: u32 = 26;
     let mut shop = shop();
     let targets: Vec<String> = (0..SERVICES)
         .map(|n| evil(&Manifest::pod(&format!("t{n}"), "elsewhere", 15), n, 2))
