@@ -13,6 +13,7 @@ use crate::cli::{FollowArgs, Global, Output, PodName, StatusArgs};
 use crate::client::{self, ClientError};
 use crate::datapath;
 use crate::failure::{Failure, Found, Outcome};
+use crate::forms::Forms;
 use crate::kubernetes::health::WatchStatus;
 use crate::output::{Paint, field, print, print_json, table};
 use crate::state::{InForce, Scrapes, Status, UnknownDevice};
@@ -370,6 +371,8 @@ fn list(rows: &[Value], output: Output, columns: &[&str], right: &[usize]) -> Ou
 pub fn uninstall(global: &Global) -> Outcome {
     api::refuse_second_agent(&global.socket).map_err(Failure::fault)?;
     let removed = datapath::uninstall(&global.pin_dir).map_err(Failure::fault)?;
+    let kept = Forms::beside(&global.socket);
+    kept.remove().map_err(Failure::fault)?;
     print(&format!(
         "removed {} programs and {} maps below {}\n",
         removed.links + removed.filters,

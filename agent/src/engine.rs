@@ -2,6 +2,7 @@
 //! what goes wrong is said in the status, and the next pass tries again.
 
 mod interfaces;
+mod keep;
 mod publish;
 mod surroundings;
 
@@ -89,6 +90,8 @@ pub struct Engine {
     warnings: Vec<String>,
     /// Devices that lead to pods which nobody knows.
     strangers: Vec<Stranger>,
+    /// Earlier forms of policies that are in force.
+    kept: keep::Kept,
 }
 
 /// What follows from the objects alone.
@@ -123,9 +126,11 @@ impl Engine {
         finder: Box<dyn Finder>,
         look_around: LookAround,
     ) -> Self {
+        let mut index = Index::new(settings.config.clone()).with_room_for_texts(TEXTS);
+        let kept = keep::Kept::read(&settings.socket, &mut index);
         Self {
             source,
-            index: Index::new(settings.config.clone()).with_room_for_texts(TEXTS),
+            index,
             compiler: Compiler::new(Scope::Node(settings.node_name.clone()))
                 .with_capacity(Capacity::MAPS),
             change: None,
@@ -148,6 +153,7 @@ impl Engine {
             skipped: Vec::new(),
             warnings: Vec::new(),
             strangers: Vec::new(),
+            kept,
         }
     }
 
@@ -190,6 +196,7 @@ impl Engine {
             Ok(())
         };
         let applied = self.apply(shared, finds);
+        self.kept.write(&mut self.index);
         let error = discovered
             .err()
             .or(applied.err())
@@ -210,30 +217,6 @@ impl Engine {
             unsettled,
             waits: false,
             retry: self.retry,
-        }
-    }
-
-    /// What was in force stays until everything is known that the first world needs.
-    fn wait(&mut self, shared: &Shared, news: &News) -> Pass {
-        for (kind, at) in &news.since {
-            self.since.entry(kind).or_insert(*at);
-        }
-        let mut status = shared.status();
-        status.passes += 1;
-        status.waits_for = news
-            .waits_for
-            .iter()
-            .map(|kind| (*kind).to_owned())
-            .collect();
-        status.invalid = self.source.invalid();
-        let mut kernel = shared.kernel();
-        status.generation = kernel.generation();
-        drop(kernel);
-        shared.set_status(status);
-        Pass {
-            unsettled: false,
-            waits: true,
-            retry: false,
         }
     }
 
@@ -309,14 +292,14 @@ impl Engine {
             let followed = kernel.follow(tables, &change)?;
             drop(kernel);
             self.closed.clear();
-            self.refused.extend(refused(followed.refused));
+            self.refused.extend(publish::refused(followed.refused));
             self.applied(shared, followed.generation, followed.flipped, followed.at);
             return Ok(());
         }
         kernel.set_strangers(self.strangers.clone());
         let applied = kernel.apply(tables, &change, &self.interfaces)?;
         drop(kernel);
-        self.refused = refused(applied.failed);
+        self.refused = publish::refused(applied.failed);
         self.closed.clone_from(&applied.closed);
         self.devices = applied.devices;
         let unhooked = applied.unhooked.into_iter();
@@ -351,15 +334,6 @@ impl Engine {
             longest.as_secs_f64() * 1e3,
         );
     }
-}
-
-/// Pods whose programs can't be attached.
-fn refused(failed: Vec<(PodKey, String)>) -> Vec<Unguarded> {
-    let each = failed.into_iter().map(|(pod, error)| Unguarded {
-        pod,
-        reason: format!("its programs can't be attached: {error}"),
-    });
-    each.collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! | [`netlink`], [`discover`] | from a pod's address to its host-side device |
 //! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
 //! | [`engine`] | one pass: source, compile, discover, apply |
+//! | [`forms`] | earlier forms of policies that are in force, kept on disk |
 //! | [`summary`] | what is said of all objects, off that path |
 //! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
@@ -32,6 +33,7 @@ pub mod discover;
 pub mod engine;
 pub mod failure;
 pub mod files;
+pub mod forms;
 pub mod kernel;
 pub mod kubernetes;
 pub mod manifests;

@@ -194,6 +194,8 @@ pub(crate) fn settings(manifests: &Path) -> Settings {
         "n",
         "--netns-dir",
         "/nowhere",
+        "--socket",
+        "/nowhere/agent.sock",
         "--manifests",
         &dir,
     ];

@@ -256,3 +256,144 @@ fn with_a_full_table_new_pods_are_closed_and_named_and_quarantines_take_effect()
         "its rule is there"
     );
 }
+
+/// A policy that lets mallory call the rogue, and so many blocks besides.
+fn to_rogue(blocks: u32) -> String {
+    let (rogue, mut yaml) = (Shop::rogue(), head("grown"));
+    let _ = writeln!(
+        yaml,
+        "    - to:\n        - ipBlock: {{ cidr: {}/32 }}\n        - ipBlock: {{ cidr: \"{}/128\" }}",
+        rogue.v4(),
+        rogue.v6(),
+    );
+    for n in 0..blocks {
+        let [_, b, c, d] = n.to_be_bytes();
+        let _ = writeln!(yaml, "        - ipBlock: {{ cidr: 20.{b}.{c}.{d}/32 }}");
+    }
+    yaml
+}
+
+/// Mallory may call the rogue or not, and nobody else in any case.
+fn mallory_calls_the_rogue(shop: &Shop, allowed: bool, when: &str) {
+    shop.agent.wait_for("evil/mallory").unwrap();
+    let calls = |to, allowed| shop.calls("mallory", to, allowed).unwrap();
+    assert_eq!(calls("rogue", allowed), allowed, "{when}");
+    assert!(!calls("client", false), "{when}");
+    shop.is_guarded(when).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_last_form_that_had_room_is_in_force_after_the_agent_was_killed() {
+    let mut shop = shop();
+    let folder = shop.agent.socket.with_extension("forms");
+    shop.write("grown", &to_rogue(3)).unwrap();
+    mallory_calls_the_rogue(&shop, true, "with room");
+    assert!(!folder.exists(), "there is nothing to keep");
+    shop.write("grown", &to_rogue(60_000)).unwrap();
+    shop.agent.pass().unwrap();
+    mallory_calls_the_rogue(&shop, true, "by the last form");
+    for _ in 0..2 {
+        assert!(folder.join("policies.json").exists());
+        shop.agent.kill(&mut shop.net).unwrap();
+        shop.start().unwrap();
+        mallory_calls_the_rogue(&shop, true, "after a restart");
+        let problems = status(&shop)["problems"].to_string();
+        assert!(
+            problems.contains("the last form that had room stays in force"),
+            "{problems}"
+        );
+    }
+    // What can't be read counts as absent.
+    shop.agent.kill(&mut shop.net).unwrap();
+    let text = fs::read(folder.join("policies.json")).unwrap();
+    fs::write(folder.join("policies.json"), &text[..text.len() / 2]).unwrap();
+    shop.start().unwrap();
+    mallory_calls_the_rogue(&shop, false, "with half a file");
+    let problems = status(&shop)["problems"].to_string();
+    assert!(problems.contains("policies.json"), "{problems}");
+    shop.write("grown", &to_rogue(3)).unwrap();
+    shop.agent.pass().unwrap();
+    mallory_calls_the_rogue(&shop, true, "with room again");
+    assert!(!folder.exists(), "nothing is left");
+}
+
+/// A closed caller of `evil`, of a service of its own, that lists so many services at
+/// ports of any number; no packet of it is sent.
+fn caller(number: u32, services: u32) -> String {
+    let pod = Manifest::pod(&format!("caller-{number}"), Shop::NODE, 14)
+        .label("ringfence.dev/egress", "enforce");
+    let pod = (0..services).fold(pod, |pod, n| {
+        let port = 1 + (n + number) % 200;
+        pod.label(&format!("egress.ringfence.dev/t{n}"), &port.to_string())
+    });
+    evil(&pod, number, 1)
+}
+
+/// In namespace `evil`, with another address for each number.
+fn evil(pod: &Manifest, number: u32, net: u8) -> String {
+    let [.., c, d] = number.to_be_bytes();
+    let yaml = pod.yaml().replace("namespace: shop", "namespace: evil");
+    let v4 = format!("10.{net}.{c}.{d}");
+    let yaml = yaml.replace(&pod.v4().to_string(), &v4);
+    yaml.replace(&pod.v6().to_string(), &format!("fd00:{net}::{number:x}"))
+}
+
+fn median(mut all: Vec<Duration>) -> Duration {
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
+/// The median of how long a change takes, of both kinds.
+fn change(shop: &Shop, when: &str) -> Duration {
+    median((0..5).flat_map(|_| changes(shop, when)).collect())
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn labels_that_ask_for_more_than_there_is_delay_nobody_else() {
+    const SERVICES: u32 = 10_500;
+    const CALLERS: u32 = 26;
+    let mut shop = shop();
+    let targets: Vec<String> = (0..SERVICES)
+        .map(|n| evil(&Manifest::pod(&format!("t{n}"), "elsewhere", 15), n, 2))
+        .collect();
+    shop.write("targets", &targets.join("---\n")).unwrap();
+    let callers = |services| {
+        let all: Vec<String> = (0..CALLERS).map(|n| caller(n, services)).collect();
+        shop.write("callers", &all.join("---\n")).unwrap();
+    };
+    callers(1);
+    shop.agent.pass().unwrap();
+    shop.agent.wait_for("evil/mallory").unwrap();
+    let idle = change(&shop, "idle");
+    callers(SERVICES);
+    let start = Instant::now();
+    shop.agent.pass().unwrap();
+    shop.agent.wait_for("evil/mallory").unwrap();
+    let took = start.elapsed();
+    let now = status(&shop);
+    assert!(now["error"].is_null(), "{}", now["error"]);
+    let problems = now["problems"].to_string();
+    assert!(problems.contains("Workload evil/caller-"), "{problems}");
+    assert!(!problems.contains("shop/"), "{problems}");
+    let metrics = shop.agent.metrics().unwrap();
+    assert!(metrics.contains("field=\"capacity\",object=\"Workload evil/caller-"));
+    for map in ["RULES", "PORTS", "CIDRS"] {
+        let line = format!("ringfence_map_entries{{map=\"{map}\"}}");
+        eprintln!("{:?}", metrics.lines().find(|l| l.starts_with(&line)));
+    }
+    let full = change(&shop, "with labels at their bound");
+    let kb = resident(&shop);
+    eprintln!(
+        "{CALLERS} callers of {SERVICES}: {took:?}; a change: {idle:?} before, {full:?} now; {kb} kB"
+    );
+    assert!(kb < MOST, "{kb} kB are resident");
+    add_pod(&mut shop, "new", 20);
+    shop.agent.wait_for("shop/new").unwrap();
+    assert!(
+        !shop.calls("rogue", "new", false).unwrap(),
+        "closed from its first pass on"
+    );
+    shop.is_guarded("with labels at their bound").unwrap();
+}

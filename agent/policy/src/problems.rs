@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    index::{Index, PodEntry},
+    index::{Index, PodEntry, held::Unit},
     labels::{self, Target},
     selector::Labels,
 };
@@ -55,19 +55,7 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
         }
         found.mode(config, &object, stored.mode.as_deref());
     }
-    for (namespace, name, kept) in index.held.all() {
-        let form = match kept {
-            true => "the last form that had room stays in force",
-            false => "its pods are closed in its directions",
-        };
-        let message =
-            format!("its namespace's share of this node's tables has no room for it; {form}");
-        found.add(
-            &format!("NetworkPolicy {namespace}/{name}"),
-            CAPACITY,
-            message,
-        );
-    }
+    found.held(index);
     for (name, stored) in &index.cluster_policies {
         let object = format!("ClusterNetworkPolicy {name}");
         let error = index.invalid.get(&(String::new(), name.to_string()));
@@ -117,6 +105,43 @@ impl Found {
             key_or_field: key.to_owned(),
             message,
         });
+    }
+
+    /// What there is no room for.
+    fn held(&mut self, index: &Index) {
+        let share = "its namespace's share of this node's tables has no room for";
+        for (namespace, name, kept) in index.held.all() {
+            let form = match kept {
+                true => "the last form that had room stays in force",
+                false => "its pods are closed in its directions",
+            };
+            let object = format!("NetworkPolicy {namespace}/{name}");
+            self.add(&object, CAPACITY, format!("{share} it; {form}"));
+        }
+        for (space, unit) in index.held.labels() {
+            match unit {
+                Unit::Calls(service) => self.add(
+                    &format!("Workload {space}/{service}"),
+                    CAPACITY,
+                    format!("{share} its pods' egress labels; they grant nothing"),
+                ),
+                Unit::Callers(namespace, service) => self.add(
+                    &format!("Namespace {space}"),
+                    CAPACITY,
+                    format!(
+                        "its share of this node's tables has no room for its pods' labels \
+                         that call {namespace}/{service}; they grant nothing there"
+                    ),
+                ),
+                Unit::Policy(_) => {}
+            }
+        }
+        for name in index.held.clusters() {
+            let message = "ClusterNetworkPolicies may have three quarters of this node's tables, \
+                           which have no room for it; it denies its pods everything in its tier";
+            let object = format!("ClusterNetworkPolicy {name}");
+            self.add(&object, CAPACITY, message.to_owned());
+        }
     }
 
     fn mode(&mut self, config: &Config, object: &str, mode: Option<&str>) {

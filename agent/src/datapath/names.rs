@@ -18,6 +18,8 @@ pub(super) type Shared = Arc<RwLock<BTreeMap<u32, Arc<str>>>>;
 /// Every workload that ever had an id.
 pub(super) struct Names {
     ids: BTreeMap<Arc<str>, u32>,
+    /// How many of them are each namespace's.
+    own: BTreeMap<Box<str>, usize>,
     names: Shared,
     next: u32,
     /// Of the hashes in long names.
@@ -28,9 +30,11 @@ impl Names {
     /// What the pinned maps hold.
     pub(super) fn load(maps: &mut Maps) -> Result<Self, DatapathError> {
         let mut ids = BTreeMap::new();
+        let mut own: BTreeMap<Box<str>, usize> = BTreeMap::new();
         let mut names = BTreeMap::new();
         for (id, name) in entries("NAMES", &maps.names)? {
             let name: Arc<str> = text(&name).into();
+            *own.entry(namespace(&name).into()).or_default() += 1;
             ids.insert(Arc::clone(&name), id);
             names.insert(id, name);
         }
@@ -38,6 +42,7 @@ impl Names {
         let kept = u32::try_from(maps.agent(AgentField::NextWorkload)?).unwrap_or(u32::MAX);
         Ok(Self {
             ids,
+            own,
             names: Arc::new(RwLock::new(names)),
             next: highest.max(kept).max(Identity::FIRST),
             key: buckets::id_key(maps)?,
@@ -55,7 +60,7 @@ impl Names {
             return Ok(id);
         }
         let name = shortened(name, &self.key);
-        if self.ids.len() >= max_entries("NAMES") as usize {
+        if !self.has_room(&name, max_entries("NAMES") as usize) {
             // Names are for people: a full table must not hold policy up.
             return Ok(Identity::UNNAMED);
         }
@@ -67,11 +72,20 @@ impl Names {
             .map_err(|error| map_error("writing", "NAMES", &error))?;
         self.next = id + 1;
         let name: Arc<str> = name.into();
+        *self.own.entry(namespace(&name).into()).or_default() += 1;
         self.ids.insert(Arc::clone(&name), id);
         if let Ok(mut names) = self.names.write() {
             names.insert(id, name);
         }
         Ok(id)
+    }
+
+    /// Whether one more name finds room among so many. A quarter at most is one
+    /// namespace's: names stay when their workloads go, and whoever makes workloads
+    /// under ever new names would leave none to others.
+    fn has_room(&self, name: &str, all: usize) -> bool {
+        let own = self.own.get(namespace(name)).copied().unwrap_or_default();
+        self.ids.len() < all && own < all / 4
     }
 
     /// The id of a workload that has one.
@@ -93,6 +107,12 @@ impl Names {
     pub(super) fn name(&self, id: u32) -> String {
         lookup(&self.names, id)
     }
+}
+
+/// The namespace of a workload.
+fn namespace(name: &str) -> &str {
+    name.split_once('/')
+        .map_or(name, |(namespace, _)| namespace)
 }
 
 /// The name of a workload id.
@@ -143,6 +163,31 @@ fn text(name: &Name) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_namespace_takes_a_quarter_of_the_names_and_leaves_the_others_room() {
+        let mut names = Names {
+            ids: BTreeMap::new(),
+            own: BTreeMap::new(),
+            names: Shared::default(),
+            next: Identity::FIRST,
+            key: IdKey::FIXED,
+        };
+        let mut give = |name: String| {
+            let has_room = names.has_room(&name, 40);
+            if has_room {
+                *names.own.entry(namespace(&name).into()).or_default() += 1;
+                let id = u32::try_from(names.ids.len()).expect("few");
+                names.ids.insert(name.into(), id);
+            }
+            has_room
+        };
+        let evil = (0..100).filter(|n| give(format!("evil/job-{n}"))).count();
+        assert_eq!(evil, 10);
+        assert!(give("bank/ledger".into()));
+        let others = (0..100).filter(|n| give(format!("s{n}/a"))).count();
+        assert_eq!(others, 29, "forty together");
+    }
 
     #[test]
     fn a_name_survives_the_map() {

@@ -2,13 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use super::{Compiled, Engine};
+use ringfence_policy::index::PodKey;
+
+use super::{Compiled, Engine, Pass};
 use crate::datapath::Stranger;
 use crate::discover::Unguarded;
-use crate::source::Source;
+use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
 
 impl Engine {
+    /// What was in force stays until everything is known that the first world needs.
+    pub(super) fn wait(&mut self, shared: &Shared, news: &News) -> Pass {
+        for (kind, at) in &news.since {
+            self.since.entry(kind).or_insert(*at);
+        }
+        let mut status = shared.status();
+        status.passes += 1;
+        status.waits_for = news
+            .waits_for
+            .iter()
+            .map(|kind| (*kind).to_owned())
+            .collect();
+        status.invalid = self.source.invalid();
+        let mut kernel = shared.kernel();
+        status.generation = kernel.generation();
+        drop(kernel);
+        shared.set_status(status);
+        Pass {
+            unsettled: false,
+            waits: true,
+            retry: false,
+        }
+    }
+
     pub(super) fn publish(&self, shared: &Shared, error: Option<String>) {
         let mut status = shared.status();
         let before = status.unknown.clone();
@@ -50,6 +76,7 @@ impl Engine {
         status.unhooked.clone_from(&self.unhooked);
         if let Some(Compiled { summary, .. }) = &self.compiled {
             status.problems.clone_from(&summary.problems);
+            status.problems.extend_from_slice(self.kept.faults());
             status.problem_fields.clone_from(&summary.problem_fields);
             status.unguarded = self
                 .unguarded()
@@ -115,6 +142,15 @@ fn log_unknown(now: &[UnknownDevice], before: &[UnknownDevice]) {
         let what = if one.closed { "closed" } else { "passes" };
         tracing::info!(device, pod, "leads to a pod that isn't known yet: {what}");
     }
+}
+
+/// Pods whose programs can't be attached.
+pub(super) fn refused(failed: Vec<(PodKey, String)>) -> Vec<Unguarded> {
+    let each = failed.into_iter().map(|(pod, error)| Unguarded {
+        pod,
+        reason: format!("its programs can't be attached: {error}"),
+    });
+    each.collect()
 }
 
 fn row(pod: &Unguarded) -> UnguardedPod {

@@ -2,9 +2,10 @@
 
 use ringfence_tests::agent::{Credentials, TCP, Talk};
 use ringfence_tests::apiserver::Fault;
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
-use crate::Cluster;
+use crate::{Cluster, PATIENCE};
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
@@ -79,4 +80,61 @@ fn an_agent_in_a_pod_finds_its_service_account() {
     cluster.allow_client(false);
     cluster.server.write_service_account(&folder).unwrap();
     cluster.client_is(false, "with the next token");
+}
+
+/// Lets the client call the rogue at some port and all above, and nobody else; invalid
+/// if there are none.
+fn to_rogue(first: u32) -> String {
+    format!(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{ name: rogue, namespace: shop }}
+spec:
+  podSelector: {{ matchLabels: {{ app: rogue }} }}
+  ingress:
+    - from: [ {{ podSelector: {{ matchLabels: {{ app: client }} }} }} ]
+      ports:
+        - {{ protocol: TCP, port: {first}, endPort: 65535 }}
+        - {{ protocol: UDP, port: {first}, endPort: 65535 }}
+"
+    )
+}
+
+/// The client may call the rogue or not, and the server may not in any case.
+fn client_calls_the_rogue(cluster: &Cluster, allowed: bool, when: &str) {
+    let start = Instant::now();
+    let calls = |from, allowed| cluster.shop.calls(from, "rogue", allowed).ok() == Some(allowed);
+    while !(calls("client", allowed) && calls("server", false)) {
+        assert!(start.elapsed() < PATIENCE, "{when}: {:#}", cluster.status());
+    }
+    cluster.shop.is_guarded(when).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_last_valid_form_of_a_policy_is_in_force_after_the_agent_was_killed() {
+    let mut cluster = Cluster::start();
+    let folder = cluster.shop.agent.socket.with_extension("forms");
+    let file = folder.join("policies.json");
+    cluster.server.apply(&to_rogue(1000)).unwrap();
+    client_calls_the_rogue(&cluster, true, "with a valid policy");
+    assert!(!folder.exists(), "there is nothing to keep");
+    cluster.server.apply(&to_rogue(70_000)).unwrap();
+    cluster.until("the policy is invalid", |s| {
+        s["invalid"].as_array().is_some_and(|all| !all.is_empty())
+    });
+    client_calls_the_rogue(&cluster, true, "by the last valid form");
+    for (keeps, when) in [(true, "after a restart"), (false, "without the file")] {
+        cluster.until("the form is kept", |_| file.exists());
+        cluster.shop.agent.kill(&mut cluster.shop.net).unwrap();
+        if !keeps {
+            fs::remove_file(&file).unwrap();
+        }
+        cluster.shop.start().unwrap();
+        client_calls_the_rogue(&cluster, keeps, when);
+    }
+    assert!(!file.exists(), "there is nothing to keep");
+    cluster.server.apply(&to_rogue(1000)).unwrap();
+    client_calls_the_rogue(&cluster, true, "with a valid policy again");
 }

@@ -1,7 +1,9 @@
-//! What namespaces ask for: the policies that select pods in scope, and their weights.
+//! What namespaces ask for: the policies that select pods in scope, the label
+//! allowlists about them, and their weights.
 //!
 //! Kept up to date from the journal. A policy that changed is tried against the groups
 //! of its namespace, a group that is new in scope against the policies of its namespace.
+//! A group's labels are weighed anew when what they mean has changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,16 +11,28 @@ use std::{
 };
 
 use crate::{
-    index::{Index, groups::GroupId, pods::Shape, policies::StoredPolicy},
+    index::{
+        Index,
+        groups::GroupId,
+        held::{CLUSTER, Unit},
+        pods::Shape,
+        policies::StoredPolicy,
+    },
     intern::{HashMap, HashSet, Text},
 };
 
-use super::shares::Here;
+use super::{
+    ids::IdKey,
+    labelled::{self, Asked},
+    shares::Here,
+};
 
-/// What each namespace asks for.
+/// What each namespace asks for, and under [`CLUSTER`] what ClusterNetworkPolicies do.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     spaces: BTreeMap<Text, Space>,
+    /// What the labels about each group in scope ask for, and whom they equal.
+    labels: HashMap<GroupId, (u64, Asked)>,
 }
 
 /// What one of them asks for.
@@ -28,27 +42,33 @@ struct Space {
     groups: HashMap<GroupId, HashSet<Text>>,
     /// Its policies that select somebody: their weight, and how many groups.
     policies: HashMap<Text, (u32, u32)>,
-    /// The same by weight.
-    by_weight: BTreeSet<(u32, Text)>,
+    /// Its labels: for each signature their weight, and how many groups.
+    labels: HashMap<Unit, HashMap<u64, (u32, u32)>>,
+    /// All of these by weight.
+    by_weight: BTreeSet<(u32, Unit)>,
     sum: u64,
 }
 
 impl Asks {
     /// Brings everything to what the index says now; gives the namespaces that ask for
-    /// something else than before, or whose policies have changed.
-    pub(super) fn follow(&mut self, index: &Index, here: &Here) -> HashSet<Text> {
+    /// something else than before, or whose policies have changed. `stale` are groups
+    /// about which labels may mean something else.
+    pub(super) fn follow(
+        &mut self,
+        index: &Index,
+        here: &Here,
+        stale: &HashSet<GroupId>,
+        key: IdKey,
+    ) -> HashSet<Text> {
         let mut concerned = HashSet::default();
-        let gone = self
-            .spaces
-            .keys()
-            .filter(|space| !here.contains_key(*space));
-        for space in gone.cloned().collect::<Vec<Text>>() {
-            self.spaces.remove(&space);
-            concerned.insert(space);
-        }
         for (name, policy) in &index.journal.policies {
             if let Some(space) = self.spaces.get_mut(name) {
                 space.policy(index, policy, index.policy(name, policy));
+                concerned.insert(Arc::clone(name));
+            }
+        }
+        for (name, space) in &mut self.spaces {
+            if !here.contains_key(name) && space.groups(index, name, &[]) {
                 concerned.insert(Arc::clone(name));
             }
         }
@@ -58,47 +78,112 @@ impl Asks {
                 concerned.insert(Arc::clone(name));
             }
         }
+        self.labels(index, here, stale, key, &mut concerned);
+        self.spaces.retain(|name, space| {
+            here.contains_key(name) || !space.by_weight.is_empty() || &**name == CLUSTER
+        });
         concerned
     }
 
-    /// Every namespace with pods in scope.
+    /// Takes note of ClusterNetworkPolicies, of all of them or of what the journal names.
+    pub(super) fn clusters(&mut self, index: &Index, follows: bool) -> bool {
+        let all = index.cluster_policies.keys();
+        let names: Vec<&Text> = match follows {
+            true => index.journal.cluster_policies.iter().collect(),
+            false => all.collect(),
+        };
+        let changed = !names.is_empty();
+        let space = self.spaces.entry(CLUSTER.into()).or_default();
+        for name in names {
+            let now = index.cluster_policies.get(name);
+            space.set(name, now.map_or(0, |p| p.weight), now.is_some().into());
+        }
+        changed
+    }
+
+    /// Weighs the labels about groups that are new in scope, or where they may mean
+    /// something else than before.
+    fn labels(
+        &mut self,
+        index: &Index,
+        here: &Here,
+        stale: &HashSet<GroupId>,
+        key: IdKey,
+        concerned: &mut HashSet<Text>,
+    ) {
+        let now: HashSet<GroupId> = here.values().flatten().copied().collect();
+        let is_kept = |id: &GroupId| {
+            now.contains(id) && !stale.contains(id) && !index.journal.groups.contains(id)
+        };
+        let known = self.labels.keys().filter(|id| !is_kept(id));
+        let mut before: HashMap<GroupId, (u64, Asked)> = HashMap::default();
+        for id in known.copied().collect::<Vec<GroupId>>() {
+            before.extend(self.labels.remove(&id).map(|asked| (id, asked)));
+        }
+        let new = now.iter().filter(|id| !self.labels.contains_key(*id));
+        let mut after: HashMap<GroupId, (u64, Asked)> = HashMap::default();
+        for id in new {
+            let shape = index.groups.shape(*id);
+            let asked = labelled::weigh(index, shape);
+            let signature = match asked.is_empty() {
+                true => 0,
+                false => labelled::signature(index, key, shape),
+            };
+            after.insert(*id, (signature, asked));
+        }
+        // Groups of one signature share an entry: the old ones go before any comes.
+        let differs = |id: &GroupId| before.get(id) != after.get(id);
+        let gone = before.iter().filter(|(id, _)| differs(id));
+        let come = after.iter().filter(|(id, _)| differs(id));
+        for ((_, (signature, asked)), more) in
+            gone.map(|g| (g, false)).chain(come.map(|c| (c, true)))
+        {
+            for ((space, unit), weight) in asked {
+                let own = self.spaces.entry(Arc::clone(space)).or_default();
+                own.label(unit, *signature, *weight, more);
+                concerned.insert(Arc::clone(space));
+            }
+        }
+        self.labels.extend(after);
+    }
+
+    /// Everybody who asks for something, and every namespace with pods in scope.
     pub(super) fn spaces(&self) -> impl Iterator<Item = &Text> {
         self.spaces.keys()
     }
 
-    /// Whether a namespace has pods in scope.
+    /// Whether a namespace is among those.
     pub(super) fn has(&self, space: &Text) -> bool {
         self.spaces.contains_key(space)
     }
 
-    /// What all policies of a namespace weigh.
+    /// What everything of a namespace weighs.
     pub(super) fn total(&self, space: &Text) -> u64 {
         self.spaces.get(space).map_or(0, |space| space.sum)
     }
 
-    /// The same, where policies that are heavier than `most` ask for no more than what
-    /// may stay in force instead: there is never room for them.
+    /// The same, where what is heavier than `most` asks for no more than what
+    /// may stay in force instead: there is never room for it.
     pub(super) fn sum(&self, index: &Index, name: &Text, most: u64) -> u64 {
         let Some(space) = self.spaces.get(name) else {
             return 0;
         };
         let mut sum = space.sum;
-        for (weight, policy) in space.by_weight.iter().rev() {
+        for (weight, unit) in space.by_weight.iter().rev() {
             if u64::from(*weight) <= most {
                 break;
             }
-            let key = (Arc::clone(name), Arc::clone(policy));
-            let last = index.held.last_weight(&key).unwrap_or(0);
+            let last = index.held.last_weight(name, unit).unwrap_or(0);
             sum = sum - u64::from(*weight) + u64::from(last);
         }
         sum
     }
 
-    /// The policies of a namespace with their weights.
-    pub(super) fn lightest_first(&self, space: &Text) -> impl Iterator<Item = (u32, &Text)> {
-        let policies = self.spaces.get(space).into_iter();
-        let policies = policies.flat_map(|space| &space.by_weight);
-        policies.map(|(weight, name)| (*weight, name))
+    /// What a namespace asks for, with weights.
+    pub(super) fn lightest_first(&self, space: &Text) -> impl Iterator<Item = (u32, &Unit)> {
+        let asked = self.spaces.get(space).into_iter();
+        let asked = asked.flat_map(|space| &space.by_weight);
+        asked.map(|(weight, unit)| (*weight, unit))
     }
 }
 
@@ -159,14 +244,38 @@ impl Space {
 
     /// A policy has this weight and selects so many groups.
     fn set(&mut self, name: &Text, weight: u32, count: u32) {
-        if let Some((weight, _)) = self.policies.remove(name) {
-            self.sum -= u64::from(weight);
-            self.by_weight.remove(&(weight, Arc::clone(name)));
-        }
+        let before = self.policies.remove(name).map_or(0, |(weight, _)| weight);
+        let unit = Unit::Policy(Arc::clone(name));
+        self.by_weight.remove(&(before, unit.clone()));
+        self.sum -= u64::from(before);
         if count > 0 {
             self.sum += u64::from(weight);
-            self.by_weight.insert((weight, Arc::clone(name)));
+            self.by_weight.insert((weight, unit));
             self.policies.insert(Arc::clone(name), (weight, count));
+        }
+    }
+
+    /// A group more or less has labels of this signature and weight.
+    fn label(&mut self, unit: &Unit, signature: u64, weight: u32, more: bool) {
+        let weigh = |own: &HashMap<u64, (u32, u32)>| {
+            let weights = own.values().map(|(weight, _)| *weight);
+            weights.fold(0, u32::saturating_add)
+        };
+        let own = self.labels.entry(unit.clone()).or_default();
+        let before = weigh(own);
+        let (_, groups) = own.entry(signature).or_insert((weight, 0));
+        *groups = if more { *groups + 1 } else { *groups - 1 };
+        if *groups == 0 {
+            own.remove(&signature);
+        }
+        let now = weigh(own);
+        if own.is_empty() {
+            self.labels.remove(unit);
+        }
+        self.by_weight.remove(&(before, unit.clone()));
+        self.sum = self.sum + u64::from(now) - u64::from(before);
+        if now > 0 {
+            self.by_weight.insert((now, unit.clone()));
         }
     }
 }

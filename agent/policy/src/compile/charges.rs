@@ -3,18 +3,25 @@
 //! A rule is there for a ruleset and a class that holds a peer of it. Where others
 //! tell addresses of one peer apart, the ruleset has a rule for each of their classes:
 //! the first is the ruleset's own, and all further ones are charged to whoever tells
-//! them apart. So a namespace whose many blocks lie within everybody's 0.0.0.0/0 is
+//! them apart. What callers' labels open in a callee's ruleset is charged to the
+//! callers' namespaces, and what ClusterNetworkPolicies do to none. So a namespace whose many blocks lie within everybody's 0.0.0.0/0 is
 //! charged for what it does to the others' rulesets, and they aren't. What a ruleset
 //! grants any address is one rule, however many classes there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::intern::{HashMap, HashSet, Text};
+use crate::{
+    index::{Index, held::CLUSTER},
+    intern::{HashMap, HashSet, Text},
+    ports::Ports,
+};
 
 use super::{
     State,
     classes::ClassSlot,
     grants::is_open,
+    labelled::carriers,
+    peer::Base,
     peers::{Member, PeerId},
     rulesets::{Pair, Ruleset, RulesetSlot},
 };
@@ -26,100 +33,226 @@ pub(super) enum Table {
     Ports,
 }
 
-/// Namespaces by the rulesets that their policies made.
-pub(super) type Owners = HashMap<RulesetSlot, BTreeSet<Text>>;
+/// Namespaces by the rulesets that their pods are under.
+#[derive(Debug)]
+pub(super) struct Owners {
+    spaces: HashMap<RulesetSlot, BTreeSet<Text>>,
+    cluster: Text,
+}
+
+impl Owners {
+    pub(super) fn new() -> Self {
+        Self {
+            spaces: HashMap::default(),
+            cluster: CLUSTER.into(),
+        }
+    }
+
+    pub(super) fn note(&mut self, slot: RulesetSlot, space: &Text) {
+        self.spaces
+            .entry(slot)
+            .or_default()
+            .insert(Text::clone(space));
+    }
+
+    fn of(&self, slot: RulesetSlot) -> impl Iterator<Item = &Text> {
+        self.spaces.get(&slot).into_iter().flatten()
+    }
+}
 
 struct Charges<'s> {
     state: &'s State,
+    index: &'s Index,
     owners: &'s Owners,
-    /// Namespaces by the peers that their policies name.
+    cluster: &'s Text,
+    /// Whoever made the peers, as far as it was asked for.
     makers: HashMap<PeerId, BTreeSet<&'s Text>>,
     /// Entries by namespace.
     sums: BTreeMap<&'s Text, u64>,
 }
 
-/// How many entries of a table each namespace is charged for.
+/// What a class holds of a ruleset's peers, by who made them: its own policies, labels
+/// of callers, ClusterNetworkPolicies.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Told {
+    own: Vec<Member>,
+    labels: Vec<Member>,
+    cluster: Vec<Member>,
+}
+
+/// How many entries of a table each namespace is charged for, and under [`CLUSTER`]
+/// ClusterNetworkPolicies.
 pub(super) fn of<'s>(
     state: &'s State,
+    index: &'s Index,
     owners: &'s Owners,
     table: Table,
 ) -> BTreeMap<&'s Text, u64> {
     let mut charges = Charges {
         state,
+        index,
         owners,
+        cluster: &owners.cluster,
         makers: HashMap::default(),
         sums: BTreeMap::new(),
     };
     for (slot, ruleset) in state.rulesets.iter() {
-        charges.charge(slot, ruleset, table);
+        match table {
+            Table::Rules => charges.rules(slot, ruleset),
+            Table::Ports => charges.ports(slot, ruleset),
+        }
     }
     charges.sums
 }
 
 impl<'s> Charges<'s> {
-    fn charge(&mut self, slot: RulesetSlot, ruleset: &Ruleset, table: Table) {
-        let own: Vec<&'s Text> = self.owners.get(&slot).into_iter().flatten().collect();
-        let mut sets = HashSet::default();
-        let mut entries = |grants: &Pair| match table {
-            Table::Rules => 1,
-            Table::Ports => {
-                let new = grants.iter().filter(|ports| sets.insert((*ports).clone()));
-                new.map(|ports| ports.singles().blocks().len() as u64).sum()
+    /// Whoever made what a ruleset grants by no peer of callers' labels.
+    fn own(&self, slot: RulesetSlot, ruleset: &Ruleset) -> Vec<&'s Text> {
+        match ruleset.has_network() {
+            true => self.owners.of(slot).collect(),
+            false => vec![self.cluster],
+        }
+    }
+
+    /// The first rule of what a ruleset's own peers tell apart is its own; what else
+    /// labels tell apart is theirs, and the rest ClusterNetworkPolicies'.
+    fn rules(&mut self, slot: RulesetSlot, ruleset: &'s Ruleset) {
+        let own = self.own(slot, ruleset);
+        if is_open(&ruleset.default) {
+            self.add(&own, 1);
+        }
+        let mut owns: HashSet<Vec<Member>> = HashSet::default();
+        let mut pairs: HashSet<(Vec<Member>, Vec<Member>)> = HashSet::default();
+        for (told, has_rule, further) in self.told(ruleset) {
+            let payers = self.payers(&told, &own);
+            for others in further.iter().filter(|_| has_rule) {
+                let makers = others.iter().map(|member| self.makers(member.0));
+                let makers: BTreeSet<&'s Text> = makers.flatten().collect();
+                let makers: Vec<&'s Text> = makers.into_iter().collect();
+                self.add(if makers.is_empty() { &payers } else { &makers }, 1);
+            }
+            if !has_rule {
+                continue;
+            }
+            if !told.own.is_empty() && owns.insert(told.own.clone()) {
+                self.add(&own, 1);
+            }
+            let named = !told.own.is_empty() || !told.labels.is_empty();
+            let is_new = pairs.insert((told.own.clone(), told.labels.clone()));
+            match (named && is_new, told.labels.is_empty()) {
+                (true, true) => {}
+                (true, false) => self.add(&payers, 1),
+                (false, _) => self.add(&[self.cluster], 1),
+            }
+        }
+    }
+
+    /// Each set of ports is charged to all who made one of its rules.
+    fn ports(&mut self, slot: RulesetSlot, ruleset: &'s Ruleset) {
+        let own = self.own(slot, ruleset);
+        let mut sets: HashMap<Ports, BTreeSet<&'s Text>> = HashMap::default();
+        let mut note = |grants: &Pair, payers: &[&'s Text]| {
+            for ports in grants {
+                sets.entry(ports.clone()).or_default().extend(payers);
             }
         };
         if is_open(&ruleset.default) {
-            self.add(&own, entries(&ruleset.default));
+            note(&ruleset.default, &own);
         }
-        // What of a class the ruleset sees, and whether it has a rule for that.
-        let mut seen: HashMap<Vec<Member>, bool> = HashMap::default();
-        for class in self.told(ruleset) {
+        for (told, has_rule, _) in self.told(ruleset) {
+            if has_rule {
+                note(&ruleset.grants(&told.all()), &self.payers(&told, &own));
+            }
+        }
+        for (ports, payers) in sets {
+            let payers: Vec<&'s Text> = payers.into_iter().collect();
+            self.add(&payers, ports.singles().blocks().len() as u64);
+        }
+    }
+
+    /// Whoever a rule is charged to that nobody else multiplies.
+    fn payers(&self, told: &Told, own: &[&'s Text]) -> Vec<&'s Text> {
+        if !told.labels.is_empty() {
+            let peers = told.labels.iter();
+            let peers = peers.filter_map(|member| self.state.peers.get(member.0));
+            let carriers = peers.flat_map(|known| carriers(self.index, &known.peer.base));
+            let carriers: BTreeSet<&'s Text> = carriers.collect();
+            return carriers.into_iter().collect();
+        }
+        match told.own.is_empty() {
+            true => vec![self.cluster],
+            false => own.to_vec(),
+        }
+    }
+
+    /// What a ruleset tells apart, whether it has a rule for that, and for each class
+    /// beyond the first what tells it from the others.
+    fn told(&self, ruleset: &Ruleset) -> Vec<(Told, bool, Vec<Vec<Member>>)> {
+        let peers = ruleset.peers.iter();
+        let peers = peers.filter_map(|id| self.state.peers.get(*id));
+        let classes: BTreeSet<ClassSlot> = peers
+            .flat_map(|peer| peer.classes.iter().copied())
+            .collect();
+        let mut places: HashMap<Vec<Member>, usize> = HashMap::default();
+        let mut all: Vec<(Told, bool, Vec<Vec<Member>>)> = Vec::new();
+        for class in classes {
             let Some(found) = self.state.classes.get(class) else {
                 continue;
             };
-            let tells = |member: &&Member| ruleset.peers.binary_search(&member.0).is_ok();
-            let (told, others): (Vec<&Member>, Vec<&Member>) =
-                found.set.iter().partition(|member| tells(member));
-            let told: Vec<Member> = told.into_iter().copied().collect();
-            match seen.get(&told) {
-                None => {
-                    let grants = ruleset.grants(&told);
-                    let has_rule = grants != ruleset.default;
-                    if has_rule {
-                        self.add(&own, entries(&grants));
-                    }
-                    seen.insert(told, has_rule);
-                }
-                Some(true) if table == Table::Rules => {
-                    let makers: BTreeSet<&'s Text> = others
-                        .iter()
-                        .flat_map(|member| self.makers(member.0))
-                        .collect();
-                    let makers: Vec<&Text> = makers.into_iter().collect();
-                    self.add(if makers.is_empty() { &own } else { &makers }, 1);
-                }
-                Some(_) => {}
+            let tells = |member: &Member| ruleset.peers.binary_search(&member.0).is_ok();
+            let (told, others): (Vec<Member>, Vec<Member>) =
+                found.set.iter().copied().partition(tells);
+            if let Some(place) = places.get(&told) {
+                all[*place].2.push(others);
+                continue;
             }
+            let has_rule = ruleset.grants(&told) != ruleset.default;
+            places.insert(told.clone(), all.len());
+            all.push((self.sort(ruleset, told), has_rule, Vec::new()));
         }
+        all
     }
 
-    /// The classes that hold a peer of a ruleset.
-    fn told(&self, ruleset: &Ruleset) -> BTreeSet<ClassSlot> {
-        let peers = ruleset.peers.iter();
-        let peers = peers.filter_map(|id| self.state.peers.get(*id));
-        peers
-            .flat_map(|peer| peer.classes.iter().copied())
-            .collect()
+    fn sort(&self, ruleset: &Ruleset, told: Vec<Member>) -> Told {
+        let mut sorted = Told::default();
+        for member in told {
+            let list = if !ruleset.in_network(member.0) {
+                &mut sorted.cluster
+            } else if self.is_label(member.0) {
+                &mut sorted.labels
+            } else {
+                &mut sorted.own
+            };
+            list.push(member);
+        }
+        sorted
     }
 
+    fn is_label(&self, peer: PeerId) -> bool {
+        let known = self.state.peers.get(peer);
+        known.is_some_and(|known| matches!(known.peer.base, Base::Label { .. }))
+    }
+
+    /// Whoever names a peer.
     fn makers(&mut self, peer: PeerId) -> BTreeSet<&'s Text> {
-        let (state, owners) = (self.state, self.owners);
+        let (state, index, owners) = (self.state, self.index, self.owners);
+        let (is_label, cluster) = (self.is_label(peer), self.cluster);
         let makers = self.makers.entry(peer).or_insert_with(|| {
-            let users = state.peers.get(peer).into_iter();
-            let users = users.flat_map(|known| &known.users);
-            users
-                .filter_map(|slot| owners.get(slot))
-                .flatten()
-                .collect()
+            let Some(known) = state.peers.get(peer) else {
+                return BTreeSet::new();
+            };
+            if is_label {
+                return carriers(index, &known.peer.base).into_iter().collect();
+            }
+            let mut makers = BTreeSet::new();
+            for slot in &known.users {
+                let user = state.rulesets.get(*slot);
+                match user.is_some_and(|ruleset| ruleset.in_network(peer)) {
+                    true => makers.extend(owners.of(*slot)),
+                    false => drop(makers.insert(cluster)),
+                }
+            }
+            makers
         });
         makers.clone()
     }
@@ -128,5 +261,14 @@ impl<'s> Charges<'s> {
         for space in to {
             *self.sums.entry(space).or_default() += entries;
         }
+    }
+}
+
+impl Told {
+    fn all(&self) -> Vec<Member> {
+        let parts = [&self.own, &self.labels, &self.cluster];
+        let mut all: Vec<Member> = parts.into_iter().flatten().copied().collect();
+        all.sort_unstable();
+        all
     }
 }

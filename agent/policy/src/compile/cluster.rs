@@ -50,7 +50,7 @@ impl Cnp {
             egress: None,
         };
         let Some(spec) = stored.spec() else {
-            cnp.close();
+            cnp.close([true; 2]);
             return cnp;
         };
         let ingress = spec.ingress.into_iter().enumerate();
@@ -75,19 +75,39 @@ impl Cnp {
         cnp
     }
 
-    /// Denies everything: for a spec that can't be read back, which can't be.
-    fn close(&mut self) {
-        self.ingress = Some(vec![Ingress {
+    /// A policy that isn't in force for want of room: it denies its pods everything in
+    /// its tier, in the directions in which it has rules.
+    pub(super) fn closed(name: Text, stored: &StoredCluster) -> Self {
+        let mut cnp = Self {
+            name,
+            tier: stored.rank.0,
+            closed: true,
+            staged: is_staged(stored.mode.as_deref()),
+            ingress: None,
+            egress: None,
+        };
+        let spec = stored.spec();
+        cnp.close(spec.map_or([true; 2], |spec| {
+            [!spec.ingress.is_empty(), !spec.egress.is_empty()]
+        }));
+        cnp
+    }
+
+    /// Denies everything in these directions.
+    fn close(&mut self, [ingress, egress]: [bool; 2]) {
+        let deny_from = || Ingress {
             name: RuleName::Index(PolicyType::Ingress, 0, None),
             action: Action::Deny,
             from: vec![Who::Anyone],
             protocols: Vec::new(),
-        }]);
-        self.egress = Some(vec![Rule {
+        };
+        let deny_to = || Rule {
             name: RuleName::Index(PolicyType::Egress, 0, None),
             action: Action::Deny,
             grants: vec![(Who::Anyone, Ports::all())],
-        }]);
+        };
+        self.ingress = ingress.then(|| vec![deny_from()]);
+        self.egress = egress.then(|| vec![deny_to()]);
     }
 
     /// As it applies to pods that it selects.

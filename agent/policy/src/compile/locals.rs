@@ -63,13 +63,13 @@ impl Locals {
         self.groups.keys().copied()
     }
 
-    /// Namespaces by the rulesets that their NetworkPolicies made.
+    /// Namespaces by the rulesets that their pods are under.
     pub(super) fn owners(&self, index: &Index) -> Owners {
-        let mut owners = Owners::default();
-        for (group, local) in self.groups.iter().filter(|(_, l)| !l.netpols.is_empty()) {
+        let mut owners = Owners::new();
+        for (group, local) in &self.groups {
             let space = &index.groups.shape(*group).namespace;
             for slot in [local.ingress, local.egress].into_iter().flatten() {
-                owners.entry(slot).or_default().insert(Arc::clone(space));
+                owners.note(slot, space);
             }
         }
         owners

@@ -20,6 +20,7 @@ mod cluster;
 mod covers;
 mod grants;
 mod ids;
+mod labelled;
 mod locals;
 mod lookup;
 mod netpol;
@@ -77,6 +78,9 @@ pub struct Compiler {
     shares: Option<Shares>,
     /// Up to which size of rules and ports nobody can have too much of them.
     quiet: [usize; 2],
+    /// How often everything was compiled from scratch.
+    #[cfg(test)]
+    rebuilds: u64,
 }
 
 /// Everything that was found out for one set of tables.
@@ -126,6 +130,8 @@ impl Compiler {
             state: State::new(key, None),
             shares: None,
             quiet: [0; 2],
+            #[cfg(test)]
+            rebuilds: 0,
         }
     }
 
@@ -199,6 +205,10 @@ impl Compiler {
 
     /// Compiles everything from scratch.
     pub(crate) fn rebuild(&mut self, index: &Index) {
+        #[cfg(test)]
+        {
+            self.rebuilds += 1;
+        }
         let capacity = self.shares.as_ref().map(|shares| shares.capacity);
         self.state = State::new(self.state.key, capacity);
         let state = &mut self.state;

@@ -4,7 +4,13 @@ use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt, sync::Arc};
 
 use crate::{
     config::Config,
-    index::{Index, Key, groups::GroupId, held::Form, journal::Fact, pods::Shape},
+    index::{
+        Index, Key,
+        groups::GroupId,
+        held::{Form, Unit},
+        journal::Fact,
+        pods::Shape,
+    },
     intern::{HashMap, Pool, Text},
     labels::Decider,
     model::{Action, PolicyType, Protocol, Service, Tier},
@@ -13,8 +19,8 @@ use crate::{
 };
 
 use super::{
-    allowlist,
     cluster::Cnp,
+    labelled,
     netpol::NetPol,
     peer::{Base, Named, Peer},
 };
@@ -204,6 +210,16 @@ impl<'a> Facts<'a> {
             .collect()
     }
 
+    /// Whether there is room for labels about a workload, which a namespace's pods carry.
+    pub(super) fn has_room(&self, space: &str, unit: &Unit) -> bool {
+        !self.index.held.holds_labels(space, unit)
+    }
+
+    /// Labels about a workload grant something else once they have room.
+    pub(super) fn ask_for_room(&self, namespace: &str, service: &str) {
+        self.ask(Fact::Room(namespace.into(), service.into()));
+    }
+
     /// The DNS Service, if there is one.
     pub(super) fn dns(&self) -> Option<&'a Service> {
         self.ask(Fact::Dns);
@@ -237,7 +253,7 @@ impl Parsed {
     pub(crate) fn of(&mut self, facts: &Facts<'_>, group: GroupId) -> Vec<Policy> {
         let pods = facts.index.groups.shape(group);
         let mut all = self.network(facts, pods);
-        all.extend(allowlist::of(facts, pods));
+        all.extend(labelled::in_force(facts, pods));
         let mut tiers = self.clusters(facts, pods);
         let admin = tiers.partition_point(|p| p.place == Place::Tier(Tier::Admin));
         let baseline = tiers.split_off(admin);
@@ -285,8 +301,13 @@ impl Parsed {
         for (_, name, stored) in ordered {
             let texts = &mut self.texts;
             let parsed = self.clusters.entry(Arc::clone(name));
-            let parsed =
-                parsed.or_insert_with(|| Arc::new(Cnp::new(texts, Arc::clone(name), stored)));
+            let parsed = parsed.or_insert_with(|| {
+                let name = Arc::clone(name);
+                Arc::new(match facts.index.held.holds_cluster(&name) {
+                    true => Cnp::closed(name, stored),
+                    false => Cnp::new(texts, name, stored),
+                })
+            });
             policies.push(parsed.under(pods));
         }
         policies

@@ -6,9 +6,10 @@ use crate::{
     index::{
         Index,
         groups::{GroupId, PodId},
+        held::CLUSTER,
         journal::Journal,
     },
-    intern::HashSet,
+    intern::{HashSet, Text},
 };
 
 use super::{
@@ -31,9 +32,13 @@ impl Compiler {
             return;
         }
         let (here, used) = (self.here(index), self.used());
-        let follows = self.follows(index);
+        let (follows, key) = (self.follows(index), self.state.key);
+        let facts = index.journal.facts.iter();
+        let stale = facts
+            .flat_map(|fact| self.state.locals.asking(fact))
+            .collect();
         if let Some(shares) = self.shares.as_mut() {
-            shares.take_note(index, &here, follows);
+            shares.take_note(index, &here, (follows, &stale), key);
             shares.reconsider(used);
             shares.share_out(index);
         }
@@ -88,7 +93,7 @@ impl Compiler {
                 continue;
             }
             let owners = self.state.locals.owners(index);
-            let charges = charges::of(&self.state, &owners, table);
+            let charges = charges::of(&self.state, index, &owners, table);
             let largest = charges.values().max().map_or(0, |n| *n as usize);
             if largest > may {
                 return Some(table);
@@ -98,16 +103,21 @@ impl Compiler {
         None
     }
 
-    /// Limits the namespace that has most of a table, of those that can have less.
+    /// Limits the namespace that has most of a table, of those that can have less;
+    /// ClusterNetworkPolicies only if they have more than they may, or nobody else can.
     fn limit_largest(&mut self, index: &mut Index, table: Table) -> bool {
         let owners = self.state.locals.owners(index);
-        let charges = charges::of(&self.state, &owners, table);
+        let charges = charges::of(&self.state, index, &owners, table);
         let mut charges: Vec<_> = charges.into_iter().map(|(space, n)| (n, space)).collect();
-        charges.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
         let Some(shares) = self.shares.as_mut() else {
             return false;
         };
         let may = u64::from(most(shares.of(table)));
+        let comes_last = |space: &Text, n: u64| &**space == CLUSTER && n <= may;
+        charges.sort_by(|a, b| {
+            let order = comes_last(a.1, a.0).cmp(&comes_last(b.1, b.0));
+            order.then(b.0.cmp(&a.0)).then(a.1.cmp(b.1))
+        });
         let limited = charges
             .into_iter()
             .any(|(entries, space)| shares.limit(index, space, (may, entries)));

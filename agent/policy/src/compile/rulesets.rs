@@ -197,6 +197,23 @@ impl Ruleset {
         ruleset
     }
 
+    /// Whether NetworkPolicies or labels have a say in it.
+    pub(super) fn has_network(&self) -> bool {
+        let mut halves = self.halves.iter().flatten();
+        halves.any(|half| half.network.is_some())
+    }
+
+    /// Whether NetworkPolicies or labels name a peer of it, and not
+    /// ClusterNetworkPolicies alone.
+    pub(super) fn in_network(&self, peer: PeerId) -> bool {
+        let halves = self.halves.iter().flatten();
+        let mut networks = halves.filter_map(|half| half.network.as_ref());
+        networks.any(|given| {
+            let found = given.peers.binary_search_by_key(&peer, |(id, _)| *id);
+            found.is_ok()
+        })
+    }
+
     /// What it grants a class of these members, which are sorted.
     pub(super) fn grants(&self, set: &[Member]) -> Pair {
         [0, 1].map(|i| {

@@ -1,17 +1,20 @@
-//! Who may use how much: NetworkPolicies are admitted namespace by namespace.
+//! Who may use how much: policies and label allowlists are admitted namespace by
+//! namespace.
 //!
 //! A policy weighs as many entries as it lists: peers, blocks, exceptions and
-//! ports. Together those that select pods in scope may weigh so much that their
-//! blocks fit the tables and the agent's memory. What there is is shared out by
-//! max-min fairness: who asks for no more than a fair share gets it, and what they
-//! leave is shared by the others. One namespace alone may have three quarters.
+//! ports; labels weigh a quarter of the peers that they name. Together those that concern pods in
+//! scope may weigh so much that their blocks fit the tables and the agent's memory. What
+//! there is is shared out by max-min fairness: who asks for no more than a fair share
+//! gets it, and what they leave is shared by the others. One namespace alone may have
+//! three quarters. ClusterNetworkPolicies come first, and have three quarters at most.
 //!
 //! Rules are products of what several namespaces say (`charges.rs`), so a table
 //! may be full all the same. Then the namespace that fills it most gets a limit of
 //! its own, until everything fits.
 //!
-//! Within a namespace the lightest policies are admitted first, so that what came
-//! first doesn't matter. The newest form of one that isn't admitted has no effect.
+//! Within a namespace the lightest are admitted first, so that what came first doesn't
+//! matter. The newest form of a policy that isn't admitted has no effect; labels that
+//! aren't admitted grant nothing; a ClusterNetworkPolicy is closed.
 //!
 //! What each namespace asks for follows the journal (`asks.rs`), and a namespace is
 //! decided about again only where it asks for something else, or may have so much
@@ -22,11 +25,15 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use ringfence_ebpf::abi::capacity;
 
 use crate::{
-    index::{Index, Key, groups::GroupId},
+    index::{
+        Index,
+        groups::GroupId,
+        held::{CLUSTER, Unit},
+    },
     intern::{HashMap, HashSet, Text},
 };
 
-use super::{asks::Asks, charges::Table};
+use super::{asks::Asks, charges::Table, ids::IdKey};
 
 /// ClusterNetworkPolicies that weigh no more than this take nothing of what there is.
 const LIGHT: u32 = 128;
@@ -34,7 +41,8 @@ const LIGHT: u32 = 128;
 /// How many entries there may be, in one world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers, blocks, exceptions and ports in policies that select pods in scope.
+    /// Peers, blocks, exceptions and ports in policies that select pods in scope, and a
+    /// quarter of the peers of label allowlists.
     pub entries: u32,
     /// Entries of table `rules`.
     pub rules: u32,
@@ -103,54 +111,65 @@ impl Shares {
         }
     }
 
-    /// Takes note of what policies of whom select pods in scope now: of what the
-    /// journal names if nothing else has changed.
-    pub(super) fn take_note(&mut self, index: &Index, here: &Here, follows: bool) {
+    /// Takes note of what of whom concerns pods in scope now: of what the journal names
+    /// if nothing else has changed. `stale` are groups about which labels may mean
+    /// something else.
+    pub(super) fn take_note(
+        &mut self,
+        index: &Index,
+        here: &Here,
+        (follows, stale): (bool, &HashSet<GroupId>),
+        key: IdKey,
+    ) {
         if !follows {
             self.asks = Asks::default();
             self.decided.clear();
         }
-        for space in self.asks.follow(index, here) {
+        for space in self.asks.follow(index, here, stale, key) {
             self.decided.remove(&space);
+        }
+        if self.asks.clusters(index, follows) {
+            self.decided.remove(CLUSTER);
         }
     }
 
-    /// Decides which policies are in force in which form.
+    /// Decides what is in force, and in which form.
     pub(super) fn share_out(&mut self, index: &mut Index) {
-        let never = u64::from(most(self.capacity.entries));
+        let most = u64::from(most(self.capacity.entries));
+        self.decide(index, &CLUSTER.into(), most);
         let has = |space: &Text, sum: u64| match self.limits.get(space) {
             Some(limit) => u64::from(limit.entries).min(sum),
             None => sum,
         };
-        let sums = self.asks.spaces();
-        let sums = sums.map(|space| has(space, self.asks.sum(index, space, never)));
+        let others = || self.asks.spaces().filter(|space| &***space != CLUSTER);
+        let sums = others().map(|space| has(space, self.asks.sum(index, space, most)));
         let level = level(sums.collect(), self.left(index));
-        let held = index.held.spaces().filter(|s| !self.asks.has(s));
-        let gone: Vec<Text> = held.map(Arc::clone).collect();
-        for space in self.asks.spaces().chain(&gone) {
-            let limit = self.limits.get(space);
-            let limit = limit.map_or(u64::MAX, |limit| limit.entries.into());
-            let may = level.min(limit);
-            if !self
-                .decided
-                .get(space)
-                .is_some_and(|same| same.contains(&may))
-            {
-                let same = decide(index, space, self.asks.lightest_first(space), may);
-                self.decided.insert(Arc::clone(space), same);
-            }
+        let gone = index.held.spaces().filter(|s| !self.asks.has(s));
+        for space in others().chain(gone).cloned().collect::<Vec<Text>>() {
+            self.decide(index, &space, level);
         }
-        self.decided.retain(|space, _| self.asks.has(space));
+        let asks = &self.asks;
+        self.decided.retain(|space, _| asks.has(space));
+    }
+
+    /// Decides what of a namespace is in force, unless it may have as much as before.
+    fn decide(&mut self, index: &mut Index, space: &Text, level: u64) {
+        let limit = self.limits.get(space);
+        let may = level.min(limit.map_or(u64::MAX, |limit| limit.entries.into()));
+        let decided = self.decided.get(space);
+        if !decided.is_some_and(|same| same.contains(&may)) {
+            let same = decide(index, space, self.asks.lightest_first(space), may);
+            self.decided.insert(Arc::clone(space), same);
+        }
     }
 
     /// What ClusterNetworkPolicies leave: they come first.
     fn left(&self, index: &Index) -> u64 {
-        let weights = index.cluster_policies.values().map(|p| u64::from(p.weight));
+        let all = index.cluster_policies.iter();
+        let in_force = all.filter(|(name, _)| !index.held.holds_cluster(name));
+        let weights = in_force.map(|(_, policy)| u64::from(policy.weight));
         let heavy = weights.filter(|weight| *weight > u64::from(LIGHT));
-        let taken = heavy
-            .sum::<u64>()
-            .min(u64::from(most(self.capacity.entries)));
-        u64::from(self.capacity.entries) - taken
+        u64::from(self.capacity.entries) - heavy.sum::<u64>()
     }
 
     /// Limits a namespace; `fits` of `fills` is what it may have of the table that
@@ -171,12 +190,11 @@ impl Shares {
         true
     }
 
-    /// What the forms in force of a namespace's policies weigh.
+    /// What is in force of a namespace weighs.
     fn in_force(&self, index: &Index, space: &Text) -> u32 {
-        let weights = self.asks.lightest_first(space).map(|(weight, name)| {
-            let key = (Arc::clone(space), Arc::clone(name));
-            match index.held.is_held(&key) {
-                true => index.held.last_weight(&key).unwrap_or(0),
+        let weights = self.asks.lightest_first(space).map(|(weight, unit)| {
+            match index.held.is_held(space, unit) {
+                true => index.held.last_weight(space, unit).unwrap_or(0),
                 false => weight,
             }
         });
@@ -226,10 +244,10 @@ fn level(mut asked: Vec<u64>, capacity: u64) -> u64 {
 fn decide<'a>(
     index: &mut Index,
     space: &Text,
-    asks: impl Iterator<Item = (u32, &'a Text)>,
+    asks: impl Iterator<Item = (u32, &'a Unit)>,
     may: u64,
 ) -> Range<u64> {
-    let mut others: HashSet<Text> = index.held.of(space).map(Arc::clone).collect();
+    let mut others: HashSet<Unit> = index.held.of(space).collect();
     let (mut used, mut same) = (0, 0..u64::MAX);
     // Whether there is room for so many more.
     let mut fits = |used: u64, weight: u32| {
@@ -241,22 +259,21 @@ fn decide<'a>(
         }
         needed <= may
     };
-    for (weight, name) in asks {
-        others.remove(name);
-        let key: Key = (Arc::clone(space), Arc::clone(name));
+    for (weight, unit) in asks {
+        others.remove(unit);
         if fits(used, weight) {
             used += u64::from(weight);
-            index.release(&key);
+            index.release(space, unit);
             continue;
         }
-        let last = index.held.last_weight(&key);
+        let last = index.held.last_weight(space, unit);
         let last = last.filter(|last| fits(used, *last));
         used += u64::from(last.unwrap_or(0));
-        index.hold(&key, last.is_some());
+        index.hold(space, unit, last.is_some());
     }
-    // They select nobody here any longer.
-    for name in others {
-        index.release(&(Arc::clone(space), name));
+    // They concern nobody here any longer.
+    for unit in others {
+        index.release(space, &unit);
     }
     same
 }

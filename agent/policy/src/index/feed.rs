@@ -294,6 +294,9 @@ impl Index {
         let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
         let namespace = self.pools.texts.get(meta.namespace.as_str());
         let name: Text = meta.name.as_str().into();
+        if !closed {
+            self.recall(&namespace, &name, meta);
+        }
         let own = self.policies.entry(namespace.clone()).or_default();
         if own.get(&name) != Some(&stored) {
             self.exceptions

@@ -1,24 +1,43 @@
-//! NetworkPolicies that aren't in force in their newest form, since their
-//! namespace's share of the tables has no room for it.
+//! Policies that aren't in force in their newest form, and label allowlists that
+//! aren't in force, since their namespace's share of the tables has no room for them.
 //!
 //! The compiler decides which (`compile/shares.rs`); kept here, so that whoever
 //! asks the index what applies to a pod hears what is in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     intern::{HashMap, Text},
     selector::Labels,
 };
 
-use super::{Index, Key, policies::StoredPolicy};
+use super::{Index, Key, journal::Fact, policies::StoredPolicy};
 
-/// Policies that are held, and what their last forms were.
+/// What ClusterNetworkPolicies have in the place of a namespace.
+pub(crate) const CLUSTER: &str = "";
+
+/// What is in force as a whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Unit {
+    /// A policy, by name.
+    Policy(Text),
+    /// What the pods of a service may call, by their egress labels.
+    Calls(Text),
+    /// Which workload (namespace, service) the namespace's pods call by their labels,
+    /// as that workload's ingress has it.
+    Callers(Text, Text),
+}
+
+/// Policies and labels that are held, and what policies' last forms were.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
     /// By namespace and name: the last form that there was room for, in force
     /// instead; `None` if there is none, so that the pods are closed.
     forms: BTreeMap<Text, BTreeMap<Text, Option<StoredPolicy>>>,
+    /// Labels that grant nothing, by the namespace whose pods carry them.
+    labels: BTreeMap<Text, BTreeSet<Unit>>,
+    /// ClusterNetworkPolicies that are closed.
+    clusters: BTreeSet<Text>,
     /// Forms that were replaced by heavier ones since the compiler looked last.
     replaced: HashMap<Key, StoredPolicy>,
     /// Somebody decides about shares, and wants to know what was replaced.
@@ -28,6 +47,8 @@ pub(crate) struct Held {
     total: usize,
     /// How many there may be; any number if `None`.
     room: Option<usize>,
+    /// How often it changed which forms are in force in the place of others.
+    pub(super) changes: u64,
 }
 
 /// What is in force of a policy for pods that it selects.
@@ -47,33 +68,78 @@ impl Held {
         own.get(name).map(Option::as_ref)
     }
 
+    /// Whether a NetworkPolicy is held.
+    pub(super) fn is_form_held(&self, namespace: &str, name: &str) -> bool {
+        self.form(namespace, name).is_some()
+    }
+
+    /// Every form that is in force in the place of a newer one without room.
+    pub(super) fn last_forms(&self) -> impl Iterator<Item = (&str, &str, &StoredPolicy)> {
+        let all = self.forms.iter();
+        let all = all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form)));
+        all.filter_map(|(ns, name, form)| Some((&**ns, &**name, form.as_ref()?)))
+    }
+
     /// Every policy that is held, and whether an earlier form is in force.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Text, &Text, bool)> {
         let all = self.forms.iter();
         all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form.is_some())))
     }
 
-    /// Namespaces that have held policies.
+    /// ClusterNetworkPolicies that are held.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Text> {
+        self.clusters.iter()
+    }
+
+    /// Labels that are held, and the namespace whose pods carry them.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&Text, &Unit)> {
+        let all = self.labels.iter();
+        all.flat_map(|(space, own)| own.iter().map(move |unit| (space, unit)))
+    }
+
+    /// Whether some labels of a namespace grant nothing.
+    pub(crate) fn holds_labels(&self, namespace: &str, unit: &Unit) -> bool {
+        let own = self.labels.get(namespace);
+        own.is_some_and(|own| own.contains(unit))
+    }
+
+    /// Whether a ClusterNetworkPolicy is closed.
+    pub(crate) fn holds_cluster(&self, name: &str) -> bool {
+        self.clusters.contains(name)
+    }
+
+    /// Namespaces that have something held.
     pub(crate) fn spaces(&self) -> impl Iterator<Item = &Text> {
-        self.forms.keys()
+        self.forms.keys().chain(self.labels.keys())
     }
 
-    /// The policies of a namespace that are held.
-    pub(crate) fn of(&self, namespace: &str) -> impl Iterator<Item = &Text> {
+    /// What of a namespace is held.
+    pub(crate) fn of(&self, namespace: &str) -> impl Iterator<Item = Unit> {
         let own = self.forms.get(namespace).into_iter();
-        own.flat_map(BTreeMap::keys)
+        let clusters = self.clusters.iter().filter(move |_| namespace == CLUSTER);
+        let policies = own.flat_map(BTreeMap::keys).chain(clusters);
+        let labels = self.labels.get(namespace).into_iter().flatten();
+        let policies = policies.map(|name| Unit::Policy(Text::clone(name)));
+        policies.chain(labels.cloned())
     }
 
-    /// Whether a policy is held.
-    pub(crate) fn is_held(&self, key: &Key) -> bool {
-        self.form(&key.0, &key.1).is_some()
+    /// Whether something is held.
+    pub(crate) fn is_held(&self, space: &Text, unit: &Unit) -> bool {
+        match unit {
+            Unit::Policy(name) if &**space == CLUSTER => self.holds_cluster(name),
+            Unit::Policy(name) => self.form(space, name).is_some(),
+            labels => self.holds_labels(space, labels),
+        }
     }
 
     /// The weight of the form that could stay in force instead of the newest.
-    pub(crate) fn last_weight(&self, key: &Key) -> Option<u32> {
-        let form = match self.form(&key.0, &key.1) {
+    pub(crate) fn last_weight(&self, space: &Text, unit: &Unit) -> Option<u32> {
+        let Unit::Policy(name) = unit else {
+            return None;
+        };
+        let form = match self.form(space, name) {
             Some(held) => held,
-            None => self.replaced.get(key),
+            None => self.replaced.get(&(Text::clone(space), Text::clone(name))),
         };
         form.map(|form| form.weight)
     }
@@ -111,11 +177,24 @@ impl Held {
         }
     }
 
+    /// This form of a policy that is new here was in force before, elsewhere.
+    pub(super) fn recall(&mut self, key: &Key, form: StoredPolicy) {
+        self.replaced.insert(key.clone(), form);
+    }
+
+    /// A ClusterNetworkPolicy goes.
+    pub(super) fn delete_cluster(&mut self, name: &str) {
+        self.clusters.remove(name);
+    }
+
     /// A policy goes.
     pub(super) fn delete(&mut self, key: &Key, old: &StoredPolicy) {
         self.count(&key.0, 0, old.bytes());
         self.replaced.remove(key);
-        remove(&mut self.forms, &key.0, &key.1);
+        if self.form(&key.0, &key.1).is_some() {
+            self.changes += 1;
+            remove(&mut self.forms, &key.0, &key.1);
+        }
     }
 
     /// From now on what is replaced is kept until the next look.
@@ -164,28 +243,70 @@ impl Index {
         }
     }
 
-    /// Holds a policy's newest form back. The last one stays in force if it is to be
+    /// Holds something back. Of a policy the last form stays in force if it is to be
     /// kept and known; else its pods are closed.
-    pub(crate) fn hold(&mut self, key: &Key, keep: bool) {
+    pub(crate) fn hold(&mut self, space: &Text, unit: &Unit, keep: bool) {
+        let name = match unit {
+            Unit::Policy(name) if &**space != CLUSTER => name,
+            _ => return self.hold_whole(space, unit, true),
+        };
+        let key = (Text::clone(space), Text::clone(name));
         let own = self.held.forms.entry(key.0.clone()).or_default();
         let before = own.get(&key.1).map(Option::is_some);
         let form = match own.remove(&key.1) {
             Some(form) => form,
-            None => self.held.replaced.remove(key),
+            None => self.held.replaced.remove(&key),
         };
         let form = form.filter(|_| keep);
         let now = form.is_some();
         own.insert(key.1.clone(), form);
         if before != Some(now) {
-            self.journal.note(|j| &mut j.policies, key.clone());
+            self.held.changes += 1;
+            self.journal.note(|j| &mut j.policies, key);
         }
     }
 
-    /// Puts a policy's newest form in force.
-    pub(crate) fn release(&mut self, key: &Key) {
-        if self.held.form(&key.0, &key.1).is_some() {
-            remove(&mut self.held.forms, &key.0, &key.1);
-            self.journal.note(|j| &mut j.policies, key.clone());
+    /// Puts something in force in its newest form.
+    pub(crate) fn release(&mut self, space: &Text, unit: &Unit) {
+        let name = match unit {
+            Unit::Policy(name) if &**space != CLUSTER => name,
+            _ => return self.hold_whole(space, unit, false),
+        };
+        if self.held.form(space, name).is_some() {
+            remove(&mut self.held.forms, space, name);
+            self.held.changes += 1;
+            let key = (Text::clone(space), Text::clone(name));
+            self.journal.note(|j| &mut j.policies, key);
         }
+    }
+
+    /// Labels or a ClusterNetworkPolicy, which have no earlier form.
+    fn hold_whole(&mut self, space: &Text, unit: &Unit, hold: bool) {
+        if self.held.is_held(space, unit) == hold {
+            return;
+        }
+        let about = match unit {
+            Unit::Policy(name) => {
+                match hold {
+                    true => self.held.clusters.insert(Text::clone(name)),
+                    false => self.held.clusters.remove(name),
+                };
+                let name = Text::clone(name);
+                self.journal.note(|j| &mut j.cluster_policies, name);
+                return;
+            }
+            Unit::Calls(service) => (space, service),
+            Unit::Callers(namespace, service) => (namespace, service),
+        };
+        let own = self.held.labels.entry(Text::clone(space)).or_default();
+        match hold {
+            true => own.insert(unit.clone()),
+            false => own.remove(unit),
+        };
+        if own.is_empty() {
+            self.held.labels.remove(space);
+        }
+        let fact = Fact::Room(about.0.as_ref().into(), about.1.as_ref().into());
+        self.journal.note(|j| &mut j.facts, fact);
     }
 }

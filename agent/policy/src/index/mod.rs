@@ -11,6 +11,7 @@ pub(crate) mod feed;
 pub(crate) mod groups;
 pub(crate) mod held;
 pub(crate) mod journal;
+mod kept;
 mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
@@ -28,7 +29,7 @@ use crate::{
     compile::Compiler,
     config::Config,
     intern::{HashMap, HashSet, Text},
-    model::{Closed, EndpointSlice, Object, ObjectError, Service},
+    model::{EndpointSlice, Object, ObjectError, Service},
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -38,6 +39,8 @@ use exceptions::Exceptions;
 use groups::{GroupId, Groups, PodId};
 use held::Held;
 use journal::Journal;
+pub use kept::KeptForm;
+use kept::Remembered;
 use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
@@ -123,8 +126,10 @@ pub struct Index {
     pub(crate) owners: Owners,
     pub(crate) policies: BTreeMap<Text, BTreeMap<Text, StoredPolicy>>,
     pub(crate) cluster_policies: BTreeMap<Text, StoredCluster>,
-    /// NetworkPolicies whose newest form isn't in force.
+    /// What isn't in force in its newest form.
     pub(crate) held: Held,
+    /// What was in force before this index knew any object.
+    remembered: Remembered,
     pub(crate) services: BTreeMap<(String, String), Service>,
     shares: Shares,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
@@ -167,11 +172,11 @@ impl Index {
             Object::Pod(pod) => self.put_pod(&pod),
             Object::Namespace(o) => self.put_namespace(&key.1, Some(&o.metadata.labels)),
             Object::NetworkPolicy(policy) => {
-                self.invalid.remove(&key);
+                self.is_valid(&key);
                 self.put_policy(&policy, false);
             }
             Object::ClusterNetworkPolicy(policy) => {
-                self.invalid.remove(&(String::new(), key.1));
+                self.is_valid(&(String::new(), key.1));
                 self.put_cluster_policy(&policy, false);
             }
             Object::Service(o) => self.put_service(&key, o),
@@ -185,34 +190,6 @@ impl Index {
         }
     }
 
-    /// Installs the closed form of a policy that doesn't parse, unless a
-    /// valid form of it is in place, which then stays. Returns whether it did.
-    pub fn apply_closed(&mut self, error: &ObjectError) -> bool {
-        let Some(form) = error.closed.as_deref() else {
-            return false;
-        };
-        let key = (error.namespace.clone(), error.name.clone());
-        self.invalid.insert(key.clone(), error.clone());
-        match form {
-            Closed::Namespaced(policy) => {
-                let known = self.policy(&key.0, &key.1);
-                let replaces = known.is_none_or(|p| p.closed);
-                if replaces {
-                    self.put_policy(policy, true);
-                }
-                replaces
-            }
-            Closed::Cluster(policy) => {
-                let known = self.cluster_policies.get(key.1.as_str());
-                let replaces = known.is_none_or(|p| p.closed);
-                if replaces {
-                    self.put_cluster_policy(policy, true);
-                }
-                replaces
-            }
-        }
-    }
-
     /// Forgets an object; `kind` as [`Object::kind`] gives it.
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
         let key = || (namespace.to_owned(), name.to_owned());
@@ -220,12 +197,13 @@ impl Index {
             "Pod" => self.delete_pod(namespace, name),
             "Namespace" => self.put_namespace(name, None),
             "NetworkPolicy" => {
-                self.invalid.remove(&key());
+                self.is_valid(&key());
                 self.delete_policy(namespace, name);
             }
             "ClusterNetworkPolicy" => {
-                self.invalid.remove(&(String::new(), name.to_owned()));
+                self.is_valid(&(String::new(), name.to_owned()));
                 if let Some((name, _)) = self.cluster_policies.remove_entry(name) {
+                    self.held.delete_cluster(&name);
                     self.journal.note(|j| &mut j.cluster_policies, name);
                 }
             }

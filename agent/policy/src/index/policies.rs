@@ -14,7 +14,7 @@ use crate::{
     selector::Selector,
 };
 
-use super::pods::Pools;
+use super::{kept::Uid, pods::Pools};
 
 /// A NetworkPolicy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub(crate) struct StoredPolicy {
     pub(crate) weight: u32,
     /// Whether it isolates its pods: ingress, egress.
     pub(crate) isolates: [bool; 2],
+    pub(super) uid: Uid,
 }
 
 /// A ClusterNetworkPolicy.
@@ -45,6 +46,7 @@ pub(crate) struct StoredCluster {
     pub(crate) closed: bool,
     /// How many entries it lists: peers, blocks and ports.
     pub(crate) weight: u32,
+    pub(super) uid: Uid,
 }
 
 fn mode(config: &Config, pools: &mut Pools, meta: &Meta) -> Option<Text> {
@@ -75,7 +77,13 @@ impl StoredPolicy {
             closed,
             weight: policy.spec.weight(),
             isolates: [PolicyType::Ingress, PolicyType::Egress].map(|d| policy.spec.isolates(d)),
+            uid: Uid::of(&policy.metadata.uid),
         }
+    }
+
+    /// The spec, as a part of a manifest.
+    pub(super) fn document(&self) -> serde_json::Value {
+        parse(&self.spec).unwrap_or_default()
     }
 
     /// Bytes that are kept of its spec.
@@ -133,7 +141,13 @@ impl StoredCluster {
             mode: mode(config, pools, &policy.metadata),
             closed,
             weight: spec.weight(),
+            uid: Uid::of(&policy.metadata.uid),
         }
+    }
+
+    /// The spec, as a part of a manifest.
+    pub(super) fn document(&self) -> serde_json::Value {
+        parse(&self.spec).unwrap_or_default()
     }
 
     /// The fields of peers by domain name, of which nobody is found here.

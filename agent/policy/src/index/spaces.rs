@@ -101,6 +101,13 @@ impl Spaces {
         values.map(|(value, namespaces)| (value, namespaces.keys()))
     }
 
+    /// The namespaces whose pods carry an egress label with a value, sorted.
+    pub(crate) fn carriers(&self, key: &str, value: &str) -> impl Iterator<Item = &Text> {
+        let values = self.values.get(key);
+        let carriers = values.and_then(|values| values.get(value));
+        carriers.into_iter().flat_map(Counted::keys)
+    }
+
     /// Sets the labels of a namespace's object, or forgets the object.
     pub(super) fn set_labels(
         &mut self,

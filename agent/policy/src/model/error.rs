@@ -12,6 +12,8 @@ pub struct ObjectError {
     pub namespace: String,
     /// Name, empty if the document has none.
     pub name: String,
+    /// UID, empty if the document has none.
+    pub uid: String,
     /// Path of the field, e.g. `spec.ingress[0].from[1].ipBlock.cidr`; may be empty.
     pub field: String,
     /// What is wrong with it.

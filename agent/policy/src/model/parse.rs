@@ -165,6 +165,7 @@ struct Who {
     kind: String,
     namespace: String,
     name: String,
+    uid: String,
     closed: Option<Box<Closed>>,
 }
 
@@ -175,6 +176,7 @@ impl Who {
             kind: text(&value["kind"]),
             namespace: text(&value["metadata"]["namespace"]),
             name: text(&value["metadata"]["name"]),
+            uid: text(&value["metadata"]["uid"]),
             closed: None,
         }
     }
@@ -184,6 +186,7 @@ impl Who {
             kind: self.kind.clone(),
             namespace: self.namespace.clone(),
             name: self.name.clone(),
+            uid: self.uid.clone(),
             field: field.to_owned(),
             message: message.to_owned(),
             closed: self.closed.clone(),

@@ -54,6 +54,7 @@ fn long_way(kind: &str, api_version: &str, json: &str) -> Result<Object, ObjectE
         kind: kind.to_owned(),
         namespace: String::new(),
         name: String::new(),
+        uid: String::new(),
         field: String::new(),
         message,
         closed: None,

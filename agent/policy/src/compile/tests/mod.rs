@@ -8,6 +8,7 @@ mod corners_pods;
 mod fallback;
 mod follow;
 mod labels;
+mod labels_shares;
 mod netpol;
 mod own;
 mod room;

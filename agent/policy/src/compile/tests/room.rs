@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     compile::{Capacity, Compiler},
     config::Config,
-    index::{Index, Scope},
+    index::{Index, Scope, held::Unit},
     testing::{netpol, object, pod},
 };
 
@@ -171,8 +171,8 @@ proptest! {
                 own.any(|(_, label)| app.is_none_or(|app| app == *label))
             });
             for ((space, n), (_, length)) in selecting {
-                let key = (format!("s{space}").into(), format!("p{n}").into());
-                if !index.held.is_held(&key) {
+                let unit = Unit::Policy(format!("p{n}").into());
+                if !index.held.is_held(&format!("s{space}").into(), &unit) {
                     *in_force.entry(*space).or_default() += length;
                 }
             }

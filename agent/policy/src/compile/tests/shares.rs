@@ -13,16 +13,16 @@ use crate::{
 
 use ringfence_ebpf::verdict::Policy;
 
-const SMALL: Capacity = Capacity {
+pub(super) const SMALL: Capacity = Capacity {
     entries: 1600,
     rules: 4000,
     ports: 4000,
 };
 
 /// One node's agent.
-struct Node {
-    index: Index,
-    compiler: Compiler,
+pub(super) struct Node {
+    pub(super) index: Index,
+    pub(super) compiler: Compiler,
 }
 
 impl Node {
@@ -33,19 +33,19 @@ impl Node {
         }
     }
 
-    fn with(capacity: Capacity, objects: impl IntoIterator<Item = Value>) -> Self {
+    pub(super) fn with(capacity: Capacity, objects: impl IntoIterator<Item = Value>) -> Self {
         let mut node = Self::new(capacity);
         objects.into_iter().for_each(|o| node.put(o));
         node.update();
         node
     }
 
-    fn put(&mut self, value: Value) {
+    pub(super) fn put(&mut self, value: Value) {
         self.index.apply(object(value));
     }
 
     /// Puts what is known in force, which fits and is what from scratch gives.
-    fn update(&mut self) {
+    pub(super) fn update(&mut self) {
         self.compiler.update(&mut self.index);
         let tables = self.compiler.tables();
         assert!(tables.rules.len() <= SMALL.rules as usize);
@@ -61,7 +61,7 @@ impl Node {
 
     /// The policies that are said to have no room, and whether an earlier form of
     /// each is in force.
-    fn held(&self) -> Vec<(String, bool)> {
+    pub(super) fn held(&self) -> Vec<(String, bool)> {
         let problems = self.index.problems().into_iter();
         let held = problems.filter(|p| p.key_or_field == "capacity");
         held.map(|p| (p.object, p.message.contains("stays in force")))
@@ -69,7 +69,7 @@ impl Node {
     }
 }
 
-fn scope() -> Scope {
+pub(super) fn scope() -> Scope {
     Scope::Node("n1".to_owned())
 }
 
