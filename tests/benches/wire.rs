@@ -7,20 +7,24 @@
 //! of a pair. `none-again` is no firewall a second time: what its ratios are off
 //! by is what the run can't tell apart. `hooks` is programs that do nothing where
 //! Ringfence has its own: what no firewall at these hooks can be below.
+//!
+//! The sockets' stack leaves checksums pending, so `from_pod` looks at where each is to
+//! be written: `no-checksum-check` is Ringfence without that look. In `computed` the
+//! senders' devices take no checksums off the stack, so that none is pending.
 
 mod nftables;
 mod traffic;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::links::PinnedLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK};
+use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK, over_pins};
 use ringfence::runtime::FoundBy;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::bench;
@@ -46,15 +50,17 @@ enum Firewall {
     NoneAgain,
     Hooks,
     Nftables,
+    Unchecked,
     Ringfence,
 }
 
 impl Firewall {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::None,
         Self::NoneAgain,
         Self::Hooks,
         Self::Nftables,
+        Self::Unchecked,
         Self::Ringfence,
     ];
 
@@ -64,6 +70,7 @@ impl Firewall {
             Self::NoneAgain => "none-again",
             Self::Hooks => "hooks",
             Self::Nftables => "nftables",
+            Self::Unchecked => "no-checksum-check",
             Self::Ringfence => "ringfence",
         }
     }
@@ -81,10 +88,11 @@ fn main() -> Result<()> {
     let net = builder.build()?;
     eprintln!("{}", nftables::RULES);
     let samples = net.node().run(|| measure(&net))??;
-    let rows: Vec<Value> = kinds()
+    let mut rows: Vec<Value> = kinds()
         .into_iter()
         .flat_map(|what| rows(what, &samples))
         .collect();
+    rows.extend(by_computed(&samples));
     println!("{}", Value::from(rows));
     Ok(())
 }
@@ -116,8 +124,7 @@ fn measure(net: &Net) -> Result<Samples> {
             let up = Up::raise(net, firewall)?;
             expect(firewall, between.knock()?)?;
             for what in kinds() {
-                let cost = between
-                    .measure(what, TIME)
+                let cost = measure_one(net, &between, what)
                     .with_context(|| format!("{} through {}", what.name().0, firewall.name()))?;
                 if round > 0 {
                     samples.entry((firewall, what)).or_default().push(cost);
@@ -129,12 +136,28 @@ fn measure(net: &Net) -> Result<Samples> {
     Ok(samples)
 }
 
+fn measure_one(net: &Net, between: &Between<'_>, what: Measure) -> Result<f64> {
+    if what != Measure::Computed {
+        return between.measure(what, TIME);
+    }
+    let pending = |wanted: &str| {
+        net.pods().iter().try_for_each(|pod| {
+            pod.ns.output("ethtool", &["-K", "eth0", "tx", wanted])?;
+            anyhow::Ok(())
+        })
+    };
+    pending("off")?;
+    let cost = between.measure(what, TIME);
+    pending("on")?;
+    cost
+}
+
 /// A firewall that lets everything through is quick, and none that doesn't is
 /// none.
 fn expect(firewall: Firewall, seen: Probe) -> Result<()> {
     let expected = match firewall {
         Firewall::None | Firewall::NoneAgain | Firewall::Hooks => Probe::Refused,
-        Firewall::Nftables | Firewall::Ringfence => Probe::TimedOut,
+        Firewall::Nftables | Firewall::Unchecked | Firewall::Ringfence => Probe::TimedOut,
     };
     ensure!(
         seen == expected,
@@ -149,8 +172,9 @@ struct Up<'a> {
     net: &'a Net,
     firewall: Firewall,
     datapath: Option<Datapath>,
-    /// Detached when it is dropped.
-    empty: Option<Ebpf>,
+    /// The bench's own programs, detached when they are dropped, unless their links are
+    /// pinned.
+    own: Option<Ebpf>,
 }
 
 impl<'a> Up<'a> {
@@ -159,15 +183,18 @@ impl<'a> Up<'a> {
         if firewall == Firewall::Nftables {
             nftables::load(net)?;
         }
-        let ringfence = firewall == Firewall::Ringfence;
+        let ringfence = matches!(firewall, Firewall::Ringfence | Firewall::Unchecked);
         let datapath = ringfence.then(|| attach(net)).transpose()?;
-        let hooks = firewall == Firewall::Hooks;
-        let empty = hooks.then(|| attach_empty(net)).transpose()?;
+        let own = match firewall {
+            Firewall::Hooks => Some(attach_empty(net)?),
+            Firewall::Unchecked => Some(leave_out_check(net)?),
+            _ => None,
+        };
         Ok(Self {
             net,
             firewall,
             datapath,
-            empty,
+            own,
         })
     }
 
@@ -175,15 +202,20 @@ impl<'a> Up<'a> {
         if self.firewall == Firewall::Nftables {
             nftables::unload(self.net)?;
         }
-        drop(self.empty);
+        drop(self.own);
         // It holds the links beside their pins.
         if self.datapath.is_some() {
             drop(self.datapath);
-            let version = ringfence_ebpf::abi::ABI_VERSION;
-            detach(&self.net.pin_dir().join(format!("v{version}/links")))?;
+            detach(&pins(self.net).join("links"))?;
         }
         Ok(())
     }
+}
+
+/// Where Ringfence pins its maps and links.
+fn pins(net: &Net) -> PathBuf {
+    let version = ringfence_ebpf::abi::ABI_VERSION;
+    net.pin_dir().join(format!("v{version}"))
 }
 
 fn attach(net: &Net) -> Result<Datapath> {
@@ -206,23 +238,50 @@ fn attach(net: &Net) -> Result<Datapath> {
 
 /// Puts a program that does nothing at both hooks of every pod's device.
 fn attach_empty(net: &Net) -> Result<Ebpf> {
-    let object = std::env::var("RINGFENCE_BENCH_OBJECT")
-        .context("RINGFENCE_BENCH_OBJECT isn't set: run `cargo xtask bench wire`")?;
     let pins = net.pin_dir().join("empty");
     fs::create_dir_all(&pins).with_context(|| pins.display().to_string())?;
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(pins)
-        .load_file(&object)
-        .with_context(|| format!("can't load {object}"))?;
-    let program = ebpf.program_mut("empty").context("no program `empty`")?;
-    let program: &mut SchedClassifier = program.try_into()?;
-    program.load()?;
+        .load(&object()?)?;
+    let program = loaded(&mut ebpf, "empty")?;
     for pod in net.pods() {
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
             program.attach(&pod.host_device, side)?;
         }
     }
     Ok(ebpf)
+}
+
+/// Puts the program that doesn't look at pending checksums under every pod's link.
+fn leave_out_check(net: &Net) -> Result<Ebpf> {
+    let pins = pins(net);
+    let mut ebpf = over_pins(&object()?, &pins, SEEN_MARK)?;
+    let program = loaded(&mut ebpf, "from_pod_unchecked")?;
+    for entry in fs::read_dir(pins.join("links"))? {
+        let path = entry?.path();
+        let is_from_pod = path.to_string_lossy().ends_with("-from_pod");
+        if is_from_pod {
+            let link = FdLink::from(PinnedLink::from_pin(&path)?);
+            program.attach_to_link(link.try_into()?)?;
+        }
+    }
+    Ok(ebpf)
+}
+
+fn object() -> Result<Vec<u8>> {
+    let object = std::env::var("RINGFENCE_BENCH_OBJECT")
+        .context("RINGFENCE_BENCH_OBJECT isn't set: run `cargo xtask bench wire`")?;
+    fs::read(&object).with_context(|| format!("can't read {object}"))
+}
+
+/// One of the bench's own programs.
+fn loaded<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the bench's object has no program {name}"))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    program.load()?;
+    Ok(program)
 }
 
 /// A link without a pin or a descriptor is gone, and at once if the descriptor
@@ -276,7 +335,7 @@ fn rows(what: Measure, samples: &Samples) -> Vec<Value> {
     };
     let target = match what {
         Measure::Connect => CONNECT_TARGET,
-        Measure::Stream | Measure::Request => STEADY_TARGET,
+        Measure::Stream | Measure::Request | Measure::Computed => STEADY_TARGET,
     };
     let none = Some(Firewall::None);
     vec![
@@ -284,13 +343,31 @@ fn rows(what: Measure, samples: &Samples) -> Vec<Value> {
         row(Firewall::NoneAgain, none, None),
         row(Firewall::Hooks, none, None),
         row(Firewall::Nftables, none, None),
+        row(Firewall::Unchecked, none, None),
         row(Firewall::Ringfence, none, Some(target)),
+        row(Firewall::Ringfence, Some(Firewall::Unchecked), None),
         row(
             Firewall::Ringfence,
             Some(Firewall::Nftables),
             Some(1.0 + noise),
         ),
     ]
+}
+
+/// Exchanges with pending checksums by the same without, which the stack computes.
+fn by_computed(samples: &Samples) -> Vec<Value> {
+    let (variant, unit) = Measure::Request.name();
+    let against = Measure::Computed.name().0;
+    let rows = [Firewall::None, Firewall::Ringfence].into_iter();
+    rows.filter_map(|firewall| {
+        let pending = samples.get(&(firewall, Measure::Request))?;
+        let computed = samples.get(&(firewall, Measure::Computed))?;
+        Some(json!({
+            "case": firewall.name(), "variant": variant, "unit": unit, "samples": pending,
+            "ratios": paired(pending, computed), "against": against, "target": null,
+        }))
+    })
+    .collect()
 }
 
 /// Round by round, sorted.

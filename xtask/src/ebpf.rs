@@ -12,26 +12,36 @@ use crate::{paths, shell};
 /// The crate's name is also its binary's.
 const PACKAGE: &str = "ringfence-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
+/// Where a checkout has the object that its agent's build script embeds.
+const OBJECT: &str = "target/bpf/ringfence.o";
 
 /// Builds the BPF object; returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
-    build_with(None, paths::bpf_object())
+    build_with(paths::root(), None, OBJECT)
 }
 
 /// Builds the BPF object with logging on the packet path.
 pub(crate) fn build_debug() -> Result<PathBuf> {
-    build_with(Some("debug-log"), paths::bpf_object())
+    build_with(paths::root(), Some("debug-log"), OBJECT)
 }
 
-/// Builds an object that also holds what the hooks are measured against.
+/// Builds the object, and another that also holds what the hooks are measured against;
+/// returns the latter's path.
 pub(crate) fn build_bench() -> Result<PathBuf> {
-    build_with(Some("bench"), paths::bpf_object().with_file_name("bench.o"))
+    build_bench_of(paths::root())
 }
 
-fn build_with(feature: Option<&str>, object: PathBuf) -> Result<PathBuf> {
+/// The same of another checkout, by the tools of this one.
+pub(crate) fn build_bench_of(root: &Path) -> Result<PathBuf> {
+    build_with(root, None, OBJECT)?;
+    build_with(root, Some("bench"), "target/bpf/bench.o")
+}
+
+fn build_with(root: &Path, feature: Option<&str>, object: &str) -> Result<PathBuf> {
     let tools = setup::run()?;
+    let object = root.join(object);
     shell::step("build the BPF object", || {
-        let built = compile(&tools, feature)?;
+        let built = compile(&tools, root, feature)?;
         let news = if copy_if_changed(&built, &object)? {
             "new"
         } else {
@@ -68,15 +78,15 @@ pub(crate) fn cargo() -> Command {
 
 /// Compiles the package in a target folder of its own: another compiler, and
 /// the outer cargo may hold the lock of the workspace's.
-fn compile(tools: &Tools, feature: Option<&str>) -> Result<PathBuf> {
-    let folder = paths::root().join("target/bpf-build");
+fn compile(tools: &Tools, root: &Path, feature: Option<&str>) -> Result<PathBuf> {
+    let folder = root.join("target/bpf-build");
     let mut command = Command::new(&tools.toolchain.cargo);
     shell::clear_toolchain(&mut command)
-        .current_dir(paths::root())
+        .current_dir(root)
         .env("RUSTC", &tools.toolchain.rustc)
         // `-Z build-std` on a compiler that isn't a nightly.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(&tools.linker.path))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&tools.linker.path, root))
         // BTF is made from debug info; one unit lets the linker inline across all.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
@@ -90,7 +100,7 @@ fn compile(tools: &Tools, feature: Option<&str>) -> Result<PathBuf> {
     Ok(folder.join(TARGET).join("release").join(PACKAGE))
 }
 
-fn flags(linker: &Path) -> String {
+fn flags(linker: &Path, root: &Path) -> String {
     [
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
@@ -98,7 +108,7 @@ fn flags(linker: &Path) -> String {
         "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         // Paths in BTF line info: the same object from every checkout.
-        format!("--remap-path-prefix={}=.", paths::root().display()),
+        format!("--remap-path-prefix={}=.", root.display()),
         // aya picks the layout of `pt_regs` by the architecture that will run it.
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
     ]

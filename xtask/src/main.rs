@@ -81,6 +81,9 @@ enum Command {
     Bench {
         /// The suite; all of them if none is given
         suite: Option<String>,
+        /// With `packet`: beside that of this commit, in turns on one CPU
+        #[arg(long, value_name = "COMMIT")]
+        against: Option<String>,
         /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         output: bench::Output,
@@ -121,7 +124,11 @@ fn run(cli: Cli) -> Result<()> {
         } => mutants::run(&options),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Kernels(options) => kernels::run(&options),
-        Command::Bench { suite, output } => bench::run(suite.as_deref(), output),
+        Command::Bench {
+            suite,
+            against,
+            output,
+        } => bench::run(suite.as_deref(), against.as_deref(), output),
         Command::Tidy => tidy::run(),
     }
 }

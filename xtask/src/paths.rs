@@ -19,11 +19,6 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The BPF object that the agent's build script embeds.
-pub(crate) fn bpf_object() -> PathBuf {
-    root().join("target/bpf/ringfence.o")
-}
-
 /// Cargo's home.
 pub(crate) fn cargo_home() -> PathBuf {
     home_of("CARGO_HOME", ".cargo")

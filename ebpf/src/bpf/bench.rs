@@ -7,7 +7,7 @@ use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::TcContext;
 use ringfence_ebpf::abi::{Direction, Endpoint, Flow, FlowKey};
-use ringfence_ebpf::packet;
+use ringfence_ebpf::packet::{self, Frame, Head};
 
 use super::{Skb, maps};
 
@@ -72,13 +72,60 @@ fn vary_floor(ctx: TcContext) -> i32 {
 #[classifier]
 fn vary_from_pod(ctx: TcContext) -> i32 {
     change(&ctx);
-    super::pod(&ctx, Direction::Egress)
+    super::pod(&ctx, Direction::Egress, &Skb(&ctx))
 }
 
 #[classifier]
 fn vary_to_pod(ctx: TcContext) -> i32 {
     change(&ctx);
-    super::pod(&ctx, Direction::Ingress)
+    super::pod(&ctx, Direction::Ingress, &Skb(&ctx))
+}
+
+/// `from_pod` without a look at pending checksums.
+#[classifier]
+fn from_pod_unchecked(ctx: TcContext) -> i32 {
+    super::pod(&ctx, Direction::Egress, &Otherwise::<false>(Skb(&ctx)))
+}
+
+/// `from_pod` of a frame that is taken for one with a pending checksum: no test run
+/// can make one.
+#[classifier]
+fn from_pod_pending(ctx: TcContext) -> i32 {
+    super::pod(&ctx, Direction::Egress, &Otherwise::<true>(Skb(&ctx)))
+}
+
+/// A frame whose checksum is never pending, or is although it isn't.
+struct Otherwise<'a, const PENDING: bool>(Skb<'a>);
+
+impl<const PENDING: bool> Frame for Otherwise<'_, PENDING> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.load(offset)
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.0.words(offset)
+    }
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<impl Head> {
+        self.0.head::<N>()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn pending_checksum(&self) -> Option<u32> {
+        if PENDING {
+            self.0.checksum_place(false)
+        } else {
+            None
+        }
+    }
 }
 
 #[inline(always)]

@@ -44,11 +44,27 @@ pub(super) fn flow(tag: u64, key: &FlowKey) -> Option<&'static SharedFlow> {
     flow_of_more(key)
 }
 
-/// A flow that isn't.
-#[inline(never)]
+/// A flow that isn't. That there is none, as of all that is denied, is found out without
+/// a call.
+#[inline(always)]
 pub(super) fn opening(tag: u64, key: &FlowKey, clock: Clock) -> Option<&'static SharedFlow> {
     let bucket = opening_bucket(tag, key)?;
-    let way = bucket.find(tag, key)? & LAST_WAY;
+    let way = bucket.way(tag)?;
+    used(bucket, way, key, clock)
+}
+
+/// The flow of a way that has a key's tag, and is in use if it has the key as well.
+#[inline(never)]
+fn used(
+    bucket: &'static SharedBucket,
+    way: usize,
+    key: &FlowKey,
+    clock: Clock,
+) -> Option<&'static SharedFlow> {
+    let way = way & LAST_WAY;
+    if !bucket.flows[way].key.is(key) {
+        return None;
+    }
     bucket.touch(way, clock);
     Some(&bucket.flows[way].flow)
 }

@@ -18,7 +18,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ringfence_ebpf::abi::{Control, Direction, Tag};
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::packet::{self, Frame, Packet};
 use ringfence_ebpf::verdict::{self, Context, Noted, Tables as _, Verdict};
 
 use maps::Maps;
@@ -27,13 +27,13 @@ use skb::Skb;
 /// TC ingress of a pod's host-side veth: what the pod sends.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
-    pod(&ctx, Direction::Egress)
+    pod(&ctx, Direction::Egress, &Skb(&ctx))
 }
 
 /// TC egress of a pod's host-side veth: what is about to reach it.
 #[classifier]
 fn to_pod(ctx: TcContext) -> i32 {
-    pod(&ctx, Direction::Ingress)
+    pod(&ctx, Direction::Ingress, &Skb(&ctx))
 }
 
 /// TC egress of every other device that has link headers: a pod's calls of
@@ -167,7 +167,7 @@ fn identify(ctx: &TcContext, skb: &__sk_buff, context: &mut Context) {
 }
 
 #[inline(always)]
-fn pod(ctx: &TcContext, direction: Direction) -> i32 {
+fn pod<F: Frame>(ctx: &TcContext, direction: Direction, frame: &F) -> i32 {
     // SAFETY: the kernel passes a valid __sk_buff to classifiers.
     let skb = unsafe { &*ctx.skb.skb };
     let Some(scratch) = maps::scratch() else {
@@ -181,15 +181,14 @@ fn pod(ctx: &TcContext, direction: Direction) -> i32 {
     if direction == Direction::Ingress {
         identify(ctx, skb, context);
     }
-    let frame = Skb(ctx);
     let packet = maps::room_for_packet(&mut scratch.packet);
-    packet::parse(&frame, packet);
+    packet::parse(frame, packet);
     let room = &mut scratch.room;
     let verdict = match found {
         None => verdict::unknown_endpoint(&context.control, direction, &room.noted),
         Some((_, endpoint)) => match direction {
-            Direction::Egress => verdict::from_pod(&Maps, context, endpoint, &frame, packet, room),
-            Direction::Ingress => verdict::to_pod(&Maps, context, endpoint, &frame, packet, room),
+            Direction::Egress => verdict::from_pod(&Maps, context, endpoint, frame, packet, room),
+            Direction::Ingress => verdict::to_pod(&Maps, context, endpoint, frame, packet, room),
         },
     };
     if direction == Direction::Egress {

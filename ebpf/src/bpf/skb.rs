@@ -129,6 +129,17 @@ impl Skb<'_> {
         (failed == 0).then_some(value)
     }
 
+    /// Where a checksum will be written; of frames without a pending one if `pending`
+    /// is false.
+    #[inline(always)]
+    pub(super) fn checksum_place(&self, pending: bool) -> Option<u32> {
+        if kernel!(casts) != 0 {
+            pending_by_cast(self.skb(), pending)
+        } else {
+            pending_by_probes(self.skb(), pending)
+        }
+    }
+
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
         self.0.skb.skb
@@ -187,9 +198,10 @@ macro_rules! load {
 
 /// Where the bytes lie, from the frame's start, that a checksum will be written to
 /// when the frame leaves: the sender left that to a device, or to the kernel in its
-/// place (`CHECKSUM_PARTIAL`).
+/// place (`CHECKSUM_PARTIAL`). A bench turns the question round (`pending` is false),
+/// since none of its frames is such a one.
 #[inline(always)]
-fn pending_by_cast(skb: *mut __sk_buff) -> Option<u32> {
+fn pending_by_cast(skb: *mut __sk_buff, pending: bool) -> Option<u32> {
     let kernel: u64;
     // SAFETY: a call of a kernel function that takes the context and gives the
     // `sk_buff` behind it; the agent has written the function's id into it.
@@ -207,7 +219,7 @@ fn pending_by_cast(skb: *mut __sk_buff) -> Option<u32> {
         );
     }
     let bits = u64::from(kernel!(summed_bits));
-    if load!("u8", kernel, marked::SUMMED) & bits != bits {
+    if (load!("u8", kernel, marked::SUMMED) & bits == bits) != pending {
         return None;
     }
     let headroom = load!("u64", kernel, marked::DATA) - load!("u64", kernel, marked::HEAD);
@@ -217,10 +229,10 @@ fn pending_by_cast(skb: *mut __sk_buff) -> Option<u32> {
 
 /// The same on kernels without that function.
 #[inline(never)]
-fn pending_by_probes(skb: *mut __sk_buff) -> Option<u32> {
+fn pending_by_probes(skb: *mut __sk_buff, pending: bool) -> Option<u32> {
     let skb = skb as u64;
     let bits = kernel!(summed_bits);
-    if probe::<u8>(skb, kernel!(skb_summed)) & bits != bits {
+    if (probe::<u8>(skb, kernel!(skb_summed)) & bits == bits) != pending {
         return None;
     }
     let headroom = probe::<u64>(skb, kernel!(skb_data)) - probe::<u64>(skb, kernel!(skb_head));
@@ -277,11 +289,7 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn pending_checksum(&self) -> Option<u32> {
-        if kernel!(casts) != 0 {
-            pending_by_cast(self.skb())
-        } else {
-            pending_by_probes(self.skb())
-        }
+        self.checksum_place(true)
     }
 }
 

@@ -15,6 +15,9 @@ const FEW_PEERS: u32 = 16;
 /// The end of a variant's name in a world of many rules.
 pub(super) const MANY: &str = ", 100k rules";
 
+/// An established packet at a hook that doesn't look at pending checksums.
+pub(super) const UNCHECKED: &str = "no checksum check";
+
 /// A datapath of its own.
 pub(super) struct Setting {
     /// Rules, beside those of the packet table's pods.
@@ -46,6 +49,8 @@ pub(super) enum Program {
     Floor,
     FromPod,
     ToPod,
+    /// One of the bench's own object, by its name.
+    Own(&'static str),
 }
 
 /// One figure of the table.
@@ -128,6 +133,9 @@ pub(super) fn all(setting: &Setting) -> Vec<Case> {
                 ..case
             }));
         }
+        if end.is_empty() {
+            cases.extend(checksum_check(v4, family));
+        }
     }
     cases
 }
@@ -176,6 +184,29 @@ fn one_peer(v4: bool) -> Vec<Case> {
             .by_rules()
             .at("floor", None),
     ]
+}
+
+/// What the look at a pending checksum costs an established packet, which has none or is
+/// taken for one that has: all by programs of one object.
+fn checksum_check(v4: bool, family: &str) -> impl Iterator<Item = Case> {
+    let data = call(v4, tcp::ACK);
+    let cases = [
+        (UNCHECKED, "from_pod_unchecked"),
+        ("checksum check", "from_pod"),
+        ("checksum check, pending", "from_pod_pending"),
+    ];
+    cases.into_iter().map(move |(name, program)| {
+        let case = Case::new(name, Program::Own(program), &data);
+        let case = Case {
+            variant: family.to_owned(),
+            ..case
+        };
+        if name == UNCHECKED {
+            case
+        } else {
+            case.at(UNCHECKED, None)
+        }
+    })
 }
 
 /// Each packet with another one of 10,000 peers: most of what that costs is

@@ -66,18 +66,31 @@ fn main() -> Result<()> {
         }
     }
     let cases: Vec<Case> = stages.into_iter().flat_map(|stage| stage.cases).collect();
-    let mut rows: Vec<Value> = cases.iter().map(row).collect();
+    let mut rows: Vec<Value> = cases.iter().map(|case| row(case, &cases)).collect();
     rows.extend(by_one_rule(&cases));
     println!("{}", json!(rows));
     Ok(())
 }
 
-fn row(case: &Case) -> Value {
+fn row(case: &Case, all: &[Case]) -> Value {
     let (against, target) = (case.against.map(|a| a.0), case.against.and_then(|a| a.1));
+    // Few nanoseconds, of programs that run one right after the other.
+    let unchecked = |other: &&Case| other.name == cases::UNCHECKED && other.variant == case.variant;
+    let other = all
+        .iter()
+        .find(unchecked)
+        .filter(|other| against == Some(other.name));
     json!({
         "case": case.name, "variant": case.variant, "unit": "ns",
         "samples": case.samples, "against": against, "target": target,
+        "ratios": other.map(|other| paired(case, other)),
     })
+}
+
+/// Round by round.
+fn paired(these: &Case, those: &Case) -> Vec<f64> {
+    let pairs = these.samples.iter().zip(&those.samples);
+    pairs.map(|(these, those)| these / those).collect()
 }
 
 /// What each case costs among many rules, by what it costs under one.
@@ -89,11 +102,10 @@ fn by_one_rule(cases: &[Case]) -> Vec<Value> {
     let rows = cases.iter().filter_map(|many| {
         let of = many.variant.strip_suffix(cases::MANY)?;
         let one = all.get(&(many.name, of)).filter(|_| many.by_rules)?;
-        let pairs = many.samples.iter().zip(&one.samples);
         Some(json!({
             "case": many.name, "variant": format!("{}: by one rule", many.variant),
             "unit": "ns", "samples": many.samples, "against": format!("{}, {of}", one.name),
-            "ratios": pairs.map(|(many, one)| many / one).collect::<Vec<f64>>(),
+            "ratios": paired(many, one),
             "target": MANY_RULES_TARGET,
         }))
     });
@@ -179,6 +191,7 @@ fn once(
         Program::Empty => return Ok(own.run("empty", &case.frame, REPEAT)?.0),
         Program::Floor if case.vary == 0 => return Ok(own.run("floor", &case.frame, REPEAT)?.0),
         Program::Floor => ("vary_floor", None),
+        Program::Own(name) => (name, None),
         Program::FromPod => ("vary_from_pod", Some(Hook::FromPod)),
         Program::ToPod => ("vary_to_pod", Some(Hook::ToPod)),
     };
@@ -187,6 +200,7 @@ fn once(
             let run = datapath.run(hook, &case.frame.bytes(), world.ifindex(), 1, true, REPEAT)?;
             (run.duration.as_nanos() as f64, run.passes)
         }
+        None if case.vary == 0 => own.run(name, &case.frame, REPEAT)?,
         _ => {
             let harness = own.run("vary", &case.frame, REPEAT)?.0;
             own.set(case)?;

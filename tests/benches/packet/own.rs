@@ -25,9 +25,12 @@ pub(super) struct Own {
 }
 
 impl Own {
-    const PROGRAMS: [&str; 6] = [
+    const PROGRAMS: [&str; 9] = [
         "empty",
         "floor",
+        "from_pod",
+        "from_pod_unchecked",
+        "from_pod_pending",
         "vary",
         "vary_floor",
         "vary_from_pod",

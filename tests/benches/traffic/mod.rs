@@ -1,4 +1,4 @@
-//! The three kinds of traffic that `wire` measures, over plain sockets.
+//! The kinds of traffic that `wire` measures, over plain sockets.
 //!
 //! Server and client have a thread each, on one CPU that is busy throughout: with
 //! two, who wakes whom, and when, is most of what a round shows (a stream's
@@ -37,12 +37,14 @@ pub(crate) enum Measure {
     Stream,
     /// One connection, one small message each way at a time.
     Request,
+    /// The same where the sender's stack computes its checksums.
+    Computed,
     /// Connections, each closed by the server as soon as it is open.
     Connect,
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 3] = [Self::Stream, Self::Request, Self::Connect];
+    pub(crate) const ALL: [Self; 4] = [Self::Stream, Self::Request, Self::Computed, Self::Connect];
 
     /// As the table calls it, and the unit of its figures: what one costs, so
     /// that less is better and a ratio has an upper bound.
@@ -50,6 +52,7 @@ impl Measure {
         match self {
             Self::Stream => ("stream", "s/GiB"),
             Self::Request => ("request", "us/trip"),
+            Self::Computed => ("computed", "us/trip"),
             Self::Connect => ("connect", "us/conn"),
         }
     }
@@ -93,7 +96,7 @@ impl Path<'_> {
                 pin()?;
                 match what {
                     Measure::Stream => stream(to, time, received),
-                    Measure::Request => request(to, time),
+                    Measure::Request | Measure::Computed => request(to, time),
                     Measure::Connect => connect(to, time),
                 }
             })?;
@@ -145,7 +148,7 @@ fn serve(
                 break;
             }
             received.fetch_add(length as u64, Ordering::Relaxed);
-            if what == Measure::Request {
+            if what != Measure::Stream {
                 stream.write_all(&buffer[..length])?;
             }
         }

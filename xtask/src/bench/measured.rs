@@ -31,7 +31,8 @@ pub(super) fn cases(bench: &str, env: &[(&str, &std::ffi::OsStr)]) -> Result<Vec
     read(&shell::output(&mut command)?)
 }
 
-fn read(text: &str) -> Result<Vec<Case>> {
+/// What a bench printed.
+pub(super) fn read(text: &str) -> Result<Vec<Case>> {
     let measured: Vec<Measured> =
         serde_json::from_str(text).context("can't read what the bench printed")?;
     measured

@@ -2,6 +2,7 @@
 //!
 //! A suite is a function that returns [`Case`]s; it is listed in [`SUITES`].
 
+mod against;
 mod cluster;
 mod compile;
 mod measured;
@@ -128,8 +129,21 @@ pub(crate) fn milliseconds(times: usize, mut work: impl FnMut() -> Result<()>) -
         .collect()
 }
 
-/// Runs one suite, or all.
-pub(crate) fn run(suite: Option<&str>, output: Output) -> Result<()> {
+/// Runs one suite, or all; `packet` beside that of another commit, if one is named.
+pub(crate) fn run(suite: Option<&str>, against: Option<&str>, output: Output) -> Result<()> {
+    let cases = match against {
+        Some(commit) if suite == Some("packet") => against::cases(commit)?,
+        Some(_) => bail!("only the suite `packet` is measured against another commit"),
+        None => measure(suite)?,
+    };
+    match output {
+        Output::Json => println!("{:#}", as_json(&cases)),
+        Output::Table => print!("{}", as_table(&cases)),
+    }
+    Ok(())
+}
+
+fn measure(suite: Option<&str>) -> Result<Vec<Case>> {
     let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
     if let Some(name) = suite
         && !names.contains(&name)
@@ -143,11 +157,7 @@ pub(crate) fn run(suite: Option<&str>, output: Output) -> Result<()> {
     {
         cases.extend(run()?);
     }
-    match output {
-        Output::Json => println!("{:#}", as_json(&cases)),
-        Output::Table => print!("{}", as_table(&cases)),
-    }
-    Ok(())
+    Ok(cases)
 }
 
 fn as_json(cases: &[Case]) -> Value {

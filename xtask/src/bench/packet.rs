@@ -7,7 +7,6 @@ use crate::ebpf;
 
 /// Measured on the machine's own kernel; needs root.
 pub(super) fn cases() -> Result<Vec<Case>> {
-    ebpf::build()?;
     let object = ebpf::build_bench()?;
     measured::cases("packet", &[("RINGFENCE_BENCH_OBJECT", object.as_os_str())])
 }

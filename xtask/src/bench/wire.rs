@@ -7,7 +7,6 @@ use crate::ebpf;
 
 /// Measured in network namespaces of the bench's own; needs root.
 pub(super) fn cases() -> Result<Vec<Case>> {
-    ebpf::build()?;
     let object = ebpf::build_bench()?;
     measured::cases("wire", &[("RINGFENCE_BENCH_OBJECT", object.as_os_str())])
 }
