@@ -1,5 +1,6 @@
 //! What the tests of `deploy/` take beside everything else: an image builder,
-//! kustomize, the Kubernetes schemas, and a Prometheus to be scraped by.
+//! kustomize, the Kubernetes schemas, a Prometheus to be scraped by, and a container
+//! runtime.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3-venv"),
     ("runc", "runc"),
 ];
+/// Packages that are unpacked, not installed: as they install, they start a server that
+/// nobody asked for. With a program that shows that one is there.
+const UNPACKED: &[(&str, &str)] = &[
+    ("prometheus", "usr/bin/promtool"),
+    ("containerd", "usr/bin/containerd"),
+];
 /// The package with the schemas, which go up to this version of Kubernetes.
 const SCHEMAS: &str = "kubernetes-validate==1.37.0";
 
@@ -26,7 +33,9 @@ pub(crate) fn install() -> Result<()> {
     if !missing.is_empty() {
         setup::install_packages(&missing)?;
     }
-    prometheus()?;
+    for (package, program) in UNPACKED {
+        unpack(package, program)?;
+    }
     schemas()
 }
 
@@ -36,7 +45,8 @@ pub(crate) fn found() -> Vec<(&'static str, PathBuf)> {
     on_path
         .map(|name| (name, paths::program(name).unwrap_or_default()))
         .chain([
-            ("prometheus", prometheus_folder().join("usr/bin/prometheus")),
+            ("prometheus", folder().join("prometheus/usr/bin/prometheus")),
+            ("containerd", folder().join("containerd/usr/bin/containerd")),
             ("schemas", python_folder().join("bin/kubernetes-validate")),
         ])
         .collect()
@@ -46,24 +56,19 @@ fn folder() -> PathBuf {
     paths::target().join("tools")
 }
 
-fn prometheus_folder() -> PathBuf {
-    folder().join("prometheus")
-}
-
 fn python_folder() -> PathBuf {
     folder().join("python")
 }
 
-/// Unpacked, not installed: as it installs, Debian's package starts a server that
-/// nobody asked for. The folder appears whole or not at all.
-fn prometheus() -> Result<()> {
-    let whole = prometheus_folder();
-    if whole.join("usr/bin/promtool").exists() {
+/// The folder appears whole or not at all.
+fn unpack(package: &str, program: &str) -> Result<()> {
+    let whole = folder().join(package);
+    if whole.join(program).exists() {
         return Ok(());
     }
     ensure!(
         setup::has_apt(),
-        "the tests take Prometheus from Debian's package, and there is no apt here"
+        "the tests take {package} from Debian's package, and there is no apt here"
     );
     setup::refresh_lists();
     let (downloads, partial) = (folder().join("deb"), folder().join("partial"));
@@ -72,10 +77,10 @@ fn prometheus() -> Result<()> {
     }
     fs::create_dir_all(&downloads)?;
     let mut download = Command::new("apt-get");
-    download.args(["-q", "download", "prometheus"]);
+    download.args(["-q", "download", package]);
     shell::output(download.current_dir(&downloads))?;
     let deb = fs::read_dir(&downloads)?.next();
-    let deb = deb.context("apt put no package of Prometheus there")??;
+    let deb = deb.with_context(|| format!("apt put no package {package} there"))??;
     shell::run(
         Command::new("dpkg-deb")
             .arg("-x")

@@ -48,7 +48,9 @@ pub fn static_binary() -> Result<PathBuf> {
 pub fn tool(name: &str) -> Result<Command> {
     let tools = target()?.join("tools");
     let path = env::var_os("PATH").unwrap_or_default();
-    let program = [tools.join("prometheus/usr/bin"), tools.join("python/bin")]
+    let own = ["prometheus/usr/bin", "containerd/usr/bin", "python/bin"];
+    let own = own.map(|folder| tools.join(folder));
+    let program = own
         .into_iter()
         .chain(env::split_paths(&path))
         .map(|folder| folder.join(name))
