@@ -33,6 +33,8 @@ const PERIOD: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(50);
 /// Events that never pause don't hold a pass up for longer.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a record of the pod runtime takes to be written once its file is there.
+const WRITTEN: Duration = Duration::from_millis(2);
 /// The first retry; doubles up to [`PERIOD`].
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -189,9 +191,10 @@ async fn watch_and_pass(
 ) -> anyhow::Result<()> {
     let wake = &shared.wake;
     let mut watches = vec![Watch::folder(&settings.netns_dir, Arc::clone(wake))];
+    let recorded = Arc::new(Notify::new());
     watches.push(match &settings.origin {
         Origin::Manifests(folder) => Watch::tree(folder, Arc::clone(wake)),
-        Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(wake)),
+        Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(&recorded)),
     });
     follow_links(Arc::clone(wake))?;
     let (mut since, mut look) = (None, Look::All);
@@ -226,10 +229,16 @@ async fn watch_and_pass(
             // An event of the API server is whole and comes alone: what comes with
             // it waits while the pass runs.
             () = told.notified() => look = Look::Source,
+            // A pod's first process starts a few milliseconds after its record is written.
+            () = recorded.notified() => {
+                since = Some(Instant::now());
+                backoff = RETRY;
+                sleep(WRITTEN).await;
+            }
             () = wake.notified() => {
                 since = Some(Instant::now());
                 backoff = RETRY;
-                settle(wake, told).await;
+                settle(wake, told, &recorded).await;
             }
         }
     }
@@ -252,14 +261,18 @@ async fn blocking_pass(
     .context("a pass panicked")
 }
 
-/// Waits for the events that come with the first one; one of the API server's
-/// waits for none.
-async fn settle(wake: &Notify, told: &Notify) {
+/// Waits for the events that come with the first one; one of the API server's, and a
+/// record of the pod runtime's, waits for none.
+async fn settle(wake: &Notify, told: &Notify, recorded: &Notify) {
     let deadline = TokioInstant::now() + PATIENCE;
     loop {
         let quiet = (TokioInstant::now() + QUIET).min(deadline);
         tokio::select! {
             () = told.notified() => return,
+            () = recorded.notified() => {
+                sleep(WRITTEN).await;
+                return;
+            }
             more = timeout_at(quiet, wake.notified()) => if more.is_err() {
                 return;
             },

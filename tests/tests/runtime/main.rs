@@ -124,6 +124,7 @@ fn no_pod_that_starts_gets_a_packet_anywhere_before_its_policy_is_in_force() {
             .containerd
             .run("shop", &name, &format!("uid-{name}"))
             .unwrap();
+        let took = may_call.then(|| until_open(&sandbox.ns, &node.shop));
         node.shop.agent.wait_for(&format!("shop/{name}")).unwrap();
         let row = node.row(&format!("shop/{name}"));
         assert_eq!(
@@ -131,8 +132,8 @@ fn no_pod_that_starts_gets_a_packet_anywhere_before_its_policy_is_in_force() {
             (&json!("cni_cache"), &json!(true)),
             "{row}"
         );
-        if may_call {
-            opened.push((sandbox.took, until_open(&sandbox.ns, &node.shop)));
+        if let Some(took) = took {
+            opened.push((sandbox.took, took));
             // What it may send is TCP; its pings aren't.
             let ping = |frame: &[u8]| is_of_a_pod(frame) && frame[23] == 1;
             let seen = frames.receive(Duration::from_millis(50), ping).unwrap();
