@@ -277,3 +277,29 @@ fn pods_are_born_with_the_macs_that_the_table_gives_them() {
     let given: Vec<[u8; 6]> = net.pods().iter().map(|pod| pod.mac).collect();
     assert_eq!(given, PODS.map(|pod| pod.mac));
 }
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_nodes_reports_of_its_groups_reach_pods_and_count_as_no_drop() {
+    let net = network(fixture::bridge());
+    let guarded = || {
+        let mut node = Node::guard(&net, false);
+        let frames = Frames::open(&net.pod("callee").unwrap().ns, "eth0").unwrap();
+        node.risen();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let bridge = nix::net::if_::if_nametoindex("cni0").unwrap();
+        let group = std::net::Ipv4Addr::new(224, 0, 0, 77);
+        socket2::SockRef::from(&socket)
+            .join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(bridge))
+            .unwrap();
+        // IGMP, for that group.
+        let is_report = |frame: &[u8]| {
+            let is_igmp = frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 2;
+            is_igmp && frame.windows(4).any(|part| part == group.octets())
+        };
+        let seen = frames.receive(TIMEOUT * 20, is_report).unwrap();
+        assert!(seen.is_some(), "no report");
+        assert_eq!(node.risen(), Counters::new());
+    };
+    net.node().run(guarded).unwrap();
+}

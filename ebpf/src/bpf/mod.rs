@@ -56,7 +56,9 @@ fn to_bridge(ctx: TcContext) -> i32 {
     // SAFETY: the kernel passes a valid __sk_buff to classifiers.
     let skb = unsafe { &*ctx.skb.skb };
     if skb.ingress_ifindex == 0 && skb.tc_index as u16 == Tag::NONE.0 {
-        if skb::is_sent_here(&ctx) {
+        // Reports of groups that the node is in have no socket. Nobody else's IPv4 packet
+        // is without a device: refragmentation keeps it.
+        if skb::is_sent_here(&ctx) || Skb(&ctx).is_igmp() {
             see(&ctx, Tag::NODE);
         }
         return TC_ACT_UNSPEC;

@@ -76,13 +76,15 @@ impl Skb<'_> {
     /// Whether it is about a group's listeners: IGMP, or IPv6 behind hop-by-hop options.
     #[inline(always)]
     pub(super) fn may_be_of_group(&self) -> bool {
+        let next = self.kind() == ethertype::IPV6 && self.protocol() == Some(0);
+        (next || self.is_igmp()) && self.destination().is_some_and(|to| to.is_group())
+    }
+
+    /// Whether it is IGMP.
+    #[inline(always)]
+    pub(super) fn is_igmp(&self) -> bool {
         const IGMP: u8 = 2;
-        let next = match self.kind() {
-            ethertype::IPV4 => self.protocol() == Some(IGMP),
-            ethertype::IPV6 => self.protocol() == Some(0),
-            _ => false,
-        };
-        next && self.destination().is_some_and(|to| to.is_group())
+        self.kind() == ethertype::IPV4 && self.protocol() == Some(IGMP)
     }
 
     /// IPv4's protocol or IPv6's next header, alike.
