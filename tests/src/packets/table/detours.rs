@@ -1,5 +1,7 @@
 //! Ways past a hook, and ways on from the destination that was judged.
 
+use std::net::IpAddr;
+
 use ringfence_ebpf::abi::Protocol;
 use ringfence_ebpf::abi::Reason::{ExtensionHeader, RouterMessage, Unseen};
 
@@ -176,7 +178,7 @@ fn routers(t: &mut Table) {
     let igmp = |kind: u8| {
         Frame::ip(
             own,
-            "224.0.0.1".parse().unwrap_or(node),
+            IpAddr::from([224, 0, 0, 1]),
             2,
             vec![kind, 0, 0, 0, 0, 0, 0, 0],
         )
