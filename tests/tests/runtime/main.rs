@@ -3,100 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod containerd;
+mod node;
 
-use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ringfence_tests::agent::{Credentials, Shop, TCP};
-use ringfence_tests::apiserver::ApiServer;
-use ringfence_tests::testnet::{Frames, Ns, Probe, probe_tcp};
-use serde_json::{Value, json};
+use ringfence_tests::testnet::Frames;
+use serde_json::json;
 
-use containerd::{Containerd, SUBNET};
+use containerd::SUBNET;
+use node::{Node, PATIENCE, until_open};
 
 /// How many pods are started.
 const STARTS: usize = 20;
-/// How long a pod may take until its policy is in force.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The shop, its API server and a container runtime, all on one node.
-struct Node {
-    // Ends before the network that it runs on.
-    containerd: Containerd,
-    server: ApiServer,
-    shop: Shop,
-}
-
-impl Node {
-    /// With an agent that knows the runtime by these flags.
-    fn start(flags: impl Fn(&Containerd) -> Vec<String>) -> Self {
-        let mut shop = Shop::open().unwrap();
-        let listen = || TcpListener::bind("127.0.0.1:0");
-        let listener = shop.net.node().run(listen).unwrap().unwrap();
-        let server = ApiServer::on(listener).unwrap();
-        server.apply_dir(&shop.manifests).unwrap();
-        let kubeconfig = shop.net.dir().join("kubeconfig");
-        server.write_kubeconfig(&kubeconfig).unwrap();
-        shop.agent.cluster = Some(Credentials::Kubeconfig(kubeconfig));
-        let target = shop.address("server", true, TCP).unwrap().ip();
-        // From its first moment on, and ever after.
-        let script = format!(
-            "while :; do /bin/busybox ping -q -A -w 1 {target} >/dev/null; \
-             /bin/busybox nc -w 1 {target} {TCP} </dev/null; done"
-        );
-        let containerd = Containerd::start(&mut shop.net, &script).unwrap();
-        // The shop's pods have their namespaces elsewhere, and records in the same place.
-        shop.agent.netns_dir = containerd.netns_dir();
-        shop.agent.flags = flags(&containerd);
-        Self {
-            containerd,
-            server,
-            shop,
-        }
-    }
-
-    /// Makes the object of a pod as it is before its kubelet has told of an address.
-    fn schedule(&self, name: &str, may_call: bool) {
-        let mut labels = json!({"app": name});
-        if may_call {
-            labels["egress.ringfence.dev/server"] = json!(TCP.to_string());
-        }
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "namespace": "shop", "name": name, "uid": format!("uid-{name}"), "labels": labels,
-            },
-            "spec": {"nodeName": Shop::NODE, "containers": []},
-            "status": {"phase": "Pending"},
-        });
-        self.server.apply_value(object).unwrap();
-    }
-
-    fn row(&self, pod: &str) -> Value {
-        let all = self.shop.agent.json(&["endpoints"]).unwrap();
-        let mut all = all.as_array().unwrap().iter();
-        all.find(|row| row["pod"] == pod)
-            .cloned()
-            .unwrap_or_default()
-    }
-}
-
-/// Waits until a call gets through; how long it took.
-fn until_open(from: &Ns, shop: &Shop) -> Duration {
-    let server = shop.address("server", true, TCP).unwrap();
-    let start = Instant::now();
-    while probe_tcp(from, server.ip(), TCP, Duration::from_millis(50)).unwrap() != Probe::Open {
-        let said = shop.agent.run(&["status"]).unwrap().stdout;
-        assert!(
-            start.elapsed() < PATIENCE,
-            "never open: {said}\n{}",
-            shop.agent.log().unwrap()
-        );
-    }
-    start.elapsed()
-}
-
 /// Whether a frame is of one of the runtime's pods.
 fn is_of_a_pod(frame: &[u8]) -> bool {
     frame.len() >= 34 && frame[12..14] == [8, 0] && frame[26..29] == SUBNET

@@ -7,6 +7,7 @@ mod cluster;
 mod compile;
 mod measured;
 mod packet;
+mod start;
 mod startup;
 mod storm;
 mod wire;
@@ -34,6 +35,7 @@ const SUITES: &[(&str, Suite)] = &[
     ("cluster", cluster::cases),
     ("compile", compile::cases),
     ("packet", packet::cases),
+    ("start", start::cases),
     ("startup", startup::cases),
     ("storm", storm::cases),
     ("wire", wire::cases),
