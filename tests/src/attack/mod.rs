@@ -6,10 +6,12 @@
 
 mod checksum;
 mod inject;
+mod machine;
 mod packet;
 mod table;
 
 pub use checksum::{finished, steer};
 pub use inject::{Injector, VnetHeader};
+pub use machine::Machine;
 pub use packet::{ETHERNET, datagram, error_about, ip_header, pieces_v4, pieces_v6, vxlan};
 pub use table::{Outcome, Row, table};

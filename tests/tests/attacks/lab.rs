@@ -185,6 +185,16 @@ impl Lab {
         self.firewall.unwrap_or("none")
     }
 
+    /// Whether the kernel can make devices of this kind.
+    pub(crate) fn has_kind(&self, kind: &str) -> bool {
+        let probe =
+            format!("link add probe9 type dummy\nlink add probe8 link probe9 type {kind}\n");
+        let made = self.ns("cut").ip(&probe).is_ok();
+        // Takes the other with it.
+        let _ = self.ns("cut").ip("link del probe9\n");
+        made
+    }
+
     /// Says what is about to be tried will end like this: it decides how long to wait.
     pub(crate) fn expects(&mut self, outcome: Outcome) {
         self.patience = match outcome {

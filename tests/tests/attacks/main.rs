@@ -11,6 +11,7 @@ mod checksums;
 mod errors;
 mod lab;
 mod link;
+mod nested;
 mod nodes;
 mod own;
 mod past;
@@ -33,6 +34,7 @@ const ALL: &[(&str, &[Attack])] = &[
     ("starving", starving::ATTACKS),
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
+    ("nested", nested::ATTACKS),
 ];
 
 #[test]
@@ -106,4 +108,10 @@ fn a_pod_says_nothing_on_its_link_but_what_it_is_asked_for() {
 #[ignore = "needs root: cargo xtask test"]
 fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
     attempt(past::ATTACKS, past::prepare);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn devices_and_machines_inside_of_a_pod_speak_with_its_addresses_alone() {
+    attempt(nested::ATTACKS, nested::prepare);
 }
