@@ -164,12 +164,15 @@ impl Attack {
 /// Packets dropped so far, by reason.
 type Reasons = BTreeMap<String, u64>;
 
-/// What the agent has counted; nothing where none runs.
+/// What the agents have counted; nothing where none runs.
 fn reasons(lab: &Lab) -> Reasons {
     let mut all = BTreeMap::new();
     if lab.is_guarded() {
-        for ([_, _, _, reason, _], packets) in lab.agent.drops().unwrap() {
-            *all.entry(reason).or_default() += packets;
+        let agents = lab.other.iter().map(|other| &other.agent);
+        for agent in agents.chain([&lab.agent]) {
+            for ([_, _, _, reason, _], packets) in agent.drops().unwrap() {
+                *all.entry(reason).or_default() += packets;
+            }
         }
     }
     all

@@ -12,6 +12,8 @@ use ringfence_tests::packets::Frame;
 use ringfence_tests::testnet::{Frames, Mode, Net, Ns, Server};
 use serde_json::{Value, json};
 
+use crate::wire::Other;
+
 /// The TCP and the UDP port on which everybody serves.
 pub(crate) const TCP: u16 = 8080;
 pub(crate) const UDP: u16 = 5353;
@@ -93,9 +95,11 @@ pub(crate) struct Lab {
     /// Servers everywhere, and whatever else has to live as long as the lab.
     pub(crate) servers: Vec<Server>,
     pub(crate) agent: Agent,
+    /// The other node, where there are two; it is guarded when this one is.
+    pub(crate) other: Option<Other>,
     pub(crate) net: Net,
     pub(crate) layout: Layout,
-    manifests: PathBuf,
+    pub(crate) manifests: PathBuf,
     firewall: Option<&'static str>,
     patience: Duration,
     next: u16,
@@ -117,6 +121,7 @@ impl Lab {
         let mut lab = Self {
             servers: Vec::new(),
             agent: Agent::new(&net, NODE, &manifests),
+            other: None,
             net,
             layout,
             manifests,
@@ -163,6 +168,7 @@ impl Lab {
         let pods = PODS.map(|(name, _)| format!("shop/{name}"));
         let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
         self.agent.start(&mut self.net, &pods)?;
+        self.other.iter_mut().try_for_each(Other::guard)?;
         self.firewall = Some(way);
         Ok(())
     }
@@ -170,6 +176,7 @@ impl Lab {
     /// Ends the agent and takes its programs away, and all that they remember.
     pub(crate) fn unguard(&mut self) -> Result<()> {
         self.firewall = None;
+        self.other.iter_mut().try_for_each(Other::unguard)?;
         self.agent.stop(&mut self.net)?;
         let removed = self.agent.run_on_node(&["uninstall"])?;
         ensure!(removed.code == 0, "{removed:?}");

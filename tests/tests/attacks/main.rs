@@ -19,6 +19,7 @@ mod shared;
 mod sources;
 mod starving;
 mod tunnels;
+mod wire;
 
 use attack::{Attack, attempt};
 
@@ -35,6 +36,7 @@ const ALL: &[(&str, &[Attack])] = &[
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
     ("nested", nested::ATTACKS),
+    ("wire", wire::ATTACKS),
 ];
 
 #[test]
@@ -114,4 +116,10 @@ fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
 #[ignore = "needs root: cargo xtask test"]
 fn devices_and_machines_inside_of_a_pod_speak_with_its_addresses_alone() {
     attempt(nested::ATTACKS, nested::prepare);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn whoever_sends_from_another_node_passes_as_nobody_of_this_one() {
+    attempt(wire::ATTACKS, wire::prepare);
 }
