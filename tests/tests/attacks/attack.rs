@@ -14,6 +14,7 @@ use crate::lab::{Lab, Layout};
 pub(crate) type Run = fn(&mut Lab, bool) -> Result<Outcome>;
 
 /// What is tried, where, and what has to become of it.
+#[derive(Clone, Copy)]
 pub(crate) struct Attack {
     /// What is tried, in words; unique.
     pub(crate) name: &'static str,

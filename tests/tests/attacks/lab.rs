@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ringfence_tests::agent::Agent;
 use ringfence_tests::attack::Outcome;
 use ringfence_tests::packets::Frame;
@@ -254,8 +254,7 @@ impl Lab {
 
     /// The MAC of a device.
     pub(crate) fn mac(&self, place: &str, device: &str) -> Result<[u8; 6]> {
-        let frames = Frames::open(self.ns(place), device)?;
-        frames.mac().with_context(|| format!("{device} has no MAC"))
+        Frames::mac_of(self.ns(place), device)
     }
 
     /// A frame as the sender's `eth0` would send it: from its MAC to the next hop's.

@@ -9,6 +9,7 @@
 mod attack;
 mod checksums;
 mod errors;
+mod express;
 mod lab;
 mod link;
 mod nested;
@@ -18,6 +19,7 @@ mod past;
 mod shared;
 mod sources;
 mod starving;
+mod trains;
 mod tunnels;
 mod wire;
 
@@ -26,6 +28,7 @@ use attack::{Attack, attempt};
 /// Everything that is tried, by the test that tries it.
 const ALL: &[(&str, &[Attack])] = &[
     ("checksums", checksums::ATTACKS),
+    ("trains", trains::ATTACKS),
     ("own", own::ATTACKS),
     ("sources", sources::ATTACKS),
     ("shared", shared::ATTACKS),
@@ -36,6 +39,7 @@ const ALL: &[(&str, &[Attack])] = &[
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
     ("nested", nested::ATTACKS),
+    ("express", express::ATTACKS),
     ("wire", wire::ATTACKS),
 ];
 
@@ -55,7 +59,8 @@ fn every_attack_has_a_name_of_its_own() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_checksum_that_is_still_to_be_written_changes_nothing_that_was_judged() {
-    attempt(checksums::ATTACKS, checksums::prepare);
+    let attacks = [checksums::ATTACKS, trains::ATTACKS].concat();
+    attempt(&attacks, checksums::prepare);
 }
 
 #[test]
@@ -114,8 +119,9 @@ fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn devices_and_machines_inside_of_a_pod_speak_with_its_addresses_alone() {
-    attempt(nested::ATTACKS, nested::prepare);
+fn whatever_a_pod_makes_behind_its_interface_speaks_with_its_addresses_alone() {
+    let attacks = [nested::ATTACKS, express::ATTACKS].concat();
+    attempt(&attacks, nested::prepare);
 }
 
 #[test]

@@ -47,13 +47,17 @@ pub(crate) const ATTACKS: &[Attack] = &[
         },
     )
     .counted_as(POLICY),
-    Attack::new("the same with the node's tag", |lab, v4| {
-        by_wire(lab, v4, pod(v4, 21), Tag::NODE)
-    })
+    Attack::new(
+        "the wire: a stranger with the node's tag and that mark",
+        |lab, v4| by_wire(lab, v4, pod(v4, 21), Tag::NODE),
+    )
     .counted_as(POLICY),
-    Attack::new("the same in two pieces that lose their device", pieces)
-        .v6()
-        .counted_as(&["policy", "fragment"]),
+    Attack::new(
+        "the wire: the same in two pieces that lose their device",
+        pieces,
+    )
+    .v6()
+    .counted_as(&["policy", "fragment"]),
     Attack::new("the tunnel: a friend's address", |lab, v4| {
         let friend = lab.ip("friend", v4);
         by_tunnel(lab, v4, friend, Tag::NONE)
@@ -96,7 +100,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::honest("an allowed call of the other node's pod", |lab, v4| {
         by_pod(lab, v4, "ally", pod(v4, 22), 1)
     }),
-    Attack::honest("the same through the tunnel", |lab, v4| {
+    Attack::honest("an allowed call of it through the tunnel", |lab, v4| {
         by_tunnel(lab, v4, pod(v4, 22), Tag::NONE)
     }),
 ];
