@@ -166,15 +166,19 @@ impl Weather {
         Ok(count.parse()?)
     }
 
-    /// What the storm's own device says it has dropped in sending.
     fn lost(&self) -> Result<u64> {
-        let read = || fs::read_to_string("/proc/thread-self/net/dev");
-        let text = self.shop.ns("rogue")?.run(read)??;
-        let line = text.lines().find_map(|l| l.trim().strip_prefix("eth0:"));
-        // Eight fields of what came in; then bytes, packets, errors, dropped.
-        let field = line.and_then(|line| line.split_whitespace().nth(11));
-        Ok(field.context("no eth0 in /proc/net/dev")?.parse()?)
+        lost_in_sending(self.shop.ns("rogue")?)
     }
+}
+
+/// What a pod's own device says it has dropped in sending.
+pub fn lost_in_sending(pod: &Ns) -> Result<u64> {
+    let read = || fs::read_to_string("/proc/thread-self/net/dev");
+    let text = pod.run(read)??;
+    let line = text.lines().find_map(|l| l.trim().strip_prefix("eth0:"));
+    // Eight fields of what came in; then bytes, packets, errors, dropped.
+    let field = line.and_then(|line| line.split_whitespace().nth(11));
+    Ok(field.context("no eth0 in /proc/net/dev")?.parse()?)
 }
 
 /// The storm's packets, and no others, are counted and go no further: nobody

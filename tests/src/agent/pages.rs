@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::{Agent, get};
 
@@ -36,6 +37,21 @@ impl Agent {
         });
         let values = lines.filter_map(|line| line.rsplit(' ').next());
         values.map(|value| Ok(value.parse::<u64>()?)).sum()
+    }
+
+    /// Stops its process, which then reads and writes nothing until [`Agent::thaw`].
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid.context("no agent runs")?;
+        kill(Pid::from_raw(pid.try_into()?), signal).with_context(|| format!("{signal} to {pid}"))
     }
 
     /// Time that its process has had on all CPUs together.

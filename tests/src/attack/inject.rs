@@ -88,7 +88,8 @@ impl Injector {
         let bytes = [&header.bytes()[..], frame].concat();
         match sendto(self.fd.as_raw_fd(), &bytes, &self.device, MsgFlags::empty()) {
             Ok(_) => Ok(true),
-            Err(Errno::EINVAL) => Ok(false),
+            // The latter where it can't cut what it took (`validate_xmit_skb`).
+            Err(Errno::EINVAL | Errno::ENOMEM) => Ok(false),
             Err(error) => Err(error).context("sendto(AF_PACKET) with a virtio_net_hdr"),
         }
     }

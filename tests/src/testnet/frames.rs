@@ -38,6 +38,15 @@ impl Frames {
         })?
     }
 
+    /// The MAC of a device, without a socket on it: closing one waits for all readers of
+    /// the kernel's list of sockets (`packet_release`).
+    pub fn mac_of(ns: &Ns, device: &str) -> Result<[u8; 6]> {
+        let address = ns.run(|| link_address(device))??;
+        address
+            .addr()
+            .with_context(|| format!("{device} has no MAC"))
+    }
+
     /// The device's MAC.
     pub fn mac(&self) -> Option<[u8; 6]> {
         self.device.addr()

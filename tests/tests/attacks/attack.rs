@@ -14,6 +14,7 @@ use crate::lab::{Lab, Layout};
 pub(crate) type Run = fn(&mut Lab, bool) -> Result<Outcome>;
 
 /// What is tried, where, and what has to become of it.
+#[derive(Clone, Copy)]
 pub(crate) struct Attack {
     /// What is tried, in words; unique.
     pub(crate) name: &'static str,
@@ -25,6 +26,8 @@ pub(crate) struct Attack {
     expected: [Option<Outcome>; 2],
     /// The reasons of which one has to be counted, if any.
     reasons: &'static [&'static str],
+    /// A kind of device that it takes and that not every kernel has.
+    kind: Option<&'static str>,
 }
 
 impl Attack {
@@ -38,6 +41,7 @@ impl Attack {
             families: &[true, false],
             expected: [Some(Outcome::Arrives), Some(Outcome::Stopped)],
             reasons: &[],
+            kind: None,
         }
     }
 
@@ -96,6 +100,14 @@ impl Attack {
         Self { reasons, ..self }
     }
 
+    /// The same where the kernel has this kind of device, which its row says otherwise.
+    pub(crate) const fn with_kind(self, kind: &'static str) -> Self {
+        Self {
+            kind: Some(kind),
+            ..self
+        }
+    }
+
     /// Tries it once over each family. `counted` are all drops until then.
     fn tried(&self, lab: &mut Lab, counted: &mut Reasons) -> Vec<Row> {
         if !self.layouts.contains(&lab.layout) {
@@ -111,6 +123,9 @@ impl Attack {
         let guarded = lab.is_guarded();
         let expected = self.expected[usize::from(guarded)];
         lab.expects(expected.unwrap_or(Outcome::Stopped));
+        if let Some(kind) = self.kind.filter(|kind| !lab.has_kind(kind)) {
+            return self.row(lab, v4, format!("not tried: no {kind} here"), true);
+        }
         let outcome = (self.run)(lab, v4);
         let after = reasons(lab);
         let counted = counted(before, &after);
@@ -125,6 +140,14 @@ impl Attack {
             Err(error) => (format!("failed: {error:#}"), false),
         };
         let counted = counted.into_iter().collect::<Vec<_>>().join(", ");
+        let seen = match counted.is_empty() {
+            true => seen,
+            false => format!("{seen} ({counted})"),
+        };
+        self.row(lab, v4, seen, holds)
+    }
+
+    fn row(&self, lab: &Lab, v4: bool, seen: String, holds: bool) -> Row {
         Row {
             attack: self.name,
             place: [
@@ -132,11 +155,8 @@ impl Attack {
                 lab.firewall(),
                 if v4 { "IPv4" } else { "IPv6" },
             ],
-            expected,
-            seen: match counted.is_empty() {
-                true => seen,
-                false => format!("{seen} ({counted})"),
-            },
+            expected: self.expected[usize::from(lab.is_guarded())],
+            seen,
             holds,
         }
     }
@@ -145,12 +165,15 @@ impl Attack {
 /// Packets dropped so far, by reason.
 type Reasons = BTreeMap<String, u64>;
 
-/// What the agent has counted; nothing where none runs.
+/// What the agents have counted; nothing where none runs.
 fn reasons(lab: &Lab) -> Reasons {
     let mut all = BTreeMap::new();
     if lab.is_guarded() {
-        for ([_, _, _, reason, _], packets) in lab.agent.drops().unwrap() {
-            *all.entry(reason).or_default() += packets;
+        let agents = lab.other.iter().map(|other| &other.agent);
+        for agent in agents.chain([&lab.agent]) {
+            for ([_, _, _, reason, _], packets) in agent.drops().unwrap() {
+                *all.entry(reason).or_default() += packets;
+            }
         }
     }
     all

@@ -16,10 +16,10 @@ use crate::lab::{Lab, OPEN_PORT, TCP, UDP, holds};
 /// Counted of a checksum that would be written over what was judged.
 const REASONS: &[&str] = &["checksum_offload"];
 /// A port of the outside that `caged` may not use.
-const DENIED_PORT: u16 = 9999;
+pub(crate) const DENIED_PORT: u16 = 9999;
 /// Where UDP's and TCP's checksums lie in their headers.
-const UDP_CHECKSUM: usize = 6;
-const TCP_CHECKSUM: usize = 16;
+pub(crate) const UDP_CHECKSUM: usize = 6;
+pub(crate) const TCP_CHECKSUM: usize = 16;
 
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack::new("a pending checksum over a UDP datagram's port", udp_port).counted_as(REASONS),

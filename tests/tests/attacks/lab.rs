@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ringfence_tests::agent::Agent;
 use ringfence_tests::attack::Outcome;
 use ringfence_tests::packets::Frame;
 use ringfence_tests::testnet::{Frames, Mode, Net, Ns, Server};
 use serde_json::{Value, json};
+
+use crate::wire::Other;
 
 /// The TCP and the UDP port on which everybody serves.
 pub(crate) const TCP: u16 = 8080;
@@ -93,9 +95,11 @@ pub(crate) struct Lab {
     /// Servers everywhere, and whatever else has to live as long as the lab.
     pub(crate) servers: Vec<Server>,
     pub(crate) agent: Agent,
+    /// The other node, where there are two; it is guarded when this one is.
+    pub(crate) other: Option<Other>,
     pub(crate) net: Net,
     pub(crate) layout: Layout,
-    manifests: PathBuf,
+    pub(crate) manifests: PathBuf,
     firewall: Option<&'static str>,
     patience: Duration,
     next: u16,
@@ -117,6 +121,7 @@ impl Lab {
         let mut lab = Self {
             servers: Vec::new(),
             agent: Agent::new(&net, NODE, &manifests),
+            other: None,
             net,
             layout,
             manifests,
@@ -163,6 +168,7 @@ impl Lab {
         let pods = PODS.map(|(name, _)| format!("shop/{name}"));
         let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
         self.agent.start(&mut self.net, &pods)?;
+        self.other.iter_mut().try_for_each(Other::guard)?;
         self.firewall = Some(way);
         Ok(())
     }
@@ -170,6 +176,7 @@ impl Lab {
     /// Ends the agent and takes its programs away, and all that they remember.
     pub(crate) fn unguard(&mut self) -> Result<()> {
         self.firewall = None;
+        self.other.iter_mut().try_for_each(Other::unguard)?;
         self.agent.stop(&mut self.net)?;
         let removed = self.agent.run_on_node(&["uninstall"])?;
         ensure!(removed.code == 0, "{removed:?}");
@@ -183,6 +190,16 @@ impl Lab {
     /// How the agent's programs are attached, or `none`.
     pub(crate) fn firewall(&self) -> &'static str {
         self.firewall.unwrap_or("none")
+    }
+
+    /// Whether the kernel can make devices of this kind.
+    pub(crate) fn has_kind(&self, kind: &str) -> bool {
+        let probe =
+            format!("link add probe9 type dummy\nlink add probe8 link probe9 type {kind}\n");
+        let made = self.ns("cut").ip(&probe).is_ok();
+        // Takes the other with it.
+        let _ = self.ns("cut").ip("link del probe9\n");
+        made
     }
 
     /// Says what is about to be tried will end like this: it decides how long to wait.
@@ -237,8 +254,7 @@ impl Lab {
 
     /// The MAC of a device.
     pub(crate) fn mac(&self, place: &str, device: &str) -> Result<[u8; 6]> {
-        let frames = Frames::open(self.ns(place), device)?;
-        frames.mac().with_context(|| format!("{device} has no MAC"))
+        Frames::mac_of(self.ns(place), device)
     }
 
     /// A frame as the sender's `eth0` would send it: from its MAC to the next hop's.

@@ -9,21 +9,26 @@
 mod attack;
 mod checksums;
 mod errors;
+mod express;
 mod lab;
 mod link;
+mod nested;
 mod nodes;
 mod own;
 mod past;
 mod shared;
 mod sources;
 mod starving;
+mod trains;
 mod tunnels;
+mod wire;
 
 use attack::{Attack, attempt};
 
 /// Everything that is tried, by the test that tries it.
 const ALL: &[(&str, &[Attack])] = &[
     ("checksums", checksums::ATTACKS),
+    ("trains", trains::ATTACKS),
     ("own", own::ATTACKS),
     ("sources", sources::ATTACKS),
     ("shared", shared::ATTACKS),
@@ -33,6 +38,9 @@ const ALL: &[(&str, &[Attack])] = &[
     ("starving", starving::ATTACKS),
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
+    ("nested", nested::ATTACKS),
+    ("express", express::ATTACKS),
+    ("wire", wire::ATTACKS),
 ];
 
 #[test]
@@ -51,7 +59,8 @@ fn every_attack_has_a_name_of_its_own() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_checksum_that_is_still_to_be_written_changes_nothing_that_was_judged() {
-    attempt(checksums::ATTACKS, checksums::prepare);
+    let attacks = [checksums::ATTACKS, trains::ATTACKS].concat();
+    attempt(&attacks, checksums::prepare);
 }
 
 #[test]
@@ -106,4 +115,17 @@ fn a_pod_says_nothing_on_its_link_but_what_it_is_asked_for() {
 #[ignore = "needs root: cargo xtask test"]
 fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
     attempt(past::ATTACKS, past::prepare);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn whatever_a_pod_makes_behind_its_interface_speaks_with_its_addresses_alone() {
+    let attacks = [nested::ATTACKS, express::ATTACKS].concat();
+    attempt(&attacks, nested::prepare);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn whoever_sends_from_another_node_passes_as_nobody_of_this_one() {
+    attempt(wire::ATTACKS, wire::prepare);
 }

@@ -20,7 +20,7 @@ use crate::own;
 
 /// Of which the one or other is taken at the first look and not at the second: all but
 /// one in 10,000 times.
-const TRIES: usize = 32;
+pub(crate) const TRIES: usize = 32;
 /// A fragment has to, and the one behind it as well.
 const PAIRS: usize = 150;
 
@@ -100,7 +100,7 @@ pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn detour(ns: &Ns) -> Result<()> {
+pub(crate) fn detour(ns: &Ns) -> Result<()> {
     ns.ip("link add ifb9 type ifb\nlink set ifb9 up\n")?;
     for device in ["eth0", "ifb9"] {
         ns.output("tc", &["qdisc", "add", "dev", device, "clsact"])?;
@@ -139,7 +139,7 @@ impl Way {
 }
 
 /// The tag that the agent gives a pod's packets.
-fn tag_of(lab: &Lab, pod: &str) -> Result<Tag> {
+pub(crate) fn tag_of(lab: &Lab, pod: &str) -> Result<Tag> {
     let device = lab.net.pod(pod)?.host_device.clone();
     let ifindex = lab.ns("node").run(|| if_nametoindex(device.as_str()))??;
     Ok(Tag::new(Endpoint::home_slot(ifindex), false))
