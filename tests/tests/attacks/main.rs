@@ -6,6 +6,7 @@
 //! do in the same way has its rows there too, and must arrive.
 #![allow(clippy::unwrap_used)]
 
+mod again;
 mod attack;
 mod checksums;
 mod errors;
@@ -39,6 +40,7 @@ const ALL: &[(&str, &[Attack])] = &[
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
     ("nested", nested::ATTACKS),
+    ("again", again::ATTACKS),
     ("express", express::ATTACKS),
     ("wire", wire::ATTACKS),
 ];
@@ -128,4 +130,10 @@ fn whatever_a_pod_makes_behind_its_interface_speaks_with_its_addresses_alone() {
 #[ignore = "needs root: cargo xtask test"]
 fn whoever_sends_from_another_node_passes_as_nobody_of_this_one() {
     attempt(wire::ATTACKS, wire::prepare);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_the_node_takes_out_and_puts_back_in_stays_whose_it_was_or_is_closed() {
+    attempt(again::ATTACKS, again::prepare);
 }
