@@ -8,6 +8,7 @@
 
 mod again;
 mod attack;
+mod bounce;
 mod checksums;
 mod errors;
 mod express;
@@ -40,6 +41,7 @@ const ALL: &[(&str, &[Attack])] = &[
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
     ("nested", nested::ATTACKS),
+    ("bounce", bounce::ATTACKS),
     ("again", again::ATTACKS),
     ("express", express::ATTACKS),
     ("wire", wire::ATTACKS),
@@ -122,7 +124,7 @@ fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn whatever_a_pod_makes_behind_its_interface_speaks_with_its_addresses_alone() {
-    let attacks = [nested::ATTACKS, express::ATTACKS].concat();
+    let attacks = [nested::ATTACKS, express::ATTACKS, bounce::ATTACKS].concat();
     attempt(&attacks, nested::prepare);
 }
 
