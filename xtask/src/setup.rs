@@ -22,6 +22,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("c++", "g++"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    // Its NFQUEUE: the kernel may lack nftables' own `queue`.
+    ("iptables", "iptables"),
     ("mount", "mount"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),

@@ -9,8 +9,10 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use crate::testnet::Ns;
 
-/// Between two looks for a packet.
+/// Between two looks for a packet, or for a device.
 const LOOK: Duration = Duration::from_millis(1);
+/// How long a device may be another machine's.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The machine's end of the device, which goes with it.
 pub struct Machine {
@@ -29,8 +31,17 @@ impl Machine {
     }
 
     fn open(ns: &Ns, device: &str, layer: Layer) -> Result<Self> {
-        let build = || DeviceBuilder::new().name(device).layer(layer).build_sync();
-        let built = ns.run(build)?.with_context(|| format!("no {device}"))?;
+        let deadline = Instant::now() + PATIENCE;
+        let built = ns.run(|| {
+            loop {
+                let built = DeviceBuilder::new().name(device).layer(layer).build_sync();
+                match built {
+                    // Its last one may live on in a process that is being started.
+                    Err(error) if busy(&error) && Instant::now() < deadline => thread::sleep(LOOK),
+                    built => return built.with_context(|| format!("no {device}")),
+                }
+            }
+        })??;
         built.set_nonblocking(true)?;
         Ok(Self { device: built })
     }
@@ -63,4 +74,8 @@ impl Machine {
         }
         Ok(None)
     }
+}
+
+fn busy(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::ResourceBusy
 }

@@ -1,5 +1,6 @@
 //! A node with victims and attackers, with the agent on it or without.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -102,6 +103,8 @@ pub(crate) struct Lab {
     pub(crate) manifests: PathBuf,
     firewall: Option<&'static str>,
     patience: Duration,
+    /// Kinds of devices, and whether the kernel has them.
+    kinds: BTreeMap<&'static str, bool>,
     next: u16,
 }
 
@@ -127,6 +130,7 @@ impl Lab {
             manifests,
             firewall: None,
             patience: PATIENCE,
+            kinds: BTreeMap::new(),
             next: 20_000,
         };
         lab.write("cluster", &lab.objects())?;
@@ -193,12 +197,16 @@ impl Lab {
     }
 
     /// Whether the kernel can make devices of this kind.
-    pub(crate) fn has_kind(&self, kind: &str) -> bool {
+    pub(crate) fn has_kind(&mut self, kind: &'static str) -> bool {
+        if let Some(known) = self.kinds.get(kind) {
+            return *known;
+        }
         let probe =
             format!("link add probe9 type dummy\nlink add probe8 link probe9 type {kind}\n");
         let made = self.ns("cut").ip(&probe).is_ok();
         // Takes the other with it.
         let _ = self.ns("cut").ip("link del probe9\n");
+        self.kinds.insert(kind, made);
         made
     }
 

@@ -6,7 +6,9 @@
 //! do in the same way has its rows there too, and must arrive.
 #![allow(clippy::unwrap_used)]
 
+mod again;
 mod attack;
+mod bounce;
 mod checksums;
 mod errors;
 mod express;
@@ -39,6 +41,8 @@ const ALL: &[(&str, &[Attack])] = &[
     ("link", link::ATTACKS),
     ("past", past::ATTACKS),
     ("nested", nested::ATTACKS),
+    ("bounce", bounce::ATTACKS),
+    ("again", again::ATTACKS),
     ("express", express::ATTACKS),
     ("wire", wire::ATTACKS),
 ];
@@ -120,7 +124,7 @@ fn a_pod_that_gets_packets_past_its_hook_reaches_nobody_but_its_node() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn whatever_a_pod_makes_behind_its_interface_speaks_with_its_addresses_alone() {
-    let attacks = [nested::ATTACKS, express::ATTACKS].concat();
+    let attacks = [nested::ATTACKS, express::ATTACKS, bounce::ATTACKS].concat();
     attempt(&attacks, nested::prepare);
 }
 
@@ -128,4 +132,10 @@ fn whatever_a_pod_makes_behind_its_interface_speaks_with_its_addresses_alone() {
 #[ignore = "needs root: cargo xtask test"]
 fn whoever_sends_from_another_node_passes_as_nobody_of_this_one() {
     attempt(wire::ATTACKS, wire::prepare);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_the_node_takes_out_and_puts_back_in_stays_whose_it_was_or_is_closed() {
+    attempt(again::ATTACKS, again::prepare);
 }

@@ -63,10 +63,6 @@ pub(crate) const ATTACKS: &[Attack] = &[
         },
     )
     .counted_as(ADDRESS),
-    Attack::new("the same with an address of its own", |lab, v4| {
-        routed(lab, v4, inner(v4))
-    })
-    .counted_as(ADDRESS),
     Attack::honest(
         "a machine on a bridge in a pod, with the pod's MAC and address",
         |lab, v4| {
