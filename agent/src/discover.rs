@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 use ringfence_policy::index::PodKey;
 
-use crate::datapath::{Interface, Stranger};
+use crate::datapath::{Interface, Others};
 use crate::failure::one_line;
 use crate::netlink::{Link, LinkAddress, Netlink, NetlinkError};
 use view::View;
@@ -140,8 +140,8 @@ pub struct Discovery {
     pub skipped: Vec<String>,
     /// What is odd about pods that were found.
     pub warnings: Vec<String>,
-    /// Devices that lead to pods which nobody knows.
-    pub strangers: Vec<Stranger>,
+    /// What is known of devices that are no wanted pod's.
+    pub others: Others,
 }
 
 /// Finds the interface of each wanted pod. Blocks for some 100 µs a namespace.

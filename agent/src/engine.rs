@@ -15,7 +15,7 @@ use ringfence_policy::compile::{Capacity, Compiler, IdKey};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 
-use crate::datapath::{Interface, Stranger};
+use crate::datapath::{Interface, Others};
 use crate::discover::records::Records;
 use crate::discover::{Claims, Finder, Unguarded, Wanted};
 use crate::failure;
@@ -88,8 +88,8 @@ pub struct Engine {
     unhooked: Vec<UnhookedDevice>,
     skipped: Vec<String>,
     warnings: Vec<String>,
-    /// Devices that lead to pods which nobody knows.
-    strangers: Vec<Stranger>,
+    /// What discovery said of devices that are no known pod's.
+    others: Others,
     /// Earlier forms of policies that are in force.
     kept: keep::Kept,
 }
@@ -152,7 +152,7 @@ impl Engine {
             unhooked: Vec::new(),
             skipped: Vec::new(),
             warnings: Vec::new(),
-            strangers: Vec::new(),
+            others: Others::default(),
             kept,
         }
     }
@@ -296,7 +296,7 @@ impl Engine {
             self.applied(shared, followed.generation, followed.flipped, followed.at);
             return Ok(());
         }
-        kernel.set_strangers(self.strangers.clone());
+        kernel.set_others(self.others.clone());
         let applied = kernel.apply(tables, &change, &self.interfaces)?;
         drop(kernel);
         self.refused = publish::refused(applied.failed);

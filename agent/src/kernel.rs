@@ -8,7 +8,7 @@ use ringfence_policy::tables::Tables;
 
 use crate::datapath::{
     Applied, Counters, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface,
-    MapUsage, Stats, Stranger,
+    MapUsage, Others, Stats,
 };
 
 /// The datapath as the rest of the agent sees it. Calls block, briefly.
@@ -21,8 +21,8 @@ pub trait Kernel: Send + 'static {
         change: &Change,
         interfaces: &[Interface],
     ) -> anyhow::Result<Applied>;
-    /// Says which devices lead to pods that nobody knows, before [`Kernel::apply`].
-    fn set_strangers(&mut self, strangers: Vec<Stranger>);
+    /// Says what is known of devices that are no known pod's, before [`Kernel::apply`].
+    fn set_others(&mut self, others: Others);
     /// As [`Kernel::apply`] with the interfaces of the last call, for changes that leave every
     /// pod where it is.
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed>;
@@ -77,8 +77,8 @@ impl Kernel for Datapath {
         Ok(self.apply_change(tables, change, interfaces)?)
     }
 
-    fn set_strangers(&mut self, strangers: Vec<Stranger>) {
-        Self::set_strangers(self, strangers);
+    fn set_others(&mut self, others: Others) {
+        Self::set_others(self, others);
     }
 
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {

@@ -10,7 +10,7 @@ use ringfence_policy::tables::Tables;
 
 use crate::cli::{Cli, Command};
 use crate::datapath::{
-    Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Stats, Stranger,
+    Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Others, Stats,
 };
 use crate::discover::{DiscoverError, Discovery, Finder, Wanted};
 use crate::kernel::{Counts, Kernel};
@@ -24,7 +24,7 @@ use crate::state::{Shared, Status};
 pub(crate) struct Record {
     pub(crate) tables: Tables,
     pub(crate) interfaces: Vec<Interface>,
-    pub(crate) strangers: Vec<Stranger>,
+    pub(crate) others: Others,
     pub(crate) generation: u64,
     /// Number of the last update that was told.
     pub(crate) seen: u64,
@@ -70,8 +70,8 @@ impl Kernel for FakeKernel {
         })
     }
 
-    fn set_strangers(&mut self, strangers: Vec<Stranger>) {
-        self.0.lock().unwrap().strangers = strangers;
+    fn set_others(&mut self, others: Others) {
+        self.0.lock().unwrap().others = others;
     }
 
     fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {

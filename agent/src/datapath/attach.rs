@@ -35,8 +35,9 @@ impl Datapath {
         let managed = managed.iter().map(|interface| interface.ifindex);
         let slots = self.endpoints.interfaces().into_iter();
         let mut pods: BTreeSet<u32> = managed.chain(slots).collect();
-        let strangers = std::mem::take(&mut self.strangers);
-        let strange = strangers.iter().filter(|one| !pods.contains(&one.ifindex));
+        let others = std::mem::take(&mut self.others);
+        let strange = others.strangers.iter();
+        let strange = strange.filter(|one| !pods.contains(&one.ifindex));
         let (closed, exempt): (Vec<&Stranger>, Vec<_>) = strange.partition(|one| one.closed);
         for one in closed {
             if let Err(error) = self.links.attach(one.ifindex, &one.name, &Hook::POD)
@@ -48,8 +49,11 @@ impl Datapath {
         }
         let exempt: BTreeSet<u32> = exempt.iter().map(|one| one.ifindex).collect();
         pods.extend(self.links.of_pods().filter(|n| !exempt.contains(n)));
-        self.strangers = strangers;
-        for (&ifindex, device) in devices.iter().filter(|(n, _)| !pods.contains(n)) {
+        let judged = |n: &u32| others.judged.as_ref().is_none_or(|all| all.contains(n));
+        let plain = devices
+            .iter()
+            .filter(|(n, _)| !pods.contains(n) && judged(n));
+        for (&ifindex, device) in plain {
             if device.hooks().is_empty() {
                 continue;
             }
@@ -62,6 +66,7 @@ impl Datapath {
                 Err(error) => applied.unhooked.push((name.to_owned(), error.to_string())),
             }
         }
+        self.others = others;
     }
 }
 

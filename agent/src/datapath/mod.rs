@@ -112,6 +112,17 @@ pub struct Interface {
     pub by: FoundBy,
 }
 
+/// What discovery says of devices that are no known pod's.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Others {
+    /// Devices that lead to pods which nobody knows.
+    pub strangers: Vec<Stranger>,
+    /// All devices of which it is known whether a pod is behind them; none if that isn't
+    /// asked. Any other one is left as it is: a new one has no hook, so that what comes
+    /// in there was seen by none and goes nowhere.
+    pub judged: Option<BTreeSet<u32>>,
+}
+
 /// A device that leads to a pod which nobody knows (yet).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stranger {
@@ -219,8 +230,8 @@ pub struct Datapath {
     events: Option<Events>,
     /// The interfaces of the last call, with those that were retained.
     interfaces: Vec<Interface>,
-    /// Devices of pods that nobody knows.
-    strangers: Vec<Stranger>,
+    /// What discovery said last of devices that are no known pod's.
+    others: Others,
     /// Number of the update whose tables were noted last; none before the first
     /// and after tables that came of no update.
     seen: Option<u64>,
@@ -282,7 +293,7 @@ impl Datapath {
             options: options.clone(),
             events,
             interfaces: Vec::new(),
-            strangers: Vec::new(),
+            others: Others::default(),
             seen: None,
             trusted: false,
             ticks,
@@ -301,11 +312,11 @@ impl Datapath {
             .states(&self.links, &self.names, self.worlds.active)
     }
 
-    /// Says which devices lead to pods that nobody knows, for the calls of
-    /// [`Datapath::apply_change`] that follow: a closed one gets the hooks of a pod's and
-    /// no slot, so that nothing passes it.
-    pub fn set_strangers(&mut self, strangers: Vec<Stranger>) {
-        self.strangers = strangers;
+    /// Says what is known of devices that are no known pod's, for the calls of
+    /// [`Datapath::apply_change`] that follow: a closed stranger gets the hooks of a pod's
+    /// and no slot, so that nothing passes it.
+    pub fn set_others(&mut self, others: Others) {
+        self.others = others;
     }
 
     /// The key under which ids in the maps are hashes. It stays as long as the maps.

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Discovery, Exempt, Stranger, Unguarded, Wanted};
-use crate::datapath::Interface;
+use super::{Discovery, Exempt, Unguarded, Wanted};
+use crate::datapath::{Interface, Others, Stranger};
 use crate::netlink::Link;
 use crate::runtime::Sandbox;
 
@@ -38,6 +38,8 @@ pub struct Seen<'a> {
     pub sandboxes: &'a [Located],
     /// Ids of the namespaces that runtimes name.
     pub namespaces: &'a BTreeSet<i32>,
+    /// Whether more of them are named, and couldn't be looked at.
+    pub partial: bool,
     /// What was bound last.
     pub known: &'a [Interface],
     /// The MAC of the other end of a device, where no record has it.
@@ -61,7 +63,10 @@ impl<'a> Seen<'a> {
         }
         discovery.interfaces.sort_by(|a, b| a.pod.cmp(&b.pod));
         self.part_from_doubles(&mut discovery);
-        discovery.strangers = self.strangers(&devices, &discovery.interfaces, exempt);
+        discovery.others = Others {
+            strangers: self.strangers(&devices, &discovery.interfaces, exempt),
+            judged: Some(self.judged()),
+        };
         discovery
     }
 
@@ -186,6 +191,22 @@ impl<'a> Seen<'a> {
             }
             keeps
         });
+    }
+
+    /// The devices of which it is known whether they lead into a sandbox. While namespaces
+    /// can't be looked at, one that leads elsewhere may lead into one of those.
+    fn judged(&self) -> BTreeSet<u32> {
+        let known = |link: &&Link| {
+            let is_named = link
+                .peer_netns
+                .is_none_or(|id| self.namespaces.contains(&id));
+            is_named || !self.partial
+        };
+        self.host
+            .iter()
+            .filter(known)
+            .map(|link| link.index)
+            .collect()
     }
 
     /// The devices that lead into a sandbox and are no wanted pod's.

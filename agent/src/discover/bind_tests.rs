@@ -72,6 +72,7 @@ fn bind_knowing(
         host,
         sandboxes,
         namespaces: &namespaces,
+        partial: false,
         known,
         mac: &|_| Some([2, 0, 0, 0, 0, 7]),
     };
@@ -84,7 +85,7 @@ fn bound(discovery: &Discovery) -> Vec<(&str, u32)> {
 }
 
 fn strange(discovery: &Discovery) -> Vec<(u32, bool)> {
-    let all = discovery.strangers.iter();
+    let all = discovery.others.strangers.iter();
     all.map(|one| (one.ifindex, one.closed)).collect()
 }
 
@@ -98,7 +99,7 @@ fn a_pods_device_is_the_one_on_record_with_the_mac_on_record() {
     assert_eq!(bound(&found), [("u1", 7), ("u2", 8)]);
     assert_eq!(found.interfaces[0].mac, [2, 0, 0, 0, 0, 9]);
     assert_eq!(found.interfaces[0].by, FoundBy::CniCache);
-    assert_eq!((found.unguarded, found.strangers), (vec![], vec![]));
+    assert_eq!((found.unguarded, found.others.strangers), (vec![], vec![]));
 }
 
 #[test]
@@ -182,7 +183,7 @@ fn a_record_is_only_of_the_pod_with_its_uid() {
     );
     assert_eq!(bound(&found), []);
     assert_eq!(strange(&found), [(7, true)]);
-    assert_eq!(found.strangers[0].pod.as_deref(), Some("shop/a"));
+    assert_eq!(found.others.strangers[0].pod.as_deref(), Some("shop/a"));
     let mut old = sandbox("a", "u1", 1, 7);
     old.sandbox.uid = None;
     let found = bind(&[wanted("a", "u2")], &[veth(7, 1)], &[old]);
@@ -222,7 +223,7 @@ fn a_device_into_a_sandbox_without_a_record_is_a_strangers() {
     let found = bind(&[], &[veth(7, 90), veth(8, 17)], &[]);
     // 17 is no namespace that a runtime names: a container of something else.
     assert_eq!(strange(&found), [(7, true)]);
-    assert_eq!(found.strangers[0].pod, None);
+    assert_eq!(found.others.strangers[0].pod, None);
 }
 
 #[test]
@@ -285,4 +286,24 @@ fn a_device_that_is_no_veth_is_nobodys() {
     odd.kind = "ipvlan".into();
     let found = bind(&[wanted("a", "u1")], &[odd], &[sandbox("a", "u1", 1, 7)]);
     assert_eq!((bound(&found), strange(&found)), (vec![], vec![]));
+}
+
+#[test]
+fn while_a_namespace_cant_be_looked_at_devices_that_may_lead_there_are_left_as_they_are() {
+    let mut here = veth(9, 0);
+    here.peer_netns = None;
+    let host = [veth(7, 1), veth(8, 55), here];
+    let namespaces = BTreeSet::from([1]);
+    for (partial, judged) in [(false, vec![7, 8, 9]), (true, vec![7, 9])] {
+        let seen = Seen {
+            host: &host,
+            sandboxes: &[],
+            namespaces: &namespaces,
+            partial,
+            known: &[],
+            mac: &|_| None,
+        };
+        let found = seen.bind(&[], &Exempt::default()).others.judged;
+        assert_eq!(found, Some(judged.into_iter().collect()), "{partial}");
+    }
 }

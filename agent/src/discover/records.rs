@@ -2,8 +2,9 @@
 //! the MAC of a device whose plugin recorded none.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct Records {
 struct Namespaces {
     /// None of those into which no device of the node leads.
     by_name: BTreeMap<String, Option<i32>>,
+    /// Names of files that couldn't be looked at.
+    unread: BTreeSet<String>,
     skipped: Vec<String>,
 }
 
@@ -105,6 +108,7 @@ impl Finder for Records {
             host: &host,
             sandboxes: &located,
             namespaces: &namespaces.by_name.values().flatten().copied().collect(),
+            partial: !namespaces.unread.is_empty(),
             known,
             mac: &mac,
         };
@@ -144,18 +148,20 @@ impl Namespaces {
     fn of(folder: &Path, host: &mut Netlink) -> Result<Self, DiscoverError> {
         let mut found = Self {
             by_name: BTreeMap::new(),
+            unread: BTreeSet::new(),
             skipped: Vec::new(),
         };
         let own = std::fs::metadata("/proc/thread-self/ns/net");
         let own = own.map(|meta| (meta.dev(), meta.ino())).ok();
         for path in files(folder)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
             match id(&path, host, own) {
                 Ok(Some(id)) => {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
                     found.by_name.insert(name.into_owned(), id);
                 }
                 Ok(None) => {}
                 Err(error) => {
+                    found.unread.insert(name.into_owned());
                     let path = path.display();
                     found.skipped.push(format!("{path}: {}", one_line(&error)));
                 }
@@ -171,6 +177,8 @@ impl Namespaces {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         match self.by_name.get(&*name) {
             Some(id) => Place::There(*id),
+            // It may well be there: then the record's device counts.
+            None if self.unread.contains(&*name) => Place::Unnamed,
             None => Place::Gone,
         }
     }
@@ -182,7 +190,12 @@ fn id(
     host: &mut Netlink,
     own: Option<(u64, u64)>,
 ) -> anyhow::Result<Option<Option<i32>>> {
-    let file = File::open(path)?;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        // It went while it was looked at.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let meta = file.metadata()?;
     if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC || Some((meta.dev(), meta.ino())) == own {
         return Ok(None);

@@ -43,7 +43,7 @@ impl Engine {
         self.unguarded = found.unguarded;
         self.skipped = found.skipped;
         self.warnings = found.warnings;
-        self.strangers = found.strangers;
+        self.others = found.others;
         Ok(())
     }
 

@@ -59,7 +59,7 @@ impl Engine {
         status.endpoints = attached.count();
         let known = endpoints.iter().filter(|one| !one.pod.name.is_empty());
         let known: BTreeSet<u32> = known.map(|one| one.ifindex).collect();
-        let strangers = self.strangers.iter();
+        let strangers = self.others.strangers.iter();
         let strangers = strangers.filter(|one| !known.contains(&one.ifindex));
         status.unknown = strangers.map(unknown).collect();
         log_unknown(&status.unknown, &before);

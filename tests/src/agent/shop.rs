@@ -2,13 +2,14 @@
 //! client that may call it, and a rogue that may not.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Agent, Manifest, manifests};
+use super::{Agent, Credentials, Manifest, manifests};
+use crate::apiserver::ApiServer;
 use crate::testnet::{Net, Ns, Probe, Server, probe_tcp, probe_udp};
 
 /// The server's TCP port that the client may call.
@@ -97,6 +98,17 @@ impl Shop {
     pub fn record(&self, pod: &Manifest) -> Result<()> {
         let (name, uid) = (pod.name(), pod.uid());
         self.net.record(name, "shop", name, Some(&uid))
+    }
+
+    /// Puts an API server that holds what the manifests say on an address of the node's,
+    /// and has the agent follow that from now on, with a kubeconfig.
+    pub fn on_cluster(&mut self, at: SocketAddr) -> Result<ApiServer> {
+        let server = ApiServer::on(self.net.node().run(|| TcpListener::bind(at))??)?;
+        server.apply_dir(&self.manifests)?;
+        let kubeconfig = self.net.dir().join("kubeconfig");
+        server.write_kubeconfig(&kubeconfig)?;
+        self.agent.cluster = Some(Credentials::Kubeconfig(kubeconfig));
+        Ok(server)
     }
 
     /// Starts the agent; returns once all three pods are guarded.

@@ -1,6 +1,7 @@
 //! Frames whose checksum is still to be written: the kernel, or a card, writes it
 //! behind the hooks, over whatever the sender said.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
@@ -346,15 +347,8 @@ fn raw_train(lab: &mut Lab, v4: bool) -> Result<Outcome> {
         csum_offset: UDP_CHECKSUM as u16,
         ..train(v4)
     };
-    let injector = Injector::open(lab.ns("caged"), "eth0")?;
-    let taken = std::cell::Cell::new(false);
     let cut = |frame: &[u8]| holds(frame, &marker) && frame.len() == start + 8 + 64;
-    let outcome = lab.shows("outside", cut, || {
-        taken.set(injector.send(&header, &bytes)?);
-        Ok(())
-    })?;
-    ensure!(taken.get(), "the kernel doesn't take it");
-    Ok(outcome)
+    goes_out(lab, &header, &bytes, cut)
 }
 
 fn own_tunnel(lab: &mut Lab, v4: bool) -> Result<Outcome> {
@@ -362,4 +356,22 @@ fn own_tunnel(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let banner = call_tcp(lab.ns("friend"), None, to, lab.patience())?;
     let banner = banner.ok().context("nobody answers inside the tunnel")?;
     Ok(Outcome::arrives(banner == "rogue"))
+}
+
+/// Sends a train by a packet socket of the caged pod; whether a frame that was cut of it
+/// comes out.
+pub(crate) fn goes_out(
+    lab: &mut Lab,
+    header: &VnetHeader,
+    bytes: &[u8],
+    is_cut: impl Fn(&[u8]) -> bool,
+) -> Result<Outcome> {
+    let injector = Injector::open(lab.ns("caged"), "eth0")?;
+    let taken = Cell::new(false);
+    let outcome = lab.shows("outside", is_cut, || {
+        taken.set(injector.send(header, bytes)?);
+        Ok(())
+    })?;
+    ensure!(taken.get(), "the kernel doesn't take it");
+    Ok(outcome)
 }

@@ -1,15 +1,14 @@
 //! Trains that the kernel, or a card, is to cut into packets (GSO), whose header says of
 //! them what isn't so.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use ringfence_tests::attack::{ETHERNET, Injector, Outcome, VnetHeader, datagram, ip_header};
 use ringfence_tests::packets::Frame;
 
 use crate::attack::Attack;
-use crate::checksums::{DENIED_PORT, TCP_CHECKSUM, UDP_CHECKSUM};
+use crate::checksums::{DENIED_PORT, TCP_CHECKSUM, UDP_CHECKSUM, goes_out};
 use crate::lab::{Lab, OPEN_PORT, holds};
 
 /// Payload bytes of each piece.
@@ -149,13 +148,6 @@ fn train(lab: &mut Lab, v4: bool, kind: Kind, port: u16, whole: bool) -> Result<
             ..header
         },
     };
-    let injector = Injector::open(lab.ns("caged"), "eth0")?;
-    let taken = Cell::new(false);
     let cut = |frame: &[u8]| holds(frame, &marker) && frame.len() < bytes.len();
-    let outcome = lab.shows("outside", cut, || {
-        taken.set(injector.send(&header, &bytes)?);
-        Ok(())
-    })?;
-    ensure!(taken.get(), "the kernel doesn't take it");
-    Ok(outcome)
+    goes_out(lab, &header, &bytes, cut)
 }

@@ -145,6 +145,22 @@ fn devices_of_unknown_pods_pass_only_where_that_is_asked_for() {
     cluster.until_open("late", "server");
 }
 
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn in_audit_an_unknown_pods_packets_pass_and_what_would_be_dropped_is_counted() {
+    let mut cluster = Cluster::open();
+    cluster.shop.agent.flags.push("--mode=audit".into());
+    cluster.shop.start().unwrap();
+    cluster.attach_late();
+    cluster.until_unknown(&[(None, true)]);
+    cluster.until_open("late", "rogue");
+    let rows = cluster.shop.agent.json(&["drops"]).unwrap();
+    let of_late = |row: &&Value| row["reason"] == "unknown_endpoint";
+    let rows: Vec<&Value> = rows.as_array().unwrap().iter().filter(of_late).collect();
+    assert!(!rows.is_empty(), "nothing is counted");
+    assert!(rows.iter().all(|row| row["audited"] == true), "{rows:?}");
+}
+
 /// What the pod does to its own interface, as root of its network namespace.
 fn trick(cluster: &Cluster, name: &str) {
     let rogue = cluster.shop.ns("rogue").unwrap();

@@ -8,11 +8,11 @@ mod faults;
 mod identity;
 mod restart;
 
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ringfence_tests::agent::{Credentials, Shop};
+use ringfence_tests::agent::Shop;
 use ringfence_tests::apiserver::ApiServer;
 use serde_json::Value;
 
@@ -29,13 +29,8 @@ impl Cluster {
     /// Not started yet; with a kubeconfig.
     fn open() -> Self {
         let mut shop = Shop::open().unwrap();
-        let listen = || TcpListener::bind("127.0.0.1:0");
-        let listener = shop.net.node().run(listen).unwrap().unwrap();
-        let server = ApiServer::on(listener).unwrap();
-        server.apply_dir(&shop.manifests).unwrap();
-        let kubeconfig = shop.net.dir().join("kubeconfig");
-        server.write_kubeconfig(&kubeconfig).unwrap();
-        shop.agent.cluster = Some(Credentials::Kubeconfig(kubeconfig));
+        let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+        let server = shop.on_cluster(loopback).unwrap();
         Self { shop, server }
     }
 

@@ -4,21 +4,14 @@
 mod attack;
 mod clients;
 
-use std::net::TcpListener;
-
-use ringfence_tests::agent::{Credentials, Shop};
+use ringfence_tests::agent::Shop;
 use ringfence_tests::apiserver::ApiServer;
 
 /// An API server on the node's own address that holds what the shop's manifests say,
 /// and is the agent's source from now on; metrics on every address of the node.
 fn cluster(shop: &mut Shop) -> ApiServer {
     let address = shop.net.node_address(true).unwrap();
-    let listener = shop.net.node().run(|| TcpListener::bind((address, 6443)));
-    let server = ApiServer::on(listener.unwrap().unwrap()).unwrap();
-    server.apply_dir(&shop.manifests).unwrap();
-    let kubeconfig = shop.net.dir().join("kubeconfig");
-    server.write_kubeconfig(&kubeconfig).unwrap();
-    shop.agent.cluster = Some(Credentials::Kubeconfig(kubeconfig));
+    let server = shop.on_cluster((address, 6443).into()).unwrap();
     shop.agent.metrics_ip = "::".parse().unwrap();
     server
 }

@@ -1,9 +1,9 @@
 //! A node with a container runtime, an API server and an agent.
 
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use ringfence_tests::agent::{Credentials, Shop, TCP};
+use ringfence_tests::agent::{Shop, TCP};
 use ringfence_tests::apiserver::ApiServer;
 use ringfence_tests::testnet::{Ns, Probe, probe_tcp};
 use serde_json::{Value, json};
@@ -25,13 +25,8 @@ impl Node {
     /// With an agent that knows the runtime by these flags.
     pub(crate) fn start(flags: impl Fn(&Containerd) -> Vec<String>) -> Self {
         let mut shop = Shop::open().unwrap();
-        let listen = || TcpListener::bind("127.0.0.1:0");
-        let listener = shop.net.node().run(listen).unwrap().unwrap();
-        let server = ApiServer::on(listener).unwrap();
-        server.apply_dir(&shop.manifests).unwrap();
-        let kubeconfig = shop.net.dir().join("kubeconfig");
-        server.write_kubeconfig(&kubeconfig).unwrap();
-        shop.agent.cluster = Some(Credentials::Kubeconfig(kubeconfig));
+        let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+        let server = shop.on_cluster(loopback).unwrap();
         let target = shop.address("server", true, TCP).unwrap().ip();
         // From its first moment on, and ever after.
         let script = format!(
