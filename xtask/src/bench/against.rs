@@ -54,22 +54,27 @@ fn turns() -> Result<usize> {
     }
 }
 
-/// A worktree of the commit under `target/`. It stays, with what was built in it, so
-/// that the next run has nothing to build.
+/// A clone at the commit under `target/`, which shares this checkout's objects. It stays,
+/// with what was built in it, so that the next run has nothing to build; this checkout
+/// keeps no note of it.
 fn checkout(commit: &str) -> Result<PathBuf> {
-    let git = |arguments: &[&str]| {
+    let git = |folder: &Path, arguments: &[&str]| {
         let mut git = Command::new("git");
-        shell::output(git.current_dir(paths::root()).args(arguments))
+        shell::output(git.arg("-C").arg(folder).args(arguments))
     };
-    let whole = git(&["rev-parse", "--verify", &format!("{commit}^{{commit}}")])?;
+    let root = paths::root();
+    let whole = format!("{commit}^{{commit}}");
+    let whole = git(root, &["rev-parse", "--verify", &whole])?;
     let whole = whole.trim();
-    let place = paths::root().join("target/against").join(whole);
-    if !place.join("Cargo.toml").exists() {
-        // What `cargo clean` took away is still in git's list.
-        git(&["worktree", "prune"])?;
-        let place = place.to_str().context("a path that isn't UTF-8")?;
-        git(&["worktree", "add", "--detach", place, whole])?;
+    let place = root.join("target/against").join(whole);
+    let path = place.to_str().context("a path that isn't UTF-8")?;
+    if !place.exists() {
+        git(
+            root,
+            &["clone", "--quiet", "--shared", "--no-checkout", ".", path],
+        )?;
     }
+    git(&place, &["checkout", "--quiet", "--detach", whole])?;
     Ok(place)
 }
 

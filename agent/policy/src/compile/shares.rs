@@ -1,12 +1,13 @@
 //! Who may use how much: policies and label allowlists are admitted namespace by
 //! namespace.
 //!
-//! A policy weighs as many entries as it lists: peers, blocks, exceptions and
-//! ports; labels weigh a quarter of the peers that they name. Together those that concern pods in
-//! scope may weigh so much that their blocks fit the tables and the agent's memory. What
-//! there is is shared out by max-min fairness: who asks for no more than a fair share
-//! gets it, and what they leave is shared by the others. One namespace alone may have
-//! three quarters. ClusterNetworkPolicies come first, and have three quarters at most.
+//! A policy weighs as many entries as it lists: peers, blocks, exceptions and ports;
+//! labels weigh a quarter of the peers that they name. Together those that concern pods
+//! in scope may weigh so much that their blocks fit the tables and the agent's memory.
+//! What there is is shared out by max-min fairness: who asks for no more than a fair
+//! share gets it, and what they leave is shared by the others. One namespace alone may
+//! have three quarters. ClusterNetworkPolicies come first, and have three quarters at
+//! most.
 //!
 //! Rules are products of what several namespaces say (`charges.rs`), so a table
 //! may be full all the same. Then the namespace that fills it most gets a limit of
