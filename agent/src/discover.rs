@@ -246,6 +246,7 @@ pub fn matching(
     let view = View::of(host, namespaces);
     let held = view.held(wanted, known);
     let mut discovery = Discovery::default();
+    discovery.others.judged = Some(host.iter().map(|link| link.index).collect());
     let mut contenders = Vec::new();
     for pod in wanted {
         let own = held.values().find(|own| own.pod == pod.pod);

@@ -6,7 +6,7 @@ mod keep;
 mod publish;
 mod surroundings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,11 @@ impl Engine {
             unhooked: Vec::new(),
             skipped: Vec::new(),
             warnings: Vec::new(),
-            others: Others::default(),
+            // Before the first discovery nothing is judged.
+            others: Others {
+                judged: Some(BTreeSet::new()),
+                ..Others::default()
+            },
             kept,
         }
     }

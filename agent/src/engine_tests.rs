@@ -297,3 +297,12 @@ fn before_the_nodes_addresses_are_listed_nothing_is_put_in_force_but_tunnels_are
     assert_eq!(bench.pods(), ["ns/a"]);
     assert_eq!(bench.shared.status().tunnel_ports, [8473]);
 }
+
+#[test]
+fn before_anything_was_discovered_no_device_is_taken_for_the_nodes_own() {
+    let mut bench = Bench::new(&pod("a", ""));
+    *bench.broken.lock().unwrap() = true;
+    assert!(bench.pass().retry);
+    let judged = bench.kernel.0.lock().unwrap().others.judged.clone();
+    assert_eq!(judged, Some(BTreeSet::new()));
+}

@@ -117,8 +117,8 @@ pub struct Interface {
 pub struct Others {
     /// Devices that lead to pods which nobody knows.
     pub strangers: Vec<Stranger>,
-    /// All devices of which it is known whether a pod is behind them; none if that isn't
-    /// asked. Any other one is left as it is: a new one has no hook, so that what comes
+    /// All devices of which it is known whether a pod is behind them; all that there are
+    /// if none. Any other one is left as it is: a new one has no hook, so that what comes
     /// in there was seen by none and goes nowhere.
     pub judged: Option<BTreeSet<u32>>,
 }
