@@ -5,7 +5,10 @@
 //! | `/v1/status` | [`crate::state::Status`] |
 //! | `/v1/endpoints`, `/v1/drops`, `/v1/flows` | lists |
 //! | `/v1/wait?pod=ns/name` | [`InForce`], after a pass that begins with the request |
+//! | `/v1/bound?pod=ns/name&device=INDEX&milliseconds=N` | [`Bound`], when the pod's policy is in force on its device, or the time is over |
 //! | `/v1/events` | one JSON object a line, until the caller leaves |
+
+mod bound;
 
 use std::convert::Infallible;
 use std::fs;
@@ -27,6 +30,8 @@ use futures_util::stream::unfold;
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
+
+pub use bound::Bound;
 
 use crate::failure;
 use crate::kernel::Kernel;
@@ -174,6 +179,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(async |State(shared): Shares| list(shared, |k| k.flows()).await),
         )
         .route("/v1/wait", get(wait))
+        .route("/v1/bound", get(bound::answer))
         .route("/v1/events", get(events))
         .with_state(shared)
 }

@@ -302,6 +302,11 @@ pub struct AgentArgs {
     /// and which addresses a pod of this node has before the API server shows them
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
     pub cni_cache: PathBuf,
+    /// Where the network plugin ringfence-cni and the agent leave word for each other,
+    /// as in /var/lib/ringfence/cni: it closes each pod's device before the pod has a
+    /// process, and records whose it is
+    #[arg(long, value_name = "DIR", conflicts_with = "manifests")]
+    pub cni_state: Option<PathBuf>,
     /// Ask the container runtime as well, over this socket, as in
     /// /run/containerd/containerd.sock. Whoever may use it is as good as root
     #[arg(long, value_name = "SOCKET")]

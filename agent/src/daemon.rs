@@ -1,11 +1,14 @@
 //! `ringfence agent`: starts in the order that leaves nothing half done, then
 //! makes a pass whenever something may have changed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::prctl;
+use ringfence_cni::{self as cni, Node};
+use ringfence_netlink::LinkEvents;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
@@ -19,7 +22,7 @@ use crate::kubernetes::watch::{Follow, Pace};
 use crate::kubernetes::{Access, Board, Kind, Outbox, emit, inbox};
 use crate::manifests::Watch;
 use crate::metrics::Metrics;
-use crate::netlink::LinkEvents;
+use crate::runtime::plugin;
 use crate::settings::{Origin, Settings};
 use crate::source::Source;
 use crate::state::{Scrapes, Shared, Status};
@@ -131,6 +134,9 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
         seen_mark: settings.seen_mark,
         enters_namespaces: matches!(settings.origin, Origin::Manifests(_)),
     })?;
+    if let Some(state) = &settings.cni_state {
+        leave_word(settings, &datapath, state)?;
+    }
     let (listener, socket) = api::bind(&settings.socket)?;
     engine.number_by(datapath.id_key());
     let events = datapath.take_events();
@@ -166,6 +172,24 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     done
 }
 
+/// Tells the network plugin where programs are pinned and what becomes of pods that the
+/// agent doesn't know, for as long as no other agent says otherwise.
+fn leave_word(settings: &Settings, datapath: &Datapath, state: &Path) -> anyhow::Result<()> {
+    let node = Node {
+        pins: datapath.folder(),
+        clsact: settings.attach.by_clsact(),
+        mode: if settings.audit {
+            cni::Mode::Audit
+        } else {
+            cni::Mode::Enforce
+        },
+        unknown_pass: settings.exempt.all,
+        exempt: settings.exempt.namespaces.iter().cloned().collect(),
+    };
+    node.write(state)
+        .with_context(|| format!("--cni-state {}", state.display()))
+}
+
 fn first_status(settings: &Settings) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -191,7 +215,11 @@ async fn watch_and_pass(
 ) -> anyhow::Result<()> {
     let wake = &shared.wake;
     let mut watches = vec![Watch::folder(&settings.netns_dir, Arc::clone(wake))];
-    let recorded = Arc::new(Notify::new());
+    let recorded = Arc::clone(&shared.recorded);
+    if let Some(state) = &settings.cni_state {
+        let records = plugin::folder(state);
+        watches.push(Watch::folder(&records, Arc::clone(&recorded)));
+    }
     watches.push(match &settings.origin {
         Origin::Manifests(folder) => Watch::tree(folder, Arc::clone(wake)),
         Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(&recorded)),

@@ -21,7 +21,7 @@ use ringfence_policy::index::PodKey;
 
 use crate::datapath::{Interface, Others};
 use crate::failure::one_line;
-use crate::netlink::{Link, LinkAddress, Netlink, NetlinkError};
+use ringfence_netlink::{Link, LinkAddress, Netlink, NetlinkError};
 use view::View;
 
 /// Devices, or addresses, that one pod's namespace may have. Each pass lists them

@@ -1,5 +1,5 @@
 use super::*;
-use crate::netlink::LinkLayerType;
+use ringfence_netlink::LinkLayerType;
 
 fn pod(name: &str) -> PodKey {
     PodKey {

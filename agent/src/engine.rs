@@ -107,14 +107,11 @@ struct Compiled {
 impl Engine {
     /// An engine that hasn't made a pass yet.
     pub fn new(settings: &Settings, source: Source) -> Self {
-        let netns_dir = settings.netns_dir.clone();
         let finder: Box<dyn Finder> = match &settings.origin {
-            Origin::Manifests(_) => Box::new(Claims { netns_dir }),
-            Origin::Kubernetes(_) => {
-                let (cache, exempt) = (settings.cni_cache.clone(), settings.exempt.clone());
-                let cri = settings.cri_socket.clone();
-                Box::new(Records::new(netns_dir, cache, cri, exempt))
-            }
+            Origin::Manifests(_) => Box::new(Claims {
+                netns_dir: settings.netns_dir.clone(),
+            }),
+            Origin::Kubernetes(_) => Box::new(Records::new(settings)),
         };
         Self::with_finder(settings, source, finder, Box::new(node::look))
     }

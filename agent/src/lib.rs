@@ -6,7 +6,7 @@
 //! | [`kubernetes`] | the API server's watches into objects |
 //! | [`manifests`] | a folder of Kubernetes YAML into objects, with the last good state of each |
 //! | [`source`] | either of them, to the engine |
-//! | [`netlink`], [`discover`] | from a pod's address to its host-side device |
+//! | [`discover`] | from a pod's address to its host-side device |
 //! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
 //! | [`engine`] | one pass: source, compile, discover, apply |
 //! | [`forms`] | earlier forms of policies that are in force, kept on disk |
@@ -38,7 +38,6 @@ pub mod kernel;
 pub mod kubernetes;
 pub mod manifests;
 pub mod metrics;
-pub mod netlink;
 pub mod node;
 pub mod offline;
 pub mod output;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::netlink::{Generic, Link, LocalRoute, Netlink, NetlinkError};
+use ringfence_netlink::{Generic, Link, LocalRoute, Netlink, NetlinkError};
 
 /// kube-proxy's IPVS mode gives every Service's address to this device, also those
 /// that a tenant chose. Whose those are the Services say.

@@ -41,6 +41,8 @@ pub struct Settings {
     pub netns_dir: PathBuf,
     /// Folder of the results of network plugins.
     pub cni_cache: PathBuf,
+    /// What the network plugin and the agent tell each other, if it is installed.
+    pub cni_state: Option<PathBuf>,
     /// The container runtime's socket, if it is to be asked.
     pub cri_socket: Option<PathBuf>,
     /// Whose devices pass though nobody knows the pod.
@@ -90,6 +92,7 @@ impl AgentArgs {
             node_name,
             netns_dir: self.netns_dir,
             cni_cache: self.cni_cache,
+            cni_state: self.cni_state,
             cri_socket: self.cri_socket,
             exempt: Exempt {
                 all: self.unknown_pods == UnknownPods::Allow,

@@ -164,6 +164,11 @@ pub struct Shared {
     pub emitter: Option<Arc<Emitter>>,
     /// Something may have changed: make a pass.
     pub wake: Arc<Notify>,
+    /// The pod runtime has recorded something, or a pod waits for its policy: make a pass
+    /// at once.
+    pub recorded: Arc<Notify>,
+    /// Passes that were published.
+    published: watch::Sender<u64>,
     requested: AtomicU64,
     completed: watch::Sender<u64>,
     /// Denied and audited packets, one JSON object each.
@@ -184,6 +189,8 @@ impl Shared {
             board: None,
             emitter: None,
             wake: Arc::new(Notify::new()),
+            recorded: Arc::new(Notify::new()),
+            published: watch::Sender::new(0),
             requested: AtomicU64::new(0),
             completed: watch::Sender::new(0),
             events: broadcast::Sender::new(FOLLOW_BACKLOG),
@@ -232,6 +239,12 @@ impl Shared {
     pub fn set_status(&self, status: Status) {
         *lock(&self.status) = status;
         *lock(&self.last_pass) = Some(Instant::now());
+        self.published.send_modify(|passes| *passes += 1);
+    }
+
+    /// Tells of each pass that ends from now on.
+    pub fn passes(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
     }
 
     /// The ticket of the newest request, to be read before a pass begins.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use nix::net::if_::if_nametoindex;
 use ringfence_policy::tables::Tables;
 
+use super::Hook;
 use super::devices::Devices;
-use super::hook::Hook;
 use super::{Applied, Datapath, Interface, Stranger};
 
 impl Datapath {

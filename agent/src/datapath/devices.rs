@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Hook;
 use super::error::DatapathError;
-use super::hook::Hook;
-use crate::netlink::{Link, LinkLayerType, Netlink};
+use ringfence_netlink::{Link, LinkLayerType, Netlink};
 
 /// One device.
 #[derive(Clone, PartialEq, Eq, Debug)]

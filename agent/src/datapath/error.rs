@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use ringfence_hooks::HookError;
+pub(super) use ringfence_hooks::chain;
+
 /// An operation on the kernel's side failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
@@ -63,41 +66,9 @@ pub enum DatapathError {
         /// The pin directory.
         pin_dir: PathBuf,
     },
-    /// A filter of another kind stands where ours can't go in front of it.
-    #[error(
-        "on {interface} the filter {other} runs before {program}, and what it accepts \
-         isn't judged: give it another priority number than 1"
-    )]
-    Behind {
-        /// Our program.
-        program: &'static str,
-        /// The interface.
-        interface: String,
-        /// The filter.
-        other: String,
-    },
-    /// A qdisc that takes no filters at egress is where clsact would be.
-    #[error(
-        "{interface} has a qdisc of kind `{kind}`, which takes no filters for egress: have \
-         its owner use clsact instead (`tc qdisc del dev {interface} {kind}` removes it)"
-    )]
-    PlainIngress {
-        /// The interface.
-        interface: String,
-        /// The qdisc's kind.
-        kind: String,
-    },
-    /// What is recorded can't be seen from here.
-    #[error(
-        "{} records filters in another network namespace (inode {inode}): run this inside it",
-        folder.display()
-    )]
-    OtherNetns {
-        /// The folder of records.
-        folder: PathBuf,
-        /// The namespace's inode.
-        inode: u64,
-    },
+    /// A hook's program couldn't be attached or let go.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// Others may have put pins where the agent's are.
     #[error(
         "{}: {fault}: what is pinned there may be theirs. Look into it and remove it \
@@ -154,15 +125,4 @@ pub enum DatapathError {
         /// Why not, with the errno.
         message: String,
     },
-}
-
-/// An error with all its causes: aya's Display hides the errno.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -2,20 +2,17 @@
 //! Where there are none, [`Filters`] on clsact qdiscs do the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
-use nix::errno::Errno;
+use aya::programs::SchedClassifier;
+use aya::programs::links::FdLink;
+use ringfence_hooks::{
+    Filters, Hook, HookError, PROGRAMS, Pinned, Programs as _, Turn, query, tcx,
+};
 
-use super::clsact::Filters;
-use super::error::{DatapathError, chain};
-use super::hook::Hook;
+use super::error::DatapathError;
 use super::load;
-use super::query;
 
 /// All links of this agent.
 pub(super) struct Links {
@@ -68,50 +65,23 @@ impl Links {
             foreign: BTreeMap::new(),
             failed: BTreeSet::new(),
         };
-        links.remove_leftovers()?;
-        for (ifindex, hook, path) in links.pins()? {
+        let _turn = Turn::take(folder)?;
+        tcx::remove_leftovers(&links.folder)?;
+        for (ifindex, hook, path) in tcx::pins(&links.folder)? {
             links.adopt_one(ifindex, hook, &path)?;
         }
+        // Before this the network plugin attached those of the last agent, which are under
+        // the new ones now.
+        Pinned::pin(folder, &mut links.ebpf)?;
         Ok(links)
     }
 
-    fn pins(&self) -> Result<Vec<(u32, Hook, PathBuf)>, DatapathError> {
-        let mut pins = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(|e| listing(&self.folder, e))? {
-            let path = entry.map_err(|e| listing(&self.folder, e))?.path();
-            let parsed = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .and_then(Hook::parse);
-            if let Some((ifindex, hook)) = parsed {
-                pins.push((ifindex, hook, path));
-            }
-        }
-        Ok(pins)
-    }
-
     fn adopt_one(&mut self, ifindex: u32, hook: Hook, path: &Path) -> Result<(), DatapathError> {
-        let operation = || format!("putting {} under {}", hook.program(), path.display());
-        let link = PinnedLink::from_pin(path).map_err(|error| link_error(operation(), &error))?;
-        let link: SchedClassifierLink = FdLink::from(link)
-            .try_into()
-            .map_err(|error: LinkError| link_error(operation(), &error))?;
-        let program = load::program(&mut self.ebpf, hook.program())?;
-        match program.attach_to_link(link) {
-            Ok(id) => {
-                let link = program
-                    .take_link(id)
-                    .map_err(|error| program_error(operation(), &error))?;
-                let link = link
-                    .try_into()
-                    .map_err(|error: LinkError| link_error(operation(), &error))?;
-                self.links.insert((ifindex, hook), link);
-                Ok(())
-            }
-            // The interface is gone: so is everything that the link guarded.
-            Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove_pin(path),
-            Err(error) => Err(program_error(operation(), &error)),
+        let program = self.ebpf.of_hook(hook)?;
+        if let Some(link) = tcx::replace(program, path, hook)? {
+            self.links.insert((ifindex, hook), link);
         }
+        Ok(())
     }
 
     /// The loaded object.
@@ -159,11 +129,18 @@ impl Links {
         name: &str,
         hooks: &[Hook],
     ) -> Result<(), DatapathError> {
+        // The network plugin attaches too.
+        let version = self.folder.parent().unwrap_or(&self.folder);
+        let _turn = Turn::take(version)?;
         for &hook in hooks {
             if self.by_clsact {
                 self.filters.attach(ifindex, name, hook, &mut self.ebpf)?;
                 self.unlink(ifindex, hook)?;
                 continue;
+            }
+            let pin = self.folder.join(hook.file(ifindex));
+            if !self.links.contains_key(&(ifindex, hook)) && pin.exists() {
+                self.adopt_one(ifindex, hook, &pin)?;
             }
             let held = self.links.contains_key(&(ifindex, hook));
             match held.then(|| self.place(ifindex, name, hook)).transpose()? {
@@ -189,8 +166,7 @@ impl Links {
             }
         })?;
         let is = |ids: &BTreeMap<_, u32>, id| ids.get(hook.program()) == Some(&id);
-        let of_an_agent =
-            |name: Option<String>| name.is_some_and(|n| load::PROGRAMS.contains(&&*n));
+        let of_an_agent = |name: Option<String>| name.is_some_and(|n| PROGRAMS.contains(&&*n));
         let mut ahead = true;
         for id in programs {
             let main = is(&self.ids, id);
@@ -209,7 +185,7 @@ impl Links {
     /// The programs, or their twins.
     fn program(&mut self, hook: Hook, twin: bool) -> Result<&mut SchedClassifier, DatapathError> {
         if !twin {
-            return load::program(&mut self.ebpf, hook.program());
+            return Ok(self.ebpf.of_hook(hook)?);
         }
         let ebpf = match self.twin.take() {
             Some(twin) => twin,
@@ -220,7 +196,7 @@ impl Links {
                 ebpf
             }
         };
-        load::program(self.twin.insert(ebpf), hook.program())
+        Ok(self.twin.insert(ebpf).of_hook(hook)?)
     }
 
     /// A link can't be moved: a new one goes in front, then the old one goes.
@@ -232,52 +208,10 @@ impl Links {
         hook: Hook,
         twin: bool,
     ) -> Result<(), DatapathError> {
-        let operation = || format!("attaching {} to {name}", hook.program());
+        let folder = self.folder.clone();
         let program = self.program(hook, twin)?;
-        let id = program
-            .attach_with_options(
-                name,
-                hook.attach_type(),
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-            .map_err(|error| program_error(operation(), &error))?;
-        let link: FdLink = program
-            .take_link(id)
-            .map_err(|error| program_error(operation(), &error))?
-            .try_into()
-            .map_err(|error: LinkError| link_error(operation(), &error))?;
-        // The name may have gone to another interface since it was looked up.
-        if nix::net::if_::if_nametoindex(name).ok() != Some(ifindex) {
-            return Err(DatapathError::Program {
-                operation: operation(),
-                message: "the interface was renamed meanwhile".to_owned(),
-            });
-        }
-        // Renamed into place: there is no moment without a pin.
-        let path = self.folder.join(hook.file(ifindex));
-        let fresh = self.folder.join(hook.file(ifindex) + FRESH);
-        let pinned = link.pin(&fresh).map_err(|error| DatapathError::Program {
-            operation: format!("pinning {}", fresh.display()),
-            message: chain(&error),
-        })?;
-        fs::rename(&fresh, &path).map_err(|source| DatapathError::File {
-            operation: "renaming",
-            path: fresh,
-            source,
-        })?;
-        self.links.insert((ifindex, hook), FdLink::from(pinned));
-        Ok(())
-    }
-
-    /// Pins of a process that was killed before it could rename them.
-    fn remove_leftovers(&self) -> Result<(), DatapathError> {
-        for entry in fs::read_dir(&self.folder).map_err(|e| listing(&self.folder, e))? {
-            let path = entry.map_err(|e| listing(&self.folder, e))?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(|name| name.ends_with(FRESH)) {
-                remove_pin(&path)?;
-            }
-        }
+        let link = tcx::attach_first(program, &folder, ifindex, name, hook)?;
+        self.links.insert((ifindex, hook), link);
         Ok(())
     }
 
@@ -300,7 +234,7 @@ impl Links {
     fn unlink(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
         let path = self.folder.join(hook.file(ifindex));
         if path.exists() {
-            remove_pin(&path)?;
+            tcx::remove_pin(&path)?;
         }
         self.links.remove(&(ifindex, hook));
         Ok(())
@@ -334,51 +268,12 @@ enum Place {
 /// The ids of all programs of an object.
 fn ids(ebpf: &mut Ebpf) -> Result<BTreeMap<&'static str, u32>, DatapathError> {
     let mut ids = BTreeMap::new();
-    for name in load::PROGRAMS {
-        let info = load::program(ebpf, name)?
-            .info()
-            .map_err(|error| program_error(format!("asking for the id of {name}"), &error))?;
+    for hook in Hook::ALL {
+        let name = hook.program();
+        let info = ebpf.of_hook(hook)?.info();
+        let info = info
+            .map_err(|error| HookError::program(format!("asking for the id of {name}"), &error))?;
         ids.insert(name, info.id());
     }
     Ok(ids)
-}
-
-/// Marks a pin that isn't at its place yet. No dot: bpffs reserves those.
-pub(super) const FRESH: &str = "-new";
-
-fn listing(folder: &Path, source: std::io::Error) -> DatapathError {
-    DatapathError::File {
-        operation: "listing",
-        path: folder.to_owned(),
-        source,
-    }
-}
-
-fn remove_pin(path: &Path) -> Result<(), DatapathError> {
-    fs::remove_file(path).map_err(|source| DatapathError::File {
-        operation: "removing",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn errno(error: &ProgramError) -> Option<Errno> {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
-        _ => None,
-    }
-}
-
-fn program_error(operation: String, error: &ProgramError) -> DatapathError {
-    DatapathError::Program {
-        operation,
-        message: chain(error),
-    }
-}
-
-fn link_error(operation: String, error: &LinkError) -> DatapathError {
-    DatapathError::Program {
-        operation,
-        message: chain(error),
-    }
 }

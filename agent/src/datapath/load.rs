@@ -12,6 +12,7 @@ use ringfence_ebpf::abi::{
     Addr, Bucket, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
     Grant, Identity, Kernel, Name, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey,
 };
+use ringfence_hooks::PROGRAMS;
 
 use super::btf::Running;
 use super::control::InForce;
@@ -121,17 +122,6 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The program that reads the flows' clock; never attached.
 pub(super) const CLOCK: &str = "clock";
-
-/// The programs that are attached, by their names in the object.
-pub(super) const PROGRAMS: [&str; 7] = [
-    "from_pod",
-    "to_pod",
-    "to_network",
-    "to_network_l3",
-    "from_network",
-    "to_bridge",
-    "from_bridge",
-];
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
     ebpf.take_map(name).ok_or(DatapathError::Map {

@@ -9,7 +9,6 @@ mod apply;
 mod attach;
 mod btf;
 mod buckets;
-mod clsact;
 mod control;
 mod counters;
 mod cut;
@@ -19,7 +18,6 @@ mod endpoints;
 mod error;
 mod events;
 mod flows;
-mod hook;
 mod kfunc;
 mod links;
 mod load;
@@ -28,7 +26,6 @@ mod lock;
 mod maps;
 mod names;
 mod preflight;
-mod query;
 mod quotas;
 mod remove;
 mod run;
@@ -50,16 +47,16 @@ use ringfence_policy::compile::IdKey;
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
-pub use clsact::Attach;
 pub use counters::{Counters, DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
-pub use hook::Hook;
 pub use load::over_pins;
 pub use remove::{Removed, uninstall};
 pub use run::Run;
 pub use verified::Verified;
+
+pub use ringfence_hooks::{Attach, Hook};
 
 use crate::runtime::FoundBy;
 use endpoints::Endpoints;
@@ -310,6 +307,11 @@ impl Datapath {
     pub fn endpoints(&self) -> Vec<EndpointState> {
         self.endpoints
             .states(&self.links, &self.names, self.worlds.active)
+    }
+
+    /// Where everything is pinned: the pin directory of this ABI version.
+    pub fn folder(&self) -> PathBuf {
+        preflight::place(&self.options.pin_dir)
     }
 
     /// Says what is known of devices that are no known pod's, for the calls of

@@ -44,7 +44,7 @@ pub(super) fn check(object: &[u8], pin_dir: &Path, enters: bool) -> Result<(), D
 /// from `pin_dir` are the agent's alone: whoever may open a pin may change what is
 /// in force.
 pub(super) fn folder(pin_dir: &Path) -> Result<PathBuf, DatapathError> {
-    let folder = pin_dir.join(format!("v{ABI_VERSION}"));
+    let folder = place(pin_dir);
     for one in [pin_dir, &folder, &folder.join("links")] {
         make(one).map_err(|source| DatapathError::File {
             operation: "creating",
@@ -54,6 +54,11 @@ pub(super) fn folder(pin_dir: &Path) -> Result<PathBuf, DatapathError> {
         own(one)?;
     }
     Ok(folder)
+}
+
+/// The folder of this ABI version.
+pub(super) fn place(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("v{ABI_VERSION}"))
 }
 
 fn make(folder: &Path) -> io::Result<()> {

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::PinnedLink;
+use ringfence_hooks::PROGRAM_PINS;
 use serde::Serialize;
 
-use super::clsact;
 use super::error::DatapathError;
 use super::lock::Lock;
 use super::preflight;
@@ -39,7 +39,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
             continue;
         }
         let _lock = Lock::take(&version)?;
-        removed.filters += clsact::uninstall(&version)?;
+        removed.filters += ringfence_hooks::uninstall(&version)?;
         let links = version.join("links");
         if links.exists() {
             for link in list(&links)? {
@@ -47,6 +47,13 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
                 removed.links += 1;
             }
             fs::remove_dir(&links).map_err(|error| file("removing", &links, error))?;
+        }
+        let programs = version.join(PROGRAM_PINS);
+        if programs.exists() {
+            for program in list(&programs)? {
+                delete(&program)?;
+            }
+            fs::remove_dir(&programs).map_err(|error| file("removing", &programs, error))?;
         }
         for map in list(&version)? {
             delete(&map)?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 
+use super::Hook;
 use super::error::{DatapathError, chain};
-use super::hook::Hook;
 use super::{Datapath, load};
 
 /// `TC_ACT_SHOT` (linux/pkt_cls.h).

@@ -3,6 +3,7 @@
 
 use super::error::{DatapathError, chain};
 use super::{Datapath, load};
+use ringfence_hooks::PROGRAMS;
 
 /// One loaded program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,6 @@ impl Datapath {
                 instructions: info.verified_instruction_count(),
             })
         };
-        load::PROGRAMS.into_iter().map(ask).collect()
+        PROGRAMS.into_iter().map(ask).collect()
     }
 }

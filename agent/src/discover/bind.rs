@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Discovery, Exempt, Unguarded, Wanted};
 use crate::datapath::{Interface, Others, Stranger};
-use crate::netlink::Link;
 use crate::runtime::Sandbox;
+use ringfence_netlink::Link;
 
 /// What became of the namespace that a sandbox was made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,7 +241,8 @@ impl<'a> Seen<'a> {
                     ifindex: link.index,
                     name: link.name.clone(),
                     pod: record.map(|one| format!("{}/{}", one.namespace, one.name)),
-                    closed: !exempt.takes(record.map(|one| one.namespace.as_str())),
+                    closed: !exempt.takes(record.map(|one| one.namespace.as_str()))
+                        && record.is_none_or(|one| !one.open),
                 }
             })
             .collect()

@@ -3,8 +3,8 @@ use std::time::{Duration, SystemTime};
 use ringfence_policy::index::PodKey;
 
 use super::*;
-use crate::netlink::LinkLayerType;
 use crate::runtime::FoundBy;
+use ringfence_netlink::LinkLayerType;
 
 /// A device of the node that leads into a namespace.
 fn veth(index: u32, netns: i32) -> Link {
@@ -47,6 +47,7 @@ fn sandbox(name: &str, uid: &str, id: i32, index: u32) -> Located {
             addresses: Vec::new(),
             recorded: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(index)),
             by: FoundBy::CniCache,
+            open: false,
         },
         place: Place::There(Some(id)),
     }

@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use ringfence_policy::index;
 
@@ -16,14 +17,18 @@ use super::bind::{Located, Place, Seen};
 use super::{DiscoverError, Discovery, Exempt, Finder, Wanted, files};
 use crate::datapath::Interface;
 use crate::failure::one_line;
-use crate::netlink::{Link, Netlink};
 use crate::runtime::cri::Cri;
+use crate::runtime::plugin;
 use crate::runtime::{Cache, Sandbox};
+use crate::settings::Settings;
+use ringfence_netlink::{Link, Netlink};
 
 /// Discovery by records.
 #[derive(Debug)]
 pub struct Records {
     netns_dir: PathBuf,
+    /// The network plugin's own records, if it keeps any.
+    plugin: Option<plugin::Records>,
     cache: Cache,
     cri: Option<Cri>,
     exempt: Exempt,
@@ -43,13 +48,14 @@ struct Namespaces {
 }
 
 impl Records {
-    /// Discovery by the results in a cache and what a runtime's socket says, with namespaces named in a folder.
-    pub fn new(netns_dir: PathBuf, cache: PathBuf, cri: Option<PathBuf>, exempt: Exempt) -> Self {
+    /// Discovery by what an agent with these settings is to look at.
+    pub fn new(settings: &Settings) -> Self {
         Self {
-            netns_dir,
-            cache: Cache::new(cache),
-            cri: cri.map(Cri::new),
-            exempt,
+            netns_dir: settings.netns_dir.clone(),
+            plugin: settings.cni_state.as_deref().map(plugin::Records::new),
+            cache: Cache::new(settings.cni_cache.clone()),
+            cri: settings.cri_socket.clone().map(Cri::new),
+            exempt: settings.exempt.clone(),
             sandboxes: Vec::new(),
             faults: Vec::new(),
         }
@@ -63,7 +69,16 @@ impl Finder for Records {
             Err(error) => return Some(Err(error.into())),
         };
         self.faults = results.faults;
-        self.sandboxes = results.sandboxes;
+        self.sandboxes = match &mut self.plugin {
+            None => Vec::new(),
+            Some(plugin) => match plugin.look() {
+                Ok(sandboxes) => sandboxes,
+                Err(error) => return Some(Err(error).context("the network plugin's records")),
+            },
+        };
+        self.faults
+            .extend(self.plugin.iter().flat_map(plugin::Records::faults));
+        merge(&mut self.sandboxes, results.sandboxes.iter());
         if let Some(cri) = &mut self.cri {
             // Beside the records: what it said before counts until it answers again.
             let asked = cri.look();
@@ -134,6 +149,10 @@ fn merge<'a>(sandboxes: &mut Vec<Sandbox>, others: impl Iterator<Item = &'a Sand
             Some(one) => {
                 one.uid = one.uid.take().or_else(|| other.uid.clone());
                 one.netns = one.netns.take().or_else(|| other.netns.clone());
+                one.mac = one.mac.or(other.mac);
+                if one.others.is_empty() {
+                    one.others.clone_from(&other.others);
+                }
                 if one.addresses.is_empty() {
                     one.addresses.clone_from(&other.addresses);
                 }

@@ -9,8 +9,8 @@ use ringfence_policy::index::PodKey;
 
 use super::{Namespace, Wanted};
 use crate::datapath::Interface;
-use crate::netlink::Link;
 use crate::runtime::FoundBy;
+use ringfence_netlink::Link;
 
 /// What the survey saw, by what it is asked for.
 pub(super) struct View<'a> {

@@ -3,20 +3,17 @@
 //! succeeded, and remove them with DEL.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::files::Files;
 use super::{FoundBy, Sandbox};
 
-/// A result of a plugin has a few kilobytes.
-const LARGEST: u64 = 1 << 20;
 /// The interface on which a pod has its addresses, in every runtime.
 const FIRST: &str = "eth0";
 
@@ -32,26 +29,7 @@ pub struct CacheError {
 
 /// The folder of results, each file read once.
 #[derive(Debug)]
-pub struct Cache {
-    folder: PathBuf,
-    read: BTreeMap<PathBuf, Entry>,
-}
-
-/// A file as it was read.
-#[derive(Debug)]
-struct Entry {
-    stamp: Stamp,
-    /// What it says; an error if it says nothing that can be used.
-    said: Result<Option<Attachment>, String>,
-}
-
-/// Tells one content of a file from the next: libcni may write over it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
-    inode: u64,
-    length: u64,
-    modified: Option<SystemTime>,
-}
+pub struct Cache(Files<Attachment>);
 
 /// What the folder says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -65,15 +43,12 @@ pub struct Results {
 impl Cache {
     /// Results in a folder, which needn't be there yet.
     pub const fn new(folder: PathBuf) -> Self {
-        Self {
-            folder,
-            read: BTreeMap::new(),
-        }
+        Self(Files::new(folder, parse))
     }
 
     /// Where they are.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.0.folder()
     }
 
     /// Reads what is new.
@@ -81,89 +56,23 @@ impl Cache {
     /// # Errors
     /// If the folder can't be listed. No folder is no error: no pod has started yet.
     pub fn look(&mut self) -> Result<Results, CacheError> {
-        let failed = |source| CacheError {
-            path: self.folder.clone(),
+        self.0.look().map_err(|source| CacheError {
+            path: self.0.folder().to_owned(),
             source,
-        };
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.read.clear();
-                return Ok(Results::default());
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let mut now = BTreeMap::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
-            let before = self.read.remove(&path);
-            if let Some(entry) = refreshed(&path, before) {
-                now.insert(path, entry);
-            }
-        }
-        self.read = now;
-        Ok(self.results())
-    }
-
-    fn results(&self) -> Results {
-        let mut results = Results::default();
+        })?;
         let mut sandboxes: BTreeMap<&str, Vec<(&Attachment, SystemTime)>> = BTreeMap::new();
-        for (path, entry) in &self.read {
-            let at = entry.stamp.modified.unwrap_or(SystemTime::UNIX_EPOCH);
-            match &entry.said {
-                Ok(Some(said)) => sandboxes
-                    .entry(&said.container)
-                    .or_default()
-                    .push((said, at)),
-                Ok(None) => {}
-                Err(why) => {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    results
-                        .faults
-                        .push(format!("{}: {why}", name.escape_debug()));
-                }
-            }
+        for (said, at) in self.0.said() {
+            let all = sandboxes.entry(&said.container).or_default();
+            all.push((said, at));
         }
-        results.sandboxes = sandboxes.values().filter_map(|all| sandbox(all)).collect();
-        let order = |one: &Sandbox| (one.recorded, one.id.clone());
-        results.sandboxes.sort_by_key(order);
-        results
+        let mut sandboxes: Vec<Sandbox> =
+            sandboxes.values().filter_map(|all| sandbox(all)).collect();
+        sandboxes.sort_by_key(|one| (one.recorded, one.id.clone()));
+        Ok(Results {
+            sandboxes,
+            faults: self.0.faults().collect(),
+        })
     }
-}
-
-/// A file's entry; none if it has gone.
-fn refreshed(path: &Path, before: Option<Entry>) -> Option<Entry> {
-    let stamp = match fs::metadata(path) {
-        Ok(meta) if meta.is_file() => Stamp {
-            inode: meta.ino(),
-            length: meta.len(),
-            modified: meta.modified().ok(),
-        },
-        _ => return None,
-    };
-    if let Some(before) = before.filter(|before| before.stamp == stamp && before.said.is_ok()) {
-        return Some(before);
-    }
-    match read(path) {
-        Ok(text) => Some(Entry {
-            stamp,
-            said: parse(&text),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => Some(Entry {
-            stamp,
-            said: Err(error.to_string()),
-        }),
-    }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(LARGEST + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > LARGEST {
-        return Err(io::Error::other(format!("more than {LARGEST} bytes")));
-    }
-    Ok(text)
 }
 
 /// One interface of one pod.
@@ -256,7 +165,8 @@ fn parse(text: &[u8]) -> Result<Option<Attachment>, String> {
     }))
 }
 
-fn mac(text: &str) -> Option<[u8; 6]> {
+/// A MAC as it is written, with colons.
+pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Vec<u8> = text
         .split(':')
         .map(|byte| u8::from_str_radix(byte, 16).ok())
@@ -284,6 +194,7 @@ fn sandbox(all: &[(&Attachment, SystemTime)]) -> Option<Sandbox> {
         addresses: first.addresses.clone(),
         recorded: *recorded,
         by: FoundBy::CniCache,
+        open: false,
     })
 }
 

@@ -3,6 +3,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use std::fs;
+
 use super::*;
 
 /// As containerd 1.7 has libcni write it after the plugins `ptp` and `portmap`.

@@ -6,6 +6,8 @@
 
 mod cache;
 pub mod cri;
+mod files;
+pub mod plugin;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ pub use cache::{Cache, CacheError};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FoundBy {
+    /// The record of the chained network plugin.
+    CniPlugin,
     /// The results of network plugins that libcni keeps on the node.
     CniCache,
     /// The container runtime, asked over its socket.
@@ -34,7 +38,7 @@ pub enum FoundBy {
 impl FoundBy {
     /// Whether it was told by somebody other than the pod.
     pub const fn is_certain(self) -> bool {
-        matches!(self, Self::CniCache | Self::Cri)
+        matches!(self, Self::CniPlugin | Self::CniCache | Self::Cri)
     }
 }
 
@@ -63,4 +67,6 @@ pub struct Sandbox {
     pub recorded: SystemTime,
     /// Who says so.
     pub by: FoundBy,
+    /// Its device is open until its policy is in force.
+    pub open: bool,
 }

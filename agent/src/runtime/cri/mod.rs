@@ -219,6 +219,7 @@ fn sandbox(item: &Item, answer: &StatusResponse) -> Option<Sandbox> {
             .collect(),
         recorded: SystemTime::UNIX_EPOCH + since,
         by: FoundBy::Cri,
+        open: false,
     })
 }
 

@@ -37,7 +37,7 @@ struct Query {
 ///
 /// # Errors
 /// `EPERM` without `CAP_NET_ADMIN`, `ENODEV` if the device has gone.
-pub(super) fn programs(ifindex: u32, attach_type: TcAttachType) -> io::Result<Vec<u32>> {
+pub fn programs(ifindex: u32, attach_type: TcAttachType) -> io::Result<Vec<u32>> {
     let mut ids = [0_u32; MOST];
     let mut query = Query {
         target: ifindex,
@@ -59,7 +59,7 @@ pub(super) fn programs(ifindex: u32, attach_type: TcAttachType) -> io::Result<Ve
 }
 
 /// The name of a loaded program, if this process may look at it (CAP_SYS_ADMIN).
-pub(super) fn name(id: u32) -> Option<String> {
+pub fn name(id: u32) -> Option<String> {
     let mut all = loaded_programs().map_while(Result::ok);
     let found = all.find(|program| program.id() == id)?;
     found.name_as_str().map(str::to_owned)

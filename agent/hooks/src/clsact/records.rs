@@ -8,9 +8,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::super::error::DatapathError;
-use super::super::hook::Hook;
 use super::tc::Place;
+use crate::Hook;
+use crate::HookError;
 
 /// One thing that is ours.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -63,7 +63,7 @@ impl Records {
     /// Those below a pin directory of one ABI version, which may have none.
     ///
     /// Refuses those of another network namespace: their filters can't be seen from here.
-    pub(super) fn open(folder: &Path) -> Result<Self, DatapathError> {
+    pub(super) fn open(folder: &Path) -> Result<Self, HookError> {
         let records = Self {
             folder: folder.join("clsact"),
         };
@@ -72,7 +72,7 @@ impl Records {
             if let Record::Netns(inode) = record
                 && inode != here
             {
-                return Err(DatapathError::OtherNetns {
+                return Err(HookError::OtherNetns {
                     folder: records.folder,
                     inode,
                 });
@@ -81,14 +81,14 @@ impl Records {
         Ok(records)
     }
 
-    pub(super) fn list(&self) -> Result<Vec<Record>, DatapathError> {
+    pub(super) fn list(&self) -> Result<Vec<Record>, HookError> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|error| file("listing", &self.folder, error))?,
+            entries => entries.map_err(|error| HookError::file("listing", &self.folder, error))?,
         };
         let mut records = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| file("listing", &self.folder, error))?;
+            let entry = entry.map_err(|error| HookError::file("listing", &self.folder, error))?;
             records.extend(entry.file_name().to_str().and_then(Record::parse));
         }
         records.sort();
@@ -97,24 +97,24 @@ impl Records {
 
     /// Written before what it records is made: what is made but not recorded
     /// would stay for ever.
-    pub(super) fn add(&self, record: Record) -> Result<(), DatapathError> {
+    pub(super) fn add(&self, record: Record) -> Result<(), HookError> {
         make(&self.folder)?;
         make(&self.folder.join(Record::Netns(netns()?).name()))?;
         make(&self.folder.join(record.name()))
     }
 
-    pub(super) fn remove(&self, record: Record) -> Result<(), DatapathError> {
+    pub(super) fn remove(&self, record: Record) -> Result<(), HookError> {
         let path = self.folder.join(record.name());
         match fs::remove_dir(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(file("removing", &path, error))
+                Err(HookError::file("removing", &path, error))
             }
             _ => Ok(()),
         }
     }
 
     /// Removes the folder, which must hold nothing but the namespace's record.
-    pub(super) fn remove_folder(&self) -> Result<(), DatapathError> {
+    pub(super) fn remove_folder(&self) -> Result<(), HookError> {
         for record in self.list()? {
             if matches!(record, Record::Netns(_)) {
                 self.remove(record)?;
@@ -122,35 +122,27 @@ impl Records {
         }
         match fs::remove_dir(&self.folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(file("removing", &self.folder, error))
+                Err(HookError::file("removing", &self.folder, error))
             }
             _ => Ok(()),
         }
     }
 }
 
-fn make(folder: &Path) -> Result<(), DatapathError> {
+fn make(folder: &Path) -> Result<(), HookError> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(file("creating", folder, error))
+            Err(HookError::file("creating", folder, error))
         }
         _ => Ok(()),
     }
 }
 
 /// The calling thread's network namespace.
-fn netns() -> Result<u64, DatapathError> {
+fn netns() -> Result<u64, HookError> {
     let path = Path::new("/proc/thread-self/ns/net");
-    let inode = fs::metadata(path).map_err(|error| file("looking at", path, error))?;
+    let inode = fs::metadata(path).map_err(|error| HookError::file("looking at", path, error))?;
     Ok(inode.ino())
-}
-
-fn file(operation: &'static str, path: &Path, source: std::io::Error) -> DatapathError {
-    DatapathError::File {
-        operation,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -11,13 +11,11 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use aya::Ebpf;
 use aya::programs::{ProgramError, TcAttachType};
 use aya::util::KernelVersion;
 
-use super::error::{DatapathError, chain};
-use super::hook::Hook;
-use super::load;
+use crate::HookError;
+use crate::{Hook, Programs};
 
 use records::{Record, Records};
 use tc::{CLSACT, Candidate, Filter, Place, Tc};
@@ -35,7 +33,7 @@ pub enum Attach {
 impl Attach {
     /// Whether that comes down to filters on this kernel. tcx and its links came
     /// with 6.6 (commit e420bed02507).
-    pub(super) fn by_clsact(self) -> bool {
+    pub fn by_clsact(self) -> bool {
         let has_tcx = || KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
         self == Self::Clsact || !has_tcx()
     }
@@ -45,21 +43,32 @@ impl Attach {
 const HANDLE: u32 = 0x5246_0001;
 
 /// All filters of this agent.
-pub(super) struct Filters {
+pub struct Filters {
     tc: Tc,
     records: Records,
     held: BTreeMap<(u32, Hook), Place>,
 }
 
 impl Filters {
-    /// Puts the new programs in the place of those of the last agent, each at
-    /// once; records of filters that are gone are removed.
-    pub(super) fn adopt(folder: &Path, ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let mut filters = Self {
+    /// Those of a pin directory of one ABI version, none of which is known yet.
+    ///
+    /// # Errors
+    /// If its records are of another network namespace.
+    pub fn open(folder: &Path) -> Result<Self, HookError> {
+        Ok(Self {
             tc: Tc::open()?,
             records: Records::open(folder)?,
             held: BTreeMap::new(),
-        };
+        })
+    }
+
+    /// Puts the new programs in the place of those of the last agent, each at
+    /// once; records of filters that are gone are removed.
+    ///
+    /// # Errors
+    /// If a filter can't be replaced, or a record not be read.
+    pub fn adopt(folder: &Path, programs: &mut impl Programs) -> Result<Self, HookError> {
+        let mut filters = Self::open(folder)?;
         for record in filters.records.list()? {
             let Record::Filter(ifindex, hook, place) = record else {
                 continue;
@@ -68,7 +77,7 @@ impl Filters {
             let is_ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
             // Of two, one was about to be moved in front of the other.
             if there.iter().any(is_ours) && !filters.held.contains_key(&(ifindex, hook)) {
-                let program = candidate(ebpf, hook)?;
+                let program = candidate(programs, hook)?;
                 filters
                     .tc
                     .replace(ifindex, hook.attach_type(), place, program)?;
@@ -84,27 +93,62 @@ impl Filters {
     }
 
     /// Whether a filter of ours is on a hook, as far as is known.
-    pub(super) fn holds(&self, ifindex: u32, hook: Hook) -> bool {
+    pub fn holds(&self, ifindex: u32, hook: Hook) -> bool {
         self.held.contains_key(&(ifindex, hook))
     }
 
+    /// Whether a filter of ours is on a hook, by the records: another process may have
+    /// put it there.
+    ///
+    /// # Errors
+    /// If records or filters can't be listed.
+    pub fn find(&mut self, ifindex: u32, hook: Hook) -> Result<bool, HookError> {
+        if self.holds(ifindex, hook) {
+            return Ok(true);
+        }
+        let records = self.records.list()?.into_iter();
+        let mut places = records.filter_map(|record| match record {
+            Record::Filter(of, on, place) if (of, on) == (ifindex, hook) => Some(place),
+            _ => None,
+        });
+        let there = self.tc.filters(ifindex, hook.attach_type())?;
+        let is_there = |place: &Place| there.iter().any(|f| f.place == *place && is_named(f, hook));
+        let found = places.find(is_there);
+        if let Some(place) = found {
+            self.held.insert((ifindex, hook), place);
+        }
+        Ok(found.is_some())
+    }
+
     /// Devices that have one.
-    pub(super) fn interfaces(&self) -> Vec<u32> {
+    pub fn interfaces(&self) -> Vec<u32> {
         let mut interfaces: Vec<u32> = self.held.keys().map(|(ifindex, _)| *ifindex).collect();
         interfaces.dedup();
         interfaces
     }
 
-    /// Attaches a program first on a hook, or sees to it that it stands there.
-    pub(super) fn attach(
+    /// Attaches a program first on a hook, or sees to it that it stands there. What another
+    /// process has put there is taken over.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or somebody else's filter can't be passed.
+    pub fn attach(
         &mut self,
         ifindex: u32,
         name: &str,
         hook: Hook,
-        ebpf: &mut Ebpf,
-    ) -> Result<(), DatapathError> {
-        let program = candidate(ebpf, hook)?;
+        programs: &mut impl Programs,
+    ) -> Result<(), HookError> {
         let side = hook.attach_type();
+        let is_known = self.holds(ifindex, hook);
+        let is_there = self.find(ifindex, hook)?;
+        let program = candidate(programs, hook)?;
+        if let Some(place) = self.held.get(&(ifindex, hook))
+            && is_there
+            && !is_known
+        {
+            self.tc.replace(ifindex, side, *place, program)?;
+        }
         let there = self.tc.filters(ifindex, side)?;
         let ours = self.held.get(&(ifindex, hook)).copied();
         let ours = ours.filter(|place| {
@@ -125,7 +169,7 @@ impl Filters {
             }
         }
         match there.first() {
-            Some(other) if !first => Err(DatapathError::Behind {
+            Some(other) if !first => Err(HookError::Behind {
                 program: program.name,
                 interface: name.to_owned(),
                 other: shown(other, side),
@@ -140,7 +184,7 @@ impl Filters {
         hook: Hook,
         place: Place,
         program: Candidate<'_>,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<(), HookError> {
         let record = Record::Filter(ifindex, hook, place);
         self.records.add(record)?;
         if let Err(error) = self.tc.add(ifindex, hook.attach_type(), place, program) {
@@ -154,7 +198,7 @@ impl Filters {
 
     /// On a plain `ingress` qdisc a filter for egress would be taken, and run at
     /// ingress.
-    fn ensure_clsact(&mut self, ifindex: u32, name: &str) -> Result<(), DatapathError> {
+    fn ensure_clsact(&mut self, ifindex: u32, name: &str) -> Result<(), HookError> {
         if self.tc.qdisc(ifindex)?.is_none() {
             let record = Record::Qdisc(ifindex);
             self.records.add(record)?;
@@ -169,14 +213,14 @@ impl Filters {
         }
         match self.tc.qdisc(ifindex)?.as_deref() {
             Some(CLSACT) => Ok(()),
-            Some(kind) => Err(DatapathError::PlainIngress {
+            Some(kind) => Err(HookError::PlainIngress {
                 interface: name.to_owned(),
                 kind: kind.to_owned(),
             }),
-            None => Err(DatapathError::Program {
-                operation: format!("adding clsact to {name}"),
-                message: "somebody removes it at the same time".to_owned(),
-            }),
+            None => Err(HookError::said(
+                format!("adding clsact to {name}"),
+                "somebody removes it at the same time".to_owned(),
+            )),
         }
     }
 
@@ -184,7 +228,10 @@ impl Filters {
     /// the device goes or we are uninstalled: the kernel stops a device for a
     /// moment when one comes or goes (`qdisc_graft` of net/sched/sch_api.c), and
     /// loses what is sent then.
-    pub(super) fn detach(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn detach(&mut self, ifindex: u32, hook: Hook) -> Result<(), HookError> {
         let Some(place) = self.held.remove(&(ifindex, hook)) else {
             return Ok(());
         };
@@ -193,7 +240,10 @@ impl Filters {
     }
 
     /// Lets go of a device that has vanished, and of what was on it.
-    pub(super) fn forget(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+    ///
+    /// # Errors
+    /// If a record can't be removed.
+    pub fn forget(&mut self, ifindex: u32) -> Result<(), HookError> {
         for record in self.records.list()? {
             match record {
                 Record::Filter(of, ..) | Record::Qdisc(of) if of == ifindex => {
@@ -209,7 +259,10 @@ impl Filters {
     /// The filters of others on a device, in words. They run after tcx programs
     /// and, where ours are filters too, after ours; an OK of theirs takes the
     /// tag from the packet that says who sent it.
-    pub(super) fn foreign(&mut self, ifindex: u32) -> Result<Vec<String>, DatapathError> {
+    ///
+    /// # Errors
+    /// If they can't be listed.
+    pub fn foreign(&mut self, ifindex: u32) -> Result<Vec<String>, HookError> {
         let mut foreign = Vec::new();
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
             let ours = |filter: &&Filter| {
@@ -226,7 +279,7 @@ impl Filters {
     }
 
     /// Removes the qdisc that we made, if nothing is on it.
-    fn drop_qdisc(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+    fn drop_qdisc(&mut self, ifindex: u32) -> Result<(), HookError> {
         let mut empty = self.tc.qdisc(ifindex)?.as_deref() == Some(CLSACT);
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
             empty = empty && self.tc.filters(ifindex, side)?.is_empty();
@@ -240,12 +293,11 @@ impl Filters {
 
 /// Removes all filters that a pin directory of one ABI version records, and the
 /// qdiscs made for them that hold nothing else. Returns how many filters.
-pub(super) fn uninstall(folder: &Path) -> Result<usize, DatapathError> {
-    let mut filters = Filters {
-        tc: Tc::open()?,
-        records: Records::open(folder)?,
-        held: BTreeMap::new(),
-    };
+///
+/// # Errors
+/// Names what couldn't be removed.
+pub fn uninstall(folder: &Path) -> Result<usize, HookError> {
+    let mut filters = Filters::open(folder)?;
     let mut removed = 0;
     let records = filters.records.list()?;
     for record in &records {
@@ -268,13 +320,11 @@ pub(super) fn uninstall(folder: &Path) -> Result<usize, DatapathError> {
     Ok(removed)
 }
 
-fn candidate(ebpf: &mut Ebpf, hook: Hook) -> Result<Candidate<'_>, DatapathError> {
+fn candidate(programs: &mut impl Programs, hook: Hook) -> Result<Candidate<'_>, HookError> {
     let name = hook.program();
-    let failed = |error: ProgramError| DatapathError::Program {
-        operation: format!("asking for the id of {name}"),
-        message: chain(&error),
-    };
-    let program: &_ = load::program(ebpf, name)?;
+    let failed =
+        |error: ProgramError| HookError::program(format!("asking for the id of {name}"), &error);
+    let program: &_ = programs.of_hook(hook)?;
     Ok(Candidate {
         name,
         id: program.info().map_err(failed)?.id(),

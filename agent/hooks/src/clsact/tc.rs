@@ -13,8 +13,8 @@ use netlink_packet_route::tc::{
 };
 use nix::errno::Errno;
 
-use super::super::error::{DatapathError, chain};
-use crate::netlink::{Netlink, NetlinkError};
+use crate::{HookError, chain};
+use ringfence_netlink::{Netlink, NetlinkError};
 
 /// `ETH_P_ALL` (linux/if_ether.h): a filter for packets of every protocol.
 const EVERY_PROTOCOL: u16 = 3;
@@ -71,7 +71,7 @@ pub(super) struct Tc(Netlink);
 
 impl Tc {
     /// Opens it in the namespace of the calling thread.
-    pub(super) fn open() -> Result<Self, DatapathError> {
+    pub(super) fn open() -> Result<Self, HookError> {
         let netlink = Netlink::open().map_err(|error| failed("opening a socket".into(), &error))?;
         Ok(Self(netlink))
     }
@@ -85,7 +85,7 @@ impl Tc {
         &mut self,
         ifindex: u32,
         side: TcAttachType,
-    ) -> Result<Vec<Filter>, DatapathError> {
+    ) -> Result<Vec<Filter>, HookError> {
         let listed = self.listed(ifindex, side)?;
         if side == TcAttachType::Egress
             && !listed.is_empty()
@@ -96,7 +96,7 @@ impl Tc {
         Ok(listed)
     }
 
-    fn listed(&mut self, ifindex: u32, side: TcAttachType) -> Result<Vec<Filter>, DatapathError> {
+    fn listed(&mut self, ifindex: u32, side: TcAttachType) -> Result<Vec<Filter>, HookError> {
         let request = RouteNetlinkMessage::GetTrafficFilter(message(ifindex, parent(side)));
         let unread = self.0.unread;
         let replies = match self.0.dump("GETTFILTER", &request) {
@@ -113,7 +113,7 @@ impl Tc {
     }
 
     /// The kind of qdisc through which packets enter a device, if it has one.
-    pub(super) fn qdisc(&mut self, ifindex: u32) -> Result<Option<String>, DatapathError> {
+    pub(super) fn qdisc(&mut self, ifindex: u32) -> Result<Option<String>, HookError> {
         let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
         let replies = self.0.dump("GETQDISC", &request);
         let replies =
@@ -129,7 +129,7 @@ impl Tc {
     }
 
     /// Gives a device a clsact qdisc; false if it got one meanwhile.
-    pub(super) fn add_clsact(&mut self, ifindex: u32) -> Result<bool, DatapathError> {
+    pub(super) fn add_clsact(&mut self, ifindex: u32) -> Result<bool, HookError> {
         let request = RouteNetlinkMessage::NewQueueDiscipline(clsact(ifindex));
         match self.order("NEWQDISC", &request, NLM_F_CREATE | NLM_F_EXCL) {
             Ok(()) => Ok(true),
@@ -139,7 +139,7 @@ impl Tc {
     }
 
     /// Takes a device's clsact qdisc away, and all filters with it.
-    pub(super) fn remove_clsact(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+    pub(super) fn remove_clsact(&mut self, ifindex: u32) -> Result<(), HookError> {
         let request = RouteNetlinkMessage::DelQueueDiscipline(clsact(ifindex));
         gone(self.order("DELQDISC", &request, 0))
             .map_err(|error| failed(format!("removing clsact from {ifindex}"), &error))
@@ -152,7 +152,7 @@ impl Tc {
         side: TcAttachType,
         place: Place,
         program: Candidate<'_>,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<(), HookError> {
         self.put(ifindex, side, place, program, NLM_F_EXCL)
     }
 
@@ -165,7 +165,7 @@ impl Tc {
         side: TcAttachType,
         place: Place,
         program: Candidate<'_>,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<(), HookError> {
         self.put(ifindex, side, place, program, 0)
     }
 
@@ -176,7 +176,7 @@ impl Tc {
         place: Place,
         program: Candidate<'_>,
         flags: u16,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<(), HookError> {
         let options = [
             TcFilterBpfOption::ProgFd(program.fd.as_raw_fd().unsigned_abs()),
             TcFilterBpfOption::ProgName(program.name.to_owned()),
@@ -198,7 +198,7 @@ impl Tc {
         ifindex: u32,
         side: TcAttachType,
         place: Place,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<(), HookError> {
         let request = RouteNetlinkMessage::DelTrafficFilter(placed(ifindex, side, place));
         gone(self.order("DELTFILTER", &request, 0))
             .map_err(|error| failed(format!("removing a filter of {ifindex}"), &error))
@@ -322,11 +322,8 @@ fn errno(error: &NetlinkError) -> Option<Errno> {
     }
 }
 
-fn failed(operation: String, error: &NetlinkError) -> DatapathError {
-    DatapathError::Program {
-        operation,
-        message: chain(error),
-    }
+fn failed(operation: String, error: &NetlinkError) -> HookError {
+    HookError::said(operation, chain(error))
 }
 
 #[cfg(test)]

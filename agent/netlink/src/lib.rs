@@ -3,6 +3,9 @@
 //! A socket belongs to the network namespace of the thread that opened it and
 //! stays there, so one thread can hold the node's socket and visit the pods.
 
+// A test that unwraps says where it failed, and that is all it should do.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod events;
 mod generic;
 mod read;
@@ -100,8 +103,8 @@ pub struct Netlink<M = RouteNetlinkMessage> {
     socket: Socket,
     sequence: u32,
     limit: usize,
-    /// Replies so far that couldn't be read.
-    pub(crate) unread: usize,
+    /// Replies so far that couldn't be read; may be set back.
+    pub unread: usize,
     messages: PhantomData<M>,
 }
 
@@ -145,7 +148,10 @@ impl<M: Message> Netlink<M> {
     }
 
     /// Asks for a list.
-    pub(crate) fn dump(&mut self, name: &'static str, request: &M) -> Result<Vec<M>, NetlinkError> {
+    ///
+    /// # Errors
+    /// If it is refused, or other changes interrupt it each time.
+    pub fn dump(&mut self, name: &'static str, request: &M) -> Result<Vec<M>, NetlinkError> {
         self.dump_by(name, request, any)
     }
 
@@ -164,7 +170,11 @@ impl<M: Message> Netlink<M> {
         Err(NetlinkError::Interrupted { request: name })
     }
 
-    pub(crate) fn request(
+    /// Asks for one thing, or orders it: each reply that could be read.
+    ///
+    /// # Errors
+    /// What the kernel answers, and what becomes of the socket.
+    pub fn request(
         &mut self,
         name: &'static str,
         request: &M,
@@ -372,5 +382,5 @@ fn link(bytes: &[u8]) -> Option<Link> {
 }
 
 #[cfg(test)]
-#[path = "netlink_tests.rs"]
+#[path = "tests.rs"]
 mod tests;

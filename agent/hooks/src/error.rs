@@ -1,0 +1,125 @@
+//! Why a program couldn't be attached or let go, with the remedy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::ProgramError;
+use aya::programs::links::LinkError;
+use nix::errno::Errno;
+
+/// An operation on a hook failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// A filter of another kind stands where ours can't go in front of it.
+    #[error(
+        "on {interface} the filter {other} runs before {program}, and what it accepts \
+         isn't judged: give it another priority number than 1"
+    )]
+    Behind {
+        /// Our program.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// The filter.
+        other: String,
+    },
+    /// A qdisc that takes no filters at egress is where clsact would be.
+    #[error(
+        "{interface} has a qdisc of kind `{kind}`, which takes no filters for egress: have \
+         its owner use clsact instead (`tc qdisc del dev {interface} {kind}` removes it)"
+    )]
+    PlainIngress {
+        /// The interface.
+        interface: String,
+        /// The qdisc's kind.
+        kind: String,
+    },
+    /// What is recorded can't be seen from here.
+    #[error(
+        "{} records filters in another network namespace (inode {inode}): run this inside it",
+        folder.display()
+    )]
+    OtherNetns {
+        /// The folder of records.
+        folder: PathBuf,
+        /// The namespace's inode.
+        inode: u64,
+    },
+    /// A file operation.
+    #[error("{operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Finding, attaching or replacing a program.
+    #[error("{operation}: {message}")]
+    Program {
+        /// What was tried, on which program or interface.
+        operation: String,
+        /// Why not, with the errno.
+        message: String,
+        /// The errno, if the kernel said one.
+        errno: Option<Errno>,
+    },
+}
+
+impl HookError {
+    /// From aya's answer to an operation on a program.
+    pub fn program(operation: String, error: &ProgramError) -> Self {
+        let errno = match error {
+            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        Self::Program {
+            operation,
+            message: chain(error),
+            errno: errno.map(Errno::from_raw),
+        }
+    }
+
+    /// From aya's answer to an operation on a link.
+    pub fn link(operation: String, error: &LinkError) -> Self {
+        Self::said(operation, chain(error))
+    }
+
+    /// From an answer in words.
+    pub(crate) const fn said(operation: String, message: String) -> Self {
+        Self::Program {
+            operation,
+            message,
+            errno: None,
+        }
+    }
+
+    /// From an operation on a file.
+    pub(crate) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::File {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// What the kernel answered, if it did.
+    pub const fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Program { errno, .. } => *errno,
+            _ => None,
+        }
+    }
+}
+
+/// An error with all its causes: aya's Display hides the errno.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
