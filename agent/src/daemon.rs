@@ -224,7 +224,8 @@ async fn watch_and_pass(
         Origin::Manifests(folder) => Watch::tree(folder, Arc::clone(wake)),
         Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(&recorded)),
     });
-    follow_links(Arc::clone(wake))?;
+    let linked = Arc::new(Notify::new());
+    follow_links(Arc::clone(&linked))?;
     let (mut since, mut look) = (None, Look::All);
     let mut backoff = RETRY;
     // When everything is looked at again, whatever the API server tells meanwhile.
@@ -236,6 +237,7 @@ async fn watch_and_pass(
         if !pass.unsettled && look == Look::All {
             shared.complete(ticket);
         }
+        let ended = TokioInstant::now();
         watches.iter_mut().for_each(Watch::ensure);
         let delay = if pass.unsettled {
             // Longer than a file takes to settle.
@@ -263,6 +265,12 @@ async fn watch_and_pass(
                 backoff = RETRY;
                 sleep(WRITTEN).await;
             }
+            // A new device may carry packets some milliseconds later.
+            () = linked.notified() => {
+                since = Some(Instant::now());
+                backoff = RETRY;
+                rest(ended + QUIET, told, &recorded).await;
+            }
             () = wake.notified() => {
                 since = Some(Instant::now());
                 backoff = RETRY;
@@ -287,6 +295,16 @@ async fn blocking_pass(
     })
     .await
     .context("a pass panicked")
+}
+
+/// Waits until then, so that events of the node's devices that never pause lead to some
+/// passes a second; others wait for none.
+async fn rest(until: TokioInstant, told: &Notify, recorded: &Notify) {
+    tokio::select! {
+        () = told.notified() => {}
+        () = recorded.notified() => sleep(WRITTEN).await,
+        () = sleep_until(until) => {}
+    }
 }
 
 /// Waits for the events that come with the first one; one of the API server's, and a

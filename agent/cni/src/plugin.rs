@@ -4,9 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::net::if_::if_indextoname;
 use ringfence_hooks::{Attach, Pinned, tcx};
-use ringfence_netlink::Link;
+use ringfence_netlink::{Link, Netlink};
 use serde_json::json;
 
 use crate::protocol::{Code, Config, Environment, Made, OnTimeout, PLUGIN, Refusal, VERSIONS, Via};
@@ -233,9 +232,10 @@ fn remove_pins(node: &Node) -> Result<(), Refusal> {
     }
     let failed = |error| Refusal::io("removing the hooks of devices that have gone", error);
     let pins = tcx::pins(&links).map_err(failed)?;
-    let gone = pins
-        .into_iter()
-        .filter(|(ifindex, _, _)| if_indextoname(*ifindex).is_err());
+    let there = Netlink::open().and_then(|mut netlink| netlink.links());
+    let there = there.map_err(|error| Refusal::io("listing devices", error))?;
+    let is_there = |ifindex: u32| there.iter().any(|link| link.index == ifindex);
+    let gone = pins.into_iter().filter(|(n, _, _)| !is_there(*n));
     let mut done = Ok(());
     for (_, _, pin) in gone {
         done = tcx::remove_pin(&pin).map_err(failed).and(done);

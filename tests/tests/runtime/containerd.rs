@@ -7,6 +7,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -96,12 +97,13 @@ impl Containerd {
         let none = None::<&str>;
         mount(Some(&shared), &shared, none, MsFlags::MS_BIND, none).context("mount")?;
         mount(none, &shared, none, MsFlags::MS_SHARED, none).context("mount")?;
-        fs::write(folder.join("config.toml"), config(&folder)?)?;
+        fs::write(folder.join("config.toml"), config(&folder))?;
         fs::create_dir_all(folder.join("net.d"))?;
         fs::write(
             folder.join("net.d/10-pods.conflist"),
             network(&folder).to_string(),
         )?;
+        link_plugins(&folder.join("bin"))?;
         let log = File::create(folder.join("log"))?;
         let (lib, results) = (folder.join("lib"), net.cni_cache());
         let program = PathBuf::from(tool("containerd")?.get_program());
@@ -149,6 +151,24 @@ impl Containerd {
     /// Its own words.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Has the network plugin in front of every pod from now on, with this entry in the
+    /// network's list; `plugin` is its binary.
+    pub(crate) fn chain(&self, plugin: &Path, entry: Value) -> Result<()> {
+        fs::copy(plugin, self.folder.join("bin").join("ringfence-cni"))?;
+        let mut network = network(&self.folder);
+        let plugins = network["plugins"].as_array_mut();
+        plugins.context("a list")?.push(entry);
+        let fresh = self.folder.join("net.d/.fresh");
+        fs::write(&fresh, network.to_string())?;
+        fs::rename(fresh, self.list())?;
+        Ok(())
+    }
+
+    /// The network's list.
+    pub(crate) fn list(&self) -> PathBuf {
+        self.folder.join("net.d/10-pods.conflist")
     }
 
     fn wait(&self) -> Result<()> {
@@ -279,13 +299,23 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn config(folder: &Path) -> Result<String> {
+/// The machine's network plugins, in a folder to which others can be added.
+fn link_plugins(folder: &Path) -> Result<()> {
     let plugins = PLUGINS
         .iter()
         .find(|folder| Path::new(folder).join("ptp").exists());
     let plugins = plugins.context("no network plugins: `cargo xtask setup`")?;
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(plugins)? {
+        let path = entry?.path();
+        symlink(&path, folder.join(path.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+fn config(folder: &Path) -> String {
     let at = |name: &str| folder.join(name).display().to_string();
-    Ok(format!(
+    format!(
         "version = 2\nroot = {root:?}\nstate = {state:?}\n\
          disabled_plugins = [\"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.zfs\", \
          \"io.containerd.snapshotter.v1.aufs\", \"io.containerd.snapshotter.v1.devmapper\", \
@@ -299,8 +329,9 @@ fn config(folder: &Path) -> Result<String> {
         root = at("root"),
         state = at("state"),
         socket = at("containerd.sock"),
+        plugins = at("bin"),
         conf = at("net.d"),
-    ))
+    )
 }
 
 /// IPv4 alone: with IPv6 the plugin waits for duplicate-address detection, seconds a pod.

@@ -4,6 +4,7 @@
 
 mod containerd;
 mod node;
+mod plugin;
 
 use std::time::Duration;
 

@@ -13,6 +13,9 @@ use crate::containerd::Containerd;
 /// How long a pod may take until its policy is in force.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where a pod's process writes, before anything else, what its kernel has counted.
+pub(crate) const FIRST: &str = "/dev/first";
+
 /// The shop, its API server and a container runtime, all on one node.
 pub(crate) struct Node {
     // Ends before the network that it runs on.
@@ -30,7 +33,7 @@ impl Node {
         let target = shop.address("server", true, TCP).unwrap().ip();
         // From its first moment on, and ever after.
         let script = format!(
-            "while :; do /bin/busybox ping -q -A -w 1 {target} >/dev/null; \
+            "/bin/busybox cat /proc/net/snmp >{FIRST}; while :; do /bin/busybox ping -q -A -w 1 {target} >/dev/null; \
              /bin/busybox nc -w 1 {target} {TCP} </dev/null; done"
         );
         let containerd = Containerd::start(&mut shop.net, &script).unwrap();
@@ -46,10 +49,15 @@ impl Node {
 
     /// Makes the object of a pod as it is before its kubelet has told of an address.
     pub(crate) fn schedule(&self, name: &str, may_call: bool) {
-        let mut labels = json!({"app": name});
+        let mut labels = json!({"app": name, "ringfence.dev/ingress": "enforce"});
         if may_call {
             labels["egress.ringfence.dev/server"] = json!(TCP.to_string());
         }
+        self.schedule_with(name, labels);
+    }
+
+    /// The same with labels of one's own.
+    pub(crate) fn schedule_with(&self, name: &str, labels: Value) {
         let object = json!({
             "apiVersion": "v1",
             "kind": "Pod",
