@@ -1,6 +1,8 @@
 //! `ringfence agent`: starts in the order that leaves nothing half done, then
 //! makes a pass whenever something may have changed.
 
+mod events;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use nix::sys::prctl;
 use ringfence_cni::{self as cni, Node};
-use ringfence_netlink::LinkEvents;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
 use crate::cli::LogFormat;
 use crate::datapath::{Datapath, Events, Options};
@@ -28,16 +28,13 @@ use crate::source::Source;
 use crate::state::{Scrapes, Shared, Status};
 use crate::web::Admission;
 use crate::{api, web};
+use events::{Stop, WRITTEN, follow_links, rest, settle};
 
 /// Between passes when nothing happens: the hooks' places are verified anew, and
 /// what a lost event told is found.
 const PERIOD: Duration = Duration::from_secs(5);
 /// After an event, for the events that come with it.
 const QUIET: Duration = Duration::from_millis(50);
-/// Events that never pause don't hold a pass up for longer.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a record of the pod runtime takes to be written once its file is there.
-const WRITTEN: Duration = Duration::from_millis(2);
 /// The first retry; doubles up to [`PERIOD`].
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -297,62 +294,6 @@ async fn blocking_pass(
     .context("a pass panicked")
 }
 
-/// Waits until then, so that events of the node's devices that never pause lead to some
-/// passes a second; others wait for none.
-async fn rest(until: TokioInstant, told: &Notify, recorded: &Notify) {
-    tokio::select! {
-        () = told.notified() => {}
-        () = recorded.notified() => sleep(WRITTEN).await,
-        () = sleep_until(until) => {}
-    }
-}
-
-/// Waits for the events that come with the first one; one of the API server's, and a
-/// record of the pod runtime's, waits for none.
-async fn settle(wake: &Notify, told: &Notify, recorded: &Notify) {
-    let deadline = TokioInstant::now() + PATIENCE;
-    loop {
-        let quiet = (TokioInstant::now() + QUIET).min(deadline);
-        tokio::select! {
-            () = told.notified() => return,
-            () = recorded.notified() => {
-                sleep(WRITTEN).await;
-                return;
-            }
-            more = timeout_at(quiet, wake.notified()) => if more.is_err() {
-                return;
-            },
-        }
-        if TokioInstant::now() >= deadline {
-            sleep_until(deadline).await;
-            return;
-        }
-    }
-}
-
-/// Wakes the loop at every change of a network device of the node, from a thread
-/// that ends with the process.
-fn follow_links(wake: Arc<Notify>) -> anyhow::Result<()> {
-    let events = LinkEvents::open()?;
-    let follow = move || loop {
-        match events.wait() {
-            Ok(()) => wake.notify_one(),
-            Err(error) => {
-                tracing::warn!(
-                    "{error}; new devices are found every {} s",
-                    PERIOD.as_secs()
-                );
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("links".into())
-        .spawn(follow)
-        .context("starting the thread that follows links")?;
-    Ok(())
-}
-
 /// Passes events of the ring on to whoever follows.
 async fn forward(mut events: Events, shared: Arc<Shared>) {
     loop {
@@ -373,29 +314,6 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
                 tracing::warn!("reading events: {error}");
                 sleep(PERIOD).await;
             }
-        }
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> anyhow::Result<Self> {
-        let on = |kind| signal(kind).context("listening for signals");
-        Ok(Self {
-            term: on(SignalKind::terminate())?,
-            int: on(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
         }
     }
 }

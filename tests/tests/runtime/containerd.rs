@@ -4,6 +4,9 @@
 //! It runs in the node's network namespace and in a mount namespace of its own, in which
 //! folders of the network's stand in the place of `/var/lib/cni`.
 
+#[path = "image.rs"]
+mod image;
+
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -162,13 +165,8 @@ impl Containerd {
         plugins.context("a list")?.push(entry);
         let fresh = self.folder.join("net.d/.fresh");
         fs::write(&fresh, network.to_string())?;
-        fs::rename(fresh, self.list())?;
+        fs::rename(fresh, self.folder.join("net.d/10-pods.conflist"))?;
         Ok(())
-    }
-
-    /// The network's list.
-    pub(crate) fn list(&self) -> PathBuf {
-        self.folder.join("net.d/10-pods.conflist")
     }
 
     fn wait(&self) -> Result<()> {
@@ -199,14 +197,16 @@ impl Containerd {
     /// The image: a shell, and what it is to run.
     fn load_image(&self, script: &str) -> Result<()> {
         let layout = self.folder.join("image");
-        image(&layout, script)?;
+        image::write(&layout, script)?;
         let tar = self.folder.join("image.tar");
-        run(Command::new("tar")
-            .arg("-C")
-            .arg(&layout)
-            .arg("-cf")
-            .arg(&tar)
-            .arg("."))?;
+        image::run(
+            Command::new("tar")
+                .arg("-C")
+                .arg(&layout)
+                .arg("-cf")
+                .arg(&tar)
+                .arg("."),
+        )?;
         let mut ctr = tool("ctr")?;
         ctr.arg("--address").arg(self.socket());
         ctr.args([
@@ -217,7 +217,7 @@ impl Containerd {
             "--snapshotter",
             "native",
         ]);
-        run(ctr.args(["--base-name", "localhost/first"]).arg(tar))
+        image::run(ctr.args(["--base-name", "localhost/first"]).arg(tar))
     }
 
     /// Runs a pod's sandbox, as a kubelet does.
@@ -292,13 +292,6 @@ fn path_with(folder: Option<&Path>) -> OsString {
     env::join_paths(all).unwrap_or(path)
 }
 
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {said}");
-    Ok(())
-}
-
 /// The machine's network plugins, in a folder to which others can be added.
 fn link_plugins(folder: &Path) -> Result<()> {
     let plugins = PLUGINS
@@ -352,68 +345,4 @@ fn network(folder: &Path) -> Value {
             },
         }],
     })
-}
-
-/// An image with busybox alone, in the layout of OCI.
-fn image(layout: &Path, script: &str) -> Result<()> {
-    let root = layout.with_file_name("image-root");
-    let blobs = layout.join("blobs/sha256");
-    fs::create_dir_all(root.join("bin"))?;
-    fs::create_dir_all(&blobs)?;
-    fs::copy("/usr/bin/busybox", root.join("bin/busybox"))
-        .or_else(|_| fs::copy("/bin/busybox", root.join("bin/busybox")))
-        .context("no busybox: `cargo xtask setup`")?;
-    let layer = layout.with_file_name("layer.tar");
-    run(Command::new("tar")
-        .arg("-C")
-        .arg(&root)
-        .arg("-cf")
-        .arg(&layer)
-        .arg("."))?;
-    let (layer, layer_size) = blob(&blobs, &fs::read(&layer)?)?;
-    let config = json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Entrypoint": ["/bin/busybox", "sh", "-c", script]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer}")]},
-    });
-    let (config, config_size) = blob(&blobs, config.to_string().as_bytes())?;
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": format!("sha256:{config}"), "size": config_size,
-        },
-        "layers": [{
-            "mediaType": "application/vnd.oci.image.layer.v1.tar",
-            "digest": format!("sha256:{layer}"), "size": layer_size,
-        }],
-    });
-    let (manifest, manifest_size) = blob(&blobs, manifest.to_string().as_bytes())?;
-    let index = json!({
-        "schemaVersion": 2,
-        "manifests": [{
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": format!("sha256:{manifest}"), "size": manifest_size,
-            "annotations": {"org.opencontainers.image.ref.name": "1", "io.containerd.image.name": IMAGE},
-        }],
-    });
-    fs::write(layout.join("index.json"), index.to_string())?;
-    fs::write(
-        layout.join("oci-layout"),
-        "{\"imageLayoutVersion\": \"1.0.0\"}",
-    )?;
-    Ok(())
-}
-
-/// Writes a blob; gives its digest and its size.
-fn blob(folder: &Path, bytes: &[u8]) -> Result<(String, usize)> {
-    let file = folder.join("new");
-    fs::write(&file, bytes)?;
-    let sum = Command::new("sha256sum").arg(&file).output()?;
-    let sum = String::from_utf8(sum.stdout)?;
-    let digest = sum.split(' ').next().context("sha256sum")?.to_owned();
-    fs::rename(&file, folder.join(&digest))?;
-    Ok((digest, bytes.len()))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod containerd;
+mod flood;
 mod node;
 mod plugin;
 

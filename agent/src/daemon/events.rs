@@ -1,0 +1,96 @@
+//! What the loop wakes for, and how long it waits for what comes with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ringfence_netlink::LinkEvents;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
+
+use super::{PERIOD, QUIET};
+
+/// Events that never pause don't hold a pass up for longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a record of the pod runtime takes to be written once its file is there.
+pub(super) const WRITTEN: Duration = Duration::from_millis(2);
+
+/// Waits until then, so that events of the node's devices that never pause lead to some
+/// passes a second; others wait for none.
+pub(super) async fn rest(until: TokioInstant, told: &Notify, recorded: &Notify) {
+    tokio::select! {
+        () = told.notified() => {}
+        () = recorded.notified() => sleep(WRITTEN).await,
+        () = sleep_until(until) => {}
+    }
+}
+
+/// Waits for the events that come with the first one; one of the API server's, and a
+/// record of the pod runtime's, waits for none.
+pub(super) async fn settle(wake: &Notify, told: &Notify, recorded: &Notify) {
+    let deadline = TokioInstant::now() + PATIENCE;
+    loop {
+        let quiet = (TokioInstant::now() + QUIET).min(deadline);
+        tokio::select! {
+            () = told.notified() => return,
+            () = recorded.notified() => {
+                sleep(WRITTEN).await;
+                return;
+            }
+            more = timeout_at(quiet, wake.notified()) => if more.is_err() {
+                return;
+            },
+        }
+        if TokioInstant::now() >= deadline {
+            sleep_until(deadline).await;
+            return;
+        }
+    }
+}
+
+/// Wakes the loop at every change of a network device of the node, from a thread
+/// that ends with the process.
+pub(super) fn follow_links(wake: Arc<Notify>) -> anyhow::Result<()> {
+    let events = LinkEvents::open()?;
+    let follow = move || loop {
+        match events.wait() {
+            Ok(()) => wake.notify_one(),
+            Err(error) => {
+                tracing::warn!(
+                    "{error}; new devices are found every {} s",
+                    PERIOD.as_secs()
+                );
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("links".into())
+        .spawn(follow)
+        .context("starting the thread that follows links")?;
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+pub(super) struct Stop {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(super) async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
