@@ -29,7 +29,7 @@ impl Flood {
         let thread = thread::spawn(move || {
             let [a, b, c] = SUBNET;
             while flag.load(Ordering::Relaxed) {
-                for d in 2..60 {
+                for d in 2..=254 {
                     // Most are nobody's yet.
                     let _ = socket.send_to(b"early", (Ipv4Addr::new(a, b, c, d), 9));
                 }

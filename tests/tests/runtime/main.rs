@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod containerd;
+mod crowd;
 mod flood;
 mod node;
 mod plugin;
@@ -15,8 +16,16 @@ use serde_json::json;
 use containerd::SUBNET;
 use node::{Node, PATIENCE, until_open};
 
-/// How many pods are started.
+/// How many pods are started, unless RINGFENCE_STARTS says otherwise.
 const STARTS: usize = 20;
+
+fn starts() -> usize {
+    let said = std::env::var("RINGFENCE_STARTS").ok();
+    said.map_or(STARTS, |text| {
+        text.parse().expect("RINGFENCE_STARTS is a number")
+    })
+}
+
 /// Whether a frame is of one of the runtime's pods.
 fn is_of_a_pod(frame: &[u8]) -> bool {
     frame.len() >= 34 && frame[12..14] == [8, 0] && frame[26..29] == SUBNET
@@ -37,7 +46,7 @@ fn no_pod_that_starts_gets_a_packet_anywhere_before_its_policy_is_in_force() {
     node.shop.start().unwrap();
     let frames = Frames::open(&server, "eth0").unwrap();
     let mut opened = Vec::new();
-    for n in 0..STARTS {
+    for n in 0..starts() {
         let (name, may_call) = (format!("pod-{n}"), n % 2 == 1);
         node.schedule(&name, may_call);
         let sandbox = node

@@ -1,6 +1,7 @@
 //! A node with a container runtime, an API server and an agent.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_tests::agent::{Shop, TCP};
@@ -20,7 +21,7 @@ pub(crate) const FIRST: &str = "/dev/first";
 pub(crate) struct Node {
     // Ends before the network that it runs on.
     pub(crate) containerd: Containerd,
-    pub(crate) server: ApiServer,
+    pub(crate) server: Arc<ApiServer>,
     pub(crate) shop: Shop,
 }
 
@@ -42,7 +43,7 @@ impl Node {
         shop.agent.flags = flags(&containerd);
         Self {
             containerd,
-            server,
+            server: Arc::new(server),
             shop,
         }
     }

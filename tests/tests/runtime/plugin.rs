@@ -11,8 +11,9 @@ use ringfence_tests::agent::TCP;
 use ringfence_tests::testnet::{Frames, Probe, probe_tcp};
 use serde_json::{Value, json};
 
+use super::crowd::Crowd;
 use super::flood::{Flood, datagrams};
-use super::{STARTS, is_of_a_pod};
+use super::{is_of_a_pod, starts};
 use crate::containerd::Sandbox;
 use crate::node::{Node, PATIENCE, until_open};
 
@@ -82,7 +83,8 @@ fn is_closed(frames: &Frames, sandbox: &Sandbox, when: &str) {
     assert_eq!(datagrams(&sandbox.ns), 0, "{when}: something enters");
 }
 
-fn starts(flags: &[&str]) {
+/// Starts pods one after the other while datagrams are on their way to them.
+fn start_all(flags: &[&str], in_a_crowd: bool) {
     let mut node = chained(flags, json!({}));
     let server = node.shop.ns("server").unwrap().clone();
     let flood = Flood::start(node.shop.ns("rogue").unwrap());
@@ -96,10 +98,11 @@ fn starts(flags: &[&str]) {
         assert!(start.elapsed() < PATIENCE, "nor enters");
     }
     node.containerd.remove(&control).unwrap();
+    let crowd = in_a_crowd.then(|| Crowd::gather(&node.server));
     node.shop.start().unwrap();
     let frames = Frames::open(&server, "eth0").unwrap();
     let mut opened = Vec::new();
-    for n in 0..STARTS {
+    for n in 0..starts() {
         let (name, may_call) = (format!("pod-{n}"), n % 2 == 1);
         node.schedule(&name, may_call);
         let sandbox = node.run(&name).unwrap();
@@ -122,7 +125,7 @@ fn starts(flags: &[&str]) {
         let rest = frames.receive(Duration::from_millis(20), ping).unwrap();
         assert_eq!(rest, None, "{name}");
     }
-    drop(flood);
+    drop((flood, crowd));
     let left = fs::read_dir(state(&node).join("endpoints")).unwrap();
     assert_eq!(left.count(), 0, "records of pods that are gone");
     println!("RunPodSandbox, and from its end to the first call: {opened:?}");
@@ -131,13 +134,13 @@ fn starts(flags: &[&str]) {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn no_packet_leaves_or_enters_a_pod_before_its_policy_is_in_force() {
-    starts(&[]);
+    start_all(&[], true);
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn no_packet_leaves_or_enters_a_pod_that_is_guarded_by_filters() {
-    starts(&["--attach=clsact"]);
+    start_all(&["--attach=clsact"], false);
 }
 
 #[test]
