@@ -350,7 +350,7 @@ pub struct AgentArgs {
     #[arg(long, conflicts_with = "manifests")]
     pub emit_events: bool,
     /// How long after a pod is first managed its open TCP connections are still
-    /// recognised, in seconds
+    /// recognised, and answers to what it has just asked over UDP, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub pickup: u64,
     /// How programs are attached to the pods' interfaces: by tcx links where the

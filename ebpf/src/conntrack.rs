@@ -19,8 +19,9 @@ pub enum State {
     /// TCP: answered, but the opener hasn't shown that it got the answer. Whoever
     /// only sends SYNs never comes further.
     Answered = 3,
-    /// TCP: the other side was heard first, in its pick-up window, and is taken at its
-    /// word that there is a connection as long as it sends bare ACKs.
+    /// The other side was heard first, in its pick-up window, and is taken at its word that
+    /// there is a connection: over TCP as long as it sends bare ACKs, over UDP as long as
+    /// the window is open.
     PickedUp = 4,
 }
 

@@ -148,6 +148,39 @@ fn what_is_picked_up_stays_with_bare_acks_until_its_opener_speaks() {
 }
 
 #[test]
+fn in_its_window_a_pod_gets_answers_to_what_it_asked_before() {
+    let (pod, peer) = (address("callee", true), address("stranger", true));
+    let answer = |from, to| Frame::udp((peer, from), (pod, to));
+    let mut host = Host::default();
+    host.endpoint_mut("callee").pickup_until = host.now + SECOND;
+    // Two questions of one socket, and one to which the answer comes later.
+    for _ in 0..2 {
+        assert_step(&mut host, &to_pod("callee", &answer(53, 40_000)));
+    }
+    // To a server of the pod's own, or from a port that nobody chose.
+    for (from, to) in [(53, 8080), (53, 53), (40_000, 40_001)] {
+        let frame = answer(from, to);
+        assert_step(&mut host, &to_pod("callee", &frame).drops(Reason::Policy));
+    }
+    // A server whose egress is closed answers whom its ingress lets ask.
+    host.endpoint_mut("caller").pickup_until = host.now + SECOND;
+    let own = address("caller", true);
+    let answers = Frame::udp((own, 53), (peer, 40_000));
+    assert_step(&mut host, &from_pod("caller", &answers));
+    let asks = Frame::udp((own, 40_000), (peer, 53));
+    assert_step(&mut host, &from_pod("caller", &asks).drops(Reason::Policy));
+    host.now += 2 * SECOND;
+    for port in [40_000, 40_002] {
+        let frame = answer(53, port);
+        assert_step(&mut host, &to_pod("callee", &frame).drops(Reason::Policy));
+    }
+    // The pod's own word stands for it.
+    let again = answer(53, 40_000).reply();
+    assert_step(&mut host, &from_pod("callee", &again));
+    assert_step(&mut host, &to_pod("callee", &answer(53, 40_000)));
+}
+
+#[test]
 fn replies_pass_however_many_unanswered_flows_one_peer_opens() {
     let (peer, client, pod) = (
         address("stranger", true),

@@ -83,8 +83,8 @@ pub struct Options {
     /// Events per second and endpoint that reach the ring.
     pub events_per_second: u32,
     /// How long after the datapath is opened the unknown TCP connections of newly
-    /// managed endpoints are picked up as replies. A pod that starts later has
-    /// no older connection.
+    /// managed endpoints, and answers to what they asked over UDP, are picked up as
+    /// replies. A pod that starts later has no older connection.
     pub pickup: Duration,
     /// How programs are attached.
     pub attach: Attach,

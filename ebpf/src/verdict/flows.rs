@@ -110,7 +110,7 @@ impl<T: Tables> Path<'_, T> {
     fn not_replied_yet(&self, track: &Track, flow: &SharedFlow) -> u32 {
         if flow.state.get() == State::PickedUp as u8
             && flow.opened_by.get() != self.direction as u8
-            && !self.is_bare_ack()
+            && !self.may_be_reply()
         {
             // Nobody but it says that there is a connection: no other flags.
             return Found::Absent(Known::Something).packed();

@@ -11,6 +11,10 @@ use crate::abi::{
 };
 use crate::packet::{self, Packet, Shape};
 
+/// The first of the ports that Linux gives a socket which asks for none
+/// (`net.ipv4.ip_local_port_range`).
+const FIRST_GIVEN: u16 = 32_768;
+
 /// Where a packet is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hook {
@@ -255,22 +259,40 @@ impl<'a, T: Tables> Path<'a, T> {
         })
     }
 
-    /// Whether an unknown TCP packet may be the reply of a connection that was
-    /// open before the endpoint came under management. A bounded window: a FIN
-    /// to an open port gets silence, so loose pick-up is a port scanner.
+    /// Whether an unknown packet may be the reply of a connection that was open, or of
+    /// a question that was asked, before the endpoint came under management. A bounded
+    /// window: a FIN to an open port gets silence, so loose pick-up is a port scanner.
     #[inline(never)]
     fn picks_up(&self, known: Known, addr: &Addr) -> bool {
-        self.packet.protocol == packet::protocol::TCP
-            && self.is_bare_ack()
-            // What has an entry was tracked, and policy has taken it back.
-            && known == Known::Nothing
-            && self.tables.monotonic() < self.endpoint.pickup_until
+        // What has an entry was tracked, and policy has taken it back.
+        known == Known::Nothing
+            && self.is_in_window()
+            && self.may_be_reply()
             && self.would_be_opened(addr)
+    }
+
+    /// Whether a packet may belong to a connection that nobody saw begin, as far as it
+    /// shows: TCP that neither begins nor ends one; in the window a datagram to a port that
+    /// a socket was given, from one that was chosen.
+    #[inline(always)]
+    pub(super) fn may_be_reply(&self) -> bool {
+        use packet::protocol;
+        let (from, to) = (self.packet.source_port, self.packet.destination_port);
+        match self.packet.protocol {
+            protocol::TCP => self.is_bare_ack(),
+            protocol::UDP => from < FIRST_GIVEN && to >= FIRST_GIVEN && self.is_in_window(),
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    fn is_in_window(&self) -> bool {
+        self.tables.monotonic() < self.endpoint.pickup_until
     }
 
     /// Whether a TCP packet neither begins a connection nor ends one.
     #[inline(always)]
-    pub(super) const fn is_bare_ack(&self) -> bool {
+    const fn is_bare_ack(&self) -> bool {
         use packet::tcp;
         self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
     }
