@@ -46,6 +46,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringfence_ebpf::abi::Control;
 use ringfence_policy::compile::IdKey;
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
@@ -243,6 +244,8 @@ pub struct Datapath {
     settled: quotas::Settled,
     /// Whether every hook that there was sets the mark by which packets count as seen.
     marked: bool,
+    /// Whether packets take unknown addresses for Services'.
+    hides_services: bool,
     counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
@@ -277,6 +280,7 @@ impl Datapath {
         let loaded = load::load(&folder, options.seen_mark)?;
         let mut maps = loaded.maps;
         let marked = maps.keep_seen_mark(options.seen_mark)?;
+        let hides_services = maps.control()?.flags & Control::HIDES_SERVICES != 0;
         let by_clsact = options.attach.by_clsact();
         let links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
         let names = Names::load(&mut maps)?;
@@ -300,6 +304,7 @@ impl Datapath {
             tunnels: None,
             settled: quotas::Settled::default(),
             marked,
+            hides_services,
             counters,
             pickup_until,
             _lock: lock,
