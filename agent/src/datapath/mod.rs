@@ -334,6 +334,12 @@ impl Datapath {
         self.worlds.generation
     }
 
+    /// The bit of packets' marks by which they count as seen, 0 if none is, and whether
+    /// they are asked for it yet.
+    pub const fn seen_mark(&self) -> (u32, bool) {
+        (self.options.seen_mark, self.marked)
+    }
+
     /// Denied and audited packets by workload pair, since the maps were made.
     ///
     /// # Errors
