@@ -20,7 +20,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The field of a policy that there is no room for.
+/// The field of an object that there is no room for.
 const CAPACITY: &str = "capacity";
 
 /// What a policy's message goes on with.
@@ -85,7 +85,7 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
                  addresses are judged by policy"
             }
         };
-        found.add(&object, "spec", message.to_owned());
+        found.add(&object, CAPACITY, message.to_owned());
     }
     found.0.sort();
     found.0

@@ -14,11 +14,10 @@ use ringfence_tests::testnet::Server;
 /// What one namespace may have of the table of addresses.
 const MOST: u32 = capacity::ADDRESSES / 16;
 
-/// A Service of the tenant's that takes all but one entry of that; `filler` comes before
-/// `thief`.
-fn filler() -> Value {
+/// A Service of the tenant's with so many addresses; `filler` comes before `thief`.
+fn filler(addresses: u32) -> Value {
     let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
-    let shown = (first..first + MOST - 2).map(|ip| Ipv4Addr::from(ip).to_string());
+    let shown = (first..first + addresses - 1).map(|ip| Ipv4Addr::from(ip).to_string());
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": "tenant", "name": "filler"},
@@ -60,7 +59,7 @@ fn an_address_that_a_full_share_hides_leads_to_no_backend_that_egress_denies() {
             },
         });
         cluster.write("caller-out", &[policy]);
-        cluster.write("filler", &[filler()]);
+        cluster.write("filler", &[filler(MOST - 1)]);
         put(&cluster, thief(&both, PORT));
         let found = problems(&cluster);
         let [problem] = &found[..] else {
@@ -78,7 +77,7 @@ fn an_address_that_a_full_share_hides_leads_to_no_backend_that_egress_denies() {
             assert_eq!(cluster.answers("caller", at(OUTSIDE)), "outside");
         }
         // Once there is room again it is the Service's, as before.
-        cluster.write("filler", &[]);
+        cluster.write("filler", &[filler(2)]);
         put(&cluster, thief(&both, PORT));
         assert_eq!(problems(&cluster), [""; 0]);
         for v4 in [true, false] {
