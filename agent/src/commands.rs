@@ -1,9 +1,10 @@
 //! The commands that ask the local agent, and `uninstall`.
 
-use std::fmt::Write as _;
+mod status_text;
+
 use std::future::Future;
 use std::io::Write as _;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
@@ -14,9 +15,10 @@ use crate::client::{self, ClientError};
 use crate::datapath;
 use crate::failure::{Failure, Found, Outcome};
 use crate::forms::Forms;
-use crate::kubernetes::health::WatchStatus;
 use crate::output::{Paint, field, print, print_json, table};
-use crate::state::{InForce, Scrapes, Status, UnknownDevice};
+use crate::state::{InForce, Status};
+
+use status_text::status_text;
 
 /// Between two questions of `status --wait`.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -93,152 +95,6 @@ fn wait(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
 
 fn args_name(pod: &PodName) -> String {
     format!("{}/{}", pod.namespace, pod.name)
-}
-
-fn status_text(status: &Status, paint: Paint) -> String {
-    let verdict = match (&status.error, status.passes) {
-        (Some(error), _) => format!("{}: {error}", paint.red("failing")),
-        (None, 0) => paint.yellow("starting"),
-        (None, _) if !status.waits_for.is_empty() => paint.yellow("waiting for the first lists"),
-        (None, _) if !status.source_connected => {
-            paint.yellow("running on what was last known: the source can't be read")
-        }
-        (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
-        (None, _) => paint.green("well"),
-    };
-    let Status {
-        node,
-        mode,
-        source,
-        version,
-        pid,
-        generation,
-        endpoints,
-        devices,
-        ..
-    } = status;
-    let mut text = format!(
-        "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {version}, pid {pid}\n\
-         generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n\
-         addresses   {} of the node's interfaces\ntunnels     {}\n",
-        status.unguarded.len(),
-        status.unhooked.len(),
-        status.node_addresses.len(),
-        tunnels(&status.tunnel_ports),
-    );
-    text.push_str(&scrapes(status));
-    sections(status, paint, &mut text);
-    text
-}
-
-/// The node's own tunnels, or that only those count which always do.
-fn tunnels(ports: &[u16]) -> String {
-    if ports.is_empty() {
-        return "on the usual ports".to_owned();
-    }
-    let ports: Vec<String> = ports.iter().map(|port| format!("UDP/{port}")).collect();
-    format!("on the usual ports and {}", ports.join(", "))
-}
-
-/// Whether somebody reads the metrics, and so would see an alert.
-fn scrapes(status: &Status) -> String {
-    let Some(Scrapes { address, last }) = &status.metrics else {
-        return "metrics     not served (--metrics-addr none)\n".to_owned();
-    };
-    let last = last.map_or_else(
-        || "never".to_owned(),
-        |at| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            ago(now.map_or(0, |now| now.as_secs().saturating_sub(at)))
-        },
-    );
-    format!("metrics     {address}, last scrape: {last}\n")
-}
-
-fn ago(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s ago"),
-        120..7200 => format!("{} min ago", seconds / 60),
-        7200..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
-}
-
-/// What a person should look into; nothing if all is well.
-fn sections(status: &Status, paint: Paint, text: &mut String) {
-    let pods: Vec<String> = status
-        .unguarded
-        .iter()
-        .map(|pod| format!("{}: {}", pod.pod, pod.reason))
-        .collect();
-    let devices: Vec<String> = status
-        .unhooked
-        .iter()
-        .map(|one| format!("{}: {}", one.device, one.reason))
-        .collect();
-    let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
-    let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
-    let sections = [
-        (
-            "not known yet (what was in force before this agent stays until it is)",
-            &status.waits_for,
-        ),
-        ("watches of the API server with faults", &watches),
-        ("not guarded", &pods),
-        (
-            "closed (their policy can't be put in force)",
-            &status.closed,
-        ),
-        ("devices of pods that nobody knows", &unknown),
-        (
-            "devices without hooks (calls through Services aren't decided there)",
-            &devices,
-        ),
-        (
-            "the node's own network (what was known of it before stays)",
-            &status.node_faults,
-        ),
-        (
-            "objects that don't parse (their last good form is in force)",
-            &status.invalid,
-        ),
-        (
-            "what in objects can't be used as it stands",
-            &status.problems,
-        ),
-        (
-            "namespaces and records of pods that couldn't be looked at",
-            &status.skipped,
-        ),
-    ];
-    for (title, lines) in sections {
-        if !lines.is_empty() {
-            // Writing to a String can't fail.
-            let _ = write!(text, "\n{}\n  {}\n", paint.bold(title), lines.join("\n  "));
-        }
-    }
-}
-
-/// A device of an unknown pod, in words.
-fn unknown(one: &UnknownDevice) -> String {
-    let whose = one.pod.as_ref().map_or_else(
-        || "the pod runtime has no record of it".to_owned(),
-        |pod| format!("{pod}, which the API server doesn't show"),
-    );
-    let what = if one.closed { "closed" } else { "open" };
-    format!("{}, {what}: {whose}", one.device)
-}
-
-/// A watch that isn't connected, or lately wasn't, in words.
-fn watch(row: &WatchStatus) -> Option<String> {
-    let WatchStatus { kind, state, .. } = row;
-    let error = row.error.as_ref()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let since = now.map_or(0, |now| now.as_secs().saturating_sub(row.since));
-    Some(format!(
-        "{kind}: {state} for {since} s; {} faults, the last: {error}",
-        row.errors
-    ))
 }
 
 /// `ringfence endpoints`.

@@ -18,6 +18,7 @@ use crate::datapath::{Datapath, Events, Options};
 use crate::engine::{Engine, Look, Pass};
 use crate::failure::{Failure, Found, Outcome};
 use crate::files::Files;
+use crate::kernel::Kernel;
 use crate::kubernetes::watch::{Follow, Pace};
 use crate::kubernetes::{Access, Board, Kind, Outbox, emit, inbox};
 use crate::manifests::Watch;
@@ -139,7 +140,11 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     let events = datapath.take_events();
     let admission = Admission::new(settings.metrics_from.clone());
     admission.begin_with(datapath.quarantined());
-    let shared = Shared::new(datapath, Metrics::new()?, first_status(settings));
+    let status = Status {
+        seen_mark: Kernel::seen_mark(&datapath),
+        ..first_status(settings)
+    };
+    let shared = Shared::new(datapath, Metrics::new()?, status);
     let mut shared = shared.with_board(watches.board());
     shared.admission = Arc::new(admission);
     shared.emitter = settings.emit_events.then(Arc::default);

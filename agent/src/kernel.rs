@@ -10,6 +10,7 @@ use crate::datapath::{
     Applied, Counters, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface,
     MapUsage, Others, Stats,
 };
+use crate::state::SeenMark;
 
 /// The datapath as the rest of the agent sees it. Calls block, briefly.
 pub trait Kernel: Send + 'static {
@@ -40,6 +41,8 @@ pub trait Kernel: Send + 'static {
     fn counters(&self) -> Arc<dyn Counts>;
     /// The world's generation.
     fn generation(&mut self) -> u64;
+    /// By which mark packets count as seen; none if they are never asked for one.
+    fn seen_mark(&self) -> Option<SeenMark>;
 }
 
 /// What packets write into maps, read without a hold on the datapath. Calls block,
@@ -111,5 +114,10 @@ impl Kernel for Datapath {
 
     fn generation(&mut self) -> u64 {
         Self::generation(self)
+    }
+
+    fn seen_mark(&self) -> Option<SeenMark> {
+        let (bit, asked) = Self::seen_mark(self);
+        (bit != 0).then_some(SeenMark { bit, asked })
     }
 }

@@ -76,7 +76,10 @@ pub struct Status {
     /// UDP ports that nodes unpack, beside those that always count as tunnels'.
     #[serde(default)]
     pub tunnel_ports: Vec<u16>,
-    /// Why there may be more of either: what was known before stays.
+    /// The bit of packets' marks by which they count as seen; none with `--seen-mark 0`.
+    #[serde(default)]
+    pub seen_mark: Option<SeenMark>,
+    /// Why there may be more addresses or tunnels: what was known before stays.
     #[serde(default)]
     pub node_faults: Vec<String>,
     /// Manifests that don't parse; the last good state of their objects stays.
@@ -92,6 +95,15 @@ pub struct Status {
     /// The metrics page; none where it isn't served.
     #[serde(default)]
     pub metrics: Option<Scrapes>,
+}
+
+/// The bit that ingress hooks set in the marks of the packets that they see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeenMark {
+    /// The bit.
+    pub bit: u32,
+    /// Whether packets without it are dropped: from the end of the first pass on.
+    pub asked: bool,
 }
 
 /// Where the metrics page is, and whether somebody reads it.

@@ -17,7 +17,7 @@ use crate::kernel::{Counts, Kernel};
 use crate::metrics::Metrics;
 use crate::node::{Listed, Surroundings};
 use crate::settings::Settings;
-use crate::state::{Shared, Status};
+use crate::state::{SeenMark, Shared, Status};
 
 /// What was applied last, and whether the next call fails.
 #[derive(Default, Debug)]
@@ -134,6 +134,13 @@ impl Kernel for FakeKernel {
 
     fn generation(&mut self) -> u64 {
         self.0.lock().unwrap().generation
+    }
+
+    fn seen_mark(&self) -> Option<SeenMark> {
+        Some(SeenMark {
+            bit: 1,
+            asked: self.0.lock().unwrap().generation > 0,
+        })
     }
 }
 

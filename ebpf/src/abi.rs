@@ -322,7 +322,7 @@ pub struct Control {
     /// number of another. Read once per hook and packet with a single load; written
     /// with a single store.
     pub state: u64,
-    /// Bits of [`Control::AUDIT`].
+    /// Bits of [`Control`]'s constants.
     pub flags: u32,
     /// Events per second and endpoint that reach the ring; 0 means none.
     pub events_per_second: u32,
@@ -336,6 +336,9 @@ pub struct Control {
 impl Control {
     /// Every denial is counted and reported as audited, and the packet passes.
     pub const AUDIT: u32 = 1;
+    /// Map `ADDRESSES` had no room for some Services' addresses: any address that nobody
+    /// is known at may be one.
+    pub const HIDES_SERVICES: u32 = 2;
 
     /// The word that puts a world in force under a generation.
     #[inline(always)]
@@ -728,6 +731,12 @@ impl Identity {
     /// Some of the ports of a Service at the address aren't in map `SERVICES`: who
     /// it is decides, and any port may end elsewhere.
     pub const IS_UNLISTED: u32 = 16;
+
+    /// Whether nobody is known to be there.
+    #[inline(always)]
+    pub const fn is_nobody(&self) -> bool {
+        self.workload == Self::OUTSIDE && self.flags == 0
+    }
 
     /// What is left of it on a port that no Service has there. An address that is
     /// nobody's but a Service's is nobody's then; its class never depends on that.

@@ -64,7 +64,8 @@ pub const fn expired(flow: &Flow, clock: Clock) -> bool {
 
 #[inline(always)]
 const fn is_over(last_seen: u64, timeout: u32, clock: Clock) -> bool {
-    clock.now.saturating_sub(last_seen) > timeout as u64 * clock.second
+    // Ticks since some time before boot never get so far that the sum wraps.
+    last_seen.wrapping_add(timeout as u64 * clock.second) < clock.now
 }
 
 impl SharedFlow {
@@ -75,9 +76,9 @@ impl SharedFlow {
     }
 }
 
-/// Takes an allowed packet into account.
+/// Takes an allowed packet into account; the flow's [`State`] from then on.
 #[inline(always)]
-pub fn advance(flow: &SharedFlow, direction: Direction, packet: &Packet, len: u32, now: u64) {
+pub fn advance(flow: &SharedFlow, direction: Direction, packet: &Packet, len: u32, now: u64) -> u8 {
     let [packets, bytes] = match direction {
         Direction::Ingress => [&flow.packets[0], &flow.bytes[0]],
         Direction::Egress => [&flow.packets[1], &flow.bytes[1]],
@@ -92,6 +93,7 @@ pub fn advance(flow: &SharedFlow, direction: Direction, packet: &Packet, len: u3
         flow.state.set(state);
         flow.timeout.set(timeout(packet.protocol, state));
     }
+    state
 }
 
 #[inline(always)]

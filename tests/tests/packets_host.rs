@@ -1,5 +1,8 @@
 //! The packet table through the library alone, over maps in memory.
 
+#[path = "packets/hidden.rs"]
+mod hidden;
+
 use std::collections::BTreeSet;
 
 use ringfence_ebpf::abi::{Control, EndpointWorld, Reason, Stat};

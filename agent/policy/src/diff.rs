@@ -28,7 +28,8 @@ pub struct Change {
     /// and all where some address no longer is, or only now is, a node's or, on some
     /// port, a Service's: flows with this node are allowed whatever policy says, so is
     /// what goes to a Service before DNAT, and the packets of a flow with what has
-    /// become a Service don't say that they are to be decided after DNAT.
+    /// become a Service don't say that they are to be decided after DNAT. The same where
+    /// unknown addresses are taken for Services' or no longer are.
     pub raised: BTreeSet<PodKey>,
     /// Whether all that differs is exact addresses added to `classes`, and names,
     /// which are of one world: then both worlds can be written without a flip.
@@ -59,7 +60,9 @@ impl Change {
                 raised.insert(key.clone());
             }
         }
-        if kinds(&old.identities) != kinds(&new.identities) || old.services != new.services {
+        let hides = old.hides_services != new.hides_services;
+        if hides || kinds(&old.identities) != kinds(&new.identities) || old.services != new.services
+        {
             raised = everybody(new);
         }
         Self {

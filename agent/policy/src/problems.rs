@@ -20,7 +20,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The field of a policy that there is no room for.
+/// The field of an object that there is no room for.
 const CAPACITY: &str = "capacity";
 
 /// What a policy's message goes on with.
@@ -72,13 +72,20 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
             found.add(&object, &field, message.to_owned());
         }
     }
-    for (namespace, name) in index.unlisted_services() {
-        let message = "more addresses times ports than its namespace's share has room for; its addresses are judged by policy";
-        found.add(
-            &format!("Service {namespace}/{name}"),
-            "spec",
-            message.to_owned(),
-        );
+    for ((namespace, name), hidden) in index.unlisted_services() {
+        let object = format!("Service {namespace}/{name}");
+        let message = match hidden {
+            true => {
+                "its namespace's share of this node's tables has no room for its addresses; \
+                 until it has, all addresses that nobody is known at are judged by policy, and \
+                 once more where what goes there arrives"
+            }
+            false => {
+                "more addresses times ports than its namespace's share has room for; its \
+                 addresses are judged by policy"
+            }
+        };
+        found.add(&object, CAPACITY, message.to_owned());
     }
     found.0.sort();
     found.0

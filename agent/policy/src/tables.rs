@@ -34,6 +34,9 @@ pub struct Tables {
     pub identities: BTreeMap<Addr, (Arc<str>, u32)>,
     /// The ports that Services have at their addresses.
     pub services: BTreeMap<ServiceKey, ()>,
+    /// Some Services' addresses aren't in `identities`, for want of room: any address that
+    /// isn't may be one.
+    pub hides_services: bool,
 }
 
 /// What one pod is under.

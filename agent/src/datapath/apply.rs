@@ -142,8 +142,11 @@ impl Datapath {
         let wanted =
             endpoints::wanted(&mut self.maps, &mut self.names, tables, interfaces, &raises)?;
         self.endpoints.seat(&mut self.maps, &wanted, pickup_until)?;
+        let hidden_alike = self.hides_services == tables.hides_services;
+        self.hide_services(tables)?;
         let raised = raised?.filter(|_| trusted);
-        let keeps_endpoints = raised.is_some()
+        let keeps_endpoints = hidden_alike
+            && raised.is_some()
             && wanted.iter().all(|one| !one.raised)
             && self.endpoints.are_settled(&wanted);
         let mut followed = Followed::default();
@@ -197,7 +200,7 @@ impl Datapath {
         let (maps, names) = (&mut self.maps, &mut self.names);
         self.worlds.write(maps, names, active, tables)?;
         // What CPUs remember of these addresses is over.
-        self.flip(active)?;
+        self.flip(active, tables)?;
         followed.at = Instant::now();
         let (maps, names) = (&mut self.maps, &mut self.names);
         self.worlds.write(maps, names, active ^ 1, tables)
@@ -220,7 +223,7 @@ impl Datapath {
         followed
             .refused
             .extend(refused.map(|(pod, error)| (pod, error.to_string())));
-        self.flip(standby)?;
+        self.flip(standby, tables)?;
         // In force from here on; whatever fails now is levelled by the next call.
         (followed.flipped, followed.at) = (true, Instant::now());
         self.maps.wait_for_readers()?;
@@ -239,7 +242,8 @@ impl Datapath {
     }
 
     /// Puts a world in force, or what has come to the one that is.
-    fn flip(&mut self, world: World) -> Result<(), DatapathError> {
+    fn flip(&mut self, world: World, tables: &Tables) -> Result<(), DatapathError> {
+        self.hides_services = tables.hides_services;
         let generation = self.worlds.generation + 1;
         let control = self.control(generation, world);
         self.maps.set_control(control)?;
@@ -248,15 +252,23 @@ impl Datapath {
         Ok(())
     }
 
+    /// Takes unknown addresses for Services' before the first of these goes, as the tables
+    /// want it. That they no longer are is said by the flip, when all are back.
+    fn hide_services(&mut self, tables: &Tables) -> Result<(), DatapathError> {
+        if self.hides_services || !tables.hides_services {
+            return Ok(());
+        }
+        self.hides_services = true;
+        let control = self.control(self.worlds.generation, self.worlds.active);
+        self.maps.set_control(control)
+    }
+
     /// What `CONTROL` says under a generation.
     fn control(&self, generation: u64, world: World) -> Control {
         Control {
             state: Control::state(generation, world),
-            flags: if self.options.audit {
-                Control::AUDIT
-            } else {
-                0
-            },
+            flags: flag(self.options.audit, Control::AUDIT)
+                | flag(self.hides_services, Control::HIDES_SERVICES),
             events_per_second: self.options.events_per_second,
             ticks_per_second: self.ticks.per_second(),
             seen_mark: if self.marked {
@@ -296,6 +308,10 @@ impl Datapath {
         }
         swept
     }
+}
+
+const fn flag(set: bool, flag: u32) -> u32 {
+    if set { flag } else { 0 }
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the pick-up window.

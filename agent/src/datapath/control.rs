@@ -12,7 +12,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use ringfence_ebpf::abi::Control;
 
 use super::error::DatapathError;
-use super::maps::map_error;
+use super::maps::{Maps, Raw, map_error};
 
 /// `CONTROL` takes one page of memory: a mappable array starts at a page.
 const LENGTH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(size_of::<Control>() - 1);
@@ -69,6 +69,54 @@ impl InForce {
     /// to it.
     pub(super) fn set_state(&mut self, state: u64) {
         self.word().store(state, Ordering::Release);
+    }
+}
+
+impl Maps {
+    /// What is in force: [`Control::state`].
+    pub(super) fn state(&self) -> u64 {
+        self.in_force.state()
+    }
+
+    /// What is in force, with its settings.
+    pub(super) fn control(&self) -> Result<Control, DatapathError> {
+        match self.control.get(&0, 0) {
+            Ok(Raw(control)) => Ok(control),
+            Err(error) => Err(map_error("reading", "CONTROL", &error)),
+        }
+    }
+
+    /// Puts a state in force, with one store. Its settings come first where they
+    /// differ, under the state that was in force before.
+    pub(super) fn set_control(&mut self, control: Control) -> Result<(), DatapathError> {
+        let before = self.control()?;
+        let settings = Control {
+            state: before.state,
+            ..control
+        };
+        if before != settings {
+            self.control
+                .set(0, Raw(settings), 0)
+                .map_err(|error| map_error("writing", "CONTROL", &error))?;
+        }
+        self.in_force.set_state(control.state);
+        Ok(())
+    }
+
+    /// Goes on asking packets for a mark if that is the one which they are asked for, and
+    /// else asks for none until [`Maps::set_control`] does; whether it goes on.
+    pub(super) fn keep_seen_mark(&mut self, mark: u32) -> Result<bool, DatapathError> {
+        let before = self.control()?;
+        if before.seen_mark == mark {
+            return Ok(true);
+        }
+        let control = Control {
+            seen_mark: 0,
+            ..before
+        };
+        self.set_control(control)?;
+        self.wait_for_readers()?;
+        Ok(false)
     }
 }
 

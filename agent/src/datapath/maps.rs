@@ -27,8 +27,8 @@ pub(super) type Buckets = Array<MapData, Raw<Bucket>>;
 
 /// Every map that the agent uses.
 pub(super) struct Maps {
-    control: Array<MapData, Raw<Control>>,
-    in_force: InForce,
+    pub(super) control: Array<MapData, Raw<Control>>,
+    pub(super) in_force: InForce,
     pub(super) endpoints: Array<MapData, Raw<Endpoint>>,
     pub(super) cidrs: LpmTrie<MapData, Raw<CidrKey>, Raw<u32>>,
     pub(super) rules: Hash<RuleKey, Grant>,
@@ -119,11 +119,6 @@ impl Maps {
             .map_err(|error| map_error("waiting on", "GRACE", &error))
     }
 
-    /// What is in force: [`Control::state`].
-    pub(super) fn state(&self) -> u64 {
-        self.in_force.state()
-    }
-
     /// What program `clock` has read last.
     pub(super) fn ticks(&self) -> Result<u64, DatapathError> {
         self.ticks
@@ -165,41 +160,6 @@ impl Maps {
         self.gone
             .set(slot, gone, 0)
             .map_err(|error| map_error("writing", "GONE", &error))
-    }
-
-    /// Puts a state in force, with one store. Its settings come first where they
-    /// differ, under the state that was in force before.
-    pub(super) fn set_control(&mut self, control: Control) -> Result<(), DatapathError> {
-        let before = self.control.get(&0, 0);
-        let Raw(before) = before.map_err(|error| map_error("reading", "CONTROL", &error))?;
-        let settings = Control {
-            state: before.state,
-            ..control
-        };
-        if before != settings {
-            self.control
-                .set(0, Raw(settings), 0)
-                .map_err(|error| map_error("writing", "CONTROL", &error))?;
-        }
-        self.in_force.set_state(control.state);
-        Ok(())
-    }
-
-    /// Goes on asking packets for a mark if that is the one which they are asked for, and
-    /// else asks for none until [`Maps::set_control`] does; whether it goes on.
-    pub(super) fn keep_seen_mark(&mut self, mark: u32) -> Result<bool, DatapathError> {
-        let before = self.control.get(&0, 0);
-        let Raw(before) = before.map_err(|error| map_error("reading", "CONTROL", &error))?;
-        if before.seen_mark == mark {
-            return Ok(true);
-        }
-        let control = Control {
-            seen_mark: 0,
-            ..before
-        };
-        self.set_control(control)?;
-        self.wait_for_readers()?;
-        Ok(false)
     }
 
     /// Those that hold both worlds.

@@ -43,6 +43,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringfence_ebpf::abi::Control;
 use ringfence_policy::compile::IdKey;
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
@@ -240,6 +241,8 @@ pub struct Datapath {
     settled: quotas::Settled,
     /// Whether every hook that there was sets the mark by which packets count as seen.
     marked: bool,
+    /// Whether packets take unknown addresses for Services'.
+    hides_services: bool,
     counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
@@ -274,6 +277,7 @@ impl Datapath {
         let loaded = load::load(&folder, options.seen_mark)?;
         let mut maps = loaded.maps;
         let marked = maps.keep_seen_mark(options.seen_mark)?;
+        let hides_services = maps.control()?.flags & Control::HIDES_SERVICES != 0;
         let by_clsact = options.attach.by_clsact();
         let links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
         let names = Names::load(&mut maps)?;
@@ -297,6 +301,7 @@ impl Datapath {
             tunnels: None,
             settled: quotas::Settled::default(),
             marked,
+            hides_services,
             counters,
             pickup_until,
             _lock: lock,
@@ -329,6 +334,12 @@ impl Datapath {
     /// Generation of the world in force; rises with every flip.
     pub fn generation(&self) -> u64 {
         self.worlds.generation
+    }
+
+    /// The bit of packets' marks by which they count as seen, 0 if none is, and whether
+    /// they are asked for it yet.
+    pub const fn seen_mark(&self) -> (u32, bool) {
+        (self.options.seen_mark, self.marked)
     }
 
     /// Denied and audited packets by workload pair, since the maps were made.

@@ -173,8 +173,8 @@ prop_compose! {
             cidrs: cidrs.into_iter().map(|((k, len), v)| ((addr(k), len), v)).collect(),
             rules: rules.into_iter().map(|(k, v)| (k, grant(v))).collect(),
             ports: ports.into_iter().map(|(k, v)| (k, block(v))).collect(),
-            endpoints: BTreeMap::new(),
             services: services.into_iter().map(|(last, port)| (service(last, port), ())).collect(),
+            ..Tables::default()
         }
     }
 }

@@ -53,6 +53,7 @@ impl Engine {
         status.error = error;
         let mut kernel = shared.kernel();
         status.generation = kernel.generation();
+        status.seen_mark = kernel.seen_mark();
         let endpoints = kernel.endpoints();
         drop(kernel);
         let attached = endpoints.iter().filter(|endpoint| endpoint.attached);

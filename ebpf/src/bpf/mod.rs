@@ -160,6 +160,11 @@ fn context(skb: &__sk_buff, control: Control, slot: u32) -> Context {
 fn identify(ctx: &TcContext, skb: &__sk_buff, context: &mut Context) {
     let carried = Tag(skb.tc_index as u16);
     let seen = context.control.saw(skb.mark);
+    if seen && skb.ingress_ifindex != 0 && carried != Tag::NODE {
+        // Forwarded, as most packets are.
+        context.tag = carried;
+        return;
+    }
     context.by_node = skb.ingress_ifindex == 0
         && (carried == Tag::NODE && seen || carried == Tag::NONE && skb::is_sent_here(ctx));
     context.unseen = !seen && !context.by_node;
@@ -176,10 +181,10 @@ fn pod<F: Frame>(ctx: &TcContext, direction: Direction, frame: &F) -> i32 {
         // A per-CPU array of one has element 0; the verifier wants to hear it.
         return TC_ACT_SHOT;
     };
-    let control = maps::control();
     let found = verdict::find(&Maps, skb.ifindex);
     let slot = found.map_or(0, |(slot, _)| slot);
-    let context = scratch.context.write(context(skb, control, slot));
+    // Read last: on its way past a lookup it would be spilled.
+    let context = scratch.context.write(context(skb, maps::control(), slot));
     if direction == Direction::Ingress {
         identify(ctx, skb, context);
     }

@@ -135,7 +135,8 @@ pub enum Shape {
     Fault(Reason),
 }
 
-/// A parsed frame. Ports in host order, addresses and MACs as on the wire.
+/// A parsed frame. Ports in host order, addresses and MACs as on the wire. Fields of one
+/// kind of packets only are of no meaning in others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
     /// What it is.
@@ -171,7 +172,8 @@ pub struct Packet {
     pub sender_mac: Mac,
     /// Whether more fragments of the packet follow this first one.
     pub first_fragment: bool,
-    /// Of a later fragment: where it belongs in the packet's payload, in bytes; else 0.
+    /// Of a fragment: where it belongs in the packet's payload, in bytes; 0 of the first,
+    /// and of whatever can't be accounted for otherwise.
     pub fragment_at: u16,
     /// Of any fragment: bytes of the packet's payload that it holds.
     pub fragment_len: u32,

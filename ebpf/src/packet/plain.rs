@@ -29,7 +29,8 @@ pub(super) fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
     }
 }
 
-/// The link header, and all that no plain packet has.
+/// The link header. What only fragments and ARP have is left as it is: nobody reads it
+/// of a packet that is neither, and a store is a store.
 #[inline(always)]
 fn link(head: &impl Head, ethertype: u16, transport: u32, packet: &mut Packet) {
     packet.shape = Shape::Ip;
@@ -37,9 +38,7 @@ fn link(head: &impl Head, ethertype: u16, transport: u32, packet: &mut Packet) {
     packet.destination_mac = Mac::from_parts(head.word::<0>(), head.half::<4>());
     packet.source_mac = Mac::from_parts(head.word::<6>(), head.half::<10>());
     packet.transport = transport;
-    packet.sender_mac = Mac::from_parts(0, 0);
     packet.first_fragment = false;
-    packet.fragment_at = 0;
 }
 
 #[inline(always)]
@@ -51,11 +50,8 @@ fn v4<F: Frame + ?Sized>(frame: &F, head: &impl Head, packet: &mut Packet) -> bo
         return false;
     }
     link(head, ethertype::IPV4, TRANSPORT, packet);
-    packet.identification = u32::from(u16::from_be(head.half::<18>()));
     packet.protocol = u16::from_be(head.half::<22>()) as u8;
-    packet.hop_limit = 0;
     packet.transport_len = claimed - 20;
-    packet.fragment_len = claimed - 20;
     packet.source = Addr::from_words([0, 0, 0xffff_u32.to_be(), head.word::<26>()]);
     packet.destination = Addr::from_words([0, 0, 0xffff_u32.to_be(), head.word::<30>()]);
     match packet.protocol {
@@ -94,11 +90,9 @@ fn v6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
         return false;
     }
     link(&head, ethertype::IPV6, TRANSPORT, packet);
-    packet.identification = 0;
     packet.protocol = (word >> 8) as u8;
     packet.hop_limit = word as u8;
     packet.transport_len = claimed;
-    packet.fragment_len = 0;
     packet.source = Addr::from_words([
         head.word::<22>(),
         head.word::<26>(),

@@ -71,13 +71,17 @@ impl<T: Tables> Path<'_, T> {
             cold_path();
             return self.not_replied(track);
         };
-        let found = self.take_in(flow, &track.key);
-        if matches!(found, Found::Passes(_)) && flow.state.get() == State::Closing as u8 {
-            cold_path();
-            // Room for those that live: what has ended is kept with the brief ones.
-            self.end(track, flow);
+        match self.take_in(flow, &track.key) {
+            Ok((flags, state)) => {
+                if state == State::Closing as u8 {
+                    cold_path();
+                    // Room for those that live: what has ended is kept with the brief ones.
+                    self.end(track, flow);
+                }
+                Found::Passes(flags)
+            }
+            Err(found) => found,
         }
-        found
     }
 
     #[inline(never)]
@@ -115,11 +119,15 @@ impl<T: Tables> Path<'_, T> {
             // Nobody but it says that there is a connection: no other flags.
             return Found::Absent(Known::Something).packed();
         }
-        let found = self.take_in(flow, &track.key);
-        if matches!(found, Found::Passes(_)) && flow.state.get() == State::Replied as u8 {
-            self.replied(track, flow);
+        match self.take_in(flow, &track.key) {
+            Ok((flags, state)) => {
+                if state == State::Replied as u8 {
+                    self.replied(track, flow);
+                }
+                Found::Passes(flags).packed()
+            }
+            Err(found) => found.packed(),
         }
-        found.packed()
     }
 
     /// Moves a flow to those that a flood can't push out, as many as this
@@ -158,14 +166,15 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Takes the packet into a live flow that policy allows now.
+    /// Takes the packet into a live flow that policy allows now; gives the flow's flags
+    /// and [`State`], else what becomes of the packet.
     ///
     /// Where the epoch is old, the opener's packet is decided in full; the
     /// other side's only asks whether the opener would still be allowed. It must
     /// not be decided as if it opened something: that would turn a revoked
     /// flow into one of the other side's own.
     #[inline(always)]
-    fn take_in(&self, flow: &SharedFlow, key: &FlowKey) -> Found {
+    fn take_in(&self, flow: &SharedFlow, key: &FlowKey) -> Result<(u8, u8), Found> {
         let clock = self.context.clock;
         let by_opener = flow.opened_by.get() == self.direction as u8;
         let fits = if by_opener {
@@ -174,28 +183,28 @@ impl<T: Tables> Path<'_, T> {
             mark::BY_OTHER
         };
         if flow.expired(clock) || !self.packet.is(fits) {
-            return Found::Absent(Known::Something);
+            return Err(Found::Absent(Known::Something));
         }
         if flow.epoch.get() != self.half.epoch {
             cold_path();
             if by_opener {
-                return Found::Absent(Known::Something);
+                return Err(Found::Absent(Known::Something));
             }
             match self.again(flow, key) {
                 Policy::Allow => flow.epoch.set(self.half.epoch),
-                Policy::Deny if !self.auditing() => return Found::Revoked,
+                Policy::Deny if !self.auditing() => return Err(Found::Revoked),
                 // Stays old until its opener speaks, who is then counted.
                 Policy::Deny | Policy::Audit => {}
             }
         }
-        conntrack::advance(
+        let state = conntrack::advance(
             flow,
             self.direction,
             self.packet,
             self.context.len,
             clock.now,
         );
-        Found::Passes(flow.flags.get())
+        Ok((flow.flags.get(), state))
     }
 
     /// Asks policy once more, in the direction in which the flow was opened.

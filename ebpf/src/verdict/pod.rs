@@ -5,7 +5,7 @@ use core::hint::{black_box, cold_path};
 use super::flows::Found;
 use super::path::{Hook, Known, Path};
 use super::{Context, Noted, Policy, Room, Tables, Track, Verdict, Work, endpoint_owns};
-use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason};
+use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, Tag};
 use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
 use crate::spoof;
 
@@ -79,16 +79,15 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         cold_path();
         return path.unseen();
     }
-    let egress = if path.senders_egress_counts() {
+    room.by_sender = false;
+    if path.senders_egress_counts() {
         cold_path();
-        path.senders_egress()
-    } else {
-        Verdict::ALLOW
-    };
-    if !egress.passes(path.noted) {
-        return egress;
+        let egress = path.senders_egress();
+        if !egress.passes(path.noted) {
+            return egress;
+        }
+        room.by_sender = egress.noted;
     }
-    room.by_sender = egress.noted;
     if packet.shape != Shape::Ip || context.vlan {
         cold_path();
         let verdict = path.without_flow();
@@ -96,6 +95,8 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         return Verdict { noted, ..verdict };
     }
     let verdict = match path.established(&mut room.work.track) {
+        // Nothing follows.
+        Found::Passes(_) if !packet.first_fragment => return Verdict::ALLOW,
         Found::Passes(_) => {
             room.by_sender = false;
             Verdict::ALLOW
@@ -293,7 +294,7 @@ impl<T: Tables> Path<'_, T> {
     #[inline(always)]
     pub(super) fn senders_egress_counts(&self) -> bool {
         let tag = self.context.tag;
-        tag.service() || tag.slot() != 0 && !self.is_owned()
+        tag != Tag::NONE && (tag.service() || !self.is_owned())
     }
 
     /// The same packet as one of its sender's, which is decided here.

@@ -11,7 +11,7 @@ use ringfence_ebpf::abi::{Direction, EndpointWorld, Identity, ServiceKey};
 use ringfence_ebpf::packet::{self, Packet, Shape, ethertype, icmpv6, protocol};
 use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::fixture::{self, PODS, Pod};
-use ringfence_tests::packets::host::{Host, SECOND};
+use ringfence_tests::packets::host::{Host, SECOND, said};
 use ringfence_tests::packets::{Expected, Source, Step};
 
 /// More frames than these show nothing new.
@@ -132,7 +132,7 @@ fn reads_only_its_own(frame: &[u8]) {
     let parse = |frame: &[u8]| {
         let mut packet = Packet::EMPTY;
         packet::parse(frame, &mut packet);
-        packet
+        said(&packet)
     };
     let whole = parse(frame);
     let ports = |packet: &Packet| (packet.source_port, packet.destination_port);

@@ -8,7 +8,7 @@ use ringfence_ebpf::abi::{
     Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{self, Packet};
+use ringfence_ebpf::packet::{self, Packet, Shape, ethertype};
 use ringfence_ebpf::shared::{SharedBucket, SharedFlow, SharedQuota};
 use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
@@ -52,6 +52,21 @@ pub struct Host {
     /// Whether the last packet was sent on to be decided again behind DNAT.
     pub service: bool,
     last: Packet,
+}
+
+/// A packet without what means nothing in its kind.
+pub fn said(packet: &Packet) -> Packet {
+    let mut said = *packet;
+    if packet.shape == Shape::Ip && !packet.first_fragment {
+        (said.fragment_at, said.fragment_len, said.identification) = (0, 0, 0);
+    }
+    if packet.shape != Shape::Arp {
+        said.sender_mac = Mac::default();
+    }
+    if packet.ethertype != ethertype::IPV6 {
+        said.hop_limit = 0;
+    }
+    said
 }
 
 impl Host {
@@ -167,7 +182,7 @@ impl Host {
         let packet = &packet;
         let mut walked = Packet::EMPTY;
         packet::parse_any(frame, &mut walked);
-        assert_eq!(*packet, walked, "the shortcut says the same");
+        assert_eq!(said(packet), said(&walked), "the shortcut says the same");
         let found = verdict::find(self, ifindex(step.pod));
         let context = self.context(step, found.map_or(0, |(slot, _)| slot));
         let decide = match step.hook {

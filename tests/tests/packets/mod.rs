@@ -8,6 +8,7 @@ use nix::net::if_::if_nametoindex;
 use ringfence::datapath::{Attach, Datapath, Interface, Options, SEEN_MARK};
 use ringfence::runtime::FoundBy;
 use ringfence_policy::index::PodKey;
+use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::Series;
 use ringfence_tests::packets::fixture::{self, PODS};
 use ringfence_tests::testnet::{Mode, Net};
@@ -33,7 +34,11 @@ pub(crate) struct Node {
 impl Node {
     /// Guards the pods; to be called inside the node's namespace.
     pub(crate) fn guard(net: &Net, audit: bool) -> Self {
-        let tables = fixture::tables();
+        Self::guard_by(net, audit, &fixture::tables())
+    }
+
+    /// The same by other tables of the same pods.
+    pub(crate) fn guard_by(net: &Net, audit: bool, tables: &Tables) -> Self {
         let mut datapath = Datapath::open(&Options {
             pin_dir: net.pin_dir(),
             audit,
@@ -57,7 +62,7 @@ impl Node {
         let interfaces: Vec<Interface> = tables.endpoints.keys().map(interface).collect();
         let tunnels = fixture::TUNNEL_PORTS.into();
         datapath.set_tunnel_ports(&tunnels).unwrap();
-        let applied = datapath.apply(&tables, &interfaces).unwrap();
+        let applied = datapath.apply(tables, &interfaces).unwrap();
         assert_eq!(applied.failed, []);
         let counted = counters(&datapath);
         Self { datapath, counted }

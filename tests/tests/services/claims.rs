@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, PORT, TARGET, bridge};
 
 /// The port of somebody outside that the caller's policy names.
-const OUTSIDE: u16 = 8443;
+pub(crate) const OUTSIDE: u16 = 8443;
 
 /// A tenant's Service `thief` with one port, at these addresses beside its own.
-fn thief(shown: &[IpAddr], port: u16) -> Value {
+pub(crate) fn thief(shown: &[IpAddr], port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "tenant", "name": "thief"},
         "spec": {
@@ -23,13 +23,13 @@ fn thief(shown: &[IpAddr], port: u16) -> Value {
     })
 }
 
-fn put(cluster: &Cluster, service: Value) {
+pub(crate) fn put(cluster: &Cluster, service: Value) {
     cluster.write("thief", &[service]);
     cluster.agent.wait_for("shop/caller").unwrap();
 }
 
 /// The node forwards one address and port to a pod, as kube-proxy would.
-fn forward(cluster: &Cluster, from: SocketAddr, to: SocketAddr) {
+pub(crate) fn forward(cluster: &Cluster, from: SocketAddr, to: SocketAddr) {
     let rule = Dnat {
         address: from.ip(),
         protocol: "tcp",
@@ -41,7 +41,7 @@ fn forward(cluster: &Cluster, from: SocketAddr, to: SocketAddr) {
 }
 
 /// An address outside of the cluster, and of no node's.
-fn outside(v4: bool, port: u16) -> SocketAddr {
+pub(crate) fn outside(v4: bool, port: u16) -> SocketAddr {
     let ip = if v4 {
         "203.0.113.77"
     } else {
@@ -51,7 +51,7 @@ fn outside(v4: bool, port: u16) -> SocketAddr {
 }
 
 /// Both layouts, on which every packet meets the node's DNAT.
-fn layouts() -> [Cluster; 2] {
+pub(crate) fn layouts() -> [Cluster; 2] {
     [Mode::Routed, bridge()].map(|mode| {
         let cluster = Cluster::open(mode);
         if let Mode::Bridge { .. } = mode {

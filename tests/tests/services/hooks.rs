@@ -82,7 +82,7 @@ fn an_agent_with_another_mark_takes_over_from_one_and_asks_for_its_own() {
     let mut cluster = Cluster::open(Mode::Routed);
     let to = cluster.backend("good", true);
     let mut talk = Talk::open(cluster.ns("free"), to).unwrap();
-    for mark in ["0x80000", "0x1000"] {
+    for (mark, bit) in [("0x80000", 0x8_0000), ("0x1000", 0x1000)] {
         cluster.agent.stop(&mut cluster.net).unwrap();
         assert!(talk.echo(PATIENCE).unwrap(), "{mark}");
         cluster.agent.flags = vec!["--seen-mark".to_owned(), mark.to_owned()];
@@ -90,6 +90,8 @@ fn an_agent_with_another_mark_takes_over_from_one_and_asks_for_its_own() {
         cluster.agent.start(&mut cluster.net, &pods).unwrap();
         assert!(talk.echo(PATIENCE).unwrap(), "{mark}");
         assert!(cluster.reaches("free", to), "{mark}");
+        let status = cluster.agent.json(&["status"]).unwrap();
+        assert_eq!(status["seen_mark"], json!({"bit": bit, "asked": true}));
     }
     // The mark is asked for again: what comes without an agent carries nothing.
     cluster.agent.kill(&mut cluster.net).unwrap();

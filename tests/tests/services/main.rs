@@ -4,6 +4,7 @@
 
 mod claims;
 mod cluster;
+mod hidden;
 mod hooks;
 mod look;
 mod own;
@@ -241,6 +242,10 @@ fn tags_of_another_node_are_cleared_where_packets_come_in() {
     cluster.agent.flags = vec!["--seen-mark".to_owned(), "0".to_owned()];
     let pods = ["shop/bad", "shop/free"];
     cluster.agent.start(&mut cluster.net, &pods).unwrap();
+    assert_eq!(
+        cluster.agent.json(&["status"]).unwrap()["seen_mark"],
+        Value::Null
+    );
     let only_free = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": "shop", "name": "bad"},

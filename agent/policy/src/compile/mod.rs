@@ -152,6 +152,7 @@ impl Compiler {
     /// Costs as much as what changed since the last call concerns; the first
     /// call, and one with an index that it didn't see last, starts from scratch.
     pub fn update(&mut self, index: &mut Index) -> Change {
+        index.make_room_for_pods();
         self.share_out(index);
         let journal = std::mem::replace(&mut index.journal, Journal::listening());
         let follows = self.looked != 0 && self.looked == journal.looked && !self.state.partial;
@@ -346,6 +347,7 @@ impl State {
     /// and classes have ids; nothing names the peers that died any longer.
     fn write_all(&mut self, index: &Index, pods: &HashSet<PodId>) {
         self.write_placed();
+        self.writer.hides_services(index.hides_services());
         let (rulesets, writer) = (&self.rulesets, &mut self.writer);
         self.locals.write(index, rulesets, pods, writer);
         self.peers.bury();

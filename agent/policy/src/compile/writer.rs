@@ -24,6 +24,7 @@ pub(crate) struct Before {
     pub(crate) endpoints: Old<PodKey, EndpointPolicy>,
     pub(crate) identities: Old<Addr, (Text, u32)>,
     pub(crate) services: Old<ServiceKey, ()>,
+    pub(crate) hides_services: Option<bool>,
 }
 
 /// Tables that remember what was in them.
@@ -51,6 +52,7 @@ impl Writer {
         restore(&mut tables.endpoints, before.endpoints);
         restore(&mut tables.identities, before.identities);
         restore(&mut tables.services, before.services);
+        tables.hides_services = before.hides_services.unwrap_or(tables.hides_services);
     }
 
     pub(super) fn class(&mut self, addr: Addr, class: Option<u32>) {
@@ -89,6 +91,14 @@ impl Writer {
         }
         let old = self.before.as_mut().map(|b| &mut b.identities);
         write(&mut self.tables.identities, old, addr, identity);
+    }
+
+    /// Writes whether some Services' addresses have no room.
+    pub(super) fn hides_services(&mut self, hides: bool) {
+        let held = std::mem::replace(&mut self.tables.hides_services, hides);
+        if let Some(before) = self.before.as_mut() {
+            before.hides_services.get_or_insert(held);
+        }
     }
 
     /// Writes the ports that Services have at an address.
@@ -151,6 +161,7 @@ mod tests {
         writer.endpoint(PodKey::default(), Some(EndpointPolicy::default()));
         writer.ports((16, 6, 0), Some(PortBlock::default()));
         writer.services(Addr::UNSPECIFIED, &[ServiceKey::default()].into());
+        writer.hides_services(true);
         assert_ne!(writer.tables, whole);
         writer.undo();
         assert_eq!(writer.tables, whole);

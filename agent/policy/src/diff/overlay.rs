@@ -79,7 +79,9 @@ impl<'t> Overlay<'t> {
         let kinds = |known: Option<&(Text, u32)>| known.map_or(0, |(_, flags)| flags & KINDS);
         let mut before = self.before.identities.iter();
         let mut ports = self.before.services.iter();
-        before.any(|(addr, old)| kinds(old.as_ref()) != kinds(self.new.identities.get(addr)))
+        let hid = self.before.hides_services;
+        hid.is_some_and(|hid| hid != self.new.hides_services)
+            || before.any(|(addr, old)| kinds(old.as_ref()) != kinds(self.new.identities.get(addr)))
             || ports.any(|(key, old)| old.as_ref() != self.new.services.get(key))
     }
 
@@ -100,6 +102,7 @@ impl<'t> Overlay<'t> {
             endpoints,
             identities: _,
             services: _,
+            hides_services: _,
         } = self.before;
         let new = self.new;
         classes

@@ -31,6 +31,9 @@ pub(crate) struct ServiceClaim {
     /// IANA protocol number and port, sorted; none if it doesn't fit into its
     /// namespace's share.
     pub(crate) ports: Arc<[(u16, u16)]>,
+    /// Its namespace's share has no room for its addresses either: by itself it makes
+    /// none known.
+    pub(crate) hidden: bool,
 }
 
 impl ServiceClaim {
@@ -64,6 +67,11 @@ impl Owners {
     /// serve several.
     pub(crate) fn services(&self, addr: &Addr) -> &[ServiceClaim] {
         self.services.get(addr).map_or(&[], |claims| claims)
+    }
+
+    /// How many addresses pods and nodes have, at most: one that is of both counts twice.
+    pub(super) fn len(&self) -> usize {
+        self.pods.len() + self.nodes.len()
     }
 
     /// Every address that a Service shows, in no order.

@@ -1,9 +1,14 @@
-//! Which Services list their ports: those that fit into the share of their
-//! namespace, so that none fills the kernel's table for others.
+//! How much of the kernel's tables Services have: what fits into the share of their
+//! namespace, so that none fills a table for others.
 //!
-//! A Service has as many entries as it has addresses times ports, and whoever writes
-//! one may name thousands of each. One that doesn't fit lists nothing: packets to its
-//! addresses are judged by policy, whatever the port, and once more behind DNAT.
+//! A Service takes as many entries as it has addresses, and as many more as it has
+//! addresses times ports; whoever writes one may name thousands of each.
+//!
+//! One whose ports don't fit lists none: packets to its addresses are judged by policy,
+//! whatever the port, and once more behind DNAT. One whose addresses don't fit is hidden:
+//! nothing says there that they are a Service's. As long as there is such a one, all
+//! addresses that nobody is known at are taken for those of a Service that lists no ports
+//! ([`Control::HIDES_SERVICES`](ringfence_ebpf::abi::Control::HIDES_SERVICES)).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,37 +24,71 @@ use crate::{
 
 use super::{Index, owners::ServiceClaim};
 
-/// Entries of all namespaces.
-const ALL: usize = capacity::SERVICES as usize;
-/// Entries of one namespace, as long as others leave it that much.
-const MOST: usize = ALL / 4;
+/// Ports at addresses of all namespaces.
+const PORTS: usize = capacity::SERVICES as usize;
+/// Addresses of all namespaces: the rest is for pods and nodes.
+const ADDRESSES: usize = capacity::ADDRESSES as usize / 4;
+/// By how much fewer addresses there may be at once where pods and nodes need more.
+const STEP: usize = ADDRESSES / 16;
+
+/// How many addresses Services may have beside so many of pods and nodes.
+const fn beside(others: usize) -> usize {
+    let left = (capacity::ADDRESSES as usize).saturating_sub(others);
+    let left = left / STEP * STEP;
+    if left < ADDRESSES { left } else { ADDRESSES }
+}
 
 /// Namespace and name.
 type Key = (String, String);
 
-/// What each namespace asks for, and what it gets.
-#[derive(Clone, Debug)]
-pub(super) struct Shares {
-    asked: BTreeMap<String, usize>,
-    total: usize,
-    /// Entries that each namespace may have.
-    each: usize,
-    /// Services that don't fit.
-    left_out: BTreeSet<Key>,
+/// How much of a Service there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// All of it.
+    Listed,
+    /// Its addresses, but not its ports.
+    Unlisted,
+    /// Nothing.
+    Hidden,
 }
 
-impl Default for Shares {
-    fn default() -> Self {
+/// What a Service asks for, in entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Asked {
+    addresses: usize,
+    ports: usize,
+}
+
+impl Asked {
+    fn of(forwarded: &[Forwarded]) -> Self {
         Self {
-            asked: BTreeMap::new(),
-            total: 0,
-            each: MOST,
-            left_out: BTreeSet::new(),
+            addresses: forwarded.len(),
+            ports: forwarded.iter().map(|one| one.ports.len()).sum(),
         }
     }
 }
 
-impl Shares {
+/// One table: what each namespace asks for, and what it gets.
+#[derive(Clone, Debug)]
+struct Share {
+    asked: BTreeMap<String, usize>,
+    total: usize,
+    /// Entries of all namespaces.
+    all: usize,
+    /// Entries that each namespace may have.
+    each: usize,
+}
+
+impl Share {
+    fn new(all: usize) -> Self {
+        Self {
+            asked: BTreeMap::new(),
+            total: 0,
+            all,
+            each: all / 4,
+        }
+    }
+
     /// Counts what a namespace asks for now.
     fn count(&mut self, namespace: &str, before: usize, now: usize) {
         let asked = self.asked.entry(namespace.to_owned()).or_default();
@@ -60,20 +99,135 @@ impl Shares {
         self.total = self.total + now - before;
     }
 
-    /// What each may have so that all fit, whoever came first.
-    fn fair(&self) -> usize {
-        let mut each = MOST;
-        if self.total > ALL {
+    /// Finds out what each may have so that all fit, whoever came first: a quarter, as
+    /// long as others leave it that much. Gives those for whom that is another amount.
+    fn level(&mut self) -> Vec<String> {
+        let mut each = self.all / 4;
+        if self.total > self.all {
             let given = |each: usize| self.asked.values().map(|n| (*n).min(each)).sum::<usize>();
-            while each > 1 && given(each) > ALL {
+            while each > 0 && given(each) > self.all {
                 each /= 2;
             }
         }
-        each
+        let least = each.min(self.each);
+        if std::mem::replace(&mut self.each, each) == each {
+            return Vec::new();
+        }
+        let all = self.asked.iter();
+        let large = all.filter(|(_, asked)| **asked > least);
+        large.map(|(name, _)| name.clone()).collect()
     }
 
-    fn asked(&self, namespace: &str) -> usize {
-        self.asked.get(namespace).copied().unwrap_or_default()
+    fn is_enough(&self, namespace: &str) -> bool {
+        self.asked.get(namespace).is_none_or(|n| *n <= self.each)
+    }
+}
+
+/// Who asks for what, and who gets it.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    addresses: Share,
+    ports: Share,
+    asked: BTreeMap<Key, Asked>,
+    /// Services that don't fit; never [`Fit::Listed`].
+    left_out: BTreeMap<Key, Fit>,
+    /// How many of them are hidden.
+    hidden: usize,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self {
+            addresses: Share::new(ADDRESSES),
+            ports: Share::new(PORTS),
+            asked: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            hidden: 0,
+        }
+    }
+}
+
+impl Shares {
+    /// Counts what a Service asks for now.
+    fn count(&mut self, key: &Key, now: Asked) {
+        let before = match now == Asked::default() {
+            true => self.asked.remove(key),
+            false => self.asked.insert(key.clone(), now),
+        };
+        let before = before.unwrap_or_default();
+        let (namespace, _) = key;
+        self.addresses
+            .count(namespace, before.addresses, now.addresses);
+        self.ports.count(namespace, before.ports, now.ports);
+    }
+
+    fn fit(&self, key: &Key) -> Fit {
+        self.left_out.get(key).copied().unwrap_or(Fit::Listed)
+    }
+
+    fn set(&mut self, key: &Key, fit: Fit) {
+        let before = match fit {
+            Fit::Listed => self.left_out.remove(key),
+            fit => self.left_out.insert(key.clone(), fit),
+        };
+        self.hidden += usize::from(fit == Fit::Hidden);
+        self.hidden -= usize::from(before == Some(Fit::Hidden));
+    }
+
+    /// Finds out whose Services fit, where a namespace may ask for something else; gives
+    /// those of which that has changed, and what there was room for.
+    fn share_out(&mut self, namespace: Option<&str>) -> Vec<(Key, Fit)> {
+        let mut concerned: BTreeSet<String> = namespace.map(str::to_owned).into_iter().collect();
+        concerned.extend(self.addresses.level());
+        concerned.extend(self.ports.level());
+        let mut turned = Vec::new();
+        for namespace in &concerned {
+            self.share_out_in(namespace, &mut turned);
+        }
+        turned
+    }
+
+    /// By name, as many Services of a namespace as fit.
+    fn share_out_in(&mut self, namespace: &str, turned: &mut Vec<(Key, Fit)>) {
+        let first = (namespace.to_owned(), String::new());
+        let is_here = |key: &Key| key.0 == namespace;
+        let out = self.left_out.range(first.clone()..);
+        let out: Vec<Key> = out
+            .map(|(key, _)| key)
+            .take_while(|key| is_here(key))
+            .cloned()
+            .collect();
+        let fit = self.addresses.is_enough(namespace) && self.ports.is_enough(namespace);
+        if out.is_empty() && fit {
+            return;
+        }
+        let services = self.asked.range(first..);
+        let services = services.take_while(|(key, _)| is_here(key));
+        let services: Vec<(Key, Asked)> = services.map(|(k, asked)| (k.clone(), *asked)).collect();
+        let (mut addresses, mut ports) = (0, 0);
+        for (key, asked) in services {
+            let before = self.fit(&key);
+            let now = if addresses + asked.addresses > self.addresses.each {
+                Fit::Hidden
+            } else {
+                addresses += asked.addresses;
+                if ports + asked.ports > self.ports.each {
+                    Fit::Unlisted
+                } else {
+                    ports += asked.ports;
+                    Fit::Listed
+                }
+            };
+            self.set(&key, now);
+            if before != now {
+                turned.push((key, before));
+            }
+        }
+        for key in out {
+            if !self.asked.contains_key(&key) {
+                self.set(&key, Fit::Listed);
+            }
+        }
     }
 }
 
@@ -86,79 +240,50 @@ impl Index {
             None => self.services.remove(key),
         };
         let old = old.map(|old| old.forwarded()).unwrap_or_default();
-        self.shares.count(&key.0, entries(&old), entries(&now));
-        let before = self.claims(key, old, self.is_listed(key));
-        let turned = self.share_out(&key.0);
-        let now = self.claims(key, now, self.is_listed(key));
-        self.claim_anew(&before, now);
-        for other in turned.iter().filter(|other| *other != key) {
-            let Some(forwarded) = self.services.get(other).map(Service::forwarded) else {
+        let before = self.claims(key, old, self.shares.fit(key));
+        self.shares.count(key, Asked::of(&now));
+        self.shares.addresses.all = beside(self.owners.len());
+        let turned = self.shares.share_out(Some(&key.0));
+        let now = self.claims(key, now, self.shares.fit(key));
+        self.claim_anew(before, now);
+        self.turn(turned.into_iter().filter(|(other, _)| other != key));
+    }
+
+    /// Takes room from Services that pods and nodes need, or gives it back.
+    pub(crate) fn make_room_for_pods(&mut self) {
+        let all = beside(self.owners.len());
+        if std::mem::replace(&mut self.shares.addresses.all, all) != all {
+            let turned = self.shares.share_out(None);
+            self.turn(turned.into_iter());
+        }
+    }
+
+    /// Services of which more or less fits than did.
+    fn turn(&mut self, services: impl Iterator<Item = (Key, Fit)>) {
+        for (key, before) in services {
+            let Some(forwarded) = self.services.get(&key).map(Service::forwarded) else {
                 continue;
             };
-            let listed = self.is_listed(other);
-            let before = self.claims(other, forwarded.clone(), !listed);
-            let now = self.claims(other, forwarded, listed);
-            self.claim_anew(&before, now);
+            let before = self.claims(&key, forwarded.clone(), before);
+            let now = self.claims(&key, forwarded, self.shares.fit(&key));
+            self.claim_anew(before, now);
         }
     }
 
-    /// Services that don't fit into the shares of their namespaces.
-    pub(crate) fn unlisted_services(&self) -> impl Iterator<Item = &Key> {
-        self.shares.left_out.iter()
+    /// Services whose ports don't fit into the shares of their namespaces, and whether
+    /// their addresses don't either.
+    pub(crate) fn unlisted_services(&self) -> impl Iterator<Item = (&Key, bool)> {
+        let all = self.shares.left_out.iter();
+        all.map(|(key, fit)| (key, *fit == Fit::Hidden))
     }
 
-    fn is_listed(&self, key: &Key) -> bool {
-        !self.shares.left_out.contains(key)
+    /// Whether some Service's addresses have no room.
+    pub(crate) fn hides_services(&self) -> bool {
+        self.shares.hidden > 0
     }
 
-    /// Finds out whose Services fit; gives those of which that has changed.
-    fn share_out(&mut self, namespace: &str) -> Vec<Key> {
-        let each = self.shares.fair();
-        let least = each.min(self.shares.each);
-        let mut concerned = BTreeSet::from([namespace.to_owned()]);
-        if std::mem::replace(&mut self.shares.each, each) != each {
-            let all = self.shares.asked.iter();
-            let large = all.filter(|(_, asked)| **asked > least);
-            concerned.extend(large.map(|(name, _)| name.clone()));
-        }
-        let mut turned = Vec::new();
-        for namespace in &concerned {
-            self.share_out_in(namespace, &mut turned);
-        }
-        turned
-    }
-
-    /// By name, as many Services of a namespace as fit.
-    fn share_out_in(&mut self, namespace: &str, turned: &mut Vec<Key>) {
-        let first = (namespace.to_owned(), String::new());
-        let is_here = |key: &&Key| key.0 == namespace;
-        let out = self.shares.left_out.range(first.clone()..);
-        let out: BTreeSet<Key> = out.take_while(is_here).cloned().collect();
-        if out.is_empty() && self.shares.asked(namespace) <= self.shares.each {
-            return;
-        }
-        let mut used = 0;
-        let services = self.services.range(first..);
-        for (key, service) in services.take_while(|(key, _)| key.0 == namespace) {
-            let asked = entries(&service.forwarded());
-            let fits = used + asked <= self.shares.each;
-            if fits {
-                used += asked;
-                self.shares.left_out.remove(key);
-            } else {
-                self.shares.left_out.insert(key.clone());
-            }
-            if fits == out.contains(key) {
-                turned.push(key.clone());
-            }
-        }
-        for gone in out.iter().filter(|key| !self.services.contains_key(*key)) {
-            self.shares.left_out.remove(gone);
-        }
-    }
-
-    /// What a Service shows: its ports, or none where it doesn't fit.
-    fn claims(&mut self, key: &Key, forwarded: Vec<Forwarded>, listed: bool) -> Vec<Claim> {
+    /// What a Service shows: its ports, or none where they don't fit.
+    fn claims(&mut self, key: &Key, forwarded: Vec<Forwarded>, fit: Fit) -> BTreeSet<Claim> {
         let name: Text = self
             .pools
             .texts
@@ -167,27 +292,54 @@ impl Index {
             let claim = ServiceClaim {
                 foreign: !one.own,
                 name: Arc::clone(&name),
-                ports: if listed { one.ports } else { Arc::default() },
+                ports: match fit {
+                    Fit::Listed => one.ports,
+                    Fit::Unlisted | Fit::Hidden => Arc::default(),
+                },
+                hidden: fit == Fit::Hidden,
             };
             (Addr::from(one.address), claim)
         };
         forwarded.into_iter().map(claim).collect()
     }
 
-    fn claim_anew(&mut self, before: &[Claim], now: Vec<Claim>) {
-        for (addr, claim) in before.iter().filter(|one| !now.contains(one)) {
+    fn claim_anew(&mut self, before: BTreeSet<Claim>, now: BTreeSet<Claim>) {
+        for (addr, claim) in before.difference(&now) {
             self.owners.remove_service(addr, &claim.name);
-            self.journal.note(|j| &mut j.addresses, *addr);
+            self.note_claim(addr, claim);
         }
-        for (addr, claim) in now.into_iter().filter(|one| !before.contains(one)) {
-            self.owners.add_service(addr, claim);
-            self.journal.note(|j| &mut j.addresses, addr);
+        for (addr, claim) in now.difference(&before) {
+            self.owners.add_service(*addr, claim.clone());
+            self.note_claim(addr, claim);
+        }
+    }
+
+    /// Notes that somebody came to or left an address, or changed there. A hidden Service
+    /// changes nothing at one that nobody else is known at: thousands of them cost nothing.
+    fn note_claim(&mut self, addr: &Addr, claim: &ServiceClaim) {
+        let services = self.owners.services(addr);
+        let alone = self.owner(addr).is_none() && services.iter().all(|one| one.hidden);
+        if !(claim.hidden && alone) {
+            self.journal.note(|j| &mut j.addresses, *addr);
         }
     }
 }
 
 type Claim = (Addr, ServiceClaim);
 
-fn entries(forwarded: &[Forwarded]) -> usize {
-    forwarded.iter().map(|one| one.ports.len()).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_and_nodes_get_what_room_services_leave_and_take_what_more_they_need() {
+        let capacity = capacity::ADDRESSES as usize;
+        assert_eq!(beside(0), ADDRESSES);
+        assert_eq!(beside(capacity - ADDRESSES), ADDRESSES);
+        assert_eq!(beside(capacity - ADDRESSES + 1), ADDRESSES - STEP);
+        for others in (0..=capacity).step_by(STEP / 3) {
+            assert!(others + beside(others) <= capacity, "{others}");
+        }
+        assert_eq!(beside(capacity + 1), 0);
+    }
 }

@@ -1,6 +1,10 @@
 //! Services and EndpointSlices.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde::Deserialize;
 
@@ -160,15 +164,12 @@ fn left_out(meta: &Meta) -> bool {
         .any(|label| meta.labels.contains_key(*label))
 }
 
-/// The addresses among the words, each once.
+/// The addresses among the words, each once, in their order.
 fn parse<'t>(words: impl Iterator<Item = &'t String>) -> Vec<IpAddr> {
-    let mut all = Vec::new();
-    for ip in words.filter_map(|word| word.parse().ok()) {
-        if !all.contains(&ip) {
-            all.push(ip);
-        }
-    }
-    all
+    // Whoever writes a Service may name a hundred thousand.
+    let mut seen = BTreeSet::new();
+    let all = words.filter_map(|word| word.parse().ok());
+    all.filter(|ip| seen.insert(*ip)).collect()
 }
 
 /// An EndpointSlice.

@@ -7,6 +7,7 @@ mod corners;
 mod corners_pods;
 mod fallback;
 mod follow;
+mod hidden;
 mod labels;
 mod labels_shares;
 mod netpol;

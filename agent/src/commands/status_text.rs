@@ -1,0 +1,240 @@
+//! `ringfence status` as a person reads it.
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::kubernetes::health::WatchStatus;
+use crate::output::Paint;
+use crate::state::{Scrapes, SeenMark, Status, UnknownDevice};
+
+/// What `ringfence status` prints.
+pub(super) fn status_text(status: &Status, paint: Paint) -> String {
+    let verdict = match (&status.error, status.passes) {
+        (Some(error), _) => format!("{}: {error}", paint.red("failing")),
+        (None, 0) => paint.yellow("starting"),
+        (None, _) if !status.waits_for.is_empty() => paint.yellow("waiting for the first lists"),
+        (None, _) if !status.source_connected => {
+            paint.yellow("running on what was last known: the source can't be read")
+        }
+        (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
+        (None, _) => paint.green("well"),
+    };
+    let Status {
+        node,
+        mode,
+        source,
+        version,
+        pid,
+        generation,
+        endpoints,
+        devices,
+        ..
+    } = status;
+    let mut text = format!(
+        "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {version}, pid {pid}\n\
+         generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n\
+         addresses   {} of the node's interfaces\ntunnels     {}\nmark        {}\n",
+        status.unguarded.len(),
+        status.unhooked.len(),
+        status.node_addresses.len(),
+        tunnels(&status.tunnel_ports),
+        mark(status.seen_mark.as_ref()),
+    );
+    text.push_str(&scrapes(status));
+    sections(status, paint, &mut text);
+    text
+}
+
+/// The node's own tunnels, or that only those count which always do.
+fn tunnels(ports: &[u16]) -> String {
+    if ports.is_empty() {
+        return "on the usual ports".to_owned();
+    }
+    let ports: Vec<String> = ports.iter().map(|port| format!("UDP/{port}")).collect();
+    format!("on the usual ports and {}", ports.join(", "))
+}
+
+/// By which bit packets count as seen, and whether they are asked for it.
+fn mark(mark: Option<&SeenMark>) -> String {
+    match mark {
+        None => "none is asked for (--seen-mark 0)".to_owned(),
+        Some(SeenMark { bit, asked: true }) => format!("{bit:#x}, without it packets are dropped"),
+        Some(SeenMark { bit, asked: false }) => {
+            format!("{bit:#x}, not asked for before the first pass")
+        }
+    }
+}
+
+/// Whether somebody reads the metrics, and so would see an alert.
+fn scrapes(status: &Status) -> String {
+    let Some(Scrapes { address, last }) = &status.metrics else {
+        return "metrics     not served (--metrics-addr none)\n".to_owned();
+    };
+    let last = last.map_or_else(
+        || "never".to_owned(),
+        |at| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            ago(now.map_or(0, |now| now.as_secs().saturating_sub(at)))
+        },
+    );
+    format!("metrics     {address}, last scrape: {last}\n")
+}
+
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// What a person should look into; nothing if all is well.
+fn sections(status: &Status, paint: Paint, text: &mut String) {
+    let pods: Vec<String> = status
+        .unguarded
+        .iter()
+        .map(|pod| format!("{}: {}", pod.pod, pod.reason))
+        .collect();
+    let devices: Vec<String> = status
+        .unhooked
+        .iter()
+        .map(|one| format!("{}: {}", one.device, one.reason))
+        .collect();
+    let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
+    let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
+    let sections = [
+        (
+            "not known yet (what was in force before this agent stays until it is)",
+            &status.waits_for,
+        ),
+        ("watches of the API server with faults", &watches),
+        ("not guarded", &pods),
+        (
+            "closed (their policy can't be put in force)",
+            &status.closed,
+        ),
+        ("devices of pods that nobody knows", &unknown),
+        (
+            "devices without hooks (calls through Services aren't decided there)",
+            &devices,
+        ),
+        (
+            "the node's own network (what was known of it before stays)",
+            &status.node_faults,
+        ),
+        (
+            "objects that don't parse (their last good form is in force)",
+            &status.invalid,
+        ),
+        (
+            "what in objects can't be used as it stands",
+            &status.problems,
+        ),
+        (
+            "namespaces and records of pods that couldn't be looked at",
+            &status.skipped,
+        ),
+    ];
+    for (title, lines) in sections {
+        if !lines.is_empty() {
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n{}\n  {}\n", paint.bold(title), lines.join("\n  "));
+        }
+    }
+}
+
+/// A device of an unknown pod, in words.
+fn unknown(one: &UnknownDevice) -> String {
+    let whose = one.pod.as_ref().map_or_else(
+        || "the pod runtime has no record of it".to_owned(),
+        |pod| format!("{pod}, which the API server doesn't show"),
+    );
+    let what = if one.closed { "closed" } else { "open" };
+    format!("{}, {what}: {whose}", one.device)
+}
+
+/// A watch that isn't connected, or lately wasn't, in words.
+fn watch(row: &WatchStatus) -> Option<String> {
+    let WatchStatus { kind, state, .. } = row;
+    let error = row.error.as_ref()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let since = now.map_or(0, |now| now.as_secs().saturating_sub(row.since));
+    Some(format!(
+        "{kind}: {state} for {since} s; {} faults, the last: {error}",
+        row.errors
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_whether_anybody_scrapes() {
+        let mut status = Status::default();
+        let has = |status: &Status, line: &str| {
+            let text = status_text(status, Paint::off());
+            assert!(text.lines().any(|one| one == line), "{line}: {text}");
+        };
+        has(&status, "metrics     not served (--metrics-addr none)");
+        let mut scrapes = Scrapes {
+            address: "0.0.0.0:9435".into(),
+            last: None,
+        };
+        status.metrics = Some(scrapes.clone());
+        has(&status, "metrics     0.0.0.0:9435, last scrape: never");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        scrapes.last = Some(now.as_secs() - 300);
+        status.metrics = Some(scrapes);
+        has(&status, "metrics     0.0.0.0:9435, last scrape: 5 min ago");
+        let said = [119, 120, 7199, 7200, 172_800].map(ago);
+        let expected = [
+            "119 s ago",
+            "2 min ago",
+            "119 min ago",
+            "2 h ago",
+            "2 days ago",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn the_status_says_the_worst_first() {
+        let mut status = Status {
+            passes: 1,
+            source_connected: true,
+            ..Status::default()
+        };
+        assert!(status_text(&status, Paint::off()).starts_with("well\n"));
+        status.invalid = vec!["a.yaml: document 1: line 1: no".into()];
+        let text = status_text(&status, Paint::off());
+        assert!(text.starts_with("running on older policy\n"), "{text}");
+        assert!(
+            text.contains("\n  a.yaml: document 1: line 1: no\n"),
+            "{text}"
+        );
+        status.error = Some("map RULES is full".into());
+        assert!(status_text(&status, Paint::off()).starts_with("failing: map RULES is full\n"));
+    }
+
+    #[test]
+    fn the_status_says_by_which_mark_packets_count_as_seen() {
+        let said = |mark: Option<SeenMark>| {
+            let status = Status {
+                seen_mark: mark,
+                ..Status::default()
+            };
+            let text = status_text(&status, Paint::off());
+            let line = text.lines().find(|line| line.starts_with("mark "));
+            line.expect("a line").to_owned()
+        };
+        let bit = |asked| Some(SeenMark { bit: 0x1000, asked });
+        let asked = "mark        0x1000, without it packets are dropped";
+        assert_eq!(said(bit(true)), asked);
+        let not_yet = "mark        0x1000, not asked for before the first pass";
+        assert_eq!(said(bit(false)), not_yet);
+        let none = "mark        none is asked for (--seen-mark 0)";
+        assert_eq!(said(None), none);
+    }
+}
