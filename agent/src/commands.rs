@@ -1,4 +1,4 @@
-//! The commands that ask the local agent, and `uninstall`.
+//! The commands that ask the local agent.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -8,12 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
-use crate::api;
 use crate::cli::{FollowArgs, Global, Output, PodName, StatusArgs};
 use crate::client::{self, ClientError};
-use crate::datapath;
+use crate::cni::CniStatus;
 use crate::failure::{Failure, Found, Outcome};
-use crate::forms::Forms;
 use crate::kubernetes::health::WatchStatus;
 use crate::output::{Paint, field, print, print_json, table};
 use crate::state::{InForce, Scrapes, Status, UnknownDevice};
@@ -127,6 +125,9 @@ fn status_text(status: &Status, paint: Paint) -> String {
         tunnels(&status.tunnel_ports),
     );
     text.push_str(&scrapes(status));
+    if let Some(plugin) = &status.plugin {
+        text.push_str(&format!("plugin      {plugin}\n"));
+    }
     sections(status, paint, &mut text);
     text
 }
@@ -177,6 +178,8 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .map(|one| format!("{}: {}", one.device, one.reason))
         .collect();
     let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
+    let plugin = status.plugin.iter().flat_map(CniStatus::problems);
+    let plugin: Vec<String> = plugin.cloned().collect();
     let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
     let sections = [
         (
@@ -190,6 +193,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             &status.closed,
         ),
         ("devices of pods that nobody knows", &unknown),
+        ("the network plugin", &plugin),
         (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
@@ -364,21 +368,6 @@ fn list(rows: &[Value], output: Output, columns: &[&str], right: &[usize]) -> Ou
             print(&table(columns, rows.iter().map(cells).collect(), right))?;
         }
     }
-    Ok(Found::Fine)
-}
-
-/// `ringfence uninstall`: refuses while an agent would put everything back.
-pub fn uninstall(global: &Global) -> Outcome {
-    api::refuse_second_agent(&global.socket).map_err(Failure::fault)?;
-    let removed = datapath::uninstall(&global.pin_dir).map_err(Failure::fault)?;
-    let kept = Forms::beside(&global.socket);
-    kept.remove().map_err(Failure::fault)?;
-    print(&format!(
-        "removed {} programs and {} maps below {}\n",
-        removed.links + removed.filters,
-        removed.maps,
-        global.pin_dir.display()
-    ))?;
     Ok(Found::Fine)
 }
 

@@ -63,3 +63,39 @@ fn the_status_says_the_worst_first() {
     status.error = Some("map RULES is full".into());
     assert!(status_text(&status, Paint::off()).starts_with("failing: map RULES is full\n"));
 }
+
+#[test]
+fn the_status_says_where_the_network_plugin_is_and_why_it_is_not() {
+    let mut status = Status::default();
+    let line = |plugin: &CniStatus| {
+        let status = Status {
+            plugin: Some(plugin.clone()),
+            ..Status::default()
+        };
+        status_text(&status, Paint::off())
+    };
+    assert!(!status_text(&status, Paint::off()).contains("plugin"));
+    let mut plugin = CniStatus::default();
+    assert!(line(&plugin).contains("\nplugin      not installed: no network is configured yet\n"));
+    plugin.list = Some("/n/1.conflist".into());
+    plugin.way = Some(crate::cni::Way::DropIn);
+    plugin.rewrites = 3;
+    let said = line(&plugin);
+    let expected = "\nplugin      in /n/1.conflist by the drop-in folder, put back 3 times\n";
+    assert!(said.contains(expected), "{said}");
+    plugin.way = None;
+    plugin.error = Some("it is broken".into());
+    let said = line(&plugin);
+    assert!(
+        said.contains("\nplugin      not installed, put back 3 times\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the network plugin\n  it is broken\n"),
+        "{said}"
+    );
+    // As it goes over the socket.
+    status.plugin = Some(plugin);
+    let text = serde_json::to_string(&status).unwrap();
+    assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+}

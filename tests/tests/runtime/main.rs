@@ -4,6 +4,7 @@
 
 mod containerd;
 mod flood;
+mod install;
 mod node;
 mod plugin;
 
