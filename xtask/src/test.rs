@@ -11,8 +11,6 @@ use crate::{demo, ebpf, fuzz, kernels, setup, shell, standalone, tidy, tools};
 const SOAK_CLUSTERS: &str = "100000";
 /// Seconds that each storm lasts in `soak`.
 const SOAK_STORM_SECONDS: &str = "120";
-/// Pods that a container runtime starts in each test of that in `soak`.
-const SOAK_STARTS: &str = "200";
 /// Seconds that each fuzz target runs in `test` and in `soak`, times its share:
 /// packets get a minute, and an hour.
 const FUZZ: (u64, u64) = (10, 600);
@@ -29,7 +27,6 @@ pub(crate) fn soak() -> Result<()> {
     let env = [
         ("RINGFENCE_CLUSTERS", SOAK_CLUSTERS),
         ("RINGFENCE_STORM_SECONDS", SOAK_STORM_SECONDS),
-        ("RINGFENCE_STARTS", SOAK_STARTS),
     ];
     all(&env, FUZZ.1)
 }
