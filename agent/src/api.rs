@@ -78,6 +78,23 @@ pub fn refuse_second_agent(path: &Path) -> Result<(), SocketError> {
     }
 }
 
+/// Removes the file of a socket on which nobody answers: that of an agent that was killed.
+///
+/// # Errors
+/// If it can't be removed. None is fine, and so is something else, which stays.
+pub fn remove_left_socket(path: &Path) -> Result<(), SocketError> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if !is_socket {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(|source| SocketError::Io {
+        operation: "removing",
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// The socket's file: removed with this value, if it is still ours.
 #[derive(Debug)]
 pub struct SocketFile {

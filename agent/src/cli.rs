@@ -1,5 +1,6 @@
 //! Arguments as they are written; [`crate::settings`] resolves them.
 
+mod cni;
 mod values;
 
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use cni::{CniArgs, CniOnTimeout, UninstallArgs};
 pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
 
 /// A small firewall around every service of a Kubernetes cluster.
@@ -80,8 +82,8 @@ pub enum Command {
     /// too, and the rule of the service that admits it. Callers that may no more
     /// than any address aren't listed; a pod itself and its node always may.
     Callers(CallersArgs),
-    /// Stop enforcing: remove every program, map and pin
-    Uninstall,
+    /// Stop enforcing: remove every program, map and pin, and the network plugin's entry
+    Uninstall(UninstallArgs),
 }
 
 /// How a listing is printed.
@@ -302,11 +304,9 @@ pub struct AgentArgs {
     /// and which addresses a pod of this node has before the API server shows them
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
     pub cni_cache: PathBuf,
-    /// Where the network plugin ringfence-cni and the agent leave word for each other,
-    /// as in /var/lib/ringfence/cni: it closes each pod's device before the pod has a
-    /// process, and records whose it is
-    #[arg(long, value_name = "DIR", conflicts_with = "manifests")]
-    pub cni_state: Option<PathBuf>,
+    /// The network plugin
+    #[command(flatten)]
+    pub cni: CniArgs,
     /// Ask the container runtime as well, over this socket, as in
     /// /run/containerd/containerd.sock. Whoever may use it is as good as root
     #[arg(long, value_name = "SOCKET")]

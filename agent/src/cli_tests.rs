@@ -223,3 +223,38 @@ fn the_mark_of_seen_packets_is_one_bit_or_none_and_anything_else_exits_2() {
         assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{bad}");
     }
 }
+
+#[test]
+fn the_network_plugin_is_installed_only_with_all_its_folders() {
+    let all = "ringfence agent --node-name n --cni-state /s --cni-conf-dir /c --cni-bin-dir /b";
+    let install = settings(all).unwrap().install.unwrap();
+    assert_eq!(install.plugin.file_name(), Some("ringfence-cni".as_ref()));
+    assert_eq!(
+        (install.entry.timeout_seconds, install.entry.on_timeout),
+        (5, None)
+    );
+    assert_eq!(
+        install.entry.socket,
+        PathBuf::from("/run/ringfence/agent.sock")
+    );
+    let more =
+        format!("{all} --cni-plugin /p --cni-timeout 7 --cni-on-timeout allow --status-gates-node");
+    let entry = settings(&more).unwrap().install.unwrap().entry;
+    assert_eq!(entry.on_timeout, Some(ringfence_cni::OnTimeout::Allow));
+    assert!(entry.timeout_seconds == 7 && entry.status_gates_node);
+    let without = settings("ringfence agent --node-name n --cni-state /s").unwrap();
+    assert_eq!(without.install, None);
+    for bad in [
+        "--cni-conf-dir /c --cni-bin-dir /b",
+        "--cni-state /s --cni-conf-dir /c",
+        "--cni-state /s --cni-bin-dir /b",
+        "--cni-state /s --cni-timeout 7",
+        "--manifests m --cni-state /s --cni-conf-dir /c --cni-bin-dir /b",
+    ] {
+        let line = format!("ringfence agent {bad}");
+        assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{bad}");
+    }
+    let relative = all.replace("/s", "s");
+    assert_eq!(settings(&relative).unwrap_err().code(), 2);
+    assert!(parse("ringfence uninstall --cni-conf-dir /c --cni-state /s").is_ok());
+}

@@ -1,4 +1,4 @@
-//! The commands that ask the local agent, and `uninstall`.
+//! The commands that ask the local agent.
 
 mod status_text;
 
@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
-use crate::api;
 use crate::cli::{FollowArgs, Global, Output, PodName, StatusArgs};
 use crate::client::{self, ClientError};
-use crate::datapath;
 use crate::failure::{Failure, Found, Outcome};
-use crate::forms::Forms;
 use crate::output::{Paint, field, print, print_json, table};
 use crate::state::{InForce, Status};
 
@@ -220,21 +217,6 @@ fn list(rows: &[Value], output: Output, columns: &[&str], right: &[usize]) -> Ou
             print(&table(columns, rows.iter().map(cells).collect(), right))?;
         }
     }
-    Ok(Found::Fine)
-}
-
-/// `ringfence uninstall`: refuses while an agent would put everything back.
-pub fn uninstall(global: &Global) -> Outcome {
-    api::refuse_second_agent(&global.socket).map_err(Failure::fault)?;
-    let removed = datapath::uninstall(&global.pin_dir).map_err(Failure::fault)?;
-    let kept = Forms::beside(&global.socket);
-    kept.remove().map_err(Failure::fault)?;
-    print(&format!(
-        "removed {} programs and {} maps below {}\n",
-        removed.links + removed.filters,
-        removed.maps,
-        global.pin_dir.display()
-    ))?;
     Ok(Found::Fine)
 }
 

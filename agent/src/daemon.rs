@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::prctl;
-use ringfence_cni::{self as cni, Node};
+use ringfence_cni::{Mode, Node};
 use tokio::sync::Notify;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
@@ -28,7 +28,7 @@ use crate::settings::{Origin, Settings};
 use crate::source::Source;
 use crate::state::{Scrapes, Shared, Status};
 use crate::web::Admission;
-use crate::{api, web};
+use crate::{api, cni, web};
 use events::{Stop, WRITTEN, follow_links, rest, settle};
 
 /// Between passes when nothing happens: the hooks' places are verified anew, and
@@ -147,6 +147,7 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     let shared = Shared::new(datapath, Metrics::new()?, status);
     let mut shared = shared.with_board(watches.board());
     shared.admission = Arc::new(admission);
+    shared.plugin = settings.install.as_ref().map(|_| cni::Board::default());
     shared.emitter = settings.emit_events.then(Arc::default);
     let shared = Arc::new(shared);
     if let Some(events) = events {
@@ -168,6 +169,10 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
         shared.status().mode,
     );
     watches.start(settings, &shared);
+    // Only now: what is pinned is there, and the socket on which the plugin waits.
+    if let (Some(install), Some(board)) = (&settings.install, &shared.plugin) {
+        tokio::spawn(cni::run(install.clone(), board.clone()));
+    }
     let done = watch_and_pass(settings, engine, &shared, &watches.told, &mut stop).await;
     drop(socket);
     tracing::info!("agent stopped; enforcement stays in place");
@@ -181,9 +186,9 @@ fn leave_word(settings: &Settings, datapath: &Datapath, state: &Path) -> anyhow:
         pins: datapath.folder(),
         clsact: settings.attach.by_clsact(),
         mode: if settings.audit {
-            cni::Mode::Audit
+            Mode::Audit
         } else {
-            cni::Mode::Enforce
+            Mode::Enforce
         },
         unknown_pass: settings.exempt.all,
         exempt: settings.exempt.namespaces.iter().cloned().collect(),

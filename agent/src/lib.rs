@@ -8,6 +8,7 @@
 //! | [`source`] | either of them, to the engine |
 //! | [`discover`] | from a pod's address to its host-side device |
 //! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
+//! | [`cni`] | the network plugin into the node's chain of plugins, and out of it |
 //! | [`engine`] | one pass: source, compile, discover, apply |
 //! | [`forms`] | earlier forms of policies that are in force, kept on disk |
 //! | [`summary`] | what is said of all objects, off that path |
@@ -15,7 +16,7 @@
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
 //! | [`metrics`], [`web`] | what `/metrics`, `/healthz` and `/livez` say, where, and to whom |
 //! | [`files`] | how many open files clients leave to the rest |
-//! | [`commands`], [`offline`] | what a person types |
+//! | [`commands`], [`offline`], [`uninstall`] | what a person types |
 //!
 //! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or
 //! input, 3 fault.
@@ -26,6 +27,7 @@
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod cni;
 pub mod commands;
 pub mod daemon;
 pub mod datapath;
@@ -46,6 +48,7 @@ pub mod settings;
 pub mod source;
 pub mod state;
 pub mod summary;
+pub mod uninstall;
 pub mod web;
 
 #[cfg(test)]
@@ -81,6 +84,6 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Explain(args) => offline::explain::run(&args),
         Command::Matrix(args) => offline::matrix::run(&args),
         Command::Callers(args) => offline::callers::run(&args),
-        Command::Uninstall => commands::uninstall(&global),
+        Command::Uninstall(args) => uninstall::run(&global, &args),
     }
 }

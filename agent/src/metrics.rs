@@ -1,6 +1,8 @@
 //! What `/metrics` says. Everything the datapath counts is read when a page is
 //! made: no copy lags behind the kernel by more than a page's second.
 
+mod states;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +13,12 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::datapath::{DropSeries, EndpointState, MapUsage, Stats};
+use crate::cni::CniStatus;
+use crate::datapath::{DropSeries, MapUsage, Stats};
 use crate::kubernetes::Board;
-use crate::state::{HOST_NETWORK, Shared, Status};
+use crate::state::Shared;
 use crate::web::Refused;
+use states::count_states;
 
 /// Seconds. The kernel's wait for a flip alone takes about 8 ms.
 const APPLY_BUCKETS: [f64; 12] = [
@@ -65,6 +69,8 @@ pub struct Snapshot {
     pub problems: BTreeSet<(String, String)>,
     /// The watches of the API server, where that is the source.
     pub board: Option<Board>,
+    /// The network plugin, where the agent installs it.
+    pub plugin: Option<CniStatus>,
 }
 
 impl Metrics {
@@ -151,6 +157,7 @@ impl Snapshot {
             invalid: status.invalid.len(),
             problems: status.problem_fields.clone(),
             board: shared.board().cloned(),
+            plugin: status.plugin,
         })
     }
 
@@ -169,6 +176,9 @@ impl Snapshot {
         self.plain_gauges(&registry)?;
         if let Some(board) = &self.board {
             board.register(&registry)?;
+        }
+        if let Some(plugin) = &self.plugin {
+            plugin.register(&registry)?;
         }
         Ok(registry.gather())
     }
@@ -352,46 +362,6 @@ fn gauge(count: impl TryInto<i64>) -> i64 {
 /// namespace.
 fn workload(name: &str) -> (&str, &str) {
     name.split_once('/').unwrap_or(("", name))
-}
-
-fn count_states(endpoints: &[EndpointState], status: &Status) -> BTreeMap<&'static str, usize> {
-    let mut states: BTreeMap<_, usize> = [
-        "audit",
-        "closed",
-        "enforce",
-        "host_network",
-        "open",
-        "quarantine",
-        "unguarded",
-        "unknown",
-    ]
-    .map(|state| (state, 0))
-    .into();
-    for endpoint in endpoints {
-        *states.entry(state(endpoint)).or_default() += 1;
-    }
-    for pod in &status.unguarded {
-        let host_network = pod.reason == HOST_NETWORK;
-        let state = if host_network {
-            "host_network"
-        } else {
-            "unguarded"
-        };
-        *states.entry(state).or_default() += 1;
-    }
-    *states.entry("unknown").or_default() += status.unknown.len();
-    states
-}
-
-/// The strictest of an endpoint's two directions.
-fn state(endpoint: &EndpointState) -> &'static str {
-    if !endpoint.attached {
-        return "unguarded";
-    }
-    ["closed", "quarantine", "enforce", "audit"]
-        .into_iter()
-        .find(|state| [endpoint.ingress, endpoint.egress].contains(state))
-        .unwrap_or("open")
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 use http::{HeaderMap, StatusCode};
 
 use super::*;
+use crate::cni::Way;
+use crate::datapath::EndpointState;
 use crate::kubernetes::Kind;
+use crate::state::{HOST_NETWORK, Status};
 
 fn drop_series(source: &str, destination: &str, audited: bool, packets: u64) -> DropSeries {
     DropSeries {
@@ -126,6 +129,7 @@ fn the_documented_names_are_all_there() {
         generation: 9,
         source_connected: true,
         board: None,
+        plugin: None,
         invalid: 1,
         problems: [(
             "NetworkPolicy bank/broken".to_owned(),
@@ -233,4 +237,25 @@ fn more_problems_than_anybody_reads_are_counted_under_other() {
         "ringfence_policy_problems{field=\"\",object=\"other\"} 44",
     );
     assert!(!page.contains("a/0256"));
+}
+
+#[test]
+fn the_page_says_whether_the_network_plugin_is_installed_where_it_should_be() {
+    let mut snapshot = Snapshot::default();
+    assert!(!page(&snapshot).contains("ringfence_cni"));
+    let mut plugin = CniStatus {
+        way: Some(Way::List),
+        rewrites: 7,
+        faults: vec!["a".into(), "b".into()],
+        ..CniStatus::default()
+    };
+    snapshot.plugin = Some(plugin.clone());
+    let text = page(&snapshot);
+    has(&text, "ringfence_cni_installed 1");
+    has(&text, "ringfence_cni_config_rewrites_total 7");
+    has(&text, "ringfence_cni_config_faults 2");
+    // The entry is there, but an older version's binary.
+    plugin.error = Some("no room".into());
+    snapshot.plugin = Some(plugin);
+    has(&page(&snapshot), "ringfence_cni_installed 0");
 }

@@ -14,6 +14,7 @@ use ringfence_policy::config::Config;
 use crate::cli::{
     AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort, UnknownPods,
 };
+use crate::cni::Install;
 use crate::datapath::Attach;
 use crate::discover::Exempt;
 use crate::failure::Failure;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub cni_cache: PathBuf,
     /// What the network plugin and the agent tell each other, if it is installed.
     pub cni_state: Option<PathBuf>,
+    /// How to keep the plugin in the node's chain of plugins, if that is asked for.
+    pub install: Option<Install>,
     /// The container runtime's socket, if it is to be asked.
     pub cri_socket: Option<PathBuf>,
     /// Whose devices pass though nobody knows the pod.
@@ -86,13 +89,15 @@ impl AgentArgs {
         pin_names(&global.pin_dir).map_err(Failure::input)?;
         let [metrics_addr, health_addr] =
             listeners(&self.metrics_addr, &self.health_addr).map_err(Failure::input)?;
+        let install = self.cni.install(&global.socket).map_err(Failure::input)?;
         Ok(Settings {
             origin,
             audit: self.mode == Mode::Audit,
             node_name,
             netns_dir: self.netns_dir,
             cni_cache: self.cni_cache,
-            cni_state: self.cni_state,
+            cni_state: self.cni.cni_state,
+            install,
             cri_socket: self.cri_socket,
             exempt: Exempt {
                 all: self.unknown_pods == UnknownPods::Allow,

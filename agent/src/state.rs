@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
+use crate::cni::{self, CniStatus};
 use crate::kernel::{Counts, Kernel};
 use crate::kubernetes::Board;
 use crate::kubernetes::emit::Emitter;
@@ -92,6 +93,9 @@ pub struct Status {
     pub problem_fields: BTreeSet<(String, String)>,
     /// Namespaces, and records of the pod runtime, that couldn't be looked at.
     pub skipped: Vec<String>,
+    /// The network plugin; none where the agent doesn't install it.
+    #[serde(default)]
+    pub plugin: Option<CniStatus>,
     /// The metrics page; none where it isn't served.
     #[serde(default)]
     pub metrics: Option<Scrapes>,
@@ -172,6 +176,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// How the watches are doing, where the API server is the source.
     board: Option<Board>,
+    /// How the network plugin is installed, where the agent does that.
+    pub plugin: Option<cni::Board>,
     /// Gathers what is to be told in Events, where that is asked for.
     pub emitter: Option<Arc<Emitter>>,
     /// Something may have changed: make a pass.
@@ -199,6 +205,7 @@ impl Shared {
             admission: Arc::default(),
             metrics,
             board: None,
+            plugin: None,
             emitter: None,
             wake: Arc::new(Notify::new()),
             recorded: Arc::new(Notify::new()),
@@ -233,6 +240,7 @@ impl Shared {
             status.source_connected = board.is_connected();
             status.watches = board.rows();
         }
+        status.plugin = self.plugin.as_ref().map(cni::Board::read);
         if let Some(scrapes) = &mut status.metrics {
             let last = self.last_scrape.load(Ordering::Relaxed);
             scrapes.last = (last != 0).then_some(last);

@@ -49,7 +49,7 @@ enum Command {
     },
     /// Build the BPF object and the release binary
     Build {
-        /// Linked to no library: target/static/ringfence, for an image
+        /// Linked to no library: ringfence and ringfence-cni in target/static, for an image
         #[arg(long = "static")]
         standalone: bool,
     },
@@ -114,7 +114,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::BuildEbpf { debug_log: false } => ebpf::build().map(drop),
         Command::BuildEbpf { debug_log: true } => ebpf::build_debug().map(drop),
         Command::Build { standalone: false } => ebpf::build_release(),
-        Command::Build { standalone: true } => standalone::build().map(drop),
+        Command::Build { standalone: true } => standalone::build(),
         Command::Demo(options) => demo::run(&options),
         Command::DemoServe { dir } => demo::serve(&dir),
         Command::Test => test::test(),

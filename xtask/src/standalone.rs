@@ -1,4 +1,4 @@
-//! The static binary: all that an image needs, whatever libraries a node has.
+//! The static binaries: all that an image needs, whatever libraries a node has.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,26 +11,35 @@ use crate::{ebpf, paths, shell};
 /// Kind of the program header that names the loader (`PT_INTERP` of elf.h).
 const INTERPRETER: usize = 3;
 
-/// Builds the BPF object and the static release binary; returns its path.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Agent and network plugin.
+const BINARIES: [&str; 2] = ["ringfence", "ringfence-cni"];
+
+/// Builds the BPF object and the static release binaries.
+pub(crate) fn build() -> Result<()> {
     ebpf::build()?;
-    let binary = paths::target().join("static/ringfence");
-    shell::step("build the static binary", || {
+    let folder = paths::target().join("static");
+    shell::step("build the static binaries", || {
         let built = compile(&host()?)?;
-        let bytes = fs::read(&built).with_context(|| format!("can't read {}", built.display()))?;
-        ensure!(
-            !has_interpreter(&bytes)?,
-            "{} asks for a loader: it isn't static",
-            built.display()
-        );
-        put(&built, &binary)
+        for name in BINARIES {
+            let built = built.join(name);
+            let bytes =
+                fs::read(&built).with_context(|| format!("can't read {}", built.display()))?;
+            ensure!(
+                !has_interpreter(&bytes)?,
+                "{} asks for a loader: it isn't static",
+                built.display()
+            );
+            put(&built, &folder.join(name))?;
+        }
+        Ok(())
     })?;
-    eprintln!("    {}", binary.display());
-    Ok(binary)
+    eprintln!("    {}", folder.display());
+    Ok(())
 }
 
 /// With the target named, what runs at build time (macros, build scripts) isn't
-/// linked statically, and the folder is another one than that of plain builds.
+/// linked statically, and the folder is another one than that of plain builds. Gives the
+/// folder of what was built.
 fn compile(target: &str) -> Result<PathBuf> {
     let mut command = ebpf::cargo();
     command
@@ -38,10 +47,10 @@ fn compile(target: &str) -> Result<PathBuf> {
         // An image is pulled by every node: names for backtraces are enough.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        .args(["build", "--release", "-p", "ringfence", "--target", target]);
+        .args(["build", "--release", "--target", target])
+        .args(BINARIES.iter().flat_map(|package| ["-p", package]));
     shell::run(&mut command)?;
-    let built = paths::target().join(target).join("release/ringfence");
-    Ok(built)
+    Ok(paths::target().join(target).join("release"))
 }
 
 /// This machine's target. Static glibc is what Debian has; musl's own target

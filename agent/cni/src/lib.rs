@@ -13,15 +13,19 @@
 
 mod agent;
 mod device;
+mod entry;
 mod node;
 mod plugin;
 mod protocol;
 mod record;
+mod remove;
 
+pub use entry::{Entry, OnTimeout, Via};
 pub use node::{Mode, Node, Unknown};
 pub use plugin::run;
 pub use protocol::{Environment, PLUGIN, Refusal, VERSIONS};
 pub use record::{ENDPOINTS, Record};
+pub use remove::remove_state;
 
 /// The file whose presence proves that the runtime reads drop-in folders.
 pub const DROP_IN: &str = "drop-in";

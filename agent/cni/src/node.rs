@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use crate::remove::gone;
+
 /// Its file.
 const FILE: &str = "node.json";
 
@@ -71,6 +73,12 @@ impl Node {
         make(state)?;
         make(&state.join(super::ENDPOINTS))?;
         put(state, FILE, &serde_json::to_vec(self)?, true)
+    }
+
+    /// Removes it; none is fine.
+    pub(crate) fn remove(state: &Path) -> io::Result<()> {
+        let path = state.join(FILE);
+        gone(fs::remove_file(&path), &path)
     }
 
     /// What becomes of a namespace's pods while their policy isn't known.

@@ -8,8 +8,8 @@ use ringfence_hooks::{Attach, Pinned, tcx};
 use ringfence_netlink::{Link, Netlink};
 use serde_json::json;
 
-use crate::protocol::{Code, Config, Environment, Made, OnTimeout, PLUGIN, Refusal, VERSIONS, Via};
-use crate::{DROP_IN, Node, Record, Unknown, agent, device};
+use crate::protocol::{Code, Config, Environment, Made, PLUGIN, Refusal, VERSIONS};
+use crate::{DROP_IN, Node, OnTimeout, Record, Unknown, Via, agent, device};
 
 /// The interface on which a pod has its addresses, in every runtime. No policy is about
 /// further ones.

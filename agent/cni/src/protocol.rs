@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::{OnTimeout, Via};
+
 /// The name of the binary, and its `type` in a list of plugins.
 pub const PLUGIN: &str = "ringfence-cni";
 /// The versions of CNI that it speaks.
@@ -84,27 +86,6 @@ pub(crate) struct Config {
     /// For GC: all else goes.
     #[serde(default, rename = "cni.dev/valid-attachments")]
     pub(crate) valid: Option<Vec<Attachment>>,
-}
-
-/// What becomes of a pod whose policy isn't in force in time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum OnTimeout {
-    /// It starts, and its device stays closed until its policy is in force.
-    Deny,
-    /// It starts, and its device is open until its policy is in force.
-    Allow,
-}
-
-/// Where the runtime has the configuration from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Via {
-    /// The network's list itself.
-    #[default]
-    List,
-    /// The drop-in folder beside it.
-    DropIn,
 }
 
 /// One interface of one sandbox.

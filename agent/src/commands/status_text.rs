@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::cni::CniStatus;
 use crate::kubernetes::health::WatchStatus;
 use crate::output::Paint;
 use crate::state::{Scrapes, SeenMark, Status, UnknownDevice};
@@ -41,6 +42,9 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         mark(status.seen_mark.as_ref()),
     );
     text.push_str(&scrapes(status));
+    if let Some(plugin) = &status.plugin {
+        let _ = writeln!(text, "plugin      {plugin}");
+    }
     sections(status, paint, &mut text);
     text
 }
@@ -102,6 +106,8 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .map(|one| format!("{}: {}", one.device, one.reason))
         .collect();
     let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
+    let plugin = status.plugin.iter().flat_map(CniStatus::problems);
+    let plugin: Vec<String> = plugin.cloned().collect();
     let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
     let sections = [
         (
@@ -115,6 +121,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             &status.closed,
         ),
         ("devices of pods that nobody knows", &unknown),
+        ("the network plugin", &plugin),
         (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
@@ -236,5 +243,38 @@ mod tests {
         assert_eq!(said(bit(false)), not_yet);
         let none = "mark        none is asked for (--seen-mark 0)";
         assert_eq!(said(None), none);
+    }
+
+    #[test]
+    fn the_status_says_where_the_network_plugin_is_and_why_it_is_not() {
+        let mut status = Status::default();
+        let line = |plugin: &CniStatus| {
+            let status = Status {
+                plugin: Some(plugin.clone()),
+                ..Status::default()
+            };
+            status_text(&status, Paint::off())
+        };
+        assert!(!status_text(&status, Paint::off()).contains("plugin"));
+        let mut plugin = CniStatus::default();
+        let nothing = "\nplugin      not installed: no network is configured yet\n";
+        assert!(line(&plugin).contains(nothing));
+        plugin.list = Some("/n/1.conflist".into());
+        plugin.way = Some(crate::cni::Way::DropIn);
+        plugin.rewrites = 3;
+        let said = line(&plugin);
+        let expected = "\nplugin      in /n/1.conflist by the drop-in folder, put back 3 times\n";
+        assert!(said.contains(expected), "{said}");
+        plugin.way = None;
+        plugin.error = Some("it is broken".into());
+        let said = line(&plugin);
+        let expected = "\nplugin      not installed, put back 3 times\n";
+        assert!(said.contains(expected), "{said}");
+        let expected = "the network plugin\n  it is broken\n";
+        assert!(said.contains(expected), "{said}");
+        // As it goes over the socket.
+        status.plugin = Some(plugin);
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
     }
 }

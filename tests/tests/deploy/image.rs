@@ -1,4 +1,4 @@
-//! The image holds the agent, and the agent needs nothing else.
+//! The image holds the agent and the network plugin, and they need nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,12 +20,13 @@ fn files(folder: &Path, found: &mut BTreeSet<PathBuf>) {
 
 #[test]
 #[ignore = "needs root, buildah and the static binary: cargo xtask test"]
-fn the_image_holds_the_binary_alone_and_it_runs_there() {
+fn the_image_holds_agent_and_plugin_alone_and_they_run_there() {
     let folder = tempfile::tempdir().unwrap();
     let image = Image::build(folder.path()).unwrap();
     let mut found = BTreeSet::new();
     files(&image.root, &mut found);
-    assert_eq!(found, [image.root.join("bin/ringfence")].into());
+    let binaries = ["bin/ringfence", "bin/ringfence-cni"];
+    assert_eq!(found, binaries.map(|name| image.root.join(name)).into());
     assert_eq!(strings(&image.config["Entrypoint"]), ["/bin/ringfence"]);
 
     let mut inside = Command::new("chroot");
@@ -37,4 +38,11 @@ fn the_image_holds_the_binary_alone_and_it_runs_there() {
         version.trim(),
         concat!("ringfence ", env!("CARGO_PKG_VERSION"))
     );
+    let mut plugin = Command::new("chroot");
+    plugin
+        .arg(&image.root)
+        .arg("/bin/ringfence-cni")
+        .env("CNI_COMMAND", "VERSION");
+    let spoken = output(&mut plugin).unwrap();
+    assert!(spoken.contains("supportedVersions"), "{spoken}");
 }

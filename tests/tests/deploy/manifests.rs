@@ -14,12 +14,17 @@ use serde_json::Value;
 /// schemas of.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
+/// What can be added to the base.
+const COMPONENTS: [&str; 3] = ["cni", "cri", "events"];
+
 /// Everything that `kubectl apply -k` could be given.
 fn all() -> Vec<(&'static str, String)> {
     let folders = ["base", "overlays/enforce", "overlays/uninstall"];
     let rendered = folders.map(|folder| (folder, kustomize(folder).unwrap()));
     let mut all = Vec::from(rendered);
-    all.push(("events", kustomize_with("base", &["events"]).unwrap()));
+    for component in COMPONENTS {
+        all.push((component, kustomize_with("base", &[component]).unwrap()));
+    }
     all
 }
 
@@ -74,16 +79,42 @@ fn only_the_overlay_enforces_and_nothing_else_differs() {
 }
 
 #[test]
-#[ignore = "needs kubectl: cargo xtask test"]
+#[ignore = "needs kubectl and the static binary: cargo xtask test"]
 fn uninstalling_waits_for_no_pod_to_become_ready() {
-    let documents = rendered("overlays/uninstall");
-    let spec = &only(&documents, "DaemonSet").unwrap()["spec"];
+    let removal = rendered("overlays/uninstall");
+    let spec = &only(&removal, "DaemonSet").unwrap()["spec"];
     assert_eq!(
         spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"],
         "100%"
     );
-    let container = agent_container(&documents);
-    assert_eq!(strings(&container["args"]), ["uninstall"]);
+    let container = agent_container(&removal);
+    let args = strings(&container["args"]);
+    assert_eq!(args[0], "uninstall");
+    let mut uninstall = std::process::Command::new(static_binary().unwrap());
+    let said = uninstall.args(&args).arg("--help").output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    // Of the same folders as the component that puts the plugin there.
+    let plugin = documents(&kustomize_with("base", &["cni"]).unwrap()).unwrap();
+    let given = strings(&agent_container(&plugin)["args"]);
+    for arg in &args[1..] {
+        assert!(given.contains(arg), "{arg} isn't in {given:?}");
+    }
+    for (documents, paths) in [(&removal, 2), (&plugin, 3)] {
+        let pod = &only(documents, "DaemonSet").unwrap()["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().unwrap().iter();
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let added = volumes.filter(|volume| volume["name"].as_str().unwrap().starts_with("cni-"));
+        let added: Vec<_> = added.collect();
+        assert_eq!(added.len(), paths);
+        for volume in added {
+            let mount = mounts
+                .iter()
+                .find(|mount| mount["name"] == volume["name"])
+                .unwrap();
+            assert_eq!(mount["mountPath"], volume["hostPath"]["path"]);
+            assert!(mount.get("readOnly").is_none());
+        }
+    }
     assert!(container.get("livenessProbe").is_none());
     assert!(container.get("readinessProbe").is_none());
 }
@@ -92,9 +123,20 @@ fn uninstalling_waits_for_no_pod_to_become_ready() {
 #[ignore = "needs kubectl and the static binary: cargo xtask test"]
 fn the_agent_knows_every_flag_that_the_daemonset_gives() {
     // Help is printed once all arguments before it are known.
-    let all = kustomize_with("base", &["events"]).unwrap();
+    let all = kustomize_with("base", &COMPONENTS).unwrap();
     let container = agent_container(&documents(&all).unwrap());
-    assert!(strings(&container["args"]).contains(&"--emit-events".to_owned()));
+    for flag in [
+        "--emit-events",
+        "--cri-socket=",
+        "--cni-state=",
+        "--cni-conf-dir=",
+    ] {
+        let args = strings(&container["args"]);
+        assert!(
+            args.iter().any(|arg| arg.starts_with(flag)),
+            "{flag}: {args:?}"
+        );
+    }
     let mut agent = std::process::Command::new(static_binary().unwrap());
     let agent = agent
         .args(strings(&container["args"]))

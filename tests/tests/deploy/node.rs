@@ -2,6 +2,7 @@
 //! made as the manifests say, with the credentials of a service account.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use ringfence_tests::agent::{Manifest, Shop};
 use ringfence_tests::apiserver::ApiServer;
 use ringfence_tests::deployed::{
-    Container, Host, Image, Prometheus, documents, kustomize, static_binary,
+    Container, Host, Image, Prometheus, documents, kustomize, kustomize_with, static_binary,
 };
 
 use crate::cluster;
@@ -29,6 +30,9 @@ spec:
     - from: [ { podSelector: { matchLabels: { app: client } } } ]
 ";
 
+/// The node's network, which no pod of the test is made by.
+const LIST: &str = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"ptp"}]}"#;
+
 #[test]
 #[ignore = "needs root, runc, buildah, kubectl, Prometheus and the static binary: cargo xtask test"]
 fn a_policy_applied_through_the_api_drops_traffic_and_the_drop_shows_under_both_services_names() {
@@ -38,7 +42,8 @@ fn a_policy_applied_through_the_api_drops_traffic_and_the_drop_shows_under_both_
     let server = cluster(&mut shop);
     let image = Image::build(shop.net.dir()).unwrap();
     let host = host(&shop, &server);
-    let enforce = documents(&kustomize("overlays/enforce").unwrap()).unwrap();
+    let enforce = kustomize_with("overlays/enforce", &["cni"]).unwrap();
+    let enforce = documents(&enforce).unwrap();
     let container = Container::start(&mut shop.net, &image, &enforce, &host).unwrap();
     shop.agent.binary = static_binary().unwrap();
     shop.agent.socket = host.paths["/run/ringfence"].join("agent.sock");
@@ -55,6 +60,13 @@ fn a_policy_applied_through_the_api_drops_traffic_and_the_drop_shows_under_both_
     server.apply(POLICY).unwrap();
     until_denied(&shop);
     assert!(shop.calls("client", "server", true).unwrap());
+    // The network plugin is beside the agent in the image, and in the node's chain now.
+    assert_eq!(
+        shop.agent.json(&["status"]).unwrap()["plugin"]["way"],
+        "both"
+    );
+    let list = host.paths["/etc/cni/net.d"].join("10-pods.conflist");
+    assert!(fs::read_to_string(&list).unwrap().contains("ringfence-cni"));
     let dropped = "ringfence_dropped_packets_total{source_namespace=\"shop\",source=\"rogue\",\
                    destination_namespace=\"shop\",destination=\"server\",reason=\"policy\"} > 0";
     prometheus.wait_for(dropped, PATIENCE).unwrap();
@@ -74,7 +86,11 @@ fn host(shop: &Shop, server: &ApiServer) -> Host {
     let dir = shop.net.dir();
     let (account, run) = (dir.join("account"), dir.join("run"));
     server.write_service_account(&account).unwrap();
-    std::fs::create_dir(&run).unwrap();
+    let [state, networks, plugins] = ["state", "net.d", "plugins"].map(|name| dir.join(name));
+    for folder in [&run, &state, &networks, &plugins] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(networks.join("10-pods.conflist"), LIST).unwrap();
     shared(&shop.net.netns_dir());
     let env = server.env().map(|(name, value)| (name.to_owned(), value));
     Host {
@@ -83,6 +99,9 @@ fn host(shop: &Shop, server: &ApiServer) -> Host {
             ("/var/lib/cni/results".to_owned(), shop.net.cni_cache()),
             ("/sys/fs/bpf".to_owned(), dir.join("bpf")),
             ("/run/ringfence".to_owned(), run),
+            ("/var/lib/ringfence".to_owned(), state),
+            ("/etc/cni/net.d".to_owned(), networks),
+            ("/opt/cni/bin".to_owned(), plugins),
         ]),
         fields: BTreeMap::from([("spec.nodeName".to_owned(), Shop::NODE.to_owned())]),
         account,
@@ -124,4 +143,9 @@ fn uninstall(shop: &mut Shop, image: &Image, host: &Host, agent: Container) {
         shop.calls("rogue", "server", true).unwrap(),
         "something stayed behind: {said}"
     );
+    let left = |path: &str| fs::read_dir(&host.paths[path]).unwrap().count();
+    assert_eq!((left("/var/lib/ringfence"), left("/run/ringfence")), (0, 0));
+    assert_eq!((left("/etc/cni/net.d"), left("/opt/cni/bin")), (1, 1));
+    let list = fs::read_to_string(host.paths["/etc/cni/net.d"].join("10-pods.conflist"));
+    assert_eq!(list.unwrap(), LIST);
 }

@@ -2,6 +2,7 @@
 //! cluster under traffic.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ fn every_panel_has_data_and_every_alert_knows_its_metrics_while_an_agent_is_unde
     ])
     .unwrap();
     let server = cluster(&mut shop);
+    with_plugin(&mut shop);
     shop.start().unwrap();
     let target = format!("127.0.0.1:{}", shop.agent.metrics_port);
     let prometheus = Prometheus::start(&mut shop.net, &target).unwrap();
@@ -48,6 +50,22 @@ fn every_panel_has_data_and_every_alert_knows_its_metrics_while_an_agent_is_unde
     traffic(&shop, &server);
     panels_have_data(&prometheus);
     alerts_know_their_metrics(&prometheus);
+}
+
+/// Has the agent keep the network plugin in a network's list.
+fn with_plugin(shop: &mut Shop) {
+    let at = |name: &str| shop.net.dir().join(name);
+    for name in ["net.d", "bin"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    let list = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"ptp"}]}"#;
+    fs::write(at("net.d/10-pods.conflist"), list).unwrap();
+    let flag = |flag: &str, name: &str| format!("--{flag}={}", at(name).display());
+    shop.agent.flags = vec![
+        flag("cni-state", "cni-state"),
+        flag("cni-conf-dir", "net.d"),
+        flag("cni-bin-dir", "bin"),
+    ];
 }
 
 /// Allowed, denied and audited calls, and changes of policy meanwhile.

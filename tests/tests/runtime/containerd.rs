@@ -141,6 +141,11 @@ impl Containerd {
         Ok(containerd)
     }
 
+    /// The folder of all that it keeps: networks in `net.d`, plugins in `bin`.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("containerd.sock")

@@ -5,6 +5,7 @@
 mod containerd;
 mod crowd;
 mod flood;
+mod install;
 mod node;
 mod plugin;
 

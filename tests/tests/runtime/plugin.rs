@@ -21,7 +21,7 @@ use crate::node::{Node, PATIENCE, until_open};
 const WATCHED: Duration = Duration::from_millis(200);
 
 /// Where plugin and agent leave word for each other.
-fn state(node: &Node) -> PathBuf {
+pub(super) fn state(node: &Node) -> PathBuf {
     node.shop.net.dir().join("cni-state")
 }
 
@@ -56,7 +56,7 @@ fn chained(flags: &[&str], more: Value) -> Node {
 }
 
 impl Node {
-    fn run(&mut self, name: &str) -> anyhow::Result<Sandbox> {
+    pub(super) fn run(&mut self, name: &str) -> anyhow::Result<Sandbox> {
         self.containerd.run("shop", name, &format!("uid-{name}"))
     }
 

@@ -1,0 +1,32 @@
+//! What `/metrics` says of the network plugin.
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use super::CniStatus;
+
+impl CniStatus {
+    /// Adds its metrics to a page.
+    ///
+    /// # Errors
+    /// Only if a name is given twice.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let installed = IntGauge::new(
+            "ringfence_cni_installed",
+            "1 if the network plugin of this version is in the node's chain of plugins.",
+        )?;
+        installed.set(self.is_installed().into());
+        registry.register(Box::new(installed))?;
+        let faults = IntGauge::new(
+            "ringfence_cni_config_faults",
+            "Files of the network configuration that no runtime could take.",
+        )?;
+        faults.set(self.faults.len().try_into().unwrap_or(i64::MAX));
+        registry.register(Box::new(faults))?;
+        let rewrites = IntCounter::new(
+            "ringfence_cni_config_rewrites_total",
+            "Times that the network plugin was put back into the chain from which somebody took it.",
+        )?;
+        rewrites.inc_by(self.rewrites);
+        registry.register(Box::new(rewrites))
+    }
+}
