@@ -136,7 +136,14 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     let events = datapath.take_events();
     let admission = Admission::new(settings.metrics_from.clone());
     admission.begin_with(datapath.quarantined());
-    let shared = Shared::new(datapath, Metrics::new()?, first_status(settings));
+    let status = Status {
+        took_over: datapath.takes_over_from(),
+        ..first_status(settings)
+    };
+    if let Some(from) = &status.took_over {
+        tracing::info!("takes over from {from}");
+    }
+    let shared = Shared::new(datapath, Metrics::new()?, status);
     let mut shared = shared.with_board(watches.board());
     shared.admission = Arc::new(admission);
     shared.emitter = settings.emit_events.then(Arc::default);

@@ -1,6 +1,8 @@
 //! Pinned tcx links: attach first, keep the place, replace programs under them.
 //! Where there are none, [`Filters`] on clsact qdiscs do the same.
 
+mod take_over;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use super::error::{DatapathError, chain};
 use super::hook::Hook;
 use super::load;
 use super::query;
+
+pub(super) use take_over::pins;
 
 /// All links of this agent.
 pub(super) struct Links {
@@ -42,6 +46,8 @@ pub(super) struct Links {
     foreign: BTreeMap<u32, Vec<String>>,
     /// Interfaces on which the last attach failed.
     failed: BTreeSet<u32>,
+    /// Interfaces that programs of another version guard, for now.
+    left: BTreeSet<u32>,
 }
 
 impl Links {
@@ -67,27 +73,13 @@ impl Links {
             by_clsact,
             foreign: BTreeMap::new(),
             failed: BTreeSet::new(),
+            left: BTreeSet::new(),
         };
         links.remove_leftovers()?;
-        for (ifindex, hook, path) in links.pins()? {
+        for (ifindex, hook, path) in pins(&links.folder)? {
             links.adopt_one(ifindex, hook, &path)?;
         }
         Ok(links)
-    }
-
-    fn pins(&self) -> Result<Vec<(u32, Hook, PathBuf)>, DatapathError> {
-        let mut pins = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(|e| listing(&self.folder, e))? {
-            let path = entry.map_err(|e| listing(&self.folder, e))?.path();
-            let parsed = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .and_then(Hook::parse);
-            if let Some((ifindex, hook)) = parsed {
-                pins.push((ifindex, hook, path));
-            }
-        }
-        Ok(pins)
     }
 
     fn adopt_one(&mut self, ifindex: u32, hook: Hook, path: &Path) -> Result<(), DatapathError> {
@@ -142,6 +134,9 @@ impl Links {
         name: &str,
         hooks: &[Hook],
     ) -> Result<(), DatapathError> {
+        if self.left.contains(&ifindex) {
+            return Ok(());
+        }
         let attached = self
             .attach_all(ifindex, name, hooks)
             .and_then(|()| self.detach_all_but(ifindex, hooks));

@@ -9,6 +9,7 @@ mod apply;
 mod attach;
 mod btf;
 mod buckets;
+mod carry;
 mod clsact;
 mod control;
 mod counters;
@@ -18,6 +19,7 @@ mod dump;
 mod endpoints;
 mod error;
 mod events;
+mod fields;
 mod flows;
 mod hook;
 mod kfunc;
@@ -26,10 +28,13 @@ mod load;
 mod locals;
 mod lock;
 mod maps;
+mod move_over;
 mod names;
+mod predecessors;
 mod preflight;
 mod query;
 mod quotas;
+mod raw;
 mod remove;
 mod run;
 mod seat;
@@ -40,6 +45,7 @@ mod ticks;
 mod tunnels;
 mod verified;
 mod world;
+mod written;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -67,6 +73,7 @@ use links::Links;
 use lock::Lock;
 use maps::Maps;
 use names::Names;
+use predecessors::Predecessors;
 use ticks::Ticks;
 use world::Worlds;
 
@@ -246,6 +253,8 @@ pub struct Datapath {
     counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
+    /// Whose hooks are still to be taken over.
+    predecessors: Predecessors,
     /// Held as long as this process may write the maps.
     _lock: Lock,
 }
@@ -274,15 +283,22 @@ impl Datapath {
         let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);
         let pickup_until = apply::monotonic()?.saturating_add(pickup);
         let ticks = Ticks::of_this_kernel()?;
+        let predecessors = Predecessors::find(&options.pin_dir, &folder)?;
         let loaded = load::load(&folder, options.seen_mark)?;
         let mut maps = loaded.maps;
+        predecessors.number(&mut maps, options.seen_mark)?;
         let marked = maps.keep_seen_mark(options.seen_mark)?;
+        maps.note_mark(if marked { options.seen_mark } else { 0 })?;
         let by_clsact = options.attach.by_clsact();
-        let links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
+        let mut links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
         let names = Names::load(&mut maps)?;
         let counters = Arc::new(Counters::open(&folder, &names)?);
         let worlds = Worlds::open(&maps);
-        let endpoints = Endpoints::dump(&mut maps)?;
+        let mut endpoints = Endpoints::dump(&mut maps)?;
+        for predecessor in predecessors.folders() {
+            endpoints.carry(&mut maps, predecessor)?;
+        }
+        links.leave(predecessors.devices()?);
         let events = Some(Events::new(loaded.events, names.shared())?);
         Ok(Self {
             maps,
@@ -302,6 +318,7 @@ impl Datapath {
             marked,
             counters,
             pickup_until,
+            predecessors,
             _lock: lock,
         })
     }

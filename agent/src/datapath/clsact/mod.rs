@@ -6,6 +6,7 @@
 
 mod records;
 mod tc;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
@@ -18,6 +19,8 @@ use aya::util::KernelVersion;
 use super::error::{DatapathError, chain};
 use super::hook::Hook;
 use super::load;
+
+pub(super) use versions::{recorded, uninstall};
 
 use records::{Record, Records};
 use tc::{CLSACT, Candidate, Filter, Place, Tc};
@@ -61,26 +64,30 @@ impl Filters {
             held: BTreeMap::new(),
         };
         for record in filters.records.list()? {
-            let Record::Filter(ifindex, hook, place) = record else {
-                continue;
-            };
-            let there = filters.tc.filters(ifindex, hook.attach_type())?;
-            let is_ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
-            // Of two, one was about to be moved in front of the other.
-            if there.iter().any(is_ours) && !filters.held.contains_key(&(ifindex, hook)) {
-                let program = candidate(ebpf, hook)?;
-                filters
-                    .tc
-                    .replace(ifindex, hook.attach_type(), place, program)?;
-                filters.held.insert((ifindex, hook), place);
-            } else {
-                if there.iter().any(is_ours) {
-                    filters.tc.remove(ifindex, hook.attach_type(), place)?;
-                }
-                filters.records.remove(record)?;
-            }
+            filters.adopt_one(record, ebpf)?;
         }
         Ok(filters)
+    }
+
+    fn adopt_one(&mut self, record: Record, ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+        let Record::Filter(ifindex, hook, place) = record else {
+            return Ok(());
+        };
+        let there = self.tc.filters(ifindex, hook.attach_type())?;
+        let is_ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
+        let is_there = there.iter().any(is_ours);
+        // Of two, one was about to be moved in front of the other.
+        if is_there && !self.held.contains_key(&(ifindex, hook)) {
+            let program = candidate(ebpf, hook)?;
+            self.tc
+                .replace(ifindex, hook.attach_type(), place, program)?;
+            self.held.insert((ifindex, hook), place);
+            return Ok(());
+        }
+        if is_there {
+            self.tc.remove(ifindex, hook.attach_type(), place)?;
+        }
+        self.records.remove(record)
     }
 
     /// Whether a filter of ours is on a hook, as far as is known.
@@ -236,36 +243,6 @@ impl Filters {
         }
         self.records.remove(Record::Qdisc(ifindex))
     }
-}
-
-/// Removes all filters that a pin directory of one ABI version records, and the
-/// qdiscs made for them that hold nothing else. Returns how many filters.
-pub(super) fn uninstall(folder: &Path) -> Result<usize, DatapathError> {
-    let mut filters = Filters {
-        tc: Tc::open()?,
-        records: Records::open(folder)?,
-        held: BTreeMap::new(),
-    };
-    let mut removed = 0;
-    let records = filters.records.list()?;
-    for record in &records {
-        if let Record::Filter(ifindex, hook, place) = *record {
-            let there = filters.tc.filters(ifindex, hook.attach_type())?;
-            let ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
-            if there.iter().any(ours) {
-                filters.tc.remove(ifindex, hook.attach_type(), place)?;
-                removed += 1;
-            }
-            filters.records.remove(*record)?;
-        }
-    }
-    for record in records {
-        if let Record::Qdisc(ifindex) = record {
-            filters.drop_qdisc(ifindex)?;
-        }
-    }
-    filters.records.remove_folder()?;
-    Ok(removed)
 }
 
 fn candidate(ebpf: &mut Ebpf, hook: Hook) -> Result<Candidate<'_>, DatapathError> {
