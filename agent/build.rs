@@ -7,7 +7,20 @@ use std::path::Path;
 use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let object = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../target/bpf/ringfence.o");
+    let has = |feature| env::var_os(feature).is_some();
+    let object = match (
+        has("CARGO_FEATURE_OTHER_CONNECTIONS"),
+        has("CARGO_FEATURE_OTHER_POLICY"),
+    ) {
+        (true, _) => "other-connections.o",
+        (false, true) => "other-policy.o",
+        (false, false) => "ringfence.o",
+    };
+    if object != "ringfence.o" && env::var("PROFILE")? == "release" {
+        return Err("a release has the layouts of its version: no `other-…` feature".into());
+    }
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../target/bpf");
+    let object = folder.join(object);
     println!("cargo:rerun-if-changed={}", object.display());
     let bytes = if object.exists() {
         fs::read(&object)?

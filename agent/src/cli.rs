@@ -54,7 +54,7 @@ pub struct Global {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Enforce policy on this node's pods
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// What the local agent enforces, and whether all is well
     Status(StatusArgs),
     /// The pods of this node and how each is guarded

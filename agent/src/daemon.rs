@@ -142,8 +142,12 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     admission.begin_with(datapath.quarantined());
     let status = Status {
         seen_mark: Kernel::seen_mark(&datapath),
+        took_over: datapath.takes_over_from(),
         ..first_status(settings)
     };
+    if let Some(from) = &status.took_over {
+        tracing::info!("takes over from {from}");
+    }
     let shared = Shared::new(datapath, Metrics::new()?, status);
     let mut shared = shared.with_board(watches.board());
     shared.admission = Arc::new(admission);

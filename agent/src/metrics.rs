@@ -233,34 +233,7 @@ impl Snapshot {
             .with_label_values(&["audit"])
             .inc_by(self.stats.flows_audited);
         registry.register(Box::new(opened))?;
-        let counters = [
-            (
-                "ringfence_events_lost_total",
-                "Events that the full ring couldn't take; counters are exact all the same.",
-                self.stats.events_lost,
-            ),
-            (
-                "ringfence_events_suppressed_total",
-                "Events beyond an endpoint's rate; counters are exact all the same.",
-                self.stats.events_suppressed,
-            ),
-            (
-                "ringfence_flows_not_stored_total",
-                "Flows that couldn't be stored; each of their packets is decided anew.",
-                self.stats.flows_not_stored,
-            ),
-            (
-                "ringfence_flows_over_quota_total",
-                "Answered flows not kept for good, since their pod keeps as many as it may.",
-                self.stats.flows_over_quota,
-            ),
-            (
-                "ringfence_fragments_not_stored_total",
-                "Fragmented packets that couldn't be noted; their later fragments are dropped.",
-                self.stats.fragments_not_stored,
-            ),
-        ];
-        for (name, help, value) in counters {
+        for (name, help, value) in self.stats.series() {
             let counter = IntCounter::new(name, help)?;
             counter.inc_by(value);
             registry.register(Box::new(counter))?;

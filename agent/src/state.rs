@@ -47,6 +47,13 @@ pub struct Status {
     pub watches: Vec<WatchStatus>,
     /// Process id of the agent.
     pub pid: u32,
+    /// From which other versions it has taken over, and what of theirs goes on; none if
+    /// it began anew, or after one of its own version.
+    #[serde(default)]
+    pub took_over: Option<String>,
+    /// Connections that only the pick-up window let through, since the tables were made.
+    #[serde(default)]
+    pub picked_up: u64,
     /// Passes since the start.
     pub passes: u64,
     /// Passes that failed since the start.
@@ -117,6 +124,23 @@ pub struct Scrapes {
     pub address: String,
     /// When it was read last, in seconds since 1970; none if never by this agent.
     pub last: Option<u64>,
+}
+
+impl Status {
+    /// The agent, and whom it has taken over from.
+    pub fn agent(&self) -> String {
+        let mut text = format!("{}, pid {}", self.version, self.pid);
+        if let Some(from) = &self.took_over {
+            text.push_str(&format!("\ntook over   from {from}"));
+        }
+        if self.picked_up > 0 {
+            text.push_str(&format!(
+                "\npicked up   {} open connections",
+                self.picked_up
+            ));
+        }
+        text
+    }
 }
 
 /// A pod of this node that isn't guarded.

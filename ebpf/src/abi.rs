@@ -3,10 +3,41 @@
 //! Layouts are fixed with `repr(C)`, have no implicit padding and are checked
 //! by size asserts below. Integers are in host byte order unless a field says
 //! otherwise; addresses are bytes in network order. Change anything here, and
-//! [`ABI_VERSION`] rises: pins of another version are never reused.
+//! [`ABI_VERSION`] rises: an agent builds tables of its own beside those of another
+//! version, and moves over to them.
+//!
+//! What outlives that has versions of its own: [`CONNECTIONS_VERSION`],
+//! [`COUNTERS_VERSION`]. Agents of all versions read some things of each other, so these
+//! never change: the fields of [`Endpoint`] (new ones come behind), [`Name`], and map
+//! `AGENT`. Nor does [`Tag`], nor what the mark says: a packet may pass programs of two
+//! versions on its way.
+
+/// Added to versions by a build that tests moves between versions.
+const OTHER: u32 = 1000;
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6 + if cfg!(feature = "other-policy") {
+    OTHER
+} else {
+    0
+};
+
+/// Version of what connections are kept in: [`Flow`], [`FlowKey`], [`Bucket`], [`Seed`],
+/// [`Quota`], [`Claim`], how ways are taken and what states mean. Programs of one version
+/// share these maps, also while a node moves from one [`ABI_VERSION`] to another. Never 0.
+pub const CONNECTIONS_VERSION: u32 = 1 + if cfg!(feature = "other-connections") {
+    OTHER
+} else {
+    0
+};
+
+/// The same of what counts: [`DropKey`], [`DropCount`], [`Stat`], and the numbers of
+/// [`Reason`], [`Protocol`] and [`Direction`]. Never 0.
+pub const COUNTERS_VERSION: u32 = 1 + if cfg!(feature = "other-connections") {
+    OTHER
+} else {
+    0
+};
 
 /// Types that are plain bytes: no padding, no pointers, every bit pattern valid.
 ///
@@ -469,7 +500,9 @@ impl EndpointWorld {
 
 /// One pod's interface on this node; map `ENDPOINTS`, index = slot.
 ///
-/// The agent writes it, the kernel only reads it.
+/// The agent writes it, the kernel only reads it. Agents of other versions read it too:
+/// these fields stay where they are from version [`Endpoint::SINCE`] on, and new ones
+/// come behind them.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Endpoint {
@@ -498,6 +531,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The first [`ABI_VERSION`] with these fields in these places.
+    pub const SINCE: u32 = 5;
+
     /// Another program behind ours on this interface clears the tag, so what it
     /// stands for can't be decided where the packet arrives.
     pub const TAG_LOST: u32 = 1;
@@ -580,9 +616,13 @@ impl TunnelPorts {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Grant {
     /// What enforced policies allow.
+    #[cfg(not(feature = "other-policy"))]
     pub enforced: u32,
     /// What would be allowed if staged policies were enforced too.
     pub staged: u32,
+    /// What enforced policies allow.
+    #[cfg(feature = "other-policy")]
+    pub enforced: u32,
 }
 
 /// Port set ids.
@@ -819,9 +859,13 @@ impl FlowKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
     /// Ticks of the flows' clock ([`Control::ticks_per_second`]).
+    #[cfg(not(feature = "other-connections"))]
     pub last_seen: u64,
     /// Ticks of the flows' clock.
     pub opened: u64,
+    /// Ticks of the flows' clock ([`Control::ticks_per_second`]).
+    #[cfg(feature = "other-connections")]
+    pub last_seen: u64,
     /// Packets by [`Direction`].
     pub packets: [u64; 2],
     /// Bytes on the wire without the link header's preamble, by [`Direction`].
@@ -1102,9 +1146,13 @@ impl DropKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DropCount {
     /// Packets.
+    #[cfg(not(feature = "other-connections"))]
     pub packets: u64,
     /// Bytes, `skb->len`.
     pub bytes: u64,
+    /// Packets.
+    #[cfg(feature = "other-connections")]
+    pub packets: u64,
 }
 
 /// Protocols as they are counted.
@@ -1180,11 +1228,14 @@ pub enum Stat {
     /// Fragmented packets whose later fragments will be dropped, since the first
     /// couldn't be noted.
     FragmentsNotStored = 6,
+    /// Flows of connections that were open before anybody tracked them, and that only
+    /// the pick-up window let through: see [`Endpoint::pickup_until`].
+    FlowsPickedUp = 7,
 }
 
 impl Stat {
     /// Entries of map `STATS`.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
 }
 
 /// Map `BUDGET`, index = slot: events of an endpoint in the current second.

@@ -151,11 +151,12 @@ impl<T: Word> core::fmt::Debug for Shared<T> {
 
 /// The view of a type: the same fields at the same places.
 macro_rules! view {
-    ($name:ident of $abi:ident { $($field:ident: $ty:ty),+ $(,)? }) => {
+    ($name:ident of $abi:ident { $($(#[$cfg:meta])* $field:ident: $ty:ty),+ $(,)? }) => {
         #[doc = concat!("A [`", stringify!($abi), "`] that other CPUs write at the same time.")]
         #[repr(C)]
         #[derive(Clone, Debug, Default)]
         pub struct $name {$(
+            $(#[$cfg])*
             #[doc = concat!("[`", stringify!($abi), "::", stringify!($field), "`].")]
             pub $field: $ty,
         )+}
@@ -180,8 +181,11 @@ view!(SharedKey of FlowKey {
 });
 
 view!(SharedFlow of Flow {
+    #[cfg(not(feature = "other-connections"))]
     last_seen: Shared<u64>,
     opened: Shared<u64>,
+    #[cfg(feature = "other-connections")]
+    last_seen: Shared<u64>,
     packets: [Shared<u64>; 2],
     bytes: [Shared<u64>; 2],
     epoch: Shared<u32>,

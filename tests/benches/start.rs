@@ -84,7 +84,7 @@ fn main() -> Result<()> {
 
 /// Where the plugin finds what the agent says.
 fn state(containerd: &Containerd) -> PathBuf {
-    containerd.socket().with_file_name("cni-state")
+    containerd.folder().join("cni-state")
 }
 
 fn flag(containerd: &Containerd) -> String {

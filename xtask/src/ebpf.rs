@@ -12,6 +12,8 @@ use crate::{paths, shell};
 /// The crate's name is also its binary's.
 const PACKAGE: &str = "ringfence-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
+/// Features that give the maps other layouts.
+const OTHERS: [&str; 2] = ["other-policy", "other-connections"];
 /// Where a checkout has the object that its agent's build script embeds.
 const OBJECT: &str = "target/bpf/ringfence.o";
 
@@ -23,6 +25,30 @@ pub(crate) fn build() -> Result<PathBuf> {
 /// Builds the BPF object with logging on the packet path.
 pub(crate) fn build_debug() -> Result<PathBuf> {
     build_with(paths::root(), Some("debug-log"), OBJECT)
+}
+
+/// Builds the objects of other versions, for the tests of the move to one and back.
+pub(crate) fn build_others() -> Result<()> {
+    for feature in OTHERS {
+        let object = format!("target/bpf/{feature}.o");
+        build_with(paths::root(), Some(feature), &object)?;
+    }
+    Ok(())
+}
+
+/// Builds an agent with each object of [`build_others`], beside the one of this version:
+/// cargo knows one name for all of them.
+pub(crate) fn build_other_agents() -> Result<()> {
+    build_others()?;
+    let debug = paths::target().join("debug");
+    for feature in OTHERS {
+        shell::run(cargo().args(["build", "-p", "ringfence", "--features", feature]))?;
+        copy_if_changed(
+            &debug.join("ringfence"),
+            &debug.join(format!("ringfence-{feature}")),
+        )?;
+    }
+    shell::run(cargo().args(["build", "-p", "ringfence"]))
 }
 
 /// Builds the object, and another that also holds what the hooks are measured against;

@@ -47,6 +47,9 @@ enum Command {
         #[arg(long)]
         debug_log: bool,
     },
+    /// Build agents of other versions, with other layouts of the maps, for the tests of
+    /// the move to one and back
+    BuildOthers,
     /// Build the BPF object and the release binary
     Build {
         /// Linked to no library: ringfence and ringfence-cni in target/static, for an image
@@ -113,6 +116,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Setup => setup::report(),
         Command::BuildEbpf { debug_log: false } => ebpf::build().map(drop),
         Command::BuildEbpf { debug_log: true } => ebpf::build_debug().map(drop),
+        Command::BuildOthers => ebpf::build_other_agents(),
         Command::Build { standalone: false } => ebpf::build_release(),
         Command::Build { standalone: true } => standalone::build(),
         Command::Demo(options) => demo::run(&options),

@@ -13,6 +13,8 @@ const SOAK_CLUSTERS: &str = "100000";
 const SOAK_STORM_SECONDS: &str = "120";
 /// Pods that a container runtime starts in each test of that in `soak`.
 const SOAK_STARTS: &str = "200";
+/// How often agents take over from each other in `soak`.
+const SOAK_TAKEOVERS: &str = "50";
 /// Seconds that each fuzz target runs in `test` and in `soak`, times its share:
 /// packets get a minute, and an hour.
 const FUZZ: (u64, u64) = (10, 600);
@@ -30,6 +32,7 @@ pub(crate) fn soak() -> Result<()> {
         ("RINGFENCE_CLUSTERS", SOAK_CLUSTERS),
         ("RINGFENCE_STORM_SECONDS", SOAK_STORM_SECONDS),
         ("RINGFENCE_STARTS", SOAK_STARTS),
+        ("RINGFENCE_TAKEOVERS", SOAK_TAKEOVERS),
     ];
     all(&env, FUZZ.1)
 }
@@ -63,6 +66,7 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     }
     shell::step("house rules", tidy::run)?;
     cargo_step("tests", &["test", "--workspace"], env)?;
+    shell::step("agents of other versions", ebpf::build_other_agents)?;
     shell::step("fuzz", || fuzz::run(fuzz_seconds))?;
     shell::step("what the tests of deploy/ take", tools::install)?;
     standalone::build()?;

@@ -24,7 +24,7 @@ mod programs;
 pub mod query;
 pub mod tcx;
 
-pub use clsact::{Attach, Filters, uninstall};
+pub use clsact::{Attach, Filters, recorded, uninstall};
 pub use error::{HookError, chain};
 pub use hook::{Hook, PROGRAMS};
 pub use pinned::{PROGRAM_PINS, Pinned, missing};

@@ -38,12 +38,16 @@ pub fn links(folder: &Path) -> PathBuf {
     folder.join("links")
 }
 
-/// The pins of links in a folder of them. What is of another name is passed over.
+/// The pins of links in a folder of them; none where there is no folder. What is of
+/// another name is passed over.
 ///
 /// # Errors
 /// If the folder can't be listed.
 pub fn pins(links: &Path) -> Result<Vec<(u32, Hook, PathBuf)>, HookError> {
     let mut pins = Vec::new();
+    if !links.exists() {
+        return Ok(pins);
+    }
     for path in list(links)? {
         let name = path.file_name().and_then(|name| name.to_str());
         if let Some((ifindex, hook)) = name.and_then(Hook::parse) {

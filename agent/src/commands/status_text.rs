@@ -24,17 +24,16 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         node,
         mode,
         source,
-        version,
-        pid,
         generation,
         endpoints,
         devices,
         ..
     } = status;
     let mut text = format!(
-        "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {version}, pid {pid}\n\
+        "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {}\n\
          generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n\
          addresses   {} of the node's interfaces\ntunnels     {}\nmark        {}\n",
+        status.agent(),
         status.unguarded.len(),
         status.unhooked.len(),
         status.node_addresses.len(),

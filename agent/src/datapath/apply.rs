@@ -89,7 +89,9 @@ impl Datapath {
         let interfaces = std::mem::take(&mut self.interfaces);
         let followed = self.put_in_force(tables, change, &interfaces);
         self.interfaces = interfaces;
+        let moved = self.move_over(tables, followed.is_ok());
         let mut applied = self.reattach(&managed(tables, &self.interfaces), &devices);
+        let moved = moved.and_then(|all| if all { self.finish_move() } else { Ok(()) });
         let asked = self.ask_for_mark();
         let settled = self.settle_quotas();
         let failed = match followed {
@@ -104,7 +106,7 @@ impl Datapath {
                 Some(error)
             }
         };
-        let failed = failed.or(swept.err()).or(asked.err());
+        let failed = failed.or(swept.err()).or(moved.err()).or(asked.err());
         Ok((applied, failed.or(settled.err())))
     }
 
@@ -283,15 +285,15 @@ impl Datapath {
     /// hook sets it by now, and programs that didn't have ended. A device that couldn't
     /// be hooked is closed.
     fn ask_for_mark(&mut self) -> Result<(), DatapathError> {
-        if self.marked {
+        if self.marked || !self.predecessors.is_empty() {
             return Ok(());
         }
         self.maps.wait_for_readers()?;
         self.marked = true;
         let control = self.control(self.worlds.generation, self.worlds.active);
-        self.maps
-            .set_control(control)
-            .inspect_err(|_| self.marked = false)
+        let set = self.maps.set_control(control);
+        let set = set.and_then(|()| self.maps.note_mark(self.options.seen_mark));
+        set.inspect_err(|_| self.marked = false)
     }
 
     /// Frees what belonged to interfaces that have vanished. What can't be freed

@@ -12,7 +12,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use ringfence_ebpf::abi::Control;
 
 use super::error::DatapathError;
-use super::maps::{Maps, Raw, map_error};
+use super::maps::{Maps, Raw, map_error, wrote};
+use super::written::written;
 
 /// `CONTROL` takes one page of memory: a mappable array starts at a page.
 const LENGTH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(size_of::<Control>() - 1);
@@ -95,11 +96,10 @@ impl Maps {
             ..control
         };
         if before != settings {
-            self.control
-                .set(0, Raw(settings), 0)
-                .map_err(|error| map_error("writing", "CONTROL", &error))?;
+            wrote("writing", "CONTROL", self.control.set(0, Raw(settings), 0))?;
         }
         self.in_force.set_state(control.state);
+        written();
         Ok(())
     }
 

@@ -7,13 +7,14 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
     Bucket, Direction, DropCount, DropKey, Flow, FlowKey, Protocol, Reason, Stat,
 };
 use serde::Serialize;
 
 use super::error::DatapathError;
+use super::fields::AgentField;
 use super::maps::{Buckets, Hash, Raw, map_error, max_entries};
 use super::names::{self, Names};
 use super::{Datapath, buckets};
@@ -58,6 +59,62 @@ pub struct Stats {
     pub flows_over_quota: u64,
     /// Fragmented packets whose first fragment couldn't be noted.
     pub fragments_not_stored: u64,
+    /// Flows that only the pick-up window let through.
+    pub flows_picked_up: u64,
+    /// How often connections were left behind in tables of another version.
+    pub connections_lost: u64,
+    /// How often counts were.
+    pub counts_lost: u64,
+}
+
+impl Stats {
+    /// Names in metrics, what they say, and counts, but for opened flows, which are one
+    /// metric.
+    pub const fn series(&self) -> [(&'static str, &'static str, u64); 8] {
+        [
+            (
+                "ringfence_events_lost_total",
+                "Events that the full ring couldn't take; counters are exact all the same.",
+                self.events_lost,
+            ),
+            (
+                "ringfence_events_suppressed_total",
+                "Events beyond an endpoint's rate; counters are exact all the same.",
+                self.events_suppressed,
+            ),
+            (
+                "ringfence_flows_not_stored_total",
+                "Flows that couldn't be stored; each of their packets is decided anew.",
+                self.flows_not_stored,
+            ),
+            (
+                "ringfence_flows_over_quota_total",
+                "Answered flows not kept for good, since their pod keeps as many as it may.",
+                self.flows_over_quota,
+            ),
+            (
+                "ringfence_fragments_not_stored_total",
+                "Fragmented packets that couldn't be noted; their later fragments are dropped.",
+                self.fragments_not_stored,
+            ),
+            (
+                "ringfence_flows_picked_up_total",
+                "Connections that only the pick-up window let through, since they were open \
+                 before they were tracked.",
+                self.flows_picked_up,
+            ),
+            (
+                "ringfence_connections_lost_total",
+                "Changes of version that left tracked connections behind, to be picked up.",
+                self.connections_lost,
+            ),
+            (
+                "ringfence_counts_lost_total",
+                "Changes of version that left counters behind: they began anew.",
+                self.counts_lost,
+            ),
+        ]
+    }
 }
 
 /// How full a map is.
@@ -77,6 +134,7 @@ pub struct Counters {
     drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
     drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     stats: PerCpuArray<MapData, u64>,
+    agent: Array<MapData, u64>,
     flows: Buckets,
     flows_more: Hash<FlowKey, Flow>,
     opening: Buckets,
@@ -106,6 +164,7 @@ impl Counters {
             drops: open!("DROPS"),
             drops_other: open!("DROPS_OTHER"),
             stats: open!("STATS"),
+            agent: open!("AGENT"),
             flows: open!("FLOWS"),
             flows_more: open!("FLOWS_MORE"),
             opening: open!("OPENING"),
@@ -151,6 +210,10 @@ impl Counters {
                 .map_err(|error| map_error("reading", "STATS", &error))?;
             Ok(values.iter().sum())
         };
+        let kept = |field: AgentField| {
+            let value = self.agent.get(&(field as u32), 0);
+            value.map_err(|error| map_error("reading", "AGENT", &error))
+        };
         Ok(Stats {
             flows_allowed: read(Stat::FlowsAllowed)?,
             flows_audited: read(Stat::FlowsAudited)?,
@@ -159,6 +222,9 @@ impl Counters {
             flows_not_stored: read(Stat::FlowsNotStored)?,
             flows_over_quota: read(Stat::FlowsOverQuota)?,
             fragments_not_stored: read(Stat::FragmentsNotStored)?,
+            flows_picked_up: read(Stat::FlowsPickedUp)?,
+            connections_lost: kept(AgentField::ConnectionsLost)?,
+            counts_lost: kept(AgentField::CountsLost)?,
         })
     }
 

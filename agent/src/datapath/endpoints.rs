@@ -9,9 +9,10 @@ use ringfence_policy::tables::{EndpointPolicy, Tables};
 
 use super::cut::{close, is_closed};
 use super::error::DatapathError;
+use super::fields::AgentField;
 use super::links::Links;
 use super::locals;
-use super::maps::{AgentField, Maps, Raw, map_error};
+use super::maps::{Maps, Raw, map_error};
 use super::names::Names;
 use super::seat::{CLOSED, Seat, Side, identity, owner, probes, same_policy, side, word};
 use super::{EndpointState, Interface};
@@ -47,6 +48,7 @@ impl Endpoints {
                     pod: None,
                     name: format!("interface {}", endpoint.ifindex),
                     by: FoundBy::Pin,
+                    carried: false,
                 };
                 seats.insert(slot, seat);
             }
@@ -231,6 +233,7 @@ impl Endpoints {
             pod: Some(wanted.interface.pod.clone()),
             name: wanted.interface.name.clone(),
             by: wanted.interface.by,
+            carried: false,
         };
         self.seats.insert(slot, seat);
         Ok(slot)

@@ -28,6 +28,7 @@ fn pinned(ifindex: u32, last: u8) -> (u32, Seat) {
         pod: None,
         name: String::new(),
         by: FoundBy::Pin,
+        carried: false,
     };
     (Endpoint::home_slot(ifindex), seat)
 }

@@ -1,6 +1,8 @@
 //! Pinned tcx links: attach first, keep the place, replace programs under them.
 //! Where there are none, [`Filters`] on clsact qdiscs do the same.
 
+mod take_over;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +41,8 @@ pub(super) struct Links {
     foreign: BTreeMap<u32, Vec<String>>,
     /// Interfaces on which the last attach failed.
     failed: BTreeSet<u32>,
+    /// Interfaces that programs of another version guard, for now.
+    left: BTreeSet<u32>,
 }
 
 impl Links {
@@ -64,6 +68,7 @@ impl Links {
             by_clsact,
             foreign: BTreeMap::new(),
             failed: BTreeSet::new(),
+            left: BTreeSet::new(),
         };
         let _turn = Turn::take(folder)?;
         tcx::remove_leftovers(&links.folder)?;
@@ -112,6 +117,9 @@ impl Links {
         name: &str,
         hooks: &[Hook],
     ) -> Result<(), DatapathError> {
+        if self.left.contains(&ifindex) {
+            return Ok(());
+        }
         let attached = self
             .attach_all(ifindex, name, hooks)
             .and_then(|()| self.detach_all_but(ifindex, hooks));

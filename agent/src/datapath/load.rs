@@ -17,7 +17,8 @@ use ringfence_hooks::PROGRAMS;
 use super::btf::Running;
 use super::control::InForce;
 use super::error::{DatapathError, chain};
-use super::maps::{AgentField, Hash, Maps, Raw, map_error, max_entries};
+use super::fields::AgentField;
+use super::maps::{Hash, Maps, Raw, map_error, max_entries};
 use super::{buckets, kfunc};
 
 /// The BPF object; empty in a build without one.
@@ -196,8 +197,16 @@ type Shape = (MapType, usize, usize);
 
 /// aya reuses a pin of that name whatever it is, so shapes are compared first.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
+    for name in shapes().map(|(name, _)| name) {
+        check_shape(folder, name)?;
+    }
+    Ok(())
+}
+
+/// The maps that are pinned.
+const fn shapes() -> [(&'static str, Shape); 24] {
     const LPM: usize = 4 + size_of::<CidrKey>();
-    let shapes: [(&'static str, Shape); 24] = [
+    [
         ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
         ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
         ("CIDRS", (MapType::LpmTrie, LPM, 4)),
@@ -247,24 +256,19 @@ fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
         ("EVENTS", (MapType::RingBuf, 0, 0)),
         ("NAMES", (MapType::Hash, 4, size_of::<Name>())),
         ("AGENT", (MapType::Array, 4, 8)),
-    ];
-    for (name, shape) in shapes {
-        let path = folder.join(name);
-        if path.exists() {
-            check_shape(folder, name, &path, shape)?;
-        }
-    }
-    Ok(())
+    ]
 }
 
-fn check_shape(
-    folder: &Path,
-    map: &'static str,
-    path: &Path,
-    wanted: Shape,
-) -> Result<(), DatapathError> {
+/// Refuses a pinned map of another shape than this build wants. One that isn't there, or
+/// isn't known, is fine.
+pub(super) fn check_shape(folder: &Path, map: &'static str) -> Result<(), DatapathError> {
+    let path = folder.join(map);
+    let known = shapes().into_iter().find(|(name, _)| *name == map);
+    let Some((_, wanted)) = known.filter(|_| path.exists()) else {
+        return Ok(());
+    };
     let read = |error| map_error("reading the shape of pinned", map, &error);
-    let info = MapInfo::from_pin(path).map_err(read)?;
+    let info = MapInfo::from_pin(&path).map_err(read)?;
     let found: Shape = (
         info.map_type().map_err(read)?,
         info.key_size() as usize,

@@ -10,6 +10,8 @@ use ringfence_ebpf::abi::{
 
 use super::control::InForce;
 use super::error::{DatapathError, chain};
+use super::fields::AgentField;
+use super::written::written;
 
 /// An ABI type as aya wants it.
 #[repr(transparent)]
@@ -49,21 +51,6 @@ pub(super) struct Maps {
     pub(super) agent: Array<MapData, u64>,
     grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
     grace_inner: Array<MapData, u32>,
-}
-
-/// Elements of map `AGENT`, which the kernel doesn't read.
-#[derive(Clone, Copy, Debug)]
-#[repr(u32)]
-pub(super) enum AgentField {
-    /// The next endpoint id to give.
-    NextEndpoint = 0,
-    /// The next workload id to give.
-    NextWorkload = 1,
-}
-
-impl AgentField {
-    /// Entries of map `AGENT`.
-    pub(super) const COUNT: u32 = 8;
 }
 
 impl Maps {
@@ -135,9 +122,7 @@ impl Maps {
 
     /// Replaces one word of tunnels' ports.
     pub(super) fn set_tunnels(&mut self, word: u32, ports: u64) -> Result<(), DatapathError> {
-        self.tunnels
-            .set(word, ports, 0)
-            .map_err(|error| map_error("writing", "TUNNELS", &error))
+        wrote("writing", "TUNNELS", self.tunnels.set(word, ports, 0))
     }
 
     /// How many flows the endpoint in a slot has.
@@ -157,9 +142,12 @@ impl Maps {
 
     /// Says how many are gone.
     pub(super) fn set_gone(&mut self, slot: u32, gone: u32) -> Result<(), DatapathError> {
-        self.gone
-            .set(slot, gone, 0)
-            .map_err(|error| map_error("writing", "GONE", &error))
+        wrote("writing", "GONE", self.gone.set(slot, gone, 0))
+    }
+
+    /// Tells agents of other versions which mark packets are asked for.
+    pub(super) fn note_mark(&mut self, mark: u32) -> Result<(), DatapathError> {
+        self.set_agent(AgentField::SeenMark, mark.into())
     }
 
     /// Those that hold both worlds.
@@ -179,9 +167,11 @@ impl Maps {
         slot: u32,
         endpoint: &Endpoint,
     ) -> Result<(), DatapathError> {
-        self.endpoints
-            .set(slot, Raw(*endpoint), 0)
-            .map_err(|error| map_error("writing", "ENDPOINTS", &error))
+        wrote(
+            "writing",
+            "ENDPOINTS",
+            self.endpoints.set(slot, Raw(*endpoint), 0),
+        )
     }
 
     /// Every address of an endpoint, with its slot.
@@ -196,18 +186,15 @@ impl Maps {
 
     /// Says whose an address is.
     pub(super) fn set_local(&mut self, addr: Addr, slot: u32) -> Result<(), DatapathError> {
-        self.locals
-            .insert(Raw(addr), slot, 0)
-            .map_err(|error| map_error("writing", "LOCALS", &error))
+        wrote("writing", "LOCALS", self.locals.insert(Raw(addr), slot, 0))
     }
 
     /// Takes an address off a slot, unless it is another's by now.
     pub(super) fn unset_local(&mut self, addr: Addr, slot: u32) -> Result<(), DatapathError> {
         match self.locals.get(&Raw(addr), 0) {
-            Ok(held) if held == slot => self
-                .locals
-                .remove(&Raw(addr))
-                .map_err(|error| map_error("removing from", "LOCALS", &error)),
+            Ok(held) if held == slot => {
+                wrote("removing from", "LOCALS", self.locals.remove(&Raw(addr)))
+            }
             Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(map_error("reading", "LOCALS", &error)),
         }
@@ -222,9 +209,7 @@ impl Maps {
 
     /// Keeps a number across restarts.
     pub(super) fn set_agent(&mut self, field: AgentField, value: u64) -> Result<(), DatapathError> {
-        self.agent
-            .set(field as u32, value, 0)
-            .map_err(|error| map_error("writing", "AGENT", &error))
+        wrote("writing", "AGENT", self.agent.set(field as u32, value, 0))
     }
 }
 
@@ -263,20 +248,22 @@ impl<K: Plain, V: Plain> Held<K, V> for Hash<K, V> {
 impl<K: Plain, V: Plain> Table<K, V> for Hash<K, V> {
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError> {
         self.insert(Raw(*key), Raw(*value), 0)
+            .inspect(|()| written())
     }
 
     fn take(&mut self, key: &K) -> Result<(), MapError> {
-        absent_is_fine(self.remove(&Raw(*key)))
+        absent_is_fine(self.remove(&Raw(*key))).inspect(|()| written())
     }
 }
 
 impl Table<(CidrKey, u32), u32> for LpmTrie<MapData, Raw<CidrKey>, Raw<u32>> {
     fn put(&mut self, key: &(CidrKey, u32), value: &u32) -> Result<(), MapError> {
         self.insert(&Key::new(key.1, Raw(key.0)), Raw(*value), 0)
+            .inspect(|()| written())
     }
 
     fn take(&mut self, key: &(CidrKey, u32)) -> Result<(), MapError> {
-        absent_is_fine(self.remove(&Key::new(key.1, Raw(key.0))))
+        absent_is_fine(self.remove(&Key::new(key.1, Raw(key.0)))).inspect(|()| written())
     }
 }
 
@@ -309,6 +296,16 @@ pub(super) fn entries<K: Plain, V: Plain>(
             Err(error) => Err(map_error("reading", name, &error)),
         })
         .collect()
+}
+
+/// What came of a write.
+pub(super) fn wrote(
+    operation: &'static str,
+    map: &'static str,
+    result: Result<(), MapError>,
+) -> Result<(), DatapathError> {
+    let result = result.map_err(|error| map_error(operation, map, &error));
+    result.inspect(|()| written())
 }
 
 /// A map error with its names; a full map is an error of its own.

@@ -9,6 +9,7 @@ mod apply;
 mod attach;
 mod btf;
 mod buckets;
+mod carry;
 mod control;
 mod counters;
 mod cut;
@@ -17,6 +18,7 @@ mod dump;
 mod endpoints;
 mod error;
 mod events;
+mod fields;
 mod flows;
 mod kfunc;
 mod links;
@@ -24,9 +26,13 @@ mod load;
 mod locals;
 mod lock;
 mod maps;
+mod move_over;
 mod names;
+mod others;
+mod predecessors;
 mod preflight;
 mod quotas;
+mod raw;
 mod remove;
 mod run;
 mod seat;
@@ -37,6 +43,7 @@ mod ticks;
 mod tunnels;
 mod verified;
 mod world;
+mod written;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -53,6 +60,7 @@ pub use error::DatapathError;
 pub use events::{EventRecord, Events};
 pub use flows::FlowEntry;
 pub use load::over_pins;
+pub use others::{Others, Stranger};
 pub use remove::{Removed, uninstall};
 pub use run::Run;
 pub use verified::Verified;
@@ -65,6 +73,7 @@ use links::Links;
 use lock::Lock;
 use maps::Maps;
 use names::Names;
+use predecessors::Predecessors;
 use ticks::Ticks;
 use world::Worlds;
 
@@ -108,30 +117,6 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// What told whose it is.
     pub by: FoundBy,
-}
-
-/// What discovery says of devices that are no known pod's.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Others {
-    /// Devices that lead to pods which nobody knows.
-    pub strangers: Vec<Stranger>,
-    /// All devices of which it is known whether a pod is behind them; all that there are
-    /// if none. Any other one is left as it is: a new one has no hook, so that what comes
-    /// in there was seen by none and goes nowhere.
-    pub judged: Option<BTreeSet<u32>>,
-}
-
-/// A device that leads to a pod which nobody knows (yet).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stranger {
-    /// Index of the host-side device.
-    pub ifindex: u32,
-    /// Its name.
-    pub name: String,
-    /// The pod that the runtime has on record for it.
-    pub pod: Option<String>,
-    /// Nothing passes it; else it is a device like any other.
-    pub closed: bool,
 }
 
 /// What [`Datapath::follow`] did.
@@ -246,6 +231,8 @@ pub struct Datapath {
     counters: Arc<Counters>,
     /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
+    /// Whose hooks are still to be taken over.
+    predecessors: Predecessors,
     /// Held as long as this process may write the maps.
     _lock: Lock,
 }
@@ -274,16 +261,23 @@ impl Datapath {
         let pickup = u64::try_from(options.pickup.as_nanos()).unwrap_or(u64::MAX);
         let pickup_until = apply::monotonic()?.saturating_add(pickup);
         let ticks = Ticks::of_this_kernel()?;
+        let predecessors = Predecessors::find(&options.pin_dir, &folder)?;
         let loaded = load::load(&folder, options.seen_mark)?;
         let mut maps = loaded.maps;
+        predecessors.number(&mut maps, options.seen_mark)?;
         let marked = maps.keep_seen_mark(options.seen_mark)?;
         let hides_services = maps.control()?.flags & Control::HIDES_SERVICES != 0;
+        maps.note_mark(if marked { options.seen_mark } else { 0 })?;
         let by_clsact = options.attach.by_clsact();
-        let links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
+        let mut links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
         let names = Names::load(&mut maps)?;
         let counters = Arc::new(Counters::open(&folder, &names)?);
         let worlds = Worlds::open(&maps);
-        let endpoints = Endpoints::dump(&mut maps)?;
+        let mut endpoints = Endpoints::dump(&mut maps)?;
+        for predecessor in predecessors.folders() {
+            endpoints.carry(&mut maps, predecessor)?;
+        }
+        links.leave(predecessors.devices()?);
         let events = Some(Events::new(loaded.events, names.shared())?);
         Ok(Self {
             maps,
@@ -304,6 +298,7 @@ impl Datapath {
             hides_services,
             counters,
             pickup_until,
+            predecessors,
             _lock: lock,
         })
     }

@@ -10,7 +10,9 @@ use ringfence_policy::compile::IdKey;
 
 use super::buckets;
 use super::error::DatapathError;
-use super::maps::{AgentField, Maps, entries, map_error, max_entries};
+use super::fields::AgentField;
+use super::maps::{Maps, entries, map_error, max_entries};
+use super::written::written;
 
 /// Names by id, for readers on other threads.
 pub(super) type Shared = Arc<RwLock<BTreeMap<u32, Arc<str>>>>;
@@ -69,6 +71,7 @@ impl Names {
         maps.set_agent(AgentField::NextWorkload, u64::from(id) + 1)?;
         maps.names
             .insert(super::maps::Raw(id), super::maps::Raw(bytes(&name)), 0)
+            .inspect(|()| written())
             .map_err(|error| map_error("writing", "NAMES", &error))?;
         self.next = id + 1;
         let name: Arc<str> = name.into();

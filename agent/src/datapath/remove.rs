@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::error::DatapathError;
 use super::lock::Lock;
-use super::preflight;
+use super::{predecessors, preflight};
 
 /// What was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
@@ -34,10 +34,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
     }
     // On any other filesystem these would be somebody's files.
     preflight::bpffs(pin_dir)?;
-    for version in list(pin_dir)? {
-        if !is_version(&version) {
-            continue;
-        }
+    for (_, version) in predecessors::versions(pin_dir)? {
         let _lock = Lock::take(&version)?;
         removed.filters += ringfence_hooks::uninstall(&version)?;
         let links = version.join("links");
@@ -66,16 +63,6 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
         let _ = fs::remove_dir(pin_dir);
     }
     Ok(removed)
-}
-
-/// Only what an agent made: `v` and a number.
-fn is_version(path: &Path) -> bool {
-    path.is_dir()
-        && path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix('v'))
-            .is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {

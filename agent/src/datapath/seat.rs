@@ -25,9 +25,17 @@ pub(super) struct Seat {
     pub(super) name: String,
     /// What told whose it is.
     pub(super) by: FoundBy,
+    /// It was open under another version of the tables, and is closed here only until its
+    /// policy is written.
+    pub(super) carried: bool,
 }
 
 impl Seat {
+    fn is_closed(&self) -> bool {
+        let mut halves = self.endpoint.worlds.iter();
+        halves.any(|half| same_policy(half, &CLOSED))
+    }
+
     /// This endpoint as it is when a pod sits on here: itself with the addresses
     /// that it has got since. `None` if it is another endpoint, which inherits
     /// nothing.
@@ -61,14 +69,7 @@ fn merged(held: Addr, wanted: Addr) -> Option<Addr> {
 pub(super) fn owner(seat: &Seat, tables: &Tables) -> Option<PodKey> {
     match &seat.pod {
         Some(pod) => tables.endpoints.contains_key(pod).then(|| pod.clone()),
-        None if seat
-            .endpoint
-            .worlds
-            .iter()
-            .any(|half| same_policy(half, &CLOSED)) =>
-        {
-            None
-        }
+        None if !seat.carried && seat.is_closed() => None,
         None => tables
             .endpoints
             .iter()
@@ -217,6 +218,7 @@ mod tests {
             pod: pod.map(key),
             name: String::new(),
             by: FoundBy::Claim,
+            carried: false,
         }
     }
 

@@ -64,6 +64,9 @@ impl Engine {
         let strangers = strangers.filter(|one| !known.contains(&one.ifindex));
         status.unknown = strangers.map(unknown).collect();
         log_unknown(&status.unknown, &before);
+        if let Ok(stats) = shared.counters.stats() {
+            status.picked_up = stats.flows_picked_up;
+        }
         status.source_connected = self.source.is_connected();
         status.waits_for.clear();
         status.invalid = self.source.invalid();

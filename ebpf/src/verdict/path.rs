@@ -191,7 +191,7 @@ impl<'a, T: Tables> Path<'a, T> {
         }
         let allowed = asked == Policy::Allow || adopted;
         if adopted {
-            track.new.flags = 0;
+            (track.new.flags, track.new.stat) = (0, Stat::FlowsPickedUp);
         } else if !allowed {
             track.new.stat = Stat::FlowsAudited;
         }

@@ -7,6 +7,7 @@
 mod choice;
 mod records;
 mod tc;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
@@ -17,6 +18,8 @@ use aya::util::KernelVersion;
 
 use crate::HookError;
 use crate::{Hook, Programs};
+
+pub use versions::{recorded, uninstall};
 
 use choice::{choose, shown};
 use records::{Record, Records};
@@ -69,26 +72,30 @@ impl Filters {
     pub fn adopt(folder: &Path, programs: &mut impl Programs) -> Result<Self, HookError> {
         let mut filters = Self::open(folder)?;
         for record in filters.records.list()? {
-            let Record::Filter(ifindex, hook, place) = record else {
-                continue;
-            };
-            let there = filters.tc.filters(ifindex, hook.attach_type())?;
-            let is_ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
-            // Of two, one was about to be moved in front of the other.
-            if there.iter().any(is_ours) && !filters.held.contains_key(&(ifindex, hook)) {
-                let program = candidate(programs, hook)?;
-                filters
-                    .tc
-                    .replace(ifindex, hook.attach_type(), place, program)?;
-                filters.held.insert((ifindex, hook), place);
-            } else {
-                if there.iter().any(is_ours) {
-                    filters.tc.remove(ifindex, hook.attach_type(), place)?;
-                }
-                filters.records.remove(record)?;
-            }
+            filters.adopt_one(record, programs)?;
         }
         Ok(filters)
+    }
+
+    fn adopt_one(&mut self, record: Record, programs: &mut impl Programs) -> Result<(), HookError> {
+        let Record::Filter(ifindex, hook, place) = record else {
+            return Ok(());
+        };
+        let there = self.tc.filters(ifindex, hook.attach_type())?;
+        let is_ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
+        let is_there = there.iter().any(is_ours);
+        // Of two, one was about to be moved in front of the other.
+        if is_there && !self.held.contains_key(&(ifindex, hook)) {
+            let program = candidate(programs, hook)?;
+            self.tc
+                .replace(ifindex, hook.attach_type(), place, program)?;
+            self.held.insert((ifindex, hook), place);
+            return Ok(());
+        }
+        if is_there {
+            self.tc.remove(ifindex, hook.attach_type(), place)?;
+        }
+        self.records.remove(record)
     }
 
     /// Whether a filter of ours is on a hook, as far as is known.
@@ -288,35 +295,6 @@ impl Filters {
         }
         self.records.remove(Record::Qdisc(ifindex))
     }
-}
-
-/// Removes all filters that a pin directory of one ABI version records, and the
-/// qdiscs made for them that hold nothing else. Returns how many filters.
-///
-/// # Errors
-/// Names what couldn't be removed.
-pub fn uninstall(folder: &Path) -> Result<usize, HookError> {
-    let mut filters = Filters::open(folder)?;
-    let mut removed = 0;
-    let records = filters.records.list()?;
-    for record in &records {
-        if let Record::Filter(ifindex, hook, place) = *record {
-            let there = filters.tc.filters(ifindex, hook.attach_type())?;
-            let ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
-            if there.iter().any(ours) {
-                filters.tc.remove(ifindex, hook.attach_type(), place)?;
-                removed += 1;
-            }
-            filters.records.remove(*record)?;
-        }
-    }
-    for record in records {
-        if let Record::Qdisc(ifindex) = record {
-            filters.drop_qdisc(ifindex)?;
-        }
-    }
-    filters.records.remove_folder()?;
-    Ok(removed)
 }
 
 fn candidate(programs: &mut impl Programs, hook: Hook) -> Result<Candidate<'_>, HookError> {
