@@ -36,19 +36,25 @@ pub(crate) fn build_others() -> Result<()> {
     Ok(())
 }
 
+/// The agent alone, over dependencies as they are built for all packages: cargo builds them
+/// again where it is told of one package.
+const AGENT: [&str; 4] = ["build", "--workspace", "--bin", "ringfence"];
+
 /// Builds an agent with each object of [`build_others`], beside the one of this version:
 /// cargo knows one name for all of them.
 pub(crate) fn build_other_agents() -> Result<()> {
     build_others()?;
     let debug = paths::target().join("debug");
     for feature in OTHERS {
-        shell::run(cargo().args(["build", "-p", "ringfence", "--features", feature]))?;
-        copy_if_changed(
-            &debug.join("ringfence"),
-            &debug.join(format!("ringfence-{feature}")),
-        )?;
+        let feature_of_agent = format!("ringfence/{feature}");
+        shell::run(cargo().args(AGENT).args(["--features", &feature_of_agent]))?;
+        let (agent, other) = (
+            debug.join("ringfence"),
+            debug.join(format!("ringfence-{feature}")),
+        );
+        fs::copy(&agent, &other).with_context(|| format!("can't write {}", other.display()))?;
     }
-    shell::run(cargo().args(["build", "-p", "ringfence"]))
+    shell::run(cargo().args(AGENT))
 }
 
 /// Builds the object, and another that also holds what the hooks are measured against;

@@ -72,6 +72,8 @@ pub(crate) fn under_numbers(shop: &mut Shop, play: impl FnOnce(&mut Shop)) -> Nu
     let (stop, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut numbers = Numbers::default();
     thread::scope(|scope| {
+        // Also where what is played panics.
+        let _end = Curtain(&ended);
         let curtain = Curtain(&stop);
         let receiver = scope.spawn(|| receive(&sink, &ended));
         let allowed = scope.spawn(|| send(&client, to, RATE, 0, &stop));
