@@ -29,7 +29,7 @@ use crate::source::Source;
 use crate::state::{Scrapes, Shared, Status};
 use crate::web::Admission;
 use crate::{api, cni, web};
-use events::{Stop, WRITTEN, follow_links, rest, settle};
+use events::{PATIENCE, Stop, WRITTEN, follow_links, settle};
 
 /// Between passes when nothing happens: the hooks' places are verified anew, and
 /// what a lost event told is found.
@@ -276,11 +276,14 @@ async fn watch_and_pass(
                 backoff = RETRY;
                 sleep(WRITTEN).await;
             }
-            // A new device may carry packets some milliseconds later.
+            // A new device may carry packets some milliseconds later; of those whose devices
+            // change all the time, what comes together is looked at together.
             () = linked.notified() => {
                 since = Some(Instant::now());
                 backoff = RETRY;
-                rest(ended + QUIET, told, &recorded).await;
+                if ended.elapsed() < PATIENCE {
+                    settle(&linked, told, &recorded).await;
+                }
             }
             () = wake.notified() => {
                 since = Some(Instant::now());

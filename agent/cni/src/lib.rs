@@ -23,7 +23,7 @@ mod remove;
 pub use entry::{Entry, OnTimeout, Via};
 pub use node::{Mode, Node, Unknown};
 pub use plugin::run;
-pub use protocol::{Environment, PLUGIN, Refusal, VERSIONS};
+pub use protocol::{Environment, Made, PLUGIN, Refusal, VERSIONS};
 pub use record::{ENDPOINTS, Record};
 pub use remove::remove_state;
 

@@ -138,8 +138,11 @@ fn guard(pod: &Pod<'_>, config: &Config) -> Result<(), Refusal> {
     }
     match attach(&node, &device) {
         Err(refusal) if treated == Unknown::Close => return Err(refusal),
-        _ => record(false).map_err(failed)?,
+        // Nothing is denied here; what isn't counted before the agent's own hooks is said.
+        Err(refusal) => eprintln!("{PLUGIN}: {}: {}", refusal.message, refusal.details),
+        Ok(()) => {}
     }
+    record(false).map_err(failed)?;
     let name = format!("{}/{}", pod.namespace, pod.name);
     let limit = Duration::from_secs(config.timeout_seconds);
     let in_force = agent::wait(&config.socket, &name, device.index, limit);

@@ -142,9 +142,9 @@ impl Config {
     }
 }
 
-/// A result, from version 0.3.0 of CNI on.
+/// A plugin's result, from version 0.3.0 of CNI on.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Made {
+pub struct Made {
     #[serde(default)]
     interfaces: Option<Vec<Device>>,
     #[serde(default)]
@@ -167,20 +167,30 @@ struct Given {
 
 impl Made {
     /// The devices that were made on the node's side.
-    pub(crate) fn on_node(&self) -> impl Iterator<Item = &str> {
+    pub fn on_node(&self) -> impl Iterator<Item = &str> {
         let all = self.interfaces.iter().flatten();
         all.filter(|one| one.sandbox.is_empty())
             .map(|one| one.name.as_str())
     }
 
-    /// The MAC of an interface of the pod, as text.
-    pub(crate) fn mac(&self, interface: &str) -> Option<&str> {
+    fn in_pod(&self, interface: &str) -> Option<&Device> {
         let mut all = self.interfaces.iter().flatten();
-        let own = all.find(|one| !one.sandbox.is_empty() && one.name == interface)?;
-        Some(own.mac.as_str()).filter(|mac| !mac.is_empty())
+        all.find(|one| !one.sandbox.is_empty() && one.name == interface)
     }
 
-    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+    /// The MAC of an interface of the pod, as text.
+    pub fn mac(&self, interface: &str) -> Option<&str> {
+        let mac = self.in_pod(interface)?.mac.as_str();
+        Some(mac).filter(|mac| !mac.is_empty())
+    }
+
+    /// The file that names the namespace in which an interface of the pod is.
+    pub fn namespace(&self, interface: &str) -> Option<&str> {
+        Some(self.in_pod(interface)?.sandbox.as_str())
+    }
+
+    /// The pod's addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
         let all = self.ips.iter().flatten();
         all.map(|given| given.address.addr()).collect()
     }

@@ -12,19 +12,9 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
 use super::{PERIOD, QUIET};
 
 /// Events that never pause don't hold a pass up for longer.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a record of the pod runtime takes to be written once its file is there.
 pub(super) const WRITTEN: Duration = Duration::from_millis(2);
-
-/// Waits until then, so that events of the node's devices that never pause lead to some
-/// passes a second; others wait for none.
-pub(super) async fn rest(until: TokioInstant, told: &Notify, recorded: &Notify) {
-    tokio::select! {
-        () = told.notified() => {}
-        () = recorded.notified() => sleep(WRITTEN).await,
-        () = sleep_until(until) => {}
-    }
-}
 
 /// Waits for the events that come with the first one; one of the API server's, and a
 /// record of the pod runtime's, waits for none.

@@ -262,11 +262,14 @@ impl Datapath {
         }
         self.hides_services = true;
         let control = self.control(self.worlds.generation, self.worlds.active);
-        self.maps.set_control(control)
+        let written = self.maps.set_control(control);
+        // What wasn't written is to be tried again.
+        self.hides_services = written.is_ok();
+        written
     }
 
     /// What `CONTROL` says under a generation.
-    fn control(&self, generation: u64, world: World) -> Control {
+    pub(super) fn control(&self, generation: u64, world: World) -> Control {
         Control {
             state: Control::state(generation, world),
             flags: flag(self.options.audit, Control::AUDIT)

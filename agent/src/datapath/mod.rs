@@ -279,7 +279,7 @@ impl Datapath {
         }
         links.leave(predecessors.devices()?);
         let events = Some(Events::new(loaded.events, names.shared())?);
-        Ok(Self {
+        let mut datapath = Self {
             maps,
             links,
             worlds,
@@ -300,7 +300,14 @@ impl Datapath {
             pickup_until,
             predecessors,
             _lock: lock,
-        })
+        };
+        if datapath.worlds.generation == 0 {
+            // The network plugin may close devices before the first policy is in force:
+            // the mode counts from here on.
+            let control = datapath.control(0, datapath.worlds.active);
+            datapath.maps.set_control(control)?;
+        }
+        Ok(datapath)
     }
 
     /// The endpoints that are managed now.

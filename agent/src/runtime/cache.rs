@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ipnet::IpNet;
+use ringfence_cni::Made;
 use serde::Deserialize;
 
 use super::files::Files;
@@ -103,29 +103,6 @@ struct Cached {
     result: Option<Made>,
 }
 
-/// A plugin's result, from version 0.3.0 of CNI on.
-#[derive(Deserialize)]
-struct Made {
-    #[serde(default)]
-    interfaces: Option<Vec<Device>>,
-    #[serde(default)]
-    ips: Option<Vec<Given>>,
-}
-
-#[derive(Deserialize)]
-struct Device {
-    name: String,
-    #[serde(default)]
-    mac: String,
-    #[serde(default)]
-    sandbox: String,
-}
-
-#[derive(Deserialize)]
-struct Given {
-    address: IpNet,
-}
-
 /// What a file says; nothing if it is about no pod, or about a loopback device.
 fn parse(text: &[u8]) -> Result<Option<Attachment>, String> {
     let cached: Cached = serde_json::from_slice(text).map_err(|error| error.to_string())?;
@@ -145,22 +122,18 @@ fn parse(text: &[u8]) -> Result<Option<Attachment>, String> {
     let Some(made) = cached.result.filter(|_| cached.if_name != "lo") else {
         return Ok(None);
     };
-    let (inside, outside): (Vec<Device>, Vec<Device>) = made
-        .interfaces
-        .unwrap_or_default()
-        .into_iter()
-        .partition(|device| !device.sandbox.is_empty());
-    let own = inside.iter().find(|device| device.name == cached.if_name);
-    let given = made.ips.unwrap_or_default();
     Ok(Some(Attachment {
         container: cached.container_id,
         namespace,
         name,
         uid: arg("K8S_POD_UID"),
-        netns: own.map(|own| own.sandbox.clone().into()).or(cached.netns),
-        devices: outside.into_iter().map(|device| device.name).collect(),
-        mac: own.and_then(|own| mac(&own.mac)),
-        addresses: given.iter().map(|given| given.address.addr()).collect(),
+        netns: made
+            .namespace(&cached.if_name)
+            .map(PathBuf::from)
+            .or(cached.netns),
+        devices: made.on_node().map(str::to_owned).collect(),
+        mac: made.mac(&cached.if_name).and_then(mac),
+        addresses: made.addresses(),
         interface: cached.if_name,
     }))
 }

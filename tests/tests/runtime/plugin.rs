@@ -181,6 +181,23 @@ fn a_pod_that_the_api_server_does_not_show_starts_late_and_closed() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
+fn in_audit_a_pod_starts_open_before_any_policy_is_known() {
+    let mut node = chained(&["--mode=audit"], json!({"timeoutSeconds": 1}));
+    // The agent gets no answer, so that no policy of its own comes into force.
+    node.server.stop();
+    node.shop.agent.start(&mut node.shop.net, &[]).unwrap();
+    let server = node.shop.ns("server").unwrap().clone();
+    let frames = Frames::open(&server, "eth0").unwrap();
+    let sandbox = node.run("unknown").unwrap();
+    let made = json!({"prevResult": {"cniVersion": "1.1.0", "interfaces": [], "ips": []}});
+    let checked = call(&node, Some(&sandbox), "CHECK", made);
+    assert!(checked.status.success(), "{checked:?}");
+    let seen = frames.receive(PATIENCE, is_of_a_pod).unwrap();
+    assert!(seen.is_some(), "closed in mode audit");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
 fn where_it_is_told_to_a_pod_starts_open_if_its_policy_is_late() {
     let more = json!({"timeoutSeconds": 1, "onTimeout": "allow"});
     let mut node = chained(&[], more);
