@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `/v1/status` | [`crate::state::Status`] |
 //! | `/v1/endpoints`, `/v1/drops`, `/v1/flows` | lists |
-//! | `/v1/wait?pod=ns/name` | [`InForce`], after a pass that begins with the request |
+//! | `/v1/wait?pod=ns/name&milliseconds=N` | [`InForce`](crate::state::InForce), once it is, or the time is over |
+//! | `/v1/policy?policy=ns/name&version=V&milliseconds=N` | [`PolicyInForce`](crate::questions::PolicyInForce), likewise |
 //! | `/v1/bound?pod=ns/name&device=INDEX&milliseconds=N` | [`Bound`], when the pod's policy is in force on its device, or the time is over |
 //! | `/v1/events` | one JSON object a line, until the caller leaves |
 
 mod bound;
+mod wait;
 
 use std::convert::Infallible;
 use std::fs;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -35,7 +37,7 @@ pub use bound::Bound;
 
 use crate::failure;
 use crate::kernel::Kernel;
-use crate::state::{InForce, Shared};
+use crate::state::Shared;
 use crate::web::{self, Accept, Bounds, Door, Reason};
 
 /// What all callers together may hold. An answer may go on for as long as its
@@ -195,7 +197,8 @@ fn router(shared: Arc<Shared>) -> Router {
             "/v1/flows",
             get(async |State(shared): Shares| list(shared, |k| k.flows()).await),
         )
-        .route("/v1/wait", get(wait))
+        .route("/v1/wait", get(wait::pod))
+        .route("/v1/policy", get(wait::policy))
         .route("/v1/bound", get(bound::answer))
         .route("/v1/events", get(events))
         .with_state(shared)
@@ -225,51 +228,6 @@ async fn read<T: Serialize + Send + 'static>(
 
 fn failed(status: StatusCode, error: &str) -> Response {
     (status, Json(serde_json::json!({ "error": error }))).into_response()
-}
-
-#[derive(serde::Deserialize)]
-struct Pod {
-    pod: String,
-}
-
-/// Whether the pod's policy is in force: judged after a pass of its own, so that
-/// a manifest written before the question is part of the answer.
-async fn wait(State(shared): Shares, Query(Pod { pod }): Query<Pod>) -> Response {
-    shared.pass().await;
-    let answer = tokio::task::spawn_blocking(move || in_force(&shared, &pod)).await;
-    match answer {
-        Ok(answer) => Json(answer).into_response(),
-        Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
-}
-
-fn in_force(shared: &Shared, pod: &str) -> InForce {
-    let status = shared.status();
-    let guarded = shared
-        .kernel()
-        .endpoints()
-        .iter()
-        .any(|endpoint| endpoint.attached && endpoint.pod.to_string() == pod);
-    let unguarded = || {
-        let found = status
-            .unguarded
-            .iter()
-            .find(|unguarded| unguarded.pod == pod);
-        found.map_or_else(
-            || format!("node {} has no such pod", status.node),
-            |unguarded| unguarded.reason.clone(),
-        )
-    };
-    let waits = (!status.waits_for.is_empty())
-        .then(|| format!("not known yet: {}", status.waits_for.join(", ")));
-    let reason = status.error.clone().or(waits);
-    let reason = reason.or_else(|| (!guarded).then(unguarded));
-    InForce {
-        in_force: reason.is_none(),
-        reason,
-        generation: status.generation,
-        invalid: status.invalid,
-    }
 }
 
 async fn events(State(shared): Shares) -> Response {

@@ -4,7 +4,7 @@ use super::*;
 use crate::client::{self, ClientError};
 use crate::engine::{Engine, Look};
 use crate::source::Source;
-use crate::state::Status;
+use crate::state::{InForce, Status};
 use crate::testing::{FakeKernel, nowhere, settings, shared};
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -2,6 +2,7 @@
 
 mod cni;
 mod values;
+mod wait;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use cni::{CniArgs, CniOnTimeout, UninstallArgs};
 pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
+pub use wait::{WaitArgs, WaitFor, WaitPolicyArgs};
 
 /// A small firewall around every service of a Kubernetes cluster.
 #[derive(Parser, Debug)]
@@ -57,6 +59,8 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// What the local agent enforces, and whether all is well
     Status(StatusArgs),
+    /// Return when something is in force
+    Wait(WaitArgs),
     /// The pods of this node and how each is guarded
     Endpoints(ListArgs),
     /// Drops by pair of services

@@ -1,29 +1,27 @@
 //! The commands that ask the local agent.
 
 mod status_text;
+mod wait;
 
 use std::future::Future;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
-use crate::cli::{FollowArgs, Global, Output, PodName, StatusArgs};
-use crate::client::{self, ClientError};
+use crate::cli::{FollowArgs, Global, Output, StatusArgs};
+use crate::client;
 use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, field, print, print_json, table};
-use crate::state::{InForce, Status};
+use crate::state::Status;
 
 use status_text::status_text;
-
-/// Between two questions of `status --wait`.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+pub use wait::wait;
 
 /// `ringfence status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
     match &args.wait {
-        Some(pod) => wait(global, args, pod),
+        Some(pod) => wait::pod(global, args, pod),
         None => {
             let status: Status = ask(global, "/v1/status")?;
             match args.output {
@@ -33,65 +31,6 @@ pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
             Ok(Found::Fine)
         }
     }
-}
-
-fn wait(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
-    let path = format!("/v1/wait?pod={}/{}", pod.namespace, pod.name);
-    if !path
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && !b"#&%+".contains(&byte))
-    {
-        return Err(Failure::input(anyhow!(
-            "no pod has such a name: {}",
-            args_name(pod)
-        )));
-    }
-    let deadline = Instant::now() + Duration::from_secs(args.timeout);
-    let mut last = String::from("the agent gave no answer");
-    let answer = block_on(async {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let asked = tokio::time::timeout(left, client::get::<InForce>(&global.socket, &path));
-            match asked.await {
-                Ok(Ok(answer)) if answer.in_force => return Ok(Some(answer)),
-                Ok(Ok(answer)) => last = answer.reason.unwrap_or_default(),
-                // The agent may be starting.
-                Ok(Err(error @ ClientError::Connect { .. })) => last = error.to_string(),
-                Ok(Err(error)) => return Err(Failure::fault(error)),
-                Err(_) => return Ok(None),
-            }
-            if Instant::now() + ASK_AGAIN >= deadline {
-                return Ok(None);
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    })??;
-    let Some(answer) = answer else {
-        eprintln!(
-            "ringfence: {} is not in force after {} s: {last}",
-            args_name(pod),
-            args.timeout
-        );
-        return Ok(Found::Something);
-    };
-    for invalid in &answer.invalid {
-        eprintln!("ringfence: warning: {invalid}");
-    }
-    match args.output {
-        Output::Json => print_json(&answer)?,
-        Output::Table => {
-            let pod = args_name(pod);
-            print(&format!(
-                "{pod} is in force (generation {})\n",
-                answer.generation
-            ))?;
-        }
-    }
-    Ok(Found::Fine)
-}
-
-fn args_name(pod: &PodName) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
 }
 
 /// `ringfence endpoints`.

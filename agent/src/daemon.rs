@@ -20,7 +20,8 @@ use crate::failure::{Failure, Found, Outcome};
 use crate::files::Files;
 use crate::kernel::Kernel;
 use crate::kubernetes::watch::{Follow, Pace};
-use crate::kubernetes::{Access, Board, Kind, Outbox, emit, inbox};
+use crate::kubernetes::barrier::Asks;
+use crate::kubernetes::{Access, Barrier, Board, Outbox, emit, inbox};
 use crate::manifests::Watch;
 use crate::metrics::Metrics;
 use crate::runtime::plugin;
@@ -71,8 +72,19 @@ fn keep_pages_small() {
 struct Watches {
     /// Told when they have something to tell.
     told: Arc<Notify>,
-    /// Who they are to the server, how they are doing, where they put what they see.
-    server: Option<(Access, Board, Outbox)>,
+    server: Option<Server>,
+}
+
+struct Server {
+    /// Who the watches are to the server.
+    access: Access,
+    /// How they are doing.
+    board: Board,
+    /// Where they put what they see.
+    outbox: Outbox,
+    /// Asks them what they have told.
+    barrier: Arc<Barrier>,
+    asks: Asks,
 }
 
 fn open(
@@ -87,7 +99,14 @@ fn open(
             runtime.block_on(access.client()).map_err(Failure::input)?;
             let board = Board::default();
             let (outbox, inbox) = inbox::queue(board.clone(), Arc::clone(&watches.told));
-            watches.server = Some((access.clone(), board, outbox));
+            let (barrier, asks) = Barrier::new(access.clone());
+            watches.server = Some(Server {
+                access: access.clone(),
+                board,
+                outbox,
+                barrier: Arc::new(barrier),
+                asks,
+            });
             Source::Kubernetes(inbox)
         }
     };
@@ -96,18 +115,24 @@ fn open(
 
 impl Watches {
     fn board(&self) -> Option<Board> {
-        self.server.as_ref().map(|(_, board, _)| board.clone())
+        self.server.as_ref().map(|server| server.board.clone())
+    }
+
+    fn barrier(&self) -> Option<Arc<Barrier>> {
+        let server = self.server.as_ref();
+        server.map(|server| Arc::clone(&server.barrier))
     }
 
     /// Watches every kind, and writes Events if asked to.
-    fn start(&self, settings: &Settings, shared: &Shared) {
-        let Some((access, board, outbox)) = &self.server else {
+    fn start(&mut self, settings: &Settings, shared: &Shared) {
+        let Some(server) = &mut self.server else {
             return;
         };
-        for kind in Kind::ALL {
+        let access = &server.access;
+        for (kind, asked) in std::mem::take(&mut server.asks) {
             let (access, config) = (access.clone(), settings.config.clone());
-            let (outbox, health) = (outbox.clone(), board.of(kind));
-            let watch = Follow::new(kind, access, config, outbox, health, Pace::default());
+            let (outbox, health) = (server.outbox.clone(), server.board.of(kind));
+            let watch = Follow::new(kind, access, config, outbox, health, asked, Pace::default());
             tokio::spawn(watch.run());
         }
         if let Some(emitter) = &shared.emitter {
@@ -117,7 +142,11 @@ impl Watches {
     }
 }
 
-async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> anyhow::Result<()> {
+async fn serve(
+    settings: &Settings,
+    mut engine: Engine,
+    mut watches: Watches,
+) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let files = Files::raise();
     let listen = |flag, addr: Option<_>| addr.map(|addr| web::bind(flag, addr)).transpose();
@@ -151,6 +180,7 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     let shared = Shared::new(datapath, Metrics::new()?, status);
     let mut shared = shared.with_board(watches.board());
     shared.admission = Arc::new(admission);
+    shared.barrier = watches.barrier();
     shared.plugin = settings.install.as_ref().map(|_| cni::Board::default());
     shared.emitter = settings.emit_events.then(Arc::default);
     let shared = Arc::new(shared);

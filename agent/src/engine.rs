@@ -1,6 +1,7 @@
 //! One pass: source, compile, discover, apply. Blocking, and never fails:
 //! what goes wrong is said in the status, and the next pass tries again.
 
+mod answer;
 mod interfaces;
 mod keep;
 mod publish;
@@ -20,6 +21,7 @@ use crate::discover::records::Records;
 use crate::discover::{Claims, Finder, Unguarded, Wanted};
 use crate::failure;
 use crate::node::{self, Surroundings};
+use crate::questions::Question;
 use crate::settings::{Origin, Settings};
 use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnhookedDevice};
@@ -92,6 +94,8 @@ pub struct Engine {
     others: Others,
     /// Earlier forms of policies that are in force.
     kept: keep::Kept,
+    /// What was asked before the present pass began.
+    asked: Vec<Question>,
 }
 
 /// What follows from the objects alone.
@@ -155,6 +159,7 @@ impl Engine {
                 ..Others::default()
             },
             kept,
+            asked: Vec::new(),
         }
     }
 
@@ -169,6 +174,7 @@ impl Engine {
     /// `since` is when the first event came that asked for it.
     pub fn pass(&mut self, shared: &Shared, since: Option<Instant>, look: Look) -> Pass {
         let began = since.unwrap_or_else(Instant::now);
+        self.asked.extend(shared.questions.take());
         let (moved, closed) = match look {
             Look::All => self.look_at_node(shared),
             Look::Source => (false, Ok(())),
@@ -213,7 +219,7 @@ impl Engine {
         if let Some(emitter) = &shared.emitter {
             emitter.answer(|ip| self.index.pod_at(ip).map(PodEntry::key));
         }
-        self.publish(shared, error);
+        self.publish(shared, error, unsettled);
         Pass {
             unsettled,
             waits: false,

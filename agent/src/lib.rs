@@ -10,6 +10,7 @@
 //! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
 //! | [`cni`] | the network plugin into the node's chain of plugins, and out of it |
 //! | [`engine`] | one pass: source, compile, discover, apply |
+//! | [`questions`] | what somebody asks of the next pass |
 //! | [`forms`] | earlier forms of policies that are in force, kept on disk |
 //! | [`summary`] | what is said of all objects, off that path |
 //! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
@@ -43,6 +44,7 @@ pub mod metrics;
 pub mod node;
 pub mod offline;
 pub mod output;
+pub mod questions;
 pub mod runtime;
 pub mod settings;
 pub mod source;
@@ -84,6 +86,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Explain(args) => offline::explain::run(&args),
         Command::Matrix(args) => offline::matrix::run(&args),
         Command::Callers(args) => offline::callers::run(&args),
+        Command::Wait(args) => commands::wait(&global, &args),
         Command::Uninstall(args) => uninstall::run(&global, &args),
     }
 }

@@ -11,10 +11,11 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::cni::{self, CniStatus};
 use crate::kernel::{Counts, Kernel};
-use crate::kubernetes::Board;
+use crate::kubernetes::{Barrier, Board};
 use crate::kubernetes::emit::Emitter;
 use crate::kubernetes::health::WatchStatus;
 use crate::metrics::Metrics;
+use crate::questions::Questions;
 use crate::web::Admission;
 
 /// Events that a slow `--follow` may lag behind before it loses some.
@@ -185,6 +186,18 @@ pub struct InForce {
     pub invalid: Vec<String>,
 }
 
+impl InForce {
+    /// It isn't, or nobody knows.
+    pub fn not(reason: String) -> Self {
+        Self {
+            in_force: false,
+            reason: Some(reason),
+            generation: 0,
+            invalid: Vec::new(),
+        }
+    }
+}
+
 /// One for each agent, behind an `Arc`.
 pub struct Shared {
     kernel: Mutex<Box<dyn Kernel>>,
@@ -200,6 +213,11 @@ pub struct Shared {
     pub metrics: Metrics,
     /// How the watches are doing, where the API server is the source.
     board: Option<Board>,
+    /// Tells when the watches have told what the API server has accepted, where that is
+    /// the source.
+    pub barrier: Option<Arc<Barrier>>,
+    /// What the next pass is asked.
+    pub questions: Questions,
     /// How the network plugin is installed, where the agent does that.
     pub plugin: Option<cni::Board>,
     /// Gathers what is to be told in Events, where that is asked for.
@@ -229,6 +247,8 @@ impl Shared {
             admission: Arc::default(),
             metrics,
             board: None,
+            barrier: None,
+            questions: Questions::default(),
             plugin: None,
             emitter: None,
             wake: Arc::new(Notify::new()),

@@ -9,6 +9,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod kernels;
+mod lanes;
 mod mutants;
 mod paths;
 mod setup;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, ebpf, fuzz, kernels, setup, shell, standalone, tidy, tools};
+use crate::{demo, ebpf, fuzz, kernels, lanes, setup, shell, standalone, tidy, tools};
 
 /// Random clusters per property test in `soak`.
 const SOAK_CLUSTERS: &str = "100000";
@@ -18,8 +18,6 @@ const SOAK_TAKEOVERS: &str = "50";
 /// Seconds that each fuzz target runs in `test` and in `soak`, times its share:
 /// packets get a minute, and an hour.
 const FUZZ: (u64, u64) = (10, 600);
-/// Who builds and loads BPF programs needs to be root; so do namespaces.
-const ROOT_TESTS: &[&str] = &["--ignored", "--test-threads=1"];
 
 /// Everything once; the first failure stops with the exact command.
 pub(crate) fn test() -> Result<()> {
@@ -70,8 +68,7 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     shell::step("fuzz", || fuzz::run(fuzz_seconds))?;
     shell::step("what the tests of deploy/ take", tools::install)?;
     standalone::build()?;
-    let root_tests = [&["test", "-p", "ringfence-tests", "--"], ROOT_TESTS].concat();
-    cargo_step("tests that need root", &root_tests, env)?;
+    shell::step("tests that need root", || lanes::run(env))?;
     shell::step("kernels", || kernels::run(&kernels::Options::default()))?;
     shell::step("demo", || demo::run(&demo::Options::default()))?;
     println!("\nAll passed in {}.", shell::seconds(start.elapsed()));

@@ -7,6 +7,7 @@ use ringfence_policy::index::PodKey;
 use super::{Compiled, Engine, Pass};
 use crate::datapath::Stranger;
 use crate::discover::Unguarded;
+use crate::questions::PolicyInForce;
 use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
 
@@ -27,6 +28,11 @@ impl Engine {
         let mut kernel = shared.kernel();
         status.generation = kernel.generation();
         drop(kernel);
+        for question in std::mem::take(&mut self.asked) {
+            let waits = format!("not known yet: {}", status.waits_for.join(", "));
+            // Whoever asked may have gone.
+            let _ = question.answer.send(PolicyInForce::not(waits));
+        }
         shared.set_status(status);
         Pass {
             unsettled: false,
@@ -35,7 +41,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn publish(&self, shared: &Shared, error: Option<String>) {
+    pub(super) fn publish(&mut self, shared: &Shared, error: Option<String>, unsettled: bool) {
         let mut status = shared.status();
         let before = status.unknown.clone();
         self.log_unguarded(&status);
@@ -88,7 +94,11 @@ impl Engine {
                 .map(row)
                 .collect();
         }
+        let (error, generation) = (status.error.clone(), status.generation);
         shared.set_status(status);
+        if !unsettled {
+            self.answer(error.as_deref(), generation);
+        }
     }
 
     fn log_unguarded(&self, before: &Status) {

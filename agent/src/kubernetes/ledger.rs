@@ -5,6 +5,17 @@
 
 use std::collections::HashMap;
 
+/// Objects of a kind as a list shows them, to ask whether all of it has been told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The list's own resource version, if it is a number.
+    pub version: Option<u64>,
+    /// Each object's namespace, name and resource version.
+    pub objects: Vec<(String, String, Option<u64>)>,
+    /// The list is of all objects; else they are its first.
+    pub whole: bool,
+}
+
 /// The names of one kind's objects, with the resource version of each.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -103,6 +114,28 @@ impl Ledger {
         News::Fresh
     }
 
+    /// Whether all that a list shows has been told: events have come from after it, or
+    /// what is known is what it says.
+    pub fn has(&self, shown: &Shown) -> bool {
+        if shown.version.is_some_and(|version| self.newest >= version) {
+            return true;
+        }
+        let is_known = |(namespace, name, version): &(String, String, Option<u64>)| {
+            let mark = self.known.get(&*key(namespace, name));
+            mark.is_some_and(|mark| mark.version >= *version)
+        };
+        shown.whole
+            && shown.objects.len() == self.known.len()
+            && shown.objects.iter().all(is_known)
+    }
+
+    /// Whether an object has been told in this version or a later one, or its end after it.
+    pub fn has_object(&self, namespace: &str, name: &str, version: u64) -> bool {
+        let known = self.known.get(&*key(namespace, name));
+        let told = known.and_then(|mark| mark.version);
+        told.unwrap_or(self.newest) >= version
+    }
+
     /// Whether an object is known as it was after an event: a watch that follows a
     /// list of an earlier moment tells what came in between once more.
     fn is_older(&self, key: &str, version: Option<u64>) -> bool {
@@ -185,6 +218,46 @@ mod tests {
         // A new list begins a new order.
         ledger.list();
         assert_eq!(ledger.applied("ns", "c", Some(3)), News::Fresh);
+    }
+
+    fn shown(version: u64, objects: &[(&str, u64)], whole: bool) -> Shown {
+        let each = objects.iter();
+        let each = each.map(|(name, version)| ("ns".into(), (*name).to_owned(), Some(*version)));
+        Shown {
+            version: Some(version),
+            objects: each.collect(),
+            whole,
+        }
+    }
+
+    #[test]
+    fn what_a_list_shows_has_been_told_by_later_events_or_one_by_one() {
+        let mut ledger = Ledger::default();
+        listed(&mut ledger, &[("a", 1), ("b", 2)]);
+        ledger.complete();
+        // Other kinds have taken the versions in between.
+        assert!(ledger.has(&shown(9, &[("a", 1), ("b", 2)], true)));
+        assert!(!ledger.has(&shown(9, &[("a", 1), ("b", 8)], true)), "changed");
+        assert!(!ledger.has(&shown(9, &[("a", 1)], true)), "deleted");
+        assert!(!ledger.has(&shown(9, &[("a", 1), ("b", 2), ("c", 7)], true)), "new");
+        assert!(!ledger.has(&shown(9, &[("a", 1), ("b", 2)], false)), "more may follow");
+        ledger.applied("ns", "c", Some(7));
+        assert!(ledger.has(&shown(9, &[("a", 1), ("b", 2), ("c", 7)], true)));
+        ledger.deleted("ns", "a", Some(9));
+        assert!(ledger.has(&shown(9, &[("b", 2), ("c", 7)], false)), "from after the list");
+        assert!(!ledger.has(&shown(10, &[("a", 10), ("b", 2), ("c", 7)], true)));
+    }
+
+    #[test]
+    fn an_object_has_been_told_by_its_version_or_by_its_end() {
+        let mut ledger = Ledger::default();
+        listed(&mut ledger, &[("a", 3)]);
+        assert!(ledger.has_object("ns", "a", 3));
+        assert!(!ledger.has_object("ns", "a", 4));
+        assert!(!ledger.has_object("ns", "b", 4));
+        ledger.deleted("ns", "a", Some(5));
+        assert!(ledger.has_object("ns", "a", 4));
+        assert!(!ledger.has_object("ns", "b", 6));
     }
 
     #[test]

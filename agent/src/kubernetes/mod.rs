@@ -7,6 +7,7 @@
 //! | [`seen`] | one object as it was sent, and what it is to policy |
 //! | [`ledger`] | what is known of a kind, so that a new list removes only what is gone, and no event is believed twice or out of order |
 //! | [`watch`] | one kind's watch, for ever: lists, events, faults, patience |
+//! | [`barrier`] | proof that the watches have told what the server has accepted |
 //! | [`backoff`] | how long to wait after a fault |
 //! | [`emit`] | Events on callers' pods, if asked for |
 //! | [`framing`] | events that were cut off, told from whole ones |
@@ -14,9 +15,10 @@
 //! | [`health`] | how each watch is doing |
 //! | [`list`] | everything once, for a person's question |
 //!
-//! Only `credentials`, `watch`, `list` and `emit` do I/O.
+//! Only `credentials`, `watch`, `barrier`, `list` and `emit` do I/O.
 
 pub mod backoff;
+pub mod barrier;
 pub mod credentials;
 pub mod emit;
 pub mod framing;
@@ -28,6 +30,7 @@ pub mod list;
 pub mod seen;
 pub mod watch;
 
+pub use barrier::Barrier;
 pub use credentials::Access;
 pub use health::Board;
 pub use inbox::{Inbox, Outbox};

@@ -11,9 +11,11 @@ use kube::core::Status;
 use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use ringfence_policy::config::Config;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::backoff::{Backoff, chance};
+use super::barrier::Asked;
 use super::framing::Witnessed;
 use super::health::Health;
 use super::inbox::{Outbox, What};
@@ -72,6 +74,8 @@ pub struct Follow {
     health: Arc<Health>,
     pace: Pace,
     ledger: Ledger,
+    /// Who wants to know what it has told.
+    asked: mpsc::Receiver<Asked>,
     /// The first list is streamed: it costs the server least. Later ones are read
     /// in pages, since those alone are of the newest state whichever server of
     /// several answers; a list of an earlier moment would take back what is known.
@@ -89,6 +93,7 @@ impl Follow {
         config: Config,
         out: Outbox,
         health: Arc<Health>,
+        asked: mpsc::Receiver<Asked>,
         pace: Pace,
     ) -> Self {
         Self {
@@ -99,6 +104,7 @@ impl Follow {
             health,
             pace,
             ledger: Ledger::default(),
+            asked,
             streams: true,
             is_listing: true,
             backoff: Backoff::new(pace.backoff),
@@ -131,7 +137,7 @@ impl Follow {
         self.is_listing = true;
         self.health.heard();
         loop {
-            let event = match self.patiently(&mut events.next()).await {
+            let event = match self.next_event(&mut events.next()).await {
                 Some(Some(event)) => event,
                 Some(None) => return,
                 None => {
@@ -169,20 +175,15 @@ impl Follow {
         }
     }
 
-    /// The next event; none if a list has stopped. The watcher itself sees to
-    /// watches that have.
-    async fn patiently<F: Future + Unpin>(&self, next: &mut F) -> Option<F::Output> {
-        if !self.is_listing {
-            return Some(next.await);
-        }
+    /// The next event, or none if a list has stopped. Meanwhile questions are answered:
+    /// all that the ledger has is in the queue then.
+    async fn next_event<F: Future + Unpin>(&mut self, next: &mut F) -> Option<F::Output> {
+        let (health, stall) = (Arc::clone(&self.health), self.pace.stall);
+        let mut event = pin!(patiently(next, self.is_listing, &health, stall));
         loop {
-            let left = self.pace.stall.saturating_sub(self.health.silent_for());
             tokio::select! {
-                event = &mut *next => return Some(event),
-                () = sleep(left) => {}
-            }
-            if self.health.silent_for() >= self.pace.stall {
-                return None;
+                event = &mut event => return event,
+                Some(asked) = self.asked.recv() => asked.answer(&self.ledger),
             }
         }
     }
@@ -287,6 +288,29 @@ impl Follow {
         self.last_fault = Some(Instant::now());
         // What happened while waiting on purpose says nothing of the server.
         self.health.heard();
+    }
+}
+
+/// The next event; none if a list has stopped. The watcher itself sees to watches that
+/// have.
+async fn patiently<F: Future + Unpin>(
+    next: &mut F,
+    is_listing: bool,
+    health: &Health,
+    stall: Duration,
+) -> Option<F::Output> {
+    if !is_listing {
+        return Some(next.await);
+    }
+    loop {
+        let left = stall.saturating_sub(health.silent_for());
+        tokio::select! {
+            event = &mut *next => return Some(event),
+            () = sleep(left) => {}
+        }
+        if health.silent_for() >= stall {
+            return None;
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod events;
 mod faults;
 mod identity;
 mod restart;
+mod waiting;
 
 use std::net::Ipv4Addr;
 use std::thread::sleep;

@@ -4,6 +4,7 @@
 //! `tests/tests/cluster`.
 #![allow(clippy::unwrap_used)]
 
+mod barrier;
 mod faults;
 mod first;
 mod mirror;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringfence::kubernetes::health::WatchStatus;
 use ringfence::kubernetes::watch::{Follow, Pace};
-use ringfence::kubernetes::{Access, Board, Inbox, Kind, inbox};
+use ringfence::kubernetes::{Access, Barrier, Board, Inbox, Kind, inbox};
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, Scope};
 use ringfence_policy::model::{Object, Parsed};
@@ -35,6 +35,7 @@ pub(crate) struct Mirror {
     pub(crate) index: Index,
     pub(crate) inbox: Inbox,
     pub(crate) board: Board,
+    pub(crate) barrier: Arc<Barrier>,
     folder: TempDir,
     _watches: JoinSet<()>,
 }
@@ -60,10 +61,11 @@ impl Mirror {
         let board = Board::default();
         let (outbox, inbox) = inbox::queue(board.clone(), Arc::new(Notify::new()));
         let mut watches = JoinSet::new();
-        for kind in Kind::ALL {
+        let (barrier, asks) = Barrier::new(access.clone());
+        for (kind, asked) in asks {
             let (access, outbox) = (access.clone(), outbox.clone());
-            let health = board.of(kind);
-            let follow = Follow::new(kind, access, Config::default(), outbox, health, PACE);
+            let (config, health) = (Config::default(), board.of(kind));
+            let follow = Follow::new(kind, access, config, outbox, health, asked, PACE);
             watches.spawn(follow.run());
         }
         Self {
@@ -71,6 +73,7 @@ impl Mirror {
             index: Index::new(Config::default()),
             inbox,
             board,
+            barrier: Arc::new(barrier),
             folder,
             _watches: watches,
         }

@@ -63,7 +63,7 @@ pub(crate) enum Form<'a> {
 }
 
 impl Held {
-    fn form(&self, namespace: &str, name: &str) -> Option<Option<&StoredPolicy>> {
+    pub(super) fn form(&self, namespace: &str, name: &str) -> Option<Option<&StoredPolicy>> {
         let own = self.forms.get(namespace)?;
         own.get(name).map(Option::as_ref)
     }

@@ -19,6 +19,7 @@ pub(crate) mod policies;
 mod sandboxes;
 mod shown;
 pub(crate) mod spaces;
+mod standing;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -49,6 +50,7 @@ pub use sandboxes::Sandbox;
 use sandboxes::Sandboxes;
 use shown::Shares;
 use spaces::Spaces;
+pub use standing::Standing;
 
 /// Namespace and name.
 pub(crate) type Key = (Text, Text);

@@ -1,0 +1,124 @@
+//! What somebody wants to know of the next pass: questions that the engine alone can
+//! answer, since it has the objects.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// A policy: `NAMESPACE/NAME`, or the name alone of a ClusterNetworkPolicy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PolicyName {
+    /// Empty for a ClusterNetworkPolicy.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl FromStr for PolicyName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, _)) if !is_name(namespace) => return Err(SHAPE.into()),
+            Some((namespace, name)) => (namespace, name),
+            None => ("", text),
+        };
+        match is_name(name) {
+            true => Ok(Self {
+                namespace: namespace.into(),
+                name: name.into(),
+            }),
+            false => Err(SHAPE.into()),
+        }
+    }
+}
+
+const SHAPE: &str = "a policy is written NAMESPACE/NAME, a ClusterNetworkPolicy NAME, in letters \
+                     of Kubernetes' names (a-z, 0-9, - and .)";
+
+/// Whether an object may have that name (a DNS subdomain, RFC 1123).
+fn is_name(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(known)
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "ClusterNetworkPolicy {}", self.name),
+            namespace => write!(f, "NetworkPolicy {namespace}/{}", self.name),
+        }
+    }
+}
+
+/// Whether a policy is in force on a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PolicyInForce {
+    /// It is, for all pods of this node that it selects.
+    pub in_force: bool,
+    /// How many pods of this node it selects.
+    pub pods: usize,
+    /// Why it isn't.
+    pub reason: Option<String>,
+    /// The world's generation.
+    pub generation: u64,
+}
+
+impl PolicyInForce {
+    /// It isn't.
+    pub fn not(reason: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// One question.
+#[derive(Debug)]
+pub struct Question {
+    /// About which policy.
+    pub policy: PolicyName,
+    /// Whom to tell.
+    pub answer: oneshot::Sender<PolicyInForce>,
+}
+
+/// Questions that wait for a pass which begins after them.
+#[derive(Debug, Default)]
+pub struct Questions(Mutex<Vec<Question>>);
+
+impl Questions {
+    /// Asks; a pass has to be asked for as well.
+    pub fn ask(&self, policy: PolicyName) -> oneshot::Receiver<PolicyInForce> {
+        let (answer, answered) = oneshot::channel();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of callers who have gone.
+        all.retain(|question| !question.answer.is_closed());
+        all.push(Question { policy, answer });
+        answered
+    }
+
+    /// All that have been asked so far, for a pass that begins now.
+    pub fn take(&self) -> Vec<Question> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_named_with_its_namespace_or_without_one() {
+        let name: PolicyName = "bank/ledger.v2".parse().unwrap();
+        assert_eq!(name.to_string(), "NetworkPolicy bank/ledger.v2");
+        let name: PolicyName = "lockdown".parse().unwrap();
+        assert_eq!(name.to_string(), "ClusterNetworkPolicy lockdown");
+        for bad in ["", "/", "a/", "/b", "a/b/c", "a b", "Bank/x", "a/b?c", "a/b&c"] {
+            assert!(bad.parse::<PolicyName>().is_err(), "{bad}");
+        }
+    }
+}
