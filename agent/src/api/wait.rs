@@ -108,10 +108,10 @@ async fn reached(shared: &Shared, deadline: Instant) -> Result<(), String> {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        sleep(ASK_AGAIN).await;
-        if Instant::now() >= deadline {
+        if Instant::now() + ASK_AGAIN >= deadline {
             return Err(error);
         }
+        sleep(ASK_AGAIN).await;
     }
 }
 

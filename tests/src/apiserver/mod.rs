@@ -207,7 +207,8 @@ impl ApiServer {
         self.shared.wake();
     }
 
-    /// Takes all faults away. A watch that [`Fault::Silence`] has hit stays silent.
+    /// Takes all faults away. A watch that [`Fault::Silence`] has hit stays silent until it is
+    /// cut.
     pub fn heal(&self) {
         lock(&self.shared.faults).clear();
         self.shared.wake();

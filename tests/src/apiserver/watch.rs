@@ -129,7 +129,8 @@ impl Watch {
                 return Some(Err(io::ErrorKind::ConnectionReset.into()));
             }
             if self.strikes(&Fault::Silence) {
-                future::pending::<()>().await;
+                self.until_cut().await;
+                continue;
             }
             if self.tell_initial().await || self.tell_changes() {
                 continue;
@@ -138,6 +139,17 @@ impl Watch {
                 Woken::Changed => {}
                 Woken::Bookmark => self.bookmark(None),
                 Woken::End => return None,
+            }
+        }
+    }
+
+    /// Says nothing until connections break.
+    async fn until_cut(&self) {
+        let mut changed = self.shared.changed.subscribe();
+        while self.cut == self.shared.cut.load(Ordering::SeqCst) {
+            // The sender lives as long as the server.
+            if changed.changed().await.is_err() {
+                future::pending::<()>().await;
             }
         }
     }
