@@ -1,6 +1,7 @@
 //! Arguments as they are written; [`crate::settings`] resolves them.
 
 mod cni;
+mod nodes;
 mod values;
 mod wait;
 
@@ -11,6 +12,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use cni::{CniArgs, CniOnTimeout, UninstallArgs};
+pub use nodes::NodeArgs;
 pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
 pub use wait::{WaitArgs, WaitFor, WaitPolicyArgs};
 
@@ -57,11 +59,11 @@ pub struct Global {
 pub enum Command {
     /// Enforce policy on this node's pods
     Agent(Box<AgentArgs>),
-    /// What the local agent enforces, and whether all is well
+    /// What the local agent, or those of other nodes, enforce, and whether all is well
     Status(StatusArgs),
     /// Return when something is in force
     Wait(WaitArgs),
-    /// The pods of this node and how each is guarded
+    /// The pods of this node, or of others, and how each is guarded
     Endpoints(ListArgs),
     /// Drops by pair of services
     Drops(FollowArgs),
@@ -103,6 +105,9 @@ pub enum Output {
 /// `ringfence endpoints`, `flows`.
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// Whose
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -114,6 +119,12 @@ pub struct FollowArgs {
     /// Print denied and audited packets as they happen
     #[arg(long)]
     pub follow: bool,
+    /// End when stdin does, so that nothing is left of it in a pod that it was run in
+    #[arg(long, hide = true, requires = "follow")]
+    pub until_stdin_closes: bool,
+    /// Whose
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -122,12 +133,16 @@ pub struct FollowArgs {
 /// `ringfence status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// Return when this pod's present policy is in force
-    #[arg(long, value_name = "NS/POD")]
+    /// Return when this pod's present policy is in force. The pod is on this node, or on
+    /// the one that --node names
+    #[arg(long, value_name = "NS/POD", conflicts_with = "all_nodes")]
     pub wait: Option<PodName>,
     /// How long to wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "wait")]
     pub timeout: u64,
+    /// Whose
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -1,15 +1,16 @@
-//! The commands that ask the local agent.
+//! The commands that ask agents: the local one over its socket, or those of other nodes.
 
+mod events;
+mod nodes;
 mod status_text;
 mod wait;
 
 use std::future::Future;
-use std::io::Write as _;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
-use crate::cli::{FollowArgs, Global, Output, StatusArgs};
+use crate::cli::{FollowArgs, Global, ListArgs, Output, PodName, StatusArgs};
 use crate::client;
 use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, field, print, print_json, table};
@@ -20,6 +21,9 @@ pub use wait::wait;
 
 /// `ringfence status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
+    if args.nodes.is_remote() {
+        return nodes::status(global, args);
+    }
     match &args.wait {
         Some(pod) => wait::pod(global, args, pod),
         None => {
@@ -33,16 +37,35 @@ pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
     }
 }
 
-/// `ringfence endpoints`.
-pub fn endpoints(global: &Global, output: Output) -> Outcome {
-    let mut rows: Vec<Value> = ask(global, "/v1/endpoints")?;
-    let status: Status = ask(global, "/v1/status")?;
-    for pod in status.unguarded {
-        rows.push(serde_json::json!({
-            "pod": pod.pod, "attached": false, "reason": pod.reason,
-        }));
+/// The pod's name where it can be part of a request as it is.
+fn wire_name(pod: &PodName) -> Result<String, Failure> {
+    let name = args_name(pod);
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"#&%+".contains(&byte);
+    match name.bytes().all(fits) {
+        true => Ok(name),
+        false => Err(Failure::input(anyhow!("no pod has such a name: {name}"))),
     }
-    let columns = [
+}
+
+fn args_name(pod: &PodName) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// How rows of JSON are shown.
+struct Listing {
+    /// The command whose rows they are.
+    command: &'static str,
+    /// The fields that are columns.
+    names: &'static [&'static str],
+    /// Which columns are numbers.
+    right: &'static [usize],
+    /// Sorted by packets, most first.
+    worst_first: bool,
+}
+
+const ENDPOINTS: Listing = Listing {
+    command: "endpoints",
+    names: &[
         "pod",
         "workload",
         "interface",
@@ -53,14 +76,14 @@ pub fn endpoints(global: &Global, output: Output) -> Outcome {
         "attached",
         "foreign_filters",
         "reason",
-    ];
-    list(&rows, output, &columns, &[])
-}
+    ],
+    right: &[],
+    worst_first: false,
+};
 
-/// `ringfence flows`.
-pub fn flows(global: &Global, output: Output) -> Outcome {
-    let rows: Vec<Value> = ask(global, "/v1/flows")?;
-    let columns = [
+const FLOWS: Listing = Listing {
+    command: "flows",
+    names: &[
         "pod",
         "opened",
         "protocol",
@@ -74,18 +97,14 @@ pub fn flows(global: &Global, output: Output) -> Outcome {
         "bytes",
         "age",
         "idle",
-    ];
-    list(&rows, output, &columns, &[4, 6, 9, 10, 11, 12])
-}
+    ],
+    right: &[4, 6, 9, 10, 11, 12],
+    worst_first: false,
+};
 
-/// `ringfence drops`.
-pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
-    if args.follow {
-        return follow(global, args.output);
-    }
-    let mut rows: Vec<Value> = ask(global, "/v1/drops")?;
-    rows.sort_by_key(|row| std::cmp::Reverse(row["packets"].as_u64()));
-    let columns = [
+const DROPS: Listing = Listing {
+    command: "drops",
+    names: &[
         "source",
         "destination",
         "direction",
@@ -94,66 +113,60 @@ pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
         "audited",
         "packets",
         "bytes",
-    ];
-    list(&rows, args.output, &columns, &[6, 7])
-}
+    ],
+    right: &[6, 7],
+    worst_first: true,
+};
 
-fn follow(global: &Global, output: Output) -> Outcome {
-    let paint = Paint::stdout();
-    block_on(client::follow(&global.socket, "/v1/events", |line| {
-        let mut out = std::io::stdout().lock();
-        match (output, serde_json::from_slice::<Value>(line)) {
-            (Output::Table, Ok(event)) => writeln!(out, "{}", event_line(&event, paint))?,
-            _ => {
-                out.write_all(line)?;
-                out.write_all(b"\n")?;
-            }
-        }
-        out.flush()
-    }))?
-    .map_err(Failure::fault)?;
-    Err(Failure::fault(anyhow!("the agent stopped")))
-}
-
-/// One packet on one line, in the words of `tcpdump`.
-fn event_line(event: &Value, paint: Paint) -> String {
-    if let Some(lost) = event["lost"].as_u64() {
-        return paint.yellow(&format!(
-            "{lost} events lost: this terminal reads too slowly"
-        ));
+/// `ringfence endpoints`.
+pub fn endpoints(global: &Global, args: &ListArgs) -> Outcome {
+    if args.nodes.is_remote() {
+        return nodes::list(global, &args.nodes, args.output, &ENDPOINTS);
     }
-    let verdict = if event["audited"] == true {
-        paint.yellow("AUDITED")
-    } else {
-        paint.red("DROPPED")
-    };
-    let end = |which: &str| {
-        let address = field(event, &format!("{which}_address"));
-        let address = match event[format!("{which}_port")].as_u64() {
-            None | Some(0) => address,
-            Some(port) if address.contains(':') => format!("[{address}]:{port}"),
-            Some(port) => format!("{address}:{port}"),
-        };
-        format!("{} ({address})", field(event, which))
-    };
-    format!(
-        "{verdict} {} > {} {} {} {}, {} bytes",
-        end("source"),
-        end("destination"),
-        field(event, "protocol"),
-        field(event, "direction"),
-        field(event, "reason"),
-        field(event, "len"),
-    )
+    let mut rows: Vec<Value> = ask(global, "/v1/endpoints")?;
+    let status: Status = ask(global, "/v1/status")?;
+    for pod in status.unguarded {
+        rows.push(serde_json::json!({
+            "pod": pod.pod, "attached": false, "reason": pod.reason,
+        }));
+    }
+    list(rows, args.output, &ENDPOINTS, &[])
 }
 
-fn list(rows: &[Value], output: Output, columns: &[&str], right: &[usize]) -> Outcome {
+/// `ringfence flows`.
+pub fn flows(global: &Global, args: &ListArgs) -> Outcome {
+    if args.nodes.is_remote() {
+        return nodes::list(global, &args.nodes, args.output, &FLOWS);
+    }
+    let rows: Vec<Value> = ask(global, "/v1/flows")?;
+    list(rows, args.output, &FLOWS, &[])
+}
+
+/// `ringfence drops`.
+pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
+    match (args.follow, args.nodes.is_remote()) {
+        (true, true) => return events::follow_nodes(global, &args.nodes, args.output),
+        (true, false) => return events::follow(global, args),
+        (false, true) => return nodes::list(global, &args.nodes, args.output, &DROPS),
+        (false, false) => {}
+    }
+    let rows: Vec<Value> = ask(global, "/v1/drops")?;
+    list(rows, args.output, &DROPS, &[])
+}
+
+/// Prints rows; `first` are columns before those of the listing.
+fn list(mut rows: Vec<Value>, output: Output, listing: &Listing, first: &[&str]) -> Outcome {
+    if listing.worst_first {
+        rows.sort_by_key(|row| std::cmp::Reverse(row["packets"].as_u64()));
+    }
+    let columns = [first, listing.names].concat();
+    let right: Vec<usize> = listing.right.iter().map(|n| n + first.len()).collect();
     match output {
         Output::Json => print_json(&rows)?,
         Output::Table if rows.is_empty() => eprintln!("none"),
         Output::Table => {
             let cells = |row: &Value| columns.iter().map(|column| field(row, column)).collect();
-            print(&table(columns, rows.iter().map(cells).collect(), right))?;
+            print(&table(&columns, rows.iter().map(cells).collect(), &right))?;
         }
     }
     Ok(Found::Fine)
@@ -171,7 +184,3 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
         .map(|runtime| runtime.block_on(future))
         .map_err(Failure::fault)
 }
-
-#[cfg(test)]
-#[path = "commands_tests.rs"]
-mod tests;

@@ -15,6 +15,7 @@
 //! | [`summary`] | what is said of all objects, off that path |
 //! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
+//! | [`remote`] | agents of other nodes, by exec in their pods |
 //! | [`metrics`], [`web`] | what `/metrics`, `/healthz` and `/livez` say, where, and to whom |
 //! | [`files`] | how many open files clients leave to the rest |
 //! | [`commands`], [`offline`], [`uninstall`] | what a person types |
@@ -45,6 +46,7 @@ pub mod node;
 pub mod offline;
 pub mod output;
 pub mod questions;
+pub mod remote;
 pub mod runtime;
 pub mod settings;
 pub mod source;
@@ -80,9 +82,9 @@ fn dispatch(cli: Cli) -> Outcome {
     match command {
         Command::Agent(args) => daemon::run(&args.resolve(&global)?),
         Command::Status(args) => commands::status(&global, &args),
-        Command::Endpoints(args) => commands::endpoints(&global, args.output),
+        Command::Endpoints(args) => commands::endpoints(&global, &args),
         Command::Drops(args) => commands::drops(&global, &args),
-        Command::Flows(args) => commands::flows(&global, args.output),
+        Command::Flows(args) => commands::flows(&global, &args),
         Command::Explain(args) => offline::explain::run(&args),
         Command::Matrix(args) => offline::matrix::run(&args),
         Command::Callers(args) => offline::callers::run(&args),

@@ -73,7 +73,13 @@ pub fn right(text: &str, width: usize) -> String {
 
 /// A field of a JSON object as a person reads it.
 pub fn field(row: &Value, name: &str) -> String {
-    text(&row[name])
+    plain(&text(&row[name]))
+}
+
+/// Others' words on one line, without what a terminal would obey.
+pub fn plain(text: &str) -> String {
+    let one = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(one).collect()
 }
 
 fn text(value: &Value) -> String {
@@ -175,5 +181,7 @@ mod tests {
         assert_eq!(field(&row, "list"), "x,y");
         assert_eq!(field(&row, "none"), "-");
         assert_eq!(field(&row, "absent"), "-");
+        let row = serde_json::json!({"name": "a\u{1b}[31m\nb"});
+        assert_eq!(field(&row, "name"), "a [31m b");
     }
 }

@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::kubernetes::Kind;
+
 /// A policy: `NAMESPACE/NAME`, or the name alone of a ClusterNetworkPolicy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolicyName {
@@ -45,12 +47,27 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 253 && text.bytes().all(known)
 }
 
+impl PolicyName {
+    /// As it is written on the command line, and in requests.
+    pub fn written(&self) -> String {
+        match self.namespace.as_str() {
+            "" => self.name.clone(),
+            namespace => format!("{namespace}/{}", self.name),
+        }
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self.namespace.as_str() {
+            "" => Kind::ClusterNetworkPolicy,
+            _ => Kind::NetworkPolicy,
+        }
+    }
+}
+
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace.as_str() {
-            "" => write!(f, "ClusterNetworkPolicy {}", self.name),
-            namespace => write!(f, "NetworkPolicy {namespace}/{}", self.name),
-        }
+        write!(f, "{} {}", self.kind(), self.written())
     }
 }
 

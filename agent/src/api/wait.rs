@@ -10,7 +10,6 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::kubernetes::Kind;
 use crate::kubernetes::barrier::Told;
 use crate::questions::{PolicyInForce, PolicyName};
 use crate::state::{InForce, Shared};
@@ -125,10 +124,7 @@ async fn shown(
     let Some(barrier) = &shared.barrier else {
         return Ok(());
     };
-    let kind = match policy.namespace.as_str() {
-        "" => Kind::ClusterNetworkPolicy,
-        _ => Kind::NetworkPolicy,
-    };
+    let kind = policy.kind();
     let left = deadline.saturating_duration_since(Instant::now());
     let limit = left.max(SHORTEST);
     match version {

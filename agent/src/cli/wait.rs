@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::Output;
+use super::{NodeArgs, Output};
 use crate::questions::PolicyName;
 
 /// `ringfence wait`.
@@ -35,6 +35,9 @@ pub struct WaitPolicyArgs {
     /// The policy's resource version, which then isn't asked for
     #[arg(long, value_name = "VERSION", hide = true)]
     pub at: Option<u64>,
+    /// Which agents are asked
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

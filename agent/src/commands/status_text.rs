@@ -10,16 +10,7 @@ use crate::state::{Scrapes, SeenMark, Status, UnknownDevice};
 
 /// What `ringfence status` prints.
 pub(super) fn status_text(status: &Status, paint: Paint) -> String {
-    let verdict = match (&status.error, status.passes) {
-        (Some(error), _) => format!("{}: {error}", paint.red("failing")),
-        (None, 0) => paint.yellow("starting"),
-        (None, _) if !status.waits_for.is_empty() => paint.yellow("waiting for the first lists"),
-        (None, _) if !status.source_connected => {
-            paint.yellow("running on what was last known: the source can't be read")
-        }
-        (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
-        (None, _) => paint.green("well"),
-    };
+    let verdict = verdict(status, paint);
     let Status {
         node,
         mode,
@@ -46,6 +37,20 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
     }
     sections(status, paint, &mut text);
     text
+}
+
+/// Whether all is well, or what is worst.
+pub(super) fn verdict(status: &Status, paint: Paint) -> String {
+    match (&status.error, status.passes) {
+        (Some(error), _) => format!("{}: {error}", paint.red("failing")),
+        (None, 0) => paint.yellow("starting"),
+        (None, _) if !status.waits_for.is_empty() => paint.yellow("waiting for the first lists"),
+        (None, _) if !status.source_connected => {
+            paint.yellow("running on what was last known: the source can't be read")
+        }
+        (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
+        (None, _) => paint.green("well"),
+    }
 }
 
 /// The node's own tunnels, or that only those count which always do.

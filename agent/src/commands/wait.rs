@@ -2,15 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
+use kube::Api;
 use serde::de::DeserializeOwned;
 
-use super::block_on;
-use crate::cli::{Global, Output, PodName, StatusArgs, WaitArgs, WaitFor, WaitPolicyArgs};
+use super::nodes::{Answer as OfNode, waited};
+use super::{block_on, wire_name};
+use crate::cli::{
+    Global, NodeArgs, Output, PodName, StatusArgs, WaitArgs, WaitFor, WaitPolicyArgs,
+};
 use crate::client::{self, ClientError};
 use crate::failure::{Failure, Found, Outcome};
+use crate::kubernetes::Access;
+use crate::kubernetes::seen::Seen;
 use crate::output::{print, print_json};
-use crate::questions::PolicyInForce;
+use crate::questions::{PolicyInForce, PolicyName};
+use crate::remote::Fleet;
 use crate::state::InForce;
 
 /// Between two questions to an agent that can't be asked, or says no at once.
@@ -29,13 +36,7 @@ pub fn wait(global: &Global, args: &WaitArgs) -> Outcome {
 
 /// `ringfence status --wait`.
 pub(super) fn pod(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
-    let name = format!("{}/{}", pod.namespace, pod.name);
-    if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && !b"#&%+".contains(&byte))
-    {
-        return Err(Failure::input(anyhow!("no pod has such a name: {name}")));
-    }
+    let name = wire_name(pod)?;
     let question = format!("/v1/wait?pod={name}");
     let limit = Duration::from_secs(args.timeout);
     let answer: Result<InForce, String> = until(global, &question, limit)?;
@@ -58,12 +59,11 @@ pub(super) fn pod(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome 
 
 /// `ringfence wait policy`.
 fn policy(global: &Global, args: &WaitPolicyArgs) -> Outcome {
+    if args.nodes.is_remote() {
+        return policy_on_nodes(global, args);
+    }
     let policy = &args.policy;
-    let name = match policy.namespace.as_str() {
-        "" => policy.name.clone(),
-        namespace => format!("{namespace}/{}", policy.name),
-    };
-    let mut question = format!("/v1/policy?policy={name}");
+    let mut question = format!("/v1/policy?policy={}", policy.written());
     if let Some(version) = args.at {
         question.push_str(&format!("&version={version}"));
     }
@@ -75,14 +75,67 @@ fn policy(global: &Global, args: &WaitPolicyArgs) -> Outcome {
     };
     match args.output {
         Output::Json => print_json(&answer)?,
-        Output::Table => {
-            let (pods, generation) = (pods(answer.pods), answer.generation);
-            print(&format!(
-                "{policy} is in force for {pods} of this node (generation {generation})\n"
-            ))?;
-        }
+        Output::Table => print(&format!("{policy} {}\n", for_pods(&answer)))?,
     }
     Ok(Found::Fine)
+}
+
+/// The API server is asked once for the policy's version, and each agent whether it has
+/// that one in force.
+fn policy_on_nodes(global: &Global, args: &WaitPolicyArgs) -> Outcome {
+    let (policy, seconds) = (&args.policy, args.timeout.to_string());
+    let written = policy.written();
+    let answers: Vec<OfNode<PolicyInForce>> = block_on(async {
+        let version = match args.at {
+            Some(version) => version,
+            None => version(&args.nodes, policy).await?,
+        };
+        let version = version.to_string();
+        let command = [
+            "wait",
+            "policy",
+            &written,
+            "--at",
+            &version,
+            "--timeout",
+            &seconds,
+            "-o",
+            "json",
+        ];
+        let fleet = Fleet::find(global, &args.nodes).await?;
+        let longer = Duration::from_secs(args.timeout);
+        Ok::<_, Failure>(fleet.ask_all(&command, longer).await)
+    })??;
+    waited(answers, args.output, |answer| {
+        format!("{policy} {}", for_pods(answer))
+    })
+}
+
+/// The resource version that the API server has of a policy.
+async fn version(nodes: &NodeArgs, policy: &PolicyName) -> Result<u64, Failure> {
+    let access = Access {
+        kubeconfig: nodes.kubeconfig.clone(),
+    };
+    let client = access.client().await.map_err(Failure::input)?;
+    let kind = policy.kind();
+    let api: Api<Seen> = match policy.namespace.as_str() {
+        "" => Api::all_with(client, &kind),
+        namespace => Api::namespaced_with(client, namespace, &kind),
+    };
+    let found = api.get_metadata_opt(&policy.name).await;
+    let found = found.with_context(|| format!("reading {policy}"));
+    let found = found.map_err(Failure::fault)?;
+    let found = found.ok_or_else(|| Failure::input(anyhow!("the cluster has no {policy}")))?;
+    let version = found.metadata.resource_version.unwrap_or_default();
+    version.parse().map_err(|_| {
+        let text = "which is no number, so that agents can't say whether they have seen it";
+        Failure::fault(anyhow!("{policy} has resource version {version:?}, {text}"))
+    })
+}
+
+fn for_pods(answer: &PolicyInForce) -> String {
+    let (pods, generation) = (pods(answer.pods), answer.generation);
+    format!("is in force for {pods} of this node (generation {generation})")
 }
 
 fn pods(number: usize) -> String {

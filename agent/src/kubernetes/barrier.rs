@@ -131,7 +131,7 @@ impl Barrier {
         let until = Instant::now() + limit;
         match self.told(kind, told, until).await {
             true => Ok(()),
-            false => Err(format!("the watch of {kind}s hasn't shown it yet")),
+            false => Err(format!("{kind}: its watch hasn't shown that version yet")),
         }
     }
 

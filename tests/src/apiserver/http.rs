@@ -1,6 +1,5 @@
 //! Connections, tokens, and who answers what.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
@@ -21,24 +20,29 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::resources::{self, CLUSTER_POLICIES, Resource, Target};
-use super::{Fault, Shared, list, lock, watch, write};
+use super::{Fault, Shared, exec, list, lock, watch, write};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub(super) type Answer = Response<Body>;
 
 /// The parameters of a query, percent-encoding undone.
-pub(super) struct Query(BTreeMap<String, String>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn of(request: &Request<Incoming>) -> Self {
+    pub(super) fn of(request: &Request<Incoming>) -> Self {
         let query = request.uri().query().unwrap_or_default();
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        Self(pairs.collect())
+        let pairs = form_urlencoded::parse(query.as_bytes());
+        Self(pairs.into_owned().collect())
     }
 
     pub(super) fn get(&self, key: &str) -> &str {
-        self.0.get(key).map(String::as_str).unwrap_or_default()
+        self.all(key).next().unwrap_or_default()
+    }
+
+    /// One that may be there several times.
+    pub(super) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        let own = self.0.iter().filter(move |(name, _)| name == key);
+        own.map(|(_, value)| value.as_str())
     }
 
     pub(super) fn is_on(&self, key: &str) -> bool {
@@ -71,7 +75,8 @@ pub(super) async fn serve(
                 async move { Ok::<_, Infallible>(answer(request, &shared).await) }
             });
             let http = hyper::server::conn::http1::Builder::new();
-            drop(http.serve_connection(TokioIo::new(stream), answer).await);
+            let connection = http.serve_connection(TokioIo::new(stream), answer);
+            drop(connection.with_upgrades().await);
         });
     }
 }
@@ -84,6 +89,9 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let has = |r: &Resource| {
         r.plural != CLUSTER_POLICIES || shared.cluster_policies.load(Ordering::SeqCst)
     };
+    if let Some((namespace, pod)) = resources::exec(&path) {
+        return exec::answer(request, shared, namespace, pod);
+    }
     match resources::target(&path) {
         Some(target) if has(target.resource) => of_target(request, shared, &target).await,
         Some(_) => missing(),
@@ -120,10 +128,14 @@ async fn of_target(
             );
         }
     };
-    let key = (verb.to_owned(), target.resource.full_name());
-    *lock(&shared.asked).entry(key).or_default() += 1;
-    if !query.get("labelSelector").is_empty() || !query.get("fieldSelector").is_empty() {
-        return status(StatusCode::BAD_REQUEST, "BadRequest", "no selectors here");
+    shared.note(verb, &target.resource.full_name());
+    let selects = |how: &str| !query.get(how).is_empty();
+    if selects("fieldSelector") || selects("labelSelector") && verb != "list" {
+        return status(
+            StatusCode::BAD_REQUEST,
+            "BadRequest",
+            "no such selector here",
+        );
     }
     if matches!(verb, "list" | "watch") {
         let fault = shared.strike(target.resource, |f| matches!(f, Fault::Answer { .. }));
@@ -181,12 +193,12 @@ fn discovery(path: &str, has: impl Fn(&Resource) -> bool) -> Option<Answer> {
     ))
 }
 
-fn missing() -> Answer {
+pub(super) fn missing() -> Answer {
     // What the muxer of a real server says where no handler is.
     full(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n")
 }
 
-fn faulty(code: u16, retry_after: Option<u32>, body: String) -> Answer {
+pub(super) fn faulty(code: u16, retry_after: Option<u32>, body: String) -> Answer {
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = if body.is_empty() {
         let reason = match code {
@@ -219,7 +231,7 @@ pub(super) fn json_answer(code: StatusCode, value: &Value) -> Answer {
     full(code, "application/json", value.to_string())
 }
 
-fn full(code: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Answer {
+pub(super) fn full(code: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Answer {
     let body = Full::new(text.into()).map_err(|never| match never {});
     answer_with(code, kind, Body::new(body))
 }

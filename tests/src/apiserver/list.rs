@@ -11,6 +11,7 @@ use hyper::body::Frame;
 
 use super::http::{Answer, Body, Query, answer_with, status};
 use super::resources::{Resource, Target};
+use super::selector::Selector;
 use super::store::{Gone, Listing};
 use super::{FLUSH, Fault, Shared, lock};
 
@@ -18,7 +19,11 @@ use super::{FLUSH, Fault, Shared, lock};
 const CHUNK: usize = 1 << 18;
 
 pub(super) fn answer(shared: &Arc<Shared>, target: &Target<'_>, query: &Query) -> Answer {
-    let (page, token) = match page(shared, target, query) {
+    let selector = match Selector::parse(query.get("labelSelector")) {
+        Ok(selector) => selector,
+        Err(message) => return status(StatusCode::BAD_REQUEST, "BadRequest", &message),
+    };
+    let (page, token) = match page(shared, target, query, &selector) {
         Ok(page) => page,
         Err(Gone) => {
             let message = "The provided continue parameter is too old to display a consistent list";
@@ -54,12 +59,14 @@ fn page(
     shared: &Shared,
     target: &Target<'_>,
     query: &Query,
+    selector: &Selector,
 ) -> Result<(Listing, Option<u64>), Gone> {
     let mut store = lock(&shared.store);
     let mut all = match query.get("continue") {
         "" => store.list(target.resource, target.namespace),
         token => store.rest(token.parse().map_err(|_| Gone)?)?,
     };
+    all.objects.retain(|object| selector.selects(object));
     let limit = query.get("limit").parse().unwrap_or(0);
     if limit == 0 || all.objects.len() <= limit {
         return Ok((all, None));

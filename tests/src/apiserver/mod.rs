@@ -3,9 +3,9 @@
 //! Real HTTP and TLS on a listener of the test's choice, from a thread of its
 //! own. It holds the kinds that the agent reads (and Events, which it may write),
 //! as JSON, and answers as a real one does: resource versions, pages, watches,
-//! bookmarks, streaming lists, bearer tokens. There are no field or label
-//! selectors. Objects come from manifests, from calls here, and from POST, PUT
-//! and DELETE over HTTP.
+//! bookmarks, streaming lists, bearer tokens, label selectors of lists (those of
+//! equality), commands in pods ([`ApiServer::on_exec`]). There are no field selectors.
+//! Objects come from manifests, from calls here, and from POST, PUT and DELETE over HTTP.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -20,10 +20,12 @@
 //! ```
 
 mod credentials;
+mod exec;
 mod fault;
 mod http;
 mod list;
 mod resources;
+mod selector;
 mod store;
 mod watch;
 mod write;
@@ -44,10 +46,12 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch as signal};
 
 use credentials::Identity;
+use exec::Program;
 use fault::Faults;
 use resources::Resource;
 use store::Store;
 
+pub use exec::Exec;
 pub use fault::Fault;
 
 /// How long what was said before a connection breaks takes to be on its way.
@@ -82,6 +86,8 @@ struct Shared {
     /// Every open watch ends when this rises.
     cut: AtomicU64,
     watches: AtomicU64,
+    /// What runs in pods, once a test has said it.
+    program: Mutex<Option<Arc<Program>>>,
 }
 
 impl ApiServer {
@@ -201,7 +207,8 @@ impl ApiServer {
     }
 
     /// Makes a fault strike the next `times` chances that a resource (`pods`, or
-    /// `*` for each) gives it; `usize::MAX` for all until [`ApiServer::heal`].
+    /// `*` for each) gives it; `usize::MAX` for all until [`ApiServer::heal`]. Of
+    /// `pods/exec` it may be a [`Fault::Answer`].
     pub fn inject(&self, resource: &str, fault: Fault, times: usize) {
         lock(&self.shared.faults).add(resource, fault, times);
         self.shared.wake();
@@ -249,7 +256,8 @@ impl ApiServer {
 
     /// Every (verb, resource) asked for since the start: `list`, `watch`, `get`,
     /// `create`, `update`, `delete`. Resources of other groups than the core's are
-    /// written `networkpolicies.networking.k8s.io`.
+    /// written `networkpolicies.networking.k8s.io`. A command in a pod is `get` and
+    /// `create` of `pods/exec`.
     pub fn requests(&self) -> BTreeSet<(String, String)> {
         lock(&self.shared.asked).keys().cloned().collect()
     }
@@ -314,11 +322,18 @@ impl Shared {
             changed: signal::Sender::new(()),
             cut: AtomicU64::new(0),
             watches: AtomicU64::new(0),
+            program: Mutex::default(),
         }
     }
 
     fn wake(&self) {
         self.changed.send_replace(());
+    }
+
+    /// Notes that a verb was asked of a resource.
+    fn note(&self, verb: &str, resource: &str) {
+        let key = (verb.to_owned(), resource.to_owned());
+        *lock(&self.asked).entry(key).or_default() += 1;
     }
 
     /// A fault that strikes now, if one of those that `fits` is ordered.

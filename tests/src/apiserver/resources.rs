@@ -115,3 +115,12 @@ pub(super) fn target(path: &str) -> Option<Target<'_>> {
         })
     })
 }
+
+/// Reads `/api/v1/namespaces/NS/pods/NAME/exec`.
+pub(super) fn exec(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/api/v1/namespaces/")?;
+    let [namespace, "pods", pod, "exec"] = rest.split('/').collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    Some((namespace, pod))
+}

@@ -15,7 +15,7 @@ use serde_json::Value;
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
 /// What can be added to the base.
-const COMPONENTS: [&str; 3] = ["cni", "cri", "events"];
+const COMPONENTS: [&str; 4] = ["cni", "cri", "events", "operators"];
 
 /// Everything that `kubectl apply -k` could be given.
 fn all() -> Vec<(&'static str, String)> {

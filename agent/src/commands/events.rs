@@ -1,0 +1,123 @@
+//! `ringfence drops --follow`: packets as they are dropped, here or on several nodes.
+
+use std::io::{self, Write as _};
+
+use anyhow::anyhow;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::{block_on, nodes};
+use crate::cli::{FollowArgs, Global, NodeArgs, Output};
+use crate::client;
+use crate::failure::{Failure, Found, Outcome};
+use crate::output::{Paint, field, width};
+use crate::remote::{Fleet, MOST_FOLLOWED};
+
+/// The local agent's.
+pub(super) fn follow(global: &Global, args: &FollowArgs) -> Outcome {
+    let (output, paint) = (args.output, Paint::stdout());
+    let print = |line: &[u8]| {
+        let mut out = io::stdout().lock();
+        match (output, serde_json::from_slice::<Value>(line)) {
+            (Output::Table, Ok(event)) => writeln!(out, "{}", event_line(&event, paint))?,
+            _ => {
+                out.write_all(line)?;
+                out.write_all(b"\n")?;
+            }
+        }
+        out.flush()
+    };
+    block_on(async {
+        let follow = client::follow(&global.socket, "/v1/events", print);
+        tokio::select! {
+            () = stdin_closes(), if args.until_stdin_closes => Ok(Found::Fine),
+            followed = follow => {
+                followed.map_err(Failure::fault)?;
+                Err(Failure::fault(anyhow!("the agent stopped")))
+            }
+        }
+    })?
+}
+
+/// Returns when nobody holds the other end of stdin any more.
+async fn stdin_closes() {
+    let (closed, closes) = oneshot::channel();
+    // A thread of its own, which nothing waits for: the runtime would wait for its own.
+    std::thread::spawn(move || {
+        let ended = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        // An error ends it as well.
+        drop(ended);
+        let _ = closed.send(());
+    });
+    // Its sender can't go away unsent.
+    let _ = closes.await;
+}
+
+/// Those of several agents, each line with its node.
+pub(super) fn follow_nodes(global: &Global, args: &NodeArgs, output: Output) -> Outcome {
+    let paint = Paint::stdout();
+    block_on(async {
+        let fleet = Fleet::find(global, args).await?;
+        let count = fleet.nodes().len();
+        if count > MOST_FOLLOWED {
+            return Err(Failure::input(anyhow!(
+                "--all-nodes: {count} nodes are too many to follow, each by a connection of its \
+                 own; choose up to {MOST_FOLLOWED} by --node"
+            )));
+        }
+        let wide = width(fleet.nodes());
+        let print = |node: &str, mut event: Value| {
+            let mut out = io::stdout().lock();
+            match output {
+                Output::Table => writeln!(out, "{node:wide$}  {}", event_line(&event, paint))?,
+                Output::Json => {
+                    nodes::name(&mut event, node);
+                    writeln!(out, "{event}")?;
+                }
+            }
+            out.flush()
+        };
+        let args = ["drops", "--follow", "-o", "json"];
+        fleet
+            .follow_all(&args, print, nodes::complain)
+            .await
+            .map_err(Failure::fault)?;
+        Err(Failure::fault(anyhow!("no agent is left to follow")))
+    })?
+}
+
+/// One packet on one line, in the words of `tcpdump`.
+fn event_line(event: &Value, paint: Paint) -> String {
+    if let Some(lost) = event["lost"].as_u64() {
+        return paint.yellow(&format!(
+            "{lost} events lost: this terminal reads too slowly"
+        ));
+    }
+    let verdict = if event["audited"] == true {
+        paint.yellow("AUDITED")
+    } else {
+        paint.red("DROPPED")
+    };
+    let end = |which: &str| {
+        let address = field(event, &format!("{which}_address"));
+        let address = match event[format!("{which}_port")].as_u64() {
+            None | Some(0) => address,
+            Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+            Some(port) => format!("{address}:{port}"),
+        };
+        format!("{} ({address})", field(event, which))
+    };
+    format!(
+        "{verdict} {} > {} {} {} {}, {} bytes",
+        end("source"),
+        end("destination"),
+        field(event, "protocol"),
+        field(event, "direction"),
+        field(event, "reason"),
+        field(event, "len"),
+    )
+}
+
+#[cfg(test)]
+#[path = "events_tests.rs"]
+mod tests;

@@ -1,0 +1,313 @@
+//! The same of agents of other nodes, in one table with the node's name in front.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::status_text::verdict;
+use super::{Listing, block_on, wire_name};
+use crate::cli::{Global, NodeArgs, Output, PodName, StatusArgs};
+use crate::failure::{Failure, Found, Outcome};
+use crate::output::{Paint, plain, print, print_json, table};
+use crate::remote::{Fleet, NodeError};
+use crate::state::{InForce, Status};
+
+/// A node's name, and its agent's answer.
+pub(super) type Answer<T> = (String, Result<T, NodeError>);
+/// One object of JSON.
+type Object = Map<String, Value>;
+
+/// What a row is called that came from a node.
+const NODE: &str = "node";
+/// The columns of `status`; the last one is as long as what is wrong.
+const STATUS: [&str; 7] = [
+    NODE,
+    "version",
+    "mode",
+    "endpoints",
+    "unguarded",
+    "generation",
+    "health",
+];
+
+/// `ringfence endpoints`, `flows` or `drops`.
+pub(super) fn list(global: &Global, args: &NodeArgs, output: Output, listing: &Listing) -> Outcome {
+    let command = [listing.command, "-o", "json"];
+    let answers: Vec<Answer<Vec<Object>>> = ask(global, args, &command, Duration::ZERO)?;
+    let (rows, ended) = split(answers);
+    let named = |(node, rows): (String, Vec<Object>)| {
+        rows.into_iter().map(move |row| {
+            let mut row = Value::Object(row);
+            name(&mut row, &node);
+            row
+        })
+    };
+    let rows: Vec<Value> = rows.into_iter().flat_map(named).collect();
+    // "none" would be said of nodes that weren't asked.
+    if !rows.is_empty() || output == Output::Json || ended.is_whole() {
+        super::list(rows, output, listing, &[NODE])?;
+    }
+    ended.outcome()
+}
+
+/// `ringfence status`.
+pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
+    if let Some(pod) = &args.wait {
+        return wait(global, args, pod);
+    }
+    let command = ["status", "-o", "json"];
+    let answers: Vec<Answer<Object>> = ask(global, &args.nodes, &command, Duration::ZERO)?;
+    let answers = answers.into_iter().map(|(node, answer)| {
+        let answer = answer.and_then(understood);
+        (node, answer)
+    });
+    let (answers, ended) = split(answers.collect());
+    match args.output {
+        Output::Table if answers.is_empty() => {}
+        Output::Table => {
+            let rows = answers
+                .iter()
+                .map(|(node, (_, status))| summary(node, status));
+            print(&table(&STATUS, rows.collect(), &[3, 4, 5]))?;
+        }
+        Output::Json => {
+            let whole = answers.into_iter().map(|(node, (mut answer, _))| {
+                name(&mut answer, &node);
+                answer
+            });
+            print_json(&whole.collect::<Vec<_>>())?;
+        }
+    }
+    ended.outcome()
+}
+
+/// The answer as it came, with fields that this version doesn't know, and as it knows it.
+fn understood(answer: Object) -> Result<(Value, Status), NodeError> {
+    let answer = Value::Object(answer);
+    match serde_json::from_value(answer.clone()) {
+        Ok(status) => Ok((answer, status)),
+        Err(error) => Err(NodeError::Answer {
+            said: error.to_string(),
+        }),
+    }
+}
+
+/// One line of the table.
+fn summary(node: &str, status: &Status) -> Vec<String> {
+    let mut health = verdict(status, Paint::off());
+    if status.node != node {
+        health.push_str(&format!(
+            "; it takes itself for node {:?}, and guards that one's pods: see --node-name",
+            status.node
+        ));
+    }
+    let cells = [
+        node.to_owned(),
+        status.version.clone(),
+        status.mode.clone(),
+        status.endpoints.to_string(),
+        status.unguarded.len().to_string(),
+        status.generation.to_string(),
+        health,
+    ];
+    cells.iter().map(|cell| plain(cell)).collect()
+}
+
+/// `ringfence status --wait NS/POD --node NODE`.
+fn wait(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
+    let (pod, seconds) = (wire_name(pod)?, args.timeout.to_string());
+    let command = [
+        "status",
+        "--wait",
+        &pod,
+        "--timeout",
+        &seconds,
+        "-o",
+        "json",
+    ];
+    let longer = Duration::from_secs(args.timeout);
+    let answers: Vec<Answer<InForce>> = ask(global, &args.nodes, &command, longer)?;
+    for (node, answer) in &answers {
+        let invalid = answer.iter().flat_map(|answer| &answer.invalid);
+        invalid.for_each(|line| eprintln!("ringfence: {node}: warning: {line}"));
+    }
+    waited(answers, args.output, |answer| {
+        format!("{pod} is in force (generation {})", answer.generation)
+    })
+}
+
+/// Prints what agents say of something that was waited for, one line a node; where it isn't
+/// in force yet is a finding.
+pub(super) fn waited<T: Serialize>(
+    answers: Vec<Answer<T>>,
+    output: Output,
+    line: impl Fn(&T) -> String,
+) -> Outcome {
+    let (late, answers): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_late);
+    for (node, answer) in &late {
+        let why = answer.as_ref().err();
+        why.iter().for_each(|why| complain(node, why));
+    }
+    let (answers, ended) = split(answers);
+    match output {
+        Output::Table => {
+            let lines = answers.iter();
+            let lines = lines.map(|(node, answer)| format!("{node}: {}\n", line(answer)));
+            print(&lines.collect::<String>())?;
+        }
+        Output::Json => {
+            let rows = answers.iter().map(|(node, answer)| {
+                let mut row = json!(answer);
+                name(&mut row, node);
+                row
+            });
+            print_json(&rows.collect::<Vec<_>>())?;
+        }
+    }
+    match (ended.outcome()?, late.is_empty()) {
+        (found, true) => Ok(found),
+        (_, false) => Ok(Found::Something),
+    }
+}
+
+/// Whether an agent has said that something isn't in force.
+fn is_late<T>(answer: &Answer<T>) -> bool {
+    matches!(answer.1, Err(NodeError::Ended { code: 1, .. }))
+}
+
+fn ask<T: serde::de::DeserializeOwned>(
+    global: &Global,
+    args: &NodeArgs,
+    command: &[&str],
+    longer: Duration,
+) -> Result<Vec<Answer<T>>, Failure> {
+    block_on(async {
+        let fleet = Fleet::find(global, args).await?;
+        Ok(fleet.ask_all(command, longer).await)
+    })?
+}
+
+/// Puts the node's name into a row; one of the agent's own gives way.
+pub(super) fn name(row: &mut Value, node: &str) {
+    if let Some(row) = row.as_object_mut() {
+        row.insert(NODE.to_owned(), node.into());
+    }
+}
+
+/// Says on stderr why a node's agent gave no answer.
+pub(super) fn complain(node: &str, why: &NodeError) {
+    eprintln!("ringfence: {node}: {why}");
+}
+
+/// What came, and what didn't.
+fn split<T>(answers: Vec<Answer<T>>) -> (Vec<(String, T)>, Ended) {
+    let asked = answers.len();
+    let mut came = Vec::new();
+    let mut faults = Vec::new();
+    for (node, answer) in answers {
+        match answer {
+            Ok(answer) => came.push((node, answer)),
+            Err(why) => faults.push((node, why)),
+        }
+    }
+    (came, Ended { asked, faults })
+}
+
+/// How asking all of them ended.
+struct Ended {
+    asked: usize,
+    faults: Vec<(String, NodeError)>,
+}
+
+impl Ended {
+    fn is_whole(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Names the nodes that gave no answer; a fault if there are any.
+    fn outcome(&self) -> Outcome {
+        for (node, why) in &self.faults {
+            complain(node, why);
+        }
+        match self.faults.len() {
+            0 => Ok(Found::Fine),
+            some => Err(Failure::fault(anyhow!(
+                "no answer of {some} of {} nodes",
+                self.asked
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well(node: &str) -> Status {
+        Status {
+            node: node.into(),
+            version: "0.1.0".into(),
+            mode: "audit".into(),
+            passes: 1,
+            source_connected: true,
+            generation: 7,
+            endpoints: 3,
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_status_is_one_line_that_ends_with_what_is_worst() {
+        let mut status = well("n");
+        assert_eq!(
+            summary("n", &status),
+            ["n", "0.1.0", "audit", "3", "0", "7", "well"]
+        );
+        status.error = Some("map RULES is full".into());
+        assert_eq!(summary("n", &status)[6], "failing: map RULES is full");
+    }
+
+    #[test]
+    fn an_agent_that_takes_itself_for_another_nodes_is_not_well() {
+        let said = &summary("n", &well("m"))[6];
+        assert!(
+            said.starts_with("well; it takes itself for node \"m\""),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_status_of_a_newer_version_is_understood_and_kept_whole() {
+        let mut answer = json!(well("n"));
+        answer["newer"] = 1.into();
+        let Value::Object(answer) = answer else {
+            panic!("no object")
+        };
+        let (whole, status) = understood(answer).unwrap();
+        assert_eq!((whole["newer"].as_u64(), status.endpoints), (Some(1), 3));
+        let error = understood(Object::new()).unwrap_err().to_string();
+        assert!(error.contains("of another version"), "{error}");
+    }
+
+    #[test]
+    fn whatever_gave_no_answer_is_a_fault() {
+        let (came, ended) = split(vec![("a".to_owned(), Ok(1)), ("b".to_owned(), Ok(2))]);
+        assert_eq!(came, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        assert!(ended.is_whole() && ended.outcome().is_ok());
+        let late = NodeError::Late { seconds: 1 };
+        let (came, ended) = split(vec![("a".to_owned(), Ok(1)), ("b".to_owned(), Err(late))]);
+        assert_eq!(came.len(), 1);
+        let failure = ended.outcome().unwrap_err();
+        assert_eq!(failure.code(), 3);
+        assert_eq!(failure.to_string(), "no answer of 1 of 2 nodes");
+    }
+
+    #[test]
+    fn a_row_is_named_by_its_node_whatever_the_agent_calls_itself() {
+        let mut row = json!({"node": "m", "packets": 1});
+        name(&mut row, "n");
+        assert_eq!(row, json!({"node": "n", "packets": 1}));
+    }
+}
