@@ -43,7 +43,8 @@ const SHAPE: &str = "a policy is written NAMESPACE/NAME, a ClusterNetworkPolicy 
 
 /// Whether an object may have that name (a DNS subdomain, RFC 1123).
 fn is_name(text: &str) -> bool {
-    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    let known =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
     !text.is_empty() && text.len() <= 253 && text.bytes().all(known)
 }
 
@@ -134,7 +135,9 @@ mod tests {
         assert_eq!(name.to_string(), "NetworkPolicy bank/ledger.v2");
         let name: PolicyName = "lockdown".parse().unwrap();
         assert_eq!(name.to_string(), "ClusterNetworkPolicy lockdown");
-        for bad in ["", "/", "a/", "/b", "a/b/c", "a b", "Bank/x", "a/b?c", "a/b&c"] {
+        for bad in [
+            "", "/", "a/", "/b", "a/b/c", "a b", "Bank/x", "a/b?c", "a/b&c",
+        ] {
             assert!(bad.parse::<PolicyName>().is_err(), "{bad}");
         }
     }

@@ -11,9 +11,9 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::cni::{self, CniStatus};
 use crate::kernel::{Counts, Kernel};
-use crate::kubernetes::{Barrier, Board};
 use crate::kubernetes::emit::Emitter;
 use crate::kubernetes::health::WatchStatus;
+use crate::kubernetes::{Barrier, Board};
 use crate::metrics::Metrics;
 use crate::questions::Questions;
 use crate::web::Admission;

@@ -17,7 +17,14 @@ use crate::{ebpf, paths, shell};
 const ROOT_TESTS: [&str; 2] = ["--ignored", "--test-threads=1"];
 /// Binaries that have the machine for themselves: they count packets at rates, or changes
 /// in a time, that a busy machine doesn't keep, or look at all that is loaded in the kernel.
-const ALONE: [&str; 6] = ["metrics_port", "runtime", "shares", "storms", "takeover", "versions"];
+const ALONE: [&str; 6] = [
+    "metrics_port",
+    "runtime",
+    "shares",
+    "storms",
+    "takeover",
+    "versions",
+];
 /// Binaries at a time.
 const LANES: usize = 2;
 
@@ -68,14 +75,19 @@ fn build() -> Result<Vec<Binary>> {
         bail!("`{}` ended with {}", shell::text(&command), output.status);
     }
     let said = String::from_utf8_lossy(&output.stdout);
-    let artifacts = said.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+    let artifacts = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
     let mut binaries = Vec::new();
     for artifact in artifacts.filter(|artifact| artifact.profile.test) {
         let Some(file) = artifact.executable else {
             continue;
         };
         let tests = shell::output(Command::new(&file).args(["--list", "--ignored"]))?;
-        let tests = tests.lines().filter(|line| line.ends_with(": test")).count();
+        let tests = tests
+            .lines()
+            .filter(|line| line.ends_with(": test"))
+            .count();
         let name = artifact.target.name;
         if tests > 0 {
             binaries.push(Binary { name, file, tests });
@@ -133,7 +145,11 @@ fn run_one(binary: &Binary, env: &[(&str, &str)]) -> Result<()> {
 
 /// At once, so that what others say doesn't come in between.
 fn say(binary: &Binary, output: &Output, took: Duration) {
-    let mark = if output.status.success() { "ok" } else { "FAILED" };
+    let mark = if output.status.success() {
+        "ok"
+    } else {
+        "FAILED"
+    };
     let mut text = format!(
         "{}    {}: {} tests, {mark} in {}\n",
         String::from_utf8_lossy(&output.stdout),

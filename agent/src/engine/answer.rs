@@ -32,7 +32,10 @@ impl Engine {
             let entry = self.index.pod(&pod.namespace, &pod.name);
             entry.is_some_and(|entry| self.index.is_selected(namespace, name, entry))
         };
-        let selected: Vec<&PodKey> = wanted.map(|one| &one.pod).filter(|pod| selected(pod)).collect();
+        let selected: Vec<&PodKey> = wanted
+            .map(|one| &one.pod)
+            .filter(|pod| selected(pod))
+            .collect();
         let reason = held_back
             .or_else(|| error.map(str::to_owned))
             .or_else(|| self.unguarded_one(&selected));

@@ -124,9 +124,7 @@ impl Ledger {
             let mark = self.known.get(&*key(namespace, name));
             mark.is_some_and(|mark| mark.version >= *version)
         };
-        shown.whole
-            && shown.objects.len() == self.known.len()
-            && shown.objects.iter().all(is_known)
+        shown.whole && shown.objects.len() == self.known.len() && shown.objects.iter().all(is_known)
     }
 
     /// Whether an object has been told in this version or a later one, or its end after it.
@@ -237,14 +235,26 @@ mod tests {
         ledger.complete();
         // Other kinds have taken the versions in between.
         assert!(ledger.has(&shown(9, &[("a", 1), ("b", 2)], true)));
-        assert!(!ledger.has(&shown(9, &[("a", 1), ("b", 8)], true)), "changed");
+        assert!(
+            !ledger.has(&shown(9, &[("a", 1), ("b", 8)], true)),
+            "changed"
+        );
         assert!(!ledger.has(&shown(9, &[("a", 1)], true)), "deleted");
-        assert!(!ledger.has(&shown(9, &[("a", 1), ("b", 2), ("c", 7)], true)), "new");
-        assert!(!ledger.has(&shown(9, &[("a", 1), ("b", 2)], false)), "more may follow");
+        assert!(
+            !ledger.has(&shown(9, &[("a", 1), ("b", 2), ("c", 7)], true)),
+            "new"
+        );
+        assert!(
+            !ledger.has(&shown(9, &[("a", 1), ("b", 2)], false)),
+            "more may follow"
+        );
         ledger.applied("ns", "c", Some(7));
         assert!(ledger.has(&shown(9, &[("a", 1), ("b", 2), ("c", 7)], true)));
         ledger.deleted("ns", "a", Some(9));
-        assert!(ledger.has(&shown(9, &[("b", 2), ("c", 7)], false)), "from after the list");
+        assert!(
+            ledger.has(&shown(9, &[("b", 2), ("c", 7)], false)),
+            "from after the list"
+        );
         assert!(!ledger.has(&shown(10, &[("a", 10), ("b", 2), ("c", 7)], true)));
     }
 

@@ -46,7 +46,10 @@ fn a_pod_that_was_waited_for_is_as_the_server_has_it() {
     cluster.allow_client(false);
     let late = cluster.wait(&["status", "--wait", "shop/server"], "3");
     assert_eq!(late.code, 1, "{late:?}");
-    assert!(late.stderr.contains("Pod: its watch hasn't shown"), "{late:?}");
+    assert!(
+        late.stderr.contains("Pod: its watch hasn't shown"),
+        "{late:?}"
+    );
     cluster.server.heal();
     cluster.server.cut_watches();
     cluster.in_force(&["status", "--wait", "shop/server"]);
@@ -67,14 +70,21 @@ fn a_policy_that_was_waited_for_is_in_force() {
     assert!(none.stderr.contains("there is no such policy"), "{none:?}");
     for round in 0..10 {
         let allowed = round % 2 == 1;
-        let rule = if allowed { "{}" } else { "{ from: [{ ipBlock: { cidr: 192.0.2.0/28 } }] }" };
+        let rule = if allowed {
+            "{}"
+        } else {
+            "{ from: [{ ipBlock: { cidr: 192.0.2.0/28 } }] }"
+        };
         cluster.server.apply(&policy(rule)).unwrap();
         let said = cluster.in_force(&waits);
         assert!(said.contains("in force for 1 pod of this node"), "{said}");
         let calls = cluster.shop.calls("rogue", "server", allowed).unwrap();
         assert_eq!(calls, allowed, "round {round}");
     }
-    cluster.server.apply(&policy("{ ports: [{ port: 0 }] }")).unwrap();
+    cluster
+        .server
+        .apply(&policy("{ ports: [{ port: 0 }] }"))
+        .unwrap();
     let invalid = cluster.wait(&waits, "2");
     assert_eq!(invalid.code, 1, "{invalid:?}");
     for word in ["port", "its last valid form is in force"] {

@@ -20,7 +20,10 @@ async fn what_was_written_before_the_question_is_known_after_the_answer() {
         match round % 4 {
             0 => mirror.server.apply(&pod("c", round + 3)).unwrap(),
             1 => mirror.server.apply(&policy("q", "b", "c")).unwrap(),
-            2 => mirror.server.delete("networkpolicies", "shop", "q").unwrap(),
+            2 => mirror
+                .server
+                .delete("networkpolicies", "shop", "q")
+                .unwrap(),
             _ => mirror.server.delete("pods", "shop", "c").unwrap(),
         }
         mirror.barrier.reached(LIMIT).await.unwrap();
@@ -62,7 +65,9 @@ async fn a_watch_that_is_late_is_named_and_caught_up_with() {
 
 #[tokio::test]
 async fn more_than_a_page_is_read_on_where_nothing_changes() {
-    let pods: String = (0..600).map(|n| pod(&format!("p{n}"), (n % 250) as u8)).collect();
+    let pods: String = (0..600)
+        .map(|n| pod(&format!("p{n}"), (n % 250) as u8))
+        .collect();
     let mut mirror = Mirror::with(&[SHOP, &pods]).await;
     mirror.barrier.reached(LIMIT).await.unwrap();
     mirror.server.apply(&pod("last", 251)).unwrap();
@@ -111,7 +116,9 @@ async fn who_gives_up_holds_up_nobody() {
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_said() {
     let mirror = shop().await;
-    mirror.server.inject("nodes", Fault::status(500), usize::MAX);
+    mirror
+        .server
+        .inject("nodes", Fault::status(500), usize::MAX);
     let error = mirror.barrier.reached(LIMIT).await.unwrap_err();
     assert!(error.contains("listing Nodes"), "{error}");
     mirror.server.heal();
@@ -139,8 +146,14 @@ async fn one_kind_or_one_object_can_be_asked_about_alone() {
     let version: u64 = version.parse().unwrap();
     let told = |version| Told::Object("shop".into(), "q".into(), version);
     let kind = Kind::NetworkPolicy;
-    mirror.barrier.has(kind, told(version), LIMIT).await.unwrap();
-    let later = mirror.barrier.has(kind, told(version + 1), Duration::from_millis(300));
+    mirror
+        .barrier
+        .has(kind, told(version), LIMIT)
+        .await
+        .unwrap();
+    let later = mirror
+        .barrier
+        .has(kind, told(version + 1), Duration::from_millis(300));
     let error = later.await.unwrap_err();
     assert!(error.contains("NetworkPolicy"), "{error}");
     mirror.barrier.reached_kind(kind, LIMIT).await.unwrap();

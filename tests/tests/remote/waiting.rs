@@ -15,7 +15,14 @@ fn policy(from: &str) -> String {
 }
 
 fn wait(nodes: &Nodes, policy: &str, seconds: &str) -> Ended {
-    nodes.run(&["wait", "policy", policy, "--all-nodes", "--timeout", seconds])
+    nodes.run(&[
+        "wait",
+        "policy",
+        policy,
+        "--all-nodes",
+        "--timeout",
+        seconds,
+    ])
 }
 
 #[test]
@@ -28,7 +35,10 @@ fn a_policy_is_waited_for_on_all_nodes_or_where_it_is_not_is_said() {
         nodes.server.apply(&policy(from)).unwrap();
         let ended = wait(&nodes, "shop/only", "20");
         assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
-        for line in ["node-1: NetworkPolicy shop/only is in force for 1 pod", "node-2: NetworkPolicy shop/only is in force for no pod"] {
+        for line in [
+            "node-1: NetworkPolicy shop/only is in force for 1 pod",
+            "node-2: NetworkPolicy shop/only is in force for no pod",
+        ] {
             assert!(ended.stdout.contains(line), "{ended:?}");
         }
         let calls = nodes.shop.calls("rogue", "server", allowed).unwrap();
@@ -36,15 +46,25 @@ fn a_policy_is_waited_for_on_all_nodes_or_where_it_is_not_is_said() {
     }
     let none = wait(&nodes, "shop/none", "5");
     assert_eq!(none.code, 2, "{none:?}");
-    assert!(none.stderr.contains("the cluster has no NetworkPolicy shop/none"), "{none:?}");
+    assert!(
+        none.stderr
+            .contains("the cluster has no NetworkPolicy shop/none"),
+        "{none:?}"
+    );
 
-    nodes.server.inject("networkpolicies", Fault::Silence, usize::MAX);
+    nodes
+        .server
+        .inject("networkpolicies", Fault::Silence, usize::MAX);
     nodes.server.apply(&policy("rogue")).unwrap();
     let late = wait(&nodes, "shop/only", "3");
     assert_eq!((late.code, late.stdout.as_str()), (1, ""), "{late:?}");
     for node in ["node-1: ", "node-2: "] {
         let line = late.stderr.lines().find(|line| line.contains(node));
-        assert!(line.unwrap().contains("NetworkPolicy: its watch hasn't shown that version"), "{late:?}");
+        assert!(
+            line.unwrap()
+                .contains("NetworkPolicy: its watch hasn't shown that version"),
+            "{late:?}"
+        );
     }
     nodes.server.heal();
     nodes.server.cut_watches();

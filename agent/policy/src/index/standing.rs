@@ -113,7 +113,8 @@ mod tests {
         ];
         let index = told(policies().into_iter().chain(pods));
         for (namespace, name) in [("b", "p"), ("", "c")] {
-            let selected = |ns, pod| index.is_selected(namespace, name, index.pod(ns, pod).expect("told"));
+            let selected =
+                |ns, pod| index.is_selected(namespace, name, index.pod(ns, pod).expect("told"));
             assert_eq!(
                 [selected("b", "x"), selected("b", "y"), selected("a", "x")],
                 [true, false, false],
@@ -131,7 +132,9 @@ mod tests {
         let [mut policy, mut cluster] = policies();
         policy["spec"]["ingress"] = json!([{"ports": [{"port": 0}]}]);
         cluster["spec"]["tier"] = json!("Middle");
-        for (namespace, name, value, field) in [("b", "p", policy, "port"), ("", "c", cluster, "tier")] {
+        for (namespace, name, value, field) in
+            [("b", "p", policy, "port"), ("", "c", cluster, "tier")]
+        {
             let error = Object::from_value(value).expect_err("unusable");
             index.apply_closed(&error);
             let Standing::HeldBack(why) = index.standing(namespace, name) else {
