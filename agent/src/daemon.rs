@@ -13,7 +13,8 @@ use ringfence_cni::{Mode, Node};
 use tokio::sync::Notify;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
-use crate::cli::LogFormat;
+use crate::api::remote::{self, Remote};
+use crate::cli::{ApiListener, LogFormat};
 use crate::datapath::{Datapath, Events, Options};
 use crate::engine::{Engine, Look, Pass};
 use crate::failure::{Failure, Found, Outcome};
@@ -27,7 +28,7 @@ use crate::runtime::plugin;
 use crate::settings::{Origin, Settings};
 use crate::source::Source;
 use crate::state::{Scrapes, Shared, Status};
-use crate::web::Admission;
+use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
 use events::{PATIENCE, Stop, WRITTEN, follow_links, settle};
 
@@ -49,11 +50,12 @@ pub fn run(settings: &Settings) -> Outcome {
         .build()
         .context("starting the runtime")
         .map_err(Failure::fault)?;
+    let remote = remote(settings).map_err(Failure::input)?;
     let (source, watches) = open(settings, &runtime)?;
     api::refuse_second_agent(&settings.socket).map_err(Failure::fault)?;
     let engine = Engine::new(settings, source);
     runtime
-        .block_on(serve(settings, engine, watches))
+        .block_on(serve(settings, engine, watches, remote))
         .map_err(Failure::fault)?;
     Ok(Found::Fine)
 }
@@ -64,6 +66,17 @@ fn keep_pages_small() {
     if let Err(errno) = prctl::set_thp_disable(true) {
         tracing::warn!("huge pages can't be switched off, which costs memory: {errno}");
     }
+}
+
+/// Where programs are served, if they are, with the certificates as they are now.
+fn remote(settings: &Settings) -> Result<Option<Remote>, CertificateError> {
+    let Some(ApiListener { address, files }) = settings.api.clone() else {
+        return Ok(None);
+    };
+    Ok(Some(Remote {
+        address,
+        certificates: Arc::new(Certificates::read(files)?),
+    }))
 }
 
 /// The watches of the API server, where that is the source; else none.
@@ -117,12 +130,18 @@ impl Watches {
     }
 }
 
-async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> anyhow::Result<()> {
+async fn serve(
+    settings: &Settings,
+    mut engine: Engine,
+    watches: Watches,
+    remote: Option<Remote>,
+) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let files = Files::raise();
     let listen = |flag, addr: Option<_>| addr.map(|addr| web::bind(flag, addr)).transpose();
     let page = listen("--metrics-addr", settings.metrics_addr)?;
     let probes = listen("--health-addr", settings.health_addr)?;
+    let programs = listen("--api-addr", remote.as_ref().map(|remote| remote.address))?;
     let mut datapath = Datapath::open(&Options {
         pin_dir: settings.pin_dir.clone(),
         audit: settings.audit,
@@ -153,6 +172,7 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     shared.admission = Arc::new(admission);
     shared.plugin = settings.install.as_ref().map(|_| cni::Board::default());
     shared.emitter = settings.emit_events.then(Arc::default);
+    shared.remote = remote;
     let shared = Arc::new(shared);
     if let Some(events) = events {
         tokio::spawn(forward(events, Arc::clone(&shared)));
@@ -163,6 +183,10 @@ async fn serve(settings: &Settings, mut engine: Engine, watches: Watches) -> any
     if let Some(probes) = probes {
         let bounds = files.bound(web::HEALTH);
         tokio::spawn(web::serve_health(probes, Arc::clone(&shared), bounds));
+    }
+    if let (Some(programs), Some(remote)) = (programs, &shared.remote) {
+        let (certificates, bounds) = (remote.certificates.clone(), files.bound(remote::BOUNDS));
+        remote::serve(programs, Arc::clone(&shared), certificates, bounds)?;
     }
     let bounds = files.bound(api::BOUNDS);
     tokio::spawn(api::serve(listener, Arc::clone(&shared), bounds));

@@ -2,13 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use super::*;
 use axum::body::Bytes;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::Instant as TokioInstant;
-
-use super::*;
 
 const BOUNDS: Bounds = Bounds {
     total: 4,
@@ -171,7 +168,7 @@ struct Failing {
 }
 
 impl Accept for Failing {
-    type Io = TcpStream;
+    type Incoming = TcpStream;
 
     async fn accept(&mut self) -> io::Result<Result<(TcpStream, IpAddr), Reason>> {
         if self.failures > 0 {
