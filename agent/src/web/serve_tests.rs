@@ -29,7 +29,7 @@ impl Site {
         let router = Router::new()
             .route("/", get(async || "ok"))
             .route("/large", get(async move || large))
-            .route("/never", get(std::future::pending::<&'static str>));
+            .route("/never", get(pending::<&'static str>));
         let refused = Arc::new(Refused::new().unwrap());
         let counted = Arc::clone(&refused);
         tokio::spawn(serve(Door::Metrics, listener, router, bounds, counted));
