@@ -1,4 +1,5 @@
-//! The agent's Unix socket: HTTP with JSON, for root alone.
+//! The agent's Unix socket: HTTP with JSON, for root alone. What of it is for reading
+//! is served to programs too, by [`remote`].
 //!
 //! | path | answers |
 //! |---|---|
@@ -10,6 +11,8 @@
 //! | `/v1/events` | one JSON object a line, until the caller leaves |
 
 mod bound;
+mod followers;
+pub mod remote;
 mod wait;
 
 use std::convert::Infallible;
@@ -36,7 +39,6 @@ use tokio::sync::broadcast::error::RecvError;
 pub use bound::Bound;
 
 use crate::failure;
-use crate::kernel::Kernel;
 use crate::state::Shared;
 use crate::web::{self, Accept, Bounds, Door, Reason};
 
@@ -155,7 +157,7 @@ pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
 pub struct RootListener(UnixListener);
 
 impl Accept for RootListener {
-    type Io = UnixStream;
+    type Incoming = UnixStream;
 
     async fn accept(&mut self) -> io::Result<Result<(UnixStream, IpAddr), Reason>> {
         let (stream, _) = self.0.accept().await?;
@@ -179,51 +181,59 @@ pub async fn serve(listener: RootListener, shared: Arc<Shared>, bounds: Bounds) 
     web::serve(Door::Socket, listener, router(shared), bounds, refused).await;
 }
 
+/// What is read as one JSON value.
+type Read = fn(&Shared) -> anyhow::Result<Vec<u8>>;
+
+/// It, by path: for the socket and for [`remote`]. Each blocks, briefly.
+const READ: [(&str, Read); 4] = [
+    ("/v1/status", |shared| json(&shared.status())),
+    ("/v1/endpoints", |shared| {
+        let endpoints = shared.kernel().endpoints();
+        json(&endpoints)
+    }),
+    ("/v1/drops", |shared| json(&shared.counters.drops()?)),
+    ("/v1/flows", |shared| {
+        let flows = shared.kernel().flows()?;
+        json(&flows)
+    }),
+];
+
+fn json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(value)?)
+}
+
 fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route(
-            "/v1/status",
-            get(async |State(shared): Shares| Json(shared.status())),
-        )
-        .route(
-            "/v1/endpoints",
-            get(async |State(shared): Shares| list(shared, |k| Ok(k.endpoints())).await),
-        )
-        .route(
-            "/v1/drops",
-            get(async |State(shared): Shares| read(move || shared.counters.drops()).await),
-        )
-        .route(
-            "/v1/flows",
-            get(async |State(shared): Shares| list(shared, |k| k.flows()).await),
-        )
+    let mut router = Router::new()
         .route("/v1/wait", get(wait::pod))
         .route("/v1/policy", get(wait::policy))
         .route("/v1/bound", get(bound::answer))
-        .route("/v1/events", get(events))
-        .with_state(shared)
+        .route("/v1/events", get(events));
+    for (path, read) in READ {
+        let answer =
+            async move |State(shared): Shares| match tokio::task::spawn_blocking(move || {
+                read(&shared)
+            })
+            .await
+            {
+                Ok(Ok(value)) => whole(value),
+                Ok(Err(error)) => faulty(&failure::one_line(&error)),
+                Err(error) => faulty(&error.to_string()),
+            };
+        router = router.route(path, get(answer));
+    }
+    router.with_state(shared)
 }
 
 type Shares = State<Arc<Shared>>;
 
-async fn list<T: Serialize + Send + 'static>(
-    shared: Arc<Shared>,
-    of: fn(&mut dyn Kernel) -> anyhow::Result<T>,
-) -> Response {
-    read(move || of(shared.kernel().as_mut())).await
+/// A JSON value.
+fn whole(value: impl Into<Body>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (kind, value.into()).into_response()
 }
 
-async fn read<T: Serialize + Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> Response {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(list)) => Json(list).into_response(),
-        Ok(Err(error)) => failed(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            &failure::one_line(&error),
-        ),
-        Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
+fn faulty(error: &str) -> Response {
+    failed(StatusCode::INTERNAL_SERVER_ERROR, error)
 }
 
 fn failed(status: StatusCode, error: &str) -> Response {
@@ -231,15 +241,20 @@ fn failed(status: StatusCode, error: &str) -> Response {
 }
 
 async fn events(State(shared): Shares) -> Response {
-    let followed = shared.events.subscribe();
-    let lines = unfold(followed, async |mut followed| {
+    event_lines(&shared, ())
+}
+
+/// Each event on a line, without an end; `kept` is dropped when the caller has left.
+fn event_lines(shared: &Shared, kept: impl Send + 'static) -> Response {
+    let followed = (shared.events.subscribe(), kept);
+    let lines = unfold(followed, async |(mut followed, kept)| {
         let line = match followed.recv().await {
             Ok(event) => format!("{event}\n"),
             // A caller that reads too slowly is told so, and kept.
             Err(RecvError::Lagged(lost)) => format!("{{\"lost\":{lost}}}\n"),
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok::<_, Infallible>(line), followed))
+        Some((Ok::<_, Infallible>(line), (followed, kept)))
     });
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (kind, Body::from_stream(lines)).into_response()

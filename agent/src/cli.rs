@@ -1,5 +1,6 @@
 //! Arguments as they are written; [`crate::settings`] resolves them.
 
+mod api;
 mod cni;
 mod nodes;
 mod values;
@@ -11,6 +12,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use api::{ApiArgs, ApiListener};
 pub use cni::{CniArgs, CniOnTimeout, UninstallArgs};
 pub use nodes::NodeArgs;
 pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
@@ -354,6 +356,9 @@ pub struct AgentArgs {
     /// Where probes find /livez, /readyz and /healthz; `none` for nowhere
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9434")]
     pub health_addr: String,
+    /// The read-only API for programs
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// How log lines on stderr look
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,

@@ -258,3 +258,45 @@ fn the_network_plugin_is_installed_only_with_all_its_folders() {
     assert_eq!(settings(&relative).unwrap_err().code(), 2);
     assert!(parse("ringfence uninstall --cni-conf-dir /c --cni-state /s").is_ok());
 }
+
+#[test]
+fn programs_are_served_only_with_all_three_files() {
+    let with = |flags: &str| settings(&format!("ringfence agent --manifests /m {flags}"));
+    assert_eq!(with("").unwrap().api, None);
+    assert_eq!(with("--api-addr none").unwrap().api, None);
+    let files = "--api-cert /c --api-key /k --api-client-ca /a";
+    let api = with(&format!(
+        "--api-addr [::]:9436 {files} --api-client-name relay --api-client-name page"
+    ));
+    let api = api.unwrap().api.unwrap();
+    assert_eq!(api.address, SocketAddr::from(([0; 8], 9436)));
+    assert_eq!(api.files.client_ca, PathBuf::from("/a"));
+    assert_eq!(api.files.client_names, ["relay", "page"]);
+    let all = [
+        "--api-cert /c",
+        "--api-key /k",
+        "--api-client-ca /a",
+        "--api-client-name x",
+    ];
+    for left in ["--api-cert", "--api-key", "--api-client-ca"] {
+        let given = all
+            .iter()
+            .filter(|flag| !flag.starts_with(&format!("{left} ")));
+        let given: Vec<&str> = given.copied().collect();
+        let failure = with(&format!("--api-addr 0.0.0.0:9436 {}", given.join(" ")));
+        let failure = failure.unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(failure.to_string().contains(left), "{left}: {failure}");
+    }
+    for flag in all {
+        let line = format!("ringfence agent --manifests /m {flag}");
+        let error = parse(&line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{flag}");
+        assert!(error.to_string().contains("--api-addr"), "{error}");
+    }
+    for address in ["9436", "127.0.0.1:9434", "127.0.0.1:9435"] {
+        let failure = with(&format!("--api-addr {address} {files}")).unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(failure.to_string().contains("--api-addr"), "{failure}");
+    }
+}

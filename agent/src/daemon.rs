@@ -2,6 +2,7 @@
 //! makes a pass whenever something may have changed.
 
 mod events;
+mod watches;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,24 +14,22 @@ use ringfence_cni::{Mode, Node};
 use tokio::sync::Notify;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 
-use crate::cli::LogFormat;
+use crate::api::remote::{self, Remote};
+use crate::cli::{ApiListener, LogFormat};
 use crate::datapath::{Datapath, Events, Options};
 use crate::engine::{Engine, Look, Pass};
 use crate::failure::{Failure, Found, Outcome};
 use crate::files::Files;
 use crate::kernel::Kernel;
-use crate::kubernetes::barrier::Asks;
-use crate::kubernetes::watch::{Follow, Pace};
-use crate::kubernetes::{Access, Barrier, Board, Outbox, emit, inbox};
 use crate::manifests::Watch;
 use crate::metrics::Metrics;
 use crate::runtime::plugin;
 use crate::settings::{Origin, Settings};
-use crate::source::Source;
 use crate::state::{Scrapes, Shared, Status};
-use crate::web::Admission;
+use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
 use events::{PATIENCE, Stop, WRITTEN, follow_links, settle};
+use watches::{Watches, open};
 
 /// Between passes when nothing happens: the hooks' places are verified anew, and
 /// what a lost event told is found.
@@ -50,11 +49,12 @@ pub fn run(settings: &Settings) -> Outcome {
         .build()
         .context("starting the runtime")
         .map_err(Failure::fault)?;
+    let remote = remote(settings).map_err(Failure::input)?;
     let (source, watches) = open(settings, &runtime)?;
     api::refuse_second_agent(&settings.socket).map_err(Failure::fault)?;
     let engine = Engine::new(settings, source);
     runtime
-        .block_on(serve(settings, engine, watches))
+        .block_on(serve(settings, engine, watches, remote))
         .map_err(Failure::fault)?;
     Ok(Found::Fine)
 }
@@ -67,91 +67,29 @@ fn keep_pages_small() {
     }
 }
 
-/// The watches of the API server, where that is the source; else none.
-#[derive(Default)]
-struct Watches {
-    /// Told when they have something to tell.
-    told: Arc<Notify>,
-    server: Option<Server>,
-}
-
-struct Server {
-    /// Who the watches are to the server.
-    access: Access,
-    /// How they are doing.
-    board: Board,
-    /// Where they put what they see.
-    outbox: Outbox,
-    /// Asks them what they have told.
-    barrier: Arc<Barrier>,
-    asks: Asks,
-}
-
-fn open(
-    settings: &Settings,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<(Source, Watches), Failure> {
-    let mut watches = Watches::default();
-    let source = match &settings.origin {
-        Origin::Manifests(folder) => Source::manifests(folder).map_err(Failure::input)?,
-        Origin::Kubernetes(access) => {
-            // A kubeconfig that can't be read now is refused; later it may come and go.
-            runtime.block_on(access.client()).map_err(Failure::input)?;
-            let board = Board::default();
-            let (outbox, inbox) = inbox::queue(board.clone(), Arc::clone(&watches.told));
-            let (barrier, asks) = Barrier::new(access.clone());
-            watches.server = Some(Server {
-                access: access.clone(),
-                board,
-                outbox,
-                barrier: Arc::new(barrier),
-                asks,
-            });
-            Source::Kubernetes(inbox)
-        }
+/// Where programs are served, if they are, with the certificates as they are now.
+fn remote(settings: &Settings) -> Result<Option<Remote>, CertificateError> {
+    let Some(ApiListener { address, files }) = settings.api.clone() else {
+        return Ok(None);
     };
-    Ok((source, watches))
-}
-
-impl Watches {
-    fn board(&self) -> Option<Board> {
-        self.server.as_ref().map(|server| server.board.clone())
-    }
-
-    fn barrier(&self) -> Option<Arc<Barrier>> {
-        let server = self.server.as_ref();
-        server.map(|server| Arc::clone(&server.barrier))
-    }
-
-    /// Watches every kind, and writes Events if asked to.
-    fn start(&mut self, settings: &Settings, shared: &Shared) {
-        let Some(server) = &mut self.server else {
-            return;
-        };
-        let access = &server.access;
-        for (kind, asked) in std::mem::take(&mut server.asks) {
-            let (access, config) = (access.clone(), settings.config.clone());
-            let (outbox, health) = (server.outbox.clone(), server.board.of(kind));
-            let watch = Follow::new(kind, access, config, outbox, health, asked, Pace::default());
-            tokio::spawn(watch.run());
-        }
-        if let Some(emitter) = &shared.emitter {
-            let (emitter, node) = (Arc::clone(emitter), settings.node_name.clone());
-            tokio::spawn(emit::run(emitter, access.clone(), node));
-        }
-    }
+    Ok(Some(Remote {
+        address,
+        certificates: Arc::new(Certificates::read(files)?),
+    }))
 }
 
 async fn serve(
     settings: &Settings,
     mut engine: Engine,
     mut watches: Watches,
+    remote: Option<Remote>,
 ) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let files = Files::raise();
     let listen = |flag, addr: Option<_>| addr.map(|addr| web::bind(flag, addr)).transpose();
     let page = listen("--metrics-addr", settings.metrics_addr)?;
     let probes = listen("--health-addr", settings.health_addr)?;
+    let programs = listen("--api-addr", remote.as_ref().map(|remote| remote.address))?;
     let mut datapath = Datapath::open(&Options {
         pin_dir: settings.pin_dir.clone(),
         audit: settings.audit,
@@ -183,6 +121,7 @@ async fn serve(
     shared.barrier = watches.barrier();
     shared.plugin = settings.install.as_ref().map(|_| cni::Board::default());
     shared.emitter = settings.emit_events.then(Arc::default);
+    shared.remote = remote;
     let shared = Arc::new(shared);
     if let Some(events) = events {
         tokio::spawn(forward(events, Arc::clone(&shared)));
@@ -193,6 +132,10 @@ async fn serve(
     if let Some(probes) = probes {
         let bounds = files.bound(web::HEALTH);
         tokio::spawn(web::serve_health(probes, Arc::clone(&shared), bounds));
+    }
+    if let (Some(programs), Some(remote)) = (programs, &shared.remote) {
+        let (certificates, bounds) = (remote.certificates.clone(), files.bound(remote::BOUNDS));
+        remote::serve(programs, Arc::clone(&shared), certificates, bounds)?;
     }
     let bounds = files.bound(api::BOUNDS);
     tokio::spawn(api::serve(listener, Arc::clone(&shared), bounds));

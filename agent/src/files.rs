@@ -6,7 +6,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::api;
+use crate::api::{self, remote};
 use crate::web::{self, Bounds};
 
 /// Files that the agent's own work may take on a node of some 200 pods.
@@ -14,7 +14,10 @@ const OWN: u64 = 512;
 
 /// What all clients together hold at most: the connections of each listener, and
 /// one more that is being closed.
-const CLIENTS: u64 = (web::METRICS.total + web::HEALTH.total + api::BOUNDS.total) as u64 + 3;
+const CLIENTS: u64 = {
+    let held = web::METRICS.total + web::HEALTH.total + api::BOUNDS.total + remote::BOUNDS.total;
+    held as u64 + 4
+};
 
 /// The process's own limit, raised as far as it may raise it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,11 +75,11 @@ mod tests {
 
     #[test]
     fn clients_leave_a_reserve_whatever_the_limit() {
-        let all = [web::METRICS, web::HEALTH, api::BOUNDS];
+        let all = [web::METRICS, web::HEALTH, api::BOUNDS, remote::BOUNDS];
         for limit in [64, 256, 1024, 1 << 20] {
             let bounds = all.map(|bounds| Files { limit }.bound(bounds));
             let held: usize = bounds.iter().map(|bounds| bounds.total).sum();
-            assert!(held as u64 <= (limit / 4).max(3), "{held} of {limit}");
+            assert!(held as u64 <= (limit / 4).max(4), "{held} of {limit}");
             assert!(bounds.iter().all(|b| (1..=b.total).contains(&b.per_client)));
         }
         assert_eq!(Files { limit: 1024 }.bound(web::METRICS), web::METRICS);

@@ -13,6 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use crate::api::remote::RemoteStatus;
 use crate::cni::CniStatus;
 use crate::datapath::{DropSeries, MapUsage, Stats};
 use crate::kubernetes::Board;
@@ -71,6 +72,8 @@ pub struct Snapshot {
     pub board: Option<Board>,
     /// The network plugin, where the agent installs it.
     pub plugin: Option<CniStatus>,
+    /// The read-only API, where it is served.
+    pub api: Option<RemoteStatus>,
 }
 
 impl Metrics {
@@ -158,6 +161,7 @@ impl Snapshot {
             problems: status.problem_fields.clone(),
             board: shared.board().cloned(),
             plugin: status.plugin,
+            api: status.api,
         })
     }
 
@@ -179,6 +183,9 @@ impl Snapshot {
         }
         if let Some(plugin) = &self.plugin {
             plugin.register(&registry)?;
+        }
+        if let Some(api) = &self.api {
+            api.register(&registry)?;
         }
         Ok(registry.gather())
     }

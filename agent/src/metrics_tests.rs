@@ -130,6 +130,7 @@ fn the_documented_names_are_all_there() {
         source_connected: true,
         board: None,
         plugin: None,
+        api: None,
         invalid: 1,
         problems: [(
             "NetworkPolicy bank/broken".to_owned(),
@@ -258,4 +259,24 @@ fn the_page_says_whether_the_network_plugin_is_installed_where_it_should_be() {
     plugin.error = Some("no room".into());
     snapshot.plugin = Some(plugin);
     has(&page(&snapshot), "ringfence_cni_installed 0");
+}
+
+#[test]
+fn the_apis_certificate_shows_when_it_expires_and_whether_newer_ones_failed() {
+    let page = page(&Snapshot {
+        api: Some(RemoteStatus {
+            address: "[::]:9436".into(),
+            certificate_expires: 1_800_000_000,
+            certificate_error: Some("--api-cert /c: no".into()),
+            certificate_errors: 3,
+        }),
+        ..Snapshot::default()
+    });
+    for line in [
+        "ringfence_api_certificate_expiry_timestamp_seconds 1800000000",
+        "ringfence_api_certificate_stale 1",
+        "ringfence_api_certificate_reload_errors_total 3",
+    ] {
+        has(&page, line);
+    }
 }

@@ -12,7 +12,8 @@ use ringfence_policy::clients::Clients;
 use ringfence_policy::config::Config;
 
 use crate::cli::{
-    AgentArgs, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort, UnknownPods,
+    AgentArgs, ApiListener, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort,
+    UnknownPods,
 };
 use crate::cni::Install;
 use crate::datapath::Attach;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub metrics_from: Vec<Clients>,
     /// Where probes are answered; nowhere if none.
     pub health_addr: Option<SocketAddr>,
+    /// Where programs are served, and by which certificates; nowhere if none.
+    pub api: Option<ApiListener>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Write Events about drops.
@@ -89,6 +92,16 @@ impl AgentArgs {
         pin_names(&global.pin_dir).map_err(Failure::input)?;
         let [metrics_addr, health_addr] =
             listeners(&self.metrics_addr, &self.health_addr).map_err(Failure::input)?;
+        let api = self.api.listener().map_err(Failure::input)?;
+        let shared = api.as_ref().filter(|api| {
+            let others = [metrics_addr, health_addr];
+            others.contains(&Some(api.address))
+        });
+        if let Some(ApiListener { address, .. }) = shared {
+            return Err(Failure::input(anyhow!(
+                "--api-addr {address}: metrics or probes are served there; give another"
+            )));
+        }
         let install = self.cni.install(&global.socket).map_err(Failure::input)?;
         Ok(Settings {
             origin,
@@ -106,6 +119,7 @@ impl AgentArgs {
             metrics_addr,
             metrics_from: metrics_from(&self.metrics_from).map_err(Failure::input)?,
             health_addr,
+            api,
             log_format: self.log_format,
             emit_events: self.emit_events,
             config: self.policy.config(),

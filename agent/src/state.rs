@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
+use crate::api::remote::{Remote, RemoteStatus};
 use crate::cni::{self, CniStatus};
 use crate::kernel::{Counts, Kernel};
 use crate::kubernetes::emit::Emitter;
@@ -107,6 +108,9 @@ pub struct Status {
     /// The metrics page; none where it isn't served.
     #[serde(default)]
     pub metrics: Option<Scrapes>,
+    /// The read-only API for programs; none where it isn't served.
+    #[serde(default)]
+    pub api: Option<RemoteStatus>,
 }
 
 /// The bit that ingress hooks set in the marks of the packets that they see.
@@ -220,6 +224,8 @@ pub struct Shared {
     pub questions: Questions,
     /// How the network plugin is installed, where the agent does that.
     pub plugin: Option<cni::Board>,
+    /// Where programs are served, if they are.
+    pub remote: Option<Remote>,
     /// Gathers what is to be told in Events, where that is asked for.
     pub emitter: Option<Arc<Emitter>>,
     /// Something may have changed: make a pass.
@@ -250,6 +256,7 @@ impl Shared {
             barrier: None,
             questions: Questions::default(),
             plugin: None,
+            remote: None,
             emitter: None,
             wake: Arc::new(Notify::new()),
             recorded: Arc::new(Notify::new()),
@@ -285,6 +292,7 @@ impl Shared {
             status.watches = board.rows();
         }
         status.plugin = self.plugin.as_ref().map(cni::Board::read);
+        status.api = self.remote.as_ref().map(Remote::status);
         if let Some(scrapes) = &mut status.metrics {
             let last = self.last_scrape.load(Ordering::Relaxed);
             scrapes.last = (last != 0).then_some(last);

@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) fail: Option<String>,
     /// Why no program can be attached.
     pub(crate) refuse: Option<String>,
+    /// How often the endpoints were asked for.
+    pub(crate) asked: usize,
     /// UDP ports of tunnels.
     pub(crate) tunnels: BTreeSet<u16>,
     /// Other devices that can't have their hooks, and why.
@@ -102,7 +104,8 @@ impl Kernel for FakeKernel {
     }
 
     fn endpoints(&mut self) -> Vec<EndpointState> {
-        let record = self.0.lock().unwrap();
+        let mut record = self.0.lock().unwrap();
+        record.asked += 1;
         let state = |interface: &Interface| EndpointState {
             pod: interface.pod.clone(),
             workload: "ns/service".into(),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::api::remote::RemoteStatus;
 use crate::cni::CniStatus;
 use crate::kubernetes::health::WatchStatus;
 use crate::output::Paint;
@@ -32,6 +33,9 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         mark(status.seen_mark.as_ref()),
     );
     text.push_str(&scrapes(status));
+    if let Some(api) = &status.api {
+        let _ = writeln!(text, "api         {}", programs(api));
+    }
     if let Some(plugin) = &status.plugin {
         let _ = writeln!(text, "plugin      {plugin}");
     }
@@ -88,12 +92,29 @@ fn scrapes(status: &Status) -> String {
     format!("metrics     {address}, last scrape: {last}\n")
 }
 
+/// Where programs are served, and for how long they take the certificate.
+fn programs(api: &RemoteStatus) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs().try_into().unwrap_or(i64::MAX));
+    let left = api.certificate_expires.saturating_sub(now);
+    let certificate = if left > 0 {
+        format!("expires in {}", span(left.unsigned_abs()))
+    } else {
+        format!("expired {}: nobody takes it", ago(left.unsigned_abs()))
+    };
+    format!("{}, certificate {certificate}", api.address)
+}
+
 fn ago(seconds: u64) -> String {
+    format!("{} ago", span(seconds))
+}
+
+fn span(seconds: u64) -> String {
     match seconds {
-        0..120 => format!("{seconds} s ago"),
-        120..7200 => format!("{} min ago", seconds / 60),
-        7200..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -112,6 +133,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
     let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
     let plugin = status.plugin.iter().flat_map(CniStatus::problems);
     let plugin: Vec<String> = plugin.cloned().collect();
+    let certificate = status.api.iter();
+    let certificate: Vec<String> = certificate
+        .filter_map(|api| api.certificate_error.clone())
+        .collect();
     let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
     let sections = [
         (
@@ -126,6 +151,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         ),
         ("devices of pods that nobody knows", &unknown),
         ("the network plugin", &plugin),
+        (
+            "the API's certificate (what was read before stays in force)",
+            &certificate,
+        ),
         (
             "devices without hooks (calls through Services aren't decided there)",
             &devices,
@@ -247,6 +276,35 @@ mod tests {
         assert_eq!(said(bit(false)), not_yet);
         let none = "mark        none is asked for (--seen-mark 0)";
         assert_eq!(said(None), none);
+    }
+
+    #[test]
+    fn the_status_says_how_long_programs_take_the_certificate() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = i64::try_from(now.as_secs()).unwrap();
+        let said = |expires: i64, error: Option<&str>| {
+            let api = RemoteStatus {
+                address: "[::]:9436".into(),
+                certificate_expires: expires,
+                certificate_error: error.map(Into::into),
+                certificate_errors: 1,
+            };
+            let status = Status {
+                api: Some(api),
+                ..Status::default()
+            };
+            status_text(&status, Paint::off())
+        };
+        let well = said(now + 20 * 86_400 + 60, None);
+        let line = "\napi         [::]:9436, certificate expires in 20 days\n";
+        assert!(well.contains(line), "{well}");
+        assert!(!well.contains("stays in force"), "{well}");
+        let broken = said(now - 300, Some("--api-cert /c: no"));
+        let line = "\napi         [::]:9436, certificate expired 5 min ago: nobody takes it\n";
+        assert!(broken.contains(line), "{broken}");
+        assert!(broken.contains("\n  --api-cert /c: no\n"), "{broken}");
+        let off = status_text(&Status::default(), Paint::off());
+        assert!(!off.contains("certificate"), "{off}");
     }
 
     #[test]

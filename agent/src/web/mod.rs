@@ -1,14 +1,21 @@
 //! `/metrics` for whoever may read it, and `/livez`, `/readyz` and `/healthz` on a
-//! listener of their own for whoever probes the agent.
+//! listener of their own for whoever probes the agent. Beside that what listeners have
+//! in common, and TLS for the one that has it ([`crate::api::remote`]).
 //!
 //! The metrics listener is open to the node's pods, so it has a thread of its own
 //! and shares nothing with passes but the page that it makes once a second.
 
 mod admission;
+mod certificates;
 mod connections;
+mod identity;
+#[cfg(test)]
+pub(crate) mod issued;
 mod page;
+mod rate;
 mod refused;
 mod serve;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,22 +27,28 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::metrics::Snapshot;
 use crate::state::Shared;
-use page::Page;
+pub(crate) use page::{Made, Page};
 
 pub use admission::Admission;
+pub use certificates::{CertificateError, CertificateFiles, Certificates, Health};
 pub use connections::Bounds;
 pub use refused::{Door, Reason, Refused};
-pub use serve::{Accept, Admitting, serve};
+pub use serve::{Accept, Admitting, Client, GoesOn, Incoming, Stay, serve};
+pub use tls::{Handshake, TlsListener};
 
 /// Connections that wait in the kernel until they are accepted.
 const BACKLOG: u32 = 1024;
 /// Bytes that the kernel keeps of what a client sends, and of what it hasn't read
 /// yet; the kernel doubles both for its own needs (`man 7 socket`).
 const BUFFERS: (u32, u32) = (8 << 10, 64 << 10);
+/// Seconds after which the kernel asks a silent client whether it is still there, how
+/// often, and how far apart: one that has vanished is gone after 90 s.
+const KEEPALIVE: (u32, u32, u32) = (60, 3, 10);
 
 /// What scrapers may hold.
 pub const METRICS: Bounds = Bounds {
@@ -65,9 +78,13 @@ pub fn bind(flag: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
         }?;
         // Where an agent has just ended, its last connections may linger.
         socket.set_reuseaddr(true)?;
-        // Connections inherit both.
+        // Connections inherit all of these.
         socket.set_recv_buffer_size(BUFFERS.0)?;
         socket.set_send_buffer_size(BUFFERS.1)?;
+        socket.set_keepalive(true)?;
+        setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE.0)?;
+        setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE.1)?;
+        setsockopt(&socket, sockopt::TcpKeepInterval, &KEEPALIVE.2)?;
         socket.bind(addr)?;
         socket.listen(BACKLOG)
     };
@@ -80,31 +97,45 @@ pub fn serve_metrics(
     shared: Arc<Shared>,
     bounds: Bounds,
 ) -> anyhow::Result<()> {
-    let listener = listener.into_std().context("moving the metrics listener")?;
+    on_own_thread("metrics", listener, async move |listener| {
+        let admission = Arc::clone(&shared.admission);
+        let listener = Admitting {
+            listener,
+            admit: move |peer| admission.admit(peer),
+        };
+        let refused = Arc::clone(&shared.metrics.refused);
+        let router = metrics_router(shared);
+        serve(Door::Metrics, listener, router, bounds, refused).await;
+    })
+}
+
+/// Has a listener served until the process ends on a thread that does nothing else, so
+/// that a flood of it holds up no pass. What blocks there happens one at a time.
+pub fn on_own_thread(
+    name: &'static str,
+    listener: TcpListener,
+    serve: impl AsyncFnOnce(TcpListener) + Send + 'static,
+) -> anyhow::Result<()> {
+    let listener = listener.into_std();
+    let listener = listener.with_context(|| format!("moving the listener of the {name}"))?;
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(1)
             .build()?;
         runtime.block_on(async move {
-            let admission = Arc::clone(&shared.admission);
-            let listener = Admitting {
-                listener: TcpListener::from_std(listener)?,
-                admit: move |peer| admission.admit(peer),
-            };
-            let refused = Arc::clone(&shared.metrics.refused);
-            let router = metrics_router(shared);
-            serve(Door::Metrics, listener, router, bounds, refused).await;
+            serve(TcpListener::from_std(listener)?).await;
             std::io::Result::Ok(())
         })
     };
     let told = move || {
         if let Err(error) = run() {
-            tracing::error!("the metrics page ended: {error}");
+            tracing::error!("the listener of the {name} ended: {error}");
         }
     };
-    let thread = std::thread::Builder::new().name("metrics".into());
-    thread.spawn(told).context("starting the metrics thread")?;
+    let thread = std::thread::Builder::new().name(name.into());
+    let started = thread.spawn(told);
+    started.with_context(|| format!("starting the thread of the {name}"))?;
     Ok(())
 }
 
@@ -144,7 +175,7 @@ fn metrics_router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-fn metrics(made: page::Made) -> Response {
+fn metrics(made: Made) -> Response {
     match made {
         Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

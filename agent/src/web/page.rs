@@ -16,12 +16,12 @@ const FRESH: Duration = Duration::from_secs(1);
 const OLDER: usize = 8 << 20;
 
 /// A page, or why there is none.
-pub(super) type Made = Result<Bytes, Arc<str>>;
+pub(crate) type Made = Result<Bytes, Arc<str>>;
 
 type Make = Box<dyn Fn() -> anyhow::Result<Vec<u8>> + Send + Sync>;
 
 /// The newest page, and how to make the next.
-pub(super) struct Page {
+pub(crate) struct Page {
     make: Make,
     newest: watch::Sender<Option<Made>>,
     /// A page is being made, or is the newest.
@@ -32,7 +32,7 @@ pub(super) struct Page {
 
 impl Page {
     /// `make` may block.
-    pub(super) fn new(
+    pub(crate) fn new(
         make: impl Fn() -> anyhow::Result<Vec<u8>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -44,7 +44,7 @@ impl Page {
     }
 
     /// The newest page, no older than [`FRESH`] where readers keep up.
-    pub(super) async fn get(self: Arc<Self>) -> Made {
+    pub(crate) async fn get(self: Arc<Self>) -> Made {
         let mut newest = self.newest.subscribe();
         loop {
             if let Some(made) = &*newest.borrow_and_update() {

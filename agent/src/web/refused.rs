@@ -18,11 +18,13 @@ pub enum Door {
     Health,
     /// `--socket`.
     Socket,
+    /// `--api-addr`.
+    Api,
 }
 
 impl Door {
     /// Every one of them.
-    pub const ALL: [Self; 3] = [Self::Metrics, Self::Health, Self::Socket];
+    pub const ALL: [Self; 4] = [Self::Metrics, Self::Health, Self::Socket, Self::Api];
 
     /// As the metric and the log name it.
     pub const fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Door {
             Self::Metrics => "metrics",
             Self::Health => "health",
             Self::Socket => "socket",
+            Self::Api => "api",
         }
     }
 }
@@ -53,11 +56,26 @@ pub enum Reason {
     NoResources,
     /// Its client is another user than root.
     NotRoot,
+    /// Its client opens more connections a second than it may.
+    TooOften,
+    /// The client broke the TLS handshake off, as one does that doesn't trust the
+    /// agent's certificate, or speaks no TLS 1.3.
+    Handshake,
+    /// The client showed no certificate.
+    NoCertificate,
+    /// The client's certificate is of none of the authorities of `--api-client-ca`.
+    UnknownAuthority,
+    /// The client's certificate has expired, or isn't valid yet.
+    ExpiredCertificate,
+    /// The client's certificate can't be used for something else.
+    BadCertificate,
+    /// No name of the client's certificate is an `--api-client-name`.
+    NameNotListed,
 }
 
 impl Reason {
     /// Every one of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Full,
         Self::Slow,
         Self::Malformed,
@@ -66,6 +84,13 @@ impl Reason {
         Self::LinkLocal,
         Self::NoResources,
         Self::NotRoot,
+        Self::TooOften,
+        Self::Handshake,
+        Self::NoCertificate,
+        Self::UnknownAuthority,
+        Self::ExpiredCertificate,
+        Self::BadCertificate,
+        Self::NameNotListed,
     ];
 
     /// As the metric and the log name it.
@@ -79,6 +104,13 @@ impl Reason {
             Self::LinkLocal => "link_local",
             Self::NoResources => "no_resources",
             Self::NotRoot => "not_root",
+            Self::TooOften => "too_often",
+            Self::Handshake => "handshake",
+            Self::NoCertificate => "no_certificate",
+            Self::UnknownAuthority => "unknown_authority",
+            Self::ExpiredCertificate => "expired_certificate",
+            Self::BadCertificate => "bad_certificate",
+            Self::NameNotListed => "name_not_listed",
         }
     }
 
@@ -86,10 +118,18 @@ impl Reason {
     const fn is_of(self, door: Door) -> bool {
         match self {
             Self::Full | Self::Slow | Self::Malformed | Self::NoResources => true,
-            Self::Quarantine | Self::NotListed | Self::LinkLocal => {
-                matches!(door, Door::Metrics | Door::Health)
+            Self::Quarantine | Self::LinkLocal => {
+                matches!(door, Door::Metrics | Door::Health | Door::Api)
             }
+            Self::NotListed => matches!(door, Door::Metrics | Door::Health),
             Self::NotRoot => matches!(door, Door::Socket),
+            Self::TooOften
+            | Self::Handshake
+            | Self::NoCertificate
+            | Self::UnknownAuthority
+            | Self::ExpiredCertificate
+            | Self::BadCertificate
+            | Self::NameNotListed => matches!(door, Door::Api),
         }
     }
 }

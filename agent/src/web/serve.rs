@@ -1,8 +1,11 @@
 //! HTTP/1 on a listener of which clients can take only so much: connections, time
 //! and bytes are bounded, and what exceeds a bound is closed and counted.
 //!
-//! A connection costs a task, a read buffer of 8 KiB and one file.
+//! A connection costs a task, a read buffer of 8 KiB and one file. What a client may
+//! keep waiting, a TLS handshake too, is waited for in its own connection's task.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -12,14 +15,15 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
-use hyper::body::Incoming;
+use axum::response::Response;
+use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant as TokioInstant, sleep, timeout};
 use tower::ServiceExt as _;
 
 use super::connections::{Bounds, Connection, Connections, Room};
@@ -36,18 +40,56 @@ const RECOVER: Duration = Duration::from_secs(1);
 const CLOSED_PER_PACE: u32 = 20;
 /// See [`CLOSED_PER_PACE`].
 const PACE: Duration = Duration::from_millis(10);
+/// Between two looks at whether a client whose answer goes on may still be served.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Where connections come from.
 pub trait Accept: Send + 'static {
     /// One connection.
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Incoming: Incoming;
 
     /// The next connection and its client, or why it is closed unserved. An error
     /// is one of the process or the machine.
     fn accept(
         &mut self,
-    ) -> impl Future<Output = io::Result<Result<(Self::Io, IpAddr), Reason>>> + Send;
+    ) -> impl Future<Output = io::Result<Result<(Self::Incoming, IpAddr), Reason>>> + Send;
 }
+
+/// A connection that has been accepted.
+pub trait Incoming: Send + 'static {
+    /// What HTTP is spoken over.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin;
+
+    /// Readies it for HTTP, in a task of its own and within [`Bounds::head`].
+    fn open(self) -> impl Future<Output = Result<(Self::Io, Stay), Reason>> + Send;
+}
+
+/// Asked of a client whose answer goes on: whether it may still be served.
+pub type Stay = Box<dyn Fn() -> Result<(), Reason> + Send>;
+
+impl Incoming for TcpStream {
+    type Io = Self;
+
+    async fn open(self) -> Result<(Self, Stay), Reason> {
+        Ok((self, Box::new(|| Ok(()))))
+    }
+}
+
+impl Incoming for UnixStream {
+    type Io = Self;
+
+    async fn open(self) -> Result<(Self, Stay), Reason> {
+        Ok((self, Box::new(|| Ok(()))))
+    }
+}
+
+/// Whose request it is: an extension of each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Client(pub IpAddr);
+
+/// An extension of responses that go on beyond [`Bounds::whole`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GoesOn;
 
 /// TCP connections from clients that a function admits.
 #[derive(Debug)]
@@ -59,9 +101,9 @@ pub struct Admitting<F> {
 }
 
 impl<F: Fn(IpAddr) -> Result<(), Reason> + Send + 'static> Accept for Admitting<F> {
-    type Io = tokio::net::TcpStream;
+    type Incoming = TcpStream;
 
-    async fn accept(&mut self) -> io::Result<Result<(Self::Io, IpAddr), Reason>> {
+    async fn accept(&mut self) -> io::Result<Result<(TcpStream, IpAddr), Reason>> {
         let (stream, peer) = self.listener.accept().await?;
         let client = peer.ip().to_canonical();
         Ok((self.admit)(client).map(|()| (stream, client)))
@@ -79,7 +121,7 @@ pub async fn serve(
     let mut connections = Connections::new(bounds);
     let mut pace = Pace::default();
     loop {
-        let (io, client) = match listener.accept().await {
+        let (incoming, client) = match listener.accept().await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(reason)) => {
                 refused.note(door, reason);
@@ -103,42 +145,56 @@ pub async fn serve(
         if room == Room::Taken {
             continue;
         }
-        let answered = Arc::new(AtomicBool::new(false));
-        let (flag, refused) = (Arc::clone(&answered), Arc::clone(&refused));
-        let answer = answer(io, router.clone(), bounds, flag);
+        let progress = Arc::new(Progress::default());
+        let (noted, refused) = (Arc::clone(&progress), Arc::clone(&refused));
+        let answer = answer(incoming, Client(client), router.clone(), bounds, noted);
         let task = tokio::spawn(async move {
             if let Err(reason) = answer.await {
                 refused.note(door, reason);
             }
         });
         let task = task.abort_handle();
-        connections.add(client, Held { task, answered });
+        connections.add(client, Held { task, progress });
     }
+}
+
+/// How far a connection has come.
+#[derive(Default)]
+struct Progress {
+    /// Its request is there.
+    answered: AtomicBool,
+    /// Its answer has no end in time.
+    goes_on: AtomicBool,
 }
 
 /// One request and its answer.
 async fn answer(
-    io: impl AsyncRead + AsyncWrite + Unpin,
+    incoming: impl Incoming,
+    client: Client,
     router: Router,
     bounds: Bounds,
-    answered: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 ) -> Result<(), Reason> {
-    let service = service_fn(|request: Request<Incoming>| {
-        answered.store(true, Ordering::Relaxed);
-        router.clone().oneshot(request)
+    let since = TokioInstant::now();
+    let opened = timeout(bounds.head, incoming.open()).await;
+    let (io, stay) = opened.map_err(|_| Reason::Slow)??;
+    let service = service_fn(|mut request: Request<Body>| {
+        progress.answered.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(client);
+        respond(router.clone(), request, Arc::clone(&progress))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head)
+        .header_read_timeout(bounds.head.saturating_sub(since.elapsed()))
         .max_buf_size(HEAD)
         .max_headers(HEADERS)
         // A scrape every few seconds saves nothing by an open connection.
         .keep_alive(false)
         .serve_connection(TokioIo::new(io), service);
     let connection = pin!(connection);
-    let ended = match bounds.whole {
-        Some(whole) => timeout(whole, connection).await.map_err(|_| Reason::Slow)?,
-        None => connection.await,
+    let ended = tokio::select! {
+        ended = connection => ended,
+        reason = time_is_over(bounds.whole, since, &progress, stay) => return Err(reason),
     };
     match ended {
         Err(error) if error.is_timeout() => Err(Reason::Slow),
@@ -148,9 +204,47 @@ async fn answer(
     }
 }
 
+async fn respond(
+    router: Router,
+    request: Request<Body>,
+    progress: Arc<Progress>,
+) -> Result<Response, Infallible> {
+    let response = router.oneshot(request).await?;
+    let goes_on = response.extensions().get::<GoesOn>().is_some();
+    progress.goes_on.store(goes_on, Ordering::Relaxed);
+    Ok(response)
+}
+
+/// Returns when a connection has to end, and why: an answer in its time, one that goes
+/// on when its client may no longer be served.
+async fn time_is_over(
+    whole: Option<Duration>,
+    since: TokioInstant,
+    progress: &Progress,
+    stay: Stay,
+) -> Reason {
+    let Some(whole) = whole else {
+        return pending().await;
+    };
+    loop {
+        let left = whole.saturating_sub(since.elapsed());
+        sleep(if left.is_zero() { LOOK } else { left.min(LOOK) }).await;
+        let judged = if progress.goes_on.load(Ordering::Relaxed) {
+            stay()
+        } else if since.elapsed() >= whole {
+            Err(Reason::Slow)
+        } else {
+            Ok(())
+        };
+        if let Err(reason) = judged {
+            return reason;
+        }
+    }
+}
+
 struct Held {
     task: AbortHandle,
-    answered: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 impl Connection for Held {
@@ -159,7 +253,7 @@ impl Connection for Held {
     }
 
     fn is_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
+        self.progress.answered.load(Ordering::Relaxed)
     }
 
     fn close(&self) {

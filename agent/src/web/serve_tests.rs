@@ -2,13 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use super::*;
 use axum::body::Bytes;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::Instant as TokioInstant;
-
-use super::*;
 
 const BOUNDS: Bounds = Bounds {
     total: 4,
@@ -32,7 +29,7 @@ impl Site {
         let router = Router::new()
             .route("/", get(async || "ok"))
             .route("/large", get(async move || large))
-            .route("/never", get(std::future::pending::<&'static str>));
+            .route("/never", get(pending::<&'static str>));
         let refused = Arc::new(Refused::new().unwrap());
         let counted = Arc::clone(&refused);
         tokio::spawn(serve(Door::Metrics, listener, router, bounds, counted));
@@ -171,7 +168,7 @@ struct Failing {
 }
 
 impl Accept for Failing {
-    type Io = TcpStream;
+    type Incoming = TcpStream;
 
     async fn accept(&mut self) -> io::Result<Result<(TcpStream, IpAddr), Reason>> {
         if self.failures > 0 {

@@ -15,7 +15,7 @@ use serde_json::Value;
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
 /// What can be added to the base.
-const COMPONENTS: [&str; 4] = ["cni", "cri", "events", "operators"];
+const COMPONENTS: [&str; 5] = ["api", "cni", "cri", "events", "operators"];
 
 /// Everything that `kubectl apply -k` could be given.
 fn all() -> Vec<(&'static str, String)> {
@@ -130,6 +130,7 @@ fn the_agent_knows_every_flag_that_the_daemonset_gives() {
         "--cri-socket=",
         "--cni-state=",
         "--cni-conf-dir=",
+        "--api-addr=",
     ] {
         let args = strings(&container["args"]);
         assert!(
@@ -180,6 +181,44 @@ fn probes_ask_pages_that_the_agent_has_where_it_serves_them() {
         assert_eq!(asked["port"], ports[1]["name"]);
         assert_eq!(asked["host"], "127.0.0.1");
     }
+}
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn programs_are_served_by_the_files_of_a_secret_that_is_mounted_whole() {
+    let all = documents(&kustomize_with("base", &["api"]).unwrap()).unwrap();
+    let pod = &only(&all, "DaemonSet").unwrap()["spec"]["template"]["spec"];
+    let container = agent_container(&all);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "api");
+    assert_eq!(volume.unwrap()["secret"]["secretName"], "ringfence-api");
+    assert_eq!(volume.unwrap()["secret"]["defaultMode"], 0o400);
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == "api").unwrap();
+    assert!(mount["readOnly"] == true && mount.get("subPath").is_none());
+    let folder = mount["mountPath"].as_str().unwrap();
+    let args = strings(&container["args"]);
+    for (flag, file) in [
+        ("--api-cert", "tls.crt"),
+        ("--api-key", "tls.key"),
+        ("--api-client-ca", "ca.crt"),
+    ] {
+        assert!(
+            args.contains(&format!("{flag}={folder}/{file}")),
+            "{args:?}"
+        );
+    }
+    let ports = container["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == "api").unwrap();
+    let addr = format!("--api-addr=0.0.0.0:{}", port["containerPort"]);
+    assert!(args.contains(&addr), "{args:?}");
+    // Nobody is served anything without the component.
+    let base = agent_container(&rendered("base"));
+    assert!(
+        !strings(&base["args"])
+            .iter()
+            .any(|arg| arg.starts_with("--api-"))
+    );
 }
 
 #[test]

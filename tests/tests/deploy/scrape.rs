@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ringfence_tests::agent::{Manifest, Shop};
 use ringfence_tests::apiserver::ApiServer;
 use ringfence_tests::deployed::Prometheus;
+use ringfence_tests::programs::Programs;
 use serde_json::Value;
 
 use crate::alerts::rules;
@@ -42,6 +43,9 @@ fn every_panel_has_data_and_every_alert_knows_its_metrics_while_an_agent_is_unde
     .unwrap();
     let server = cluster(&mut shop);
     with_plugin(&mut shop);
+    let programs = Programs::new(&shop.net.dir().join("api"), 4000).unwrap();
+    let flags = programs.flags(([127, 0, 0, 1], 9436).into());
+    shop.agent.flags.extend(flags);
     shop.start().unwrap();
     let target = format!("127.0.0.1:{}", shop.agent.metrics_port);
     let prometheus = Prometheus::start(&mut shop.net, &target).unwrap();

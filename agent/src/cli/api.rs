@@ -1,0 +1,79 @@
+//! Flags about the read-only API for programs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+
+use crate::web::CertificateFiles;
+
+/// Where `ringfence agent` serves programs, and by which certificates.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ApiArgs {
+    /// Where programs may read what `ringfence status`, `endpoints`, `flows` and `drops`
+    /// show, over TLS with a certificate of each side [default: none]
+    ///
+    /// Whoever has a certificate of the right authority learns the names and addresses
+    /// of this node's pods and who speaks with whom. Nobody can change anything there,
+    /// and a pod under quarantine is never served. The files are read again when they
+    /// change.
+    #[arg(long, value_name = "IP:PORT")]
+    pub api_addr: Option<String>,
+    /// The certificate that the agent shows there, with the chain behind it (PEM)
+    #[arg(long, value_name = "FILE", requires = "api_addr")]
+    pub api_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "api_addr")]
+    pub api_key: Option<PathBuf>,
+    /// The authorities whose certificates let programs in (PEM); nobody comes in without one
+    #[arg(long, value_name = "FILE", requires = "api_addr")]
+    pub api_client_ca: Option<PathBuf>,
+    /// Let in only certificates that have this DNS name, URI or common name; repeat for
+    /// more [default: every certificate of those authorities]
+    #[arg(long, value_name = "NAME", requires = "api_addr")]
+    pub api_client_name: Vec<String>,
+}
+
+/// A listener for programs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiListener {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its certificates.
+    pub files: CertificateFiles,
+}
+
+impl ApiArgs {
+    /// The listener that is asked for, if any.
+    ///
+    /// # Errors
+    /// If the address isn't one, or a file isn't named.
+    pub fn listener(self) -> anyhow::Result<Option<ApiListener>> {
+        let Some(text) = self.api_addr.filter(|text| text != "none") else {
+            return Ok(None);
+        };
+        let address = text.parse::<SocketAddr>();
+        let address =
+            address.with_context(|| format!("--api-addr {text}: neither IP:PORT nor `none`"))?;
+        let named = |flag, file: Option<PathBuf>| {
+            file.ok_or_else(|| {
+                anyhow!("--api-addr {text}: give {flag} too: nobody is served there without certificates")
+            })
+        };
+        if self.api_client_name.iter().any(String::is_empty) {
+            return Err(anyhow!(
+                "--api-client-name: no certificate has an empty name"
+            ));
+        }
+        Ok(Some(ApiListener {
+            address,
+            files: CertificateFiles {
+                cert: named("--api-cert", self.api_cert)?,
+                key: named("--api-key", self.api_key)?,
+                client_ca: named("--api-client-ca", self.api_client_ca)?,
+                client_names: self.api_client_name,
+            },
+        }))
+    }
+}

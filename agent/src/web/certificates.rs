@@ -1,0 +1,226 @@
+//! The agent's certificate and the authorities of its clients, read again when their
+//! files change. Files that can't be used leave in force what was read before.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::sleep;
+
+use super::identity::Identity;
+
+/// Between two looks at the files.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Bytes of a file; a chain of certificates has some thousands.
+const MOST: u64 = 1 << 20;
+
+/// `--api-cert`.
+pub(super) const CERT: &str = "--api-cert";
+/// `--api-key`.
+pub(super) const KEY: &str = "--api-key";
+/// `--api-client-ca`.
+pub(super) const CLIENT_CA: &str = "--api-client-ca";
+
+/// Where they are, all in PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertificateFiles {
+    /// The agent's certificate, with those that lead to its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities whose certificates let clients in.
+    pub client_ca: PathBuf,
+    /// DNS names, URIs and common names, one of which a client's certificate must
+    /// have; any will do if empty.
+    pub client_names: Vec<String>,
+}
+
+/// Why files can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file can't be read.
+    #[error("{flag} {}: {source}", path.display())]
+    Read {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds something else than it should.
+    #[error("{flag} {}: {what}", path.display())]
+    Bad {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// What the files hold.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) cert: Vec<u8>,
+    pub(super) key: Vec<u8>,
+    pub(super) client_ca: Vec<u8>,
+}
+
+impl CertificateFiles {
+    fn read(&self) -> Result<Contents, CertificateError> {
+        Ok(Contents {
+            cert: read(CERT, &self.cert)?,
+            key: read(KEY, &self.key)?,
+            client_ca: read(CLIENT_CA, &self.client_ca)?,
+        })
+    }
+}
+
+fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MOST {
+            let text = format!("it is larger than {MOST} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(bytes)
+    };
+    read().map_err(|source| CertificateError::Read {
+        flag,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// How the certificate is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Health {
+    /// When it expires, in seconds since 1970.
+    pub expires: i64,
+    /// Why the files as they are now can't be used; none if they are in force.
+    pub error: Option<String>,
+    /// How often they couldn't be used since the start.
+    pub errors: u64,
+}
+
+/// What is in force, and the files that it came from.
+pub struct Certificates {
+    files: CertificateFiles,
+    state: RwLock<State>,
+}
+
+struct State {
+    contents: Contents,
+    identity: Arc<Identity>,
+    /// What the last look found wrong. It counts once the next finds the same: files
+    /// that don't change all at once are at odds for a moment.
+    found: Option<String>,
+    health: Health,
+}
+
+impl Certificates {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// If one can't be read or used, or they don't fit each other: names flag and file.
+    pub fn read(files: CertificateFiles) -> Result<Self, CertificateError> {
+        let contents = files.read()?;
+        let identity = Identity::new(&files, &contents)?;
+        warn_of_expiry(&identity);
+        let health = Health {
+            expires: identity.expires,
+            ..Health::default()
+        };
+        let state = RwLock::new(State {
+            contents,
+            identity: Arc::new(identity),
+            found: None,
+            health,
+        });
+        Ok(Self { files, state })
+    }
+
+    /// What is in force.
+    pub(super) fn current(&self) -> Arc<Identity> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&state.identity)
+    }
+
+    /// How it is doing.
+    pub fn health(&self) -> Health {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.health.clone()
+    }
+
+    /// Looks at the files until the process ends.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            sleep(PERIOD).await;
+            let looking = Arc::clone(&self);
+            if let Err(error) = tokio::task::spawn_blocking(move || looking.look()).await {
+                tracing::warn!("looking at the API's certificate: {error}");
+            }
+        }
+    }
+
+    /// Takes over what the files hold, if that is something else and can be used. The
+    /// log is told once of what can't.
+    pub(super) fn look(&self) {
+        let read = self.files.read();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let renewed = read.and_then(|contents| {
+            let is_new = contents != state.contents;
+            let renewed = is_new.then(|| Identity::new(&self.files, &contents));
+            Ok(renewed.transpose()?.map(|identity| (contents, identity)))
+        });
+        match renewed {
+            Ok(None) => state.is_well(),
+            Ok(Some((contents, identity))) => {
+                warn_of_expiry(&identity);
+                tracing::info!("the API's certificate and its clients' authorities were read anew");
+                state.health.expires = identity.expires;
+                (state.contents, state.identity) = (contents, Arc::new(identity));
+                state.is_well();
+            }
+            Err(error) => state.is_wrong(error.to_string()),
+        }
+    }
+}
+
+impl State {
+    fn is_well(&mut self) {
+        (self.found, self.health.error) = (None, None);
+    }
+
+    fn is_wrong(&mut self, error: String) {
+        let was_found = self.found.as_ref() == Some(&error);
+        let was_told = self.health.error.as_ref() == Some(&error);
+        if was_found && !was_told {
+            tracing::warn!("{error}; what was read before stays in force");
+            self.health.errors += 1;
+            self.health.error = Some(error.clone());
+        }
+        self.found = Some(error);
+    }
+}
+
+fn warn_of_expiry(identity: &Identity) {
+    if identity.expires <= now() {
+        tracing::warn!("{CERT}: the certificate has expired, so that no client will take it");
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs().try_into().unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+#[path = "certificates_tests.rs"]
+mod tests;
