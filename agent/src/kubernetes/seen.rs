@@ -151,7 +151,7 @@ impl Seen {
             spec: PodSpec {
                 node_name: read(&value["spec"]["nodeName"]),
                 host_network: read(&value["spec"]["hostNetwork"]).unwrap_or_default(),
-                containers: Vec::new(),
+                ..PodSpec::default()
             },
             status: PodStatus {
                 phase: read(&status["phase"]).unwrap_or_default(),

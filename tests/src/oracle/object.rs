@@ -36,11 +36,19 @@ pub(super) fn namespace(object: &Value) -> &str {
     }
 }
 
+/// A value of a map of strings, in which null is empty.
+pub(super) fn string(value: &Value) -> Option<&str> {
+    match value {
+        Value::Null => Some(""),
+        value => value.as_str(),
+    }
+}
+
 fn strings<'a>(object: &'a Value, path: &str) -> Labels<'a> {
     let map = object.pointer(path).and_then(Value::as_object);
     map.into_iter()
         .flatten()
-        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+        .filter_map(|(key, value)| Some((key.as_str(), string(value)?)))
         .collect()
 }
 
@@ -73,7 +81,11 @@ fn shown_addresses(pod: &Value) -> Vec<IpAddr> {
 /// Ports that a pod's containers declare: name, protocol, number.
 pub(super) fn declared_ports(pod: &Value) -> Vec<(&str, u8, u16)> {
     let containers = list(pod, "/spec/containers").iter();
+    let init = list(pod, "/spec/initContainers").iter();
+    // A sidecar runs as long as the pod does.
+    let sidecars = init.filter(|one| text(one, "/restartPolicy") == "Always");
     containers
+        .chain(sidecars)
         .flat_map(|container| list(container, "/ports"))
         .filter_map(|port| {
             let number = port.get("containerPort")?.as_u64()?;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::object::{Labels, list, text};
+use super::object::{Labels, list, string, text};
 
 /// Whether a selector matches labels; an empty one matches all.
 pub(crate) fn selects(selector: &Value, labels: &Labels<'_>) -> bool {
@@ -10,7 +10,7 @@ pub(crate) fn selects(selector: &Value, labels: &Labels<'_>) -> bool {
     let mut equal = wanted
         .into_iter()
         .flatten()
-        .map(|(key, value)| labels.get(key.as_str()).copied() == value.as_str());
+        .map(|(key, value)| labels.get(key.as_str()).copied() == string(value));
     equal.all(|yes| yes)
         && list(selector, "/matchExpressions")
             .iter()

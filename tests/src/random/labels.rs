@@ -23,7 +23,15 @@ const MODES: [&str; 6] = ["enforce", "enforce", "audit", "audit", "off", "Enforc
 /// Labels that selectors of pods ask for.
 pub(super) fn plain_pod(dice: &mut Dice, into: &mut Map) {
     if dice.chance(70) {
-        into.insert("tier".into(), json!(dice.pick(&["front", "back"])));
+        // The last is an empty string to Kubernetes.
+        let value = dice.choose(&[
+            Some("front"),
+            Some("back"),
+            Some("front"),
+            Some("back"),
+            None,
+        ]);
+        into.insert("tier".into(), json!(value));
     }
     if dice.chance(50) {
         into.insert("version".into(), json!(dice.pick(&["v1", "v2"])));

@@ -80,6 +80,9 @@ pub(super) fn pod(dice: &mut Dice, spaces: &[&str], number: usize) -> Value {
         "spec": {"nodeName": NODES[node], "containers": containers(dice)},
         "status": status(dice, node, number, host),
     });
+    if dice.chance(15) {
+        object["spec"]["initContainers"] = init_containers(dice);
+    }
     if host {
         object["spec"]["hostNetwork"] = json!(true);
     }
@@ -145,6 +148,17 @@ fn status(dice: &mut Dice, node: usize, number: usize, host: bool) -> Value {
         status["podIPs"] = shown.iter().map(|ip| json!({"ip": ip})).collect();
     }
     status
+}
+
+/// Of which only a sidecar's ports count, after those of containers.
+fn init_containers(dice: &mut Dice) -> Value {
+    let number = *dice.choose(&[81, 8082]);
+    let ports = json!([{"name": dice.pick(&["http", "mesh"]), "containerPort": number}]);
+    match dice.below(3) {
+        0 => json!([{"name": "once", "ports": ports}]),
+        1 => json!([{"name": "once", "ports": ports, "restartPolicy": "OnFailure"}]),
+        _ => json!([{"name": "mesh", "ports": ports, "restartPolicy": "Always"}]),
+    }
 }
 
 /// One container or two; a name means another number in another pod, and

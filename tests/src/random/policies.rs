@@ -152,7 +152,9 @@ pub(super) fn selector(dice: &mut Dice, words: &[(&str, &[&str])]) -> Value {
     if dice.chance(60) {
         for _ in 0..dice.between(1, 2) {
             let (key, values) = dice.choose(words);
-            selector["matchLabels"][*key] = json!(dice.pick(values));
+            // A template that came out empty: an empty string to Kubernetes.
+            let value = (!dice.chance(4)).then(|| dice.pick(values));
+            selector["matchLabels"][*key] = json!(value);
         }
     }
     if dice.chance(45) {

@@ -80,6 +80,8 @@ pub struct PodSpec {
     pub host_network: bool,
     /// Its containers.
     pub containers: Vec<Container>,
+    /// Containers that start before those; sidecars among them go on beside them.
+    pub init_containers: Vec<Container>,
 }
 
 /// A container.
@@ -88,6 +90,8 @@ pub struct PodSpec {
 pub struct Container {
     /// Ports that it declares.
     pub ports: Vec<ContainerPort>,
+    /// `Always` makes a sidecar of an init container (Kubernetes 1.29).
+    pub restart_policy: Option<String>,
 }
 
 /// A port that a container declares.
@@ -150,9 +154,13 @@ impl Pod {
         all
     }
 
-    /// Ports that its containers declare, in their order.
+    /// Ports that its containers declare, in their order, and then its sidecars: as
+    /// Kubernetes looks for a Service's target port by name.
     pub fn ports(&self) -> impl Iterator<Item = &ContainerPort> {
-        self.spec.containers.iter().flat_map(|c| &c.ports)
+        let init = self.spec.init_containers.iter();
+        let sidecars = init.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let all = self.spec.containers.iter().chain(sidecars);
+        all.flat_map(|container| &container.ports)
     }
 }
 

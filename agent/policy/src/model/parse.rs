@@ -17,6 +17,12 @@ const ENFORCED: &str = "v1alpha2 ClusterNetworkPolicy is";
 pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
+    if value["kind"] == "Service"
+        && let Some(Value::Object(selector)) = value.pointer_mut("/spec/selector")
+    {
+        // Other kinds' selectors of that name have conditions in them.
+        empty_nulls(selector);
+    }
     strip_nulls(&mut value);
     let who = Who::of(&value);
     if !value.is_object() {
@@ -148,15 +154,33 @@ fn stand_in(kind: &str, mut value: Value, who: &Who) -> Result<Option<Pod>, Obje
     Ok(Some(pod))
 }
 
-/// Kubernetes takes a `null` member for an absent one. A `null` in a list stays, and is an error.
+/// Kubernetes takes a `null` member for an absent one, but in a map of strings for an empty
+/// string: a selector by `tier: null`, of a template that came out empty, selects pods whose
+/// `tier` is empty, not all. A `null` in a list stays, and is an error.
 fn strip_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.retain(|_, v| !v.is_null());
-            members.values_mut().for_each(strip_nulls);
+            for (name, value) in members {
+                match value {
+                    Value::Object(strings) if STRINGS.contains(&name.as_str()) => {
+                        empty_nulls(strings);
+                    }
+                    other => strip_nulls(other),
+                }
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(strip_nulls),
         _ => {}
+    }
+}
+
+/// Members that are maps of strings wherever they are.
+const STRINGS: [&str; 3] = ["annotations", "labels", "matchLabels"];
+
+fn empty_nulls(strings: &mut Map<String, Value>) {
+    for value in strings.values_mut().filter(|value| value.is_null()) {
+        *value = "".into();
     }
 }
 

@@ -257,3 +257,85 @@ fn what_is_read_straight_is_what_the_long_way_reads() {
         assert_eq!(same, long, "{text}");
     }
 }
+
+#[test]
+fn a_null_in_a_map_of_strings_is_an_empty_string_and_elsewhere_nothing() {
+    let read = |value: Value| match Object::from_value(value) {
+        Ok(Parsed::Object(object)) => *object,
+        other => panic!("{other:?}"),
+    };
+    let meta = json!({
+        "name": "n", "namespace": "b",
+        "labels": {"tier": null, "labels": null}, "annotations": {"ringfence.dev/mode": null},
+    });
+    let pod = read(json!({"kind": "Pod", "metadata": meta, "spec": {"nodeName": null}}));
+    assert_eq!(pod.meta().labels.get("tier").map(String::as_str), Some(""));
+    assert_eq!(
+        pod.meta().labels.get("labels").map(String::as_str),
+        Some("")
+    );
+
+    let selector = json!({"matchLabels": {"tier": null}});
+    let rule = json!({"from": [{"podSelector": selector, "namespaceSelector": null}]});
+    let Object::NetworkPolicy(policy) = read(json!({
+        "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1", "metadata": meta,
+        "spec": {"podSelector": selector, "ingress": [rule]},
+    })) else {
+        panic!("no policy")
+    };
+    let peer = &policy.spec.ingress[0].from[0];
+    assert_eq!(peer.namespace_selector, None);
+    for selector in [
+        &policy.spec.pod_selector,
+        peer.pod_selector.as_ref().expect("a selector"),
+    ] {
+        assert_eq!(
+            selector.match_labels,
+            [("tier".to_owned(), String::new())].into()
+        );
+    }
+    let mode = policy.metadata.annotations.get("ringfence.dev/mode");
+    assert_eq!(mode.map(String::as_str), Some(""));
+
+    let Object::Service(service) = read(json!({
+        "kind": "Service", "metadata": {"name": "n"}, "spec": {"selector": {"tier": null}},
+    })) else {
+        panic!("no Service")
+    };
+    let selector = format!("{service:?}");
+    assert!(selector.contains(r#"{"tier": ""}"#), "{selector}");
+    // A workload's own selector isn't one of strings.
+    let deployment = json!({
+        "kind": "Deployment", "metadata": {"name": "n"},
+        "spec": {"selector": {"matchLabels": null}, "template": {"metadata": {"labels": {"a": null}}}},
+    });
+    let stand_in = read(deployment);
+    assert_eq!(
+        stand_in.meta().labels.get("a").map(String::as_str),
+        Some("")
+    );
+}
+
+#[test]
+fn ports_of_sidecars_come_after_those_of_containers_and_other_init_containers_have_none() {
+    let port = |name: &str, number: u16| json!({"name": name, "containerPort": number});
+    let pod = json!({
+        "kind": "Pod", "metadata": {"name": "n"},
+        "spec": {
+            "initContainers": [
+                {"ports": [port("once", 1)]},
+                {"ports": [port("http", 2), port("mesh", 3)], "restartPolicy": "Always"},
+                {"ports": [port("never", 4)], "restartPolicy": "OnFailure"},
+            ],
+            "containers": [{"ports": [port("http", 80)]}],
+        },
+    });
+    let Ok(Parsed::Object(object)) = Object::from_value(pod) else {
+        panic!("no pod")
+    };
+    let Object::Pod(pod) = *object else {
+        panic!("no pod")
+    };
+    let numbers: Vec<u16> = pod.ports().map(|port| port.container_port).collect();
+    assert_eq!(numbers, [80, 2, 3]);
+}

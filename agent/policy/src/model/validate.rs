@@ -56,8 +56,11 @@ fn ip_block(block: &IpBlock, path: &str) -> Result<(), Fault> {
     for (i, except) in block.except.iter().enumerate() {
         let path = format!("{path}.except[{i}]");
         cidr(except, &path)?;
-        if !block.cidr.contains(except) {
-            fault(path, format!("{except} is not inside {}", block.cidr))?;
+        // As the API server has it: the block itself would leave nothing of it.
+        let is_less = except.prefix_len() > block.cidr.prefix_len();
+        if !is_less || !block.cidr.contains(except) {
+            let message = format!("{except} is not a part of {}, and less than it", block.cidr);
+            fault(path, message)?;
         }
     }
     Ok(())
