@@ -32,6 +32,7 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         tunnels(&status.tunnel_ports),
         mark(status.seen_mark.as_ref()),
     );
+    text.push_str(&absent(status));
     text.push_str(&scrapes(status));
     if let Some(api) = &status.api {
         let _ = writeln!(text, "api         {}", programs(api));
@@ -54,6 +55,17 @@ pub(super) fn verdict(status: &Status, paint: Paint) -> String {
         }
         (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
         (None, _) => paint.green("well"),
+    }
+}
+
+/// Kinds that the API server doesn't have, if there are any.
+fn absent(status: &Status) -> String {
+    let watches = status.watches.iter();
+    let absent = watches.filter(|watch| watch.state == "absent");
+    let kinds: Vec<&str> = absent.map(|watch| watch.kind.as_str()).collect();
+    match kinds.is_empty() {
+        true => String::new(),
+        false => format!("kinds       the cluster has no {}\n", kinds.join(", ")),
     }
 }
 
@@ -276,6 +288,30 @@ mod tests {
         assert_eq!(said(bit(false)), not_yet);
         let none = "mark        none is asked for (--seen-mark 0)";
         assert_eq!(said(None), none);
+    }
+
+    #[test]
+    fn the_status_says_which_kinds_the_cluster_does_not_have() {
+        let row = |kind: &str, state: &str| WatchStatus {
+            kind: kind.into(),
+            state: state.into(),
+            since: 0,
+            listed: true,
+            error: None,
+            errors: 0,
+            lists: 1,
+        };
+        let mut status = Status {
+            watches: vec![
+                row("Pod", "connected"),
+                row("ClusterNetworkPolicy", "absent"),
+            ],
+            ..Status::default()
+        };
+        let line = "\nkinds       the cluster has no ClusterNetworkPolicy\n";
+        assert!(status_text(&status, Paint::off()).contains(line));
+        status.watches.pop();
+        assert!(!status_text(&status, Paint::off()).contains("\nkinds"));
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Who the agent is to the API server, and where that is.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+
+/// A connection that isn't made within so long is tried anew: the kernel's own tries lie
+/// ever farther apart, and what comes back meanwhile would be noticed late.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// Where credentials come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +50,7 @@ impl Access {
         };
         // Retries are ours to make, and to show.
         config.default_retry = false;
+        config.connect_timeout = Some(CONNECT);
         Ok(config)
     }
 

@@ -1,5 +1,6 @@
 //! How each watch is doing, for `status`, for metrics, and for the next attempt.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,6 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Kind;
@@ -37,10 +39,58 @@ pub struct WatchStatus {
     pub lists: u64,
 }
 
+/// What all watches of one server have in common.
+#[derive(Debug, Default)]
+struct Server {
+    /// Told when one of them has got an answer.
+    back: Notify,
+    outage: Mutex<Outage>,
+}
+
+/// The time in which some watch is disconnected.
+#[derive(Debug, Default)]
+struct Outage {
+    /// The watches that are.
+    down: BTreeSet<Kind>,
+    since: Option<Instant>,
+    faults: u64,
+}
+
+impl Server {
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outage {
+    /// Counts a fault; whether it is the first one.
+    fn fault(&mut self, kind: Kind) -> bool {
+        let is_first = self.down.is_empty();
+        self.down.insert(kind);
+        self.faults += 1;
+        if is_first {
+            self.since = Some(Instant::now());
+        }
+        is_first
+    }
+
+    /// A watch is connected, or not wanted any more; how long the outage was and how many
+    /// faults it had if that ends it.
+    fn over(&mut self, kind: Kind) -> Option<(Duration, u64)> {
+        if !self.down.remove(&kind) || !self.down.is_empty() {
+            return None;
+        }
+        let faults = std::mem::take(&mut self.faults);
+        let since = self.since.take()?;
+        Some((since.elapsed(), faults))
+    }
+}
+
 /// How one watch is doing.
 #[derive(Debug)]
 pub struct Health {
     kind: Kind,
+    server: Arc<Server>,
     state: Mutex<State>,
     errors: AtomicU64,
     lists: AtomicU64,
@@ -64,9 +114,10 @@ enum Link {
 }
 
 impl Health {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, server: Arc<Server>) -> Self {
         Self {
             kind,
+            server,
             state: Mutex::new(State {
                 link: Link::Disconnected,
                 since: SystemTime::now(),
@@ -90,6 +141,9 @@ impl Health {
         state.heard = Instant::now();
         if status.is_success() {
             state.turn(Link::Connected);
+            drop(state);
+            self.over();
+            self.server.back.notify_waiters();
             return;
         }
         let seconds = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
@@ -115,13 +169,28 @@ impl Health {
         }
     }
 
-    /// Something went wrong.
+    /// Returns once any watch of the same server has got an answer.
+    pub async fn server_is_back(&self) {
+        self.server.back.notified().await;
+    }
+
+    /// Says once that all watches are connected again.
+    fn over(&self) {
+        if let Some((lasted, faults)) = self.server.outage().over(self.kind) {
+            let seconds = lasted.as_secs_f64();
+            tracing::info!("all watches are connected again after {seconds:.1} s, {faults} faults");
+        }
+    }
+
+    /// Something went wrong. The first fault of an outage is logged; `status` and metrics
+    /// have each.
     pub fn failed(&self, error: &str) {
         self.errors.fetch_add(1, Ordering::Relaxed);
-        let mut state = self.state();
-        if state.link != Link::Disconnected || state.error.as_deref() != Some(error) {
-            tracing::warn!(kind = %self.kind, "{error}; what is in force stays");
+        match self.server.outage().fault(self.kind) {
+            true => tracing::warn!(kind = %self.kind, "{error}; what is in force stays"),
+            false => tracing::debug!(kind = %self.kind, "{error}"),
         }
+        let mut state = self.state();
         state.error = Some(error.to_owned());
         state.turn(Link::Disconnected);
     }
@@ -141,6 +210,8 @@ impl Health {
         let mut state = self.state();
         state.is_listed = true;
         state.turn(Link::Absent);
+        drop(state);
+        self.over();
     }
 
     /// What the server asked to wait, once.
@@ -184,7 +255,8 @@ pub struct Board(Arc<[Arc<Health>]>);
 
 impl Default for Board {
     fn default() -> Self {
-        let each = Kind::ALL.map(|kind| Arc::new(Health::new(kind)));
+        let server: Arc<Server> = Arc::default();
+        let each = Kind::ALL.map(|kind| Arc::new(Health::new(kind, Arc::clone(&server))));
         Self(each.into())
     }
 }
@@ -250,5 +322,24 @@ impl Board {
             lists.with_label_values(&labels).inc_by(row.lists);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_begins_with_the_first_fault_and_ends_with_the_last_watch() {
+        let mut outage = Outage::default();
+        assert!(outage.fault(Kind::Pod));
+        assert!(!outage.fault(Kind::Pod));
+        assert!(!outage.fault(Kind::Node));
+        assert_eq!(outage.over(Kind::Service), None, "never lost");
+        assert_eq!(outage.over(Kind::Pod), None);
+        let (_, faults) = outage.over(Kind::Node).unwrap();
+        assert_eq!(faults, 3);
+        assert_eq!(outage.over(Kind::Node), None, "said once");
+        assert!(outage.fault(Kind::Node), "another one");
     }
 }

@@ -8,19 +8,23 @@
 //! | [`ledger`] | what is known of a kind, so that a new list removes only what is gone, and no event is believed twice or out of order |
 //! | [`watch`] | one kind's watch, for ever: lists, events, faults, patience |
 //! | [`barrier`] | proof that the watches have told what the server has accepted |
+//! | `absence` | whether a kind that was there is gone |
 //! | [`backoff`] | how long to wait after a fault |
 //! | [`emit`] | Events on callers' pods, if asked for |
+//! | `fault` | what went wrong with a watch, and what that says of the server |
 //! | [`framing`] | events that were cut off, told from whole ones |
 //! | [`inbox`] | from the watches to the index |
 //! | [`health`] | how each watch is doing |
 //! | [`list`] | everything once, for a person's question |
 //!
-//! Only `credentials`, `watch`, `barrier`, `list` and `emit` do I/O.
+//! Only `credentials`, `watch`, `absence`, `barrier`, `list` and `emit` do I/O.
 
+mod absence;
 pub mod backoff;
 pub mod barrier;
 pub mod credentials;
 pub mod emit;
+mod fault;
 pub mod framing;
 pub mod health;
 pub mod inbox;

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use kube::client::ClientBuilder;
-use kube::core::Status;
 use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use ringfence_policy::config::Config;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::absence::Absence;
 use super::backoff::{Backoff, chance};
 use super::barrier::Asked;
+use super::fault::{Fault, describe, status};
 use super::framing::Witnessed;
 use super::health::Health;
 use super::inbox::{Outbox, What};
@@ -34,8 +35,12 @@ pub struct Pace {
     pub stall: Duration,
     /// Whether a kind is still absent is asked so often.
     pub recheck: Duration,
+    /// A kind that was there counts as gone once the server has said so for so long.
+    pub certain: Duration,
     /// The first wait after a fault, doubled with each up to the last; jittered.
     pub backoff: [Duration; 2],
+    /// No wait is longer where the server couldn't be reached: that costs it nothing.
+    pub unreached: Duration,
 }
 
 impl Default for Pace {
@@ -43,11 +48,17 @@ impl Default for Pace {
         Self {
             watch: Duration::from_secs(120),
             stall: Duration::from_secs(60),
-            recheck: Duration::from_secs(60),
+            recheck: Duration::from_secs(4),
+            certain: Duration::from_secs(30),
             backoff: [Duration::from_millis(500), Duration::from_secs(30)],
+            unreached: Duration::from_secs(4),
         }
     }
 }
+
+/// Agents whose server is back, or has forgotten their place in its history, come back
+/// within so long, not all at once.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// A watch without faults for so long begins its next waits from the first.
 const CALM: Duration = Duration::from_secs(60);
@@ -63,6 +74,8 @@ enum Next {
     Pages,
     /// The cluster has no such kind.
     Absent,
+    /// It had, and may have no more.
+    Vanished,
 }
 
 /// One kind's watch.
@@ -83,6 +96,9 @@ pub struct Follow {
     is_listing: bool,
     backoff: Backoff,
     last_fault: Option<Instant>,
+    /// When the server had last forgotten where the watch was.
+    last_gone: Option<Instant>,
+    absence: Absence,
 }
 
 impl Follow {
@@ -109,6 +125,8 @@ impl Follow {
             is_listing: true,
             backoff: Backoff::new(pace.backoff),
             last_fault: None,
+            last_gone: None,
+            absence: Absence::default(),
         }
     }
 
@@ -117,7 +135,10 @@ impl Follow {
         loop {
             match self.connect().await {
                 Ok(client) => self.watch(client).await,
-                Err(error) => self.fault(&failure::one_line(&error)).await,
+                Err(error) => {
+                    self.fault(&failure::one_line(&error), Fault::Answered)
+                        .await;
+                }
             }
         }
     }
@@ -132,7 +153,7 @@ impl Follow {
 
     /// Returns when a new connection is needed.
     async fn watch(&mut self, client: Client) {
-        let api: Api<Seen> = Api::all_with(client, &self.kind);
+        let api: Api<Seen> = Api::all_with(client.clone(), &self.kind);
         let mut events = pin!(watcher(api, self.watcher_config()));
         self.is_listing = true;
         self.health.heard();
@@ -143,18 +164,18 @@ impl Follow {
                 None => {
                     let silent = self.pace.stall.as_secs();
                     let error = format!("the list stopped: nothing was heard for {silent} s");
-                    return self.fault(&error).await;
+                    return self.fault(&error, Fault::Answered).await;
                 }
             };
             let next = match event {
                 Ok(event) => match self.take(event).await {
                     Ok(()) => continue,
                     Err(error) => {
-                        self.fault(&error).await;
+                        self.fault(&error, Fault::Answered).await;
                         Next::Anew
                     }
                 },
-                Err(error) => self.judge(&error).await,
+                Err(error) => self.judge(&client, &error).await,
             };
             if next != Next::Resume {
                 return;
@@ -189,6 +210,10 @@ impl Follow {
     }
 
     async fn take(&mut self, event: Event<Seen>) -> Result<(), String> {
+        // A list that begins has shown nothing yet.
+        if !matches!(event, Event::Init) {
+            self.absence.is_over();
+        }
         match event {
             Event::Init => {
                 self.is_listing = true;
@@ -242,30 +267,54 @@ impl Follow {
     }
 
     /// Says what went wrong, waits, and says how to go on.
-    async fn judge(&mut self, error: &watcher::Error) -> Next {
-        let next = self.next(error);
+    async fn judge(&mut self, client: &Client, error: &watcher::Error) -> Next {
+        let mut next = self.next(error);
+        if next == Next::Vanished {
+            let said = self.absence.ask(client, self.kind).await;
+            let is_certain = said.is_some_and(|lasted| lasted >= self.pace.certain);
+            if is_certain {
+                tracing::warn!(kind = %self.kind, "the cluster has no such kind any more");
+                self.ledger.list();
+                self.complete().await;
+                next = Next::Absent;
+            }
+        }
         match next {
             Next::Absent => {
                 self.health.absent();
                 self.out.put(self.kind, What::Listed).await;
-                sleep(self.pace.recheck).await;
+                self.recheck().await;
+            }
+            Next::Vanished => {
+                let error = describe(error);
+                self.health
+                    .failed(&format!("{error}; it stays in force until that is certain"));
+                self.recheck().await;
+                self.health.heard();
             }
             Next::Pages => self.streams = false,
             Next::Resume | Next::Anew => {
-                let text = describe(error);
-                self.fault(&text).await;
+                let fault = Fault::of(error, self.is_listing);
+                self.fault(&describe(error), fault).await;
             }
         }
         next
+    }
+
+    /// Agents don't ask all at once.
+    async fn recheck(&self) {
+        sleep(self.pace.recheck.mul_f64(0.75 + chance() / 4.0)).await;
     }
 
     fn next(&self, error: &watcher::Error) -> Next {
         use watcher::Error::{NoResourceVersion, WatchFailed, WatchStartFailed};
         let code = status(error).map(|status| status.code);
         match (error, code) {
-            // What stands in the cluster's place there may come yet. A kind that was
-            // there and is no more takes its objects along one by one.
+            // What stands in the cluster's place there may come yet.
             (_, Some(404)) if self.kind.is_optional() && self.ledger.is_empty() => Next::Absent,
+            // Where a definition is deleted, its objects are told to go first: to whoever
+            // watches.
+            (_, Some(404)) if self.kind.is_optional() => Next::Vanished,
             (WatchStartFailed(_), Some(400 | 422)) if self.streams => Next::Pages,
             // Its place in the history is gone; or the credentials are read again.
             (_, Some(410 | 401)) => Next::Anew,
@@ -277,14 +326,30 @@ impl Follow {
         }
     }
 
-    async fn fault(&mut self, text: &str) {
+    async fn fault(&mut self, text: &str, fault: Fault) {
         self.health.failed(text);
         if self.last_fault.is_some_and(|last| last.elapsed() > CALM) {
             self.backoff.reset();
         }
-        let wait = self.backoff.wait();
-        let asked = self.health.take_retry_after().unwrap_or_default();
-        sleep(wait.max(asked)).await;
+        let wait = match fault {
+            Fault::Unreached => self.backoff.wait().min(self.pace.unreached),
+            // A place that is lost again and again isn't an outage's doing.
+            Fault::Gone if self.last_gone.is_none_or(|last| last.elapsed() > CALM) => {
+                TOGETHER.min(self.pace.backoff[0]).mul_f64(chance())
+            }
+            Fault::Gone | Fault::Answered => self.backoff.wait(),
+        };
+        if fault == Fault::Gone {
+            self.last_gone = Some(Instant::now());
+        }
+        let asked = self.health.take_retry_after();
+        tokio::select! {
+            () = sleep(wait.max(asked.unwrap_or_default())) => {}
+            // Who was told how long to wait does so.
+            () = self.health.server_is_back(), if asked.is_none() && fault == Fault::Unreached => {
+                sleep(TOGETHER.min(wait).mul_f64(chance())).await;
+            }
+        }
         self.last_fault = Some(Instant::now());
         // What happened while waiting on purpose says nothing of the server.
         self.health.heard();
@@ -319,39 +384,5 @@ fn believed(news: News) -> Result<bool, String> {
         News::Fresh => Ok(true),
         News::Known => Ok(false),
         News::Disorder => Err("events came out of order".into()),
-    }
-}
-
-/// The API's own account of an error, if it gave one.
-fn status(error: &watcher::Error) -> Option<&Status> {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    match error {
-        WatchError(status)
-        | InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => Some(status),
-        _ => None,
-    }
-}
-
-/// On one line: with its code where there is one, else with all its causes.
-fn describe(error: &watcher::Error) -> String {
-    match status(error) {
-        Some(status) => {
-            let Status { code, message, .. } = status;
-            format!("the API server said {code}: {}", message.trim())
-        }
-        None => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(error);
-            while let Some(error) = cause {
-                let more = error.to_string();
-                if !text.contains(&more) {
-                    text = format!("{text}: {more}");
-                }
-                cause = error.source();
-            }
-            text
-        }
     }
 }

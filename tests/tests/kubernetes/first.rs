@@ -1,11 +1,11 @@
 //! The first world, and servers that have less than others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringfence::kubernetes::Kind;
 use ringfence_tests::apiserver::{ApiServer, Fault};
 
-use crate::mirror::{Mirror, SHOP, pod, policy};
+use crate::mirror::{Mirror, PACE, SHOP, pod, policy};
 
 const CLUSTER_POLICY: &str = "
 kind: ClusterNetworkPolicy
@@ -109,6 +109,40 @@ async fn cluster_network_policies_stay_while_their_api_cant_be_found() {
     mirror.stays(&before).await;
     mirror.server.set_cluster_policies(true);
     mirror.recovers("with them again").await;
+}
+
+#[tokio::test]
+async fn cluster_network_policies_whose_api_was_deleted_meanwhile_go_once_that_is_certain() {
+    let server = server();
+    server.apply(CLUSTER_POLICY).unwrap();
+    let mut mirror = Mirror::new(server);
+    mirror.agrees("with them").await;
+    let before = mirror.tables();
+    // Gone without a word to a watch that was cut off: first, nobody can be sure.
+    mirror.server.set_cluster_policies(false);
+    mirror.server.cut_watches();
+    mirror.server.inject("*", Fault::status(500), 3);
+    let start = Instant::now();
+    let absent = |mirror: &mut Mirror| mirror.row(Kind::ClusterNetworkPolicy).state == "absent";
+    let kept = |mirror: &mut Mirror| mirror.tables() == before;
+    while start.elapsed() < PACE.certain {
+        mirror.drain();
+        assert!(
+            kept(&mut mirror) && !absent(&mut mirror),
+            "{:?}",
+            start.elapsed()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    mirror
+        .until("lifted", |mirror| {
+            absent(mirror) && mirror.tables() != before
+        })
+        .await;
+    assert!(mirror.board.is_connected());
+    mirror.server.set_cluster_policies(true);
+    mirror.recovers("with them anew").await;
+    assert_eq!(mirror.tables(), before);
 }
 
 #[tokio::test]

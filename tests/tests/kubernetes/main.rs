@@ -9,6 +9,7 @@ mod faults;
 mod first;
 mod mirror;
 mod objects;
+mod outage;
 mod proxies;
 mod sequences;
 mod silence;

@@ -26,7 +26,9 @@ pub(crate) const PACE: Pace = Pace {
     watch: Duration::from_secs(120),
     stall: Duration::from_secs(2),
     recheck: Duration::from_millis(200),
+    certain: Duration::from_secs(3),
     backoff: [Duration::from_millis(20), Duration::from_millis(100)],
+    unreached: Duration::from_millis(100),
 };
 
 /// A server, and what one agent knows of it.
@@ -48,6 +50,15 @@ impl Mirror {
 
     /// As that, by a kubeconfig that says something else as well.
     pub(crate) fn by(server: impl Into<Arc<ApiServer>>, edit: impl Fn(&mut Value)) -> Self {
+        Self::at(PACE, server, edit)
+    }
+
+    /// As that, at another pace.
+    pub(crate) fn at(
+        pace: Pace,
+        server: impl Into<Arc<ApiServer>>,
+        edit: impl Fn(&mut Value),
+    ) -> Self {
         let server = server.into();
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
@@ -65,7 +76,7 @@ impl Mirror {
         for (kind, asked) in asks {
             let (access, outbox) = (access.clone(), outbox.clone());
             let (config, health) = (Config::default(), board.of(kind));
-            let follow = Follow::new(kind, access, config, outbox, health, asked, PACE);
+            let follow = Follow::new(kind, access, config, outbox, health, asked, pace);
             watches.spawn(follow.run());
         }
         Self {

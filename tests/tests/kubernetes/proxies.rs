@@ -19,7 +19,7 @@ const PORT: u16 = 6443;
 
 /// How to ask a proxy for a tunnel.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub(crate) enum Way {
     /// `CONNECT` of HTTP/1.1.
     Http,
     /// SOCKS5 without authentication; the proxy resolves names.
@@ -27,7 +27,7 @@ enum Way {
 }
 
 /// A proxy that knows one server, by [`HOST`].
-struct Proxy {
+pub(crate) struct Proxy {
     way: Way,
     address: SocketAddr,
     server: SocketAddr,
@@ -38,7 +38,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn start(way: Way, server: SocketAddr) -> Self {
+    pub(crate) async fn start(way: Way, server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut proxy = Self {
             way,
@@ -69,12 +69,12 @@ impl Proxy {
     }
 
     /// Breaks every tunnel, and answers nobody any more.
-    async fn fail(&mut self) {
+    pub(crate) async fn fail(&mut self) {
         self.tasks.shutdown().await;
     }
 
     /// Comes back at the same address.
-    async fn come_back(&mut self) {
+    pub(crate) async fn come_back(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.serve(listener);
     }
@@ -84,7 +84,7 @@ impl Proxy {
     }
 
     /// Sends a kubeconfig's requests through it.
-    fn enter(&self, kubeconfig: &mut Value) {
+    pub(crate) fn enter(&self, kubeconfig: &mut Value) {
         let scheme = match self.way {
             Way::Http => "http",
             Way::Socks => "socks5",
