@@ -79,8 +79,8 @@ pub enum Command {
     /// Who can reach whom, or with --diff what a change of manifests opens and closes
     ///
     /// Callers are rows, callees columns; one character a port: `.` allowed, `X`
-    /// denied, and `~` where that holds for some pods of a workload or some
-    /// addresses of a CIDR only. What a staged policy would deny counts as
+    /// denied, and `~` where that holds for some pods of a workload, some addresses of
+    /// a CIDR or one family of addresses only. What a staged policy would deny counts as
     /// allowed. A pod or workload to itself never counts as open.
     Matrix(MatrixArgs),
     /// Who may call SERVICE, on which ports, and through which label or policy

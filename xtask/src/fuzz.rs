@@ -61,6 +61,8 @@ fn build() -> Result<PathBuf> {
     let mut command = ebpf::cargo();
     command
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        // A panic says where; what else there is of it takes time to build.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .args(["build", "--release", "--package", "ringfence-fuzz"])
         .args(["--bins", "--features", "libfuzzer", "--target", host.trim()])
         .arg("--target-dir")

@@ -129,10 +129,28 @@ impl Snapshot {
     }
 }
 
-/// The class of the address that a packet between two pods would show the
-/// other: of a family that both have, else the first.
-pub(crate) fn class_between(of: &[Seen], peer: &[Seen]) -> Option<u32> {
-    let shared = |seen: &&Seen| peer.iter().any(|p| p.is_v4 == seen.is_v4);
-    let seen = of.iter().find(shared).or(of.first())?;
-    Some(seen.class)
+/// The classes of the addresses that packets between two pods carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// Of which family; none where they have none in common.
+    pub(crate) is_v4: Option<bool>,
+    /// Of the first pod's address and the other's.
+    pub(crate) classes: [Option<u32>; 2],
+}
+
+/// What packets between two pods carry: of each family that both have, else their first
+/// addresses. A call that is denied over one family may be allowed over the other.
+pub(crate) fn carried(one: &[Seen], other: &[Seen]) -> impl Iterator<Item = Carried> {
+    let first = |seen: &[Seen], is_v4| seen.iter().find(|s| s.is_v4 == is_v4).map(|s| s.class);
+    let family = |is_v4| {
+        let classes = [Some(first(one, is_v4)?), Some(first(other, is_v4)?)];
+        let is_v4 = Some(is_v4);
+        Some(Carried { is_v4, classes })
+    };
+    let both = [true, false].map(family);
+    let none = both.iter().all(Option::is_none).then(|| Carried {
+        is_v4: None,
+        classes: [one, other].map(|seen| seen.first().map(|s| s.class)),
+    });
+    both.into_iter().flatten().chain(none)
 }

@@ -33,6 +33,12 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
     if let Some(via) = &explanation.via {
         through(via, paint, &mut lines);
     }
+    if let Some([four, six]) = explanation.families {
+        let [four, six] = [four, six].map(|of| verdict(of, paint));
+        lines.push(format!(
+            "over IPv4: {four}, over IPv6: {six}; the worse is explained"
+        ));
+    }
     lines.extend(explanation.note.clone());
     for side in [&explanation.egress, &explanation.ingress] {
         lines.push(String::new());
@@ -169,5 +175,35 @@ mod tests {
             place("egress.ringfence.dev/ledger: \"true\""),
         ];
         assert!(order.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn a_call_that_one_family_alone_may_make_is_denied_and_says_so() {
+        let dual = |name: &str, last: u8| {
+            let mut pod = pod(name, &format!("10.0.0.{last}"), &json!({"app": name}));
+            pod["status"]["podIPs"] =
+                json!([{"ip": format!("10.0.0.{last}")}, {"ip": format!("fd00::{last}")}]);
+            pod
+        };
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "p", "namespace": "bank"},
+            "spec": {"podSelector": {"matchLabels": {"app": "ledger"}},
+                "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+        });
+        let index = index(vec![dual("caller", 1), dual("ledger", 2), policy]);
+        let port = super::super::port("TCP/8080").unwrap();
+        let explain = |from: &str, to: &str| explain::explain(&index, from, to, &port).unwrap();
+        let found = explain("bank/caller", "bank/ledger");
+        let text = text(&found, Paint::off());
+        let line = "\nover IPv4: ALLOWED, over IPv6: DENIED; the worse is explained\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.starts_with("DENIED"), "{text}");
+        assert_eq!(found.to.address.unwrap().to_string(), "fd00::2");
+        // Who names an address asks about that one.
+        let four = explain("bank/caller", "10.0.0.2");
+        assert_eq!((four.verdict, four.families), (Verdict::Allowed, None));
+        let six = explain("bank/caller", "fd00::2");
+        assert_eq!((six.verdict, six.families), (Verdict::Denied, None));
     }
 }

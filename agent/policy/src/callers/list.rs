@@ -16,7 +16,7 @@ use crate::{
         policy::{Facts, Parsed, Policy, Who},
     },
     index::{Owner, groups::GroupId},
-    matrix::{self, peer},
+    matrix::peer,
     model::PolicyType,
     ports::Ports,
     prefix::{V4_ROOT, V6_ROOT},
@@ -271,26 +271,29 @@ impl<'s> Service<'s> {
     /// A caller's pod and pods of the service; a pod always reaches itself.
     fn pair(&self, at: usize, place: usize, sum: &mut Sum) {
         let (pod, callee) = (&self.snapshot.pods[at], &self.callees[place]);
-        let Some(other) = callee.pods.iter().find(|other| **other != at) else {
+        if callee.pods.iter().all(|other| *other == at) {
             return;
-        };
-        let Some(class) = snapshot::class_between(&pod.seen, &callee.seen) else {
-            return;
-        };
-        let address = || {
-            let index = &self.snapshot.index;
-            let other = index.addresses_of(self.snapshot.pods[*other].id);
-            matrix::address_between(&index.addresses_of(pod.id), &other).map(IpAddr::from)
-        };
-        let found = self.found(place, class, address);
-        let egress = self.egress(at, callee, &found.allowed.now);
-        sum.add(&found, egress);
+        }
+        for carried in snapshot::carried(&pod.seen, &callee.seen) {
+            let [Some(class), called] = carried.classes else {
+                continue;
+            };
+            let address = || {
+                let own = self.snapshot.index.addresses_of(pod.id);
+                let family = |ip: &&IpAddr| carried.is_v4.is_none_or(|is_v4| ip.is_ipv4() == is_v4);
+                own.iter().find(family).copied()
+            };
+            let found = self.found(place, class, address);
+            let egress = self.egress(at, called, &found.allowed.now);
+            sum.add(&found, egress);
+        }
     }
 
-    /// What a caller's egress says of the ports that the callee allows it.
-    fn egress(&self, at: usize, callee: &Callee, ports: &Ports) -> Egress {
+    /// What a caller's egress says of the ports that the callee allows it, at an address of
+    /// that class.
+    fn egress(&self, at: usize, class: Option<u32>, ports: &Ports) -> Egress {
         let pod = &self.snapshot.pods[at];
-        let Some(class) = snapshot::class_between(&callee.seen, &pod.seen) else {
+        let Some(class) = class else {
             return Egress::Denied;
         };
         let mut reader = self.reader.borrow_mut();

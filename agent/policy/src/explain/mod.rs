@@ -63,6 +63,9 @@ pub struct Explanation {
     pub note: Option<String>,
     /// The worse of both sides.
     pub verdict: Verdict,
+    /// The verdict over IPv4 and over IPv6, where they differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub families: Option<[Verdict; 2]>,
     /// The caller's side.
     pub egress: Side,
     /// The callee's side.
@@ -106,49 +109,93 @@ pub fn explain(
         note,
     } = service::find(&case, to, port)?;
     let pairs = from.iter().flat_map(|f| to.iter().map(move |t| (f, t)));
-    let sides = pairs.map(|(f, t)| {
-        let (egress, ingress) = side::both(&case, f, &t.0, &t.1);
-        (egress.verdict.max(ingress.verdict), f, t, egress, ingress)
-    });
-    let sides: Vec<_> = sides.collect();
+    let mut sides = Vec::new();
+    for (f, t) in pairs {
+        let calls = party::by_family(&case, f, &t.0).into_iter();
+        let calls: Vec<_> = calls
+            .map(|(f, party)| {
+                let (egress, ingress) = side::both(&case, &f, &party, &t.1);
+                (
+                    egress.verdict.max(ingress.verdict),
+                    (f, party),
+                    egress,
+                    ingress,
+                )
+            })
+            .collect();
+        let families = match calls.as_slice() {
+            [four, six] if four.0 != six.0 => Some([four.0, six.0]),
+            _ => None,
+        };
+        let calls = calls.into_iter();
+        sides.extend(calls.map(|(verdict, ends, egress, ingress)| Call {
+            verdict,
+            families,
+            ends,
+            callee: t,
+            egress,
+            ingress,
+        }));
+    }
     if let Some(via) = &mut via {
         via.backends = to.iter().map(|t| backend(t, &sides)).collect();
     }
     // The first of the worst.
     let worst = sides
         .into_iter()
-        .reduce(|a, b| if b.0 > a.0 { b } else { a });
-    let Some((verdict, from, (to, port), egress, ingress)) = worst else {
+        .reduce(|a, b| if b.verdict > a.verdict { b } else { a });
+    let Some(worst) = worst else {
         return Err(ExplainError::NoPods);
     };
+    let Call {
+        verdict,
+        families,
+        ends: (from, to),
+        callee: (_, port),
+        egress,
+        ingress,
+    } = worst;
     let fix = match verdict {
         Verdict::Allowed => Vec::new(),
-        worse => fix::find(&case, (from, to, port), worse, &egress, &ingress),
+        worse => fix::find(&case, (&from, &to, port), worse, &egress, &ingress),
     };
     Ok(Explanation {
-        from: from.clone(),
-        to: to.clone(),
+        from,
+        to,
         port: *port,
         via,
         note,
         verdict,
+        families,
         egress,
         ingress,
         fix,
     })
 }
 
+/// One call by one family of addresses.
+struct Call<'c> {
+    verdict: Verdict,
+    families: Option<[Verdict; 2]>,
+    ends: (Party, Party),
+    callee: &'c service::Callee,
+    egress: Side,
+    ingress: Side,
+}
+
 /// A callee, and the worst that anybody's call to it meets.
-fn backend<S>(
-    callee: &service::Callee,
-    calls: &[(Verdict, &Party, &service::Callee, S, S)],
-) -> Backend {
-    let to_it = calls.iter().filter(|call| std::ptr::eq(call.2, callee));
+fn backend(callee: &service::Callee, calls: &[Call<'_>]) -> Backend {
+    let to_it = calls
+        .iter()
+        .filter(|call| std::ptr::eq(call.callee, callee));
     let (party, port) = callee;
     Backend {
         name: party.name.clone(),
         port: *port,
-        verdict: to_it.map(|call| call.0).max().unwrap_or(Verdict::Allowed),
+        verdict: to_it
+            .map(|call| call.verdict)
+            .max()
+            .unwrap_or(Verdict::Allowed),
     }
 }
 

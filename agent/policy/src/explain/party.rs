@@ -29,6 +29,9 @@ pub struct Party {
     /// What the tables are asked for.
     #[serde(skip)]
     pub(super) judged: IpAddr,
+    /// That address was asked about, and no other of the pod's.
+    #[serde(skip)]
+    pub(super) by_address: bool,
 }
 
 /// What one end of a call is.
@@ -92,6 +95,7 @@ pub(super) fn of_pod(case: &Case<'_>, id: PodId) -> Party {
         pod: Some(id),
         // Every pod of this index has an address, made up if need be.
         judged: judged.unwrap_or(IpAddr::V4(OUTSIDE[0].into())),
+        by_address: false,
     }
 }
 
@@ -100,6 +104,7 @@ pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
         Some(Owner::Pod(id)) => {
             let mut party = of_pod(case, id);
             (party.address, party.judged) = (Some(ip), ip);
+            party.by_address = true;
             return party;
         }
         Some(Owner::Node(_)) => (PartyKind::Node, "node"),
@@ -112,6 +117,7 @@ pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
         address: Some(ip),
         pod: None,
         judged: ip,
+        by_address: true,
     }
 }
 
@@ -131,5 +137,43 @@ fn outside(case: &Case<'_>) -> Party {
         address: None,
         pod: None,
         judged,
+        by_address: false,
+    }
+}
+
+/// The two ends of a call by each family of addresses that both have: one may be denied
+/// where the other is allowed. Where one end is an address, the other is called at, or
+/// calls from, its own of that family.
+pub(super) fn by_family(case: &Case<'_>, from: &Party, to: &Party) -> Vec<(Party, Party)> {
+    let is_by_name = |party: &Party| party.pod.is_some() && !party.by_address;
+    let first = |party: &Party, is_v4| {
+        let all = case.addresses(party);
+        all.into_iter().find(|ip: &IpAddr| ip.is_ipv4() == is_v4)
+    };
+    let beside = |party: &Party, other: &Party| {
+        let own = first(party, other.judged.is_ipv4());
+        own.map_or_else(|| party.clone(), |ip| at(party, ip))
+    };
+    let families = [true, false].into_iter().filter_map(|is_v4| {
+        let (one, other) = (first(from, is_v4)?, first(to, is_v4)?);
+        Some((at(from, one), at(to, other)))
+    });
+    let found: Vec<_> = match (is_by_name(from), is_by_name(to)) {
+        (true, true) => families.collect(),
+        (true, false) => vec![(beside(from, to), to.clone())],
+        (false, true) => vec![(from.clone(), beside(to, from))],
+        (false, false) => Vec::new(),
+    };
+    match found.is_empty() {
+        true => vec![(from.clone(), to.clone())],
+        false => found,
+    }
+}
+
+fn at(party: &Party, ip: IpAddr) -> Party {
+    Party {
+        address: party.address.map(|_| ip),
+        judged: ip,
+        ..party.clone()
     }
 }

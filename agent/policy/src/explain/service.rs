@@ -180,6 +180,7 @@ fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
     if let Some(same) = same {
         party.judged = same;
         party.address = party.address.map(|_| same);
+        party.by_address = true;
     }
     party
 }

@@ -186,18 +186,27 @@ impl<'m> Compared<'m> {
         for from in from.pods.iter().filter_map(|pod| self.both(*pod)) {
             for to in to.pods.iter().filter_map(|pod| self.both(*pod)) {
                 if from != to {
-                    let [before, after] = [0, 1].map(|side| {
-                        let judge = &self.sides[side].judge;
-                        let kinds = [from, to].map(|places| judge.of_pods[places[side]]);
-                        let [ingress, egress] = judge.pair(kinds[0], kinds[1]);
-                        ingress & egress
-                    });
-                    changes[0] |= after & !before;
-                    changes[1] |= before & !after;
+                    let [before, after] = [0, 1].map(|side| self.families(side, from, to));
+                    for (before, after) in before.into_iter().zip(after) {
+                        changes[0] |= after & !before;
+                        changes[1] |= before & !after;
+                    }
                 }
             }
         }
         changes
+    }
+
+    /// What is allowed on a side between two pods over IPv4 and over IPv6; where one of them
+    /// has no address of a family, nothing.
+    fn families(&self, side: usize, from: [usize; 2], to: [usize; 2]) -> [Mask; 2] {
+        let judge = &self.sides[side].judge;
+        let [from, to] = [from, to].map(|places| judge.of_pods[places[side]]);
+        let mut allowed = [0, 0];
+        for (is_v4, [ingress, egress]) in judge.pairs(from, to) {
+            allowed[usize::from(is_v4 == Some(false))] |= ingress & egress;
+        }
+        allowed
     }
 
     /// `direction` is 0 for the pods' ingress and 1 for their egress.

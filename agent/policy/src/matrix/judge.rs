@@ -85,14 +85,21 @@ impl Judge {
     }
 
     /// What the callee's ingress and the caller's egress allow between
-    /// different pods of two kinds.
-    pub(super) fn pair(&self, from: KindId, to: KindId) -> [Mask; 2] {
+    /// different pods of two kinds, over each family of addresses.
+    pub(super) fn pairs(
+        &self,
+        from: KindId,
+        to: KindId,
+    ) -> impl Iterator<Item = (Option<bool>, [Mask; 2])> {
         let (from, to) = (&self.kinds[from], &self.kinds[to]);
-        let allow = |side: usize, of: &Kind, peer: &Kind| {
-            let class = snapshot::class_between(&peer.seen, &of.seen);
+        let allow = |side: usize, class: Option<u32>| {
             class.map_or(0, |class| self.sides[side].allows(class))
         };
-        [allow(to.sides[0], to, from), allow(from.sides[1], from, to)]
+        snapshot::carried(&from.seen, &to.seen).map(move |carried| {
+            let [of_from, of_to] = carried.classes;
+            let allowed = [allow(to.sides[0], of_from), allow(from.sides[1], of_to)];
+            (carried.is_v4, allowed)
+        })
     }
 
     /// What a kind's ingress allows from, and its egress to, a class.

@@ -79,7 +79,7 @@ pub enum Part {
 }
 
 /// For each caller and callee one character a port: `.` allowed, `X` denied, `~`
-/// allowed between some of their pods and addresses only.
+/// allowed between some of their pods and addresses only, or over one family of addresses.
 ///
 /// What a staged policy would deny counts as allowed. Of an address only the
 /// pod's side is asked, and between two addresses nothing: that cell is absent.

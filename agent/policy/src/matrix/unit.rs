@@ -251,12 +251,13 @@ fn between(judge: &Judge, from: &Pods, to: &Pods, part: Part) -> Cell {
         for (b, m) in &to.kinds {
             let same = both.iter().find(|(kind, _)| a == b && kind == a);
             if n * m > same.map_or(0, |(_, pods)| *pods) {
-                let [ingress, egress] = judge.pair(*a, *b);
-                cell.add(match part {
-                    Part::Ingress => ingress,
-                    Part::Egress => egress,
-                    Part::Allowed => ingress & egress,
-                });
+                for (_, [ingress, egress]) in judge.pairs(*a, *b) {
+                    cell.add(match part {
+                        Part::Ingress => ingress,
+                        Part::Egress => egress,
+                        Part::Allowed => ingress & egress,
+                    });
+                }
             }
         }
     }

@@ -343,3 +343,54 @@ fn addresses_can_be_callers_alone_or_callees_alone() {
         "a pod to itself isn't open"
     );
 }
+
+/// A pod with an address of each family.
+fn dual(name: &str, last: u8, labels: Value) -> Value {
+    let mut pod = pod(name, &format!("10.0.0.{last}"), labels);
+    pod["status"]["podIPs"] =
+        json!([{"ip": format!("10.0.0.{last}")}, {"ip": format!("fd00::{last}")}]);
+    pod
+}
+
+#[test]
+fn a_door_that_is_open_over_one_family_alone_is_shown_and_counts() {
+    let pods = [
+        dual("b/a", 1, json!({"app": "a"})),
+        dual("b/c", 2, json!({"app": "c"})),
+    ];
+    let only = |cidr: &str| {
+        let rules = json!([{"from": [{"ipBlock": {"cidr": cidr}}]}]);
+        netpol(
+            "b/p",
+            json!({"podSelector": {"matchLabels": {"app": "c"}}, "ingress": rules}),
+        )
+    };
+    let with = |cidr: &str| [pods.to_vec(), vec![only(cidr)]].concat();
+    for (cidr, shown) in [
+        ("10.0.0.0/8", "~"),
+        ("fd00::/16", "~"),
+        ("10.9.0.0/16", "X"),
+    ] {
+        let json = json_of(&with(cidr), &query(&["TCP/80"]));
+        assert_eq!(json["allowed"]["b/a"]["b/c"], shown, "{cidr}");
+        assert_eq!(json["egress"]["b/a"]["b/c"], ".", "{cidr}");
+    }
+    let ask = query(&["TCP/80"]);
+    let [before, after] = ["10.0.0.0/8", "fd00::/16"].map(|cidr| index(with(cidr)));
+    for index in [&before, &after] {
+        let only = Query {
+            from: texts(&["b/a"]),
+            to: texts(&["b/c"]),
+            ..ask.clone()
+        };
+        assert!(Matrix::compute(index, &only).expect("a matrix").is_open());
+    }
+    let said = Difference::compute(&before, &after, &ask).expect("a difference");
+    for edges in [&said.opens, &said.closes] {
+        let ends: Vec<_> = edges
+            .iter()
+            .map(|e| (e.from.as_str(), e.to.as_str()))
+            .collect();
+        assert_eq!(ends, [("b/a", "b/c")], "{said:?}");
+    }
+}
