@@ -46,8 +46,9 @@ pub(super) async fn pod(
     if let Err(reason) = reached(&shared, deadline).await {
         return Json(InForce::not(format!("not certain: {reason}")));
     }
-    shared.pass().await;
     let mut passes = shared.passes();
+    shared.pass().await;
+    passes.mark_unchanged();
     loop {
         let (of, pod) = (Arc::clone(&shared), pod.clone());
         let judged = tokio::task::spawn_blocking(move || in_force(&of, &pod)).await;

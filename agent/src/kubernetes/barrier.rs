@@ -165,9 +165,9 @@ impl Barrier {
 
     async fn ask_one(&self, kind: Kind, client: Client) -> Result<(), String> {
         loop {
-            let Some((mut shown, mut rest)) = page(&client, kind, None).await? else {
-                break;
-            };
+            let first = page(&client, kind, None).await?;
+            // Of a kind that the cluster doesn't have nothing may be in force any more.
+            let (mut shown, mut rest) = first.unwrap_or_else(|| (Shown::none(), None));
             self.late(|late| drop(late.insert(kind, LATE.into())));
             let until = Instant::now() + PATIENCE;
             let told = Told::List(Arc::new(shown.clone()));
@@ -203,8 +203,7 @@ impl Barrier {
             loop {
                 let (answer, answered) = oneshot::channel();
                 let told = told.clone();
-                // A watch that waits after a fault answers when it is back; one that has
-                // ended does never.
+                // One that has ended never answers.
                 if watch.send(Asked { told, answer }).await.is_err() {
                     return std::future::pending().await;
                 }

@@ -16,6 +16,16 @@ pub struct Shown {
     pub whole: bool,
 }
 
+impl Shown {
+    /// There are no objects.
+    pub fn none() -> Self {
+        Self {
+            whole: true,
+            ..Self::default()
+        }
+    }
+}
+
 /// The names of one kind's objects, with the resource version of each.
 #[derive(Debug, Default)]
 pub struct Ledger {

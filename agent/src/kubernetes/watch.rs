@@ -302,8 +302,20 @@ impl Follow {
     }
 
     /// Agents don't ask all at once.
-    async fn recheck(&self) {
-        sleep(self.pace.recheck.mul_f64(0.75 + chance() / 4.0)).await;
+    async fn recheck(&mut self) {
+        self.rest(sleep(self.pace.recheck.mul_f64(0.75 + chance() / 4.0)))
+            .await;
+    }
+
+    /// Waits on purpose; what is known can be asked for meanwhile.
+    async fn rest(&mut self, over: impl Future<Output = ()>) {
+        let mut over = pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                Some(asked) = self.asked.recv() => asked.answer(&self.ledger),
+            }
+        }
     }
 
     fn next(&self, error: &watcher::Error) -> Next {
@@ -343,13 +355,17 @@ impl Follow {
             self.last_gone = Some(Instant::now());
         }
         let asked = self.health.take_retry_after();
-        tokio::select! {
-            () = sleep(wait.max(asked.unwrap_or_default())) => {}
-            // Who was told how long to wait does so.
-            () = self.health.server_is_back(), if asked.is_none() && fault == Fault::Unreached => {
-                sleep(TOGETHER.min(wait).mul_f64(chance())).await;
+        let health = Arc::clone(&self.health);
+        let over = async move {
+            tokio::select! {
+                () = sleep(wait.max(asked.unwrap_or_default())) => {}
+                // Who was told how long to wait does so.
+                () = health.server_is_back(), if asked.is_none() && fault == Fault::Unreached => {
+                    sleep(TOGETHER.min(wait).mul_f64(chance())).await;
+                }
             }
-        }
+        };
+        self.rest(over).await;
         self.last_fault = Some(Instant::now());
         // What happened while waiting on purpose says nothing of the server.
         self.health.heard();

@@ -135,6 +135,22 @@ async fn a_kind_that_the_cluster_does_not_have_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_kind_whose_objects_are_still_in_force_after_its_api_went_is_waited_for() {
+    let mirror = shop().await;
+    let policy = "kind: ClusterNetworkPolicy\napiVersion: policy.networking.k8s.io/v1alpha2\n\
+                  metadata: { name: c }\nspec: { tier: Admin, priority: 1, subject: { namespaces: {} } }";
+    mirror.server.apply(policy).unwrap();
+    mirror.barrier.reached(LIMIT).await.unwrap();
+    mirror.server.set_cluster_policies(false);
+    mirror.server.cut_watches();
+    let late = mirror.barrier.reached(Duration::from_secs(1)).await;
+    let late = late.unwrap_err();
+    assert!(late.contains("ClusterNetworkPolicy: its watch"), "{late}");
+    // Once they are lifted.
+    mirror.barrier.reached(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_kind_or_one_object_can_be_asked_about_alone() {
     let mut mirror = shop().await;
     // Nobody asks about pods.
