@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::kubernetes::barrier::Asks;
-use crate::kubernetes::watch::{Follow, Pace};
+use crate::kubernetes::pace::Pace;
+use crate::kubernetes::watch::Follow;
 use crate::kubernetes::{Access, Barrier, Board, Outbox, emit, inbox};
 use crate::settings::{Origin, Settings};
 use crate::source::Source;

@@ -6,7 +6,8 @@
 //! | [`credentials`] | a kubeconfig or a pod's service account into a client |
 //! | [`seen`] | one object as it was sent, and what it is to policy |
 //! | [`ledger`] | what is known of a kind, so that a new list removes only what is gone, and no event is believed twice or out of order |
-//! | [`watch`] | one kind's watch, for ever: lists, events, faults, patience |
+//! | [`watch`] | one kind's watch, for ever: lists, events, faults |
+//! | [`pace`] | how patient a watch is |
 //! | [`barrier`] | proof that the watches have told what the server has accepted |
 //! | `absence` | whether a kind that was there is gone |
 //! | [`backoff`] | how long to wait after a fault |
@@ -31,6 +32,7 @@ pub mod inbox;
 pub mod kind;
 pub mod ledger;
 pub mod list;
+pub mod pace;
 pub mod seen;
 pub mod watch;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence::kubernetes::health::WatchStatus;
-use ringfence::kubernetes::watch::{Follow, Pace};
+use ringfence::kubernetes::pace::Pace;
+use ringfence::kubernetes::watch::Follow;
 use ringfence::kubernetes::{Access, Barrier, Board, Inbox, Kind, inbox};
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, Scope};

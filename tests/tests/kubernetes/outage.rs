@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringfence::kubernetes::watch::Pace;
+use ringfence::kubernetes::pace::Pace;
 use ringfence_tests::apiserver::ApiServer;
 
 use crate::mirror::{Mirror, SHOP, pod, policy};
