@@ -11,6 +11,7 @@ mod error;
 mod netpol;
 mod parse;
 mod service;
+mod unread;
 mod validate;
 mod validate_cluster;
 mod wire;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Closed, ClusterNetworkPolicy, MIRROR, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod,
-    closed, validate, validate_cluster,
+    closed, unread, validate, validate_cluster,
 };
 
 /// Kinds of policy that would restrict or allow traffic if they were enforced.
@@ -97,6 +97,10 @@ fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
             Object::NetworkPolicy(policy)
         }
         "ClusterNetworkPolicy" => {
+            let mut value = value;
+            if let Some(spec) = value.get_mut("spec") {
+                unread::mark(spec);
+            }
             let policy: ClusterNetworkPolicy = who.read(value)?;
             let checked = validate_cluster::spec(&policy.spec);
             checked.map_err(|(field, why)| who.error(&field, &why))?;

@@ -16,3 +16,4 @@ mod room;
 mod services;
 mod shares;
 mod tables;
+mod unread;
