@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_peers;
 mod corners;
 mod corners_pods;
+mod dns;
 mod fallback;
 mod follow;
 mod hidden;
