@@ -13,6 +13,7 @@ pub(crate) mod groups;
 pub(crate) mod held;
 pub(crate) mod journal;
 mod kept;
+mod naming;
 mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;

@@ -15,6 +15,7 @@ mod unread;
 mod validate;
 mod validate_cluster;
 mod wire;
+mod workload;
 
 #[cfg(test)]
 mod cluster_tests;
@@ -35,6 +36,7 @@ pub use netpol::{
     NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
 };
 pub(crate) use service::Forwarded;
+pub use workload::Workload;
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
 
 pub(crate) use validate::{check_selector, is_dns_label, is_port_name};
@@ -70,8 +72,9 @@ pub enum Parsed {
 impl Object {
     /// Reads one Kubernetes object (not a `List`).
     ///
-    /// A Deployment, StatefulSet, DaemonSet, or ReplicaSet without owner
-    /// becomes a pod that stands for its pods.
+    /// A Deployment, StatefulSet, DaemonSet or CronJob becomes a pod that stands for its
+    /// pods, and so does a ReplicaSet, Job or ReplicationController without owner.
+    /// [`Workload`] reads those of other groups.
     ///
     /// # Errors
     /// Names object, field and fault. For a NetworkPolicy or ClusterNetworkPolicy
