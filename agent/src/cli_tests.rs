@@ -94,7 +94,7 @@ fn every_flag_of_the_agent_reaches_its_setting() {
     assert_eq!(settings.config.service_labels, ["a/b", "c"]);
     assert_eq!(settings.config.egress_prefix, "egress.example.com");
     assert_eq!(settings.config.dns_services, ["dns/core", "dns/edge"]);
-    let caches = ["169.254.20.10", "fd00::10"].map(|ip| ip.parse().unwrap());
+    let caches: [std::net::IpAddr; 2] = ["169.254.20.10", "fd00::10"].map(|ip| ip.parse().unwrap());
     assert_eq!(settings.config.dns_addresses, caches);
     assert_eq!(settings.config.node_addresses.len(), 2);
 }

@@ -17,13 +17,21 @@ pub(super) fn lines<'u>(
     for one in all {
         let (kind, why, object) = match one {
             Unread::Kind(kind, object) => {
-                let why = "no pod template was found in it; if it makes pods, they are missing here";
+                let why =
+                    "no pod template was found in it; if it makes pods, they are missing here";
                 (kind.as_str(), why.to_owned(), object.clone())
             }
             Unread::Made(_, by) if is_there(by) => continue,
             Unread::Made(object, by) => {
-                let why = format!("its pods are its {}'s, which isn't there; they are missing here", by.kind);
-                let ObjectKey { kind, namespace, name } = object;
+                let why = format!(
+                    "its pods are its {}'s, which isn't there; they are missing here",
+                    by.kind
+                );
+                let ObjectKey {
+                    kind,
+                    namespace,
+                    name,
+                } = object;
                 (kind.as_str(), why, format!("{namespace}/{name}"))
             }
         };

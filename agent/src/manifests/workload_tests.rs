@@ -27,7 +27,8 @@ fn workload(api: &str, kind: &str, name: &str, spec: &str) -> String {
 }
 
 fn owned(yaml: &str, kind: &str, name: &str) -> String {
-    let owners = format!("ownerReferences: [{{apiVersion: x/v1, kind: {kind}, name: {name}}}], namespace");
+    let owners =
+        format!("ownerReferences: [{{apiVersion: x/v1, kind: {kind}, name: {name}}}], namespace");
     yaml.replacen("namespace", &owners.replace("x/v1", "batch/v1"), 1)
 }
 
@@ -59,23 +60,51 @@ fn rows(index: &Index) -> Vec<String> {
 fn whatever_has_a_pod_template_is_a_caller() {
     let cases = [
         ("batch/v1", "Job", "{template: T}"),
-        ("batch/v1", "CronJob", "{jobTemplate: {spec: {template: T}}}"),
-        ("batch/v1beta1", "CronJob", "{jobTemplate: {spec: {template: T}}}"),
+        (
+            "batch/v1",
+            "CronJob",
+            "{jobTemplate: {spec: {template: T}}}",
+        ),
+        (
+            "batch/v1beta1",
+            "CronJob",
+            "{jobTemplate: {spec: {template: T}}}",
+        ),
         ("v1", "ReplicationController", "{template: T}"),
         ("extensions/v1beta1", "Deployment", "{template: T}"),
-        ("argoproj.io/v1alpha1", "Rollout", "{strategy: {}, template: T}"),
+        (
+            "argoproj.io/v1alpha1",
+            "Rollout",
+            "{strategy: {}, template: T}",
+        ),
         ("apps.openshift.io/v1", "DeploymentConfig", "{template: T}"),
         ("apps.kruise.io/v1beta1", "StatefulSet", "{template: T}"),
-        ("apps.kruise.io/v1alpha1", "AdvancedCronJob", "{template: {jobTemplate: {spec: {template: T}}}}"),
+        (
+            "apps.kruise.io/v1alpha1",
+            "AdvancedCronJob",
+            "{template: {jobTemplate: {spec: {template: T}}}}",
+        ),
         ("serving.knative.dev/v1", "Service", "{template: T}"),
-        ("keda.sh/v1alpha1", "ScaledJob", "{jobTargetRef: {template: T}}"),
-        ("example.com/v1", "Anything", "{deeply: [{in: {podTemplate: T}}]}"),
+        (
+            "keda.sh/v1alpha1",
+            "ScaledJob",
+            "{jobTargetRef: {template: T}}",
+        ),
+        (
+            "example.com/v1",
+            "Anything",
+            "{deeply: [{in: {podTemplate: T}}]}",
+        ),
     ];
     for (api, kind, spec) in cases {
         let yaml = LEDGER.to_owned() + &workload(api, kind, "caller", spec);
         let (index, unread) = read(&yaml);
         assert_eq!(callers(&index), ["bank/caller"], "{kind} of {api}");
-        assert_eq!(rows(&index), ["bank/caller", "bank/ledger"], "{kind} of {api}");
+        assert_eq!(
+            rows(&index),
+            ["bank/caller", "bank/ledger"],
+            "{kind} of {api}"
+        );
         assert_eq!(unread, [""; 0], "{kind} of {api}");
     }
 }
@@ -103,7 +132,12 @@ fn kinds_of_one_name_in_two_groups_stand_beside_each_other() {
                spec: {ports: [{port: 80}]}\n---\n";
     let knative = workload("serving.knative.dev/v1", "Service", "web", "{template: T}");
     let one = workload("apps/v1", "StatefulSet", "web", "{template: T}");
-    let other = workload("apps.kruise.io/v1beta1", "StatefulSet", "web", "{template: T}");
+    let other = workload(
+        "apps.kruise.io/v1beta1",
+        "StatefulSet",
+        "web",
+        "{template: T}",
+    );
     let (index, _) = read(&(LEDGER.to_owned() + own + &knative + &one + &other));
     let expected = [
         "bank/ledger",
@@ -117,7 +151,12 @@ fn kinds_of_one_name_in_two_groups_stand_beside_each_other() {
 
 #[test]
 fn a_job_of_a_cron_job_is_the_cron_jobs_and_one_by_itself_a_caller() {
-    let cron = workload("batch/v1", "CronJob", "report", "{jobTemplate: {spec: {template: T}}}");
+    let cron = workload(
+        "batch/v1",
+        "CronJob",
+        "report",
+        "{jobTemplate: {spec: {template: T}}}",
+    );
     let run = workload("batch/v1", "Job", "report-29372340", "{template: T}");
     let run = owned(&run, "CronJob", "report");
     let (index, unread) = read(&(LEDGER.to_owned() + &cron + &run));
@@ -132,7 +171,12 @@ fn a_job_of_a_cron_job_is_the_cron_jobs_and_one_by_itself_a_caller() {
 
 #[test]
 fn real_pods_of_a_cron_job_stand_for_themselves_and_go_by_its_name() {
-    let cron = workload("batch/v1", "CronJob", "report", "{jobTemplate: {spec: {template: T}}}");
+    let cron = workload(
+        "batch/v1",
+        "CronJob",
+        "report",
+        "{jobTemplate: {spec: {template: T}}}",
+    );
     let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: report-29372340-abcde\n  namespace: bank\n\
                \u{20} labels: {egress.ringfence.dev/ledger: \"8080\"}\n\
                \u{20} ownerReferences: [{apiVersion: batch/v1, kind: Job, name: report-29372340, controller: true}]\n\
@@ -164,7 +208,9 @@ fn a_kind_that_can_not_be_read_is_said_with_an_object_and_how_many_there_are() {
         ("autoscaling/v2", "HorizontalPodAutoscaler"),
         ("gateway.networking.k8s.io/v1", "Gateway"),
     ];
-    let own = own.map(|(api, kind)| workload(api, kind, "x", "{}")).concat();
+    let own = own
+        .map(|(api, kind)| workload(api, kind, "x", "{}"))
+        .concat();
     let (_, unread) = read(&(LEDGER.to_owned() + &kafka("b") + &kafka("a") + &kyverno + &own));
     let why = "no pod template was found in it; if it makes pods, they are missing here";
     let expected = [
@@ -173,7 +219,12 @@ fn a_kind_that_can_not_be_read_is_said_with_an_object_and_how_many_there_are() {
     ];
     assert_eq!(unread, expected);
     let many: BTreeMap<u8, String> = (10..40)
-        .map(|n| (n, workload("example.com/v1", &format!("Kind{n}"), "x", "{}")))
+        .map(|n| {
+            (
+                n,
+                workload("example.com/v1", &format!("Kind{n}"), "x", "{}"),
+            )
+        })
         .collect();
     let many: String = many.into_values().collect();
     let (_, unread) = read(&many);

@@ -22,11 +22,10 @@ fn load(cluster: &ClusterArgs, policy: &PolicyArgs) -> Result<Index, Failure> {
     match Origin::of(cluster.manifests.clone(), cluster.kubeconfig.clone()) {
         Origin::Manifests(folder) => read(&folder, policy),
         Origin::Kubernetes(access) => {
-            let index =
-                list::index(&access, &policy.config()).map_err(|error| match error {
-                    ListError::Access(_) => Failure::input(error),
-                    ListError::List { .. } | ListError::Runtime(_) => Failure::fault(error),
-                })?;
+            let index = list::index(&access, &policy.config()).map_err(|error| match error {
+                ListError::Access(_) => Failure::input(error),
+                ListError::List { .. } | ListError::Runtime(_) => Failure::fault(error),
+            })?;
             say(&index, &[]);
             Ok(index)
         }

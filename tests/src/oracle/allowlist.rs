@@ -179,15 +179,25 @@ pub(super) fn service(pod: &Value) -> &str {
     let own = || {
         let mirrors = annotations(pod).contains_key("kubernetes.io/config.mirror");
         let node = text(pod, "/spec/nodeName");
-        let short = name(pod).strip_suffix(node).and_then(|n| n.strip_suffix('-'));
-        short.filter(|n| mirrors && !n.is_empty()).unwrap_or(name(pod))
+        let short = name(pod)
+            .strip_suffix(node)
+            .and_then(|n| n.strip_suffix('-'));
+        short
+            .filter(|n| mirrors && !n.is_empty())
+            .unwrap_or(name(pod))
     };
     let owner = list(pod, "/metadata/ownerReferences").first();
     match owner.map(|owner| (text(owner, "/kind"), text(owner, "/name"))) {
         None | Some(("Node", _)) => own(),
         // Eight digits, from 2015 on, as minutes.
         Some(("Job", job)) => match job.rsplit_once('-') {
-            Some((cron, minute)) if ("24000000"..="42000000").contains(&minute) && minute.len() == 8 && minute.parse::<u64>().is_ok() => cron,
+            Some((cron, minute))
+                if ("24000000"..="42000000").contains(&minute)
+                    && minute.len() == 8
+                    && minute.parse::<u64>().is_ok() =>
+            {
+                cron
+            }
             _ => job,
         },
         Some(("ReplicaSet", set)) => set

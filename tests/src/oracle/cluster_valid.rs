@@ -275,7 +275,10 @@ mod tests {
             ("/ingress/0/from/0", json!({"accounts": {}})),
             ("/egress/0/protocols/0", json!({"icmp": {}})),
             ("/egress/0/protocols/0", json!({"tcp": {"port": 80}})),
-            ("/egress/0/protocols/0", json!({"udp": {"destinationPort": {}}})),
+            (
+                "/egress/0/protocols/0",
+                json!({"udp": {"destinationPort": {}}}),
+            ),
         ] {
             assert!(stands(path, value.clone()), "{path} {value}");
         }

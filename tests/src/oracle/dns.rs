@@ -27,7 +27,9 @@ impl Oracle<'_> {
             // Without a Service: the label that its pods commonly carry.
             return plain && pod.is_some_and(|p| labels(p).get("k8s-app") == Some(&"kube-dns"));
         }
-        services.iter().any(|s| self.leads_there(s, pod, plain, case))
+        services
+            .iter()
+            .any(|s| self.leads_there(s, pod, plain, case))
     }
 
     fn leads_there(
@@ -62,7 +64,9 @@ impl Oracle<'_> {
 
     /// Whether an EndpointSlice names the address behind one of the Service's ports.
     fn is_in_slice(&self, service: &Value, ports: &[&Value], case: &Case<'_>) -> bool {
-        let selects = service.pointer("/spec/selector").is_some_and(|s| *s != Value::Null);
+        let selects = service
+            .pointer("/spec/selector")
+            .is_some_and(|s| *s != Value::Null);
         self.of_kind("EndpointSlice").any(|slice| {
             let own = labels(slice);
             let made = own.get("endpointslice.kubernetes.io/managed-by")

@@ -80,7 +80,11 @@ fn names_that_nobody_uses_are_given_up_and_those_with_a_count_stay() {
     let to_member = Frame::udp((Shop::rogue().v4().into(), 4000), (member(7), SHUT));
     let denied = addressed(&shop, "rogue", &to_member).bytes();
     assert_eq!(send(&shop, "rogue", &[denied]), 1);
-    let named = || shop.agent.metric("ringfence_map_entries{map=\"NAMES\"}").unwrap();
+    let named = || {
+        shop.agent
+            .metric("ringfence_map_entries{map=\"NAMES\"}")
+            .unwrap()
+    };
     assert!(named() >= f64::from(CROWD), "{}", named());
     assert_eq!(shop.agent.dropped("rogue", "crowd-7").unwrap(), 1);
     shop.remove("crowd").unwrap();
@@ -89,7 +93,11 @@ fn names_that_nobody_uses_are_given_up_and_those_with_a_count_stay() {
         assert!(since.elapsed() < GIVEN_UP, "{} names are left", named());
         thread::sleep(Duration::from_millis(500));
     }
-    assert_eq!(shop.agent.dropped("rogue", "crowd-7").unwrap(), 1, "named on");
+    assert_eq!(
+        shop.agent.dropped("rogue", "crowd-7").unwrap(),
+        1,
+        "named on"
+    );
     // Who comes back gets another number, and counts under its name.
     shop.write("crowd", &crowd()).unwrap();
     shop.agent.pass().unwrap();

@@ -83,11 +83,9 @@ pub(super) fn candidates(index: &Index, base: &Base) -> Vec<GroupId> {
             space.map_or_else(Vec::new, |s| s.of_service(service).to_vec())
         }
         Base::Label { key, value, .. } => index.groups.with_label(key, value).to_vec(),
-        Base::Block(_)
-        | Base::Addresses(_)
-        | Base::Nodes(_)
-        | Base::Outside
-        | Base::AllNodes => Vec::new(),
+        Base::Block(_) | Base::Addresses(_) | Base::Nodes(_) | Base::Outside | Base::AllNodes => {
+            Vec::new()
+        }
     }
 }
 

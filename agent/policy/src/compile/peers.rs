@@ -151,7 +151,12 @@ impl Peers {
             Place::Block(block) => {
                 self.touched.insert(prefix::of(&block.cidr));
                 self.touched.extend(block.except.iter().map(prefix::of));
-                change_turn(&mut self.turns, &block.cidr, |turn| &mut turn.begin, &change);
+                change_turn(
+                    &mut self.turns,
+                    &block.cidr,
+                    |turn| &mut turn.begin,
+                    &change,
+                );
                 for except in &block.except {
                     change_turn(&mut self.turns, except, |turn| &mut turn.end, &change);
                 }

@@ -223,7 +223,9 @@ impl<'a> Facts<'a> {
     /// The way to cluster DNS.
     pub(super) fn dns(&self) -> &'a [(Who, Ports)] {
         self.ask(Fact::Dns);
-        self.index.way_to_dns.get_or_init(|| dns::grants(self.index))
+        self.index
+            .way_to_dns
+            .get_or_init(|| dns::grants(self.index))
     }
 }
 

@@ -80,7 +80,11 @@ impl Index {
     /// A Service that comes or goes may be one of cluster DNS, or have been one.
     pub(super) fn note_dns(&mut self, key: &(String, String), new: Option<&Service>) {
         let old = self.services.get(key);
-        if old.into_iter().chain(new).any(|service| self.is_dns(service)) {
+        if old
+            .into_iter()
+            .chain(new)
+            .any(|service| self.is_dns(service))
+        {
             self.turn_way_to_dns();
         }
     }

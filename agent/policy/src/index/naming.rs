@@ -53,7 +53,11 @@ fn of_replica_set<'p>(
     owner: &'p OwnerReference,
 ) -> Option<(&'static str, &'p str)> {
     let (name, hash) = owner.name.rsplit_once('-')?;
-    if meta.labels.get(ROLLOUT_HASH).is_some_and(|label| label == hash) {
+    if meta
+        .labels
+        .get(ROLLOUT_HASH)
+        .is_some_and(|label| label == hash)
+    {
         return Some(("Rollout.argoproj.io", name));
     }
     let is_hash = match meta.labels.get("pod-template-hash") {
@@ -149,7 +153,11 @@ mod tests {
             let mut pods = index.pods().map(|pod| pod.shape.workload());
             pods.next().expect("the pod")
         };
-        assert_eq!(named(mirror.clone()), "kube-system/etcd-n1", "it isn't static");
+        assert_eq!(
+            named(mirror.clone()),
+            "kube-system/etcd-n1",
+            "it isn't static"
+        );
         mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "u"});
         assert_eq!(named(mirror.clone()), "kube-system/etcd");
         mirror["metadata"]["name"] = json!("n1");

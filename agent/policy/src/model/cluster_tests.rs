@@ -329,7 +329,9 @@ fn unread() -> Vec<(&'static str, Value)> {
         ),
         (
             "spec.ingress[0].protocols[0].udp.destinationPort.range.step",
-            protocol(json!({"udp": {"destinationPort": {"range": {"start": 1, "end": 9, "step": 2}}}})),
+            protocol(
+                json!({"udp": {"destinationPort": {"range": {"start": 1, "end": 9, "step": 2}}}}),
+            ),
         ),
         (
             "spec.subject",
@@ -356,7 +358,10 @@ fn a_field_that_is_not_known_closes_its_rule_and_is_no_error_of_the_policy() {
         let mut index = Index::new(Config::default());
         index.apply(Object::ClusterNetworkPolicy(policy.clone()));
         let problems = index.problems();
-        assert!(problems.iter().any(|p| p.key_or_field == field), "{problems:?}");
+        assert!(
+            problems.iter().any(|p| p.key_or_field == field),
+            "{problems:?}"
+        );
         // As it is kept, and as an API server sends it.
         let mut kept = document.clone();
         kept["spec"] = serde_json::to_value(&policy.spec).expect("serializable");
@@ -371,12 +376,22 @@ fn a_field_that_is_not_known_closes_its_rule_and_is_no_error_of_the_policy() {
 #[test]
 fn of_pods_that_nobody_knows_nothing_is_accepted_and_nothing_passed_on() {
     let everybody = json!([{"namespaces": {}}]);
-    let rules = ["Accept", "Deny", "Pass"].map(|action| json!({"action": action, "from": everybody}));
+    let rules =
+        ["Accept", "Deny", "Pass"].map(|action| json!({"action": action, "from": everybody}));
     let policy = parsed(cnp(json!({"subject": {"accounts": {}}, "ingress": rules})));
     let actions: Vec<_> = policy.spec.ingress.iter().map(|rule| rule.action).collect();
     assert_eq!(actions, [Action::Accept, Action::Deny, Action::Deny]);
-    assert!(policy.spec.ingress.iter().all(|rule| rule.unread.is_some() && rule.from.len() == 1));
-    assert_eq!(policy.spec.subject.namespaces, Some(super::LabelSelector::default()));
+    assert!(
+        policy
+            .spec
+            .ingress
+            .iter()
+            .all(|rule| rule.unread.is_some() && rule.from.len() == 1)
+    );
+    assert_eq!(
+        policy.spec.subject.namespaces,
+        Some(super::LabelSelector::default())
+    );
 }
 
 #[test]

@@ -36,8 +36,8 @@ pub use netpol::{
     NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
 };
 pub(crate) use service::Forwarded;
-pub use workload::Workload;
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
+pub use workload::Workload;
 
 pub(crate) use validate::{check_selector, is_dns_label, is_port_name};
 

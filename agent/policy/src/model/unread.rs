@@ -125,7 +125,13 @@ fn in_protocol(protocol: &Value, path: &str) -> Option<String> {
 
 fn in_port(port: &Value, path: &str) -> Option<String> {
     let path = format!("{path}.destinationPort");
-    let range = || other(port.get("range")?, &["start", "end"], &format!("{path}.range"));
+    let range = || {
+        other(
+            port.get("range")?,
+            &["start", "end"],
+            &format!("{path}.range"),
+        )
+    };
     one_of(port, &["number", "range"], &path).or_else(range)
 }
 

@@ -124,7 +124,9 @@ fn find(value: &Value, part: &str, depth: usize, found: &mut Vec<(String, Pod)>)
     match value {
         Value::Array(items) => {
             for item in items {
-                let named = ["name", "groupName"].iter().find_map(|key| item[*key].as_str());
+                let named = ["name", "groupName"]
+                    .iter()
+                    .find_map(|key| item[*key].as_str());
                 find(item, named.unwrap_or(part), depth - 1, found);
             }
         }

@@ -10,7 +10,11 @@ use crate::{
 
 /// A caller that may only ask DNS.
 fn caller() -> Value {
-    pod("bank/a", "10.0.0.2", json!({"ringfence.dev/egress": "enforce"}))
+    pod(
+        "bank/a",
+        "10.0.0.2",
+        json!({"ringfence.dev/egress": "enforce"}),
+    )
 }
 
 /// A Service of DNS and metrics, with these members of its spec.
@@ -106,7 +110,9 @@ fn a_closed_caller_still_reaches_cluster_dns_and_no_other_port_of_it() {
 #[test]
 fn caches_on_the_nodes_answer_for_cluster_dns() {
     let mut config = Config::default();
-    config.dns_addresses.push("fd00:cafe::53".parse().expect("an address"));
+    config
+        .dns_addresses
+        .push("fd00:cafe::53".parse().expect("an address"));
     let mut index = Index::new(config);
     index.apply(object(caller()));
     opens(
@@ -158,7 +164,12 @@ fn a_dns_service_without_selector_leads_where_its_endpoint_slices_say() {
         service(dns, spec),
         slice("own", dns, &["192.0.2.53", "2001:db8::53"], slice_ports()),
         slice("all", dns, &["192.0.2.54"], json!([])),
-        slice("named", dns, &["192.0.2.55", "dns.example.com"], json!([{"name": "dns"}])),
+        slice(
+            "named",
+            dns,
+            &["192.0.2.55", "dns.example.com"],
+            json!([{"name": "dns"}]),
+        ),
         slice("other", "kube-system/web", &["192.0.2.56"], slice_ports()),
         slice("bank", "bank/kube-dns", &["192.0.2.57"], slice_ports()),
     ]);
@@ -174,7 +185,10 @@ fn a_dns_service_without_selector_leads_where_its_endpoint_slices_say() {
         ],
     );
     index.delete("EndpointSlice", "kube-system", "own");
-    opens(&index, &[("192.0.2.53", &[]), ("192.0.2.54", &["UDP/53", "TCP/5353"])]);
+    opens(
+        &index,
+        &[("192.0.2.53", &[]), ("192.0.2.54", &["UDP/53", "TCP/5353"])],
+    );
 }
 
 #[test]
@@ -185,25 +199,42 @@ fn endpoint_slices_beside_a_selector_count_unless_they_are_made_of_it() {
         json!("endpointslice-controller.k8s.io");
     let by_hand = slice("by-hand", dns, &["192.0.2.54"], slice_ports());
     let index = index([caller(), service(dns, behind()), made, by_hand]);
-    opens(&index, &[("192.0.2.53", &[]), ("192.0.2.54", &["UDP/8053", "TCP/8054"])]);
+    opens(
+        &index,
+        &[
+            ("192.0.2.53", &[]),
+            ("192.0.2.54", &["UDP/8053", "TCP/8054"]),
+        ],
+    );
 }
 
 #[test]
 fn what_endpoint_slices_name_behind_cluster_dns_has_a_bound() {
     let dns = "kube-system/kube-dns";
-    let addresses: Vec<String> = (0..2000).map(|n: u32| format!("192.0.{}.{}", n / 250, n % 250)).collect();
+    let addresses: Vec<String> = (0..2000)
+        .map(|n: u32| format!("192.0.{}.{}", n / 250, n % 250))
+        .collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let index = index([caller(), service(dns, json!({})), slice("many", dns, &addresses, slice_ports())]);
+    let index = index([
+        caller(),
+        service(dns, json!({})),
+        slice("many", dns, &addresses, slice_ports()),
+    ]);
     let tables = index.compile(&crate::index::Scope::Everything);
     assert_eq!(tables.cidrs.len(), 1024 + 1, "and the cache on the nodes");
-    assert!(tables.rules.len() <= 3, "one class however many: {:?}", tables.rules);
+    assert!(
+        tables.rules.len() <= 3,
+        "one class however many: {:?}",
+        tables.rules
+    );
 }
 
 #[test]
 fn several_services_are_cluster_dns_where_an_administrator_says_so() {
     let labelled = |name: &str| {
         let (_, short) = name.split_once('/').expect("namespace/name");
-        let spec = json!({"clusterIP": if short == "coredns" { "10.96.0.11" } else { "10.96.0.12" }});
+        let spec =
+            json!({"clusterIP": if short == "coredns" { "10.96.0.11" } else { "10.96.0.12" }});
         let mut service = service(name, spec);
         service["metadata"]["labels"] = json!({"k8s-app": "kube-dns"});
         service

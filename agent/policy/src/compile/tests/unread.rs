@@ -12,14 +12,20 @@ fn newer() -> Vec<(&'static str, Value)> {
         ("peers", json!([{"serviceAccounts": {}}])),
         ("peers", json!([{}])),
         ("peers", json!([{"namespaces": {"matchNames": ["b"]}}])),
-        ("peers", json!([{"namespaces": {}}, {"serviceAccounts": {}}])),
+        (
+            "peers",
+            json!([{"namespaces": {}}, {"serviceAccounts": {}}]),
+        ),
         (
             "peers",
             json!([{"pods": {"podSelector": {}, "accounts": {}}}]),
         ),
         ("protocols", json!([{"icmp": {}}])),
         ("protocols", json!([{}])),
-        ("protocols", json!([{"tcp": {}}, {"tcp": {"flags": ["SYN"]}}])),
+        (
+            "protocols",
+            json!([{"tcp": {}}, {"tcp": {"flags": ["SYN"]}}]),
+        ),
         (
             "protocols",
             json!([{"tcp": {"destinationPort": {"list": [1]}}}]),
@@ -44,7 +50,12 @@ fn rules(peers: &str, action: &str, field: &str, value: &Value) -> Value {
 fn open(way: &str, spec: Value) -> [bool; 4] {
     let index: Index = cluster([cnp("a/Admin/5", json!({way: spec}))]);
     let [subject, peer] = ["b/server", "10.0.0.3"];
-    let asked = [(peer, "TCP/1"), (peer, "TCP/2"), (peer, "TCP/3"), ("192.0.2.1", "ICMP")];
+    let asked = [
+        (peer, "TCP/1"),
+        (peer, "TCP/2"),
+        (peer, "TCP/3"),
+        ("192.0.2.1", "ICMP"),
+    ];
     asked.map(|(peer, port)| match way {
         "ingress" => comes_in(&index, subject, peer, port),
         _ => goes_out(&index, subject, peer, port),
