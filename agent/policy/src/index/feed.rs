@@ -342,7 +342,8 @@ impl Index {
         }
     }
 
-    pub(super) fn put_service(&mut self, key: &(String, String), service: model::Service) {
+    pub(super) fn put_service(&mut self, key: &(String, String), mut service: model::Service) {
+        service.metadata.annotations.clear();
         self.note_dns(key);
         self.show_service(key, Some(service));
     }
