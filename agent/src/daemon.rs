@@ -1,6 +1,7 @@
 //! `ringfence agent`: starts in the order that leaves nothing half done, then
 //! makes a pass whenever something may have changed.
 
+mod early;
 mod events;
 mod watches;
 
@@ -28,6 +29,7 @@ use crate::settings::{Origin, Settings};
 use crate::state::{Scrapes, Shared, Status};
 use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
+use early::Early;
 use events::{PATIENCE, Stop, WRITTEN, follow_links, settle};
 use watches::{Watches, open};
 
@@ -102,6 +104,7 @@ async fn serve(
     if let Some(state) = &settings.cni_state {
         leave_word(settings, &datapath, state)?;
     }
+    let early = Early::of(settings, &datapath);
     let (listener, socket) = api::bind(&settings.socket)?;
     engine.number_by(datapath.id_key());
     let events = datapath.take_events();
@@ -150,7 +153,7 @@ async fn serve(
     if let (Some(install), Some(board)) = (&settings.install, &shared.plugin) {
         tokio::spawn(cni::run(install.clone(), board.clone()));
     }
-    let done = watch_and_pass(settings, engine, &shared, &watches.told, &mut stop).await;
+    let done = watch_and_pass(settings, engine, &shared, &watches.told, (&mut stop, early)).await;
     drop(socket);
     tracing::info!("agent stopped; enforcement stays in place");
     done
@@ -195,8 +198,9 @@ async fn watch_and_pass(
     mut engine: Engine,
     shared: &Arc<Shared>,
     told: &Notify,
-    stop: &mut Stop,
+    (stop, early): (&mut Stop, Option<Early>),
 ) -> anyhow::Result<()> {
+    let early = early.map(Arc::new);
     let wake = &shared.wake;
     let mut watches = vec![Watch::folder(&settings.netns_dir, Arc::clone(wake))];
     let recorded = Arc::clone(&shared.recorded);
@@ -209,7 +213,7 @@ async fn watch_and_pass(
         Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(&recorded)),
     });
     let linked = Arc::new(Notify::new());
-    follow_links(Arc::clone(&linked))?;
+    follow_links(Arc::clone(&linked), early.clone())?;
     let (mut since, mut look) = (None, Look::All);
     let mut backoff = RETRY;
     // When everything is looked at again, whatever the API server tells meanwhile.
@@ -248,6 +252,9 @@ async fn watch_and_pass(
                 since = Some(Instant::now());
                 backoff = RETRY;
                 sleep(WRITTEN).await;
+                if let Some(early) = &early {
+                    early.look();
+                }
             }
             // A new device may carry packets some milliseconds later; of those whose devices
             // change all the time, what comes together is looked at together.

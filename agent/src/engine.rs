@@ -31,6 +31,10 @@ use crate::summary::Summary;
 /// usual size take a third.
 const TEXTS: usize = 96 << 20;
 
+/// Bytes that all Services and EndpointSlices may have: twenty thousand Services with ten
+/// endpoints each take a third.
+const SERVICES: usize = 96 << 20;
+
 /// What one pass leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pass {
@@ -127,7 +131,9 @@ impl Engine {
         finder: Box<dyn Finder>,
         look_around: LookAround,
     ) -> Self {
-        let mut index = Index::new(settings.config.clone()).with_room_for_texts(TEXTS);
+        let mut index = Index::new(settings.config.clone())
+            .with_room_for_texts(TEXTS)
+            .with_room_for_services(SERVICES);
         let kept = keep::Kept::read(&settings.socket, &mut index);
         Self {
             source,

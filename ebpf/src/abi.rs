@@ -367,8 +367,8 @@ pub struct Control {
 impl Control {
     /// Every denial is counted and reported as audited, and the packet passes.
     pub const AUDIT: u32 = 1;
-    /// Map `ADDRESSES` had no room for some Services' addresses: any address that nobody
-    /// is known at may be one.
+    /// Some Services' addresses aren't in map `ADDRESSES`, for want of room there or in the
+    /// agent's memory: any address may be one.
     pub const HIDES_SERVICES: u32 = 2;
 
     /// The word that puts a world in force under a generation.
@@ -771,12 +771,6 @@ impl Identity {
     /// Some of the ports of a Service at the address aren't in map `SERVICES`: who
     /// it is decides, and any port may end elsewhere.
     pub const IS_UNLISTED: u32 = 16;
-
-    /// Whether nobody is known to be there.
-    #[inline(always)]
-    pub const fn is_nobody(&self) -> bool {
-        self.workload == Self::OUTSIDE && self.flags == 0
-    }
 
     /// What is left of it on a port that no Service has there. An address that is
     /// nobody's but a Service's is nobody's then; its class never depends on that.

@@ -3,15 +3,22 @@
 //! the agent on them, programs that read its API, an attacker's tools, a Kubernetes API
 //! server with faults on order.
 
+#[cfg(feature = "nodes")]
 pub mod agent;
+#[cfg(feature = "nodes")]
 pub mod apiserver;
+#[cfg(feature = "nodes")]
 pub mod attack;
 pub mod bench;
 pub mod clusters;
+#[cfg(feature = "nodes")]
 pub mod deployed;
 pub mod oracle;
 pub mod packets;
+#[cfg(feature = "nodes")]
 pub mod programs;
 pub mod random;
+#[cfg(feature = "nodes")]
 pub mod storm;
+#[cfg(feature = "nodes")]
 pub mod testnet;

@@ -88,11 +88,12 @@ fn build_with(root: &Path, feature: Option<&str>, object: &str) -> Result<PathBu
     })
 }
 
-/// Builds the BPF object and the release binary.
+/// Builds the BPF object and the release binaries: the agent and its network plugin.
 pub(crate) fn build_release() -> Result<()> {
     build()?;
-    shell::step("build the release binary", || {
-        shell::run(cargo().args(["build", "--release", "-p", "ringfence"]))
+    let packages = ["-p", "ringfence", "-p", "ringfence-cni"];
+    shell::step("build the release binaries", || {
+        shell::run(cargo().args(["build", "--release"]).args(packages))
     })?;
     eprintln!(
         "    {}",

@@ -43,10 +43,11 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
              `sudo -E env PATH=\"$PATH\" cargo xtask test`"
         );
     }
+    shell::step("house rules", tidy::run)?;
     ebpf::build()?;
     let steps: &[(&str, &[&str])] = &[
-        ("build", &["build", "--workspace"]),
         ("format", &["fmt", "--all", "--check"]),
+        ("build", &["build", "--workspace"]),
         (
             "lints",
             &[
@@ -62,7 +63,6 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     for (name, args) in steps {
         cargo_step(name, args, env)?;
     }
-    shell::step("house rules", tidy::run)?;
     cargo_step("tests", &["test", "--workspace"], env)?;
     shell::step("agents of other versions", ebpf::build_other_agents)?;
     shell::step("fuzz", || fuzz::run(fuzz_seconds))?;

@@ -10,6 +10,9 @@ use super::{BUFFER, NetlinkError};
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR` and `_IPV6_ROUTE` of
 /// `linux/rtnetlink.h`.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// `RTM_NEWLINK`. An `ifinfomsg` follows the header: the index at 4, what has changed of the
+/// flags at 12.
+const NEW_LINK: u16 = 16;
 /// `RTM_NEWROUTE` and `RTM_DELROUTE`.
 const ROUTES: [u16; 2] = [24, 25];
 /// `RTN_LOCAL`: to an address of the node itself.
@@ -43,15 +46,18 @@ impl LinkEvents {
             })
     }
 
-    /// Blocks until something happens. That it did is all we use of an event, so
-    /// an overflow (`ENOBUFS`) is one more event.
-    pub fn wait(&self) -> Result<(), NetlinkError> {
+    /// Blocks until something happens, and gives the index of a device that has come.
+    /// Else that it did is all we use of an event, so an overflow (`ENOBUFS`) is one more
+    /// event.
+    pub fn wait(&self) -> Result<Option<u32>, NetlinkError> {
         let mut buffer = vec![0; BUFFER];
         loop {
             match self.socket.recv(&mut &mut buffer[..], 0) {
-                Ok(size) if concerns_node(&buffer[..size]) => return Ok(()),
+                Ok(size) if concerns_node(&buffer[..size]) => {
+                    return Ok(new_device(&buffer[..size]));
+                }
                 Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     return Err(NetlinkError::Io {
@@ -72,6 +78,18 @@ fn concerns_node(message: &[u8]) -> bool {
         .map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
     let is_route = kind.is_none_or(|kind| ROUTES.contains(&kind));
     !is_route || message.get(ROUTE_TYPE).is_none_or(|kind| *kind == LOCAL)
+}
+
+/// The device that a message says has come: of it all has changed
+/// (`register_netdevice` and `__dev_change_net_namespace` of net/core/dev.c).
+fn new_device(message: &[u8]) -> Option<u32> {
+    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+    let word = |at: usize| {
+        let bytes = message.get(HEADER + at..HEADER + at + 4)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let all_changed = kind == NEW_LINK && word(12)? == u32::MAX;
+    word(4).filter(|_| all_changed)
 }
 
 #[cfg(test)]
@@ -95,5 +113,21 @@ mod tests {
             assert!(concerns_node(&message(kind, 1)), "{kind}");
         }
         assert!(concerns_node(&[]));
+    }
+
+    #[test]
+    fn a_device_that_comes_is_told_from_one_that_changes() {
+        let about = |kind: u16, changed: u32| {
+            let mut bytes = message(kind, 0);
+            bytes.resize(32, 0);
+            bytes[20..24].copy_from_slice(&7_u32.to_ne_bytes());
+            bytes[28..32].copy_from_slice(&changed.to_ne_bytes());
+            bytes
+        };
+        assert_eq!(new_device(&about(16, u32::MAX)), Some(7));
+        assert_eq!(new_device(&about(16, 1)), None);
+        assert_eq!(new_device(&about(17, u32::MAX)), None);
+        assert_eq!(new_device(&about(16, u32::MAX)[..30]), None);
+        assert_eq!(new_device(&[]), None);
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    index::{Index, PodEntry, held::Unit},
+    index::{Index, PodEntry, held::Unit, shown::Sort},
     labels::{self, Target},
     selector::Labels,
 };
@@ -76,13 +76,29 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
             found.add(&object, &field, message);
         }
     }
+    for (sort, (namespace, name)) in index.refused() {
+        let (object, message) = match sort {
+            Sort::Service => (
+                format!("Service {namespace}/{name}"),
+                "this agent's memory has no room for it within its namespace's share; until it \
+                 comes anew with room, all addresses are judged by policy, and once more \
+                 where what goes there arrives",
+            ),
+            Sort::EndpointSlice => (
+                format!("EndpointSlice {namespace}/{name}"),
+                "this agent's memory has no room for it within its namespace's share; its \
+                 endpoints aren't known until it comes anew with room",
+            ),
+        };
+        found.add(&object, CAPACITY, message.to_owned());
+    }
     for ((namespace, name), hidden) in index.unlisted_services() {
         let object = format!("Service {namespace}/{name}");
         let message = match hidden {
             true => {
                 "its namespace's share of this node's tables has no room for its addresses; \
-                 until it has, all addresses that nobody is known at are judged by policy, and \
-                 once more where what goes there arrives"
+                 until it has, all addresses are judged by policy, and once more where what \
+                 goes there arrives"
             }
             false => {
                 "more addresses times ports than its namespace's share has room for; its \

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
 
+use super::early::Early;
 use super::{PERIOD, QUIET};
 
 /// Events that never pause don't hold a pass up for longer.
@@ -40,12 +41,17 @@ pub(super) async fn settle(wake: &Notify, told: &Notify, recorded: &Notify) {
 }
 
 /// Wakes the loop at every change of a network device of the node, from a thread
-/// that ends with the process.
-pub(super) fn follow_links(wake: Arc<Notify>) -> anyhow::Result<()> {
+/// that ends with the process; new devices are closed there.
+pub(super) fn follow_links(wake: Arc<Notify>, early: Option<Arc<Early>>) -> anyhow::Result<()> {
     let events = LinkEvents::open()?;
     let follow = move || loop {
         match events.wait() {
-            Ok(()) => wake.notify_one(),
+            Ok(new) => {
+                wake.notify_one();
+                if let (Some(early), Some(ifindex)) = (&early, new) {
+                    early.close(ifindex);
+                }
+            }
             Err(error) => {
                 tracing::warn!(
                     "{error}; new devices are found every {} s",

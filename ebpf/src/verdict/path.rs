@@ -236,10 +236,10 @@ impl<'a, T: Tables> Path<'a, T> {
         if identity.flags & Identity::SHOWN != 0 && !self.is_forwarded(addr, asks) {
             identity = identity.without_service();
         }
-        if identity.is_nobody() && control.flags & Control::HIDES_SERVICES != 0 {
+        if control.flags & Control::HIDES_SERVICES != 0 {
             // As at an address of a Service that lists no ports: policy decides here, and
             // once more behind DNAT.
-            identity.flags = Identity::IS_CLAIMED;
+            identity.flags |= Identity::IS_CLAIMED;
         }
         let class = || match identity.class(world) {
             Identity::BY_PREFIX => tables.class_by_prefix(world, addr),

@@ -9,6 +9,7 @@ use ringfence_policy::tables::Tables;
 use serde_json::Value;
 
 use crate::oracle::check;
+#[cfg(feature = "nodes")]
 use crate::testnet::Mode;
 
 /// The objects, as a List: a manifest that the agent can read, too.
@@ -160,6 +161,7 @@ pub fn holder(ip: IpAddr) -> Option<Pod> {
 }
 
 /// The bridge of a test network whose pods hang on one.
+#[cfg(feature = "nodes")]
 pub const fn bridge() -> Mode {
     Mode::Bridge {
         v4: Ipv4Addr::new(10, 244, 0, 1),

@@ -170,7 +170,7 @@ impl State {
             }
         });
         if class.is_none() {
-            let first = services.iter().find(|claim| !claim.hidden);
+            let first = services.first();
             let identity = first.map(|first| (Arc::clone(&first.name), flag(Identity::IS_SERVICE)));
             self.writer.identity(addr, identity);
         }

@@ -114,13 +114,16 @@ fn note(case: &Case<'_>, ip: IpAddr, port: &PortSpec) -> Option<String> {
             "Service {} shows this address of a pod: where a node forwards the call to one of its backends, egress is decided on that too",
             claim.name
         )),
-        (None, None) => claims.first().map(|claim| {
+        (None, None) if !claims.is_empty() => claims.first().map(|claim| {
             let name = &claim.name;
             match claim.is_unlisted() {
                 true => format!("Service {name} at {ip} isn't listed: egress is decided on the address, and on the backend"),
                 false => format!("Service {name} at {ip} has no port {port}: nodes forward nothing there"),
             }
         }),
+        (None, _) if case.index.hides_services() => Some(format!(
+            "some Services aren't listed (`ringfence status` names them), and {ip} may be an address of theirs: egress is decided on it, and on whoever the call arrives at"
+        )),
         _ => None,
     }
 }

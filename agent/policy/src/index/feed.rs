@@ -344,7 +344,8 @@ impl Index {
         }
     }
 
-    pub(super) fn put_service(&mut self, key: &(String, String), service: model::Service) {
+    pub(super) fn put_service(&mut self, key: &(String, String), mut service: model::Service) {
+        service.metadata.annotations.clear();
         self.note_dns(key, Some(&service));
         self.show_service(key, Some(service));
     }

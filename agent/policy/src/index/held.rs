@@ -11,7 +11,7 @@ use crate::{
     selector::Labels,
 };
 
-use super::{Index, Key, journal::Fact, policies::StoredPolicy};
+use super::{Index, Key, journal::Fact, policies::StoredPolicy, room::Room};
 
 /// What ClusterNetworkPolicies have in the place of a namespace.
 pub(crate) const CLUSTER: &str = "";
@@ -42,11 +42,8 @@ pub(crate) struct Held {
     replaced: HashMap<Key, StoredPolicy>,
     /// Somebody decides about shares, and wants to know what was replaced.
     listening: bool,
-    /// Bytes of policies' texts by namespace, and together.
-    texts: BTreeMap<Text, usize>,
-    total: usize,
-    /// How many there may be; any number if `None`.
-    room: Option<usize>,
+    /// Bytes of policies' texts.
+    texts: Room,
     /// How often it changed which forms are in force in the place of others.
     pub(super) changes: u64,
 }
@@ -145,32 +142,19 @@ impl Held {
     }
 
     pub(super) fn bound(&mut self, bytes: usize) {
-        self.room = Some(bytes);
+        self.texts.bound(bytes);
     }
 
     /// Whether there is room for the text of a policy's new form.
     pub(super) fn keeps(&self, key: &Key, new: &StoredPolicy, old: Option<&StoredPolicy>) -> bool {
-        let Some(room) = self.room else { return true };
         let old = old.map_or(0, StoredPolicy::bytes);
-        let own = self.texts.get(&key.0).map_or(0, |bytes| bytes - old);
-        let own = own + new.bytes();
-        let fits = self.total - old + new.bytes() <= room;
-        own <= room - room / 4 && (fits || own <= room / self.texts.len().max(1))
-    }
-
-    fn count(&mut self, space: &Text, more: usize, less: usize) {
-        self.total = self.total + more - less;
-        let own = self.texts.entry(Text::clone(space)).or_default();
-        *own = *own + more - less;
-        if *own == 0 {
-            self.texts.remove(space);
-        }
+        self.texts.has(&key.0, old, new.bytes())
     }
 
     /// A policy comes in a new form; `old` was its last one.
     pub(super) fn put(&mut self, key: &Key, new: &StoredPolicy, old: Option<StoredPolicy>) {
         let before = old.as_ref().map_or(0, StoredPolicy::bytes);
-        self.count(&key.0, new.bytes(), before);
+        self.texts.count(&key.0, before, new.bytes());
         let old = old.filter(|old| self.listening && !old.closed && old.weight < new.weight);
         if let Some(old) = old {
             self.replaced.entry(key.clone()).or_insert(old);
@@ -189,7 +173,7 @@ impl Held {
 
     /// A policy goes.
     pub(super) fn delete(&mut self, key: &Key, old: &StoredPolicy) {
-        self.count(&key.0, 0, old.bytes());
+        self.texts.count(&key.0, old.bytes(), 0);
         self.replaced.remove(key);
         if self.form(&key.0, &key.1).is_some() {
             self.changes += 1;

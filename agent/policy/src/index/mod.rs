@@ -18,8 +18,9 @@ mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
+mod room;
 mod sandboxes;
-mod shown;
+pub(crate) mod shown;
 pub(crate) mod spaces;
 mod standing;
 
@@ -51,7 +52,7 @@ use pods::Pools;
 use policies::{StoredCluster, StoredPolicy};
 pub use sandboxes::Sandbox;
 use sandboxes::Sandboxes;
-use shown::Shares;
+use shown::{Shares, Sort};
 use spaces::Spaces;
 pub use standing::Standing;
 
@@ -187,9 +188,10 @@ impl Index {
                 self.put_cluster_policy(&policy, false);
             }
             Object::Service(o) => self.put_service(&key, o),
-            Object::EndpointSlice(o) => {
+            Object::EndpointSlice(mut o) => {
+                o.metadata.annotations.clear();
                 self.note_slice(&o);
-                if let Some(old) = self.slices.insert(key, o) {
+                if let Some(old) = self.keep_slice(key, Some(o)) {
                     self.note_slice(&old);
                 }
             }
@@ -216,7 +218,7 @@ impl Index {
             }
             "Service" => self.delete_service(&key()),
             "EndpointSlice" => {
-                if let Some(old) = self.slices.remove(&key()) {
+                if let Some(old) = self.keep_slice(key(), None) {
                     self.note_slice(&old);
                 }
             }
@@ -263,8 +265,14 @@ impl Index {
                     .collect()
             }
             "ClusterNetworkPolicy" => self.cluster_policies.keys().map(cluster).collect(),
-            "Service" => self.services.keys().cloned().collect(),
-            "EndpointSlice" => self.slices.keys().cloned().collect(),
+            "Service" => {
+                let refused = self.refused_names(Sort::Service);
+                self.services.keys().chain(refused).cloned().collect()
+            }
+            "EndpointSlice" => {
+                let refused = self.refused_names(Sort::EndpointSlice);
+                self.slices.keys().chain(refused).cloned().collect()
+            }
             "Node" => self.nodes.keys().map(cluster).collect(),
             workload => {
                 let all = self.stand_ins.keys();

@@ -31,9 +31,6 @@ pub(crate) struct ServiceClaim {
     /// IANA protocol number and port, sorted; none if it doesn't fit into its
     /// namespace's share.
     pub(crate) ports: Arc<[(u16, u16)]>,
-    /// Its namespace's share has no room for its addresses either: by itself it makes
-    /// none known.
-    pub(crate) hidden: bool,
 }
 
 impl ServiceClaim {

@@ -96,6 +96,24 @@ impl Service {
         parse(std::iter::once(&self.spec.cluster_ip).chain(listed))
     }
 
+    /// About how many bytes it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let balancers = &self.status.load_balancer.ingress;
+        let spec = &self.spec;
+        let texts = spec.cluster_ips.iter().chain(&spec.external_ips);
+        let balancers = balancers.iter().flat_map(|one| [&one.ip, &one.ip_mode]);
+        let ports = spec.ports.iter().map(|port| {
+            let name = port.name.as_deref().map_or(0, bytes_of);
+            let target = port.target_port.as_ref().map_or(0, |_| bytes_of(""));
+            size_of::<ServicePort>() + name + target
+        });
+        let texts = texts.chain(balancers).map(|text| bytes_of(text));
+        size_of::<Self>()
+            + bytes_of_meta(&self.metadata)
+            + bytes_of_map(&spec.selector)
+            + texts.chain(ports).sum::<usize>()
+    }
+
     /// Whether kube-proxy passes it over: it has no address of its own, or a label
     /// leaves it to another proxy. Their values don't matter.
     fn is_left_out(&self) -> bool {
@@ -175,6 +193,20 @@ fn left_out(meta: &Meta) -> bool {
         .any(|label| meta.labels.contains_key(*label))
 }
 
+/// A text, its place and what an allocator adds.
+const fn bytes_of(text: &str) -> usize {
+    size_of::<String>() + text.len() + 16
+}
+
+fn bytes_of_map(map: &BTreeMap<String, String>) -> usize {
+    map.iter().map(|(k, v)| bytes_of(k) + bytes_of(v)).sum()
+}
+
+fn bytes_of_meta(meta: &Meta) -> usize {
+    let maps = bytes_of_map(&meta.labels) + bytes_of_map(&meta.annotations);
+    maps + bytes_of(&meta.namespace) + bytes_of(&meta.name)
+}
+
 /// The addresses among the words, each once, in their order.
 fn parse<'t>(words: impl Iterator<Item = &'t String>) -> Vec<IpAddr> {
     // Whoever writes a Service may name a hundred thousand.
@@ -196,6 +228,16 @@ pub struct EndpointSlice {
 }
 
 impl EndpointSlice {
+    /// About how many bytes it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let endpoints = self.endpoints.iter().map(|one| {
+            let addresses = one.addresses.iter().map(|text| bytes_of(text));
+            size_of::<Endpoint>() + addresses.sum::<usize>()
+        });
+        let ports = self.ports.iter().map(|port| bytes_of(&port.name) + 8);
+        size_of::<Self>() + bytes_of_meta(&self.metadata) + endpoints.chain(ports).sum::<usize>()
+    }
+
     /// Whether a label leaves it to another proxy than kube-proxy.
     pub(crate) fn is_left_out(&self) -> bool {
         left_out(&self.metadata)

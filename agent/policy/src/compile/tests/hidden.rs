@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     compile::Compiler,
+    config::Config,
     diff::Change,
     index::{Index, Scope},
     tables::Tables,
@@ -106,32 +107,93 @@ fn a_namespace_that_fills_the_table_hides_its_own_services_and_those_alone() {
 }
 
 #[test]
-fn a_pods_address_stays_the_pods_and_claimed_whoever_hides_behind_it() {
+fn a_pods_address_stays_the_pods_whoever_hides_behind_it() {
     let mut index = index([pod("b/server", "10.0.0.1", json!({}))]);
     let mut compiler = Compiler::new(Scope::Everything);
     // From 10.0.0.0 on.
     let huge = service("evil/huge", "10.96.1.1", ("10.0.0.0", MOST + 1));
     index.apply(object(huge));
-    follow(&mut compiler, &mut index);
-    let claimed = Identity::IS_CLAIMED | Identity::IS_UNLISTED;
+    let change = follow(&mut compiler, &mut index);
     let tables = compiler.tables();
-    assert_eq!(who(tables, "10.0.0.1"), Some(("b/server", claimed)));
+    // All addresses count as claimed then, so that no entry has to say it.
+    assert!(tables.hides_services);
+    assert_eq!(who(tables, "10.0.0.1"), Some(("b/server", 0)));
     assert_eq!(tables.identities.len(), 1);
-    // So it is with a pod that comes later, and with a Service that has room.
-    index.apply(object(pod("b/late", "10.0.0.2", json!({}))));
+    assert_eq!((change.raised.len(), change.keys.addresses.len()), (1, 0));
     index.apply(object(service("b/small", "10.0.0.3", ("10.0.0.4", 1))));
     follow(&mut compiler, &mut index);
-    let tables = compiler.tables();
-    assert_eq!(who(tables, "10.0.0.2"), Some(("b/late", claimed)));
-    let shown = Some(("b/small", Identity::IS_SERVICE | Identity::IS_UNLISTED));
-    assert_eq!(who(tables, "10.0.0.3"), shown);
-    index.delete("Pod", "b", "late");
-    index.delete("Service", "b", "small");
-    follow(&mut compiler, &mut index);
-    assert_eq!(compiler.tables().identities.len(), 1);
+    let shown = Some(("b/small", Identity::IS_SERVICE));
+    assert_eq!(who(compiler.tables(), "10.0.0.3"), shown);
     index.delete("Service", "evil", "huge");
+    let change = follow(&mut compiler, &mut index);
+    assert!(!compiler.tables().hides_services);
+    assert_eq!(change.raised.len(), 1);
+}
+
+#[test]
+fn memory_for_services_has_a_bound_and_one_without_room_is_hidden_until_it_comes_anew() {
+    let bound = 100_000;
+    let room = Index::new(Config::default()).with_room_for_services(bound);
+    let mut index = room;
+    let mut compiler = Compiler::new(Scope::Everything);
+    let small = service("b/small", "10.96.0.1", ("203.0.113.1", 1));
+    index.apply(object(small.clone()));
+    // Ten thousand addresses would take half a megabyte.
+    let late = |others| object(service("evil/late", "10.96.1.2", ("198.18.0.0", others)));
+    index.apply(late(10_000));
     follow(&mut compiler, &mut index);
-    assert_eq!(who(compiler.tables(), "10.0.0.1"), Some(("b/server", 0)));
+    let tables = compiler.tables();
+    assert!(tables.hides_services);
+    assert_eq!(who(tables, "10.96.1.2"), None);
+    assert_eq!(
+        who(tables, "10.96.0.1"),
+        Some(("b/small", Identity::IS_SERVICE))
+    );
+    let [message] = &messages(&index)[..] else {
+        panic!("{:?}", messages(&index));
+    };
+    assert!(message.starts_with("Service evil/late: this agent's memory has no room"));
+    // A form that was known goes with one that has no room.
+    index.apply(late(100));
+    follow(&mut compiler, &mut index);
+    assert!(!compiler.tables().hides_services);
+    assert_eq!(messages(&index), [""; 0]);
+    assert!(who(compiler.tables(), "198.18.0.99").is_some());
+    index.apply(late(10_000));
+    follow(&mut compiler, &mut index);
+    assert!(compiler.tables().hides_services);
+    assert_eq!(who(compiler.tables(), "198.18.0.99"), None);
+    // A list without it takes it away, as one that is known.
+    index.reset("Service", vec![object(small)]);
+    follow(&mut compiler, &mut index);
+    assert!(!compiler.tables().hides_services);
+    assert_eq!(messages(&index), [""; 0]);
+}
+
+#[test]
+fn nobody_elses_services_and_slices_lose_room_to_one_that_asks_for_all() {
+    let mut index = Index::new(Config::default()).with_room_for_services(100_000);
+    for n in 0..500 {
+        let own = format!("10.97.{}.{}", n / 250, n % 250 + 1);
+        index.apply(object(service(&format!("evil/s{n}"), &own, ("0.0.0.0", 0))));
+        index.apply(object(slice(&format!("evil/e{n}"), 10)));
+    }
+    index.apply(object(service("b/small", "10.96.0.1", ("203.0.113.1", 1))));
+    index.apply(object(slice("b/small", 10)));
+    let told = messages(&index);
+    assert!(told.len() > 500, "{}", told.len());
+    assert!(told.iter().all(|one| one.contains(" evil/")), "{told:?}");
+    assert_eq!(index.clone().slices.len() + index.services.len(), 1002 - told.len());
+}
+
+/// An EndpointSlice of so many endpoints.
+fn slice(name: &str, endpoints: u32) -> Value {
+    let (namespace, name) = name.split_once('/').expect("a namespace");
+    let endpoints = (0..endpoints).map(|n| json!({"addresses": [format!("10.1.0.{n}")]}));
+    json!({
+        "kind": "EndpointSlice", "metadata": {"namespace": namespace, "name": name},
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
 }
 
 #[test]
