@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    index::{Index, PodEntry, held::Unit, shown::Sort},
+    index::{Index, PodEntry, held::Unit, memory::Sort},
     labels::{self, Target},
     selector::Labels,
 };

@@ -13,6 +13,7 @@ pub(crate) mod groups;
 pub(crate) mod held;
 pub(crate) mod journal;
 mod kept;
+pub(crate) mod memory;
 mod naming;
 mod own;
 pub(crate) mod owners;
@@ -20,7 +21,7 @@ pub(crate) mod pods;
 pub(crate) mod policies;
 mod room;
 mod sandboxes;
-pub(crate) mod shown;
+mod shown;
 pub(crate) mod spaces;
 mod standing;
 
@@ -46,13 +47,14 @@ use held::Held;
 use journal::Journal;
 pub use kept::KeptForm;
 use kept::Remembered;
+use memory::{Memory, Sort};
 use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
 use policies::{StoredCluster, StoredPolicy};
 pub use sandboxes::Sandbox;
 use sandboxes::Sandboxes;
-use shown::{Shares, Sort};
+use shown::Shares;
 use spaces::Spaces;
 pub use standing::Standing;
 
@@ -138,6 +140,7 @@ pub struct Index {
     remembered: Remembered,
     pub(crate) services: BTreeMap<(String, String), Service>,
     shares: Shares,
+    memory: Memory,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
     /// The way to cluster DNS, once somebody has asked and until it is another.
     pub(crate) way_to_dns: OnceLock<Vec<(Who, Ports)>>,

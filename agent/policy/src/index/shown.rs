@@ -9,9 +9,7 @@
 //! nothing says there that they are a Service's. As long as there is such a one, all
 //! addresses are taken for those of a Service that lists no ports
 //! ([`Control::HIDES_SERVICES`](ringfence_ebpf::abi::Control::HIDES_SERVICES)).
-//!
-//! Of a Service for which the agent's memory has no room only the name is kept. It is
-//! hidden until it comes anew with room for it.
+//! So it is while one has no room in the agent's memory (`memory.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +20,10 @@ use ringfence_ebpf::abi::{Addr, capacity};
 
 use crate::{
     intern::Text,
-    model::{EndpointSlice, Forwarded, Service},
+    model::{Forwarded, Service},
 };
 
-use super::{Index, owners::ServiceClaim, room::Room};
+use super::{Index, owners::ServiceClaim};
 
 /// Ports at addresses of all namespaces.
 const PORTS: usize = capacity::SERVICES as usize;
@@ -136,17 +134,6 @@ pub(super) struct Shares {
     left_out: BTreeMap<Key, Fit>,
     /// How many of them are hidden.
     hidden: usize,
-    /// Bytes that Services and EndpointSlices take.
-    memory: Room,
-    /// Those that found no room there.
-    refused: BTreeSet<(Sort, Key)>,
-}
-
-/// What only its name is kept of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Sort {
-    Service,
-    EndpointSlice,
 }
 
 impl Default for Shares {
@@ -157,8 +144,6 @@ impl Default for Shares {
             asked: BTreeMap::new(),
             left_out: BTreeMap::new(),
             hidden: 0,
-            memory: Room::default(),
-            refused: BTreeSet::new(),
         }
     }
 }
@@ -175,20 +160,6 @@ impl Shares {
         self.addresses
             .count(namespace, before.addresses, now.addresses);
         self.ports.count(namespace, before.ports, now.ports);
-    }
-
-    /// Whether there is room for an object that took some bytes and now takes others;
-    /// without room it takes none.
-    fn admits(&mut self, sort: Sort, key: &Key, before: usize, now: usize) -> bool {
-        let (namespace, _) = key;
-        let fits = self.memory.has(namespace, before, now);
-        self.memory
-            .count(namespace, before, if fits { now } else { 0 });
-        match fits {
-            true => self.refused.remove(&(sort, key.clone())),
-            false => self.refused.insert((sort, key.clone())),
-        };
-        fits
     }
 
     fn fit(&self, key: &Key) -> Fit {
@@ -262,39 +233,9 @@ impl Shares {
 }
 
 impl Index {
-    /// An index in which Services and EndpointSlices have room for about this many bytes
-    /// together, shared out like those for [texts](Index::with_room_for_texts).
-    ///
-    /// One that has no room isn't known until it comes anew with room for it.
-    #[must_use]
-    pub fn with_room_for_services(mut self, bytes: usize) -> Self {
-        self.shares.memory.bound(bytes);
-        self
-    }
-
-    /// Takes an EndpointSlice in, or out with `None`. Gives the one before.
-    pub(super) fn keep_slice(
-        &mut self,
-        key: Key,
-        slice: Option<EndpointSlice>,
-    ) -> Option<EndpointSlice> {
-        let before = self.slices.get(&key).map_or(0, EndpointSlice::bytes);
-        let now = slice.as_ref().map_or(0, EndpointSlice::bytes);
-        let fits = self
-            .shares
-            .admits(Sort::EndpointSlice, &key, before, now);
-        match slice.filter(|_| fits) {
-            Some(slice) => self.slices.insert(key, slice),
-            None => self.slices.remove(&key),
-        }
-    }
-
     /// Takes a Service in, or out with `None`, and what that changes for others.
     pub(super) fn show_service(&mut self, key: &Key, service: Option<Service>) {
-        let old = self.services.get(key).map_or(0, Service::bytes);
-        let new = service.as_ref().map_or(0, Service::bytes);
-        let fits = self.shares.admits(Sort::Service, key, old, new);
-        let service = service.filter(|_| fits);
+        let service = self.admit_service(key, service);
         let now = service.as_ref().map(Service::forwarded).unwrap_or_default();
         let old = match service {
             Some(service) => self.services.insert(key.clone(), service),
@@ -338,20 +279,9 @@ impl Index {
         all.map(|(key, fit)| (key, *fit == Fit::Hidden))
     }
 
-    /// Services and EndpointSlices for which the agent's memory has no room.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = &(Sort, Key)> {
-        self.shares.refused.iter()
-    }
-
-    /// Namespace and name of those of a sort.
-    pub(super) fn refused_names(&self, sort: Sort) -> impl Iterator<Item = &Key> {
-        let all = self.refused().filter(move |(other, _)| *other == sort);
-        all.map(|(_, key)| key)
-    }
-
     /// Whether some Service's addresses aren't known in the tables.
     pub(crate) fn hides_services(&self) -> bool {
-        self.shares.hidden > 0 || self.refused_names(Sort::Service).next().is_some()
+        self.shares.hidden > 0 || self.refuses_services()
     }
 
     /// What a Service shows: its ports, or none where they don't fit; nothing if hidden.

@@ -183,7 +183,10 @@ fn nobody_elses_services_and_slices_lose_room_to_one_that_asks_for_all() {
     let told = messages(&index);
     assert!(told.len() > 500, "{}", told.len());
     assert!(told.iter().all(|one| one.contains(" evil/")), "{told:?}");
-    assert_eq!(index.clone().slices.len() + index.services.len(), 1002 - told.len());
+    assert_eq!(
+        index.clone().slices.len() + index.services.len(),
+        1002 - told.len()
+    );
 }
 
 /// An EndpointSlice of so many endpoints.
