@@ -309,7 +309,9 @@ fn flags_of_the_agent() -> Vec<String> {
     let agent = command.find_subcommand("agent").unwrap();
     let long = agent.get_arguments().filter_map(|arg| {
         let takes = arg.get_action().takes_values();
-        let long = arg.get_long().filter(|long| !["help", "version"].contains(long))?;
+        let long = arg
+            .get_long()
+            .filter(|long| !["help", "version"].contains(long))?;
         Some(match takes {
             true => format!("--{long}=what"),
             false => format!("--{long}"),
@@ -338,7 +340,12 @@ fn uninstall_takes_every_flag_of_the_agent_alone_and_all_at_once_and_twice() {
     assert!(args.stay);
     assert_eq!(args.cni_state, Some("what".into()), "the last one");
     // Only what the agent has, and what it doesn't have is no flag of it.
-    for wrong in ["--emit-event", "--cni-stat=/s", "agent", "--emit-events=what"] {
+    for wrong in [
+        "--emit-event",
+        "--cni-stat=/s",
+        "agent",
+        "--emit-events=what",
+    ] {
         let line = format!("ringfence uninstall {wrong}");
         assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
     }

@@ -169,7 +169,10 @@ fn the_result_of_uninstalling_stays_to_be_read() {
     let args = strings(&container["args"]);
     // A DaemonSet's pods are started again when they end, and kubectl shows the last run.
     assert!(args.contains(&"--stay".to_owned()), "{args:?}");
-    assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError");
+    assert_eq!(
+        container["terminationMessagePolicy"],
+        "FallbackToLogsOnError"
+    );
 }
 
 /// The label by which `kubectl apply --prune` knows Ringfence's objects.
@@ -198,7 +201,9 @@ fn what_a_component_brings_is_pruned_by_the_documented_command_once_it_is_gone()
         for object in all.iter().filter(|object| !known.contains(&key(object))) {
             let (group, kind) = (&object["apiVersion"], &object["kind"]);
             let kind = format!("{}/{}", group.as_str().unwrap(), kind.as_str().unwrap());
-            let listed = prune.lines().any(|line| line.trim_end_matches(" \\").ends_with(&kind));
+            let listed = prune
+                .lines()
+                .any(|line| line.trim_end_matches(" \\").ends_with(&kind));
             assert!(listed, "{component}: {kind} isn't in {prune}");
         }
     }
