@@ -33,6 +33,10 @@ const TOGETHER: Duration = Duration::from_secs(1);
 /// A watch without faults for so long begins its next waits from the first.
 const CALM: Duration = Duration::from_secs(60);
 
+/// A server that is back may refuse for so long what it will grant, until it has read who
+/// may do what.
+const FINDING_ITSELF: Duration = Duration::from_secs(30);
+
 /// What to do after a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
@@ -66,6 +70,10 @@ pub struct Follow {
     is_listing: bool,
     backoff: Backoff,
     last_fault: Option<Instant>,
+    /// The server couldn't be reached the last time.
+    is_away: bool,
+    /// When it began to answer after that.
+    back: Option<Instant>,
     /// When the server had last forgotten where the watch was.
     last_gone: Option<Instant>,
     absence: Absence,
@@ -95,6 +103,8 @@ impl Follow {
             is_listing: true,
             backoff: Backoff::new(pace.backoff),
             last_fault: None,
+            is_away: false,
+            back: None,
             last_gone: None,
             absence: Absence::default(),
         }
@@ -308,29 +318,49 @@ impl Follow {
         }
     }
 
-    async fn fault(&mut self, text: &str, fault: Fault) {
-        self.health.failed(text);
+    /// How long to wait after a fault.
+    fn wait(&mut self, fault: Fault) -> Duration {
+        let now = Instant::now();
         if self.last_fault.is_some_and(|last| last.elapsed() > CALM) {
             self.backoff.reset();
         }
-        let wait = match fault {
+        match fault {
+            Fault::Unreached => self.is_away = true,
+            Fault::Busy => {}
+            // How long it was away says nothing of how long it refuses.
+            Fault::Answered | Fault::Gone if std::mem::take(&mut self.is_away) => {
+                self.backoff.reset();
+                self.back = Some(now);
+            }
+            Fault::Answered | Fault::Gone => {}
+        }
+        let finds_itself = self.back.is_some_and(|at| at.elapsed() < FINDING_ITSELF);
+        match fault {
             Fault::Unreached => self.backoff.wait().min(self.pace.unreached),
             // A place that is lost again and again isn't an outage's doing.
-            Fault::Gone if self.last_gone.is_none_or(|last| last.elapsed() > CALM) => {
+            Fault::Gone
+                if self
+                    .last_gone
+                    .replace(now)
+                    .is_none_or(|at| at.elapsed() > CALM) =>
+            {
                 TOGETHER.min(self.pace.backoff[0]).mul_f64(chance())
             }
-            Fault::Gone | Fault::Answered => self.backoff.wait(),
-        };
-        if fault == Fault::Gone {
-            self.last_gone = Some(Instant::now());
+            Fault::Answered if finds_itself => self.backoff.wait().min(self.pace.unreached / 2),
+            Fault::Gone | Fault::Answered | Fault::Busy => self.backoff.wait(),
         }
+    }
+
+    async fn fault(&mut self, text: &str, fault: Fault) {
+        self.health.failed(text);
+        let wait = self.wait(fault);
         let asked = self.health.take_retry_after();
         let health = Arc::clone(&self.health);
         let over = async move {
             tokio::select! {
                 () = sleep(wait.max(asked.unwrap_or_default())) => {}
                 // Who was told how long to wait does so.
-                () = health.server_is_back(), if asked.is_none() && fault == Fault::Unreached => {
+                () = health.server_is_back(), if asked.is_none() && fault.is_the_servers() => {
                     sleep(TOGETHER.min(wait).mul_f64(chance())).await;
                 }
             }

@@ -186,7 +186,7 @@ mod tests {
         let cluster = Cluster::read(&paths::root().join("deploy/demo")).expect("readable");
         assert_eq!(cluster.node_name, "demo-node");
         assert_eq!(cluster.node.len(), 2);
-        assert_eq!(cluster.pods.len(), 6);
+        assert_eq!(cluster.pods.len(), 8);
         for pod in &cluster.pods {
             assert!(pod.address(true).is_ok() && pod.address(false).is_ok());
         }

@@ -136,8 +136,12 @@ fn agree_with_matrix(stage: &Stage, expected: &Expected, seen: &Seen) -> Result<
         let said = matrix["allowed"][&source][&target]
             .as_str()
             .unwrap_or("nothing");
+        let expected = match live {
+            [v4, v6] if v4 == v6 => v4.to_string(),
+            _ => "~".to_owned(),
+        };
         ensure!(
-            live.iter().all(|live| said == live.to_string()),
+            said == expected,
             "{source} to {target}: `ringfence matrix` says {said}, traffic {live:?}"
         );
         cells += 1;

@@ -75,8 +75,7 @@ pub(super) fn try_all(stage: &Stage, expected: &Expected) -> Result<Seen> {
     let mut calls = Vec::new();
     for from in &expected.callers {
         for to in &expected.callees {
-            let cell = expected.cell(from, to);
-            for v4 in [true, false] {
+            for (v4, cell) in [true, false].into_iter().zip(expected.cell(from, to)) {
                 if cell != '-' {
                     calls.push(Call::new(stage, from, to, v4, cell)?);
                 }
@@ -112,7 +111,7 @@ pub(super) fn differing(expected: &Expected, seen: &Seen) -> usize {
             .get(&(from.clone(), to.clone()))
             .copied()
             .unwrap_or(['-'; 2]);
-        cell != [expected.cell(from, to); 2]
+        cell != expected.cell(from, to)
     };
     let wrong = |from| {
         expected
