@@ -301,63 +301,29 @@ fn programs_are_served_only_with_all_three_files() {
     }
 }
 
-/// Each flag of the agent as a pod's arguments would have it, with a value that says
-/// nothing where it takes one.
-fn flags_of_the_agent() -> Vec<String> {
-    let mut command = Cli::command();
-    command.build();
-    let agent = command.find_subcommand("agent").unwrap();
-    let long = agent.get_arguments().filter_map(|arg| {
-        let takes = arg.get_action().takes_values();
-        let long = arg
-            .get_long()
-            .filter(|long| !["help", "version"].contains(long))?;
-        Some(match takes {
-            true => format!("--{long}=what"),
-            false => format!("--{long}"),
-        })
-    });
-    long.collect()
+/// The lines of a page's code blocks that run `ringfence`, from that word on.
+fn commands(page: &str) -> Vec<String> {
+    let mut is_code = false;
+    let mut found = Vec::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if is_code && let Some(command) = line.strip_prefix("ringfence ") {
+            found.push(format!("ringfence {command}"));
+        } else if is_code && let Some((_, command)) = line.split_once("-- /bin/ringfence ") {
+            found.push(format!("ringfence {command}"));
+        }
+    }
+    found
 }
 
 #[test]
-fn uninstall_takes_every_flag_of_the_agent_alone_and_all_at_once_and_twice() {
-    let flags = flags_of_the_agent();
-    let named = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
-    assert!(named("--emit-events") && named("--cni-bin-dir=") && named("--api-key="));
-    assert!(named("--socket=") && flags.len() > 35, "{flags:?}");
-    for flag in &flags {
-        let line = format!("ringfence uninstall {flag}");
-        assert!(parse(&line).is_ok(), "{line}");
-    }
-    let all = flags.join(" ");
-    let line = format!("ringfence uninstall --stay --cni-state=/s {all} {all} --pin-dir=/p");
-    let cli = parse(&line).unwrap();
-    assert_eq!(cli.global.pin_dir, PathBuf::from("/p"), "the last one");
-    let Command::Uninstall(args) = cli.command else {
-        panic!("{line}")
-    };
-    assert!(args.stay);
-    assert_eq!(args.cni_state, Some("what".into()), "the last one");
-    // Only what the agent has, and what it doesn't have is no flag of it.
-    for wrong in [
-        "--emit-event",
-        "--cni-stat=/s",
-        "agent",
-        "--emit-events=what",
-    ] {
-        let line = format!("ringfence uninstall {wrong}");
-        assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
-    }
-}
-
-#[test]
-fn what_uninstall_ignores_is_not_in_its_help() {
-    let mut command = Cli::command();
-    let help = command.find_subcommand_mut("uninstall").unwrap();
-    let help = help.render_long_help().to_string();
-    assert!(help.contains("--cni-state") && help.contains("--stay"));
-    for flag in ["--emit-events", "--mode", "--cni-bin-dir"] {
-        assert!(!help.contains(flag), "{help}");
+fn the_commands_of_the_troubleshooting_page_exist() {
+    let found = commands(include_str!("../../docs/troubleshooting.md"));
+    assert!(found.len() > 30, "{found:?}");
+    for line in found {
+        if let Err(error) = parse(&line) {
+            panic!("{line}: {error}");
+        }
     }
 }

@@ -70,3 +70,76 @@ impl Args for AgentsFlags {
 fn id(arg: &clap::Arg) -> Id {
     arg.get_id().clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+    use crate::cli::{Cli, Command as Asked};
+
+    fn parse(line: &str) -> Result<Cli, Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    /// Each flag of the agent as a pod's arguments would have it, with a value that says
+    /// nothing where it takes one.
+    fn flags_of_the_agent() -> Vec<String> {
+        let mut command = Cli::command();
+        command.build();
+        let agent = command.find_subcommand("agent").unwrap();
+        let long = agent.get_arguments().filter_map(|arg| {
+            let takes = arg.get_action().takes_values();
+            let long = arg
+                .get_long()
+                .filter(|long| !["help", "version"].contains(long))?;
+            Some(match takes {
+                true => format!("--{long}=what"),
+                false => format!("--{long}"),
+            })
+        });
+        long.collect()
+    }
+
+    #[test]
+    fn uninstall_takes_every_flag_of_the_agent_alone_and_all_at_once_and_twice() {
+        let flags = flags_of_the_agent();
+        let named = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
+        assert!(named("--emit-events") && named("--cni-bin-dir=") && named("--api-key="));
+        assert!(named("--socket=") && flags.len() > 35, "{flags:?}");
+        for flag in &flags {
+            let line = format!("ringfence uninstall {flag}");
+            assert!(parse(&line).is_ok(), "{line}");
+        }
+        let all = flags.join(" ");
+        let line = format!("ringfence uninstall --stay --cni-state=/s {all} {all} --pin-dir=/p");
+        let cli = parse(&line).unwrap();
+        assert_eq!(cli.global.pin_dir, PathBuf::from("/p"), "the last one");
+        let Asked::Uninstall(args) = cli.command else {
+            panic!("{line}")
+        };
+        assert!(args.stay);
+        assert_eq!(args.cni_state, Some("what".into()), "the last one");
+        // Only what the agent has, and what it doesn't have is no flag of it.
+        for wrong in [
+            "--emit-event",
+            "--cni-stat=/s",
+            "agent",
+            "--emit-events=what",
+        ] {
+            let line = format!("ringfence uninstall {wrong}");
+            assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_uninstall_ignores_is_not_in_its_help() {
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("uninstall").unwrap();
+        let help = help.render_long_help().to_string();
+        assert!(help.contains("--cni-state") && help.contains("--stay"));
+        for flag in ["--emit-events", "--mode", "--cni-bin-dir"] {
+            assert!(!help.contains(flag), "{help}");
+        }
+    }
+}
