@@ -120,7 +120,7 @@ impl Engine {
 
     /// Pods that aren't guarded and should be.
     fn alarming(&self) -> impl Iterator<Item = &Unguarded> {
-        self.unguarded().filter(|pod| !self.is_pending(pod))
+        self.unguarded().filter(move |pod| !self.is_pending(pod))
     }
 
     fn log_closed(&self, before: &Status) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::expected::Expected;
-use super::stage::{DATABASE, DATABASE_PORT, POD_PORT, Stage};
+use super::stage::{DATABASE, DATABASE_PORT, DNS, DNS_PORT, POD_PORT, Stage};
 use crate::testnet::{Ns, Probe, call_tcp};
 
 /// A dropped attempt is one packet only if nobody waits for the first
@@ -129,6 +129,9 @@ fn address(stage: &Stage, from: &str, to: &str, v4: bool) -> Result<SocketAddr> 
     if to == "database" {
         let address: IpAddr = DATABASE[usize::from(!v4)];
         return Ok(SocketAddr::new(address, DATABASE_PORT));
+    }
+    if to == "dns" {
+        return Ok(SocketAddr::new(DNS, DNS_PORT));
     }
     if from == "outside"
         && let Some(port) = stage.cluster.node_port(to)
