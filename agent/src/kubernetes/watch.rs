@@ -11,10 +11,10 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use ringfence_policy::config::Config;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::absence::Absence;
-use super::backoff::{Backoff, chance};
+use super::backoff::chance;
 use super::barrier::Asked;
 use super::fault::{Fault, describe, status};
 use super::framing::Witnessed;
@@ -23,19 +23,9 @@ use super::inbox::{Outbox, What};
 use super::ledger::{Ledger, News};
 use super::pace::Pace;
 use super::seen::Seen;
+use super::waits::{TOGETHER, Waits};
 use super::{Access, Kind};
 use crate::failure;
-
-/// Agents whose server is back, or has forgotten their place in its history, come back
-/// within so long, not all at once.
-const TOGETHER: Duration = Duration::from_secs(1);
-
-/// A watch without faults for so long begins its next waits from the first.
-const CALM: Duration = Duration::from_secs(60);
-
-/// A server that is back may refuse for so long what it will grant, until it has read who
-/// may do what.
-const FINDING_ITSELF: Duration = Duration::from_secs(30);
 
 /// What to do after a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,14 +58,7 @@ pub struct Follow {
     /// several answers; a list of an earlier moment would take back what is known.
     streams: bool,
     is_listing: bool,
-    backoff: Backoff,
-    last_fault: Option<Instant>,
-    /// The server couldn't be reached the last time.
-    is_away: bool,
-    /// When it began to answer after that.
-    back: Option<Instant>,
-    /// When the server had last forgotten where the watch was.
-    last_gone: Option<Instant>,
+    waits: Waits,
     absence: Absence,
 }
 
@@ -101,11 +84,7 @@ impl Follow {
             asked,
             streams: true,
             is_listing: true,
-            backoff: Backoff::new(pace.backoff),
-            last_fault: None,
-            is_away: false,
-            back: None,
-            last_gone: None,
+            waits: Waits::new(pace),
             absence: Absence::default(),
         }
     }
@@ -318,42 +297,9 @@ impl Follow {
         }
     }
 
-    /// How long to wait after a fault.
-    fn wait(&mut self, fault: Fault) -> Duration {
-        let now = Instant::now();
-        if self.last_fault.is_some_and(|last| last.elapsed() > CALM) {
-            self.backoff.reset();
-        }
-        match fault {
-            Fault::Unreached => self.is_away = true,
-            Fault::Busy => {}
-            // How long it was away says nothing of how long it refuses.
-            Fault::Answered | Fault::Gone if std::mem::take(&mut self.is_away) => {
-                self.backoff.reset();
-                self.back = Some(now);
-            }
-            Fault::Answered | Fault::Gone => {}
-        }
-        let finds_itself = self.back.is_some_and(|at| at.elapsed() < FINDING_ITSELF);
-        match fault {
-            Fault::Unreached => self.backoff.wait().min(self.pace.unreached),
-            // A place that is lost again and again isn't an outage's doing.
-            Fault::Gone
-                if self
-                    .last_gone
-                    .replace(now)
-                    .is_none_or(|at| at.elapsed() > CALM) =>
-            {
-                TOGETHER.min(self.pace.backoff[0]).mul_f64(chance())
-            }
-            Fault::Answered if finds_itself => self.backoff.wait().min(self.pace.unreached / 2),
-            Fault::Gone | Fault::Answered | Fault::Busy => self.backoff.wait(),
-        }
-    }
-
     async fn fault(&mut self, text: &str, fault: Fault) {
         self.health.failed(text);
-        let wait = self.wait(fault);
+        let wait = self.waits.after(fault);
         let asked = self.health.take_retry_after();
         let health = Arc::clone(&self.health);
         let over = async move {
@@ -366,7 +312,7 @@ impl Follow {
             }
         };
         self.rest(over).await;
-        self.last_fault = Some(Instant::now());
+        self.waits.waited();
         // What happened while waiting on purpose says nothing of the server.
         self.health.heard();
     }
