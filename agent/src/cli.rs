@@ -4,6 +4,7 @@ mod api;
 mod cni;
 mod nodes;
 mod policy;
+mod uninstall;
 mod values;
 mod wait;
 
@@ -13,9 +14,10 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use api::{ApiArgs, ApiListener};
-pub use cni::{CniArgs, CniOnTimeout, UninstallArgs};
+pub use cni::{CniArgs, CniOnTimeout};
 pub use nodes::NodeArgs;
 pub use policy::PolicyArgs;
+pub use uninstall::UninstallArgs;
 pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
 pub use wait::{WaitArgs, WaitFor, WaitPolicyArgs};
 

@@ -302,3 +302,30 @@ fn programs_are_served_only_with_all_three_files() {
         assert!(failure.to_string().contains("--api-addr"), "{failure}");
     }
 }
+
+/// The lines of a page's code blocks that run `ringfence`, from that word on.
+fn commands(page: &str) -> Vec<String> {
+    let mut is_code = false;
+    let mut found = Vec::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if is_code && let Some(command) = line.strip_prefix("ringfence ") {
+            found.push(format!("ringfence {command}"));
+        } else if is_code && let Some((_, command)) = line.split_once("-- /bin/ringfence ") {
+            found.push(format!("ringfence {command}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_commands_of_the_troubleshooting_page_exist() {
+    let found = commands(include_str!("../../docs/troubleshooting.md"));
+    assert!(found.len() > 30, "{found:?}");
+    for line in found {
+        if let Err(error) = parse(&line) {
+            panic!("{line}: {error}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The commands that ask agents: the local one over its socket, or those of other nodes.
 
 mod events;
+mod health;
 mod nodes;
 mod status_text;
 mod wait;
@@ -16,6 +17,7 @@ use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, field, print, print_json, table};
 use crate::state::Status;
 
+use health::{Health, health};
 use status_text::status_text;
 pub use wait::wait;
 
@@ -32,8 +34,16 @@ pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
                 Output::Json => print_json(&status)?,
                 Output::Table => print(&status_text(&status, Paint::stdout()))?,
             }
-            Ok(Found::Fine)
+            Ok(found(&health(&status)))
         }
+    }
+}
+
+/// Whether a person should look into something.
+fn found(health: &Health) -> Found {
+    match health {
+        Health::Well => Found::Fine,
+        Health::Waiting(_) | Health::Failing(_) => Found::Something,
     }
 }
 
@@ -125,7 +135,7 @@ pub fn endpoints(global: &Global, args: &ListArgs) -> Outcome {
     }
     let mut rows: Vec<Value> = ask(global, "/v1/endpoints")?;
     let status: Status = ask(global, "/v1/status")?;
-    for pod in status.unguarded {
+    for pod in status.not_guarded() {
         rows.push(serde_json::json!({
             "pod": pod.pod, "attached": false, "reason": pod.reason,
         }));

@@ -30,7 +30,8 @@ use crate::state::{Scrapes, Shared, Status};
 use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
 use early::Early;
-use events::{PATIENCE, Stop, WRITTEN, follow_links, settle};
+pub use events::Stop;
+use events::{PATIENCE, WRITTEN, follow_links, settle};
 use watches::{Watches, open};
 
 /// Between passes when nothing happens: the hooks' places are verified anew, and

@@ -59,6 +59,8 @@ pub struct Wanted {
     pub uid: String,
     /// Its addresses, as its status says.
     pub addresses: Vec<IpAddr>,
+    /// It is being deleted.
+    pub ends: bool,
 }
 
 /// Which devices of unknown pods pass all the same.
@@ -127,6 +129,22 @@ pub struct Unguarded {
     pub pod: PodKey,
     /// Why.
     pub reason: String,
+    /// What that may come to.
+    #[serde(skip)]
+    pub sandbox: Sandbox,
+}
+
+/// What is known of the sandbox of a pod that isn't guarded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Sandbox {
+    /// It is there, or nobody can tell: the pod may send and is sent to.
+    #[default]
+    There,
+    /// None is found (yet, or any more), which is how a pod starts and ends. A device that
+    /// leads to one all the same is closed, as one of a pod that nobody knows.
+    NotFound,
+    /// It has gone, by what it was made with: nobody is there to be guarded.
+    Gone,
 }
 
 /// What discovery found.
@@ -258,6 +276,7 @@ pub fn matching(
             (_, Err(reason)) => discovery.unguarded.push(Unguarded {
                 pod: pod.pod.clone(),
                 reason,
+                sandbox: Sandbox::There,
             }),
         }
     }
@@ -309,6 +328,7 @@ fn contest(
                 "its address is on {}, which is the device of {rival}",
                 lost.name
             ),
+            sandbox: Sandbox::There,
         });
     }
 }

@@ -15,6 +15,7 @@ fn wanted(name: &str, addresses: &[&str]) -> Wanted {
         .map(|address| address.parse().unwrap())
         .collect();
     Wanted {
+        ends: false,
         pod: pod(name),
         uid: String::new(),
         addresses,

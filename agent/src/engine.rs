@@ -5,6 +5,7 @@ mod answer;
 mod interfaces;
 mod keep;
 mod publish;
+mod settle;
 mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,8 @@ pub struct Engine {
     found_by: BTreeMap<PodKey, Vec<IpAddr>>,
     /// Pods without an interface, as discovery last said.
     unguarded: Vec<Unguarded>,
+    /// Which of them only start or end.
+    settling: settle::Settling,
     /// Pods whose programs couldn't be attached the last time.
     refused: Vec<Unguarded>,
     /// Pods that are closed until their policy can be written.
@@ -153,6 +156,7 @@ impl Engine {
             interfaces: Vec::new(),
             found_by: BTreeMap::new(),
             unguarded: Vec::new(),
+            settling: settle::Settling::default(),
             refused: Vec::new(),
             closed: Vec::new(),
             devices: 0,
@@ -255,8 +259,13 @@ impl Engine {
             let entry = self.index.pod(&pod.namespace, &pod.name);
             entry.map_or_else(String::new, |entry| entry.runtime_uid().to_owned())
         };
+        let ends = |pod: &PodKey| {
+            let entry = self.index.pod(&pod.namespace, &pod.name);
+            entry.is_some_and(PodEntry::terminating)
+        };
         let wanted = endpoints.map(|(pod, policy)| Wanted {
             uid: uid(pod),
+            ends: ends(pod),
             pod: pod.clone(),
             addresses: policy.addresses.clone(),
         });

@@ -172,13 +172,14 @@ fn a_manifest_that_stops_parsing_shows_in_the_status_and_changes_nothing() {
 }
 
 #[test]
-fn pods_of_the_nodes_own_network_are_listed_as_not_guarded() {
+fn pods_of_the_nodes_own_network_are_listed_and_no_alarm() {
     let mut bench = Bench::new(&pod("a", ", hostNetwork: true"));
     assert!(!bench.pass().retry);
     let status = bench.shared.status();
     assert_eq!(bench.pods(), [""; 0]);
-    assert_eq!(status.unguarded[0].pod, "ns/a");
-    assert!(status.unguarded[0].reason.starts_with("host network"));
+    assert_eq!(status.unguarded, []);
+    assert_eq!(status.host_network[0].pod, "ns/a");
+    assert!(status.host_network[0].reason.starts_with("host network"));
 }
 
 #[test]

@@ -55,8 +55,9 @@ pub struct Snapshot {
     /// How full each map is.
     pub maps: Vec<MapUsage>,
     /// Guarded endpoints by what they are under: `enforce`, `audit`, `open`,
-    /// `quarantine`; `unguarded` ones, pods on the `host_network`, which can't be guarded,
-    /// and devices that lead to `unknown` pods.
+    /// `quarantine`; those whose pod is `gone`; `unguarded` pods, those that have no network
+    /// yet or any more (`pending`), those on the `host_network`, which can't be guarded, and
+    /// devices that lead to `unknown` pods.
     pub endpoints: BTreeMap<&'static str, usize>,
     /// Other devices of the node: `hooked`, `unhooked`.
     pub devices: BTreeMap<&'static str, usize>,

@@ -4,7 +4,7 @@ use super::*;
 use crate::cni::Way;
 use crate::datapath::EndpointState;
 use crate::kubernetes::Kind;
-use crate::state::{HOST_NETWORK, Status};
+use crate::state::Status;
 
 fn drop_series(source: &str, destination: &str, audited: bool, packets: u64) -> DropSeries {
     DropSeries {
@@ -169,7 +169,9 @@ fn the_documented_names_are_all_there() {
 
 fn endpoint(ingress: &'static str, egress: &'static str, attached: bool) -> EndpointState {
     EndpointState {
-        pod: ringfence_policy::index::PodKey::default(),
+        pod: None,
+        gone: false,
+        reason: None,
         workload: "a/b".into(),
         id: 1,
         slot: 1,
@@ -186,20 +188,26 @@ fn endpoint(ingress: &'static str, egress: &'static str, attached: bool) -> Endp
 
 #[test]
 fn an_endpoint_counts_under_its_stricter_direction() {
+    let gone = EndpointState {
+        gone: true,
+        ..endpoint("closed", "closed", true)
+    };
     let endpoints = [
+        gone,
         endpoint("open", "enforce", true),
         endpoint("audit", "open", true),
         endpoint("quarantine", "enforce", true),
         endpoint("open", "open", true),
         endpoint("enforce", "enforce", false),
     ];
-    let unguarded = ["its namespace isn't there", HOST_NETWORK];
-    let unguarded = unguarded.map(|reason| crate::state::UnguardedPod {
-        pod: "a/c".into(),
-        reason: reason.into(),
-    });
+    let pod = || {
+        let (pod, reason) = ("a/c".into(), "why".into());
+        crate::state::UnguardedPod { pod, reason }
+    };
     let status = Status {
-        unguarded: unguarded.into(),
+        unguarded: vec![pod()],
+        pending: vec![pod(), pod()],
+        host_network: vec![pod()],
         unknown: vec![crate::state::UnknownDevice {
             device: "veth7".into(),
             pod: None,
@@ -212,8 +220,10 @@ fn an_endpoint_counts_under_its_stricter_direction() {
         ("audit", 1),
         ("closed", 0),
         ("enforce", 1),
+        ("gone", 1),
         ("host_network", 1),
         ("open", 1),
+        ("pending", 2),
         ("quarantine", 1),
         ("unguarded", 2),
         ("unknown", 1),

@@ -66,8 +66,15 @@ pub struct Status {
     pub generation: u64,
     /// Endpoints that are guarded.
     pub endpoints: usize,
-    /// Pods of this node that are not, and why.
+    /// Pods of this node that are not and should be, and why.
     pub unguarded: Vec<UnguardedPod>,
+    /// Pods of this node that have no network yet, or any more, so that there is nothing
+    /// to guard.
+    #[serde(default)]
+    pub pending: Vec<UnguardedPod>,
+    /// Pods that are on the node's own network.
+    #[serde(default)]
+    pub host_network: Vec<UnguardedPod>,
     /// Pods of this node that are guarded, and closed because their policy couldn't be
     /// put in force: `error` says why.
     #[serde(default)]
@@ -132,6 +139,12 @@ pub struct Scrapes {
 }
 
 impl Status {
+    /// All pods without a firewall of their own, those that need none among them.
+    pub fn not_guarded(&self) -> impl Iterator<Item = &UnguardedPod> {
+        let all = self.unguarded.iter().chain(&self.pending);
+        all.chain(&self.host_network)
+    }
+
     /// The agent, and whom it has taken over from.
     pub fn agent(&self) -> String {
         let mut text = format!("{}, pid {}", self.version, self.pid);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ringfence_policy::index::Index;
 use ringfence_policy::problems::Problem;
 
-use crate::discover::Unguarded;
+use crate::discover::{Sandbox, Unguarded};
 use crate::state::HOST_NETWORK;
 
 /// What `status` and metrics say of a source's objects.
@@ -31,6 +31,7 @@ impl Summary {
         let host_network = host.map(|pod| Unguarded {
             pod: pod.key(),
             reason: HOST_NETWORK.into(),
+            sandbox: Sandbox::There,
         });
         Self {
             problems: found.iter().map(text).collect(),

@@ -107,7 +107,9 @@ impl Kernel for FakeKernel {
         let mut record = self.0.lock().unwrap();
         record.asked += 1;
         let state = |interface: &Interface| EndpointState {
-            pod: interface.pod.clone(),
+            pod: Some(interface.pod.clone()),
+            gone: false,
+            reason: None,
             workload: "ns/service".into(),
             id: 1,
             slot: 1,

@@ -145,12 +145,15 @@ fn a_flow_counts_what_was_sent_each_way() {
 /// The interfaces that the node guards.
 fn interfaces(node: &Node) -> Vec<Interface> {
     let endpoints = node.datapath.endpoints().into_iter();
-    let interface = |one: EndpointState| Interface {
-        mac: find(&one.pod.name).mac,
-        by: FoundBy::CniCache,
-        ifindex: one.ifindex,
-        name: one.interface,
-        pod: one.pod,
+    let interface = |one: EndpointState| {
+        let pod = one.pod.unwrap();
+        Interface {
+            mac: find(&pod.name).mac,
+            by: FoundBy::CniCache,
+            ifindex: one.ifindex,
+            name: one.interface,
+            pod,
+        }
     };
     endpoints.map(interface).collect()
 }

@@ -52,12 +52,9 @@ pub(super) async fn answer(
 /// Whether the device is the pod's, guarded, and has the pod's own policy.
 fn is_bound(shared: &Shared, pod: &str, device: u32) -> bool {
     let endpoints = shared.kernel().endpoints();
-    let is_seated = endpoints.iter().any(|one| {
-        one.ifindex == device
-            && one.attached
-            && one.ingress != "closed"
-            && one.pod.to_string() == pod
-    });
+    let is_seated = endpoints
+        .iter()
+        .any(|one| one.ifindex == device && one.attached && one.is_of(pod));
     let status = shared.status();
     is_seated && status.waits_for.is_empty() && !status.closed.iter().any(|closed| closed == pod)
 }

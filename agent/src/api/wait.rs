@@ -143,12 +143,10 @@ fn in_force(shared: &Shared, pod: &str) -> InForce {
         .kernel()
         .endpoints()
         .iter()
-        .any(|endpoint| endpoint.attached && endpoint.pod.to_string() == pod);
+        .any(|endpoint| endpoint.attached && endpoint.is_of(pod));
     let unguarded = || {
-        let found = status
-            .unguarded
-            .iter()
-            .find(|unguarded| unguarded.pod == pod);
+        let mut others = status.not_guarded();
+        let found = others.find(|unguarded| unguarded.pod == pod);
         found.map_or_else(
             || format!("node {} has no such pod", status.node),
             |unguarded| unguarded.reason.clone(),

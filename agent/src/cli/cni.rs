@@ -98,15 +98,3 @@ impl CniArgs {
 fn beside_own() -> std::io::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(PLUGIN))
 }
-
-/// `ringfence uninstall`.
-#[derive(Args, Debug, Clone, Default)]
-pub struct UninstallArgs {
-    /// Where the node's networks are configured, as in /etc/cni/net.d: the network plugin
-    /// is taken out. Its binary stays, for pods that were started with it
-    #[arg(long, value_name = "DIR")]
-    pub cni_conf_dir: Option<PathBuf>,
-    /// The agent's --cni-state: it is removed
-    #[arg(long, value_name = "DIR")]
-    pub cni_state: Option<PathBuf>,
-}

@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::health::{Health, health, unguarded};
 use super::status_text::verdict;
 use super::{Listing, block_on, wire_name};
 use crate::cli::{Global, NodeArgs, Output, PodName, StatusArgs};
@@ -64,6 +65,8 @@ pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
         (node, answer)
     });
     let (answers, ended) = split(answers.collect());
+    let well = |(node, (_, status)): &(String, (Value, Status))| is_well(node, status);
+    let all_well = answers.iter().all(well);
     match args.output {
         Output::Table if answers.is_empty() => {}
         Output::Table => {
@@ -80,7 +83,15 @@ pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
             print_json(&whole.collect::<Vec<_>>())?;
         }
     }
-    ended.outcome()
+    match (ended.outcome()?, all_well) {
+        (found, true) => Ok(found),
+        (_, false) => Ok(Found::Something),
+    }
+}
+
+/// Whether nothing is to be looked into on a node.
+fn is_well(node: &str, status: &Status) -> bool {
+    health(status) == Health::Well && status.node == node
 }
 
 /// The answer as it came, with fields that this version doesn't know, and as it knows it.
@@ -108,7 +119,7 @@ fn summary(node: &str, status: &Status) -> Vec<String> {
         status.version.clone(),
         status.mode.clone(),
         status.endpoints.to_string(),
-        status.unguarded.len().to_string(),
+        unguarded(status).count().to_string(),
         status.generation.to_string(),
         health,
     ];
@@ -276,6 +287,14 @@ mod tests {
             said.starts_with("well; it takes itself for node \"m\""),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_node_is_well_if_its_agent_is_and_takes_itself_for_that_nodes() {
+        let mut status = well("n");
+        assert!(is_well("n", &status) && !is_well("m", &status));
+        status.source_connected = false;
+        assert!(!is_well("n", &status));
     }
 
     #[test]

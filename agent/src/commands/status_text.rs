@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::health::{Health, health};
 use crate::api::remote::RemoteStatus;
 use crate::cni::CniStatus;
 use crate::kubernetes::health::WatchStatus;
@@ -17,16 +18,15 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         mode,
         source,
         generation,
-        endpoints,
         devices,
         ..
     } = status;
     let mut text = format!(
         "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {}\n\
-         generation  {generation}\nendpoints   {endpoints} guarded, {} not\ndevices     {devices} hooked, {} not\n\
+         generation  {generation}\nendpoints   {}\ndevices     {devices} hooked, {} not\n\
          addresses   {} of the node's interfaces\ntunnels     {}\nmark        {}\n",
         status.agent(),
-        status.unguarded.len(),
+        counts(status),
         status.unhooked.len(),
         status.node_addresses.len(),
         tunnels(&status.tunnel_ports),
@@ -46,16 +46,29 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
 
 /// Whether all is well, or what is worst.
 pub(super) fn verdict(status: &Status, paint: Paint) -> String {
-    match (&status.error, status.passes) {
-        (Some(error), _) => format!("{}: {error}", paint.red("failing")),
-        (None, 0) => paint.yellow("starting"),
-        (None, _) if !status.waits_for.is_empty() => paint.yellow("waiting for the first lists"),
-        (None, _) if !status.source_connected => {
-            paint.yellow("running on what was last known: the source can't be read")
-        }
-        (None, _) if !status.invalid.is_empty() => paint.yellow("running on older policy"),
-        (None, _) => paint.green("well"),
+    match health(status) {
+        Health::Failing(error) => format!("{}: {error}", paint.red("failing")),
+        Health::Waiting(why) => paint.yellow(&why),
+        Health::Well => paint.green("well"),
     }
+}
+
+/// How many pods are guarded, and how many are not for what reason.
+fn counts(status: &Status) -> String {
+    let mut text = format!(
+        "{} guarded, {} not",
+        status.endpoints,
+        status.unguarded.len()
+    );
+    for (count, what) in [
+        (status.pending.len(), "starting or ending"),
+        (status.host_network.len(), "on the host network"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, "; {count} {what}");
+        }
+    }
+    text
 }
 
 /// Kinds that the API server doesn't have, if there are any.
@@ -142,7 +155,9 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .iter()
         .map(|one| format!("{}: {}", one.device, one.reason))
         .collect();
-    let unknown: Vec<String> = status.unknown.iter().map(unknown).collect();
+    let audits = status.mode == "audit";
+    let unknown = status.unknown.iter().map(|one| unknown(one, audits));
+    let unknown: Vec<String> = unknown.collect();
     let plugin = status.plugin.iter().flat_map(CniStatus::problems);
     let plugin: Vec<String> = plugin.cloned().collect();
     let certificate = status.api.iter();
@@ -158,7 +173,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         ("watches of the API server with faults", &watches),
         ("not guarded", &pods),
         (
-            "closed (their policy can't be put in force)",
+            match audits {
+                false => "closed (their policy can't be put in force)",
+                true => "audited as closed (their policy can't be put in force)",
+            },
             &status.closed,
         ),
         ("devices of pods that nobody knows", &unknown),
@@ -197,12 +215,16 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
 }
 
 /// A device of an unknown pod, in words.
-fn unknown(one: &UnknownDevice) -> String {
+fn unknown(one: &UnknownDevice, audits: bool) -> String {
     let whose = one.pod.as_ref().map_or_else(
         || "the pod runtime has no record of it".to_owned(),
         |pod| format!("{pod}, which the API server doesn't show"),
     );
-    let what = if one.closed { "closed" } else { "open" };
+    let what = match (one.closed, audits) {
+        (true, false) => "closed",
+        (true, true) => "audited: closed in mode enforce",
+        (false, _) => "open",
+    };
     format!("{}, {what}: {whose}", one.device)
 }
 

@@ -69,13 +69,18 @@ pub(super) fn follow_links(wake: Arc<Notify>, early: Option<Arc<Early>>) -> anyh
 }
 
 /// SIGTERM and SIGINT.
-pub(super) struct Stop {
+#[derive(Debug)]
+pub struct Stop {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
 }
 
 impl Stop {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// Listens from now on; within a runtime.
+    ///
+    /// # Errors
+    /// If the process can't listen for signals.
+    pub fn new() -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("listening for signals");
         Ok(Self {
             term: on(SignalKind::terminate())?,
@@ -83,7 +88,8 @@ impl Stop {
         })
     }
 
-    pub(super) async fn asked(&mut self) {
+    /// Returns when one of them comes, or has come.
+    pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}

@@ -69,6 +69,7 @@ impl Endpoints {
         maps.set_endpoint(slot, &endpoint)?;
         let is_gone = their.worlds.iter().any(|half| same_policy(half, &CLOSED));
         let seat = Seat {
+            last: None,
             endpoint,
             pod: None,
             name: format!("interface {}", endpoint.ifindex),

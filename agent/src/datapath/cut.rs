@@ -34,7 +34,7 @@ impl Endpoints {
                 seat.endpoint = endpoint;
             }
             if policy.is_none() {
-                seat.pod = None;
+                seat.leave();
             }
         }
         Ok(())
@@ -72,7 +72,7 @@ pub(super) fn close(
         seat.endpoint = endpoint;
         locals::remove(maps, slot, &endpoint)?;
     }
-    seat.pod = None;
+    seat.leave();
     Ok(())
 }
 

@@ -7,15 +7,14 @@ use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, World, capacity};
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::{EndpointPolicy, Tables};
 
+use super::Interface;
 use super::cut::{close, is_closed};
 use super::error::DatapathError;
 use super::fields::AgentField;
-use super::links::Links;
 use super::locals;
 use super::maps::{Maps, Raw, map_error};
 use super::names::Names;
-use super::seat::{CLOSED, Seat, Side, identity, owner, probes, same_policy, side, word};
-use super::{EndpointState, Interface};
+use super::seat::{CLOSED, Seat, identity, owner, probes, same_policy, side};
 use crate::runtime::FoundBy;
 
 /// All occupied slots.
@@ -46,6 +45,7 @@ impl Endpoints {
                 let seat = Seat {
                     endpoint,
                     pod: None,
+                    last: None,
                     name: format!("interface {}", endpoint.ifindex),
                     by: FoundBy::Pin,
                     carried: false,
@@ -231,6 +231,7 @@ impl Endpoints {
         let seat = Seat {
             endpoint,
             pod: Some(wanted.interface.pod.clone()),
+            last: None,
             name: wanted.interface.name.clone(),
             by: wanted.interface.by,
             carried: false,
@@ -322,35 +323,9 @@ impl Endpoints {
             .filter(|endpoint| endpoint.worlds[side(world)].flags & EndpointWorld::QUARANTINE != 0);
         quarantined.flat_map(addresses).collect()
     }
-
-    /// For `ringfence endpoints`.
-    pub(super) fn states(&self, links: &Links, names: &Names, active: World) -> Vec<EndpointState> {
-        self.seats
-            .iter()
-            .map(|(slot, seat)| {
-                let endpoint = &seat.endpoint;
-                let half = endpoint.worlds[side(active)];
-                let pod = seat.pod.clone();
-                EndpointState {
-                    ingress: word(pod.is_some(), half.flags, Side::INGRESS),
-                    egress: word(pod.is_some(), half.flags, Side::EGRESS),
-                    pod: pod.unwrap_or_default(),
-                    workload: names.name(endpoint.workload),
-                    id: endpoint.id,
-                    slot: *slot,
-                    ifindex: endpoint.ifindex,
-                    interface: seat.name.clone(),
-                    addresses: addresses(endpoint).collect(),
-                    found_by: seat.by,
-                    attached: links.attached(endpoint.ifindex),
-                    foreign_filters: links.foreign(endpoint.ifindex),
-                }
-            })
-            .collect()
-    }
 }
 
-fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
+pub(super) fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     let both = [endpoint.v4, endpoint.v6].into_iter();
     both.filter(|addr| *addr != Addr::UNSPECIFIED)
         .map(IpAddr::from)

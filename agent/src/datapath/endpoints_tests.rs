@@ -24,6 +24,7 @@ fn pinned(ifindex: u32, last: u8) -> (u32, Seat) {
         ..Endpoint::default()
     };
     let seat = Seat {
+        last: None,
         endpoint,
         pod: None,
         name: String::new(),

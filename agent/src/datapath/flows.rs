@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ringfence_ebpf::abi::{Direction, Flow, FlowKey, Protocol};
 use ringfence_ebpf::conntrack::{self, Clock, State};
+use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
 use super::error::DatapathError;
@@ -45,7 +46,7 @@ pub(super) fn list(datapath: &mut Datapath) -> Result<Vec<FlowEntry>, DatapathEr
     let pods: BTreeMap<u32, String> = datapath
         .endpoints()
         .into_iter()
-        .map(|state| (state.id, state.pod.to_string()))
+        .map(|state| (state.id, name(state.pod)))
         .collect();
     let mut flows: Vec<(u64, FlowEntry)> = buckets::entries(&datapath.maps)?
         .into_iter()
@@ -62,6 +63,11 @@ pub(super) fn list(datapath: &mut Datapath) -> Result<Vec<FlowEntry>, DatapathEr
         .collect();
     flows.sort_by_key(|(last_seen, _)| std::cmp::Reverse(*last_seen));
     Ok(flows.into_iter().map(|(_, flow)| flow).collect())
+}
+
+/// What a person reads for a pod; nothing where none is known.
+fn name(pod: Option<PodKey>) -> String {
+    pod.map_or_else(String::new, |pod| pod.to_string())
 }
 
 fn entry(pod: String, key: &FlowKey, flow: &Flow, clock: Clock, datapath: &Datapath) -> FlowEntry {

@@ -37,6 +37,7 @@ mod raw;
 mod remove;
 mod run;
 mod seat;
+mod shown;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -64,6 +65,7 @@ pub use load::over_pins;
 pub use others::{Others, Stranger};
 pub use remove::{Removed, uninstall};
 pub use run::Run;
+pub use shown::EndpointState;
 pub use verified::Verified;
 
 pub use ringfence_hooks::{Attach, Hook};
@@ -168,39 +170,6 @@ pub struct Applied {
     pub error: Option<String>,
     /// Pods that are closed because their policy couldn't be written.
     pub closed: Vec<PodKey>,
-}
-
-/// One endpoint, for `ringfence endpoints`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct EndpointState {
-    /// The pod.
-    pub pod: PodKey,
-    /// `namespace/service`.
-    pub workload: String,
-    /// Endpoint id, never reused.
-    pub id: u32,
-    /// Slot, which is its tag.
-    pub slot: u32,
-    /// Index of the host-side device.
-    pub ifindex: u32,
-    /// Name of the host-side device.
-    pub interface: String,
-    /// The pod's addresses.
-    pub addresses: Vec<std::net::IpAddr>,
-    /// What told that the device is the pod's.
-    pub found_by: FoundBy,
-    /// `open`, `audit`, `enforce`, `quarantine` or `closed` (its pod is gone,
-    /// its interface isn't).
-    pub ingress: &'static str,
-    /// The same for packets from the pod.
-    pub egress: &'static str,
-    /// Whether both programs are attached, first in their chains, when that was
-    /// last looked at.
-    pub attached: bool,
-    /// Filters of others on the device's clsact qdisc, as in `ingress bpf NAME
-    /// (priority 2)`. They run after both programs; one that returns OK makes
-    /// later packets look as if they came from no pod of this node.
-    pub foreign_filters: Vec<String>,
 }
 
 /// The loaded datapath.
@@ -315,8 +284,9 @@ impl Datapath {
 
     /// The endpoints that are managed now.
     pub fn endpoints(&self) -> Vec<EndpointState> {
+        let (active, audits) = (self.worlds.active, self.options.audit);
         self.endpoints
-            .states(&self.links, &self.names, self.worlds.active)
+            .states(&self.links, &self.names, active, audits)
     }
 
     /// Where everything is pinned: the pin directory of this ABI version.

@@ -22,6 +22,8 @@ pub(super) struct Seat {
     /// `None` after a restart, until its pod is seen again, and after its pod
     /// has gone while the interface is still there.
     pub(super) pod: Option<PodKey>,
+    /// Whose it was, for people: nothing is decided by it.
+    pub(super) last: Option<PodKey>,
     pub(super) name: String,
     /// What told whose it is.
     pub(super) by: FoundBy,
@@ -34,6 +36,19 @@ impl Seat {
     fn is_closed(&self) -> bool {
         let mut halves = self.endpoint.worlds.iter();
         halves.any(|half| same_policy(half, &CLOSED))
+    }
+
+    /// Its pod has gone.
+    pub(super) fn leave(&mut self) {
+        if let Some(pod) = self.pod.take() {
+            self.last = Some(pod);
+        }
+    }
+
+    /// Whether its pod is gone, by what is in force; after a restart it may only not be
+    /// known yet.
+    pub(super) fn is_left(&self, half: &EndpointWorld) -> bool {
+        self.pod.is_none() && (self.last.is_some() || same_policy(half, &CLOSED))
     }
 
     /// This endpoint as it is when a pod sits on here: itself with the addresses
@@ -168,6 +183,11 @@ pub(super) const fn side(world: World) -> usize {
     (world & 1) as usize
 }
 
+/// Whether nothing is dropped in a direction, nor would be.
+fn is_open(flags: u32, side: &Side) -> bool {
+    flags & (side.isolated | side.staged | EndpointWorld::QUARANTINE) == 0
+}
+
 /// The flags of one direction.
 pub(super) struct Side {
     isolated: u32,
@@ -185,8 +205,11 @@ impl Side {
     };
 }
 
-pub(super) fn word(known: bool, flags: u32, side: Side) -> &'static str {
+/// What one direction of an endpoint is under. Where the whole agent audits nothing is
+/// dropped, whatever would be.
+pub(super) fn word(known: bool, flags: u32, side: Side, audits: bool) -> &'static str {
     match flags {
+        _ if audits && !(known && is_open(flags, &side)) => "audit",
         _ if !known => "closed",
         _ if flags & EndpointWorld::QUARANTINE != 0 => "quarantine",
         _ if flags & side.isolated != 0 => "enforce",
@@ -214,6 +237,7 @@ mod tests {
             ..Endpoint::default()
         };
         Seat {
+            last: None,
             endpoint,
             pod: pod.map(key),
             name: String::new(),
@@ -290,6 +314,42 @@ mod tests {
         let half = EndpointWorld { epoch: 1, ..CLOSED };
         assert_eq!(closed.worlds, [half; 2]);
         assert_eq!(cut(&closed, None), closed);
+    }
+
+    #[test]
+    fn in_an_agent_that_audits_nothing_is_said_to_be_closed() {
+        const ISOLATED: u32 = EndpointWorld::INGRESS_ISOLATED;
+        const STAGED: u32 = EndpointWorld::INGRESS_STAGED;
+        let cases = [
+            (true, ISOLATED, "enforce"),
+            (true, ISOLATED | EndpointWorld::QUARANTINE, "quarantine"),
+            (true, STAGED, "audit"),
+            (true, EndpointWorld::EGRESS_ISOLATED, "open"),
+            (false, ISOLATED, "closed"),
+            (false, 0, "closed"),
+        ];
+        for (known, flags, enforced) in cases {
+            let said = [false, true].map(|audits| word(known, flags, Side::INGRESS, audits));
+            let audited = if enforced == "open" { "open" } else { "audit" };
+            assert_eq!(said, [enforced, audited], "{known} {flags}");
+        }
+    }
+
+    #[test]
+    fn a_seat_remembers_whose_it_was_and_is_left_once_that_pod_is_gone() {
+        let open = EndpointWorld::default();
+        let mut held = seat(Some("a"));
+        assert!(!held.is_left(&CLOSED), "closed, and there");
+        held.leave();
+        held.leave();
+        assert_eq!(
+            (held.pod.clone(), held.last.clone()),
+            (None, Some(key("a")))
+        );
+        assert!(held.is_left(&open));
+        // After a restart the pod may only not be known yet.
+        let pinned = seat(None);
+        assert!(!pinned.is_left(&open) && pinned.is_left(&CLOSED));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Discovery, Exempt, Unguarded, Wanted};
+use super::{Discovery, Exempt, Sandbox as Known, Unguarded, Wanted};
 use crate::datapath::{Interface, Others, Stranger};
 use crate::runtime::Sandbox;
 use ringfence_netlink::Link;
@@ -20,6 +20,9 @@ pub enum Place {
     /// It is there, under this id if a device of the node leads into it.
     There(Option<i32>),
 }
+
+/// Why a sandbox has no device, and what that says of the sandbox.
+type Why = (Known, String);
 
 /// A sandbox and where it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,9 +58,10 @@ impl<'a> Seen<'a> {
         for pod in wanted {
             match self.interface(pod, &devices) {
                 Ok(interface) => discovery.interfaces.push(interface),
-                Err(reason) => discovery.unguarded.push(Unguarded {
+                Err((sandbox, reason)) => discovery.unguarded.push(Unguarded {
                     pod: pod.pod.clone(),
                     reason,
+                    sandbox,
                 }),
             }
         }
@@ -71,13 +75,13 @@ impl<'a> Seen<'a> {
     }
 
     /// The device of each sandbox that is there, or why it has none.
-    fn devices(&self) -> Vec<Result<&'a Link, String>> {
+    fn devices(&self) -> Vec<Result<&'a Link, Why>> {
         let exact: Vec<Option<&'a Link>> =
             self.sandboxes.iter().map(|one| self.exact(one)).collect();
         let taken: BTreeSet<u32> = exact.iter().flatten().map(|link| link.index).collect();
         let each = self.sandboxes.iter().zip(&exact);
         each.map(|(one, exact)| match (one.place, exact) {
-            (Place::Gone, _) => Err("its sandbox has gone".to_owned()),
+            (Place::Gone, _) => Err((Known::Gone, "its sandbox has gone".to_owned())),
             (_, Some(link)) => Ok(*link),
             (..) => self.near(one, &taken),
         })
@@ -96,7 +100,7 @@ impl<'a> Seen<'a> {
     /// A device that only one of both says: the record, where the pod has taken its end
     /// elsewhere or its namespace can't be looked at; or the kernel, where plugins say
     /// nothing of devices.
-    fn near(&self, one: &Located, taken: &BTreeSet<u32>) -> Result<&'a Link, String> {
+    fn near(&self, one: &Located, taken: &BTreeSet<u32>) -> Result<&'a Link, Why> {
         let named = self.named(&one.sandbox.devices);
         let named = named.filter(|link| !taken.contains(&link.index));
         // Names come again: one that leads into another sandbox is that one's by now.
@@ -107,8 +111,12 @@ impl<'a> Seen<'a> {
         if let Some(link) = named.next() {
             return Ok(link);
         }
+        let none = || {
+            let none = "no device of the node leads into its sandbox";
+            (Known::NotFound, none.to_owned())
+        };
         let Place::There(Some(id)) = one.place else {
-            return Err("no device of the node leads into its sandbox".to_owned());
+            return Err(none());
         };
         let leads = |link: &&Link| {
             let is_other = one.sandbox.others.contains(&link.name);
@@ -117,11 +125,14 @@ impl<'a> Seen<'a> {
         let mut leading = self.veths().filter(leads);
         match (leading.next(), leading.next()) {
             (Some(link), None) => Ok(link),
-            (None, _) => Err("no device of the node leads into its sandbox".to_owned()),
-            (Some(a), Some(b)) => Err(format!(
-                "its sandbox has several devices ({}, {}), and its network plugin recorded \
-                 none of them",
-                a.name, b.name
+            (None, _) => Err(none()),
+            (Some(a), Some(b)) => Err((
+                Known::There,
+                format!(
+                    "its sandbox has several devices ({}, {}), and its network plugin recorded \
+                     none of them",
+                    a.name, b.name
+                ),
             )),
         }
     }
@@ -135,11 +146,7 @@ impl<'a> Seen<'a> {
         self.veths().filter(|link| names.contains(&link.name))
     }
 
-    fn interface(
-        &self,
-        pod: &Wanted,
-        devices: &[Result<&Link, String>],
-    ) -> Result<Interface, String> {
+    fn interface(&self, pod: &Wanted, devices: &[Result<&Link, Why>]) -> Result<Interface, Why> {
         let own = self.sandboxes.iter().zip(devices).rev();
         let mut own = own.filter(|(one, _)| is_of(&one.sandbox, pod));
         let before = self.known.iter().find(|known| known.pod == pod.pod);
@@ -152,12 +159,18 @@ impl<'a> Seen<'a> {
                     pod: pod.pod.clone(),
                     ifindex: link.index,
                     name: link.name.clone(),
-                    mac: mac.ok_or_else(|| format!("the other end of {} has no MAC", link.name))?,
+                    mac: mac.ok_or_else(|| {
+                        let why = format!("the other end of {} has no MAC", link.name);
+                        (Known::There, why)
+                    })?,
                     by: one.sandbox.by,
                 });
             }
             Some((_, Err(reason))) => reason.clone(),
-            None => "the pod runtime has no record of its sandbox (yet)".to_owned(),
+            None => {
+                let none = "the pod runtime has no record of its sandbox (yet)";
+                (Known::NotFound, none.to_owned())
+            }
         };
         // A record may go before the device does, and a runtime may fall silent.
         let kept = before.and_then(|known| {
@@ -187,6 +200,7 @@ impl<'a> Seen<'a> {
                 discovery.unguarded.push(Unguarded {
                     pod: interface.pod.clone(),
                     reason: format!("{} is another pod's device", interface.name),
+                    sandbox: Known::There,
                 });
             }
             keeps
@@ -212,7 +226,7 @@ impl<'a> Seen<'a> {
     /// The devices that lead into a sandbox and are no wanted pod's.
     fn strangers(
         &self,
-        devices: &[Result<&Link, String>],
+        devices: &[Result<&Link, Why>],
         bound: &[Interface],
         exempt: &Exempt,
     ) -> Vec<Stranger> {

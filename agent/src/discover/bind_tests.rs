@@ -22,6 +22,7 @@ fn veth(index: u32, netns: i32) -> Link {
 
 fn wanted(name: &str, uid: &str) -> Wanted {
     Wanted {
+        ends: false,
         pod: PodKey {
             namespace: "shop".into(),
             name: name.into(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use ringfence_policy::index::PodKey;
 
@@ -40,6 +41,8 @@ impl Engine {
             .map(|interface| (interface.pod.clone(), addresses(interface)))
             .collect();
         self.interfaces = found.interfaces;
+        self.settling
+            .look(&found.unguarded, &compiled.wanted, Instant::now());
         self.unguarded = found.unguarded;
         self.skipped = found.skipped;
         self.warnings = found.warnings;

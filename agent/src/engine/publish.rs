@@ -6,7 +6,7 @@ use ringfence_policy::index::PodKey;
 
 use super::{Compiled, Engine, Pass};
 use crate::datapath::Stranger;
-use crate::discover::Unguarded;
+use crate::discover::{Sandbox, Unguarded};
 use crate::questions::PolicyInForce;
 use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
@@ -62,14 +62,16 @@ impl Engine {
         status.seen_mark = kernel.seen_mark();
         let endpoints = kernel.endpoints();
         drop(kernel);
-        let attached = endpoints.iter().filter(|endpoint| endpoint.attached);
-        status.endpoints = attached.count();
-        let known = endpoints.iter().filter(|one| !one.pod.name.is_empty());
+        let guarded = endpoints.iter().filter(|one| one.attached && !one.gone);
+        status.endpoints = guarded.count();
+        let known = endpoints
+            .iter()
+            .filter(|one| !one.gone && one.pod.is_some());
         let known: BTreeSet<u32> = known.map(|one| one.ifindex).collect();
         let strangers = self.others.strangers.iter();
         let strangers = strangers.filter(|one| !known.contains(&one.ifindex));
         status.unknown = strangers.map(unknown).collect();
-        log_unknown(&status.unknown, &before);
+        log_unknown(&status, &before);
         if let Ok(stats) = shared.counters.stats() {
             status.picked_up = stats.flows_picked_up;
         }
@@ -88,11 +90,10 @@ impl Engine {
             status.problems.clone_from(&summary.problems);
             status.problems.extend_from_slice(self.kept.faults());
             status.problem_fields.clone_from(&summary.problem_fields);
-            status.unguarded = self
-                .unguarded()
-                .chain(&summary.host_network)
-                .map(row)
-                .collect();
+            status.host_network = summary.host_network.iter().map(row).collect();
+            status.unguarded = self.alarming().map(row).collect();
+            let pending = self.unguarded().filter(|pod| self.is_pending(pod));
+            status.pending = pending.map(row).collect();
         }
         let (error, generation) = (status.error.clone(), status.generation);
         shared.set_status(status);
@@ -102,11 +103,8 @@ impl Engine {
     }
 
     fn log_unguarded(&self, before: &Status) {
-        for pod in self
-            .unguarded()
-            .map(row)
-            .filter(|pod| !before.unguarded.contains(pod))
-        {
+        let new = self.alarming().map(row);
+        for pod in new.filter(|pod| !before.unguarded.contains(pod)) {
             tracing::warn!(pod = pod.pod, "not guarded: {}", pod.reason);
         }
         let new = self.unhooked.iter();
@@ -116,10 +114,23 @@ impl Engine {
         }
     }
 
+    fn is_pending(&self, pod: &Unguarded) -> bool {
+        pod.sandbox != Sandbox::There && self.settling.is_pending(&pod.pod)
+    }
+
+    /// Pods that aren't guarded and should be.
+    fn alarming(&self) -> impl Iterator<Item = &Unguarded> {
+        self.unguarded().filter(move |pod| !self.is_pending(pod))
+    }
+
     fn log_closed(&self, before: &Status) {
         let pods = self.closed.iter().map(ToString::to_string);
         for pod in pods.filter(|pod| !before.closed.contains(pod)) {
-            tracing::warn!(pod, "closed: its policy can't be put in force yet");
+            let what = match before.mode == "audit" {
+                true => "audited as closed",
+                false => "closed",
+            };
+            tracing::warn!(pod, "{what}: its policy can't be put in force yet");
         }
     }
 
@@ -147,13 +158,17 @@ fn unknown(stranger: &Stranger) -> UnknownDevice {
     }
 }
 
-fn log_unknown(now: &[UnknownDevice], before: &[UnknownDevice]) {
-    for one in now.iter().filter(|one| !before.contains(one)) {
+fn log_unknown(now: &Status, before: &[UnknownDevice]) {
+    for one in now.unknown.iter().filter(|one| !before.contains(one)) {
         let (device, pod) = (
             &one.device,
             one.pod.as_deref().unwrap_or("no pod on record"),
         );
-        let what = if one.closed { "closed" } else { "passes" };
+        let what = match (one.closed, now.mode == "audit") {
+            (true, false) => "closed",
+            (true, true) => "audited",
+            (false, _) => "passes",
+        };
         tracing::info!(device, pod, "leads to a pod that isn't known yet: {what}");
     }
 }
@@ -163,6 +178,7 @@ pub(super) fn refused(failed: Vec<(PodKey, String)>) -> Vec<Unguarded> {
     let each = failed.into_iter().map(|(pod, error)| Unguarded {
         pod,
         reason: format!("its programs can't be attached: {error}"),
+        sandbox: Sandbox::There,
     });
     each.collect()
 }

@@ -8,6 +8,8 @@ use kube::runtime::watcher;
 pub(super) enum Fault {
     /// It answers, or a file is at fault. Trying again costs it something.
     Answered,
+    /// It answers that it can't: 429 or 503.
+    Busy,
     /// It doesn't, or a watch's connection broke.
     Unreached,
     /// It has forgotten the watch's place in its history.
@@ -20,6 +22,7 @@ impl Fault {
         use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
         match (error, status(error).map(|status| status.code)) {
             (_, Some(410)) => Self::Gone,
+            (_, Some(429 | 503)) => Self::Busy,
             (_, Some(_)) => Self::Answered,
             // Of the connection, before anything was answered.
             (
@@ -31,6 +34,14 @@ impl Fault {
             (WatchFailed(_), _) if !is_listing => Self::Unreached,
             _ => Self::Answered,
         }
+    }
+}
+
+impl Fault {
+    /// Whether it says something of the server as a whole, so that it may be over once
+    /// anybody gets an answer.
+    pub(super) const fn is_the_servers(self) -> bool {
+        matches!(self, Self::Unreached | Self::Busy)
     }
 }
 

@@ -34,6 +34,7 @@ pub mod ledger;
 pub mod list;
 pub mod pace;
 pub mod seen;
+mod waits;
 pub mod watch;
 
 pub use barrier::Barrier;

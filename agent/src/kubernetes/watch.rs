@@ -11,10 +11,10 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use ringfence_policy::config::Config;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::absence::Absence;
-use super::backoff::{Backoff, chance};
+use super::backoff::chance;
 use super::barrier::Asked;
 use super::fault::{Fault, describe, status};
 use super::framing::Witnessed;
@@ -23,15 +23,9 @@ use super::inbox::{Outbox, What};
 use super::ledger::{Ledger, News};
 use super::pace::Pace;
 use super::seen::Seen;
+use super::waits::{TOGETHER, Waits};
 use super::{Access, Kind};
 use crate::failure;
-
-/// Agents whose server is back, or has forgotten their place in its history, come back
-/// within so long, not all at once.
-const TOGETHER: Duration = Duration::from_secs(1);
-
-/// A watch without faults for so long begins its next waits from the first.
-const CALM: Duration = Duration::from_secs(60);
 
 /// What to do after a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,10 +58,7 @@ pub struct Follow {
     /// several answers; a list of an earlier moment would take back what is known.
     streams: bool,
     is_listing: bool,
-    backoff: Backoff,
-    last_fault: Option<Instant>,
-    /// When the server had last forgotten where the watch was.
-    last_gone: Option<Instant>,
+    waits: Waits,
     absence: Absence,
 }
 
@@ -93,9 +84,7 @@ impl Follow {
             asked,
             streams: true,
             is_listing: true,
-            backoff: Backoff::new(pace.backoff),
-            last_fault: None,
-            last_gone: None,
+            waits: Waits::new(pace),
             absence: Absence::default(),
         }
     }
@@ -310,33 +299,20 @@ impl Follow {
 
     async fn fault(&mut self, text: &str, fault: Fault) {
         self.health.failed(text);
-        if self.last_fault.is_some_and(|last| last.elapsed() > CALM) {
-            self.backoff.reset();
-        }
-        let wait = match fault {
-            Fault::Unreached => self.backoff.wait().min(self.pace.unreached),
-            // A place that is lost again and again isn't an outage's doing.
-            Fault::Gone if self.last_gone.is_none_or(|last| last.elapsed() > CALM) => {
-                TOGETHER.min(self.pace.backoff[0]).mul_f64(chance())
-            }
-            Fault::Gone | Fault::Answered => self.backoff.wait(),
-        };
-        if fault == Fault::Gone {
-            self.last_gone = Some(Instant::now());
-        }
+        let wait = self.waits.after(fault);
         let asked = self.health.take_retry_after();
         let health = Arc::clone(&self.health);
         let over = async move {
             tokio::select! {
                 () = sleep(wait.max(asked.unwrap_or_default())) => {}
                 // Who was told how long to wait does so.
-                () = health.server_is_back(), if asked.is_none() && fault == Fault::Unreached => {
+                () = health.server_is_back(), if asked.is_none() && fault.is_the_servers() => {
                     sleep(TOGETHER.min(wait).mul_f64(chance())).await;
                 }
             }
         };
         self.rest(over).await;
-        self.last_fault = Some(Instant::now());
+        self.waits.waited();
         // What happened while waiting on purpose says nothing of the server.
         self.health.heard();
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::datapath::EndpointState;
-use crate::state::{HOST_NETWORK, Status};
+use crate::state::Status;
 
 pub(super) fn count_states(
     endpoints: &[EndpointState],
@@ -13,8 +13,10 @@ pub(super) fn count_states(
         "audit",
         "closed",
         "enforce",
+        "gone",
         "host_network",
         "open",
+        "pending",
         "quarantine",
         "unguarded",
         "unknown",
@@ -24,21 +26,22 @@ pub(super) fn count_states(
     for endpoint in endpoints {
         *states.entry(state(endpoint)).or_default() += 1;
     }
-    for pod in &status.unguarded {
-        let host_network = pod.reason == HOST_NETWORK;
-        let state = if host_network {
-            "host_network"
-        } else {
-            "unguarded"
-        };
-        *states.entry(state).or_default() += 1;
+    for (state, count) in [
+        ("unguarded", status.unguarded.len()),
+        ("pending", status.pending.len()),
+        ("host_network", status.host_network.len()),
+        ("unknown", status.unknown.len()),
+    ] {
+        *states.entry(state).or_default() += count;
     }
-    *states.entry("unknown").or_default() += status.unknown.len();
     states
 }
 
 /// The strictest of an endpoint's two directions.
 fn state(endpoint: &EndpointState) -> &'static str {
+    if endpoint.gone {
+        return "gone";
+    }
     if !endpoint.attached {
         return "unguarded";
     }

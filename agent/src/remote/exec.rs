@@ -19,7 +19,8 @@ const LONGEST_COMPLAINT: usize = 1 << 14;
 const CHUNK: usize = 1 << 16;
 
 impl Fleet {
-    /// What a command that reads no stdin writes to stdout, if it ends well.
+    /// What a command that reads no stdin writes to stdout, if it ends well or with a finding
+    /// (exit code 1), as `status` does of an agent that isn't well.
     pub(super) async fn output(&self, pod: &str, args: &[&str]) -> Result<Vec<u8>, NodeError> {
         let process = self.start(pod, args, false).await?;
         let mut answer = Vec::new();
@@ -31,8 +32,11 @@ impl Fleet {
             Ok(())
         };
         let (status, complaint) = self.pump(pod, process, take).await?;
-        self.judge(pod, &status, &complaint)?;
-        Ok(answer)
+        match self.judge(pod, &status, &complaint) {
+            Err(NodeError::Ended { code: 1, .. }) if !answer.is_empty() => Ok(answer),
+            Err(why) => Err(why),
+            Ok(()) => Ok(answer),
+        }
     }
 
     /// Starts a command. Its stdin, if any, stays open until the process is dropped.

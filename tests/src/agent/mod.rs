@@ -282,11 +282,11 @@ impl Agent {
         end_of(&mut command, START)
     }
 
-    /// Runs `ringfence … -o json`.
+    /// Runs `ringfence … -o json`. What an agent that isn't well says of itself is an answer.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let ended = self.run(&[args, &["-o", "json"]].concat())?;
         ensure!(
-            ended.code == 0,
+            ended.code == 0 || args == ["status"] && ended.code == 1,
             "ringfence {}: {}",
             args.join(" "),
             ended.stderr

@@ -6,6 +6,7 @@ mod credentials;
 mod events;
 mod faults;
 mod identity;
+mod outage;
 mod restart;
 mod waiting;
 

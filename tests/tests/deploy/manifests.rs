@@ -25,6 +25,8 @@ fn all() -> Vec<(&'static str, String)> {
     for component in COMPONENTS {
         all.push((component, kustomize_with("base", &[component]).unwrap()));
     }
+    let removal = kustomize_with("overlays/uninstall", &COMPONENTS).unwrap();
+    all.push(("overlays/uninstall with all components", removal));
     all
 }
 
@@ -96,7 +98,7 @@ fn uninstalling_waits_for_no_pod_to_become_ready() {
     // Of the same folders as the component that puts the plugin there.
     let plugin = documents(&kustomize_with("base", &["cni"]).unwrap()).unwrap();
     let given = strings(&agent_container(&plugin)["args"]);
-    for arg in &args[1..] {
+    for arg in args[1..].iter().filter(|arg| *arg != "--stay") {
         assert!(given.contains(arg), "{arg} isn't in {given:?}");
     }
     for (documents, paths) in [(&removal, 2), (&plugin, 3)] {
@@ -117,6 +119,94 @@ fn uninstalling_waits_for_no_pod_to_become_ready() {
     }
     assert!(container.get("livenessProbe").is_none());
     assert!(container.get("readinessProbe").is_none());
+}
+
+/// The kustomization of a cluster that is uninstalled, with components left in it.
+fn removal_with(components: &[&str]) -> Vec<Value> {
+    documents(&kustomize_with("overlays/uninstall", components).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn uninstalling_goes_with_every_component_and_no_volume_is_there_twice() {
+    let mut together: Vec<Vec<&str>> = COMPONENTS.map(|one| vec![one]).into();
+    together.push(COMPONENTS.to_vec());
+    for components in together {
+        for documents in [
+            removal_with(&components),
+            documents(&kustomize_with("base", &components).unwrap()).unwrap(),
+        ] {
+            let pod = &only(&documents, "DaemonSet").unwrap()["spec"]["template"]["spec"];
+            let container = &pod["containers"][0];
+            for (list, key) in [
+                (&pod["volumes"], "name"),
+                (&container["volumeMounts"], "mountPath"),
+                (&container["ports"], "name"),
+            ] {
+                let all = list.as_array().unwrap();
+                let keys: BTreeSet<&str> = all.iter().filter_map(|one| one[key].as_str()).collect();
+                assert_eq!(keys.len(), all.len(), "{components:?}: {list:#}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs kubectl and the static binary: cargo xtask test"]
+fn uninstalling_takes_the_flags_of_every_component() {
+    let container = agent_container(&removal_with(&COMPONENTS));
+    let args = strings(&container["args"]);
+    assert!(args.contains(&"--emit-events".to_owned()), "{args:?}");
+    let mut uninstall = std::process::Command::new(static_binary().unwrap());
+    let said = uninstall.args(&args).arg("--help").output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+}
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn the_result_of_uninstalling_stays_to_be_read() {
+    let container = agent_container(&rendered("overlays/uninstall"));
+    let args = strings(&container["args"]);
+    // A DaemonSet's pods are started again when they end, and kubectl shows the last run.
+    assert!(args.contains(&"--stay".to_owned()), "{args:?}");
+    assert_eq!(
+        container["terminationMessagePolicy"],
+        "FallbackToLogsOnError"
+    );
+}
+
+/// The label by which `kubectl apply --prune` knows Ringfence's objects.
+const LABEL: &str = "app.kubernetes.io/name";
+
+#[test]
+#[ignore = "needs kubectl: cargo xtask test"]
+fn what_a_component_brings_is_pruned_by_the_documented_command_once_it_is_gone() {
+    let key = |object: &Value| {
+        let part = |pointer| object.pointer(pointer).map(ToString::to_string);
+        ["/kind", "/metadata/namespace", "/metadata/name"].map(part)
+    };
+    let text = fs::read_to_string(deploy("../docs/install.md")).unwrap();
+    let prune = text.split("kubectl apply -k . --prune").nth(1).unwrap();
+    let prune = prune.split("```").next().unwrap();
+    assert!(prune.contains(&format!("-l {LABEL}=ringfence")), "{prune}");
+    let base = rendered("base");
+    let known: Vec<_> = base.iter().map(key).collect();
+    for component in COMPONENTS {
+        let all = documents(&kustomize_with("base", &[component]).unwrap()).unwrap();
+        for object in &all {
+            // Else the command wouldn't look at it at all.
+            let labels = &object["metadata"]["labels"];
+            assert_eq!(labels[LABEL], "ringfence", "{component}: {object:#}");
+        }
+        for object in all.iter().filter(|object| !known.contains(&key(object))) {
+            let (group, kind) = (&object["apiVersion"], &object["kind"]);
+            let kind = format!("{}/{}", group.as_str().unwrap(), kind.as_str().unwrap());
+            let listed = prune
+                .lines()
+                .any(|line| line.trim_end_matches(" \\").ends_with(&kind));
+            assert!(listed, "{component}: {kind} isn't in {prune}");
+        }
+    }
 }
 
 #[test]

@@ -8,10 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ringfence_tests::agent::{Manifest, Shop};
 use ringfence_tests::apiserver::ApiServer;
 use ringfence_tests::deployed::{
-    Container, Host, Image, Prometheus, documents, kustomize, kustomize_with, static_binary,
+    Container, Host, Image, Prometheus, documents, kustomize_with, static_binary,
 };
 
 use crate::cluster;
@@ -126,19 +128,32 @@ fn until_denied(shop: &Shop) {
     }
 }
 
-/// What `deploy/overlays/uninstall` does on each node.
+/// What `deploy/overlays/uninstall` does on each node, with components whose flags it
+/// ignores.
 fn uninstall(shop: &mut Shop, image: &Image, host: &Host, agent: Container) {
     drop(agent);
     assert!(
         !shop.calls("rogue", "server", false).unwrap(),
         "enforcement went with the agent"
     );
-    let remove = documents(&kustomize("overlays/uninstall").unwrap()).unwrap();
+    let remove = kustomize_with("overlays/uninstall", &["cni", "events"]).unwrap();
+    let remove = documents(&remove).unwrap();
     let container = Container::start(&mut shop.net, image, &remove, host).unwrap();
+    let start = Instant::now();
+    while !shop.agent.log().unwrap().contains("\nremoved ") {
+        let said = shop.agent.log().unwrap();
+        assert!(start.elapsed() < PATIENCE, "nothing is removed: {said}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    // It would be started again, and find nothing to remove.
+    thread::sleep(Duration::from_millis(500));
     let runtime = shop.net.child(container.pid).unwrap();
+    assert_eq!(runtime.try_wait().unwrap(), None, "it ended by itself");
+    let pid = Pid::from_raw(i32::try_from(runtime.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
     let status = runtime.wait().unwrap();
     let said = shop.agent.log().unwrap();
-    assert!(status.success() && said.contains("removed "), "{said}");
+    assert!(status.success(), "{status}: {said}");
     assert!(
         shop.calls("rogue", "server", true).unwrap(),
         "something stayed behind: {said}"

@@ -8,6 +8,7 @@ mod flood;
 mod install;
 mod node;
 mod plugin;
+mod quiet;
 
 use std::time::Duration;
 

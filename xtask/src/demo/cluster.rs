@@ -13,7 +13,7 @@ pub(super) struct Pod {
     pub(super) namespace: String,
     /// Unique in the demo, though Kubernetes asks for no more than one namespace.
     pub(super) name: String,
-    /// Its `app` label: the service it belongs to.
+    /// The service it belongs to: its `app` label, else the CronJob that makes it.
     pub(super) service: String,
     pub(super) addresses: Vec<IpAddr>,
 }
@@ -81,7 +81,7 @@ impl Cluster {
                 "Pod" => cluster.pods.push(Pod {
                     namespace: text(object, "/metadata/namespace").to_owned(),
                     name: text(object, "/metadata/name").to_owned(),
-                    service: text(object, "/metadata/labels/app").to_owned(),
+                    service: service(object).to_owned(),
                     addresses: addresses(object, "/status/podIPs", "ip"),
                 }),
                 _ => {}
@@ -152,6 +152,15 @@ fn addresses(object: &Value, list: &str, key: &str) -> Vec<IpAddr> {
         .collect()
 }
 
+/// A CronJob's Jobs are called by it and the minute that they were scheduled for.
+fn service(pod: &Value) -> &str {
+    let job = text(pod, "/metadata/ownerReferences/0/name");
+    match text(pod, "/metadata/labels/app") {
+        "" => job.rsplit_once('-').map_or(job, |(name, _)| name),
+        app => app,
+    }
+}
+
 /// The demo's Services have one port and one pod each.
 fn node_port(service: &Value, pods: &[Pod]) -> Result<Option<NodePort>> {
     let Some(port) = service.pointer("/spec/ports/0/nodePort") else {
@@ -186,7 +195,15 @@ mod tests {
         let cluster = Cluster::read(&paths::root().join("deploy/demo")).expect("readable");
         assert_eq!(cluster.node_name, "demo-node");
         assert_eq!(cluster.node.len(), 2);
-        assert_eq!(cluster.pods.len(), 6);
+        assert_eq!(cluster.pods.len(), 9);
+        let report = cluster
+            .pods
+            .iter()
+            .find(|pod| pod.name.starts_with("nightly"));
+        assert_eq!(
+            report.map(Pod::workload),
+            Some("bank/nightly-report".to_owned())
+        );
         for pod in &cluster.pods {
             assert!(pod.address(true).is_ok() && pod.address(false).is_ok());
         }

@@ -6,6 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// What is expected of a call over IPv4, and over IPv6: `.` allowed, `X` denied, `-` not
+/// tried.
+pub(super) type Cell = [char; 2];
+
 /// A table of who may call whom.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Expected {
@@ -13,7 +17,7 @@ pub(super) struct Expected {
     pub(super) callers: Vec<String>,
     /// Callees, as in the file.
     pub(super) callees: Vec<String>,
-    cells: BTreeMap<(String, String), char>,
+    cells: BTreeMap<(String, String), Cell>,
     /// The call that the fix shall allow.
     pub(super) fix: (String, String),
 }
@@ -26,16 +30,16 @@ impl Expected {
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
-    /// What is expected of a call: `.` allowed, `X` denied, `-` not tried.
-    pub(super) fn cell(&self, from: &str, to: &str) -> char {
+    /// What is expected of a call.
+    pub(super) fn cell(&self, from: &str, to: &str) -> Cell {
         let key = (from.to_owned(), to.to_owned());
-        self.cells.get(&key).copied().unwrap_or('-')
+        self.cells.get(&key).copied().unwrap_or(['-'; 2])
     }
 
     /// The same table with the fix applied.
     pub(super) fn fixed(&self) -> Self {
         let mut fixed = self.clone();
-        fixed.cells.insert(self.fix.clone(), '.');
+        fixed.cells.insert(self.fix.clone(), ['.'; 2]);
         fixed
     }
 
@@ -54,7 +58,10 @@ impl Expected {
             }
         }
         let (from, to) = &table.fix;
-        ensure!(table.cell(from, to) == 'X', "`fix` must name a denied call");
+        ensure!(
+            table.cell(from, to) == ['X'; 2],
+            "`fix` must name a denied call"
+        );
         Ok(table)
     }
 
@@ -66,11 +73,12 @@ impl Expected {
             self.callees.len()
         );
         for (callee, cell) in self.callees.iter().zip(cells) {
-            let cell = match *cell {
-                "." => '.',
-                "X" => 'X',
-                "-" => '-',
-                other => bail!("{caller} to {callee}: `{other}` is none of . X -"),
+            let families: Vec<char> = cell.chars().collect();
+            let is_known = families.iter().all(|one| ".X-".contains(*one));
+            let cell = match families.as_slice() {
+                [both] if is_known => [*both; 2],
+                [v4, v6] if is_known => [*v4, *v6],
+                _ => bail!("{caller} to {callee}: `{cell}` is none of . X - or two of them"),
             };
             self.cells.insert((caller.to_owned(), callee.clone()), cell);
         }
@@ -89,9 +97,20 @@ mod tests {
     fn cells_are_found_by_caller_and_callee() {
         let table = Expected::parse(TABLE).expect("a table");
         assert_eq!(table.callers, ["a", "b"]);
-        assert_eq!(table.cell("a", "b"), 'X');
-        assert_eq!(table.cell("b", "a"), '-');
-        assert_eq!(table.fixed().cell("a", "b"), '.');
+        assert_eq!(table.cell("a", "b"), ['X'; 2]);
+        assert_eq!(table.cell("b", "a"), ['-'; 2]);
+        assert_eq!(table.fixed().cell("a", "b"), ['.'; 2]);
+    }
+
+    #[test]
+    fn a_cell_of_two_is_of_ipv4_and_of_ipv6() {
+        let table = TABLE.replace("b  -  .", "b  X.  .");
+        let table = Expected::parse(&table).expect("a table");
+        assert_eq!(table.cell("b", "a"), ['X', '.']);
+        for wrong in ["X..", "XY", "x"] {
+            let text = TABLE.replace("b  -  .", &format!("b  {wrong}  ."));
+            assert!(Expected::parse(&text).is_err(), "{wrong}");
+        }
     }
 
     #[test]

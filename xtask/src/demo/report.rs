@@ -68,15 +68,20 @@ pub(super) fn compare(expected: &Expected, seen: &Seen) {
     println!("  {}", paint(Colour::Dim, &legend.join("  ")));
     println!(
         "  {}",
-        paint(Colour::Dim, ". allowed  X denied  - not tried")
+        paint(
+            Colour::Dim,
+            ". allowed  X denied  ~ over one family only  - not tried"
+        )
     );
 }
 
 fn cell(expected: &Expected, seen: &Seen, from: &str, to: &str, family: Option<usize>) -> String {
     let wanted = expected.cell(from, to);
-    let shown = match family {
-        None => wanted,
-        Some(family) => saw(seen, from, to)[family],
+    let (wanted, shown) = match family {
+        // One letter stands for both families, and `~` for two that differ.
+        None if wanted[0] != wanted[1] => return "~".to_owned(),
+        None => (wanted[0], wanted[0]),
+        Some(family) => (wanted[family], saw(seen, from, to)[family]),
     };
     match shown {
         _ if shown != wanted => paint(Colour::Bold, &paint(Colour::Red, &shown.to_string())),

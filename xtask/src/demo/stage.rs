@@ -27,6 +27,10 @@ pub(super) const DATABASE: [IpAddr; 2] = [
 ];
 /// Its port.
 pub(super) const DATABASE_PORT: u16 = 5432;
+/// Where NodeLocal DNSCache answers on each node: an address that no object shows.
+pub(super) const DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
+/// Its port.
+pub(super) const DNS_PORT: u16 = 53;
 /// The port of every pod.
 pub(super) const POD_PORT: u16 = 8080;
 /// Seconds that the agent has to come up or to put a change in force.
@@ -55,6 +59,7 @@ impl Stage {
         }
         let net = builder.build()?;
         net.dnat(&services(&cluster, &net))?;
+        net.node().ip(&format!("addr add {DNS}/32 dev lo\n"))?;
         let copy = net.dir().join("manifests");
         fs::create_dir(&copy)?;
         for file in cluster::files(manifests)? {
@@ -205,10 +210,12 @@ pub(super) fn binary() -> PathBuf {
     paths::target().join("debug/ringfence")
 }
 
-/// A server in each pod and at the database; they say who they are.
+/// A server in each pod, at the database and at the node's DNS cache; they say who they are.
 pub(super) fn serve(net: &Path, cluster: &Cluster) -> Result<Vec<Server>> {
     let outside = Ns::open(net.join("outside"));
     let mut servers = vec![Server::default().tcp(&outside, DATABASE_PORT, "database")?];
+    let node = Ns::open(net.join("node"));
+    servers.push(Server::default().tcp(&node, DNS_PORT, "dns")?);
     for pod in &cluster.pods {
         let ns = Ns::open(net.join("netns").join(&pod.name));
         servers.push(Server::default().tcp(&ns, POD_PORT, &pod.name)?);

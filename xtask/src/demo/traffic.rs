@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::expected::Expected;
-use super::stage::{DATABASE, DATABASE_PORT, POD_PORT, Stage};
+use super::stage::{DATABASE, DATABASE_PORT, DNS, DNS_PORT, POD_PORT, Stage};
 use crate::testnet::{Ns, Probe, call_tcp};
 
 /// A dropped attempt is one packet only if nobody waits for the first
@@ -75,8 +75,7 @@ pub(super) fn try_all(stage: &Stage, expected: &Expected) -> Result<Seen> {
     let mut calls = Vec::new();
     for from in &expected.callers {
         for to in &expected.callees {
-            let cell = expected.cell(from, to);
-            for v4 in [true, false] {
+            for (v4, cell) in [true, false].into_iter().zip(expected.cell(from, to)) {
                 if cell != '-' {
                     calls.push(Call::new(stage, from, to, v4, cell)?);
                 }
@@ -112,7 +111,7 @@ pub(super) fn differing(expected: &Expected, seen: &Seen) -> usize {
             .get(&(from.clone(), to.clone()))
             .copied()
             .unwrap_or(['-'; 2]);
-        cell != [expected.cell(from, to); 2]
+        cell != expected.cell(from, to)
     };
     let wrong = |from| {
         expected
@@ -130,6 +129,9 @@ fn address(stage: &Stage, from: &str, to: &str, v4: bool) -> Result<SocketAddr> 
     if to == "database" {
         let address: IpAddr = DATABASE[usize::from(!v4)];
         return Ok(SocketAddr::new(address, DATABASE_PORT));
+    }
+    if to == "dns" {
+        return Ok(SocketAddr::new(DNS, DNS_PORT));
     }
     if from == "outside"
         && let Some(port) = stage.cluster.node_port(to)

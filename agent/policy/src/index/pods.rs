@@ -239,6 +239,11 @@ impl PodEntry {
         self.static_uid.as_deref().unwrap_or(&self.uid)
     }
 
+    /// Whether it is being deleted.
+    pub fn terminating(&self) -> bool {
+        self.terminating
+    }
+
     /// The node that runs it.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
