@@ -187,11 +187,7 @@ fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
 
 /// The pod's port behind a Service's; none if the pod doesn't declare its name.
 fn target(port: &ServicePort, pod: &PodEntry) -> Option<u16> {
-    match &port.target_port {
-        Some(IntOrString::String(name)) => pod.shape.named(name, port.protocol),
-        Some(IntOrString::Int(number)) => number_or(*number, port.port),
-        None => Some(port.port),
-    }
+    port.target(|name| pod.shape.named(name, port.protocol))
 }
 
 /// 0 stands for no number at all.

@@ -344,12 +344,23 @@ impl Index {
 
     pub(super) fn put_service(&mut self, key: &(String, String), service: model::Service) {
         self.note_dns(key);
+        self.note_door(key, Some(&service));
         self.show_service(key, Some(service));
     }
 
     pub(super) fn delete_service(&mut self, key: &(String, String)) {
         self.note_dns(key);
+        self.note_door(key, None);
         self.show_service(key, None);
+    }
+
+    /// A Service that can be called at nodes opens to them what is behind it.
+    fn note_door(&mut self, key: &(String, String), now: Option<&model::Service>) {
+        let known = [self.services.get(key), now].into_iter().flatten();
+        if known.into_iter().any(model::Service::is_masqueraded) {
+            let fact = Fact::Doors(key.0.as_str().into());
+            self.journal.note(|j| &mut j.facts, fact);
+        }
     }
 
     /// A change of the DNS Service changes everybody's way to it.

@@ -25,6 +25,8 @@ pub(crate) enum Fact {
     Namespace(Box<str>),
     /// The way to cluster DNS.
     Dns,
+    /// The Services of a namespace that can be called at nodes.
+    Doors(Box<str>),
     /// Whether there is room for the labels about a workload: namespace, service.
     Room(Box<str>, Box<str>),
 }

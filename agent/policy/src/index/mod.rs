@@ -364,6 +364,15 @@ impl Index {
         pod.addresses.iter().filter(own).copied().collect()
     }
 
+    /// The Services of a namespace whose packets nodes send on with their own address.
+    pub(crate) fn doors(&self, namespace: &str) -> impl Iterator<Item = &Service> {
+        let from = (namespace.to_owned(), String::new());
+        let own = self.services.range(from..);
+        let own = own.take_while(move |(key, _)| key.0 == *namespace);
+        own.map(|(_, service)| service)
+            .filter(|service| service.is_masqueraded())
+    }
+
     /// A NetworkPolicy.
     pub(crate) fn policy(&self, namespace: &str, name: &str) -> Option<&StoredPolicy> {
         self.policies.get(namespace)?.get(name)
