@@ -6,7 +6,6 @@ mod nodes;
 mod values;
 mod wait;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,7 +14,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use api::{ApiArgs, ApiListener};
 pub use cni::{CniArgs, CniOnTimeout, UninstallArgs};
 pub use nodes::NodeArgs;
-pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
+pub use values::{
+    AddressArgs, AttachBy, LogFormat, Mode, PodCidr, SeenMark, Source, TunnelPort, UnknownPods,
+};
 pub use wait::{WaitArgs, WaitFor, WaitPolicyArgs};
 
 /// A small firewall around every service of a Kubernetes cluster.
@@ -190,9 +191,9 @@ pub struct PolicyArgs {
     /// The cluster's DNS service [default: kube-system/kube-dns]
     #[arg(long, value_name = "NS/SERVICE")]
     pub dns_service: Option<PodName>,
-    /// An address that nodes have beside those of their status; repeat for more
-    #[arg(long, value_name = "IP")]
-    pub node_address: Vec<IpAddr>,
+    /// Addresses that no object states
+    #[command(flatten)]
+    pub addresses: AddressArgs,
 }
 
 /// The cluster that a question is about.

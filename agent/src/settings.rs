@@ -12,8 +12,8 @@ use ringfence_policy::clients::Clients;
 use ringfence_policy::config::Config;
 
 use crate::cli::{
-    AgentArgs, ApiListener, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort,
-    UnknownPods,
+    AgentArgs, ApiListener, AttachBy, Global, LogFormat, Mode, PodCidr, PodName, PolicyArgs,
+    TunnelPort, UnknownPods,
 };
 use crate::cni::Install;
 use crate::datapath::Attach;
@@ -168,7 +168,11 @@ impl PolicyArgs {
         if let Some(PodName { namespace, name }) = &self.dns_service {
             config.dns_service = format!("{namespace}/{name}");
         }
-        config.node_addresses.clone_from(&self.node_address);
+        config
+            .node_addresses
+            .clone_from(&self.addresses.node_address);
+        let ranges = self.addresses.pod_cidrs.iter();
+        config.pod_cidrs = ranges.map(|PodCidr(net)| *net).collect();
         config
     }
 }

@@ -16,7 +16,7 @@
 const OTHER: u32 = 1000;
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 6 + if cfg!(feature = "other-policy") {
+pub const ABI_VERSION: u32 = 7 + if cfg!(feature = "other-policy") {
     OTHER
 } else {
     0
@@ -575,6 +575,10 @@ pub struct CidrKey {
 impl CidrKey {
     /// Bits of the world in a prefix length.
     pub const WORLD_BITS: u32 = 32;
+    /// In place of a world: the value says whom an address is counted as at which nobody
+    /// is known. [`Identity::UNKNOWN_POD`] in the cluster's pod ranges, and
+    /// [`Identity::OUTSIDE`] where there is no entry.
+    pub const RANGES: World = 2;
 }
 
 /// Map `RULES`: what a ruleset grants a peer class.
@@ -746,12 +750,15 @@ impl Identity {
         }
     }
 
-    /// Workload id of every unknown address.
+    /// Workload id of every address at which nobody is known, but in pods' ranges.
     pub const OUTSIDE: u32 = 0;
     /// Workload id of every node.
     pub const NODE: u32 = 1;
     /// Workload id of pods whose name found map `NAMES` full.
     pub const UNNAMED: u32 = 2;
+    /// Workload id of what is in the cluster's pod ranges and isn't known. No entry of map
+    /// `ADDRESSES` has it.
+    pub const UNKNOWN_POD: u32 = 3;
     /// First id given to a workload of pods.
     pub const FIRST: u32 = 16;
     /// The address of some node.

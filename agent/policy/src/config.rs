@@ -2,6 +2,10 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
+pub use crate::index::ranges::can_be_pods;
+
 /// Names that the compiler reads from labels, and facts that no object states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -22,6 +26,8 @@ pub struct Config {
     pub dns_service: String,
     /// Addresses of nodes that neither their status nor their podCIDRs show.
     pub node_addresses: Vec<IpAddr>,
+    /// The cluster's pod ranges; the Nodes' podCIDRs if empty.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -39,6 +45,7 @@ impl Default for Config {
             type_pattern: "service.{type}".into(),
             dns_service: "kube-system/kube-dns".into(),
             node_addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
         }
     }
 }

@@ -5,11 +5,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 
 use crate::{
-    index::{
-        Index, PodEntry,
-        groups::PodId,
-        pods::Shape,
-    },
+    index::{Index, PodEntry, groups::PodId, pods::Shape},
     model::Service,
     snapshot::Snapshot,
 };

@@ -88,6 +88,7 @@ impl Engine {
             status.problems.clone_from(&summary.problems);
             status.problems.extend_from_slice(self.kept.faults());
             status.problem_fields.clone_from(&summary.problem_fields);
+            status.pod_ranges = Some(summary.pod_ranges.clone());
             status.unguarded = self
                 .unguarded()
                 .chain(&summary.host_network)

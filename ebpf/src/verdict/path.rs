@@ -83,13 +83,13 @@ impl<'a, T: Tables> Path<'a, T> {
         let (source, destination) = match self.direction {
             Direction::Egress => (
                 self.endpoint.workload,
-                self.tables.identity(&self.packet.destination).workload,
+                named(self.tables, &self.packet.destination),
             ),
             Direction::Ingress => (
                 match self.sender() {
                     Some(sender) => sender.workload,
                     None if self.context.by_node => Identity::NODE,
-                    None => self.tables.identity(&self.packet.source).workload,
+                    None => named(self.tables, &self.packet.source),
                 },
                 self.endpoint.workload,
             ),
@@ -241,6 +241,9 @@ impl<'a, T: Tables> Path<'a, T> {
             // once more behind DNAT.
             identity.flags = Identity::IS_CLAIMED;
         }
+        if identity.workload == Identity::OUTSIDE {
+            identity.workload = tables.range(addr);
+        }
         let class = || match identity.class(world) {
             Identity::BY_PREFIX => tables.class_by_prefix(world, addr),
             class => class,
@@ -360,5 +363,14 @@ impl<'a, T: Tables> Path<'a, T> {
             flags |= Flow::ALWAYS;
         }
         flags
+    }
+}
+
+/// The workload by which an address is counted.
+#[inline(never)]
+pub(super) fn named<T: Tables>(tables: &T, addr: &Addr) -> u32 {
+    match tables.identity(addr).workload {
+        Identity::OUTSIDE => tables.range(addr),
+        known => known,
     }
 }

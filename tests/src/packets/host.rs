@@ -145,6 +145,7 @@ impl Host {
         match id {
             Identity::OUTSIDE => "outside".to_owned(),
             Identity::NODE => "node".to_owned(),
+            Identity::UNKNOWN_POD => "unknown".to_owned(),
             id => self.workloads[(id - Identity::FIRST) as usize].clone(),
         }
     }
@@ -304,6 +305,10 @@ impl Tables for Host {
 
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {
         self.policy.class(world, addr)
+    }
+
+    fn range(&self, addr: &Addr) -> u32 {
+        self.policy.range_of(addr)
     }
 
     fn tag(&self, key: &FlowKey) -> u64 {

@@ -135,7 +135,9 @@ fn service(dice: &mut Dice, objects: &[Value]) -> Value {
     };
     let (external, balanced) = (some(3), some(2));
     let kind = *dice.choose(&["ClusterIP", "NodePort"]);
-    let selector = dice.choose(&[json!({"app": "api"}), json!({"tier": "front"})]).clone();
+    let selector = dice
+        .choose(&[json!({"app": "api"}), json!({"tier": "front"})])
+        .clone();
     let ingress: Vec<Value> = balanced.iter().map(|ip| json!({"ip": ip})).collect();
     json!({
         "apiVersion": "v1", "kind": "Service",

@@ -143,6 +143,7 @@ impl Peers {
                 change(&mut self.by_node);
             }
             Place::Outside => {
+                self.nodes_changed = true;
                 self.touched.insert(V6_ROOT);
                 change(&mut self.outside);
             }
@@ -289,6 +290,13 @@ impl Peers {
     /// Peers that an address which nobody is known to own matches for that.
     pub(super) fn outside(&self) -> &[PeerId] {
         &self.outside
+    }
+
+    /// Notes that a range of pods came or went.
+    pub(super) fn touch(&mut self, range: Prefix) {
+        if !self.outside.is_empty() {
+            self.touched.insert(range);
+        }
     }
 
     /// Peers that select a node by label in whose status an address is.

@@ -224,7 +224,10 @@ impl<'a> Facts<'a> {
     }
 
     /// The Services through which other nodes send calls from outside on to pods.
-    pub(super) fn doors<'n>(&self, namespace: &'n str) -> impl Iterator<Item = &'a Service> + use<'a, 'n> {
+    pub(super) fn doors<'n>(
+        &self,
+        namespace: &'n str,
+    ) -> impl Iterator<Item = &'a Service> + use<'a, 'n> {
         self.ask(Fact::Doors(namespace.into()));
         self.index.doors(namespace)
     }

@@ -172,6 +172,8 @@ impl<'c, 'a> Call<'c, 'a> {
             (None, Some(callee)) if direction == PolicyType::Ingress => {
                 let (word, whom) = match self.from.kind {
                     PartyKind::Node => ("all_nodes", "traffic from other nodes"),
+                    // A pod, whose own labels say whom it calls.
+                    PartyKind::Unknown => return None,
                     _ => ("outside_cluster", "callers from outside the cluster"),
                 };
                 let sentence = format!("Admits {whom} to {}.", self.to.name);

@@ -248,6 +248,7 @@ fn always(case: &Case<'_>, subject: &Party, peer: &Party) -> Option<String> {
     let Some(pod) = case.pod(subject) else {
         let what = match subject.kind {
             PartyKind::Node => "a node has no firewall of its own",
+            PartyKind::Unknown => "what is at this address isn't known here",
             _ => "what is outside the cluster has no firewall here",
         };
         return Some(what.into());
@@ -335,7 +336,7 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
             let mut nodes = shown.filter_map(|claim| case.index.nodes.get(claim.node.as_ref()?));
             nodes.any(|node| selector.matches(&node.labels))
         }
-        Base::Outside => owner.is_none(),
+        Base::Outside => case.index.is_outside(&Addr::from(address)),
         Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
         Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => {
             shape.is_some_and(|shape| base.names(&case.index.namespace(&shape.namespace), shape))

@@ -257,12 +257,20 @@ impl Index {
             };
             (Addr::from(ip), claim)
         });
+        let claims = claims.collect();
+        let (ranges, refused) = self.ranges_of(node);
         let stored = StoredNode {
             labels,
-            claims: claims.collect(),
+            claims,
+            ranges,
+            refused,
         };
         if self.nodes.get(&name) == Some(&stored) {
             return;
+        }
+        // First what stays, so that nothing is taken out and put back.
+        for range in stored.ranges.clone() {
+            self.add_range(range);
         }
         self.delete_node(&name);
         for (addr, claim) in &stored.claims {
@@ -277,6 +285,9 @@ impl Index {
         };
         for (addr, claim) in &node.claims {
             self.unclaim(addr, claim.node.clone(), claim.in_status);
+        }
+        for range in node.ranges {
+            self.remove_range(range);
         }
     }
 

@@ -16,6 +16,7 @@ mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
+pub(crate) mod ranges;
 mod sandboxes;
 mod shown;
 pub(crate) mod spaces;
@@ -23,6 +24,7 @@ mod standing;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
+use ipnet::IpNet;
 use ringfence_ebpf::abi::Addr;
 use serde::{Serialize, Serializer};
 
@@ -31,6 +33,7 @@ use crate::{
     config::Config,
     intern::{HashMap, HashSet, Text},
     model::{EndpointSlice, Object, ObjectError, Service},
+    prefix::Prefix,
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -46,6 +49,7 @@ use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
 use policies::{StoredCluster, StoredPolicy};
+use ranges::Ranges;
 pub use sandboxes::Sandbox;
 use sandboxes::Sandboxes;
 use shown::Shares;
@@ -105,6 +109,10 @@ pub(crate) struct StoredNode {
     pub(crate) labels: Labels,
     /// Every address that it claims, and how.
     claims: Vec<(Addr, NodeClaim)>,
+    /// Its pods' ranges.
+    ranges: Vec<Prefix>,
+    /// Blocks that it says are its pods', and can't be.
+    pub(crate) refused: Vec<IpNet>,
 }
 
 /// The objects that are known now.
@@ -136,6 +144,7 @@ pub struct Index {
     shares: Shares,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
+    pub(crate) ranges: Ranges,
     /// Addresses of the node's own interfaces, as the node's kernel says.
     own: own::Addresses,
     /// What the node's pod runtime says.
@@ -163,6 +172,7 @@ impl Index {
             };
             index.owners.add_node(ip.into(), claim);
         }
+        index.take_given_ranges();
         index
     }
 

@@ -105,6 +105,12 @@ impl Service {
             && !self.is_left_out()
     }
 
+    /// Addresses of its balancers, also of those that get their packets themselves.
+    pub(crate) fn balancers(&self) -> Vec<IpAddr> {
+        let all = self.status.load_balancer.ingress.iter();
+        parse(all.map(|one| &one.ip))
+    }
+
     /// Every address at which nodes forward its ports to its backends. Its own ones
     /// come first. Others count in the families in which it has one of its own, as
     /// for kube-proxy. A balancer of mode `Proxy` gets its packets itself.

@@ -153,7 +153,13 @@ fn doors_come_and_go_with_their_services() {
         compiler.update(index);
         assert_eq!(*compiler.tables(), index.compile(&scope));
         for port in ["TCP/8080", "TCP/9000"] {
-            let found = ask(compiler.tables(), EDGE, Direction::Ingress, "172.16.0.2", port);
+            let found = ask(
+                compiler.tables(),
+                EDGE,
+                Direction::Ingress,
+                "172.16.0.2",
+                port,
+            );
             assert_eq!(found == Policy::Allow, ports.contains(&port), "{port}");
         }
     };
