@@ -65,8 +65,9 @@ plain! {
     Control = 24,
     Kernel = 24,
     Mac = 8,
-    Endpoint = 112,
+    Endpoint = 128,
     EndpointWorld = 16,
+    Tiers = 8,
     CidrKey = 20,
     RuleKey = 12,
     Grant = 8,
@@ -498,6 +499,19 @@ impl EndpointWorld {
     pub const QUARANTINE: u32 = 16;
 }
 
+/// What ClusterNetworkPolicies alone say in one world, for whom NetworkPolicies and labels
+/// have no say: the pod's own node, and itself behind a Service.
+///
+/// [`EndpointWorld`]'s flags say which halves of these rulesets count.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tiers {
+    /// Ruleset of packets to the pod; 0 where they have no say.
+    pub ingress: u32,
+    /// The same of packets from the pod.
+    pub egress: u32,
+}
+
 /// One pod's interface on this node; map `ENDPOINTS`, index = slot.
 ///
 /// The agent writes it, the kernel only reads it. Agents of other versions read it too:
@@ -528,11 +542,16 @@ pub struct Endpoint {
     pub pickup_until: u64,
     /// MAC of the pod's side.
     pub mac: Mac,
+    /// What is in force for whom NetworkPolicies don't count, by world. Since version 7.
+    pub tiers: [Tiers; 2],
 }
 
 impl Endpoint {
-    /// The first [`ABI_VERSION`] with these fields in these places.
+    /// The first [`ABI_VERSION`] with these fields in these places, up to
+    /// [`Endpoint::HEAD`].
     pub const SINCE: u32 = 5;
+    /// Bytes that every version since then has.
+    pub const HEAD: usize = core::mem::offset_of!(Self, tiers);
 
     /// Another program behind ours on this interface clears the tag, so what it
     /// stands for can't be decided where the packet arrives.
@@ -894,7 +913,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// With this node or with the pod itself: no policy can take it back.
+    /// With this node: no NetworkPolicy and no label can take it back.
     pub const ALWAYS: u8 = 1;
     /// To a Service or a node address: its packets carry [`Tag::service`].
     pub const SERVICE: u8 = 2;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ringfence_ebpf::{
-    abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortKey, ServiceKey, World},
+    abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortKey, ServiceKey, Tiers, World},
     verdict::PolicyTables,
 };
 
@@ -57,6 +57,8 @@ pub struct EndpointPolicy {
     pub egress: u32,
     /// Bits of [`EndpointWorld`]'s constants.
     pub flags: u32,
+    /// What ClusterNetworkPolicies alone say.
+    pub tiers: Tiers,
 }
 
 impl EndpointPolicy {
@@ -66,6 +68,24 @@ impl EndpointPolicy {
             ingress: self.ingress,
             egress: self.egress,
             flags: self.flags,
+            epoch: 0,
+        }
+    }
+
+    /// The same for the pod's own node, and for itself behind a Service.
+    pub fn exempt_half(&self) -> EndpointWorld {
+        let Tiers { ingress, egress } = self.tiers;
+        let mut flags = self.flags & !EndpointWorld::QUARANTINE;
+        if ingress == 0 {
+            flags &= !(EndpointWorld::INGRESS_ISOLATED | EndpointWorld::INGRESS_STAGED);
+        }
+        if egress == 0 {
+            flags &= !(EndpointWorld::EGRESS_ISOLATED | EndpointWorld::EGRESS_STAGED);
+        }
+        EndpointWorld {
+            ingress,
+            egress,
+            flags,
             epoch: 0,
         }
     }

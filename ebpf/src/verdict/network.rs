@@ -80,9 +80,11 @@ impl<T: Tables> Path<'_, T> {
         if self.enters_tunnel(peer.workload, peer.flags) {
             return self.deny(Reason::Tunnel);
         }
-        // A pod may call itself through its own Service.
-        if flags & JUDGED == 0 || endpoint_owns(self.endpoint, to) {
+        if flags & JUDGED == 0 {
             return Verdict::ALLOW;
+        }
+        if endpoint_owns(self.endpoint, to) {
+            return self.to_itself(to);
         }
         let note =
             |reason, audited| self.note(reason, audited, self.endpoint.workload, peer.workload);
@@ -101,6 +103,20 @@ impl<T: Tables> Path<'_, T> {
                 Policy::Deny => note(Reason::Policy, self.auditing()),
             }
         }
+    }
+
+    /// The same of a packet that comes back to its sender from a Service: a pod may call
+    /// itself, unless a ClusterNetworkPolicy says otherwise.
+    #[inline(never)]
+    pub(super) fn to_itself(&self, to: &Addr) -> Verdict {
+        let (packet, own) = (self.packet, self.endpoint.workload);
+        let port = packet.destination_port;
+        let audited = match self.by_tiers(Direction::Egress, to, packet.protocol, port) {
+            Policy::Allow => return Verdict::ALLOW,
+            Policy::Audit => true,
+            Policy::Deny => self.auditing(),
+        };
+        self.note(Reason::Policy, audited, own, own)
     }
 
     /// Whether later fragments belong to a packet that passes.

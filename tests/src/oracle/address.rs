@@ -96,6 +96,15 @@ fn node_addresses(node: &Value) -> Vec<IpAddr> {
 }
 
 impl Oracle<'_> {
+    /// The node that is judged for, if an address is one of its own and no pod's.
+    pub(super) fn this_node_at(&self, address: IpAddr) -> Option<&Value> {
+        let mut own = self
+            .of_kind("Node")
+            .filter(|node| Some(name(node)) == self.node);
+        let found = own.find(|node| node_addresses(node).contains(&address));
+        found.filter(|_| self.holder(address).is_none())
+    }
+
     fn is_this_node(&self, address: IpAddr) -> bool {
         self.of_kind("Node")
             .any(|node| Some(name(node)) == self.node && node_addresses(node).contains(&address))

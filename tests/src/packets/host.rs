@@ -127,6 +127,7 @@ impl Host {
             v6: address(false),
             link_local: pod.link_local().into(),
             worlds: [policy.half(); 2],
+            tiers: [policy.tiers; 2],
             mac: Mac::new(pod.mac),
             ..Endpoint::default()
         }

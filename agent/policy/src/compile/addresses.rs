@@ -216,7 +216,7 @@ impl State {
         if let (Some(class), true) = (known, claims.is_empty()) {
             return *class;
         }
-        let by_address = self.peers.by_node(index, claims);
+        let by_address = self.peers.by_node(index, false, claims);
         let by_address = self.covering(prefix).iter().chain(&by_address);
         let fitting = by_address.filter_map(|id| {
             let peer = &self.peers.get(*id)?.peer;
@@ -240,7 +240,7 @@ impl State {
         this: bool,
         claims: &[NodeClaim],
     ) -> ClassSlot {
-        let by_node = self.peers.by_node(index, claims);
+        let by_node = self.peers.by_node(index, this, claims);
         let by_address = self.covering(prefix).iter().chain(&by_node);
         let plain = by_address.filter(|id| {
             let known = self.peers.get(**id);

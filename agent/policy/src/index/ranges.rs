@@ -128,9 +128,10 @@ impl Index {
 
     pub(super) fn add_range(&mut self, range: Prefix) {
         let said = &mut self.ranges.said;
+        let has_room = said.len() < MOST;
         match said.get_mut(&range) {
             Some(times) => *times += 1,
-            None if said.len() < MOST => {
+            None if has_room => {
                 said.insert(range, 1);
                 self.note_range(range);
             }

@@ -13,6 +13,7 @@ mod labels;
 mod labels_shares;
 mod netpol;
 mod own;
+mod own_node;
 mod room;
 mod services;
 mod shares;
