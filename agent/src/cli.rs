@@ -18,7 +18,9 @@ pub use cni::{CniArgs, CniOnTimeout};
 pub use nodes::NodeArgs;
 pub use policy::PolicyArgs;
 pub use uninstall::UninstallArgs;
-pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
+pub use values::{
+    AddressArgs, AttachBy, LogFormat, Mode, PodCidr, SeenMark, Source, TunnelPort, UnknownPods,
+};
 pub use wait::{WaitArgs, WaitFor, WaitPolicyArgs};
 
 /// A small firewall around every service of a Kubernetes cluster.

@@ -81,7 +81,7 @@ fn every_flag_of_the_agent_reaches_its_setting() {
         "ringfence --socket /s agent --manifests /m --mode audit --node-name n --netns-dir /ns \
          --metrics-addr [::1]:1 --log-format json --service-label a/b --service-label c \
          --label-prefix example.com --dns-service dns/core --dns-service dns/edge --dns-address fd00::10 --node-address 10.0.0.1 \
-         --node-address fd00::1 --events-per-second 5 --pickup 3 --pin-dir /p",
+         --node-address fd00::1 --pod-cidrs 10.244.0.1/16,fd00:10::/32 --pod-cidrs 10.9.0.0/24 --events-per-second 5 --pickup 3 --pin-dir /p",
     )
     .unwrap();
     assert_eq!(
@@ -97,6 +97,26 @@ fn every_flag_of_the_agent_reaches_its_setting() {
     let caches: [std::net::IpAddr; 2] = ["169.254.20.10", "fd00::10"].map(|ip| ip.parse().unwrap());
     assert_eq!(settings.config.dns_addresses, caches);
     assert_eq!(settings.config.node_addresses.len(), 2);
+    let ranges = settings.config.pod_cidrs.iter().map(ToString::to_string);
+    let ranges: Vec<String> = ranges.collect();
+    assert_eq!(ranges, ["10.244.0.0/16", "fd00:10::/32", "10.9.0.0/24"]);
+}
+
+#[test]
+fn pods_have_no_range_that_is_larger_than_a_clusters() {
+    for range in [
+        "0.0.0.0/0",
+        "::/0",
+        "10.0.0.0/7",
+        "::ffff:0:0/96",
+        "10.0.0.1",
+        "x",
+    ] {
+        for command in ["agent --manifests /m", "matrix --port TCP/1"] {
+            let line = format!("ringfence {command} --pod-cidrs {range}");
+            assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
 }
 
 #[test]

@@ -12,8 +12,8 @@ use ringfence_policy::clients::Clients;
 use ringfence_policy::config::Config;
 
 use crate::cli::{
-    AgentArgs, ApiListener, AttachBy, Global, LogFormat, Mode, PodName, PolicyArgs, TunnelPort,
-    UnknownPods,
+    AgentArgs, ApiListener, AttachBy, Global, LogFormat, Mode, PodCidr, PodName, PolicyArgs,
+    TunnelPort, UnknownPods,
 };
 use crate::cni::Install;
 use crate::datapath::Attach;
@@ -169,7 +169,11 @@ impl PolicyArgs {
         let services = services.map(|PodName { namespace, name }| format!("{namespace}/{name}"));
         config.dns_services = services.collect();
         config.dns_addresses.extend(&self.dns_address);
-        config.node_addresses.clone_from(&self.node_address);
+        config
+            .node_addresses
+            .clone_from(&self.addresses.node_address);
+        let ranges = self.addresses.pod_cidrs.iter();
+        config.pod_cidrs = ranges.map(|PodCidr(net)| *net).collect();
         config
     }
 }

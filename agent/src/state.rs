@@ -90,6 +90,10 @@ pub struct Status {
     /// Addresses of the node's own interfaces: it answers at each of them.
     #[serde(default)]
     pub node_addresses: Vec<IpAddr>,
+    /// The cluster's pod ranges, in which an address that nobody is known at is
+    /// `unknown`; none before the first pass.
+    #[serde(default)]
+    pub pod_ranges: Option<Vec<String>>,
     /// UDP ports that nodes unpack, beside those that always count as tunnels'.
     #[serde(default)]
     pub tunnel_ports: Vec<u16>,

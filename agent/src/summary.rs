@@ -16,6 +16,8 @@ pub struct Summary {
     pub problems: Vec<String>,
     /// The same as object and field.
     pub problem_fields: BTreeSet<(String, String)>,
+    /// The cluster's pod ranges, as few as say it.
+    pub pod_ranges: Vec<String>,
     /// Pods that are the node, so that nothing can stand between.
     pub host_network: Vec<Unguarded>,
 }
@@ -36,6 +38,7 @@ impl Summary {
         Self {
             problems: found.iter().map(text).collect(),
             problem_fields: found.iter().map(field).collect(),
+            pod_ranges: index.pod_ranges().iter().map(ToString::to_string).collect(),
             host_network: host_network.collect(),
         }
     }

@@ -16,7 +16,7 @@
 const OTHER: u32 = 1000;
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 6 + if cfg!(feature = "other-policy") {
+pub const ABI_VERSION: u32 = 7 + if cfg!(feature = "other-policy") {
     OTHER
 } else {
     0
@@ -65,8 +65,9 @@ plain! {
     Control = 24,
     Kernel = 24,
     Mac = 8,
-    Endpoint = 112,
+    Endpoint = 128,
     EndpointWorld = 16,
+    Tiers = 8,
     CidrKey = 20,
     RuleKey = 12,
     Grant = 8,
@@ -498,6 +499,19 @@ impl EndpointWorld {
     pub const QUARANTINE: u32 = 16;
 }
 
+/// What ClusterNetworkPolicies alone say in one world, for whom NetworkPolicies and labels
+/// have no say: the pod's own node, and itself behind a Service.
+///
+/// [`EndpointWorld`]'s flags say which halves of these rulesets count.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tiers {
+    /// Ruleset of packets to the pod; 0 where they have no say.
+    pub ingress: u32,
+    /// The same of packets from the pod.
+    pub egress: u32,
+}
+
 /// One pod's interface on this node; map `ENDPOINTS`, index = slot.
 ///
 /// The agent writes it, the kernel only reads it. Agents of other versions read it too:
@@ -528,11 +542,16 @@ pub struct Endpoint {
     pub pickup_until: u64,
     /// MAC of the pod's side.
     pub mac: Mac,
+    /// What is in force for whom NetworkPolicies don't count, by world. Since version 7.
+    pub tiers: [Tiers; 2],
 }
 
 impl Endpoint {
-    /// The first [`ABI_VERSION`] with these fields in these places.
+    /// The first [`ABI_VERSION`] with these fields in these places, up to
+    /// [`Endpoint::HEAD`].
     pub const SINCE: u32 = 5;
+    /// Bytes that every version since then has.
+    pub const HEAD: usize = core::mem::offset_of!(Self, tiers);
 
     /// Another program behind ours on this interface clears the tag, so what it
     /// stands for can't be decided where the packet arrives.
@@ -575,6 +594,10 @@ pub struct CidrKey {
 impl CidrKey {
     /// Bits of the world in a prefix length.
     pub const WORLD_BITS: u32 = 32;
+    /// In place of a world: the value says whom an address is counted as at which nobody
+    /// is known. [`Identity::UNKNOWN_POD`] in the cluster's pod ranges, and
+    /// [`Identity::OUTSIDE`] where there is no entry.
+    pub const RANGES: World = 2;
 }
 
 /// Map `RULES`: what a ruleset grants a peer class.
@@ -746,12 +769,15 @@ impl Identity {
         }
     }
 
-    /// Workload id of every unknown address.
+    /// Workload id of every address at which nobody is known, but in pods' ranges.
     pub const OUTSIDE: u32 = 0;
     /// Workload id of every node.
     pub const NODE: u32 = 1;
     /// Workload id of pods whose name found map `NAMES` full.
     pub const UNNAMED: u32 = 2;
+    /// Workload id of what is in the cluster's pod ranges and isn't known. No entry of map
+    /// `ADDRESSES` has it.
+    pub const UNKNOWN_POD: u32 = 3;
     /// First id given to a workload of pods.
     pub const FIRST: u32 = 16;
     /// The address of some node.
@@ -881,7 +907,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// With this node or with the pod itself: no policy can take it back.
+    /// With this node: no NetworkPolicy and no label can take it back.
     pub const ALWAYS: u8 = 1;
     /// To a Service or a node address: its packets carry [`Tag::service`].
     pub const SERVICE: u8 = 2;

@@ -75,7 +75,8 @@ impl Seed {
     #[inline(always)]
     pub fn owner(&self, key: &FlowKey, flow: &SharedFlow) -> u32 {
         let (k, r) = (&self.0, key.remote.words());
-        let subscriber = flow.peer.get() == Identity::OUTSIDE && !key.remote.is_v4();
+        let is_known = !matches!(flow.peer.get(), Identity::OUTSIDE | Identity::UNKNOWN_POD);
+        let subscriber = !is_known && !key.remote.is_v4();
         let host = if subscriber { 0 } else { u32::MAX };
         let kind = kind(key.protocol, flow.opened_by.get());
         let pair = product(k[1], r[0], k[2], r[1])

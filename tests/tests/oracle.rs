@@ -79,6 +79,14 @@ impl Seen {
                 // One a cluster: the next would most likely be the same.
                 break;
             }
+            let exempt = (oracle.exempt(probe), check::answer_exempt(&tables, probe));
+            assert_eq!(
+                exempt.0,
+                exempt.1,
+                "seed {}, view {view:?}, without NetworkPolicies: {}",
+                cluster.seed,
+                check::describe(probe)
+            );
         }
         let wrong = check::wrong_quarantine(&cluster.objects, &tables);
         assert!(wrong.is_empty(), "seed {}: {wrong:?}", cluster.seed);

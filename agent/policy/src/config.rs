@@ -16,6 +16,10 @@ fn split(service: &str) -> (&str, &str) {
     service.split_once('/').unwrap_or((DNS_SERVICE.0, service))
 }
 
+use ipnet::IpNet;
+
+pub use crate::index::ranges::can_be_pods;
+
 /// Names that the compiler reads from labels, and facts that no object states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -39,6 +43,8 @@ pub struct Config {
     pub dns_addresses: Vec<IpAddr>,
     /// Addresses of nodes that neither their status nor their podCIDRs show.
     pub node_addresses: Vec<IpAddr>,
+    /// The cluster's pod ranges; the Nodes' podCIDRs if empty.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -57,6 +63,7 @@ impl Default for Config {
             dns_services: Vec::new(),
             dns_addresses: vec![NODE_LOCAL_DNS],
             node_addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
         }
     }
 }

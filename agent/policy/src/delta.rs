@@ -21,6 +21,8 @@ pub struct Keys {
     pub ports: BTreeSet<(u32, u16, u16)>,
     /// Of `services`.
     pub services: BTreeSet<ServiceKey>,
+    /// Of `ranges`.
+    pub ranges: BTreeSet<(Addr, u8)>,
 }
 
 impl Keys {
@@ -34,6 +36,7 @@ impl Keys {
             rules: differing(&old.rules, &new.rules),
             ports: differing(&old.ports, &new.ports),
             services: differing(&old.services, &new.services),
+            ranges: differing(&old.ranges, &new.ranges),
         }
     }
 
@@ -47,6 +50,7 @@ impl Keys {
             rules: rewritten(&before.rules, &new.rules),
             ports: rewritten(&before.ports, &new.ports),
             services: rewritten(&before.services, &new.services),
+            ranges: rewritten::<Prefix, _>(&before.ranges, &new.ranges),
         }
     }
 
@@ -57,6 +61,7 @@ impl Keys {
             && self.rules.is_empty()
             && self.ports.is_empty()
             && self.services.is_empty()
+            && self.ranges.is_empty()
     }
 
     /// Adds those of another change.
@@ -66,6 +71,7 @@ impl Keys {
         self.rules.extend(&other.rules);
         self.ports.extend(&other.ports);
         self.services.extend(&other.services);
+        self.ranges.extend(&other.ranges);
     }
 }
 

@@ -253,42 +253,36 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
         let cut_off = now.flags & !before.flags & EndpointWorld::QUARANTINE != 0;
         before.addresses == now.addresses
             && !cut_off
-            && self.none_in(
-                before,
-                now,
-                before.ingress,
-                now.ingress,
-                [
-                    EndpointWorld::INGRESS_ISOLATED,
-                    EndpointWorld::INGRESS_STAGED,
-                ],
-            )
-            && self.none_in(
-                before,
-                now,
-                before.egress,
-                now.egress,
-                [EndpointWorld::EGRESS_ISOLATED, EndpointWorld::EGRESS_STAGED],
-            )
+            && self.none_of(&before.half(), &now.half())
+            && self.none_of(&before.exempt_half(), &now.exempt_half())
+    }
+
+    fn none_of(&mut self, before: &EndpointWorld, now: &EndpointWorld) -> bool {
+        let ingress = [
+            EndpointWorld::INGRESS_ISOLATED,
+            EndpointWorld::INGRESS_STAGED,
+        ];
+        let egress = [EndpointWorld::EGRESS_ISOLATED, EndpointWorld::EGRESS_STAGED];
+        let flags = [before.flags, now.flags];
+        self.none_in(flags, [before.ingress, now.ingress], ingress)
+            && self.none_in(flags, [before.egress, now.egress], egress)
     }
 
     /// A staged policy takes nothing, but only a fresh decision counts what it would take.
     fn none_in(
         &mut self,
-        before: &EndpointPolicy,
-        now: &EndpointPolicy,
-        ruleset_before: u32,
-        ruleset_now: u32,
+        [before, now]: [u32; 2],
+        [ruleset_before, ruleset_now]: [u32; 2],
         bits: [u32; 2],
     ) -> bool {
         let halves = [Half::Enforced, Half::Staged];
-        bits.into_iter().zip(halves).all(|(bit, half)| {
-            match (before.flags & bit != 0, now.flags & bit != 0) {
+        bits.into_iter()
+            .zip(halves)
+            .all(|(bit, half)| match (before & bit != 0, now & bit != 0) {
                 (_, false) => true,
                 (false, true) => false,
                 (true, true) => self.covers(ruleset_before, ruleset_now, half),
-            }
-        })
+            })
     }
 
     fn covers(&mut self, before: u32, now: u32, half: Half) -> bool {

@@ -1,6 +1,6 @@
 //! Prefixes of addresses in the one 128-bit form that the tables use.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use ringfence_ebpf::abi::Addr;
@@ -20,6 +20,28 @@ pub(crate) fn of(net: &IpNet) -> Prefix {
         IpNet::V6(n) => n.prefix_len(),
     };
     (Addr::from(net.network()), len)
+}
+
+/// The block of a prefix; none if there is no such, since both families lie in it.
+pub(crate) fn net((addr, len): &Prefix) -> Option<IpNet> {
+    let ip = IpAddr::from(*addr);
+    let bits = if ip.is_ipv4() { 96 } else { 0 };
+    IpNet::new(ip, len.checked_sub(bits)?).ok()
+}
+
+/// The last address of a prefix.
+pub(crate) fn last((addr, len): &Prefix) -> Addr {
+    let host_bits = match len {
+        0 => u128::MAX,
+        128 => 0,
+        len => u128::MAX >> len,
+    };
+    Addr::v6((u128::from_be_bytes(addr.octets()) | host_bits).to_be_bytes())
+}
+
+/// The keys of all prefixes that lie within one, itself among them.
+pub(crate) fn within(prefix: &Prefix) -> RangeInclusive<Prefix> {
+    *prefix..=(last(prefix), 128)
 }
 
 /// The first `len` bits of an address, the others cleared.

@@ -92,6 +92,15 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
         };
         found.add(&object, CAPACITY, message.to_owned());
     }
+    for (name, node) in &index.nodes {
+        for net in &node.refused {
+            let message = format!(
+                "{net} is more than a node's pods can have; it doesn't count among the \
+                 cluster's pod ranges"
+            );
+            found.add(&format!("Node {name}"), "spec.podCIDRs", message);
+        }
+    }
     for ((namespace, name), hidden) in index.unlisted_services() {
         let object = format!("Service {namespace}/{name}");
         let message = match hidden {

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 
 use crate::{
-    index::{Index, PodEntry, groups::PodId},
+    index::{Index, PodEntry, groups::PodId, pods::Shape},
     model::Service,
     snapshot::Snapshot,
 };
@@ -178,10 +178,14 @@ impl PodsName {
 
 /// Whether a pod is behind a Service; one without a selector has none by itself.
 pub(crate) fn selects(service: &Service, pod: &PodEntry) -> bool {
-    let labels = &pod.shape.labels;
-    let has = |(k, v): (&String, &String)| labels.get(k).is_some_and(|l| **l == **v);
+    is_behind(service, &pod.shape)
+}
+
+/// The same of what a pod is.
+pub(crate) fn is_behind(service: &Service, pod: &Shape) -> bool {
+    let has = |(k, v): (&String, &String)| pod.labels.get(k).is_some_and(|l| **l == **v);
     let selector = &service.spec.selector;
-    *pod.shape.namespace == *service.metadata.namespace
+    *pod.namespace == *service.metadata.namespace
         && !selector.is_empty()
         && selector.iter().all(has)
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ringfence_ebpf::{
-    abi::{Addr, EndpointWorld, Grant, PortBlock, PortKey, ServiceKey, World},
+    abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortKey, ServiceKey, Tiers, World},
     verdict::PolicyTables,
 };
 
@@ -34,6 +34,11 @@ pub struct Tables {
     pub identities: BTreeMap<Addr, (Arc<str>, u32)>,
     /// The ports that Services have at their addresses.
     pub services: BTreeMap<ServiceKey, ()>,
+    /// Whom addresses are counted as at which nobody is known, by prefix as in `cidrs`:
+    /// [`Identity::UNKNOWN_POD`](ringfence_ebpf::abi::Identity::UNKNOWN_POD) in pods'
+    /// ranges, [`Identity::OUTSIDE`](ringfence_ebpf::abi::Identity::OUTSIDE) at balancers'
+    /// addresses in them, and wherever no prefix is.
+    pub ranges: BTreeMap<(Addr, u8), u32>,
     /// Some Services' addresses aren't in `identities`, for want of room: any address that
     /// isn't may be one.
     pub hides_services: bool,
@@ -52,6 +57,8 @@ pub struct EndpointPolicy {
     pub egress: u32,
     /// Bits of [`EndpointWorld`]'s constants.
     pub flags: u32,
+    /// What ClusterNetworkPolicies alone say.
+    pub tiers: Tiers,
 }
 
 impl EndpointPolicy {
@@ -61,6 +68,24 @@ impl EndpointPolicy {
             ingress: self.ingress,
             egress: self.egress,
             flags: self.flags,
+            epoch: 0,
+        }
+    }
+
+    /// The same for the pod's own node, and for itself behind a Service.
+    pub fn exempt_half(&self) -> EndpointWorld {
+        let Tiers { ingress, egress } = self.tiers;
+        let mut flags = self.flags & !EndpointWorld::QUARANTINE;
+        if ingress == 0 {
+            flags &= !(EndpointWorld::INGRESS_ISOLATED | EndpointWorld::INGRESS_STAGED);
+        }
+        if egress == 0 {
+            flags &= !(EndpointWorld::EGRESS_ISOLATED | EndpointWorld::EGRESS_STAGED);
+        }
+        EndpointWorld {
+            ingress,
+            egress,
+            flags,
             epoch: 0,
         }
     }
@@ -76,6 +101,12 @@ impl Tables {
         };
         let all = key(0, 0)..=key(u16::MAX, u16::MAX);
         self.services.range(all).map(|(key, ())| *key)
+    }
+
+    /// Whom an address is counted as at which nobody is known.
+    pub fn range_of(&self, addr: &Addr) -> u32 {
+        let found = prefix::longest(&self.ranges, addr, 128);
+        found.map_or(Identity::OUTSIDE, |(_, workload)| *workload)
     }
 
     /// What a ruleset grants a class.

@@ -65,6 +65,24 @@ pub(crate) fn netpol(name: &str, spec: Value) -> Value {
     })
 }
 
+/// What the tables say of one direction of a pod towards its own node, and towards itself
+/// behind a Service.
+pub(crate) fn ask_exempt(
+    tables: &Tables,
+    pod: &str,
+    direction: Direction,
+    peer: &str,
+    port: &str,
+) -> Policy {
+    let mut exempt = tables.clone();
+    for endpoint in exempt.endpoints.values_mut() {
+        let half = endpoint.exempt_half();
+        (endpoint.ingress, endpoint.egress) = (half.ingress, half.egress);
+        endpoint.flags = half.flags;
+    }
+    ask(&exempt, pod, direction, peer, port)
+}
+
 /// What the tables say of one direction of a pod.
 pub(crate) fn ask(
     tables: &Tables,

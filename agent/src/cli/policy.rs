@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::PodName;
+use super::{AddressArgs, PodName};
 
 /// How labels and addresses are read: the same for the agent, explain, matrix and callers.
 #[derive(Args, Debug, Clone, Default)]
@@ -24,7 +24,7 @@ pub struct PolicyArgs {
     /// DNSCache's 169.254.20.10; repeat for more
     #[arg(long, value_name = "IP")]
     pub dns_address: Vec<IpAddr>,
-    /// An address that nodes have beside those of their status; repeat for more
-    #[arg(long, value_name = "IP")]
-    pub node_address: Vec<IpAddr>,
+    /// Addresses that no object states
+    #[command(flatten)]
+    pub addresses: AddressArgs,
 }

@@ -1,10 +1,13 @@
 //! Values of flags that are more than a text or a number.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use ringfence_ebpf::packet::protocol;
+use ringfence_policy::config::can_be_pods;
 use ringfence_policy::ports::PortSpec;
 
 use crate::datapath::SEEN_MARK;
@@ -36,6 +39,34 @@ impl FromStr for SeenMark {
         match number {
             Ok(bit) if bit.count_ones() <= 1 => Ok(Self(bit)),
             _ => Err("neither one bit, as in 0x1000, nor 0".to_owned()),
+        }
+    }
+}
+
+/// Addresses that no object states.
+#[derive(Args, Debug, Clone, Default)]
+pub struct AddressArgs {
+    /// An address that nodes have beside those of their status; repeat for more
+    #[arg(long, value_name = "IP")]
+    pub node_address: Vec<IpAddr>,
+    /// The cluster's pod ranges, in which an unknown address is never outside of the
+    /// cluster; repeat, or separate by commas, for more [default: all Nodes' podCIDRs]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub pod_cidrs: Vec<PodCidr>,
+}
+
+/// A block of addresses that pods get, as in `10.244.0.0/16`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PodCidr(pub IpNet);
+
+impl FromStr for PodCidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<IpNet>() {
+            Ok(net) if can_be_pods(&net) => Ok(Self(net.trunc())),
+            Ok(_) => Err("larger than pods' ranges may be: IPv4 /8, IPv6 /16".to_owned()),
+            Err(_) => Err("no block of addresses, as in 10.244.0.0/16".to_owned()),
         }
     }
 }

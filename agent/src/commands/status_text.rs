@@ -32,6 +32,7 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         tunnels(&status.tunnel_ports),
         mark(status.seen_mark.as_ref()),
     );
+    text.push_str(&ranges(status.pod_ranges.as_deref()));
     text.push_str(&absent(status));
     text.push_str(&scrapes(status));
     if let Some(api) = &status.api {
@@ -69,6 +70,18 @@ fn counts(status: &Status) -> String {
         }
     }
     text
+}
+
+/// Where pods have their addresses, or that nobody says it.
+fn ranges(ranges: Option<&[String]>) -> String {
+    match ranges {
+        None => String::new(),
+        Some([]) => "pod ranges  none is known (--pod-cidrs): a pod that isn't known yet counts \
+                     as outside\n"
+            .to_owned(),
+        Some(few) if few.len() <= 4 => format!("pod ranges  {}\n", few.join(", ")),
+        Some(many) => format!("pod ranges  {}, … ({})\n", many[..4].join(", "), many.len()),
+    }
 }
 
 /// Kinds that the API server doesn't have, if there are any.

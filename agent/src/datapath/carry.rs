@@ -23,7 +23,7 @@ impl Endpoints {
         if version < Endpoint::SINCE {
             return Ok(0);
         }
-        let Some(mut theirs) = Heads::open::<Endpoint>(folder, "ENDPOINTS")? else {
+        let Some(mut theirs) = Heads::open::<Endpoint>(folder, "ENDPOINTS", Endpoint::HEAD)? else {
             return Ok(0);
         };
         let mut came = 0;
@@ -109,6 +109,7 @@ fn carried(their: &Endpoint) -> Endpoint {
     Endpoint {
         flags: 0,
         worlds: [closed; 2],
+        tiers: Default::default(),
         ..*their
     }
 }

@@ -56,6 +56,16 @@ impl Dump {
         ]
     }
 
+    fn of_ranges(&self) -> impl Iterator<Item = &(CidrKey, u32)> {
+        let all = self.cidrs.keys();
+        all.filter(|(key, _)| key.world == CidrKey::RANGES)
+    }
+
+    /// How many ranges of pods there are.
+    pub(super) fn ranges(&self) -> usize {
+        self.of_ranges().count()
+    }
+
     /// The keys of entries that aren't in a world what the tables say.
     pub(super) fn lacking(
         &self,
@@ -87,6 +97,14 @@ impl Dump {
                     self.ports
                         .get(&port_key(world, *set, *protocol, *block))
                         .copied()
+                },
+            ),
+            ranges: differing(
+                self.of_ranges().map(prefix),
+                &tables.ranges,
+                |(addr, len)| {
+                    let key = cidr_key(CidrKey::RANGES, *addr, *len);
+                    self.cidrs.get(&key).copied()
                 },
             ),
             services: differing(self.services.keys().copied(), &tables.services, |key| {

@@ -283,6 +283,7 @@ impl Endpoints {
         };
         let mut endpoint = seat.endpoint;
         endpoint.worlds[this] = half;
+        endpoint.tiers[this] = wanted.policy.tiers;
         endpoint.workload = wanted.workload;
         if endpoint != seat.endpoint {
             maps.set_endpoint(slot, &endpoint)?;
@@ -308,6 +309,7 @@ impl Endpoints {
             seat.pod.as_ref() == Some(&wanted.interface.pod)
                 && seat.endpoint.workload == wanted.workload
                 && seat.taken_by(&wanted.interface.pod, &identity(wanted)) == Some(seat.endpoint)
+                && seat.endpoint.tiers == [wanted.policy.tiers; 2]
                 && seat
                     .endpoint
                     .worlds

@@ -160,6 +160,7 @@ pub(super) fn lookup(names: &Shared, id: u32) -> String {
         Identity::OUTSIDE => "outside".to_owned(),
         Identity::NODE => "node".to_owned(),
         Identity::UNNAMED => "other".to_owned(),
+        Identity::UNKNOWN_POD => "unknown".to_owned(),
         _ => names
             .read()
             .ok()

@@ -33,10 +33,12 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// Opens one. None if it isn't there, or is no such array.
+    /// Opens one whose elements have so many bytes at least; what they lack of a `T` reads
+    /// as zero. None if it isn't there, or is no such array.
     pub(super) fn open<T: Plain>(
         folder: &Path,
         name: &'static str,
+        least: usize,
     ) -> Result<Option<Self>, DatapathError> {
         let path = folder.join(name);
         if !path.exists() {
@@ -45,7 +47,7 @@ impl Heads {
         let failed = |error| map_error("opening pinned", name, &error);
         let info = MapInfo::from_pin(&path).map_err(failed)?;
         let size = info.value_size() as usize;
-        if info.map_type().map_err(failed)? != MapType::Array || size < size_of::<T>() {
+        if info.map_type().map_err(failed)? != MapType::Array || size < least {
             return Ok(None);
         }
         Ok(Some(Self {
@@ -53,7 +55,7 @@ impl Heads {
             entries: info.max_entries(),
             name,
             // What the kernel writes: whole words.
-            element: vec![0; size.next_multiple_of(8)],
+            element: vec![0; size.max(size_of::<T>()).next_multiple_of(8)],
         }))
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Worlds {
     addresses: usize,
     /// How many ports Services were last brought to.
     services: usize,
+    /// How many ranges of pods there are.
+    ranges: usize,
 }
 
 impl Worlds {
@@ -50,6 +52,7 @@ impl Worlds {
             sizes: Default::default(),
             addresses: 0,
             services: 0,
+            ranges: 0,
         }
     }
 
@@ -80,6 +83,7 @@ impl Worlds {
     ) {
         self.addresses = dump.addresses.len();
         self.services = dump.services.len();
+        self.ranges = dump.ranges();
         for world in [0, 1] {
             let lacking = dump.lacking(world, tables, &id);
             self.sizes[side(world)] = dump.sizes(world);
@@ -118,6 +122,7 @@ impl Worlds {
         let who = |addr: &Addr| who(tables, addr, |name| Some(id(name)));
         self.bring_addresses(maps.addresses, world, tables, who)?;
         self.bring_services(maps.services, world, tables)?;
+        self.bring_ranges(maps.cidrs, world, tables)?;
         let lacking = &mut self.lacking[side(world)];
         let cidr = |(addr, len): &(Addr, u8)| cidr_key(world, *addr, *len);
         let class = |known: &_| tables.cidrs.get(known).copied();
@@ -188,13 +193,29 @@ impl Worlds {
         Ok(())
     }
 
+    /// There is one world of them too, beside those of classes.
+    fn bring_ranges(
+        &mut self,
+        map: &mut dyn Table<(CidrKey, u32), u32>,
+        world: World,
+        tables: &Tables,
+    ) -> Result<(), DatapathError> {
+        let lacking = &mut self.lacking[side(world)].ranges;
+        let key = |(addr, len): &(Addr, u8)| cidr_key(CidrKey::RANGES, *addr, *len);
+        let wanted = |range: &(Addr, u8)| tables.ranges.get(range).copied();
+        bring("CIDRS", map, lacking, key, wanted)?;
+        self.lacking[side(world ^ 1)].ranges.clear();
+        self.ranges = tables.ranges.len();
+        Ok(())
+    }
+
     /// Entries of a policy map, both worlds together.
     pub(super) fn entries(&self, map: &str) -> usize {
         let both = |i: usize| self.sizes[0][i] + self.sizes[1][i];
         match map {
             "ADDRESSES" => self.addresses,
             "SERVICES" => self.services,
-            "CIDRS" => both(0),
+            "CIDRS" => both(0) + self.ranges,
             "RULES" => both(1),
             "PORTS" => both(2),
             _ => 0,

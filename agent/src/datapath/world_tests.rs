@@ -157,6 +157,7 @@ prop_compose! {
         rules in btree_map((1_u32..4, 0_u32..4), (0_u32..3, 0_u32..3), 0..6),
         ports in btree_map((1_u32..3, 6_u16..8, 0_u16..3), any::<u64>(), 0..4),
         services in btree_set((0_u8..3, 79_u16..82), 0..4),
+        ranges in btree_map((0_u8..3, 100_u8..104), 0_u32..4, 0..4),
     ) -> Tables {
         let addr = |last| Addr::v4([10, 0, 0, last]);
         let name = |length| Arc::from("x".repeat(length));
@@ -174,6 +175,7 @@ prop_compose! {
             rules: rules.into_iter().map(|(k, v)| (k, grant(v))).collect(),
             ports: ports.into_iter().map(|(k, v)| (k, block(v))).collect(),
             services: services.into_iter().map(|(last, port)| (service(last, port), ())).collect(),
+            ranges: ranges.into_iter().map(|((k, len), v)| ((addr(k), len), v)).collect(),
             ..Tables::default()
         }
     }

@@ -94,6 +94,7 @@ impl Engine {
             status.unguarded = self.alarming().map(row).collect();
             let pending = self.unguarded().filter(|pod| self.is_pending(pod));
             status.pending = pending.map(row).collect();
+            status.pod_ranges = Some(summary.pod_ranges.clone());
         }
         let (error, generation) = (status.error.clone(), status.generation);
         shared.set_status(status);

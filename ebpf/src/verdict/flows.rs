@@ -219,9 +219,14 @@ impl<T: Tables> Path<'_, T> {
         };
         let peer = self.judge(direction, &key.remote, key.protocol as u8, port);
         if flags & Flow::ALWAYS != 0 {
+            if !by_pod {
+                return Policy::Allow;
+            }
             // The node's address may have become somebody else's.
-            let kept = !by_pod || peer.flags & Identity::IS_THIS_NODE != 0;
-            return if kept { Policy::Allow } else { Policy::Deny };
+            if peer.flags & Identity::IS_THIS_NODE == 0 {
+                return Policy::Deny;
+            }
+            return self.by_tiers(direction, &key.remote, key.protocol as u8, port);
         }
         if flags & Flow::SERVICE != 0 && self.leads_to_service(peer.flags) {
             // Which backend it is shows in its opener's packets only.

@@ -20,7 +20,8 @@ use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, FlowKey, Identity, Reason, Stat, Tag, World,
+    Addr, Control, Direction, Endpoint, EndpointWorld, FlowKey, Identity, Reason, Stat, Tag, Tiers,
+    World,
 };
 use crate::conntrack::Clock;
 use crate::packet::Packet;
@@ -256,5 +257,15 @@ fn half(endpoint: &Endpoint, world: World) -> &EndpointWorld {
         &endpoint.worlds[0]
     } else {
         &endpoint.worlds[1]
+    }
+}
+
+/// What ClusterNetworkPolicies alone say in a world.
+#[inline(always)]
+fn tiers(endpoint: &Endpoint, world: World) -> &Tiers {
+    if world & 1 == 0 {
+        &endpoint.tiers[0]
+    } else {
+        &endpoint.tiers[1]
     }
 }

@@ -4,7 +4,7 @@
 use core::cell::Cell;
 use core::hint::cold_path;
 
-use super::path::{Hook, Path};
+use super::path::{self, Hook, Path};
 use super::unseen;
 use super::{Context, Noted, Policy, Room, Tables, Verdict, endpoint_owns};
 use crate::abi::{Addr, Control, Direction, EndpointWorld, Identity, Reason};
@@ -55,7 +55,7 @@ pub fn refused<T: Tables>(
         audited: context.control.flags & Control::AUDIT != 0,
         direction,
         source,
-        destination: tables.identity(&packet.destination).workload,
+        destination: path::named(tables, &packet.destination),
     });
     Verdict::NOTED
 }
@@ -80,9 +80,11 @@ impl<T: Tables> Path<'_, T> {
         if self.enters_tunnel(peer.workload, peer.flags) {
             return self.deny(Reason::Tunnel);
         }
-        // A pod may call itself through its own Service.
-        if flags & JUDGED == 0 || endpoint_owns(self.endpoint, to) {
+        if flags & JUDGED == 0 {
             return Verdict::ALLOW;
+        }
+        if endpoint_owns(self.endpoint, to) {
+            return self.to_itself(to);
         }
         let note =
             |reason, audited| self.note(reason, audited, self.endpoint.workload, peer.workload);
@@ -101,6 +103,20 @@ impl<T: Tables> Path<'_, T> {
                 Policy::Deny => note(Reason::Policy, self.auditing()),
             }
         }
+    }
+
+    /// The same of a packet that comes back to its sender from a Service: a pod may call
+    /// itself, unless a ClusterNetworkPolicy says otherwise.
+    #[inline(never)]
+    pub(super) fn to_itself(&self, to: &Addr) -> Verdict {
+        let (packet, own) = (self.packet, self.endpoint.workload);
+        let port = packet.destination_port;
+        let audited = match self.by_tiers(Direction::Egress, to, packet.protocol, port) {
+            Policy::Allow => return Verdict::ALLOW,
+            Policy::Audit => true,
+            Policy::Deny => self.auditing(),
+        };
+        self.note(Reason::Policy, audited, own, own)
     }
 
     /// Whether later fragments belong to a packet that passes.

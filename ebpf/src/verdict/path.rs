@@ -5,7 +5,7 @@ use core::cell::Cell;
 use super::flows::New;
 use super::memo::{Asks, Memo, Peer};
 use super::policy::policy_of_class;
-use super::{Context, Noted, Policy, Tables, Track, Verdict, half};
+use super::{Context, Noted, Policy, Tables, Track, Verdict, half, tiers};
 use crate::abi::{
     Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, ServiceKey, Stat,
 };
@@ -83,13 +83,13 @@ impl<'a, T: Tables> Path<'a, T> {
         let (source, destination) = match self.direction {
             Direction::Egress => (
                 self.endpoint.workload,
-                self.tables.identity(&self.packet.destination).workload,
+                named(self.tables, &self.packet.destination),
             ),
             Direction::Ingress => (
                 match self.sender() {
                     Some(sender) => sender.workload,
                     None if self.context.by_node => Identity::NODE,
-                    None => self.tables.identity(&self.packet.source).workload,
+                    None => named(self.tables, &self.packet.source),
                 },
                 self.endpoint.workload,
             ),
@@ -217,6 +217,33 @@ impl<'a, T: Tables> Path<'a, T> {
     #[inline(always)]
     pub(super) fn judge(&self, direction: Direction, addr: &Addr, protocol: u8, port: u16) -> Peer {
         let (ruleset, asks) = Asks::of(self.half, direction, protocol, port);
+        self.judge_by(ruleset, asks, addr)
+    }
+
+    /// What ClusterNetworkPolicies alone say of a packet: of the pod's own node, and of
+    /// the pod itself behind a Service.
+    #[inline(never)]
+    pub(super) fn by_tiers(
+        &self,
+        direction: Direction,
+        addr: &Addr,
+        protocol: u8,
+        port: u16,
+    ) -> Policy {
+        let tiers = tiers(self.endpoint, self.context.control.world());
+        let ruleset = match direction {
+            Direction::Ingress => tiers.ingress,
+            Direction::Egress => tiers.egress,
+        };
+        if ruleset == 0 {
+            return Policy::Allow;
+        }
+        let (_, asks) = Asks::of(self.half, direction, protocol, port);
+        self.judge_by(ruleset, asks, addr).policy
+    }
+
+    #[inline(always)]
+    fn judge_by(&self, ruleset: u32, asks: Asks, addr: &Addr) -> Peer {
         let place = Memo::place(addr, ruleset, asks);
         let Some(mut memo) = self.tables.memo(place) else {
             return Peer::UNKNOWN;
@@ -240,6 +267,9 @@ impl<'a, T: Tables> Path<'a, T> {
             // As at an address of a Service that lists no ports: policy decides here, and
             // once more behind DNAT.
             identity.flags |= Identity::IS_CLAIMED;
+        }
+        if identity.workload == Identity::OUTSIDE {
+            identity.workload = tables.range(addr);
         }
         let class = || match identity.class(world) {
             Identity::BY_PREFIX => tables.class_by_prefix(world, addr),
@@ -360,5 +390,14 @@ impl<'a, T: Tables> Path<'a, T> {
             flags |= Flow::ALWAYS;
         }
         flags
+    }
+}
+
+/// The workload by which an address is counted.
+#[inline(never)]
+pub(super) fn named<T: Tables>(tables: &T, addr: &Addr) -> u32 {
+    match tables.identity(addr).workload {
+        Identity::OUTSIDE => tables.range(addr),
+        known => known,
     }
 }

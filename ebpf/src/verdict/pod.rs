@@ -164,7 +164,13 @@ impl<T: Tables> Path<'_, T> {
             peer.policy = Policy::Deny;
         }
         let flags = self.flags(peer.flags) | (asks & u32::from(Flow::SERVICE)) as u8;
-        let always = flags & Flow::ALWAYS != 0 || self.leads_to_service(peer.flags);
+        let own = flags & Flow::ALWAYS != 0;
+        let mut always = own || self.leads_to_service(peer.flags);
+        if own && self.half.flags & EndpointWorld::QUARANTINE == 0 {
+            // Whatever a Service shows there: no hook sees what the node takes for its own.
+            peer.policy = self.by_tiers(Direction::Egress, &track.judged, packet.protocol, port);
+            always = false;
+        }
         let verdict = self.decide(track, known, &peer, flags, always);
         Verdict {
             service: flags & Flow::SERVICE != 0,
@@ -251,7 +257,16 @@ impl<T: Tables> Path<'_, T> {
         };
         track.peer.workload = sender.workload;
         if sender.id == self.endpoint.id {
-            u32::from(Flow::ALWAYS)
+            // What a pod sends to its own address stays in its namespace: this came back
+            // from a Service.
+            let policy = self.by_tiers(Direction::Ingress, &track.judged, protocol, port);
+            track.peer.policy = policy;
+            let itself = if policy == Policy::Allow {
+                Self::ITSELF
+            } else {
+                0
+            };
+            u32::from(Flow::MASQUERADED) | itself
         } else if endpoint_owns(sender, source) {
             0
         } else {
@@ -259,11 +274,14 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
+    /// Beside the flags of a flow: the pod called itself, which nothing forbids.
+    const ITSELF: u32 = 1 << 8;
+
     /// Decides on a packet to the pod that belongs to no flow, given whose it is.
     #[inline(never)]
     fn opens_to_pod(&self, track: &mut Track, known: Known, flags: u32) -> Verdict {
         let peer = track.peer;
-        let always = flags & u32::from(Flow::ALWAYS) != 0;
+        let always = flags & (u32::from(Flow::ALWAYS) | Self::ITSELF) != 0;
         self.decide(track, known, &peer, flags as u8, always)
     }
 
@@ -321,12 +339,16 @@ impl<T: Tables> Path<'_, T> {
             return self.deny(Reason::UnknownEndpoint);
         };
         let discovery = packet.is_neighbour_discovery() || packet.is_listener_discovery();
-        if sender.id == self.endpoint.id || discovery {
+        let to = &packet.destination;
+        let names_somebody = !packet.is_to_group() && !to.is_on_link();
+        let itself = sender.id == self.endpoint.id;
+        if discovery || itself && !(names_somebody && packet.shape == Shape::Ip) {
             return Verdict::ALLOW;
         }
         let path = self.of_sender(sender);
-        let to = &packet.destination;
-        let names_somebody = !packet.is_to_group() && !to.is_on_link();
+        if itself {
+            return path.to_itself(to);
+        }
         let to = if self.context.tag.service() && names_somebody {
             to
         } else {

@@ -3,7 +3,7 @@
 use core::ops::DerefMut;
 
 use super::{Memo, PolicyTables};
-use crate::abi::{Addr, Claim, Endpoint, FlowKey, Identity, ServiceKey, Stat, World};
+use crate::abi::{Addr, CidrKey, Claim, Endpoint, FlowKey, Identity, ServiceKey, Stat, World};
 use crate::conntrack::Clock;
 use crate::shared::{SharedFlow, SharedQuota};
 
@@ -22,6 +22,13 @@ pub trait Tables: PolicyTables {
     fn service(&self, key: &ServiceKey) -> bool;
     /// The peer class that prefixes give an address.
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32;
+
+    /// Whom an address is counted as at which nobody is known: [`Identity::OUTSIDE`], or
+    /// in pods' ranges [`Identity::UNKNOWN_POD`].
+    #[inline(always)]
+    fn range(&self, addr: &Addr) -> u32 {
+        self.class_by_prefix(CidrKey::RANGES, addr)
+    }
 
     /// Whether a UDP port is a tunnel's on this node, or the agent was told so;
     /// beside [`crate::packet::TUNNEL_PORTS`].

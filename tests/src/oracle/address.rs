@@ -52,6 +52,14 @@ impl Cidr {
         width == self.width && same(bits, self.first)
     }
 
+    /// Whether a node may have so many pods: else it says nothing.
+    fn is_for_pods(&self) -> bool {
+        match self.width {
+            32 => self.length >= 8,
+            _ => self.length >= 16 && self.first >> 112 != 0,
+        }
+    }
+
     /// Whether `other` is a part of this, smaller than the whole.
     pub(super) fn strictly_holds(&self, other: &Self) -> bool {
         other.length > self.length && self.contains(other.address(0))
@@ -88,6 +96,15 @@ fn node_addresses(node: &Value) -> Vec<IpAddr> {
 }
 
 impl Oracle<'_> {
+    /// The node that is judged for, if an address is one of its own and no pod's.
+    pub(super) fn this_node_at(&self, address: IpAddr) -> Option<&Value> {
+        let mut own = self
+            .of_kind("Node")
+            .filter(|node| Some(name(node)) == self.node);
+        let found = own.find(|node| node_addresses(node).contains(&address));
+        found.filter(|_| self.holder(address).is_none())
+    }
+
     fn is_this_node(&self, address: IpAddr) -> bool {
         self.of_kind("Node")
             .any(|node| Some(name(node)) == self.node && node_addresses(node).contains(&address))
@@ -107,6 +124,26 @@ impl Oracle<'_> {
     /// counts too: the node itself is told by where a packet came in, so a
     /// packet that is judged by it was masqueraded here, from outside.
     pub(super) fn is_outside(&self, address: IpAddr) -> bool {
-        self.is_this_node(address) || (self.holder(address).is_none() && !self.is_a_node(address))
+        let is_nobodys = self.holder(address).is_none() && !self.is_a_node(address);
+        self.is_this_node(address) || (is_nobodys && !self.is_to_be_a_pods(address))
+    }
+
+    /// An address that nodes give to pods. No pod shows it yet, or no longer; a
+    /// balancer's address is no pod's, wherever it lies.
+    fn is_to_be_a_pods(&self, address: IpAddr) -> bool {
+        let is_balanced = self.of_kind("Service").any(|service| {
+            let mut shown = list(service, "/status/loadBalancer/ingress").iter();
+            shown.any(|one| text(one, "/ip").parse() == Ok(address))
+        });
+        let given = |node: &Value| {
+            let blocks = list(node, "/spec/podCIDRs")
+                .iter()
+                .filter_map(Value::as_str);
+            let mut blocks = blocks.chain([text(node, "/spec/podCIDR")]);
+            blocks.any(|block| {
+                Cidr::parse(block).is_some_and(|c| c.is_for_pods() && c.contains(address))
+            })
+        };
+        !is_balanced && self.of_kind("Node").any(given)
     }
 }

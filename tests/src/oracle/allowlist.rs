@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::dns;
 use super::object::{annotations, declared_ports, labels, list, name, named_port, namespace, text};
 use super::{Case, Opinion, Oracle};
 
@@ -67,6 +68,33 @@ impl Oracle<'_> {
         as_caller
             || (self.is_outside(case.peer) && open_to("outside_cluster"))
             || (self.is_other_node(case.peer) && open_to("all_nodes"))
+            || (self.is_other_node(case.peer)
+                && open_to("outside_cluster")
+                && self.is_behind_a_door(callee, case))
+    }
+
+    /// Whether the packet goes where a Service leads that outsiders call at nodes. A node
+    /// that has no backend of its own, or doesn't care, sends it on under its own address.
+    fn is_behind_a_door(&self, callee: &Value, case: &Case<'_>) -> bool {
+        self.of_kind("Service").any(|service| {
+            let left_out = [
+                "service.kubernetes.io/service-proxy-name",
+                "service.kubernetes.io/headless",
+            ];
+            let marks = labels(service);
+            let kind = text(service, "/spec/type");
+            let is_open = ["NodePort", "LoadBalancer"].contains(&kind)
+                || kind != "ExternalName" && !list(service, "/spec/externalIPs").is_empty();
+            is_open
+                && text(service, "/spec/externalTrafficPolicy") != "Local"
+                && text(service, "/spec/clusterIP") != "None"
+                && !left_out.iter().any(|mark| marks.contains_key(mark))
+                && namespace(service) == namespace(callee)
+                && dns::is_behind(service, callee)
+                && list(service, "/spec/ports")
+                    .iter()
+                    .any(|port| dns::is_target(port, callee, case))
+        })
     }
 
     /// The caller's side. Its labels grant whatever its own mode is, off

@@ -7,7 +7,7 @@ use ringfence_ebpf::verdict::{self, Policy};
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, PodKey, Scope};
 use ringfence_policy::model::{Object, ObjectError, Parsed};
-use ringfence_policy::tables::Tables;
+use ringfence_policy::tables::{EndpointPolicy, Tables};
 use serde_json::Value;
 
 use super::{End, Expected, Oracle, Probe, Verdict};
@@ -65,10 +65,34 @@ pub fn judge(
     peer: IpAddr,
     (protocol, port): (u8, u16),
 ) -> Verdict {
-    let Some(policy) = tables.endpoints.get(endpoint) else {
+    let policy = tables.endpoints.get(endpoint);
+    let half = policy.map(EndpointPolicy::half);
+    by_half(tables, half, direction, peer, (protocol, port))
+}
+
+/// The same of a packet to or from the pod's own node, and to itself behind a Service.
+pub fn judge_exempt(
+    tables: &Tables,
+    endpoint: &PodKey,
+    direction: Direction,
+    peer: IpAddr,
+    traffic: (u8, u16),
+) -> Verdict {
+    let policy = tables.endpoints.get(endpoint);
+    let half = policy.map(EndpointPolicy::exempt_half);
+    by_half(tables, half, direction, peer, traffic)
+}
+
+fn by_half(
+    tables: &Tables,
+    half: Option<EndpointWorld>,
+    direction: Direction,
+    peer: IpAddr,
+    (protocol, port): (u8, u16),
+) -> Verdict {
+    let Some(half) = half else {
         return Verdict::NotManaged;
     };
-    let half = policy.half();
     match verdict::policy(tables, 0, &half, direction, &peer.into(), protocol, port) {
         Policy::Allow => Verdict::Allow,
         Policy::Audit => Verdict::Audit,
@@ -85,6 +109,17 @@ pub fn endpoint<'a>(tables: &'a Tables, end: &End) -> Option<&'a PodKey> {
 
 /// What the tables say of both ends of a probe.
 pub fn answer(tables: &Tables, probe: &Probe) -> Expected {
+    answer_by(tables, probe, judge)
+}
+
+/// The same where NetworkPolicies and allowlists don't count.
+pub fn answer_exempt(tables: &Tables, probe: &Probe) -> Expected {
+    answer_by(tables, probe, judge_exempt)
+}
+
+type Judge = fn(&Tables, &PodKey, Direction, IpAddr, (u8, u16)) -> Verdict;
+
+fn answer_by(tables: &Tables, probe: &Probe, judge: Judge) -> Expected {
     let traffic = (probe.protocol, probe.port);
     let ask = |subject, direction, peer: &End| match endpoint(tables, subject) {
         None => Verdict::NotManaged,

@@ -102,7 +102,7 @@ fn service_addresses(service: &Value) -> impl Iterator<Item = &str> {
 }
 
 /// A Service's selector is plain labels; without one it selects nothing.
-fn is_behind(service: &Value, pod: &Value) -> bool {
+pub(super) fn is_behind(service: &Value, pod: &Value) -> bool {
     let labels = labels(pod);
     let selector = service.pointer("/spec/selector").and_then(Value::as_object);
     selector.is_some_and(|wanted| {
@@ -119,7 +119,7 @@ fn of_protocol(port: &Value, case: &Case<'_>) -> bool {
 }
 
 /// Whether the packet goes where the Service's port leads on this pod.
-fn is_target(port: &Value, pod: &Value, case: &Case<'_>) -> bool {
+pub(super) fn is_target(port: &Value, pod: &Value, case: &Case<'_>) -> bool {
     let target = port.get("targetPort").or_else(|| port.get("port"));
     of_protocol(port, case)
         && match target {

@@ -159,6 +159,27 @@ impl<'a> Oracle<'a> {
         }
     }
 
+    /// The verdicts of both ends for whom NetworkPolicies and allowlists don't count: the
+    /// pod's own node, and the pod itself behind a Service. Only ClusterNetworkPolicies do,
+    /// those of the Baseline tier where nothing isolates the pod.
+    pub fn exempt(&self, probe: &Probe) -> Expected {
+        let [ingress, egress] = self.cases(probe);
+        let judge = |case: Option<Case<'_>>| match case {
+            None => Verdict::NotManaged,
+            Some(case) => {
+                let opinions = self.opinions(&case).map(|opinions| Opinions {
+                    policies: opinions.policies.map(|_| true),
+                    ..opinions
+                });
+                said(opinions)
+            }
+        };
+        Expected {
+            ingress: judge(ingress),
+            egress: judge(egress),
+        }
+    }
+
     /// What the tiers say of the judged ends of a probe: as enforced, and as
     /// if staged policies were too.
     pub fn said(&self, probe: &Probe) -> Vec<Opinions> {
@@ -185,14 +206,7 @@ impl<'a> Oracle<'a> {
     }
 
     fn judge(&self, case: &Case<'_>) -> Verdict {
-        let [enforced, whole] = self.opinions(case);
-        if !enforced.allow() {
-            Verdict::Deny
-        } else if !whole.allow() {
-            Verdict::Audit
-        } else {
-            Verdict::Allow
-        }
+        said(self.opinions(case))
     }
 
     /// What every tier says: as enforced, and as if staged policies were too.
@@ -222,6 +236,17 @@ impl<'a> Oracle<'a> {
     pub fn quarantined(&self, namespace: &str, name: &str) -> bool {
         self.pod(namespace, name)
             .is_some_and(|pod| object::labels(pod).get("ringfence.dev/quarantine") == Some(&"true"))
+    }
+}
+
+/// What comes of what is enforced, and of everything.
+fn said([enforced, whole]: [Opinions; 2]) -> Verdict {
+    if !enforced.allow() {
+        Verdict::Deny
+    } else if !whole.allow() {
+        Verdict::Audit
+    } else {
+        Verdict::Allow
     }
 }
 

@@ -127,6 +127,7 @@ impl Host {
             v6: address(false),
             link_local: pod.link_local().into(),
             worlds: [policy.half(); 2],
+            tiers: [policy.tiers; 2],
             mac: Mac::new(pod.mac),
             ..Endpoint::default()
         }
@@ -145,6 +146,7 @@ impl Host {
         match id {
             Identity::OUTSIDE => "outside".to_owned(),
             Identity::NODE => "node".to_owned(),
+            Identity::UNKNOWN_POD => "unknown".to_owned(),
             id => self.workloads[(id - Identity::FIRST) as usize].clone(),
         }
     }
@@ -304,6 +306,10 @@ impl Tables for Host {
 
     fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {
         self.policy.class(world, addr)
+    }
+
+    fn range(&self, addr: &Addr) -> u32 {
+        self.policy.range_of(addr)
     }
 
     fn tag(&self, key: &FlowKey) -> u64 {

@@ -78,6 +78,7 @@ fn objects(dice: &mut Dice) -> Vec<Value> {
     if dice.chance(30) {
         policies::stage_most(dice, &mut objects);
     }
+    objects.extend(topology::doors(dice, &spaces));
     objects
 }
 

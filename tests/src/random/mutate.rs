@@ -134,12 +134,16 @@ fn service(dice: &mut Dice, objects: &[Value]) -> Value {
         (0..count).map(|_| dice.choose(&shown).clone()).collect()
     };
     let (external, balanced) = (some(3), some(2));
+    let kind = *dice.choose(&["ClusterIP", "NodePort"]);
+    let selector = dice
+        .choose(&[json!({"app": "api"}), json!({"tier": "front"})])
+        .clone();
     let ingress: Vec<Value> = balanced.iter().map(|ip| json!({"ip": ip})).collect();
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": format!("svc-{number}"), "namespace": space},
         "spec": {
-            "selector": {"app": "api"}, "clusterIP": own, "clusterIPs": [own],
+            "type": kind, "selector": selector, "clusterIP": own, "clusterIPs": [own],
             "externalIPs": external, "ports": [{"port": 80}],
         },
         "status": {"loadBalancer": {"ingress": ingress}},

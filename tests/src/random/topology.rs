@@ -207,3 +207,38 @@ fn dns_service(target: Value) -> Value {
         },
     })
 }
+
+/// Services that can be called at nodes, in all ways that decide whom a backend sees.
+pub(super) fn doors(dice: &mut Dice, names: &[&str]) -> Vec<Value> {
+    let count = dice.below(4);
+    let door = |number: usize| {
+        let space = *dice.choose(names);
+        let kind = *dice.choose(&["NodePort", "NodePort", "LoadBalancer", "ClusterIP"]);
+        let policy = *dice.choose(&["Cluster", "Cluster", "Local", ""]);
+        let target = match dice.below(4) {
+            0 => json!(8080),
+            1 => json!("http"),
+            2 => json!("grpc"),
+            _ => Value::Null,
+        };
+        let mut spec = json!({
+            "type": kind, "selector": {"tier": *dice.choose(&["front", "back"])},
+            "clusterIP": format!("10.96.1.{number}"),
+            "ports": [{"port": *dice.choose(&[80, 8080]), "nodePort": 30000 + number}],
+        });
+        if !policy.is_empty() {
+            spec["externalTrafficPolicy"] = json!(policy);
+        }
+        if !target.is_null() {
+            spec["ports"][0]["targetPort"] = target;
+        }
+        if dice.chance(20) {
+            spec["externalIPs"] = json!([format!("198.18.1.{number}")]);
+        }
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": format!("door-{number}"), "namespace": space}, "spec": spec,
+        })
+    };
+    (0..count).map(door).collect()
+}

@@ -139,7 +139,7 @@ impl<'p> Walk<'_, 'p> {
                     shown.filter_map(|claim| self.index.nodes.get(claim.node.as_ref()?));
                 nodes.any(|node| selector.matches(&node.labels))
             }
-            Base::Outside => owner.is_none(),
+            Base::Outside => self.index.is_outside(&Addr::from(address)),
             Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
             Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => match owner {
                 Some(Owner::Pod(id)) => self.index.entry(id).is_some_and(|pod| {

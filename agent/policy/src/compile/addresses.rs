@@ -38,9 +38,11 @@ impl State {
     /// the addresses that this or other peers by address concern.
     pub(super) fn cover_anew(&mut self, index: &Index, addresses: &mut HashSet<Addr>) {
         if std::mem::take(&mut self.peers.nodes_changed) {
+            // In pods' ranges the outside is told apart from nobody but these.
             addresses.extend(index.owners.of_nodes());
+            addresses.extend(index.ranges.balancers());
         }
-        let Anew { all, apart } = self.cover();
+        let Anew { all, apart } = self.cover(index);
         // Made-up addresses lie in no block but whole ones, whatever covers them.
         let made_up = index.made_up.iter();
         addresses.extend(made_up.filter(|addr| covers::within(&all, addr)));
@@ -56,25 +58,25 @@ impl State {
 
     /// Finds the classes of the prefixes that blocks which came or went concern;
     /// gives the addresses that are covered otherwise than before.
-    pub(super) fn cover(&mut self) -> Anew {
+    pub(super) fn cover(&mut self, index: &Index) -> Anew {
         let touched = self.peers.take_touched();
         let mut anew = Anew::default();
         if !touched.is_empty() {
             for region in covers::regions(touched, self.prefixes.len()) {
-                anew.extend(self.cover_region(&region));
+                anew.extend(self.cover_region(index, &region));
             }
         }
         anew
     }
 
-    fn cover_region(&mut self, region: &Prefix) -> Anew {
+    fn cover_region(&mut self, index: &Index, region: &Prefix) -> Anew {
         let shorter = region.1.checked_sub(1);
         let above = shorter.and_then(|len| prefix::longest(&self.prefixes, &region.0, len));
         let above = above.map(|(prefix, known)| (*prefix, known.clone()));
         let mut old = match region {
             &V6_ROOT => std::mem::take(&mut self.prefixes),
             region => {
-                let within = self.prefixes.range(covers::keys(region));
+                let within = self.prefixes.range(prefix::within(region));
                 let within: Vec<Prefix> = within.map(|(prefix, _)| *prefix).collect();
                 let taken = within.into_iter();
                 taken
@@ -85,7 +87,7 @@ impl State {
         let covered = above
             .clone()
             .map(|(prefix, (covered, _))| (prefix, covered));
-        let mut now = covers::prefixes(&self.peers, region, covered);
+        let mut now = covers::prefixes(&self.peers, &index.ranges, region, covered);
         old.extend(above.clone());
         let changed = covers::covered_anew(&old, &now);
         if let Some((prefix, _)) = above {
@@ -124,9 +126,10 @@ impl State {
             self.place(scope, index, addr);
         }
         // Those of pods and nodes have been placed.
-        let services = index.owners.of_services();
-        for addr in services.filter(|addr| index.owner(addr).is_none()) {
-            self.place(scope, index, addr);
+        let others = index.owners.of_services().chain(index.ranges.balancers());
+        let others: BTreeSet<Addr> = others.collect();
+        for addr in others.iter().filter(|addr| index.owner(addr).is_none()) {
+            self.place(scope, index, *addr);
         }
     }
 
@@ -174,6 +177,12 @@ impl State {
             let identity = first.map(|first| (Arc::clone(&first.name), flag(Identity::IS_SERVICE)));
             self.writer.identity(addr, identity);
         }
+        let class = match class {
+            None if index.ranges.is_balancer(&addr) => {
+                Some(self.class_of_node(index, prefix, true, &[]))
+            }
+            class => class,
+        };
         // An address that its prefix describes needs no entry of its own.
         let class = class.filter(|class| *class != by_prefix);
         if let Some(class) = class {
@@ -207,7 +216,7 @@ impl State {
         if let (Some(class), true) = (known, claims.is_empty()) {
             return *class;
         }
-        let by_address = self.peers.by_node(index, claims);
+        let by_address = self.peers.by_node(index, false, claims);
         let by_address = self.covering(prefix).iter().chain(&by_address);
         let fitting = by_address.filter_map(|id| {
             let peer = &self.peers.get(*id)?.peer;
@@ -234,7 +243,7 @@ impl State {
         this: bool,
         claims: &[NodeClaim],
     ) -> ClassSlot {
-        let by_node = self.peers.by_node(index, claims);
+        let by_node = self.peers.by_node(index, this, claims);
         let by_address = self.covering(prefix).iter().chain(&by_node);
         let plain = by_address.filter(|id| {
             let known = self.peers.get(**id);

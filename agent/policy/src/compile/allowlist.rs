@@ -12,6 +12,7 @@ use crate::{
     labels::{Mode, PortRef, Target, Value, What},
     model::{Action, Protocol},
     ports::Ports,
+    select,
     selector::Labels,
 };
 
@@ -101,7 +102,33 @@ fn ingress(facts: &Facts<'_>, callee: &Shape) -> Vec<Rule> {
             });
         }
     }
+    if admits.outside {
+        doors(facts, callee, &mut rules);
+    }
     rules
+}
+
+/// Where other nodes pass calls from outside on: they send them with an address of their
+/// own, and nothing tells these from what else they send. So whoever admits the outside
+/// admits nodes on the ports that it has behind such a Service, and on no others.
+fn doors(facts: &Facts<'_>, callee: &Shape, rules: &mut Vec<Rule>) {
+    let key = format!("{}/{OUTSIDE}", facts.config().callers_prefix);
+    for service in facts.doors(&callee.namespace) {
+        if !select::is_behind(service, callee) {
+            continue;
+        }
+        let mut ports = Ports::default();
+        for port in &service.spec.ports {
+            if let Some(number) = port.target(|name| callee.named(name, port.protocol)) {
+                ports.add(&Ports::one(port.protocol, number));
+            }
+        }
+        rules.push(Rule {
+            name: RuleName::Door(key.clone(), service.metadata.name.clone()),
+            action: Action::Accept,
+            grants: vec![(Base::AllNodes.into(), ports)],
+        });
+    }
 }
 
 const ANY_NAMESPACE: &str = "any_namespace";

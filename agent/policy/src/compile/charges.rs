@@ -108,8 +108,10 @@ pub(super) fn of<'s>(
 impl<'s> Charges<'s> {
     /// Whoever made what a ruleset grants by no peer of callers' labels.
     fn own(&self, slot: RulesetSlot, ruleset: &Ruleset) -> Vec<&'s Text> {
-        match ruleset.has_network() {
-            true => self.owners.of(slot).collect(),
+        // What no pod is under in the first place is what ClusterNetworkPolicies alone say.
+        let own: Vec<&'s Text> = self.owners.of(slot).collect();
+        match ruleset.has_network() && !own.is_empty() {
+            true => own,
             false => vec![self.cluster],
         }
     }

@@ -7,7 +7,10 @@ use std::{
 
 use ringfence_ebpf::abi::Addr;
 
-use crate::prefix::{self, Prefix, V4_ROOT, V6_ROOT};
+use crate::{
+    index::ranges::Ranges,
+    prefix::{self, Prefix, V4_ROOT, V6_ROOT},
+};
 
 use super::peers::{Member, PeerId, Peers};
 
@@ -48,11 +51,6 @@ fn is_root(peers: &Peers, prefix: &Prefix) -> bool {
     !peers.outside().is_empty() || (0..V4_ROOT.1).any(over_v4)
 }
 
-/// The keys of all prefixes that lie within one, itself among them.
-pub(super) fn keys(prefix: &Prefix) -> RangeInclusive<Prefix> {
-    *prefix..=(*range(prefix).end(), 128)
-}
-
 /// So few regions are looked at one by one, however few prefixes there are.
 const FEW: usize = 8;
 
@@ -62,7 +60,7 @@ pub(super) fn regions(touched: BTreeSet<Prefix>, known: usize) -> Vec<Prefix> {
     let mut regions: Vec<Prefix> = Vec::new();
     for prefix in touched {
         // What encloses a prefix comes before it, and all between lies in that too.
-        let enclosed = |last: &Prefix| keys(last).contains(&prefix);
+        let enclosed = |last: &Prefix| prefix::within(last).contains(&prefix);
         if !regions.last().is_some_and(enclosed) {
             regions.push(prefix);
         }
@@ -74,21 +72,26 @@ pub(super) fn regions(touched: BTreeSet<Prefix>, known: usize) -> Vec<Prefix> {
 }
 
 /// Every prefix within a region at which a block begins or ends, with the peers
-/// that cover it; and `above`, the longest that encloses the region.
+/// that cover it; and `above`, the longest that encloses the region. Where something is
+/// the outside's, pods' ranges are told apart from it.
 ///
 /// Between two nested prefixes of this list nothing begins or ends, so the
 /// longest one decides for an address.
 pub(super) fn prefixes(
     peers: &Peers,
+    ranges: &Ranges,
     region: &Prefix,
     above: Option<(Prefix, Covered)>,
 ) -> BTreeMap<Prefix, Covered> {
     let mut found: BTreeMap<Prefix, Covered> = above.into_iter().collect();
     let none = Turn::default();
-    let within = keys(region);
+    let within = prefix::within(region);
     let roots = [V6_ROOT, V4_ROOT].into_iter();
     let roots = roots.filter(|root| within.contains(root) && is_root(peers, root));
     let mut turns: BTreeMap<Prefix, &Turn> = roots.map(|root| (root, &none)).collect();
+    if !peers.outside().is_empty() {
+        turns.extend(ranges.within(region).map(|range| (range, &none)));
+    }
     turns.extend(
         peers
             .turns()
@@ -110,7 +113,11 @@ pub(super) fn prefixes(
             let known = peers.get(**id);
             known.is_some_and(|known| known.peer.named.is_none())
         };
-        let plain = by.iter().filter(is_plain).chain(peers.outside());
+        let outside = match ranges.hold(&(addr, len)) {
+            true => &[],
+            false => peers.outside(),
+        };
+        let plain = by.iter().filter(is_plain).chain(outside);
         let mut plain: Vec<Member> = plain.map(|id| (*id, None)).collect();
         plain.sort_unstable();
         found.insert((addr, len), Covered { by, plain });
@@ -195,14 +202,8 @@ fn stepped(addr: &Addr, step: fn(u128, u128) -> Option<u128>) -> Option<Addr> {
 }
 
 /// The addresses that a prefix covers.
-fn range((addr, len): &Prefix) -> RangeInclusive<Addr> {
-    let host_bits = match len {
-        0 => u128::MAX,
-        128 => 0,
-        len => u128::MAX >> len,
-    };
-    let last = u128::from_be_bytes(addr.octets()) | host_bits;
-    *addr..=Addr::v6(last.to_be_bytes())
+fn range(prefix: &Prefix) -> RangeInclusive<Addr> {
+    prefix.0..=prefix::last(prefix)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ringfence_ebpf::abi::EndpointWorld;
+use ringfence_ebpf::abi::{EndpointWorld, Tiers};
 
 use crate::{
     index::{
@@ -31,6 +31,8 @@ struct Local {
     pods: u32,
     ingress: Option<RulesetSlot>,
     egress: Option<RulesetSlot>,
+    /// For whom NetworkPolicies don't count, of both directions.
+    tiers: [Option<RulesetSlot>; 2],
     /// Bits of [`EndpointWorld`].
     flags: u32,
     /// What its policies were worked out from.
@@ -38,6 +40,14 @@ struct Local {
     /// Policies that select it, by name: of its namespace, and of the cluster.
     netpols: BTreeSet<Text>,
     clusters: BTreeSet<Text>,
+}
+
+impl Local {
+    /// Every ruleset that it uses, as often as it does.
+    fn slots(&self) -> impl Iterator<Item = RulesetSlot> + use<> {
+        let [a, b] = self.tiers;
+        [self.ingress, self.egress, a, b].into_iter().flatten()
+    }
 }
 
 /// The pods in scope.
@@ -171,6 +181,7 @@ impl Locals {
             pods: 0,
             ingress: under.ingress.map(&mut acquire),
             egress: under.egress.map(&mut acquire),
+            tiers: under.tiers.map(|content| content.map(&mut acquire)),
             flags: under.flags,
             netpols: selecting(&policies, |origin| match origin {
                 Origin::NetworkPolicy { name, .. } => Some(name),
@@ -198,7 +209,7 @@ impl Locals {
         for fact in old.facts.difference(kept) {
             release_fact(&mut self.asking, fact, group);
         }
-        for slot in [old.ingress, old.egress].into_iter().flatten() {
+        for slot in old.slots() {
             rulesets.release(slot);
         }
     }
@@ -212,7 +223,7 @@ impl Locals {
             for fact in &local.facts {
                 release_fact(&mut self.asking, fact, group);
             }
-            for slot in [local.ingress, local.egress].into_iter().flatten() {
+            for slot in local.slots() {
                 rulesets.release(slot);
             }
         }
@@ -246,6 +257,10 @@ impl Locals {
                 ingress: ruleset(local.ingress),
                 egress: ruleset(local.egress),
                 flags: local.flags | cut_off,
+                tiers: Tiers {
+                    ingress: ruleset(local.tiers[0]),
+                    egress: ruleset(local.tiers[1]),
+                },
             };
             writer.endpoint(key.clone(), Some(policy));
         }

@@ -221,12 +221,15 @@ impl Compiler {
         state.work_out(index, touched);
         state.rulesets.drop_unused(&mut state.peers);
         state.peers.settle(index, |_| {});
-        state.cover();
+        state.cover(index);
         state.place_all(scope, index);
         state.rulesets.number_all();
         state.classes.settle_all(&mut state.peers);
         state.parts().settle_all();
         state.partial = state.room.full.is_some();
+        for range in index.ranges.entries() {
+            state.writer.range(range, index.ranges.entry(&range));
+        }
         state.write_all(index, &pods);
     }
 
@@ -256,6 +259,10 @@ impl Compiler {
                 .locals
                 .enlist(scope, index, &work.pods, &mut state.writer),
         );
+        for range in journal.ranges {
+            state.writer.range(range, index.ranges.entry(&range));
+            state.peers.touch(range);
+        }
         let worked_out = state.work_out(index, stale);
         let rulesets = state.rulesets.drop_unused(&mut state.peers);
         state.name_groups(index, &mut work);

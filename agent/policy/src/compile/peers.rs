@@ -145,6 +145,7 @@ impl Peers {
                 change(&mut self.by_node);
             }
             Place::Outside => {
+                self.nodes_changed = true;
                 self.touched.insert(V6_ROOT);
                 change(&mut self.outside);
             }
@@ -307,12 +308,20 @@ impl Peers {
         &self.outside
     }
 
-    /// Peers that select a node by label in whose status an address is.
-    pub(super) fn by_node(&self, index: &Index, claims: &[NodeClaim]) -> Vec<PeerId> {
+    /// Notes that a range of pods came or went.
+    pub(super) fn touch(&mut self, range: Prefix) {
+        if !self.outside.is_empty() {
+            self.touched.insert(range);
+        }
+    }
+
+    /// Peers that select a node by label in whose status an address is. The node that is
+    /// compiled for is selected at all its addresses: its processes answer at each.
+    pub(super) fn by_node(&self, index: &Index, this: bool, claims: &[NodeClaim]) -> Vec<PeerId> {
         if self.by_node.is_empty() {
             return Vec::new();
         }
-        let shown = claims.iter().filter(|claim| claim.in_status);
+        let shown = claims.iter().filter(|claim| this || claim.in_status);
         let nodes = shown.filter_map(|claim| index.nodes.get(claim.node.as_ref()?));
         let nodes: Vec<_> = nodes.collect();
         let selects = |id: &&PeerId| match self.get(**id).map(|known| &known.peer.base) {

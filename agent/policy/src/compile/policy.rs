@@ -116,6 +116,9 @@ pub(crate) enum RuleName {
     Callee(String),
     /// The way to cluster DNS.
     Dns,
+    /// A label of the callee, and the Service through which other nodes send it calls
+    /// from outside.
+    Door(String, String),
 }
 
 /// Whom a grant is for.
@@ -218,6 +221,15 @@ impl<'a> Facts<'a> {
     /// Labels about a workload grant something else once they have room.
     pub(super) fn ask_for_room(&self, namespace: &str, service: &str) {
         self.ask(Fact::Room(namespace.into(), service.into()));
+    }
+
+    /// The Services through which other nodes send calls from outside on to pods.
+    pub(super) fn doors<'n>(
+        &self,
+        namespace: &'n str,
+    ) -> impl Iterator<Item = &'a Service> + use<'a, 'n> {
+        self.ask(Fact::Doors(namespace.into()));
+        self.index.doors(namespace)
     }
 
     /// The way to cluster DNS.
@@ -353,6 +365,9 @@ impl RuleName {
             Self::Caller(key, value) => format!("the caller's label {key}: {value:?}").into(),
             Self::Callee(key) => format!("the label {key}: \"true\"").into(),
             Self::Dns => "cluster DNS".into(),
+            Self::Door(key, service) => {
+                format!("the label {key}: \"true\", behind Service {service} at other nodes").into()
+            }
         }
     }
 }

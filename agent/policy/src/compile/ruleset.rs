@@ -136,6 +136,27 @@ impl Content {
     }
 }
 
+impl Content {
+    /// The same for whom NetworkPolicies and labels have no say: they allow everything,
+    /// and where they isolate the Baseline tier isn't asked either.
+    fn exempt(&self) -> Self {
+        let open = |half: &Option<Half>| {
+            let mut half = half.clone()?;
+            if let Some(network) = &mut half.network {
+                *network = Grants {
+                    anyone: Ports::all(),
+                    ..Grants::default()
+                };
+            }
+            Some(half)
+        };
+        Self {
+            enforced: open(&self.enforced),
+            staged: open(&self.staged),
+        }
+    }
+}
+
 /// What a pod is under.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Under {
@@ -144,6 +165,8 @@ pub(crate) struct Under {
     pub(crate) egress: Option<Content>,
     /// Bits of [`EndpointWorld`] for isolation.
     pub(crate) flags: u32,
+    /// What ClusterNetworkPolicies alone say of ingress and egress; `None` if nothing.
+    pub(crate) tiers: [Option<Content>; 2],
 }
 
 impl Under {
@@ -171,6 +194,17 @@ impl Under {
             }
             (content != Content::default()).then_some(content)
         });
+        let say = [PolicyType::Ingress, PolicyType::Egress].map(|direction| {
+            let mut tiers = policies
+                .iter()
+                .filter(|p| matches!(p.place, Place::Tier(_)));
+            tiers.any(|p| p.rules(direction).is_some())
+        });
+        let exempt = |content: &Option<Content>, say: bool| {
+            let content = content.as_ref().filter(|_| say);
+            content.map(Content::exempt)
+        };
+        under.tiers = [exempt(&ingress, say[0]), exempt(&egress, say[1])];
         Self {
             ingress,
             egress,

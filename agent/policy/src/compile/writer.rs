@@ -24,6 +24,7 @@ pub(crate) struct Before {
     pub(crate) endpoints: Old<PodKey, EndpointPolicy>,
     pub(crate) identities: Old<Addr, (Text, u32)>,
     pub(crate) services: Old<ServiceKey, ()>,
+    pub(crate) ranges: Old<Prefix, u32>,
     pub(crate) hides_services: Option<bool>,
 }
 
@@ -52,6 +53,7 @@ impl Writer {
         restore(&mut tables.endpoints, before.endpoints);
         restore(&mut tables.identities, before.identities);
         restore(&mut tables.services, before.services);
+        restore(&mut tables.ranges, before.ranges);
         tables.hides_services = before.hides_services.unwrap_or(tables.hides_services);
     }
 
@@ -91,6 +93,12 @@ impl Writer {
         }
         let old = self.before.as_mut().map(|b| &mut b.identities);
         write(&mut self.tables.identities, old, addr, identity);
+    }
+
+    /// Writes whom addresses in a prefix are counted as.
+    pub(super) fn range(&mut self, prefix: Prefix, workload: Option<u32>) {
+        let old = self.before.as_mut().map(|b| &mut b.ranges);
+        write(&mut self.tables.ranges, old, prefix, workload);
     }
 
     /// Writes whether some Services' addresses have no room.
@@ -161,6 +169,7 @@ mod tests {
         writer.endpoint(PodKey::default(), Some(EndpointPolicy::default()));
         writer.ports((16, 6, 0), Some(PortBlock::default()));
         writer.services(Addr::UNSPECIFIED, &[ServiceKey::default()].into());
+        writer.range((Addr::UNSPECIFIED, 7), Some(1));
         writer.hides_services(true);
         assert_ne!(writer.tables, whole);
         writer.undo();

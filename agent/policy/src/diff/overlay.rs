@@ -102,6 +102,7 @@ impl<'t> Overlay<'t> {
             endpoints,
             identities: _,
             services: _,
+            ranges: _,
             hides_services: _,
         } = self.before;
         let new = self.new;

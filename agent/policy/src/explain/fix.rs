@@ -19,10 +19,10 @@ use crate::{
 };
 
 use super::{
-    Case, Fix, Party, Side, Verdict,
+    Case, Ends, Fix, Party, Side, Verdict,
     change::{self, Change, Key, Rule},
     party::PartyKind,
-    side,
+    side, yaml,
 };
 
 /// One way to open one side.
@@ -31,16 +31,18 @@ type Way = Vec<Change>;
 /// Tries ways until one makes the call better than `now`.
 pub(super) fn find(
     case: &Case<'_>,
-    (from, to, port): (&Party, &Party, &PortSpec),
+    ends: &Ends<'_>,
     now: Verdict,
     egress: &Side,
     ingress: &Side,
 ) -> Vec<Fix> {
+    let &Ends { from, to, port, .. } = ends;
     let call = Call {
         case,
         from,
         to,
         port,
+        ends,
         now,
     };
     let cut_off: Way = [from, to]
@@ -77,6 +79,7 @@ pub(super) struct Call<'c, 'a> {
     pub(super) from: &'c Party,
     pub(super) to: &'c Party,
     pub(super) port: &'c PortSpec,
+    ends: &'c Ends<'c>,
     /// What it is to become better than.
     now: Verdict,
 }
@@ -99,7 +102,7 @@ impl<'c, 'a> Call<'c, 'a> {
             change.apply(&mut index);
         }
         let case = Case::new(&index);
-        let (egress, ingress) = side::both(&case, self.from, self.to, self.port);
+        let (egress, ingress) = side::both(&case, self.ends);
         egress.verdict.max(ingress.verdict) < self.now
     }
 
@@ -172,6 +175,8 @@ impl<'c, 'a> Call<'c, 'a> {
             (None, Some(callee)) if direction == PolicyType::Ingress => {
                 let (word, whom) = match self.from.kind {
                     PartyKind::Node => ("all_nodes", "traffic from other nodes"),
+                    // A pod, whose own labels say whom it calls.
+                    PartyKind::Unknown => return None,
                     _ => ("outside_cluster", "callers from outside the cluster"),
                 };
                 let sentence = format!("Admits {whom} to {}.", self.to.name);
@@ -360,7 +365,7 @@ impl<'c, 'a> Call<'c, 'a> {
             Rule::Egress(rule) => spec.egress.push(rule),
         }
         let metadata = Meta {
-            name: object_name(&name),
+            name: yaml::object_name(&name),
             namespace: pod.shape.namespace.as_ref().to_owned(),
             ..Meta::default()
         };
@@ -384,14 +389,4 @@ pub(super) fn everywhere() -> [IpNet; 2] {
     let v4 = IpNet::new_assert(IpAddr::from([0; 4]), 0);
     let v6 = IpNet::new_assert(IpAddr::from([0_u16; 8]), 0);
     [v4, v6]
-}
-
-/// A valid object name that resembles the text.
-fn object_name(text: &str) -> String {
-    let safe = |c: char| match c.to_ascii_lowercase() {
-        c if c.is_ascii_alphanumeric() => c,
-        _ => '-',
-    };
-    let name: String = text.chars().map(safe).take(200).collect();
-    name.trim_matches('-').to_owned()
 }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod change;
+mod exempt;
 mod fix;
 mod party;
 mod service;
@@ -32,6 +33,7 @@ use crate::{
 pub use party::{ExplainError, Party, PartyKind};
 use service::Called;
 pub use service::{Backend, Via};
+use side::Ends;
 pub use side::{Allowing, Isolation, Side};
 
 /// Whether a call goes through.
@@ -114,7 +116,13 @@ pub fn explain(
         let calls = party::by_family(&case, f, &t.0).into_iter();
         let calls: Vec<_> = calls
             .map(|(f, party)| {
-                let (egress, ingress) = side::both(&case, &f, &party, &t.1);
+                let ends = Ends {
+                    from: &f,
+                    to: &party,
+                    port: &t.1,
+                    through: via.is_some(),
+                };
+                let (egress, ingress) = side::both(&case, &ends);
                 (
                     egress.verdict.max(ingress.verdict),
                     (f, party),
@@ -157,7 +165,15 @@ pub fn explain(
     } = worst;
     let fix = match verdict {
         Verdict::Allowed => Vec::new(),
-        worse => fix::find(&case, (&from, &to, port), worse, &egress, &ingress),
+        worse => {
+            let ends = Ends {
+                from: &from,
+                to: &to,
+                port,
+                through: via.is_some(),
+            };
+            fix::find(&case, &ends, worse, &egress, &ingress)
+        }
     };
     Ok(Explanation {
         from,

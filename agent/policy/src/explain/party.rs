@@ -19,7 +19,7 @@ pub struct Party {
     pub kind: PartyKind,
     /// `namespace/pod`, the node's address, or `outside`.
     pub name: String,
-    /// `namespace/service`, `node` or `outside`.
+    /// `namespace/service`, `node`, `unknown` or `outside`.
     pub workload: String,
     /// The address that was judged; absent where a made-up one stood in.
     pub address: Option<IpAddr>,
@@ -42,6 +42,8 @@ pub enum PartyKind {
     Pod,
     /// A node.
     Node,
+    /// An address in the cluster's pod ranges at which nobody is known.
+    Unknown,
     /// Any other address.
     Outside,
 }
@@ -108,6 +110,7 @@ pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
             return party;
         }
         Some(Owner::Node(_)) => (PartyKind::Node, "node"),
+        None if case.index.is_unknown(&Addr::from(ip)) => (PartyKind::Unknown, "unknown"),
         None => (PartyKind::Outside, "outside"),
     };
     Party {
@@ -124,7 +127,7 @@ pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
 /// An address that no pod or node has and that as few prefixes as possible cover.
 fn outside(case: &Case<'_>) -> Party {
     let free = OUTSIDE.iter().map(|a| IpAddr::from(*a));
-    let free = free.filter(|ip| case.index.owner(&Addr::from(*ip)).is_none());
+    let free = free.filter(|ip| case.index.is_outside(&Addr::from(*ip)));
     let covered = |ip: &IpAddr| {
         let found = crate::prefix::longest(&case.tables.cidrs, &Addr::from(*ip), 128);
         found.map_or(0, |((_, len), _)| *len)

@@ -190,10 +190,7 @@ fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
 
 /// The pod's port behind a Service's; none if the pod doesn't declare its name.
 fn target(port: &ServicePort, pod: &PodEntry) -> Option<u16> {
-    match &port.target_port {
-        Some(IntOrString::String(name)) => pod.shape.named(name, port.protocol),
-        _ => port.number(),
-    }
+    port.target(|name| pod.shape.named(name, port.protocol))
 }
 
 fn from_slices<'c>(

@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     Case, Party, Verdict,
-    party::PartyKind,
+    exempt::{self, exempt},
     trace::{Decision, trace},
 };
 
@@ -63,11 +63,25 @@ pub struct Allowing {
 }
 
 /// The caller's side and the callee's.
-pub(super) fn both(case: &Case<'_>, from: &Party, to: &Party, port: &PortSpec) -> (Side, Side) {
+pub(super) fn both(case: &Case<'_>, call: &Ends<'_>) -> (Side, Side) {
+    let (from, to) = (call.from, call.to);
     (
-        side(case, from, to, Direction::Egress, port),
-        side(case, to, from, Direction::Ingress, port),
+        side(case, (from, to), Direction::Egress, call),
+        side(case, (to, from), Direction::Ingress, call),
     )
+}
+
+/// Who calls whom, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'c> {
+    /// The caller.
+    pub(super) from: &'c Party,
+    /// The callee.
+    pub(super) to: &'c Party,
+    /// The callee's own port.
+    pub(super) port: &'c PortSpec,
+    /// Whether a Service leads there.
+    pub(super) through: bool,
 }
 
 /// The name of a direction in NetworkPolicies.
@@ -80,10 +94,9 @@ pub(super) fn policy_type(direction: Direction) -> PolicyType {
 
 fn side(
     case: &Case<'_>,
-    subject: &Party,
-    peer: &Party,
+    (subject, peer): (&Party, &Party),
     direction: Direction,
-    port: &PortSpec,
+    call: &Ends<'_>,
 ) -> Side {
     let mut side = Side {
         direction: direction.name(),
@@ -92,40 +105,42 @@ fn side(
         isolated_by: Vec::new(),
         allowed_by: Vec::new(),
     };
-    if let Some(reason) = always(case, subject, peer) {
-        side.reason = reason;
+    let (kind, port) = (policy_type(direction), call.port);
+    let exempt = exempt(case, (subject, peer), direction, call.through);
+    let policies = case.policies(subject);
+    if let Some(exempt) = &exempt
+        && (exempt.always || !exempt::has_tiers(&policies, kind))
+    {
+        side.reason.clone_from(&exempt.reason);
         return side;
     }
-    let kind = policy_type(direction);
     let address = judged(case, peer, subject);
-    let policies = case.policies(subject);
     let hits = |rule: &Rule| allows(case, rule, address, port);
-    for policy in &policies {
-        let Some(rules) = policy.rules(kind) else {
+    let network = policies.iter().filter(|_| exempt.is_none());
+    for policy in network {
+        let (Some(rules), Place::Network { isolates }) = (policy.rules(kind), policy.place) else {
             continue;
         };
-        match policy.place {
-            Place::Network { isolates } => {
-                if isolates {
-                    side.isolated_by.push(isolation(policy));
-                }
-                let allowing = rules.iter().filter(|rule| hits(rule));
-                side.allowed_by
-                    .extend(allowing.map(|r| allowing_rule(policy, r)));
-            }
-            Place::Tier(_) => {}
+        if isolates {
+            side.isolated_by.push(isolation(policy));
         }
+        let allowing = rules.iter().filter(|rule| hits(rule));
+        side.allowed_by
+            .extend(allowing.map(|r| allowing_rule(policy, r)));
     }
     let enforced = policies.iter().filter(|p| !p.staged);
     let decision = trace(enforced, kind, &hits);
     let what_if = trace(policies.iter(), kind, &hits);
     side.name_tiers(&[&decision, &what_if]);
-    side.verdict = decide(case, subject, address, direction, port);
+    side.verdict = decide(case, subject, address, direction, (port, exempt.is_some()));
     let deciding = match side.verdict {
         Verdict::Audited => &what_if,
         Verdict::Allowed | Verdict::Denied => &decision,
     };
-    side.reason = side.reason(case, subject, peer, deciding);
+    side.reason = match (exempt, deciding) {
+        (Some(exempt), Decision::Network | Decision::Default) => exempt.reason,
+        _ => side.reason(case, subject, peer, deciding),
+    };
     side
 }
 
@@ -243,26 +258,6 @@ fn allows(case: &Case<'_>, rule: &Rule, address: IpAddr, port: &PortSpec) -> boo
     grants.any(|(who, ports)| matches(case, who, ports, address, port))
 }
 
-/// What no policy has a say in.
-fn always(case: &Case<'_>, subject: &Party, peer: &Party) -> Option<String> {
-    let Some(pod) = case.pod(subject) else {
-        let what = match subject.kind {
-            PartyKind::Node => "a node has no firewall of its own",
-            _ => "what is outside the cluster has no firewall here",
-        };
-        return Some(what.into());
-    };
-    if subject.pod == peer.pod {
-        return Some("a pod always reaches itself".into());
-    }
-    let claims = case.index.owners.nodes(&Addr::from(peer.judged));
-    let own = claims
-        .iter()
-        .any(|claim| claim.node.is_some() && claim.node == pod.node);
-    (peer.kind == PartyKind::Node && own)
-        .then(|| "a pod and the node that runs it always reach each other".into())
-}
-
 /// The peer's address that such a packet would carry.
 fn judged(case: &Case<'_>, peer: &Party, subject: &Party) -> IpAddr {
     if peer.pod.is_none() || subject.pod.is_none() {
@@ -281,7 +276,7 @@ fn decide(
     subject: &Party,
     peer: IpAddr,
     direction: Direction,
-    port: &PortSpec,
+    (port, exempt): (&PortSpec, bool),
 ) -> Verdict {
     let key = case.pod(subject).map(|pod| pod.key());
     let Some(endpoint) = key.and_then(|key| case.tables.endpoints.get(&key)) else {
@@ -290,7 +285,10 @@ fn decide(
     if endpoint.flags & EndpointWorld::QUARANTINE != 0 {
         return Verdict::Denied;
     }
-    let half = endpoint.half();
+    let half = match exempt {
+        true => endpoint.exempt_half(),
+        false => endpoint.half(),
+    };
     let peer = Addr::from(peer);
     match verdict::policy(
         &case.tables,
@@ -336,7 +334,7 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
             let mut nodes = shown.filter_map(|claim| case.index.nodes.get(claim.node.as_ref()?));
             nodes.any(|node| selector.matches(&node.labels))
         }
-        Base::Outside => owner.is_none(),
+        Base::Outside => case.index.is_outside(&Addr::from(address)),
         Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
         Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => {
             shape.is_some_and(|shape| base.names(&case.index.namespace(&shape.namespace), shape))

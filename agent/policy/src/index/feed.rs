@@ -259,12 +259,20 @@ impl Index {
             };
             (Addr::from(ip), claim)
         });
+        let claims = claims.collect();
+        let (ranges, refused) = self.ranges_of(node);
         let stored = StoredNode {
             labels,
-            claims: claims.collect(),
+            claims,
+            ranges,
+            refused,
         };
         if self.nodes.get(&name) == Some(&stored) {
             return;
+        }
+        // First what stays, so that nothing is taken out and put back.
+        for range in stored.ranges.clone() {
+            self.add_range(range);
         }
         self.delete_node(&name);
         for (addr, claim) in &stored.claims {
@@ -279,6 +287,9 @@ impl Index {
         };
         for (addr, claim) in &node.claims {
             self.unclaim(addr, claim.node.clone(), claim.in_status);
+        }
+        for range in node.ranges {
+            self.remove_range(range);
         }
     }
 
@@ -347,11 +358,22 @@ impl Index {
     pub(super) fn put_service(&mut self, key: &(String, String), mut service: model::Service) {
         service.metadata.annotations.clear();
         self.note_dns(key, Some(&service));
+        self.note_door(key, Some(&service));
         self.show_service(key, Some(service));
     }
 
     pub(super) fn delete_service(&mut self, key: &(String, String)) {
         self.note_dns(key, None);
+        self.note_door(key, None);
         self.show_service(key, None);
+    }
+
+    /// A Service that can be called at nodes opens to them what is behind it.
+    fn note_door(&mut self, key: &(String, String), now: Option<&model::Service>) {
+        let known = [self.services.get(key), now].into_iter().flatten();
+        if known.into_iter().any(model::Service::is_masqueraded) {
+            let fact = Fact::Doors(key.0.as_str().into());
+            self.journal.note(|j| &mut j.facts, fact);
+        }
     }
 }

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringfence_ebpf::abi::Addr;
 
-use crate::intern::{HashSet, Text};
+use crate::{
+    intern::{HashSet, Text},
+    prefix::Prefix,
+};
 
 use super::{
     Key,
@@ -25,6 +28,8 @@ pub(crate) enum Fact {
     Namespace(Box<str>),
     /// The way to cluster DNS.
     Dns,
+    /// The Services of a namespace that can be called at nodes.
+    Doors(Box<str>),
     /// Whether there is room for the labels about a workload: namespace, service.
     Room(Box<str>, Box<str>),
 }
@@ -48,6 +53,8 @@ pub(crate) struct Journal {
     pub(crate) groups: HashSet<GroupId>,
     pub(crate) pods: HashSet<PodId>,
     pub(crate) addresses: HashSet<Addr>,
+    /// Pods' ranges, and balancers' addresses in them.
+    pub(crate) ranges: HashSet<Prefix>,
     pub(crate) facts: HashSet<Fact>,
     pub(crate) policies: HashSet<Key>,
     pub(crate) cluster_policies: HashSet<Text>,
@@ -85,6 +92,7 @@ impl Default for Journal {
             groups: HashSet::default(),
             pods: HashSet::default(),
             addresses: HashSet::default(),
+            ranges: HashSet::default(),
             facts: HashSet::default(),
             policies: HashSet::default(),
             cluster_policies: HashSet::default(),

@@ -13,12 +13,14 @@ pub(crate) mod groups;
 pub(crate) mod held;
 pub(crate) mod journal;
 mod kept;
+mod listed;
 pub(crate) mod memory;
 mod naming;
 mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
 pub(crate) mod policies;
+pub(crate) mod ranges;
 mod room;
 mod sandboxes;
 mod shown;
@@ -27,6 +29,7 @@ mod standing;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::OnceLock};
 
+use ipnet::IpNet;
 use ringfence_ebpf::abi::Addr;
 use serde::{Serialize, Serializer};
 
@@ -36,6 +39,7 @@ use crate::{
     intern::{HashMap, HashSet, Text},
     model::{EndpointSlice, Object, ObjectError, Service},
     ports::Ports,
+    prefix::Prefix,
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -47,11 +51,12 @@ use held::Held;
 use journal::Journal;
 pub use kept::KeptForm;
 use kept::Remembered;
-use memory::{Memory, Sort};
+use memory::Memory;
 use owners::{NodeClaim, Owners};
 pub use pods::PodEntry;
 use pods::Pools;
 use policies::{StoredCluster, StoredPolicy};
+use ranges::Ranges;
 pub use sandboxes::Sandbox;
 use sandboxes::Sandboxes;
 use shown::Shares;
@@ -111,6 +116,10 @@ pub(crate) struct StoredNode {
     pub(crate) labels: Labels,
     /// Every address that it claims, and how.
     claims: Vec<(Addr, NodeClaim)>,
+    /// Its pods' ranges.
+    ranges: Vec<Prefix>,
+    /// Blocks that it says are its pods', and can't be.
+    pub(crate) refused: Vec<IpNet>,
 }
 
 /// The objects that are known now.
@@ -145,6 +154,7 @@ pub struct Index {
     /// The way to cluster DNS, once somebody has asked and until it is another.
     pub(crate) way_to_dns: OnceLock<Vec<(Who, Ports)>>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
+    pub(crate) ranges: Ranges,
     /// Addresses of the node's own interfaces, as the node's kernel says.
     own: own::Addresses,
     /// What the node's pod runtime says.
@@ -172,6 +182,7 @@ impl Index {
             };
             index.owners.add_node(ip.into(), claim);
         }
+        index.take_given_ranges();
         index
     }
 
@@ -227,62 +238,6 @@ impl Index {
             }
             "Node" => self.delete_node(name),
             workload => self.delete_stand_in(workload, namespace, name),
-        }
-    }
-
-    /// Replaces all objects of a kind; objects of other kinds in `objects` are applied as well.
-    ///
-    /// Closed forms whose policy isn't among `objects` go too: call
-    /// [`Index::apply_closed`] afterwards for what the same listing had invalid.
-    pub fn reset(&mut self, kind: &str, objects: Vec<Object>) {
-        let of_kind = objects.iter().filter(|o| o.kind() == kind);
-        let name = |o: &Object| (o.meta().namespace.clone(), o.meta().name.clone());
-        let there: HashSet<_> = of_kind.map(name).collect();
-        let mut gone = self.names(kind);
-        gone.retain(|key| !there.contains(key));
-        for (namespace, name) in gone {
-            self.delete(kind, &namespace, &name);
-        }
-        for object in objects {
-            self.apply(object);
-        }
-    }
-
-    /// Namespace and name of every object of a kind, in no order.
-    fn names(&self, kind: &str) -> Vec<(String, String)> {
-        let cluster = |name: &Text| (String::new(), name.as_ref().to_owned());
-        let both = |ns: &Text, name: &Text| (ns.as_ref().to_owned(), name.as_ref().to_owned());
-        match kind {
-            "Pod" => {
-                let all = self.by_name.iter();
-                all.flat_map(|(ns, pods)| pods.keys().map(move |n| both(ns, n)))
-                    .collect()
-            }
-            "Namespace" => {
-                let all = self.spaces.iter().filter(|(_, s)| s.has_object);
-                all.map(|(name, _)| cluster(name)).collect()
-            }
-            "NetworkPolicy" => {
-                let all = self.policies.iter();
-                all.flat_map(|(ns, own)| own.keys().map(move |n| both(ns, n)))
-                    .collect()
-            }
-            "ClusterNetworkPolicy" => self.cluster_policies.keys().map(cluster).collect(),
-            "Service" => {
-                let refused = self.refused_names(Sort::Service);
-                self.services.keys().chain(refused).cloned().collect()
-            }
-            "EndpointSlice" => {
-                let refused = self.refused_names(Sort::EndpointSlice);
-                self.slices.keys().chain(refused).cloned().collect()
-            }
-            "Node" => self.nodes.keys().map(cluster).collect(),
-            workload => {
-                let all = self.stand_ins.keys();
-                all.filter(|(kind, ..)| **kind == *workload)
-                    .map(|(_, ns, name)| both(ns, name))
-                    .collect()
-            }
         }
     }
 
@@ -378,6 +333,15 @@ impl Index {
         };
         let own = |ip: &&IpAddr| matches!(self.owner(&Addr::from(**ip)), Some(Owner::Pod(owner)) if owner == id);
         pod.addresses.iter().filter(own).copied().collect()
+    }
+
+    /// The Services of a namespace whose packets nodes send on with their own address.
+    pub(crate) fn doors(&self, namespace: &str) -> impl Iterator<Item = &Service> {
+        let from = (namespace.to_owned(), String::new());
+        let own = self.services.range(from..);
+        let own = own.take_while(move |(key, _)| key.0 == *namespace);
+        own.map(|(_, service)| service)
+            .filter(|service| service.is_masqueraded())
     }
 
     /// A NetworkPolicy.

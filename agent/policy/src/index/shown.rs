@@ -23,7 +23,7 @@ use crate::{
     model::{Forwarded, Service},
 };
 
-use super::{Index, owners::ServiceClaim};
+use super::{Index, owners::ServiceClaim, ranges};
 
 /// Ports at addresses of all namespaces.
 const PORTS: usize = capacity::SERVICES as usize;
@@ -241,6 +241,9 @@ impl Index {
             Some(service) => self.services.insert(key.clone(), service),
             None => self.services.remove(key),
         };
+        let [was, is] = [old.as_ref(), self.services.get(key)]
+            .map(|service| service.map(ranges::balancers).unwrap_or_default());
+        self.show_balancers(&was, &is);
         let old = old.map(|old| old.forwarded()).unwrap_or_default();
         let before = self.claims(key, old, self.shares.fit(key));
         self.shares.count(key, Asked::of(&now));

@@ -220,13 +220,9 @@ impl<'m> Compared<'m> {
                         snapshot, judge, ..
                     } = self.sides[side];
                     let at = places[side];
-                    match spot.is_exempt(side, &snapshot.pods[at]) {
-                        true => judge.full,
-                        false => {
-                            let class = spot.sights[side].class;
-                            judge.class(judge.of_pods[at], class)[direction]
-                        }
-                    }
+                    let exempt = spot.exempt(side, &snapshot.pods[at]);
+                    let class = spot.sights[side].class;
+                    judge.at(judge.of_pods[at], direction, class, exempt)
                 });
                 changes[0] |= after & !before;
                 changes[1] |= before & !after;

@@ -10,10 +10,11 @@ use ringfence_ebpf::{
     verdict::{self, PolicyTables},
 };
 
+use super::peer::Exempt;
 use crate::{
     ports::PortSpec,
     snapshot::{self, Pod, Seen, Snapshot},
-    tables::{EndpointPolicy, Tables},
+    tables::Tables,
 };
 
 /// A bit per port that was asked for.
@@ -41,6 +42,8 @@ pub(super) struct Judge {
 struct Kind {
     /// Of ingress and egress.
     sides: [usize; 2],
+    /// Egress to the node that runs it.
+    to_node: usize,
     seen: Vec<Seen>,
 }
 
@@ -63,16 +66,18 @@ impl Judge {
         let mut sides = HashMap::new();
         let mut kinds = HashMap::new();
         for pod in &snapshot.pods {
-            let directions = [Direction::Ingress, Direction::Egress];
+            let mut side = |half: EndpointWorld, direction: Direction| {
+                let key = (direction as u8, content(&half, direction));
+                *sides.entry(key).or_insert_with(|| {
+                    let side = Side::new(&snapshot.tables, &half, direction, ports);
+                    judge.sides.push(side);
+                    judge.sides.len() - 1
+                })
+            };
+            let half = pod.policy.half();
             let kind = Kind {
-                sides: directions.map(|direction| {
-                    let key = (direction as u8, content(&pod.policy, direction));
-                    *sides.entry(key).or_insert_with(|| {
-                        let side = Side::new(&snapshot.tables, &pod.policy, direction, ports);
-                        judge.sides.push(side);
-                        judge.sides.len() - 1
-                    })
-                }),
+                sides: [Direction::Ingress, Direction::Egress].map(|d| side(half, d)),
+                to_node: side(pod.policy.exempt_half(), Direction::Egress),
                 seen: pod.seen.clone(),
             };
             let id = *kinds.entry(kind).or_insert_with_key(|kind| {
@@ -102,15 +107,19 @@ impl Judge {
         })
     }
 
-    /// What a kind's ingress allows from, and its egress to, a class.
-    pub(super) fn class(&self, kind: KindId, class: u32) -> [Mask; 2] {
+    /// What a kind's ingress allows from addresses of a class, or its egress to them.
+    pub(super) fn at(&self, kind: KindId, direction: usize, class: u32, exempt: Exempt) -> Mask {
         let kind = &self.kinds[kind];
-        kind.sides.map(|side| self.sides[side].allows(class))
+        match (exempt, direction) {
+            (Exempt::No, direction) => self.sides[kind.sides[direction]].allows(class),
+            (Exempt::Node, 1) => self.sides[kind.to_node].allows(class),
+            (Exempt::Itself | Exempt::Node, _) => self.full,
+        }
     }
 }
 
 /// All of an endpoint's policy that one direction depends on.
-fn content(policy: &EndpointPolicy, direction: Direction) -> (u32, u32) {
+fn content(policy: &EndpointWorld, direction: Direction) -> (u32, u32) {
     let (ruleset, flags) = match direction {
         Direction::Ingress => (
             policy.ingress,
@@ -127,30 +136,28 @@ fn content(policy: &EndpointPolicy, direction: Direction) -> (u32, u32) {
 impl Side {
     fn new(
         tables: &Tables,
-        policy: &EndpointPolicy,
+        half: &EndpointWorld,
         direction: Direction,
         ports: &[PortSpec],
     ) -> Self {
-        if policy.flags & EndpointWorld::QUARANTINE != 0 {
+        if half.flags & EndpointWorld::QUARANTINE != 0 {
             return Self {
                 by_class: Vec::new(),
                 otherwise: 0,
             };
         }
-        let half = policy.half();
         // What a staged policy would deny is allowed.
         let mask = |grant: Grant| {
             let tables = Granted { tables, grant };
             let allowed = |p: &PortSpec| {
                 let peer = Addr::UNSPECIFIED;
-                let found =
-                    verdict::policy(&tables, 0, &half, direction, &peer, p.protocol, p.port);
+                let found = verdict::policy(&tables, 0, half, direction, &peer, p.protocol, p.port);
                 found != verdict::Policy::Deny
             };
             let ports = ports.iter().enumerate();
             ports.fold(0, |mask, (n, port)| mask | Mask::from(allowed(port)) << n)
         };
-        let (ruleset, _) = content(policy, direction);
+        let (ruleset, _) = content(half, direction);
         let otherwise = mask(tables.granted(ruleset, 0));
         let rules = tables.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
         let by_class = rules.map(|((_, class), grant)| (*class, mask(*grant)));
@@ -186,8 +193,7 @@ impl PolicyTables for Granted<'_> {
     }
 }
 
-/// Whether a node that shows an address is the one that runs a pod: those two
-/// always reach each other.
+/// Whether a node that shows an address is the one that runs a pod.
 pub(super) fn is_own_node(pod: &Pod, nodes: &[crate::intern::Text]) -> bool {
     pod.node.as_ref().is_some_and(|node| nodes.contains(node))
 }

@@ -28,10 +28,28 @@ pub(super) struct Spot {
 }
 
 impl Spot {
-    /// Whether policy has no say between these addresses and a pod.
-    pub(super) fn is_exempt(&self, snapshot: usize, pod: &Pod) -> bool {
-        self.only[snapshot] == Some(pod.id) || judge::is_own_node(pod, &self.sights[snapshot].nodes)
+    /// What these addresses are to a pod.
+    pub(super) fn exempt(&self, snapshot: usize, pod: &Pod) -> Exempt {
+        if self.only[snapshot] == Some(pod.id) {
+            Exempt::Itself
+        } else if judge::is_own_node(pod, &self.sights[snapshot].nodes) {
+            Exempt::Node
+        } else {
+            Exempt::No
+        }
     }
+}
+
+/// Whether policy has a say between addresses and a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exempt {
+    /// It has.
+    No,
+    /// They are the pod's own.
+    Itself,
+    /// They are of the node that runs it: only ClusterNetworkPolicies have, and only on
+    /// what the pod sends.
+    Node,
 }
 
 /// The kinds of addresses within a CIDR; never none.

@@ -220,12 +220,12 @@ pub(super) fn cell(
     Some(match (from, to) {
         (Unit::Pods(from), Unit::Pods(to)) => between(judge, from, to, part),
         (Unit::Peer(from), Unit::Pods(to)) => {
-            let allow = |kind, class| judge.class(kind, class)[0];
-            with(snapshot, judge, (to, from), part != Part::Egress, allow)
+            let ingress = (0, part != Part::Egress);
+            with(snapshot, judge, (to, from), ingress)
         }
         (Unit::Pods(from), Unit::Peer(to)) => {
-            let allow = |kind, class| judge.class(kind, class)[1];
-            with(snapshot, judge, (from, to), part != Part::Ingress, allow)
+            let egress = (1, part != Part::Ingress);
+            with(snapshot, judge, (from, to), egress)
         }
         (Unit::Peer(_), Unit::Peer(_)) => return None,
     })
@@ -269,8 +269,7 @@ fn with(
     snapshot: &Snapshot,
     judge: &Judge,
     (pods, peer): (&Pods, &Peer),
-    asked: bool,
-    allow: impl Fn(KindId, u32) -> Mask,
+    (direction, asked): (usize, bool),
 ) -> Cell {
     let mut cell = Cell::none_yet(judge.full);
     if !asked {
@@ -279,11 +278,9 @@ fn with(
     }
     for at in &pods.pods {
         for spot in &peer.spots {
-            let exempt = spot.is_exempt(0, &snapshot.pods[*at]);
-            cell.add(match exempt {
-                true => judge.full,
-                false => allow(judge.of_pods[*at], spot.sights[0].class),
-            });
+            let exempt = spot.exempt(0, &snapshot.pods[*at]);
+            let kind = judge.of_pods[*at];
+            cell.add(judge.at(kind, direction, spot.sights[0].class, exempt));
         }
     }
     cell

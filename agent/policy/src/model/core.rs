@@ -246,6 +246,15 @@ impl Node {
         status.filter_map(|a| a.address.parse().ok()).collect()
     }
 
+    /// The blocks of addresses that its pods get, each once.
+    pub fn pod_cidrs(&self) -> Vec<IpNet> {
+        let all = self.spec.pod_cidr.iter().chain(&self.spec.pod_cidrs);
+        let mut all: Vec<IpNet> = all.map(IpNet::trunc).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Every address that the node itself may send from: its status, the first
     /// two of each podCIDR (tunnel device and bridge), its CNI's annotations.
     pub fn addresses(&self) -> Vec<IpAddr> {

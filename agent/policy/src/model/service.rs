@@ -61,6 +61,8 @@ pub struct ServiceSpec {
     /// Type.
     #[serde(rename = "type")]
     pub kind: String,
+    /// `Cluster` or `Local`; `Cluster` where it is absent and means something.
+    pub external_traffic_policy: String,
 }
 
 /// A port of a Service.
@@ -85,6 +87,15 @@ impl ServicePort {
             None | Some(IntOrString::Int(0)) => Some(self.port),
             Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
             Some(IntOrString::String(_)) => None,
+        }
+    }
+
+    /// The port behind it of a pod on which a name means what `named` says; none if the
+    /// pod doesn't declare the name.
+    pub(crate) fn target(&self, named: impl FnOnce(&str) -> Option<u16>) -> Option<u16> {
+        match &self.target_port {
+            Some(IntOrString::String(name)) => named(name),
+            _ => self.number(),
         }
     }
 }
@@ -118,6 +129,24 @@ impl Service {
     /// leaves it to another proxy. Their values don't matter.
     fn is_left_out(&self) -> bool {
         self.spec.kind == "ExternalName" || left_out(&self.metadata)
+    }
+
+    /// Whether a node that gets its packets from outside sends them on to backends elsewhere
+    /// with an address of its own: kube-proxy masquerades what comes to a node's port, to a
+    /// balancer's or an external address, but by `externalTrafficPolicy: Local`.
+    pub(crate) fn is_masqueraded(&self) -> bool {
+        let spec = &self.spec;
+        let has_door = matches!(spec.kind.as_str(), "NodePort" | "LoadBalancer");
+        (has_door || !spec.external_ips.is_empty())
+            && spec.external_traffic_policy != "Local"
+            && spec.cluster_ip != "None"
+            && !self.is_left_out()
+    }
+
+    /// Addresses of its balancers, also of those that get their packets themselves.
+    pub(crate) fn balancers(&self) -> Vec<IpAddr> {
+        let all = self.status.load_balancer.ingress.iter();
+        parse(all.map(|one| &one.ip))
     }
 
     /// Every address at which nodes forward its ports to its backends. Its own ones
