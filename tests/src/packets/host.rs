@@ -164,6 +164,18 @@ impl Host {
         self.endpoints.get_mut(&slot).expect("every pod has a slot")
     }
 
+    /// Lets a pod count as keeping so many answered flows.
+    ///
+    /// # Panics
+    /// If there is no such pod.
+    pub fn keep(&mut self, pod: &str, flows: u32) {
+        let endpoint = self.endpoint_mut(pod).id;
+        let quota = self.quotas.get(&Endpoint::home_slot(ifindex(Some(pod))));
+        let quota = quota.expect("every pod has a quota");
+        quota.endpoint.set(endpoint);
+        quota.replied.set(flows);
+    }
+
     /// A counter of the datapath's own.
     pub fn stat(&self, stat: Stat) -> u64 {
         self.stats.borrow()[stat as usize]
