@@ -25,7 +25,7 @@ pub const ABI_VERSION: u32 = 7 + if cfg!(feature = "other-policy") {
 /// Version of what connections are kept in: [`Flow`], [`FlowKey`], [`Bucket`], [`Seed`],
 /// [`Quota`], [`Claim`], how ways are taken and what states mean. Programs of one version
 /// share these maps, also while a node moves from one [`ABI_VERSION`] to another. Never 0.
-pub const CONNECTIONS_VERSION: u32 = 1 + if cfg!(feature = "other-connections") {
+pub const CONNECTIONS_VERSION: u32 = 2 + if cfg!(feature = "other-connections") {
     OTHER
 } else {
     0
@@ -33,7 +33,7 @@ pub const CONNECTIONS_VERSION: u32 = 1 + if cfg!(feature = "other-connections") 
 
 /// The same of what counts: [`DropKey`], [`DropCount`], [`Stat`], and the numbers of
 /// [`Reason`], [`Protocol`] and [`Direction`]. Never 0.
-pub const COUNTERS_VERSION: u32 = 1 + if cfg!(feature = "other-connections") {
+pub const COUNTERS_VERSION: u32 = 2 + if cfg!(feature = "other-connections") {
     OTHER
 } else {
     0
@@ -76,7 +76,7 @@ plain! {
     Identity = 16,
     ServiceKey = 20,
     FlowKey = 44,
-    Flow = 64,
+    Flow = 80,
     Opening = 128,
     Bucket = 1152,
     Seed = 48,
@@ -900,19 +900,33 @@ pub struct Flow {
     pub state: u8,
     /// Bits of [`Flow`]'s constants.
     pub flags: u8,
-    /// Zero.
-    pub pad: u8,
+    /// With [`Flow::AUDITED`]: the minute in which it was counted last, its low eight bits.
+    pub minute: u8,
     /// Seconds that it lives after its last packet.
     pub timeout: u32,
+    /// By [`Direction`], of the last packet that may be the connection's: TCP's sequence
+    /// number behind it in the high half, and in the low one what it acknowledges; SCTP's
+    /// verification tag in the high half. Of no meaning in other protocols.
+    pub numbers: [u64; 2],
 }
 
 impl Flow {
+    /// Bit of [`Flow::epoch`], which no endpoint's ever gets to: what is enforced allowed it
+    /// in the epoch that the other bits say, and what is staged didn't, or the agent audits.
+    /// It is counted as audited once a minute as long as its opener sends.
+    pub const AUDITED: u32 = 1 << 31;
+
     /// With this node: no NetworkPolicy and no label can take it back.
     pub const ALWAYS: u8 = 1;
     /// To a Service or a node address: its packets carry [`Tag::service`].
     pub const SERVICE: u8 = 2;
     /// Opened by a pod of this node whose packets show another address.
     pub const MASQUERADED: u8 = 4;
+    /// Nobody saw which end opened it: both directions have allowed it, and with the next
+    /// epoch it is as if it weren't there.
+    pub const EITHER: u8 = 8;
+    /// It was open before it was tracked.
+    pub const PICKED_UP: u8 = 16;
 
     /// A flow of nothing.
     pub const EMPTY: Self = Self {
@@ -925,8 +939,9 @@ impl Flow {
         opened_by: 0,
         state: 0,
         flags: 0,
-        pad: 0,
+        minute: 0,
         timeout: 0,
+        numbers: [0; 2],
     };
 }
 
@@ -938,10 +953,8 @@ pub struct Opening {
     pub flow: Flow,
     /// Its key.
     pub key: FlowKey,
-    /// `FLOWS`: the slot of its endpoint.
+    /// `FLOWS`: the slot of its endpoint. Fills two lines of the cache.
     pub slot: u32,
-    /// Zero. Fills two lines of the cache.
-    pub pad: [u32; 4],
 }
 
 /// Maps `FLOWS` and `OPENING`, index = [`Seed::bucket`]: flows whose keys share a
@@ -1004,6 +1017,9 @@ impl Quota {
     /// for: whatever others keep, there is room for those of one more. The rest stays
     /// in `OPENING`.
     pub const REPLIED: u32 = Self::ALL_REPLIED / 4;
+    /// The same of protocols without connections, whose flows come and go by themselves:
+    /// they leave TCP and SCTP some room.
+    pub const REPLIED_BRIEF: u32 = Self::REPLIED / 4 * 3;
     /// Link-local addresses that one endpoint may claim.
     pub const CLAIMS: u32 = 8;
 }
@@ -1125,6 +1141,9 @@ reasons! {
     Loopback = 23 "loopback",
     /// It passed the ingress hook of no device of this node.
     Unseen = 24 "unseen",
+    /// The pod keeps as many connections as it may, and this one's answers would need one
+    /// more to be kept.
+    ConnectionLimit = 25 "connection_limit",
 }
 
 /// Map `DROPS`: exact counters, per CPU.
@@ -1248,14 +1267,16 @@ pub enum Stat {
     /// Fragmented packets whose later fragments will be dropped, since the first
     /// couldn't be noted.
     FragmentsNotStored = 6,
-    /// Flows of connections that were open before anybody tracked them, and that only
-    /// the pick-up window let through: see [`Endpoint::pickup_until`].
+    /// Flows of connections that were open before anybody tracked them.
     FlowsPickedUp = 7,
+    /// Live answered flows that weren't kept for good, and have given way to new ones: each
+    /// of their packets is decided anew.
+    FlowsEvicted = 8,
 }
 
 impl Stat {
     /// Entries of map `STATS`.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
 }
 
 /// Map `BUDGET`, index = slot: events of an endpoint in the current second.

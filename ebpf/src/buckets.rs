@@ -29,7 +29,7 @@
 use core::hint::black_box;
 
 use crate::abi::{Bucket, Direction, FlowKey, Identity, Seed, capacity};
-use crate::conntrack::{self, Clock};
+use crate::conntrack::{self, Clock, State};
 use crate::packet::protocol;
 use crate::shared::{SharedBucket, SharedFlow};
 
@@ -165,6 +165,25 @@ impl SharedBucket {
         }
         let over = |way: &usize| self.flows[*way].flow.expired(clock);
         (0..Bucket::WAYS).find(over)
+    }
+
+    /// `FLOWS`: the way of an endpoint's flow whose time is over.
+    #[inline(always)]
+    pub fn over(&self, endpoint: u32, clock: Clock) -> Option<usize> {
+        let over = |way: &usize| {
+            let held = &self.flows[*way];
+            held.key.endpoint.get() == endpoint && held.flow.expired(clock)
+        };
+        (0..Bucket::WAYS).find(over)
+    }
+
+    /// `OPENING`: whether a way is held by a live answered flow, under another tag.
+    #[inline(always)]
+    pub fn holds_answered(&self, way: usize, tag: u64, now: u64) -> bool {
+        let held = self.tags[way].get();
+        let left = self.until[way].get().wrapping_sub(now as u32);
+        let answered = self.flows[way].flow.state.get() == State::Replied as u8;
+        held > Bucket::BUSY && held != tag && left >> 31 == 0 && answered
     }
 
     /// The way for a new flow: its tag's, a free one, one whose flow holds it no

@@ -1,10 +1,14 @@
 //! What a packet does to a flow, and how long a flow lives: pure transitions,
 //! the clock is passed in.
 
+mod turns;
+
 use crate::abi::{Direction, Flow, Quota};
 use crate::packet::{Packet, mark, protocol};
 use crate::shared::{Shared, SharedFlow, SharedQuota};
 use core::hint::cold_path;
+
+pub use turns::answers;
 
 /// How far a connection has come.
 #[repr(u8)]
@@ -14,7 +18,8 @@ pub enum State {
     Opening = 0,
     /// Both sides have been heard, and with TCP the opener once more.
     Replied = 1,
-    /// One side has ended it (TCP's FIN or RST, SCTP's ABORT or SHUTDOWN).
+    /// It is over: both sides have ended it, or one for both (TCP's FINs or RST, SCTP's
+    /// ABORT or SHUTDOWN).
     Closing = 2,
     /// TCP: answered, but the opener hasn't shown that it got the answer. Whoever
     /// only sends SYNs never comes further.
@@ -23,7 +28,17 @@ pub enum State {
     /// there is a connection: over TCP as long as it sends bare ACKs, over UDP as long as
     /// the window is open.
     PickedUp = 4,
+    /// TCP: its opener has ended its half (FIN), the other side goes on.
+    OpenerDone = 5,
+    /// TCP: the other way round.
+    OtherDone = 6,
 }
+
+/// What [`advance`] gives instead of a [`State`] for a TCP SYN-ACK on a connection that
+/// lives: if it answers a new SYN, there is a new connection.
+pub const ANSWERS_ANEW: u8 = 7;
+/// Neither end's TCP would take the packet: it changes nothing.
+const UNBELIEVED: u8 = 8;
 
 /// The flows' clock: the kernel's ticks, which cost nothing to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,13 +53,16 @@ pub struct Clock {
 ///
 /// An entry past its timeout counts as absent, so none of this needs an agent.
 /// The values are conntrack's habits (nf_conntrack, Linux 6.18) but for
-/// established TCP, which lives 24 h instead of 5 days.
+/// established TCP, which lives 24 h instead of 5 days, and TCP of which one side has sent
+/// its FIN: an hour, as kube-proxy sets it (`nf_conntrack_tcp_timeout_close_wait`).
 #[inline(always)]
 pub const fn timeout(protocol_number: u8, state: u8) -> u32 {
     let replied = state == State::Replied as u8;
     let closing = state == State::Closing as u8;
+    let half = state == State::OpenerDone as u8 || state == State::OtherDone as u8;
     match protocol_number {
         protocol::TCP if replied => 24 * 3600,
+        protocol::TCP if half => 3600,
         protocol::TCP if closing => 120,
         protocol::SCTP if replied => 210,
         protocol::TCP | protocol::SCTP => 60,
@@ -68,6 +86,14 @@ const fn is_over(last_seen: u64, timeout: u32, clock: Clock) -> bool {
     last_seen.wrapping_add(timeout as u64 * clock.second) < clock.now
 }
 
+impl Clock {
+    /// The minute, its low eight bits.
+    #[inline(always)]
+    pub fn minute(self) -> u8 {
+        self.now.checked_div(60 * self.second).unwrap_or_default() as u8
+    }
+}
+
 impl SharedFlow {
     /// Whether the flow counts as absent now; see [`expired`].
     #[inline(always)]
@@ -76,69 +102,29 @@ impl SharedFlow {
     }
 }
 
-/// Takes an allowed packet into account; the flow's [`State`] from then on.
+/// Takes an allowed packet into account; the flow's [`State`] from then on, or
+/// [`ANSWERS_ANEW`].
 #[inline(always)]
 pub fn advance(flow: &SharedFlow, direction: Direction, packet: &Packet, len: u32, now: u64) -> u8 {
-    let [packets, bytes] = match direction {
-        Direction::Ingress => [&flow.packets[0], &flow.bytes[0]],
-        Direction::Egress => [&flow.packets[1], &flow.bytes[1]],
+    let [packets, bytes, numbers] = match direction {
+        Direction::Ingress => [&flow.packets[0], &flow.bytes[0], &flow.numbers[0]],
+        Direction::Egress => [&flow.packets[1], &flow.bytes[1], &flow.numbers[1]],
     };
     add(packets, 1);
     add(bytes, u64::from(len));
-    flow.last_seen.set(now);
-    let before = flow.state.get();
-    let state = next(flow, before, direction, packet);
-    if state != before {
+    let state = flow.state.get();
+    if state != State::Replied as u8 || packet.is(mark::TURNS) {
         cold_path();
-        flow.state.set(state);
-        flow.timeout.set(timeout(packet.protocol, state));
+        return turns::turn(flow, direction, packet, now);
     }
+    flow.last_seen.set(now);
+    numbers.set(packet.numbers);
     state
 }
 
 #[inline(always)]
 fn add(counter: &Shared<u64>, more: u64) {
     counter.set(counter.get().wrapping_add(more));
-}
-
-/// The state of a flow after a packet.
-#[inline(always)]
-fn next(flow: &SharedFlow, state: u8, direction: Direction, packet: &Packet) -> u8 {
-    if state == State::Replied as u8 {
-        return if packet.is(mark::ENDS) {
-            State::Closing as u8
-        } else {
-            state
-        };
-    }
-    let by_opener = flow.opened_by.get() == direction as u8;
-    if state == State::PickedUp as u8 {
-        // A reset says that there is no such connection.
-        return if by_opener && !packet.is(mark::ENDS) {
-            State::Replied as u8
-        } else {
-            state
-        };
-    }
-    if state == State::Opening as u8 && by_opener {
-        // An unanswered flow stays what it is, also when its opener ends it:
-        // alone it must not be able to fill the table of replied ones.
-        return state;
-    }
-    if packet.is(mark::ENDS) {
-        return State::Closing as u8;
-    }
-    if state == State::Opening as u8 {
-        return if packet.is(mark::SHAKES) {
-            State::Answered as u8
-        } else {
-            State::Replied as u8
-        };
-    }
-    if state == State::Answered as u8 && by_opener && !packet.is(mark::STARTS) {
-        return State::Replied as u8;
-    }
-    state
 }
 
 /// A flow that a packet has just opened.
@@ -165,9 +151,19 @@ pub const fn opened(
         opened_by: direction as u8,
         state: State::Opening as u8,
         flags: 0,
-        pad: 0,
+        minute: 0,
+        numbers: [0; 2],
         timeout: timeout(protocol_number, State::Opening as u8),
     }
+}
+
+/// Takes an answered flow back to where it waits for its opener, since there is no room to
+/// keep it.
+#[inline(always)]
+pub fn hold_back(flow: &SharedFlow, protocol_number: u8) {
+    let state = State::Answered as u8;
+    flow.state.set(state);
+    flow.timeout.set(timeout(protocol_number, state));
 }
 
 /// How long a flow in `OPENING` holds its way against others after its last packet,
@@ -192,12 +188,13 @@ impl SharedQuota {
         if kept < u32::MAX / 2 { kept } else { 0 }
     }
 
-    /// Whether the endpoint may keep one more, given how many all of them keep.
+    /// Whether the endpoint may keep one more of a protocol that may have `most`, given how
+    /// many all of them keep.
     #[inline(always)]
-    pub fn may_keep(&self, endpoint: u32, gone: u32, all: u32) -> bool {
+    pub fn may_keep(&self, endpoint: u32, most: u32, gone: u32, all: u32) -> bool {
         self.is_of(endpoint);
         let kept = self.kept(gone);
-        kept < Quota::REPLIED && kept < Quota::ALL_REPLIED.saturating_sub(all)
+        kept < most && kept < Quota::ALL_REPLIED.saturating_sub(all)
     }
 
     /// One more is kept.

@@ -4,6 +4,7 @@ use super::*;
 use crate::packet::{sctp, tcp};
 
 const SECOND: u64 = 100;
+const MOST: u32 = Quota::REPLIED;
 
 const fn at(now: u64) -> Clock {
     Clock {
@@ -12,15 +13,26 @@ const fn at(now: u64) -> Clock {
     }
 }
 
-fn packet(protocol: u8, detail: u8) -> Packet {
+/// What goes one way begins at 100, the other way at 500, and has no data; SCTP's tags are
+/// the same.
+fn packet(direction: Direction, protocol: u8, detail: u8) -> Packet {
     let mut packet = Packet {
         protocol,
-        detail,
+        transport_len: 20,
         ..Packet::EMPTY
     };
+    let (own, other) = match direction {
+        Egress => (100, 500),
+        Ingress => (500, 100),
+    };
     match protocol {
-        protocol::TCP => packet.mark_tcp(),
-        protocol::SCTP => packet.mark_sctp(),
+        protocol::TCP => {
+            assert!(packet.set_tcp(own, other, 5 << 28 | u32::from(detail) << 16));
+        }
+        protocol::SCTP => {
+            packet.detail = detail;
+            packet.mark_sctp(7_u32.to_be());
+        }
         _ => packet.mark_udp(),
     }
     packet
@@ -36,7 +48,8 @@ fn begun(protocol: u8, now: u64) -> SharedFlow {
 fn after(steps: &[(Direction, u8)], protocol: u8) -> SharedFlow {
     let flow = begun(protocol, 0);
     for (direction, detail) in steps {
-        advance(&flow, *direction, &packet(protocol, *detail), 60, 0);
+        let packet = packet(*direction, protocol, *detail);
+        advance(&flow, *direction, &packet, 60, 0);
     }
     flow
 }
@@ -46,7 +59,7 @@ use Direction::{Egress, Ingress};
 #[test]
 fn an_answer_makes_a_datagram_flow_a_replied_one() {
     let flow = begun(protocol::UDP, 5);
-    let datagram = packet(protocol::UDP, 0);
+    let datagram = packet(Egress, protocol::UDP, 0);
     advance(&flow, Egress, &datagram, 60, 6);
     assert_eq!(flow.state.get(), State::Opening as u8);
     advance(&flow, Ingress, &datagram, 60, 7);
@@ -80,10 +93,16 @@ fn a_connection_is_replied_once_its_opener_has_heard_the_answer() {
 fn what_ends_a_connection_shortens_its_life() {
     let open = [(Ingress, tcp::ACK), (Egress, tcp::ACK)];
     assert!(!after(&open, protocol::TCP).expired(at(3600 * SECOND)));
-    for flag in [tcp::FIN, tcp::RST] {
-        let flow = after(&[open[0], open[1], (Ingress, flag)], protocol::TCP);
-        assert!(flow.expired(at(121 * SECOND)));
-        assert!(!flow.expired(at(120 * SECOND)));
+    let fin = tcp::FIN | tcp::ACK;
+    for ends in [
+        &[(Ingress, tcp::RST)][..],
+        &[(Egress, tcp::RST | tcp::ACK)],
+        &[(Ingress, fin), (Egress, fin)],
+        &[(Egress, fin), (Ingress, fin)],
+    ] {
+        let flow = after(&[&open[..], ends].concat(), protocol::TCP);
+        assert!(flow.expired(at(121 * SECOND)), "{ends:?}");
+        assert!(!flow.expired(at(120 * SECOND)), "{ends:?}");
     }
     for chunk in [sctp::ABORT, sctp::SHUTDOWN, sctp::SHUTDOWN_COMPLETE] {
         let flow = after(&[(Ingress, 0), (Egress, chunk)], protocol::SCTP);
@@ -91,6 +110,27 @@ fn what_ends_a_connection_shortens_its_life() {
     }
     // The same bits in another protocol mean nothing.
     let flow = after(&[(Ingress, 0), (Egress, tcp::RST)], protocol::UDP);
+    assert_eq!(flow.state.get(), State::Replied as u8);
+}
+
+#[test]
+fn a_connection_that_one_side_has_ended_lives_for_an_hour_more() {
+    for side in [Egress, Ingress] {
+        let mut steps = vec![(Ingress, tcp::ACK), (Egress, tcp::ACK)];
+        // However often it says so.
+        steps.extend([(side, tcp::FIN | tcp::ACK); 3]);
+        let flow = after(&steps, protocol::TCP);
+        assert!(!flow.expired(at(3600 * SECOND)), "{side:?}");
+        assert!(flow.expired(at(3601 * SECOND)), "{side:?}");
+    }
+}
+
+#[test]
+fn an_association_ends_by_its_own_tag_alone() {
+    let flow = after(&[(Ingress, 0), (Egress, 0)], protocol::SCTP);
+    let mut stray = packet(Ingress, protocol::SCTP, sctp::ABORT);
+    stray.mark_sctp(8_u32.to_be());
+    advance(&flow, Ingress, &stray, 60, 0);
     assert_eq!(flow.state.get(), State::Replied as u8);
 }
 
@@ -129,10 +169,17 @@ fn what_is_picked_up_waits_for_its_opener_and_no_reset_confirms_it() {
         (Egress, tcp::RST),
         (Egress, tcp::FIN | tcp::ACK),
     ] {
-        advance(&flow, direction, &packet(protocol::TCP, detail), 60, 0);
+        let packet = packet(direction, protocol::TCP, detail);
+        advance(&flow, direction, &packet, 60, 0);
         assert_eq!(flow.state.get(), State::PickedUp as u8);
     }
-    advance(&flow, Egress, &packet(protocol::TCP, tcp::ACK), 60, 0);
+    advance(
+        &flow,
+        Egress,
+        &packet(Egress, protocol::TCP, tcp::ACK),
+        60,
+        0,
+    );
     assert_eq!(flow.state.get(), State::Replied as u8);
 }
 
@@ -141,16 +188,25 @@ fn replied_flows_are_kept_up_to_a_number_and_those_that_expired_make_room() {
     let quota = SharedQuota::default();
     quota.endpoint.set(7);
     quota.replied.set(Quota::REPLIED - 1);
-    assert!(quota.may_keep(7, 0, 0));
+    assert!(quota.may_keep(7, MOST, 0, 0));
     quota.keep();
-    assert!(!quota.may_keep(7, 0, 0));
-    assert!(quota.may_keep(7, 1, 0));
+    assert!(!quota.may_keep(7, MOST, 0, 0));
+    assert!(quota.may_keep(7, MOST, 1, 0));
     assert!(
-        quota.may_keep(7, Quota::REPLIED * 2, 0),
+        quota.may_keep(7, MOST, Quota::REPLIED * 2, 0),
         "more gone than counted"
     );
     quota.let_go();
-    assert!(quota.may_keep(7, 0, 0));
+    assert!(quota.may_keep(7, MOST, 0, 0));
+}
+
+#[test]
+fn datagrams_leave_connections_some_room() {
+    let quota = SharedQuota::default();
+    quota.endpoint.set(7);
+    quota.replied.set(Quota::REPLIED_BRIEF);
+    assert!(!quota.may_keep(7, Quota::REPLIED_BRIEF, 0, 0));
+    assert!(quota.may_keep(7, MOST, 0, 0));
 }
 
 #[test]
@@ -161,7 +217,7 @@ fn greedy_endpoints_leave_as_much_room_as_each_of_them_has() {
         loop {
             let before = all.replied.get();
             for (endpoint, quota) in (1..).zip(&quotas) {
-                if quota.may_keep(endpoint, 0, all.kept(0)) {
+                if quota.may_keep(endpoint, MOST, 0, all.kept(0)) {
                     quota.keep();
                     all.keep();
                 }
@@ -174,7 +230,7 @@ fn greedy_endpoints_leave_as_much_room_as_each_of_them_has() {
         let most = quotas.iter().map(|quota| quota.replied.get()).max();
         let most = most.expect("there are some");
         assert!(left >= most - 1, "{greedy} leave {left}, one has {most}");
-        assert!(SharedQuota::default().may_keep(greedy + 1, 0, all.kept(0)));
+        assert!(SharedQuota::default().may_keep(greedy + 1, MOST, 0, all.kept(0)));
     }
 }
 

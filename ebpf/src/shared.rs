@@ -193,15 +193,15 @@ view!(SharedFlow of Flow {
     opened_by: Shared<u8>,
     state: Shared<u8>,
     flags: Shared<u8>,
-    pad: Shared<u8>,
+    minute: Shared<u8>,
     timeout: Shared<u32>,
+    numbers: [Shared<u64>; 2],
 });
 
 view!(SharedOpening of Opening {
     flow: SharedFlow,
     key: SharedKey,
     slot: Shared<u32>,
-    pad: [Shared<u32>; 4],
 });
 
 view!(SharedBucket of Bucket {
@@ -281,8 +281,10 @@ impl SharedFlow {
         self.opened_by.set(flow.opened_by);
         self.state.set(flow.state);
         self.flags.set(flow.flags);
-        self.pad.set(flow.pad);
+        self.minute.set(flow.minute);
         self.timeout.set(flow.timeout);
+        self.numbers[0].set(flow.numbers[0]);
+        self.numbers[1].set(flow.numbers[1]);
     }
 
     /// Stores what another one holds, integer by integer: all of it at once has no room
@@ -300,8 +302,10 @@ impl SharedFlow {
         self.opened_by.set(from.opened_by.get());
         self.state.set(from.state.get());
         self.flags.set(from.flags.get());
-        self.pad.set(from.pad.get());
+        self.minute.set(from.minute.get());
         self.timeout.set(from.timeout.get());
+        self.numbers[0].set(from.numbers[0].get());
+        self.numbers[1].set(from.numbers[1].get());
     }
 }
 

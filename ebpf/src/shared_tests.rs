@@ -13,7 +13,8 @@ const FLOW: Flow = Flow {
     opened_by: 9,
     state: 10,
     flags: 11,
-    pad: 12,
+    minute: 12,
+    numbers: [14, 15],
     timeout: 13,
 };
 

@@ -2,6 +2,10 @@
 
 #[path = "packets/hidden.rs"]
 mod hidden;
+#[path = "packets/lives.rs"]
+mod lives;
+#[path = "packets/old.rs"]
+mod old;
 #[path = "packets/window.rs"]
 mod window;
 
@@ -200,8 +204,10 @@ fn a_reply_moves_a_flow_among_the_replied_ones() {
     assert_step(&mut host, &to_pod("callee", &reply.flags(SYN | ACK)));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
     assert_eq!(host.flow_count(), (1, 0));
-    // What has ended makes room.
+    // Half of an end is none. What has ended makes room.
     assert_step(&mut host, &to_pod("callee", &reply.flags(ACK | 1)));
+    assert_eq!(host.flow_count(), (1, 0));
+    assert_step(&mut host, &from_pod("callee", &outgoing(ACK | 1)));
     assert_eq!(host.flow_count(), (0, 1));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
     assert_eq!(host.flow_count(), (0, 1));

@@ -60,8 +60,10 @@ pub struct Stats {
     pub flows_over_quota: u64,
     /// Fragmented packets whose first fragment couldn't be noted.
     pub fragments_not_stored: u64,
-    /// Flows that only the pick-up window let through.
+    /// Flows of connections that were open before they were tracked.
     pub flows_picked_up: u64,
+    /// Live answered flows, not kept for good, that gave way to new ones.
+    pub flows_evicted: u64,
     /// How often connections were left behind in tables of another version.
     pub connections_lost: u64,
     /// How often counts were.
@@ -71,7 +73,7 @@ pub struct Stats {
 impl Stats {
     /// Names in metrics, what they say, and counts, but for opened flows, which are one
     /// metric.
-    pub const fn series(&self) -> [(&'static str, &'static str, u64); 8] {
+    pub const fn series(&self) -> [(&'static str, &'static str, u64); 9] {
         [
             (
                 "ringfence_events_lost_total",
@@ -100,9 +102,14 @@ impl Stats {
             ),
             (
                 "ringfence_flows_picked_up_total",
-                "Connections that only the pick-up window let through, since they were open \
-                 before they were tracked.",
+                "Connections that were open before they were tracked, taken over in the middle.",
                 self.flows_picked_up,
+            ),
+            (
+                "ringfence_flows_evicted_total",
+                "Live answered flows, not kept for good, that gave way to new ones; each of \
+                 their packets is decided anew.",
+                self.flows_evicted,
             ),
             (
                 "ringfence_connections_lost_total",
@@ -234,6 +241,7 @@ impl Counters {
             flows_over_quota: read(Stat::FlowsOverQuota)?,
             fragments_not_stored: read(Stat::FragmentsNotStored)?,
             flows_picked_up: read(Stat::FlowsPickedUp)?,
+            flows_evicted: read(Stat::FlowsEvicted)?,
             connections_lost: kept(AgentField::ConnectionsLost)?,
             counts_lost: kept(AgentField::CountsLost)?,
         })

@@ -29,8 +29,10 @@ pub struct FlowEntry {
     pub peer: String,
     /// `ingress` if the peer opened it, `egress` if the pod did.
     pub opened: &'static str,
-    /// `opening`, `established` or `closing`.
+    /// `opening`, `established`, `half-closed` or `closing`.
     pub state: &'static str,
+    /// It was open before it was tracked.
+    pub picked_up: bool,
     /// Seconds since its first packet.
     pub age: u64,
     /// Seconds since its last packet.
@@ -83,9 +85,11 @@ fn entry(pod: String, key: &FlowKey, flow: &Flow, clock: Clock, datapath: &Datap
         opened: Direction::from_u8(flow.opened_by).map_or("unknown", Direction::name),
         state: match flow.state {
             s if s == State::Replied as u8 => "established",
+            s if s == State::OpenerDone as u8 || s == State::OtherDone as u8 => "half-closed",
             s if s == State::Closing as u8 => "closing",
             _ => "opening",
         },
+        picked_up: flow.flags & Flow::PICKED_UP != 0,
         age: seconds(flow.opened),
         idle: seconds(flow.last_seen),
         packets: flow.packets,

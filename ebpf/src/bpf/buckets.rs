@@ -6,11 +6,11 @@ use core::hint::black_box;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use ringfence_ebpf::abi::{Bucket, FlowKey, Seed, capacity};
+use ringfence_ebpf::abi::{Bucket, FlowKey, Seed, Stat, capacity};
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::shared::{Shared, SharedBucket, SharedFlow};
 
-use super::maps::ENDPOINTS;
+use super::maps::{ENDPOINTS, count};
 
 #[map]
 static FLOWS: Array<SharedBucket> = Array::pinned(capacity::FLOWS, 0);
@@ -82,7 +82,11 @@ pub(super) fn open(tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> 
         // Its bytes are taken apart here, not before the loop: there is no stack for that.
         let owner = black_box(owner);
         let way = forgotten(bucket.place(tag, owner, clock.now)) & LAST_WAY;
+        let evicts = bucket.holds_answered(way, tag, clock.now);
         if write(bucket, way, tag, key, flow) {
+            if evicts {
+                count(Stat::FlowsEvicted);
+            }
             bucket.own(way, owner, flow, clock);
             return true;
         }
@@ -157,14 +161,27 @@ fn left(bucket: &SharedBucket) -> Option<usize> {
     None
 }
 
-/// Moves one back.
+/// Moves one to the replied ones, in the place of one of the same endpoint.
 #[inline(never)]
-pub(super) fn demote(tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-    // There first: there is no moment without it. Only who takes it out
-    // counts it.
-    open(tag, key, flow, clock)
-        && (flows_bucket(tag).is_some_and(|bucket| release(bucket, tag, key))
-            || FLOWS_MORE.remove(key).is_ok())
+pub(super) fn swap(tag: u64, key: &FlowKey, flow: &SharedFlow, clock: &Clock) -> bool {
+    let Some(bucket) = flows_bucket(tag) else {
+        return false;
+    };
+    let Some(way) = bucket.over(key.endpoint, *clock) else {
+        return false;
+    };
+    let stored = write(bucket, way, tag, key, flow);
+    if stored && let Some(bucket) = opening_bucket(tag, key) {
+        release(bucket, tag, key);
+    }
+    stored
+}
+
+/// Takes one out of the replied ones.
+#[inline(never)]
+pub(super) fn forget(tag: u64, key: &FlowKey) -> bool {
+    flows_bucket(tag).is_some_and(|bucket| release(bucket, tag, key))
+        || FLOWS_MORE.remove(key).is_ok()
 }
 
 /// Bounds a way for the verifier.

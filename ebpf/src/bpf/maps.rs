@@ -259,8 +259,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn demote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-        buckets::demote(tag, key, flow, clock)
+    fn swap(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
+        buckets::swap(tag, key, flow, &clock)
+    }
+
+    #[inline(always)]
+    fn forget(&self, tag: u64, key: &FlowKey) -> bool {
+        buckets::forget(tag, key)
     }
 
     #[inline(always)]

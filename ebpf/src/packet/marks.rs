@@ -1,19 +1,44 @@
 //! What a packet means to a flow, by its protocol.
 
+use core::hint::cold_path;
+
 use super::{Packet, icmpv6, is_tunnel_protocol, mark, protocol, sctp, tcp};
 
 impl Packet {
-    /// Sets the marks of TCP, given its flags.
+    /// Sets what TCP says beside its ports: its sequence number, what it acknowledges, and
+    /// the fourth word of its header, host order. `false` if the header is longer than
+    /// what there is, or shorter than a header.
     #[inline(always)]
-    pub(crate) const fn mark_tcp(&mut self) {
+    pub(crate) fn set_tcp(&mut self, sequence: u32, acknowledged: u32, word: u32) -> bool {
+        let header_len = (word >> 28) * 4;
+        if header_len < 20 || self.transport_len < header_len {
+            return false;
+        }
+        let payload = self.transport_len - header_len;
+        let behind = sequence.wrapping_add(payload);
+        self.numbers = u64::from(behind) << 32 | u64::from(acknowledged);
+        self.detail = (word >> 16) as u8;
+        self.marks = mark::ANY | mark::SHAKES;
+        if self.detail & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+            cold_path();
+            self.payload = payload;
+            self.marks = Self::marks_of_turn(self.detail);
+        }
+        true
+    }
+
+    /// The marks of a segment with SYN, FIN or RST.
+    #[inline(always)]
+    const fn marks_of_turn(flags: u8) -> u8 {
         let mut marks = mark::ANY | mark::SHAKES;
-        if self.detail & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        let shakes = flags & (tcp::SYN | tcp::ACK);
+        if shakes == tcp::SYN {
             marks |= mark::STARTS;
         }
-        if self.detail & (tcp::FIN | tcp::RST) != 0 {
-            marks = marks & !mark::OPENS | mark::ENDS;
+        if flags & (tcp::FIN | tcp::RST) != 0 || shakes == tcp::SYN | tcp::ACK {
+            marks = marks & !mark::OPENS | mark::TURNS;
         }
-        self.marks = marks;
+        marks
     }
 
     /// Sets the marks of UDP. Which ports are tunnels' is for the tables to say.
@@ -22,13 +47,15 @@ impl Packet {
         self.marks = mark::ANY | mark::TUNNEL;
     }
 
-    /// Sets the marks of SCTP, given the type of its first chunk.
+    /// Sets the marks of SCTP, given the type of its first chunk; `tag` is the second word
+    /// of the header.
     #[inline(always)]
-    pub(crate) const fn mark_sctp(&mut self) {
+    pub(crate) const fn mark_sctp(&mut self, tag: u32) {
+        self.numbers = (u32::from_be(tag) as u64) << 32;
         self.marks = match self.detail {
             sctp::INIT => mark::ANY | mark::STARTS,
             sctp::ABORT | sctp::SHUTDOWN | sctp::SHUTDOWN_COMPLETE => {
-                mark::ANY & !mark::OPENS | mark::ENDS
+                mark::ANY & !mark::OPENS | mark::TURNS
             }
             _ => mark::ANY,
         };

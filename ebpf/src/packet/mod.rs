@@ -8,6 +8,7 @@ mod marks;
 mod numbers;
 mod parse;
 mod plain;
+mod quoted;
 
 use core::hint::cold_path;
 
@@ -17,7 +18,8 @@ pub use numbers::{
     ETHERNET, EXTENSION_HEADERS, TUNNEL_PORTS, ethertype, icmpv6, is_tunnel_port,
     is_tunnel_protocol, protocol, sctp, tcp,
 };
-pub use parse::{parse_any, parse_l3, quoted};
+pub use parse::{parse_any, parse_l3};
+pub use quoted::quoted;
 
 /// Parses a frame into `packet`, which may lie in a map: a BPF stack has 512 bytes.
 /// What was in it is of no meaning.
@@ -103,13 +105,14 @@ impl Frame for [u8] {
 pub mod mark {
     /// It asks for a new connection: a TCP SYN without ACK, an SCTP INIT.
     pub const STARTS: u8 = 1;
-    /// It ends its connection, or its half of it.
-    pub const ENDS: u8 = 2;
+    /// It answers a new connection (TCP's SYN-ACK), or ends one, or its half of it: whether
+    /// that is so, its numbers say.
+    pub const TURNS: u8 = 2;
     /// Of a protocol (TCP) whose opener shows that it got the answer.
     pub const SHAKES: u8 = 4;
     /// If it is allowed, it opens a flow. ICMP replies and errors don't: a flow
-    /// made by a stray echo reply would let the peer's queries in. Nor does what only
-    /// ends a connection: nobody answers it, so it needs no flow.
+    /// made by a stray echo reply would let the peer's queries in. Nor does what turns a
+    /// connection: without one it is of no meaning.
     pub const OPENS: u8 = 8;
     /// It can be a packet of a flow's opener: of ICMP only queries are.
     pub const BY_OPENER: u8 = 16;
@@ -179,6 +182,11 @@ pub struct Packet {
     pub fragment_len: u32,
     /// Of any fragment: what ties it to the others.
     pub identification: u32,
+    /// TCP only: bytes of data, of a segment with SYN, FIN or RST.
+    pub payload: u32,
+    /// TCP: the sequence number behind its data in the high half, and in the low one the
+    /// number that it acknowledges. SCTP: the verification tag in the high half.
+    pub numbers: u64,
 }
 
 impl Packet {
@@ -203,6 +211,8 @@ impl Packet {
         fragment_at: 0,
         fragment_len: 0,
         identification: 0,
+        payload: 0,
+        numbers: 0,
     };
 
     /// Whether it has one of the marks.

@@ -1,6 +1,6 @@
 //! The walk through the headers.
 
-use super::{ETHERNET, EXTENSION_HEADERS, Frame, Packet, Shape, ethertype, mark, protocol};
+use super::{ETHERNET, EXTENSION_HEADERS, Frame, Packet, Shape, ethertype, protocol};
 use crate::abi::{Addr, Mac, Reason};
 
 /// Parses any frame, header by header, wherever its bytes lie.
@@ -35,50 +35,6 @@ pub fn parse_l3<F: Frame + ?Sized>(frame: &F, kind: u16, packet: &mut Packet) {
     };
 }
 
-/// The flow that an ICMP or ICMPv6 error quotes: the addresses and ports of the
-/// packet that met the error go to `inner`. `None` if it can't be told.
-#[inline(always)]
-pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) -> Option<()> {
-    *inner = Packet::EMPTY;
-    inner.ethertype = error.ethertype;
-    let at = error.transport + 8;
-    if error.transport_len < 8 + 28 {
-        return None;
-    }
-    // Errors quote a packet's start, so its claimed length reaches past the end:
-    // only the addresses, the protocol and the first eight bytes are read.
-    let transport = if error.protocol == protocol::ICMP {
-        let header = Ipv4(frame.words(at)?);
-        if !header.is_sound() || header.fragment() & FRAGMENT_OFFSET != 0 {
-            return None;
-        }
-        header.addresses(inner);
-        at + header.len()
-    } else {
-        let header = Ipv6(frame.words(at)?);
-        if header.version() != 6 {
-            return None;
-        }
-        header.addresses(inner);
-        inner.protocol = header.next();
-        at + 40
-    };
-    let words = frame.words::<2>(transport)?;
-    match inner.protocol {
-        protocol::TCP | protocol::UDP | protocol::SCTP => set_ports(inner, words[0]),
-        protocol::ICMP | protocol::ICMPV6 => {
-            inner.detail = (u32::from_be(words[0]) >> 24) as u8;
-            inner.mark_icmp(words[1]);
-            if !inner.is(mark::BY_OPENER | mark::BY_OTHER) {
-                return None;
-            }
-        }
-        _ => {}
-    }
-    inner.shape = Shape::Ip;
-    Some(())
-}
-
 #[inline(always)]
 fn arp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
     let Some(w) = frame.words::<7>(ETHERNET) else {
@@ -99,12 +55,12 @@ fn arp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
 }
 
 /// Bits of the fragment offset in IPv4's flags-and-offset field.
-const FRAGMENT_OFFSET: u32 = 0x1fff;
+pub(super) const FRAGMENT_OFFSET: u32 = 0x1fff;
 /// "More fragments" in the same field.
 const MORE_FRAGMENTS: u32 = 0x2000;
 
 /// An IPv4 header without options, as it lies in memory (RFC 791).
-struct Ipv4([u32; 5]);
+pub(super) struct Ipv4(pub(super) [u32; 5]);
 
 impl Ipv4 {
     #[inline(always)]
@@ -113,17 +69,17 @@ impl Ipv4 {
     }
 
     #[inline(always)]
-    const fn len(&self) -> u32 {
+    pub(super) const fn len(&self) -> u32 {
         (self.first() >> 24 & 0xf) * 4
     }
 
     #[inline(always)]
-    const fn is_sound(&self) -> bool {
+    pub(super) const fn is_sound(&self) -> bool {
         self.first() >> 28 == 4 && self.len() >= 20
     }
 
     #[inline(always)]
-    const fn fragment(&self) -> u32 {
+    pub(super) const fn fragment(&self) -> u32 {
         u32::from_be(self.0[1]) & 0xffff
     }
 
@@ -134,7 +90,7 @@ impl Ipv4 {
 
     /// Addresses and protocol.
     #[inline(always)]
-    const fn addresses(&self, packet: &mut Packet) {
+    pub(super) const fn addresses(&self, packet: &mut Packet) {
         packet.protocol = (u32::from_be(self.0[2]) >> 16) as u8;
         packet.source = Addr::v4(self.0[3].to_ne_bytes());
         packet.destination = Addr::v4(self.0[4].to_ne_bytes());
@@ -142,11 +98,11 @@ impl Ipv4 {
 }
 
 /// An IPv6 header, as it lies in memory (RFC 8200).
-struct Ipv6([u32; 10]);
+pub(super) struct Ipv6(pub(super) [u32; 10]);
 
 impl Ipv6 {
     #[inline(always)]
-    const fn version(&self) -> u32 {
+    pub(super) const fn version(&self) -> u32 {
         u32::from_be(self.0[0]) >> 28
     }
 
@@ -156,7 +112,7 @@ impl Ipv6 {
     }
 
     #[inline(always)]
-    const fn next(&self) -> u8 {
+    pub(super) const fn next(&self) -> u8 {
         (u32::from_be(self.0[1]) >> 8) as u8
     }
 
@@ -166,7 +122,7 @@ impl Ipv6 {
     }
 
     #[inline(always)]
-    const fn addresses(&self, packet: &mut Packet) {
+    pub(super) const fn addresses(&self, packet: &mut Packet) {
         let w = &self.0;
         packet.source = Addr::from_words([w[2], w[3], w[4], w[5]]);
         packet.destination = Addr::from_words([w[6], w[7], w[8], w[9]]);
@@ -270,7 +226,7 @@ fn extensions<F: Frame + ?Sized>(
     end: u32,
 ) -> Shape {
     for walked in 0..=EXTENSION_HEADERS {
-        if !matches!(next, 0 | 43 | 44 | 51 | 60) {
+        if !is_extension(next) {
             packet.protocol = next;
             packet.transport = offset;
             packet.transport_len = end.saturating_sub(offset);
@@ -300,18 +256,31 @@ fn extensions<F: Frame + ?Sized>(
             // Segments are left: the destination isn't the last one.
             break;
         }
-        let units = word >> 16 & 0xff;
-        offset += match next {
-            44 => 8,
-            51 => (units + 2) * 4,
-            _ => (units + 1) * 8,
-        };
+        offset += extension_len(next, word);
         next = (word >> 24) as u8;
         if offset > end {
             return Shape::Fault(Reason::Malformed);
         }
     }
     Shape::Fault(Reason::ExtensionHeader)
+}
+
+/// Whether it is the number of an IPv6 extension header that is walked: hop-by-hop
+/// options, routing, fragment, authentication, destination options.
+#[inline(always)]
+pub(super) const fn is_extension(next: u8) -> bool {
+    matches!(next, 0 | 43 | 44 | 51 | 60)
+}
+
+/// Length of an extension header in bytes, given its kind and its first word, host order.
+#[inline(always)]
+pub(super) const fn extension_len(kind: u8, word: u32) -> u32 {
+    let units = word >> 16 & 0xff;
+    match kind {
+        44 => 8,
+        51 => (units + 2) * 4,
+        _ => (units + 1) * 8,
+    }
 }
 
 /// Reads what the flow key needs. A first fragment has to hold the whole
@@ -348,16 +317,14 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
     };
     match packet.protocol {
         protocol::TCP => {
-            let Some(word) = frame.words::<1>(packet.transport + 12) else {
+            let Some(more) = frame.words::<2>(packet.transport + 8) else {
                 return short;
             };
-            let word = u32::from_be(word[0]);
-            if !tcp_header_fits(word, packet.transport_len) {
+            let [sequence, acknowledged, word] = [words[1], more[0], more[1]].map(u32::from_be);
+            if !packet.set_tcp(sequence, acknowledged, word) {
                 return short;
             }
-            packet.detail = (word >> 16) as u8;
             set_ports(packet, words[0]);
-            packet.mark_tcp();
         }
         protocol::UDP => {
             set_ports(packet, words[0]);
@@ -371,7 +338,7 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
                 packet.detail = (u32::from_be(chunk[0]) >> 24) as u8;
             }
             set_ports(packet, words[0]);
-            packet.mark_sctp();
+            packet.mark_sctp(words[1]);
         }
         _ => {
             // ICMP is of the family that carries it; the other one is no ICMP.
@@ -383,13 +350,6 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
         }
     }
     Shape::Ip
-}
-
-/// Whether the TCP header is as long as it says; `word` is its fourth, host order.
-#[inline(always)]
-pub(super) const fn tcp_header_fits(word: u32, transport_len: u32) -> bool {
-    let header_len = (word >> 28) * 4;
-    header_len >= 20 && transport_len >= header_len
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! UDP or ICMP right behind an IP header without options or extensions, no
 //! fragment, all of it in one piece. Whatever else there is, `parse_any` reads.
 
-use super::parse::{set_ports, tcp_header_fits};
+use super::parse::set_ports;
 use super::{ETHERNET, Frame, Head, Packet, Shape, ethertype, protocol};
 use crate::abi::{Addr, Mac};
 
@@ -59,13 +59,11 @@ fn v4<F: Frame + ?Sized>(frame: &F, head: &impl Head, packet: &mut Packet) -> bo
             let Some(head) = frame.head::<54>() else {
                 return false;
             };
-            let word = u32::from_be(head.word::<46>());
-            if !tcp_header_fits(word, claimed - 20) {
+            let (sequence, acknowledged) = (head.word::<38>(), head.word::<42>());
+            if !tcp(packet, sequence, acknowledged, head.word::<46>()) {
                 return false;
             }
-            packet.detail = (word >> 16) as u8;
             set_ports(packet, head.word::<34>());
-            packet.mark_tcp();
         }
         protocol::UDP => {
             packet.detail = 0;
@@ -113,13 +111,11 @@ fn v6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
             let Some(head) = frame.head::<74>() else {
                 return false;
             };
-            let word = u32::from_be(head.word::<66>());
-            if !tcp_header_fits(word, claimed) {
+            let (sequence, acknowledged) = (head.word::<58>(), head.word::<62>());
+            if !tcp(packet, sequence, acknowledged, head.word::<66>()) {
                 return false;
             }
-            packet.detail = (word >> 16) as u8;
             set_ports(packet, head.word::<54>());
-            packet.mark_tcp();
         }
         protocol::UDP => {
             packet.detail = 0;
@@ -130,6 +126,12 @@ fn v6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
         _ => return false,
     }
     true
+}
+
+#[inline(always)]
+fn tcp(packet: &mut Packet, sequence: u32, acknowledged: u32, word: u32) -> bool {
+    let [sequence, acknowledged, word] = [sequence, acknowledged, word].map(u32::from_be);
+    packet.set_tcp(sequence, acknowledged, word)
 }
 
 /// Neither queries nor replies have a port on their other side.

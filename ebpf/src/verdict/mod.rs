@@ -5,10 +5,14 @@
 //! of them, `matrix` and `explain` ask of the compiled tables. Nothing here reads
 //! a clock or a map by itself.
 
+mod errors;
 mod flows;
 mod fragments;
+mod kept;
 mod memo;
 mod network;
+mod older;
+mod opens;
 mod path;
 mod pod;
 mod policy;
@@ -27,8 +31,8 @@ use crate::conntrack::Clock;
 use crate::packet::Packet;
 use crate::shared::SharedFlow;
 
-use flows::New;
 use memo::Peer;
+use opens::New;
 
 pub use memo::Memo;
 pub use network::{refused, to_network};
@@ -159,6 +163,8 @@ struct Track {
     tag: u64,
     /// What is noted of the flow, if the packet opens one.
     new: New,
+    /// Whether the flow is audited by another word than this end's on this packet.
+    audited: bool,
     /// The address by which the other end is judged. In memory, wherever it comes from:
     /// the verifier walks what follows once for each kind of pointer.
     judged: Addr,
@@ -176,7 +182,9 @@ impl Track {
                 peer: Identity::OUTSIDE,
                 flags: 0,
                 stat: Stat::FlowsAllowed,
+                asked: Policy::Deny,
             },
+            audited: false,
             judged: Addr::UNSPECIFIED,
             peer: Peer::UNKNOWN,
         }

@@ -2,18 +2,14 @@
 
 use core::cell::Cell;
 
-use super::flows::New;
 use super::memo::{Asks, Memo, Peer};
+use super::opens::New;
 use super::policy::policy_of_class;
 use super::{Context, Noted, Policy, Tables, Track, Verdict, half, tiers};
 use crate::abi::{
     Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, ServiceKey, Stat,
 };
 use crate::packet::{self, Packet, Shape};
-
-/// The first of the ports that Linux gives a socket which asks for none
-/// (`net.ipv4.ip_local_port_range`).
-const FIRST_GIVEN: u16 = 32_768;
 
 /// Where a packet is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,22 +173,20 @@ impl<'a, T: Tables> Path<'a, T> {
             peer: peer.workload,
             flags,
             stat: Stat::FlowsAllowed,
+            asked: if always { Policy::Allow } else { peer.policy },
         };
         if self.half.flags & EndpointWorld::QUARANTINE != 0 && !always {
             return self.note_peer(Reason::Quarantine, self.auditing(), track);
         }
-        let asked = if always { Policy::Allow } else { peer.policy };
+        let asked = track.new.asked;
         // It goes on as the flow that its other end opened.
-        let adopted = asked == Policy::Deny
-            && self.endpoint.pickup_until != 0
-            && self.picks_up(known, &track.judged);
+        let adopted =
+            asked == Policy::Deny && self.endpoint.pickup_until != 0 && self.picks_up(track, known);
         if asked == Policy::Deny && !adopted && !self.auditing() {
             return self.note_peer(Reason::Policy, false, track);
         }
         let allowed = asked == Policy::Allow || adopted;
-        if adopted {
-            (track.new.flags, track.new.stat) = (0, Stat::FlowsPickedUp);
-        } else if !allowed {
+        if !allowed {
             track.new.stat = Stat::FlowsAudited;
         }
         self.open(track, known, adopted);
@@ -292,53 +286,6 @@ impl<'a, T: Tables> Path<'a, T> {
             protocol: u16::from(asks.protocol()),
             port: asks.port(),
         })
-    }
-
-    /// Whether an unknown packet may be the reply of a connection that was open, or of
-    /// a question that was asked, before the endpoint came under management. A bounded
-    /// window: a FIN to an open port gets silence, so loose pick-up is a port scanner.
-    #[inline(never)]
-    fn picks_up(&self, known: Known, addr: &Addr) -> bool {
-        // What has an entry was tracked, and policy has taken it back.
-        known == Known::Nothing
-            && self.is_in_window()
-            && self.may_be_reply()
-            && self.would_be_opened(addr)
-    }
-
-    /// Whether a packet may belong to a connection that nobody saw begin, as far as it
-    /// shows: TCP that neither begins nor ends one; in the window a datagram to a port that
-    /// a socket was given, from one that was chosen.
-    #[inline(always)]
-    pub(super) fn may_be_reply(&self) -> bool {
-        use packet::protocol;
-        let (from, to) = (self.packet.source_port, self.packet.destination_port);
-        match self.packet.protocol {
-            protocol::TCP => self.is_bare_ack(),
-            protocol::UDP => from < FIRST_GIVEN && to >= FIRST_GIVEN && self.is_in_window(),
-            _ => false,
-        }
-    }
-
-    #[inline(always)]
-    fn is_in_window(&self) -> bool {
-        self.tables.monotonic() < self.endpoint.pickup_until
-    }
-
-    /// Whether a TCP packet neither begins a connection nor ends one.
-    #[inline(always)]
-    const fn is_bare_ack(&self) -> bool {
-        use packet::tcp;
-        self.packet.detail & (tcp::ACK | tcp::FIN | tcp::RST | tcp::SYN) == tcp::ACK
-    }
-
-    /// Whether policy lets the other end open the connection of which this packet
-    /// would be an answer.
-    #[inline(always)]
-    fn would_be_opened(&self, addr: &Addr) -> bool {
-        let port = self.packet.source_port;
-        let peer = self.judge(self.direction.reverse(), addr, self.packet.protocol, port);
-        peer.policy != Policy::Deny
     }
 
     /// Whether the packet is for a tunnel's end on a node: what is inside would come out

@@ -54,7 +54,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
             service: flags & Flow::SERVICE != 0,
             ..Verdict::ALLOW
         },
-        Found::Revoked => path.deny(Reason::Policy),
+        Found::Denied(reason) => path.deny(reason),
         Found::Absent(known) => path.opens_from_pod(frame, &mut room.work, known),
     };
     path.followed(&mut room.work.track, verdict)
@@ -101,7 +101,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
             room.by_sender = false;
             Verdict::ALLOW
         }
-        Found::Revoked => path.deny(Reason::Policy),
+        Found::Denied(reason) => path.deny(reason),
         Found::Absent(_) if path.belongs_to_pod(frame, &mut room.work) => Verdict::ALLOW,
         Found::Absent(known) => {
             let known = if path.is_owned() {
@@ -110,6 +110,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
                 Known::Untracked
             };
             let track = &mut room.work.track;
+            track.audited = room.by_sender;
             let flags = path.judge_sender(track);
             path.opens_to_pod(track, known, flags)
         }
@@ -148,6 +149,7 @@ impl<T: Tables> Path<'_, T> {
         }
         let packet = self.packet;
         let track = &mut work.track;
+        track.audited = false;
         let mut asks = 0;
         if (packet.is_to_group() || to.is_on_link()) && self.is_judged() {
             cold_path();

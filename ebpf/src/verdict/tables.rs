@@ -48,8 +48,11 @@ pub trait Tables: PolicyTables {
     fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
     /// Moves a flow of the endpoint in a slot to the replied ones; whether that worked.
     fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, slot: u32, clock: Clock) -> bool;
-    /// Moves a flow from the replied ones to the others; whether that worked.
-    fn demote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
+    /// Moves a flow to the replied ones in the place of one of the same endpoint whose time
+    /// is over; whether there was one.
+    fn swap(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
+    /// Takes a flow out of the replied ones; whether it was there.
+    fn forget(&self, tag: u64, key: &FlowKey) -> bool;
     /// The quota of the endpoint in a slot, or of all together ([`Quota::NODE`](crate::abi::Quota::NODE)).
     fn quota(&self, slot: u32) -> Option<&SharedQuota>;
     /// How many of the flows that the quota counts as replied are gone: the

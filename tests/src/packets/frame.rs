@@ -224,6 +224,19 @@ impl Frame {
         self.with(|f| f.payload[13] = flags)
     }
 
+    /// The same TCP segment with another sequence number, which acknowledges another one.
+    pub fn numbers(&self, sequence: u32, acknowledged: u32) -> Self {
+        self.with(|f| {
+            f.payload[4..8].copy_from_slice(&sequence.to_be_bytes());
+            f.payload[8..12].copy_from_slice(&acknowledged.to_be_bytes());
+        })
+    }
+
+    /// The same TCP segment with so many bytes of data.
+    pub fn data(&self, len: usize) -> Self {
+        self.with(|f| f.payload.resize(20 + len, 0x55))
+    }
+
     /// As it lies on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::from(self.destination_mac);

@@ -8,7 +8,7 @@ use ringfence_ebpf::abi::{
     Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{self, Packet, Shape, ethertype};
+use ringfence_ebpf::packet::{self, Packet, Shape, ethertype, protocol};
 use ringfence_ebpf::shared::{SharedBucket, SharedFlow, SharedQuota};
 use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
@@ -59,6 +59,12 @@ pub fn said(packet: &Packet) -> Packet {
     let mut said = *packet;
     if packet.shape == Shape::Ip && !packet.first_fragment {
         (said.fragment_at, said.fragment_len, said.identification) = (0, 0, 0);
+    }
+    if !matches!(packet.protocol, protocol::TCP | protocol::SCTP) {
+        said.numbers = 0;
+    }
+    if packet.protocol != protocol::TCP || packet.detail & 7 == 0 {
+        said.payload = 0;
     }
     if packet.shape != Shape::Arp {
         said.sender_mac = Mac::default();
@@ -158,6 +164,18 @@ impl Host {
     pub fn endpoint_mut(&mut self, pod: &str) -> &mut Endpoint {
         let slot = Endpoint::home_slot(ifindex(Some(pod)));
         self.endpoints.get_mut(&slot).expect("every pod has a slot")
+    }
+
+    /// Lets a pod count as keeping so many answered flows.
+    ///
+    /// # Panics
+    /// If there is no such pod.
+    pub fn keep(&mut self, pod: &str, flows: u32) {
+        let endpoint = self.endpoint_mut(pod).id;
+        let quota = self.quotas.get(&Endpoint::home_slot(ifindex(Some(pod))));
+        let quota = quota.expect("every pod has a quota");
+        quota.endpoint.set(endpoint);
+        quota.replied.set(flows);
     }
 
     /// A counter of the datapath's own.
@@ -333,6 +351,9 @@ impl Tables for Host {
         let bucket = &self.opening[opening_number(tag, key)];
         let owner = SEED.owner(key, flow);
         let way = bucket.place(tag, owner, clock.now);
+        if bucket.holds_answered(way, tag, clock.now) {
+            self.count(Stat::FlowsEvicted);
+        }
         write(bucket, way, tag, key, flow);
         bucket.own(way, owner, flow, clock);
         true
@@ -348,9 +369,18 @@ impl Tables for Host {
         room.is_some()
     }
 
-    fn demote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-        let opened = self.open(tag, key, flow, clock);
-        opened && release(&self.flows[number(tag)], tag, key)
+    fn swap(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
+        let bucket = &self.flows[number(tag)];
+        let over = bucket.over(key.endpoint, clock);
+        if let Some(way) = over {
+            write(bucket, way, tag, key, flow);
+            release(&self.opening[opening_number(tag, key)], tag, key);
+        }
+        over.is_some()
+    }
+
+    fn forget(&self, tag: u64, key: &FlowKey) -> bool {
+        release(&self.flows[number(tag)], tag, key)
     }
 
     fn quota(&self, slot: u32) -> Option<&SharedQuota> {

@@ -7,6 +7,7 @@ mod cluster;
 mod hidden;
 mod hooks;
 mod look;
+mod old;
 mod own;
 mod shaped;
 

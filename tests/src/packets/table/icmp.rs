@@ -3,7 +3,7 @@
 use ringfence_ebpf::abi::Protocol::Icmp;
 use ringfence_ebpf::abi::Reason::{Malformed, Policy};
 
-use super::flag::{ACK, SYN};
+use super::flag::SYN;
 use super::{Family, Table, V4, V6};
 use crate::packets::Frame;
 use crate::packets::step::{Step, from_pod, to_pod};
@@ -106,7 +106,7 @@ fn timestamps(t: &mut Table) {
 }
 
 /// Type and code of the errors that a family knows.
-fn errors(f: Family) -> [(&'static str, [u8; 2]); 4] {
+pub(super) fn errors(f: Family) -> [(&'static str, [u8; 2]); 4] {
     if f.v4 {
         [
             ("unreachable", [3, 1]),
@@ -274,7 +274,7 @@ fn smuggled_errors(t: &mut Table) {
 /// An error about a live flow, spoilt in what it quotes.
 fn spoilt(t: &mut Table, name: &str, spoil: impl Fn(Family, &mut Frame)) {
     t.both(name, |f, port| {
-        let about = Frame::tcp((f.of("callee"), port), (f.of("stranger"), 443), ACK);
+        let about = Frame::tcp((f.of("callee"), port), (f.of("stranger"), 443), SYN);
         let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
         let spoilt = error.with(|e| spoil(f, e));
         let step: Step = to_pod("callee", &spoilt).drops(Policy);
