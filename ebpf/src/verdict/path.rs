@@ -348,3 +348,20 @@ pub(super) fn named<T: Tables>(tables: &T, addr: &Addr) -> u32 {
         known => known,
     }
 }
+
+/// The address by which a known endpoint is judged: a masqueraded packet shows the
+/// node's, and is judged as the pod's all the same. So is one from or to a link-local
+/// address, which no policy names.
+#[inline(always)]
+pub(super) fn peer_address<'e>(endpoint: &'e Endpoint, shown: &Addr) -> &'e Addr {
+    let (own, other) = if shown.is_v4() {
+        (&endpoint.v4, &endpoint.v6)
+    } else {
+        (&endpoint.v6, &endpoint.v4)
+    };
+    if own.same(&Addr::UNSPECIFIED) {
+        other
+    } else {
+        own
+    }
+}

@@ -3,7 +3,7 @@
 use core::hint::{black_box, cold_path};
 
 use super::flows::Found;
-use super::path::{Hook, Known, Path};
+use super::path::{Hook, Known, Path, peer_address};
 use super::{Context, Noted, Policy, Room, Tables, Track, Verdict, Work, endpoint_owns};
 use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, Tag};
 use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
@@ -381,22 +381,5 @@ impl<T: Tables> Path<'_, T> {
         packet.is_listener_discovery() && packet.detail != icmpv6::MLD_QUERY
             || packet.is_neighbour_discovery()
                 && (to.is_group_v6() || to.is_link_local() || self.is_known(to))
-    }
-}
-
-/// The address by which a known endpoint is judged: a masqueraded packet shows the
-/// node's, and is judged as the pod's all the same. So is one from or to a link-local
-/// address, which no policy names.
-#[inline(always)]
-fn peer_address<'e>(endpoint: &'e Endpoint, shown: &Addr) -> &'e Addr {
-    let (own, other) = if shown.is_v4() {
-        (&endpoint.v4, &endpoint.v6)
-    } else {
-        (&endpoint.v6, &endpoint.v4)
-    };
-    if own.same(&Addr::UNSPECIFIED) {
-        other
-    } else {
-        own
     }
 }
