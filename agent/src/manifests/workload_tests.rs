@@ -17,9 +17,9 @@ const LEDGER: &str = "apiVersion: apps/v1\nkind: Deployment\n\
                       {labels: {app: ledger, ringfence.dev/ingress: enforce}}, \
                       spec: {containers: [{name: main}]}}}\n---\n";
 
-/// A workload of this kind and group in the bank; `spec` with `T` for the template.
+/// A workload of this kind and group in the bank; `spec` with `@` for the template.
 fn workload(api: &str, kind: &str, name: &str, spec: &str) -> String {
-    let spec = spec.replace('T', TEMPLATE);
+    let spec = spec.replace('@', TEMPLATE);
     format!(
         "apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, namespace: bank}}\n\
          spec: {spec}\n---\n"
@@ -59,41 +59,41 @@ fn rows(index: &Index) -> Vec<String> {
 #[test]
 fn whatever_has_a_pod_template_is_a_caller() {
     let cases = [
-        ("batch/v1", "Job", "{template: T}"),
+        ("batch/v1", "Job", "{template: @}"),
         (
             "batch/v1",
             "CronJob",
-            "{jobTemplate: {spec: {template: T}}}",
+            "{jobTemplate: {spec: {template: @}}}",
         ),
         (
             "batch/v1beta1",
             "CronJob",
-            "{jobTemplate: {spec: {template: T}}}",
+            "{jobTemplate: {spec: {template: @}}}",
         ),
-        ("v1", "ReplicationController", "{template: T}"),
-        ("extensions/v1beta1", "Deployment", "{template: T}"),
+        ("v1", "ReplicationController", "{template: @}"),
+        ("extensions/v1beta1", "Deployment", "{template: @}"),
         (
             "argoproj.io/v1alpha1",
             "Rollout",
-            "{strategy: {}, template: T}",
+            "{strategy: {}, template: @}",
         ),
-        ("apps.openshift.io/v1", "DeploymentConfig", "{template: T}"),
-        ("apps.kruise.io/v1beta1", "StatefulSet", "{template: T}"),
+        ("apps.openshift.io/v1", "DeploymentConfig", "{template: @}"),
+        ("apps.kruise.io/v1beta1", "StatefulSet", "{template: @}"),
         (
             "apps.kruise.io/v1alpha1",
             "AdvancedCronJob",
-            "{template: {jobTemplate: {spec: {template: T}}}}",
+            "{template: {jobTemplate: {spec: {template: @}}}}",
         ),
-        ("serving.knative.dev/v1", "Service", "{template: T}"),
+        ("serving.knative.dev/v1", "Service", "{template: @}"),
         (
             "keda.sh/v1alpha1",
             "ScaledJob",
-            "{jobTargetRef: {template: T}}",
+            "{jobTargetRef: {template: @}}",
         ),
         (
             "example.com/v1",
             "Anything",
-            "{deeply: [{in: {podTemplate: T}}]}",
+            "{deeply: [{in: {podTemplate: @}}]}",
         ),
     ];
     for (api, kind, spec) in cases {
@@ -111,9 +111,9 @@ fn whatever_has_a_pod_template_is_a_caller() {
 
 #[test]
 fn each_template_of_a_workload_stands_for_its_own_pods() {
-    let specs = "{headGroupSpec: {template: T}, workerGroupSpecs: [{groupName: small, template: T}, {template: T}]}";
+    let specs = "{headGroupSpec: {template: @}, workerGroupSpecs: [{groupName: small, template: @}, {template: @}]}";
     let ray = workload("ray.io/v1", "RayCluster", "ray", specs);
-    let set = "{leaderWorkerTemplate: {leaderTemplate: T, workerTemplate: T}}";
+    let set = "{leaderWorkerTemplate: {leaderTemplate: @, workerTemplate: @}}";
     let set = workload("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "set", set);
     let (index, _) = read(&(LEDGER.to_owned() + &ray + &set));
     let expected = [
@@ -130,13 +130,13 @@ fn each_template_of_a_workload_stands_for_its_own_pods() {
 fn kinds_of_one_name_in_two_groups_stand_beside_each_other() {
     let own = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: bank}\n\
                spec: {ports: [{port: 80}]}\n---\n";
-    let knative = workload("serving.knative.dev/v1", "Service", "web", "{template: T}");
-    let one = workload("apps/v1", "StatefulSet", "web", "{template: T}");
+    let knative = workload("serving.knative.dev/v1", "Service", "web", "{template: @}");
+    let one = workload("apps/v1", "StatefulSet", "web", "{template: @}");
     let other = workload(
         "apps.kruise.io/v1beta1",
         "StatefulSet",
         "web",
-        "{template: T}",
+        "{template: @}",
     );
     let (index, _) = read(&(LEDGER.to_owned() + own + &knative + &one + &other));
     let expected = [
@@ -155,9 +155,9 @@ fn a_job_of_a_cron_job_is_the_cron_jobs_and_one_by_itself_a_caller() {
         "batch/v1",
         "CronJob",
         "report",
-        "{jobTemplate: {spec: {template: T}}}",
+        "{jobTemplate: {spec: {template: @}}}",
     );
-    let run = workload("batch/v1", "Job", "report-29372340", "{template: T}");
+    let run = workload("batch/v1", "Job", "report-29372340", "{template: @}");
     let run = owned(&run, "CronJob", "report");
     let (index, unread) = read(&(LEDGER.to_owned() + &cron + &run));
     assert_eq!(rows(&index), ["bank/ledger", "bank/report"]);
@@ -175,7 +175,7 @@ fn real_pods_of_a_cron_job_stand_for_themselves_and_go_by_its_name() {
         "batch/v1",
         "CronJob",
         "report",
-        "{jobTemplate: {spec: {template: T}}}",
+        "{jobTemplate: {spec: {template: @}}}",
     );
     let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: report-29372340-abcde\n  namespace: bank\n\
                \u{20} labels: {egress.ringfence.dev/ledger: \"8080\"}\n\
@@ -191,7 +191,7 @@ fn real_pods_of_a_cron_job_stand_for_themselves_and_go_by_its_name() {
 
 #[test]
 fn a_job_that_is_created_under_a_generated_name_goes_by_what_that_begins_with() {
-    let job = workload("batch/v1", "Job", "x", "{template: T}");
+    let job = workload("batch/v1", "Job", "x", "{template: @}");
     let job = job.replace("name: x", "generateName: migrate-");
     let (index, _) = read(&(LEDGER.to_owned() + &job));
     assert_eq!(callers(&index), ["bank/migrate"]);
@@ -236,7 +236,7 @@ fn a_kind_that_can_not_be_read_is_said_with_an_object_and_how_many_there_are() {
 fn a_workload_that_goes_from_its_file_is_no_caller_any_longer() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("all.yaml");
-    let rollout = workload("argoproj.io/v1alpha1", "Rollout", "caller", "{template: T}");
+    let rollout = workload("argoproj.io/v1alpha1", "Rollout", "caller", "{template: @}");
     fs::write(&file, LEDGER.to_owned() + &rollout).unwrap();
     let mut store = Store::open(folder.path()).unwrap();
     let mut index = Index::new(Config::default());
