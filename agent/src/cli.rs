@@ -3,11 +3,11 @@
 mod api;
 mod cni;
 mod nodes;
+mod policy;
 mod uninstall;
 mod values;
 mod wait;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use api::{ApiArgs, ApiListener};
 pub use cni::{CniArgs, CniOnTimeout};
 pub use nodes::NodeArgs;
+pub use policy::PolicyArgs;
 pub use uninstall::UninstallArgs;
 pub use values::{AttachBy, LogFormat, Mode, SeenMark, Source, TunnelPort, UnknownPods};
 pub use wait::{WaitArgs, WaitFor, WaitPolicyArgs};
@@ -177,24 +178,6 @@ impl FromStr for PodName {
             _ => Err("a pod is written NAMESPACE/NAME".into()),
         }
     }
-}
-
-/// How labels and addresses are read: the same for the agent, explain, matrix and callers.
-#[derive(Args, Debug, Clone, Default)]
-pub struct PolicyArgs {
-    /// A label that names a pod's service, best first; repeat for more. Replaces
-    /// the default ringfence.dev/service, app.kubernetes.io/name, app
-    #[arg(long, value_name = "KEY")]
-    pub service_label: Vec<String>,
-    /// The domain of Ringfence's labels and annotations [default: ringfence.dev]
-    #[arg(long, value_name = "DOMAIN")]
-    pub label_prefix: Option<String>,
-    /// The cluster's DNS service [default: kube-system/kube-dns]
-    #[arg(long, value_name = "NS/SERVICE")]
-    pub dns_service: Option<PodName>,
-    /// An address that nodes have beside those of their status; repeat for more
-    #[arg(long, value_name = "IP")]
-    pub node_address: Vec<IpAddr>,
 }
 
 /// The cluster that a question is about.

@@ -80,7 +80,7 @@ fn every_flag_of_the_agent_reaches_its_setting() {
     let settings = settings(
         "ringfence --socket /s agent --manifests /m --mode audit --node-name n --netns-dir /ns \
          --metrics-addr [::1]:1 --log-format json --service-label a/b --service-label c \
-         --label-prefix example.com --dns-service dns/core --node-address 10.0.0.1 \
+         --label-prefix example.com --dns-service dns/core --dns-service dns/edge --dns-address fd00::10 --node-address 10.0.0.1 \
          --node-address fd00::1 --events-per-second 5 --pickup 3 --pin-dir /p",
     )
     .unwrap();
@@ -93,7 +93,9 @@ fn every_flag_of_the_agent_reaches_its_setting() {
     assert_eq!(settings.events_per_second, 5);
     assert_eq!(settings.config.service_labels, ["a/b", "c"]);
     assert_eq!(settings.config.egress_prefix, "egress.example.com");
-    assert_eq!(settings.config.dns_service, "dns/core");
+    assert_eq!(settings.config.dns_services, ["dns/core", "dns/edge"]);
+    let caches: [std::net::IpAddr; 2] = ["169.254.20.10", "fd00::10"].map(|ip| ip.parse().unwrap());
+    assert_eq!(settings.config.dns_addresses, caches);
     assert_eq!(settings.config.node_addresses.len(), 2);
 }
 

@@ -165,9 +165,10 @@ impl PolicyArgs {
         if !self.service_label.is_empty() {
             config.service_labels.clone_from(&self.service_label);
         }
-        if let Some(PodName { namespace, name }) = &self.dns_service {
-            config.dns_service = format!("{namespace}/{name}");
-        }
+        let services = self.dns_service.iter();
+        let services = services.map(|PodName { namespace, name }| format!("{namespace}/{name}"));
+        config.dns_services = services.collect();
+        config.dns_addresses.extend(&self.dns_address);
         config.node_addresses.clone_from(&self.node_address);
         config
     }

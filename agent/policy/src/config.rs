@@ -1,6 +1,20 @@
 //! What an operator may set about names and labels.
 
-use std::net::IpAddr;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// Namespace and name of the Service behind cluster DNS where none is told.
+pub(crate) const DNS_SERVICE: (&str, &str) = ("kube-system", "kube-dns");
+/// What Kubernetes' own manifests label the Services and pods of cluster DNS with.
+pub(crate) const DNS_LABEL: (&str, &str) = ("k8s-app", "kube-dns");
+/// Where NodeLocal DNSCache listens unless it is told otherwise.
+pub const NODE_LOCAL_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
+
+fn split(service: &str) -> (&str, &str) {
+    service.split_once('/').unwrap_or((DNS_SERVICE.0, service))
+}
 
 /// Names that the compiler reads from labels, and facts that no object states.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +32,11 @@ pub struct Config {
     /// How a service's type shows in its name: dotted words, `{type}` stands
     /// for the type, further words may follow.
     pub type_pattern: String,
-    /// The Service behind cluster DNS, `namespace/name`.
-    pub dns_service: String,
+    /// The Services behind cluster DNS, `namespace/name`. Without any it is
+    /// [`DNS_SERVICE`], and what else in its namespace bears its label.
+    pub dns_services: Vec<String>,
+    /// Addresses at which caches on the nodes answer for it.
+    pub dns_addresses: Vec<IpAddr>,
     /// Addresses of nodes that neither their status nor their podCIDRs show.
     pub node_addresses: Vec<IpAddr>,
 }
@@ -37,7 +54,8 @@ impl Default for Config {
                 "app".into(),
             ],
             type_pattern: "service.{type}".into(),
-            dns_service: "kube-system/kube-dns".into(),
+            dns_services: Vec::new(),
+            dns_addresses: vec![NODE_LOCAL_DNS],
             node_addresses: Vec::new(),
         }
     }
@@ -49,11 +67,26 @@ impl Config {
         format!("{}/{name}", self.label_prefix)
     }
 
-    /// Namespace and name of the DNS Service.
-    pub(crate) fn dns(&self) -> (&str, &str) {
-        self.dns_service
-            .split_once('/')
-            .unwrap_or(("kube-system", &self.dns_service))
+    /// Namespaces and names of the DNS Services that are known by name.
+    pub(crate) fn dns(&self) -> impl Iterator<Item = (&str, &str)> {
+        let told = self.dns_services.iter().map(|name| split(name));
+        let default = self.dns_services.is_empty().then_some(DNS_SERVICE);
+        told.chain(default)
+    }
+
+    /// Whether a Service is one behind cluster DNS. By its label only where none were told,
+    /// and in the one namespace that only a cluster's administrators write to: a tenant's
+    /// Service is never taken for one.
+    pub(crate) fn is_dns(
+        &self,
+        (namespace, name): (&str, &str),
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        let (key, value) = DNS_LABEL;
+        let labelled = self.dns_services.is_empty()
+            && namespace == DNS_SERVICE.0
+            && labels.get(key).is_some_and(|found| found == value);
+        labelled || self.dns().any(|known| known == (namespace, name))
     }
 
     /// The type that a service's name shows, if it fits the pattern.

@@ -71,6 +71,10 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
             let message = "domain names aren't resolved; this peer matches nothing";
             found.add(&object, &field, message.to_owned());
         }
+        for (field, becomes) in stored.unread() {
+            let message = format!("this version doesn't know what that means; {becomes}");
+            found.add(&object, &field, message);
+        }
     }
     for ((namespace, name), hidden) in index.unlisted_services() {
         let object = format!("Service {namespace}/{name}");

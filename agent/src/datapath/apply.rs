@@ -94,6 +94,10 @@ impl Datapath {
         let moved = moved.and_then(|all| if all { self.finish_move() } else { Ok(()) });
         let asked = self.ask_for_mark();
         let settled = self.settle_quotas();
+        let settled = match followed {
+            Ok(_) => settled.and(self.settle_names(tables)),
+            Err(_) => settled,
+        };
         let failed = match followed {
             Ok(followed) => {
                 applied.flipped = followed.flipped;

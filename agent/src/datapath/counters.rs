@@ -3,6 +3,7 @@
 //! Both are read through handles of their own, so that nobody who reads them, for
 //! as long as that takes, keeps a change of policy waiting.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -196,6 +197,16 @@ impl Counters {
         }
         series.sort();
         Ok(series)
+    }
+
+    /// Ids of workloads that have a count under their name.
+    pub(super) fn named(&self) -> Result<BTreeSet<u32>, DatapathError> {
+        let mut ids = BTreeSet::new();
+        for key in self.drops.keys() {
+            let Raw(key) = key.map_err(|error| map_error("reading", "DROPS", &error))?;
+            ids.extend([key.source, key.destination]);
+        }
+        Ok(ids)
     }
 
     /// The datapath's own counters.

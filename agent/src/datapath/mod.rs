@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod fields;
 mod flows;
+mod idle;
 mod kfunc;
 mod links;
 mod load;
@@ -193,6 +194,7 @@ pub struct Datapath {
     /// The tunnels' ports of the last call; none if it failed, or none was made yet.
     tunnels: Option<BTreeSet<u16>>,
     settled: quotas::Settled,
+    idle: idle::Idle,
     /// Whether every hook that there was sets the mark by which packets count as seen.
     marked: bool,
     /// Whether packets take unknown addresses for Services'.
@@ -263,6 +265,7 @@ impl Datapath {
             ticks,
             tunnels: None,
             settled: quotas::Settled::default(),
+            idle: idle::Idle::default(),
             marked,
             hides_services,
             counters,

@@ -11,13 +11,13 @@ use ringfence_policy::compile::IdKey;
 use super::buckets;
 use super::error::DatapathError;
 use super::fields::AgentField;
-use super::maps::{Maps, entries, map_error, max_entries};
+use super::maps::{Maps, Table as _, entries, map_error, max_entries};
 use super::written::written;
 
 /// Names by id, for readers on other threads.
 pub(super) type Shared = Arc<RwLock<BTreeMap<u32, Arc<str>>>>;
 
-/// Every workload that ever had an id.
+/// Every workload that has an id: until nobody uses its name any longer (`idle`).
 pub(super) struct Names {
     ids: BTreeMap<Arc<str>, u32>,
     /// How many of them are each namespace's.
@@ -26,6 +26,8 @@ pub(super) struct Names {
     next: u32,
     /// Of the hashes in long names.
     key: IdKey,
+    /// A name found no room since the last call of [`Names::take_refused`].
+    refused: bool,
 }
 
 impl Names {
@@ -48,6 +50,7 @@ impl Names {
             names: Arc::new(RwLock::new(names)),
             next: highest.max(kept).max(Identity::FIRST),
             key: buckets::id_key(maps)?,
+            refused: false,
         })
     }
 
@@ -64,6 +67,7 @@ impl Names {
         let name = shortened(name, &self.key);
         if !self.has_room(&name, max_entries("NAMES") as usize) {
             // Names are for people: a full table must not hold policy up.
+            self.refused = true;
             return Ok(Identity::UNNAMED);
         }
         let id = self.next;
@@ -83,9 +87,41 @@ impl Names {
         Ok(id)
     }
 
+    /// Gives a name up: its id is never given again, so that whoever still held it would
+    /// show a number.
+    pub(super) fn give_up(&mut self, maps: &mut Maps, id: u32) -> Result<(), DatapathError> {
+        maps.names
+            .take(&id)
+            .map_err(|error| map_error("removing from", "NAMES", &error))?;
+        let name = match self.names.write() {
+            Ok(mut names) => names.remove(&id),
+            Err(_) => None,
+        };
+        if let Some(name) = name {
+            self.ids.remove(&name);
+            if let Some(own) = self.own.get_mut(namespace(&name)) {
+                *own -= 1;
+                if *own == 0 {
+                    self.own.remove(namespace(&name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a name found no room since the last call.
+    pub(super) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Every id that has a name.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ids.values().copied()
+    }
+
     /// Whether one more name finds room among so many. A quarter at most is one
-    /// namespace's: names stay when their workloads go, and whoever makes workloads
-    /// under ever new names would leave none to others.
+    /// namespace's: names stay for a while when their workloads go, and whoever makes
+    /// workloads under ever new names would leave none to others.
     fn has_room(&self, name: &str, all: usize) -> bool {
         let own = self.own.get(namespace(name)).copied().unwrap_or_default();
         self.ids.len() < all && own < all / 4
@@ -175,6 +211,7 @@ mod tests {
             names: Shared::default(),
             next: Identity::FIRST,
             key: IdKey::FIXED,
+            refused: false,
         };
         let mut give = |name: String| {
             let has_room = names.has_room(&name, 40);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ringfence_policy::model::{Object, ObjectError, Parsed};
+use ringfence_policy::model::{Object, ObjectError, Parsed, Workload};
 use serde_json::Value;
 
 use super::document::{self, Item};
@@ -30,6 +30,15 @@ pub struct Invalid {
     pub error: ObjectError,
 }
 
+/// What may make pods and is left out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unread {
+    /// A kind in which no pod template was found, and an object.
+    Kind(String, String),
+    /// An object that another made, which stands for its pods.
+    Made(ObjectKey, ObjectKey),
+}
+
 /// What a file holds.
 #[derive(Default, Debug)]
 pub struct FileRead {
@@ -37,6 +46,8 @@ pub struct FileRead {
     pub entries: Vec<Entry>,
     /// Objects that are named but invalid.
     pub invalid: Vec<Invalid>,
+    /// What it has that isn't read.
+    pub unread: Vec<Unread>,
     /// Everything wrong with the file.
     pub errors: Vec<ManifestError>,
     /// Every document was YAML and every object has a name: what isn't seen isn't
@@ -79,20 +90,52 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
         field,
         ..ManifestError::of_file(file, message)
     };
+    let mut put = |object: Object, read: &mut FileRead| {
+        let key = match &object {
+            // Named otherwise than its document may be.
+            Object::Pod(pod) if pod.stand_in.is_some() => ObjectKey {
+                kind: object.kind().to_owned(),
+                namespace: pod.metadata.namespace.clone(),
+                name: pod.metadata.name.clone(),
+            },
+            _ => key.clone(),
+        };
+        if let Some(first) = seen.insert(key.clone(), document) {
+            let message = format!("given twice in this file, first in document {first}");
+            read.errors.push(fail(None, message));
+        } else {
+            read.entries.push(Entry {
+                key,
+                document,
+                object: object.into(),
+            });
+        }
+    };
+    match Workload::of(&value) {
+        Workload::Pods(pods) => {
+            for pod in pods {
+                put(Object::Pod(pod), read);
+            }
+            return;
+        }
+        Workload::Made(kind, name) => {
+            let by = ObjectKey {
+                kind,
+                name,
+                namespace: key.namespace.clone(),
+            };
+            read.unread.push(Unread::Made(key, by));
+            return;
+        }
+        Workload::Unread { kind, object } => {
+            read.unread.push(Unread::Kind(kind, object));
+            return;
+        }
+        Workload::Other => {}
+    }
     match Object::from_value(value) {
         Ok(Parsed::Ignored) => {}
-        Ok(Parsed::Object(object)) => {
-            if let Some(first) = seen.insert(key.clone(), document) {
-                let message = format!("given twice in this file, first in document {first}");
-                read.errors.push(fail(None, message));
-            } else {
-                read.entries.push(Entry {
-                    key,
-                    document,
-                    object: object.into(),
-                });
-            }
-        }
+        Ok(Parsed::Object(object)) => put(*object, read),
         Err(error) => {
             let field = (!error.field.is_empty()).then(|| error.field.clone());
             read.errors.push(fail(field, error.message.clone()));

@@ -8,8 +8,12 @@ pub mod document;
 pub mod feed;
 pub mod file;
 pub mod store;
+mod unread;
 pub mod walk;
 pub mod watch;
+
+#[cfg(test)]
+mod workload_tests;
 
 use std::fmt;
 use std::path::PathBuf;

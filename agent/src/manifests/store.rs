@@ -11,7 +11,8 @@ use ringfence_policy::config::Config;
 use ringfence_policy::index::Index;
 use ringfence_policy::model::{Object, ObjectError};
 
-use super::file::{self, Entry, FileRead, Invalid};
+use super::file::{self, Entry, FileRead, Invalid, Unread};
+use super::unread;
 use super::walk::{Stamp, Walk};
 use super::{ManifestError, ManifestErrors, ObjectKey};
 
@@ -40,6 +41,7 @@ struct FileState {
     stamp: Option<Stamp>,
     entries: Vec<Entry>,
     invalid: Vec<Invalid>,
+    unread: Vec<Unread>,
     errors: Vec<ManifestError>,
     /// When it was first seen to be gone.
     missing: Option<Instant>,
@@ -227,6 +229,14 @@ impl Store {
         invalid.map(|invalid| (&invalid.key, &invalid.error))
     }
 
+    /// Objects that may make pods and aren't among [`Store::objects`], one line for each
+    /// kind of them.
+    pub fn unread(&self) -> Vec<String> {
+        unread::lines(self.files.values().flat_map(|state| &state.unread), |key| {
+            self.owners.contains_key(key)
+        })
+    }
+
     /// An index of its own: all objects in their last good form; policies that
     /// never had one, closed.
     pub fn index(&self, config: &Config) -> Index {
@@ -256,6 +266,7 @@ impl FileState {
         let FileRead {
             mut entries,
             mut invalid,
+            unread,
             errors,
             complete,
         } = read;
@@ -274,6 +285,7 @@ impl FileState {
             stamp: self.stamp.take(),
             entries,
             invalid,
+            unread,
             errors,
             missing: None,
         };

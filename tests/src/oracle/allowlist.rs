@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::object::{declared_ports, labels, list, name, named_port, namespace, text};
+use super::object::{annotations, declared_ports, labels, list, name, named_port, namespace, text};
 use super::{Case, Opinion, Oracle};
 
 /// In the order of tightness.
@@ -175,9 +175,31 @@ pub(super) fn service(pod: &Value) -> &str {
             return found;
         }
     }
+    // A kubelet's own pod isn't called like its node.
+    let own = || {
+        let mirrors = annotations(pod).contains_key("kubernetes.io/config.mirror");
+        let node = text(pod, "/spec/nodeName");
+        let short = name(pod)
+            .strip_suffix(node)
+            .and_then(|n| n.strip_suffix('-'));
+        short
+            .filter(|n| mirrors && !n.is_empty())
+            .unwrap_or(name(pod))
+    };
     let owner = list(pod, "/metadata/ownerReferences").first();
     match owner.map(|owner| (text(owner, "/kind"), text(owner, "/name"))) {
-        None => name(pod),
+        None | Some(("Node", _)) => own(),
+        // Eight digits, from 2015 on, as minutes.
+        Some(("Job", job)) => match job.rsplit_once('-') {
+            Some((cron, minute))
+                if ("24000000"..="42000000").contains(&minute)
+                    && minute.len() == 8
+                    && minute.parse::<u64>().is_ok() =>
+            {
+                cron
+            }
+            _ => job,
+        },
         Some(("ReplicaSet", set)) => set
             .rsplit_once('-')
             .map_or(set, |(deployment, _)| deployment),

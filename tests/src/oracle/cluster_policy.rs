@@ -95,13 +95,25 @@ impl Oracle<'_> {
             Direction::Ingress => ("/spec/ingress", "/from"),
             Direction::Egress => ("/spec/egress", "/to"),
         };
-        let mut rules = list(policy, rules).iter();
-        let found = rules.find(|rule| {
-            let protocols = list(rule, "/protocols");
-            let what = protocols.is_empty() || protocols.iter().any(|p| is_protocol(p, case));
-            what && list(rule, peers).iter().any(|p| self.is_the_peer(p, case))
-        });
-        found.and_then(cluster_valid::action)
+        let about_whom = &policy["spec"]["subject"];
+        let about_strangers = cluster_valid::is_newer("subject", about_whom);
+        list(policy, rules).iter().find_map(|rule| {
+            let action = cluster_valid::action(rule)?;
+            // A rule of a newer API is closed, and so is one about nobody knows whom:
+            // it accepts nothing, and what it would pass on is denied.
+            let unread = cluster_valid::is_newer(cluster_valid::rule_of(&peers[1..]), rule);
+            match (unread || about_strangers, action) {
+                (true, Action::Accept) => None,
+                (true, _) => (unread || self.matches(rule, peers, case)).then_some(Action::Deny),
+                (false, action) => self.matches(rule, peers, case).then_some(action),
+            }
+        })
+    }
+
+    fn matches(&self, rule: &Value, peers: &str, case: &Case<'_>) -> bool {
+        let protocols = list(rule, "/protocols");
+        let what = protocols.is_empty() || protocols.iter().any(|p| is_protocol(p, case));
+        what && list(rule, peers).iter().any(|p| self.is_the_peer(p, case))
     }
 
     fn is_the_peer(&self, peer: &Value, case: &Case<'_>) -> bool {

@@ -14,7 +14,7 @@ const UDP: u8 = 17;
 const OUTSIDE: &str = "198.51.100.1";
 
 /// A policy about all of `bank`.
-fn cnp(name: &str, tier: &str, priority: u32, rules: Value) -> Value {
+pub(super) fn cnp(name: &str, tier: &str, priority: u32, rules: Value) -> Value {
     let mut object = json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
         "metadata": {"name": name},
@@ -32,7 +32,7 @@ fn home() -> Value {
 }
 
 /// Ingress rules: what they do and with which port, from everybody.
-fn from_all(rules: &[(&str, u16)]) -> Value {
+pub(super) fn from_all(rules: &[(&str, u16)]) -> Value {
     let rule = |(action, port): &(&str, u16)| match port {
         0 => json!({"action": action, "from": [{"namespaces": {}}]}),
         port => {
@@ -52,7 +52,7 @@ fn denies(peer: Value, protocols: Value) -> Vec<Value> {
     with([cnp("p", "Admin", 5, json!({"egress": [rule]}))])
 }
 
-fn with<const N: usize>(more: [Value; N]) -> Vec<Value> {
+pub(super) fn with<const N: usize>(more: [Value; N]) -> Vec<Value> {
     let mut objects = plain();
     objects.extend(more);
     objects
@@ -358,7 +358,8 @@ fn a_policy_that_does_not_parse_denies_all_to_its_subject_in_its_directions() {
 
 #[test]
 fn what_does_not_parse_of_a_policy_means_the_strictest() {
-    let everybody = with([spoilt(|s| s["subject"] = json!({}))]);
+    let bad = json!({"namespaces": {"matchExpressions": [{"key": "a", "operator": "Is"}]}});
+    let everybody = with([spoilt(|s| s["subject"] = bad)]);
     assert_eq!(ingress(&everybody, "a", "c", TCP, 1), Deny);
     // The Admin tier: above a NetworkPolicy that would let it in.
     let open = || policy("bank", json!({"podSelector": {}, "ingress": [{}]}));

@@ -21,7 +21,7 @@ pub(super) fn is_valid(policy: &Value) -> bool {
     only(spec, &["tier", "priority", "subject", "ingress", "egress"])
         && tier(policy).is_some()
         && priority(policy).is_some()
-        && subject_fits(&spec["subject"])
+        && (subject_fits(&spec["subject"]) || is_newer("subject", &spec["subject"]))
         && rules("ingress", "from", &INGRESS_PEERS)
         && rules("egress", "to", &EGRESS_PEERS)
 }
@@ -57,6 +57,10 @@ fn rule_fits(rule: &Value, peers: &str, kinds: &[&str]) -> bool {
     let Some(action) = action(rule) else {
         return false;
     };
+    if is_newer(rule_of(peers), rule) {
+        // Whatever else it says, it is closed by itself.
+        return true;
+    }
     let given = rule[peers].as_array().map_or(&[][..], Vec::as_slice);
     let protocols = list(rule, "/protocols");
     let has = |kind| given.iter().any(|peer| field(peer, kind).is_some());
@@ -68,6 +72,57 @@ fn rule_fits(rule: &Value, peers: &str, kinds: &[&str]) -> bool {
         && protocols.iter().all(protocol_fits)
         && !(nameless && protocols.iter().any(named))
         && (action == Action::Accept || !has("domainNames"))
+}
+
+/// What a rule is called in [`FIELDS`] that has these peers.
+pub(super) fn rule_of(peers: &str) -> &'static str {
+    match peers {
+        "from" => "ingress",
+        _ => "egress",
+    }
+}
+
+const PEER: &[&str] = &["namespaces", "pods", "nodes", "networks", "domainNames"];
+const SELECTOR: &[&str] = &["matchLabels", "matchExpressions"];
+
+/// Which fields may stand under a field, or in the items of its list.
+const FIELDS: [(&str, &[&str]); 17] = [
+    ("ingress", &["name", "action", "from", "protocols"]),
+    ("egress", &["name", "action", "to", "protocols"]),
+    ("subject", &["namespaces", "pods"]),
+    ("from", PEER),
+    ("to", PEER),
+    ("pods", &["namespaceSelector", "podSelector"]),
+    ("namespaces", SELECTOR),
+    ("nodes", SELECTOR),
+    ("namespaceSelector", SELECTOR),
+    ("podSelector", SELECTOR),
+    ("matchExpressions", &["key", "operator", "values"]),
+    ("protocols", &["tcp", "udp", "sctp", "destinationNamedPort"]),
+    ("tcp", &["destinationPort"]),
+    ("udp", &["destinationPort"]),
+    ("sctp", &["destinationPort"]),
+    ("destinationPort", &["number", "range"]),
+    ("range", &["start", "end"]),
+];
+
+/// Those of which exactly one must be set: none at all was one that somebody didn't know.
+const ONE: [&str; 5] = ["subject", "from", "to", "protocols", "destinationPort"];
+
+/// Whether something under a field is of an API that this version doesn't know.
+pub(super) fn is_newer(name: &str, value: &Value) -> bool {
+    let Some((_, known)) = FIELDS.iter().find(|(field, _)| *field == name) else {
+        return false;
+    };
+    match value {
+        Value::Array(items) => items.iter().any(|item| is_newer(name, item)),
+        Value::Object(fields) => {
+            let mut there = fields.iter().filter(|(_, value)| !value.is_null());
+            ONE.contains(&name) && there.clone().next().is_none()
+                || there.any(|(key, value)| !known.contains(&key.as_str()) || is_newer(key, value))
+        }
+        _ => false,
+    }
 }
 
 /// The field of an object that has exactly one, of those known.
@@ -185,20 +240,14 @@ mod tests {
             ("/priority", json!(1001)),
             ("/priority", json!(-1)),
             ("/priority", json!("5")),
-            ("/subject", json!({})),
             (
                 "/subject",
                 json!({"namespaces": {}, "pods": {"podSelector": {}}}),
             ),
-            ("/subject", json!({"nodes": {}})),
             ("/subject", json!({"namespaces": bad})),
-            ("/subject", json!({"pods": {"podSelector": {}, "more": 1}})),
-            ("/ingress/0/more", json!(1)),
             ("/ingress/0/action", json!("Allow")),
             ("/ingress/0/from", json!([])),
             ("/ingress/0/from", Value::Null),
-            ("/ingress/0/to", json!([{"namespaces": {}}])),
-            ("/ingress/0/from/0", json!({})),
             (
                 "/ingress/0/from/0",
                 json!({"namespaces": {}, "pods": {"podSelector": {}}}),
@@ -214,10 +263,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_newer_api_may_allow_is_no_fault_of_the_policy() {
+        for (path, value) in [
+            ("/subject", json!({})),
+            ("/subject", json!({"nodes": {}})),
+            ("/subject", json!({"pods": {"podSelector": {}, "more": 1}})),
+            ("/ingress/0/more", json!(1)),
+            ("/ingress/0/to", json!([{"namespaces": {}}])),
+            ("/ingress/0/from/0", json!({})),
+            ("/ingress/0/from/0", json!({"namespaces": null})),
+            ("/ingress/0/from/0", json!({"accounts": {}})),
+            ("/egress/0/protocols/0", json!({"icmp": {}})),
+            ("/egress/0/protocols/0", json!({"tcp": {"port": 80}})),
+            (
+                "/egress/0/protocols/0",
+                json!({"udp": {"destinationPort": {}}}),
+            ),
+        ] {
+            assert!(stands(path, value.clone()), "{path} {value}");
+        }
+    }
+
+    #[test]
     fn a_protocol_has_one_field_and_ports_that_exist() {
         let range = |start: i32, end: i32| json!({"range": {"start": start, "end": end}});
         for port in [
-            json!({}),
             json!({"number": 0}),
             json!({"number": 65536}),
             json!({"number": 1, "range": {"start": 1, "end": 2}}),
@@ -230,10 +300,7 @@ mod tests {
             assert!(!stands("/egress/0/protocols/0", protocol), "{port}");
         }
         for protocol in [
-            json!({}),
             json!({"tcp": {}, "udp": {}}),
-            json!({"icmp": {}}),
-            json!({"tcp": {"port": 80}}),
             json!({"destinationNamedPort": ""}),
         ] {
             assert!(

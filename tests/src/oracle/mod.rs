@@ -19,6 +19,8 @@ mod cluster_tests;
 mod cluster_valid;
 mod dns;
 mod network_policy;
+#[cfg(test)]
+mod newer_tests;
 mod object;
 pub(crate) mod selector;
 #[cfg(test)]

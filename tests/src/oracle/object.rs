@@ -61,17 +61,17 @@ pub(super) fn annotations(object: &Value) -> Labels<'_> {
 }
 
 /// Corner 9: a finished pod has lost its address. (A terminating one hasn't.)
-fn finished(pod: &Value) -> bool {
+pub(super) fn finished(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
 /// Corner 10: such a pod is the node.
-fn host_network(pod: &Value) -> bool {
+pub(super) fn host_network(pod: &Value) -> bool {
     pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true))
 }
 
 /// All addresses that a pod's status shows.
-fn shown_addresses(pod: &Value) -> Vec<IpAddr> {
+pub(super) fn shown_addresses(pod: &Value) -> Vec<IpAddr> {
     let many = list(pod, "/status/podIPs").iter().map(|ip| text(ip, "/ip"));
     many.chain([text(pod, "/status/podIP")])
         .filter_map(|ip| ip.parse().ok())

@@ -8,7 +8,9 @@ use super::{Cluster, NODE};
 use crate::oracle::{Action, Opinions, Oracle, is_invalid};
 
 /// Corners that show as a piece of the policies' text.
-const TEXTS: [(&str, &str); 23] = [
+const TEXTS: [(&str, &str); 25] = [
+    ("CNP: a peer of a newer API", "{\"accounts\":{\"match"),
+    ("CNP: a protocol of a newer API", "{\"icmp\":{}}"),
     ("CNP: Admin", "\"tier\":\"Admin\""),
     ("CNP: Baseline", "\"tier\":\"Baseline\""),
     ("CNP: lowest priority", "\"priority\":1000,"),

@@ -29,6 +29,9 @@ pub fn policy(dice: &mut Dice, name: &str, objects: &[Value]) -> Value {
     if dice.chance(7) {
         spoil(dice, spec);
     }
+    if dice.chance(12) {
+        modernize(dice, spec);
+    }
     if dice.chance(35) {
         let mode = dice.pick(&["audit", "audit", "audit", "audit", "enforce", "Audit"]);
         object["metadata"]["annotations"] = json!({"ringfence.dev/mode": mode});
@@ -164,6 +167,33 @@ fn protocol(dice: &mut Dice, names: bool) -> Value {
             let (start, end) = dice.choose(&ranges);
             json!({key: {"destinationPort": {"range": {"start": start, "end": end}}}})
         }
+    }
+}
+
+/// Puts something into a policy's spec that only a newer API knows.
+fn modernize(dice: &mut Dice, spec: &mut Value) {
+    if dice.chance(10) {
+        spec["subject"] = dice.choose(&[json!({}), json!({"accounts": {}})]).clone();
+        return;
+    }
+    let way = dice.pick(&["ingress", "egress"]);
+    let action = dice.pick(&["Accept", "Deny", "Pass"]);
+    let mut rule = everybody(way, action);
+    let place = &mut rule[key(way)];
+    match dice.below(6) {
+        0 => place[0] = json!({}),
+        1 => place[0] = json!({"accounts": {"matchLabels": {"app": "a"}}}),
+        2 => place[0] = json!({"namespaces": {"matchNames": ["bank"]}}),
+        3 => place[0] = json!({"pods": {"podSelector": {}, "accounts": {}}}),
+        4 => rule["protocols"] = json!([{"icmp": {}}]),
+        _ => rule["protocols"] = json!([{"tcp": {"flags": ["SYN"]}}]),
+    }
+    match spec.get_mut(way).and_then(Value::as_array_mut) {
+        Some(rules) => {
+            let at = dice.below(rules.len() + 1);
+            rules.insert(at, rule);
+        }
+        None => spec[way] = json!([rule]),
     }
 }
 

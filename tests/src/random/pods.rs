@@ -90,7 +90,12 @@ pub(super) fn pod(dice: &mut Dice, spaces: &[&str], number: usize) -> Value {
         object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }
     if dice.chance(60) {
-        object["metadata"]["ownerReferences"] = owner(dice);
+        object["metadata"]["ownerReferences"] = owner(dice, NODES[node]);
+    }
+    if dice.chance(5) {
+        object["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "static"});
+        let service = dice.pick(&labels::SERVICES);
+        object["metadata"]["name"] = json!(format!("{service}.{number}-{}", NODES[node]));
     }
     object
 }
@@ -105,14 +110,15 @@ fn all_labels(dice: &mut Dice) -> Value {
     Value::Object(found)
 }
 
-fn owner(dice: &mut Dice) -> Value {
-    let (kind, name) = if dice.chance(70) {
-        (
-            "ReplicaSet",
-            format!("{}-5d4f8c7b9", dice.pick(&labels::SERVICES)),
-        )
-    } else {
-        ("StatefulSet", (*dice.pick(&labels::SERVICES)).to_owned())
+fn owner(dice: &mut Dice, node: &str) -> Value {
+    let service = dice.pick(&labels::SERVICES);
+    let (kind, name) = match dice.below(20) {
+        0..12 => ("ReplicaSet", format!("{service}-5d4f8c7b9")),
+        12..15 => ("StatefulSet", service.to_owned()),
+        15 | 16 => ("Job", format!("{service}-29372340")),
+        17 => ("Job", format!("{service}-20260101")),
+        18 => ("Job", service.to_owned()),
+        _ => ("Node", node.to_owned()),
     };
     json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "owner", "controller": true}])
 }

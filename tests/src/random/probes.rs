@@ -121,6 +121,7 @@ fn other_ends(dice: &mut Dice, objects: &[Value]) -> Vec<End> {
     for text in [
         "198.51.100.1",
         "255.255.255.255",
+        "169.254.20.10",
         "2001:db8:ffff::1",
         "::1:2",
         "fe80::1",

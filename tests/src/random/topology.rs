@@ -86,9 +86,81 @@ pub(super) fn dns(dice: &mut Dice, names: &[&str]) -> Vec<Value> {
             // UDP alone: then TCP to the Service's address isn't DNS.
             ports.truncate(if dice.chance(40) { 1 } else { 2 });
         }
+        ports_beside(dice, &mut service);
+        all.extend(others(dice, &mut service));
         all.push(service);
     }
     all
+}
+
+/// A Service of DNS has ports that aren't.
+fn ports_beside(dice: &mut Dice, service: &mut Value) {
+    if let Some(ports) = service["spec"]["ports"].as_array_mut()
+        && dice.chance(40)
+    {
+        ports.push(json!({"name": "metrics", "port": 9153, "protocol": "TCP"}));
+    }
+}
+
+/// What else may stand behind cluster DNS: pods on the host, addresses in
+/// EndpointSlices, and a second Service, which may be a tenant's.
+fn others(dice: &mut Dice, service: &mut Value) -> Vec<Value> {
+    let mut all = Vec::new();
+    if dice.chance(25) {
+        let node = dice.below(NODES.len());
+        let listens = *dice.choose(&[53, 5353]);
+        let mut host = dns_pod(dice, listens);
+        host["metadata"]["name"] = json!("coredns-host");
+        host["metadata"]["uid"] = json!("uid-dns-host");
+        host["spec"]["hostNetwork"] = json!(true);
+        host["spec"]["nodeName"] = json!(NODES[node]);
+        let (four, six) = (
+            format!("192.0.2.{}", node + 10),
+            format!("2001:db8::{}", node + 10),
+        );
+        host["status"]["podIP"] = json!(four);
+        host["status"]["podIPs"] = json!([{"ip": four}, {"ip": six}]);
+        all.push(host);
+    }
+    if dice.chance(25) {
+        if dice.chance(50)
+            && let Some(spec) = service["spec"].as_object_mut()
+        {
+            spec.remove("selector");
+        }
+        all.push(dns_slice(dice));
+    }
+    if dice.chance(25) {
+        let mut second = dns_service(json!(5353));
+        second["metadata"]["name"] = json!("coredns");
+        second["metadata"]["labels"] = json!({"k8s-app": dice.pick(&["kube-dns", "core"])});
+        second["metadata"]["namespace"] = json!(dice.pick(&["kube-system", "kube-system", "bank"]));
+        second["spec"]["clusterIP"] = json!("10.96.0.11");
+        second["spec"]["clusterIPs"] = json!(["10.96.0.11"]);
+        all.push(second);
+    }
+    all
+}
+
+fn dns_slice(dice: &mut Dice) -> Value {
+    let made_by = dice.pick(&["endpointslice-controller.k8s.io", "somebody"]);
+    let address = dice.pick(&["198.51.100.53", "192.0.2.11", "10.0.2.200"]);
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "dns", "namespace": "kube-system",
+            "labels": {
+                "kubernetes.io/service-name": "kube-dns",
+                "endpointslice.kubernetes.io/managed-by": made_by,
+            },
+        },
+        "endpoints": [{"addresses": [address]}],
+        "ports": [
+            {"name": "dns", "port": dice.choose(&[53, 8053]), "protocol": "UDP"},
+            {"name": "dns-tcp", "port": 8054, "protocol": "TCP"},
+            {"name": "metrics", "port": 9153, "protocol": "TCP"},
+        ],
+    })
 }
 
 fn dns_pod(dice: &mut Dice, listens: u16) -> Value {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ringfence_ebpf::abi::{DropKey, Event, capacity};
 use ringfence_tests::agent::{Drops, Shop};
@@ -64,6 +66,49 @@ fn a_pod_that_tries_everybody_leaves_others_their_names_and_loses_no_count() {
         shop.agent.dropped("rogue", "server").unwrap() - before,
         sent
     );
+    shop.end_servers();
+}
+
+/// A name without a workload is kept for a while, as long as two looks take.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn names_that_nobody_uses_are_given_up_and_those_with_a_count_stay() {
+    let mut shop = shop();
+    let server = Shop::server().v4().into();
+    let to_member = Frame::udp((Shop::rogue().v4().into(), 4000), (member(7), SHUT));
+    let denied = addressed(&shop, "rogue", &to_member).bytes();
+    assert_eq!(send(&shop, "rogue", &[denied]), 1);
+    let named = || {
+        shop.agent
+            .metric("ringfence_map_entries{map=\"NAMES\"}")
+            .unwrap()
+    };
+    assert!(named() >= f64::from(CROWD), "{}", named());
+    assert_eq!(shop.agent.dropped("rogue", "crowd-7").unwrap(), 1);
+    shop.remove("crowd").unwrap();
+    let since = Instant::now();
+    while named() > 20.0 {
+        assert!(since.elapsed() < GIVEN_UP, "{} names are left", named());
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(
+        shop.agent.dropped("rogue", "crowd-7").unwrap(),
+        1,
+        "named on"
+    );
+    // Who comes back gets another number, and counts under its name.
+    shop.write("crowd", &crowd()).unwrap();
+    shop.agent.pass().unwrap();
+    let other = Frame::udp((Shop::rogue().v4().into(), 4000), (member(8), SHUT));
+    let denied = addressed(&shop, "rogue", &other).bytes();
+    assert_eq!(send(&shop, "rogue", &[denied]), 1);
+    assert_eq!(shop.agent.dropped("rogue", "crowd-8").unwrap(), 1);
+    let before = shop.agent.dropped("client", "server").unwrap();
+    let denied = udp(&shop, Shop::client().v4(), "client", server);
+    assert_eq!(send(&shop, "client", &[denied]), 1);
+    assert_eq!(shop.agent.dropped("client", "server").unwrap(), before + 1);
     shop.end_servers();
 }
 

@@ -131,6 +131,7 @@ impl<'p> Walk<'_, 'p> {
         let owner = self.index.owner(&Addr::from(address));
         match base {
             Base::Block(block) => block.contains(address),
+            Base::Addresses(all) => all.contains(&address),
             Base::Nodes(selector) => {
                 let claims = self.index.owners.nodes(&Addr::from(address)).iter();
                 let shown = claims.filter(|claim| claim.in_status);

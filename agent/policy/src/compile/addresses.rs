@@ -211,7 +211,10 @@ impl State {
         let by_address = self.covering(prefix).iter().chain(&by_address);
         let fitting = by_address.filter_map(|id| {
             let peer = &self.peers.get(*id)?.peer;
-            let somewhere = matches!(&peer.base, Base::Block(block) if !block.is_whole());
+            let somewhere = match &peer.base {
+                Base::Block(block) => !block.is_whole(),
+                base => matches!(base, Base::Addresses(_)),
+            };
             let number = peer.number(shape)?;
             (!made_up || !somewhere).then_some((*id, number))
         });

@@ -6,15 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
-
 use crate::{
-    index::{feed::SERVICE_NAME, pods::Shape},
+    index::pods::Shape,
     intern::Text,
     labels::{Mode, PortRef, Target, Value, What},
-    model::{Action, IntOrString, Protocol, Service},
+    model::{Action, Protocol},
     ports::Ports,
-    selector::{Labels, Selector},
+    selector::Labels,
 };
 
 use super::{
@@ -55,19 +53,19 @@ fn egress_policies(facts: &Facts<'_>, group: &Shape, mode: Option<(Origin, bool)
         egress: Some(rules),
     };
     let mut calls = calls(facts, group);
-    let dns = Rule {
+    let dns = || Rule {
         name: RuleName::Dns,
         action: Action::Accept,
-        grants: dns(facts),
+        grants: facts.dns().to_vec(),
     };
     match mode {
         Some((origin, false)) => {
-            calls.push(dns);
+            calls.push(dns());
             vec![policy(origin, false, true, calls)]
         }
         Some((origin, true)) => vec![
             policy(Origin::EgressLabels, false, false, calls),
-            policy(origin, true, true, vec![dns]),
+            policy(origin, true, true, vec![dns()]),
         ],
         None if calls.is_empty() => Vec::new(),
         None => vec![policy(Origin::EgressLabels, false, false, calls)],
@@ -252,61 +250,4 @@ fn listed_grants(base: &Base, list: &[PortRef], grants: &mut Vec<(Who, Ports)>) 
         }
     }
     grants.push((base.clone().into(), numbers));
-}
-
-/// The way to cluster DNS, which no caller has to list.
-fn dns(facts: &Facts<'_>) -> Vec<(Who, Ports)> {
-    let (namespace, _) = facts.config().dns();
-    let mut port_53 = Ports::one(Protocol::Udp, 53);
-    port_53.add(&Ports::one(Protocol::Tcp, 53));
-    let Some(service) = facts.dns() else {
-        let selector = Selector::equal([("k8s-app".into(), "kube-dns".into())]);
-        return vec![(Base::pods_in(namespace, selector).into(), port_53)];
-    };
-    let mut grants = Vec::new();
-    for base in behind(facts, service) {
-        let mut ports = port_53.clone();
-        for port in &service.spec.ports {
-            match &port.target_port {
-                None => ports.add(&Ports::one(port.protocol, port.port)),
-                Some(IntOrString::Int(n)) => {
-                    let number = u16::try_from(*n).unwrap_or(port.port);
-                    ports.add(&Ports::one(port.protocol, number));
-                }
-                Some(IntOrString::String(name)) => {
-                    grants.push(named_grant(&base, name, port.protocol));
-                }
-            }
-        }
-        grants.push((base.into(), ports));
-    }
-    let mut ports = Ports::default();
-    for port in &service.spec.ports {
-        ports.add(&Ports::one(port.protocol, port.port));
-    }
-    let addresses = service.addresses().into_iter().map(Base::address);
-    grants.extend(addresses.map(|base| (base.into(), ports.clone())));
-    grants
-}
-
-/// Whoever is behind a Service: its selector's pods or, without one, its EndpointSlices' addresses.
-fn behind(facts: &Facts<'_>, service: &Service) -> Vec<Base> {
-    let meta = &service.metadata;
-    if !service.spec.selector.is_empty() {
-        let labels = service.spec.selector.iter();
-        let selector = labels.map(|(k, v)| (k.as_str().into(), v.as_str().into()));
-        return vec![Base::pods_in(&meta.namespace, Selector::equal(selector))];
-    }
-    let slices = facts.index.slices.values().filter(|slice| {
-        slice.metadata.namespace == meta.namespace
-            && slice.metadata.labels.get(SERVICE_NAME) == Some(&meta.name)
-    });
-    let addresses = slices.flat_map(|s| &s.endpoints).flat_map(|e| &e.addresses);
-    let addresses: BTreeSet<IpNet> = addresses
-        .filter_map(|a| a.parse().ok().map(|ip: std::net::IpAddr| IpNet::from(ip)))
-        .collect();
-    addresses
-        .into_iter()
-        .map(|net| Base::block(net, &[]))
-        .collect()
 }

@@ -57,8 +57,11 @@ impl Cnp {
         let ingress: Vec<Ingress> = ingress
             .map(|(i, rule)| Ingress {
                 name: RuleName::Index(PolicyType::Ingress, i, rule.name),
-                action: rule.action,
-                from: everyone(texts, &rule.from),
+                action: closed_side(rule.action, rule.unread.is_some()),
+                from: match matches_nothing(rule.action, rule.unread.is_some()) {
+                    true => Vec::new(),
+                    false => everyone(texts, &rule.from),
+                },
                 protocols: rule.protocols,
             })
             .collect();
@@ -67,8 +70,11 @@ impl Cnp {
         let egress: Vec<Rule> = egress
             .map(|(i, rule)| Rule {
                 name: RuleName::Index(PolicyType::Egress, i, rule.name),
-                action: rule.action,
-                grants: egress_grants(everyone(texts, &rule.to), &rule.protocols),
+                action: closed_side(rule.action, rule.unread.is_some()),
+                grants: match matches_nothing(rule.action, rule.unread.is_some()) {
+                    true => Vec::new(),
+                    false => egress_grants(everyone(texts, &rule.to), &rule.protocols),
+                },
             })
             .collect();
         cnp.egress = Some(egress).filter(|rules| !rules.is_empty());
@@ -131,7 +137,20 @@ impl Cnp {
     }
 }
 
-/// Closed forms name no peers and mean everybody.
+/// Whether a rule accepts by something that can't be read.
+fn matches_nothing(action: Action, unread: bool) -> bool {
+    unread && action == Action::Accept
+}
+
+/// What can't be read is passed on to nobody.
+fn closed_side(action: Action, unread: bool) -> Action {
+    match action {
+        Action::Pass if unread => Action::Deny,
+        action => action,
+    }
+}
+
+/// Closed forms, and rules that can't be read, name no peers and mean everybody.
 fn everyone(texts: &mut Pool<str>, peers: &[ClusterPeer]) -> Vec<Who> {
     if peers.is_empty() {
         return vec![Who::Anyone];

@@ -1,6 +1,6 @@
 //! How peers and groups of pods find each other without trying every pair.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use crate::{
     index::{Index, groups::GroupId, spaces::NAMESPACE_NAME},
@@ -19,6 +19,7 @@ pub(super) enum Place<'p> {
     AllNodes,
     ByNode,
     Block(&'p Arc<Block>),
+    Addresses(&'p BTreeSet<IpAddr>),
 }
 
 /// Where a base is to be looked for.
@@ -34,6 +35,7 @@ pub(super) fn place(base: &Base) -> Place<'_> {
         } => Place::Service(namespace, service),
         Base::Label { key, value, .. } => Place::Label(key, value),
         Base::Block(block) => Place::Block(block),
+        Base::Addresses(addresses) => Place::Addresses(addresses),
         Base::Nodes(_) => Place::ByNode,
         Base::Outside => Place::Outside,
         Base::AllNodes => Place::AllNodes,
@@ -81,7 +83,9 @@ pub(super) fn candidates(index: &Index, base: &Base) -> Vec<GroupId> {
             space.map_or_else(Vec::new, |s| s.of_service(service).to_vec())
         }
         Base::Label { key, value, .. } => index.groups.with_label(key, value).to_vec(),
-        Base::Block(_) | Base::Nodes(_) | Base::Outside | Base::AllNodes => Vec::new(),
+        Base::Block(_) | Base::Addresses(_) | Base::Nodes(_) | Base::Outside | Base::AllNodes => {
+            Vec::new()
+        }
     }
 }
 

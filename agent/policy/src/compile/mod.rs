@@ -18,6 +18,7 @@ mod charges;
 mod classes;
 mod cluster;
 mod covers;
+mod dns;
 mod grants;
 mod ids;
 mod labelled;

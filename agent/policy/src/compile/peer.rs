@@ -1,6 +1,6 @@
 //! Peer selectors in canonical form.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -47,6 +47,8 @@ pub(crate) enum Base {
     },
     /// Addresses; those of pods too.
     Block(Arc<Block>),
+    /// Single addresses, those of pods too: one peer, however many they are.
+    Addresses(Arc<BTreeSet<IpAddr>>),
     /// Addresses in the status of Nodes with these labels.
     Nodes(Arc<Selector>),
     /// Addresses of no known pod and no known node, and this node's own: a
@@ -98,11 +100,6 @@ impl Base {
         }))
     }
 
-    /// One address.
-    pub(crate) fn address(ip: IpAddr) -> Self {
-        Self::block(IpNet::from(ip), &[])
-    }
-
     /// Whether it names pods by what they are. Never true of selectors that go
     /// by address.
     pub(crate) fn names(&self, namespace: &Labels, pods: &Shape) -> bool {
@@ -131,7 +128,11 @@ impl Base {
                 namespace.as_ref().is_none_or(|n| *n == pods.namespace)
                     && pods.labels.get(key) == Some(value)
             }
-            Self::Block(_) | Self::Nodes(_) | Self::Outside | Self::AllNodes => false,
+            Self::Block(_)
+            | Self::Addresses(_)
+            | Self::Nodes(_)
+            | Self::Outside
+            | Self::AllNodes => false,
         }
     }
 }

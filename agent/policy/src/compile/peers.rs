@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     index::{
         Index,
@@ -21,7 +23,7 @@ use super::{
     covers::Turn,
     ids::IdKey,
     lookup::{Place, candidates, place},
-    peer::{Base, Block, Peer},
+    peer::{Base, Peer},
     slots::Slots,
 };
 
@@ -149,7 +151,21 @@ impl Peers {
             Place::Block(block) => {
                 self.touched.insert(prefix::of(&block.cidr));
                 self.touched.extend(block.except.iter().map(prefix::of));
-                change_turns(&mut self.turns, block, change);
+                change_turn(
+                    &mut self.turns,
+                    &block.cidr,
+                    |turn| &mut turn.begin,
+                    &change,
+                );
+                for except in &block.except {
+                    change_turn(&mut self.turns, except, |turn| &mut turn.end, &change);
+                }
+            }
+            Place::Addresses(addresses) => {
+                for net in addresses.iter().copied().map(IpNet::from) {
+                    self.touched.insert(prefix::of(&net));
+                    change_turn(&mut self.turns, &net, |turn| &mut turn.begin, &change);
+                }
             }
         }
     }
@@ -329,23 +345,18 @@ impl Peers {
     }
 }
 
-/// Changes the lists of the prefixes at which a block begins and ends.
-fn change_turns(
+/// Changes the list of a prefix at which blocks begin, or end.
+fn change_turn(
     turns: &mut BTreeMap<Prefix, Turn>,
-    block: &Block,
+    net: &IpNet,
+    list: fn(&mut Turn) -> &mut Vec<PeerId>,
     change: impl Fn(&mut Vec<PeerId>),
 ) {
-    let mut at = |net, list: fn(&mut Turn) -> &mut Vec<PeerId>| {
-        let prefix = prefix::of(net);
-        let turn = turns.entry(prefix).or_default();
-        change(list(turn));
-        if turn.begin.is_empty() && turn.end.is_empty() {
-            turns.remove(&prefix);
-        }
-    };
-    at(&block.cidr, |turn| &mut turn.begin);
-    for except in &block.except {
-        at(except, |turn| &mut turn.end);
+    let prefix = prefix::of(net);
+    let turn = turns.entry(prefix).or_default();
+    change(list(turn));
+    if turn.begin.is_empty() && turn.end.is_empty() {
+        turns.remove(&prefix);
     }
 }
 

@@ -13,14 +13,14 @@ use crate::{
     },
     intern::{HashMap, Pool, Text},
     labels::Decider,
-    model::{Action, PolicyType, Protocol, Service, Tier},
+    model::{Action, PolicyType, Protocol, Tier},
     ports::Ports,
     selector::{Labels, Selector},
 };
 
 use super::{
     cluster::Cnp,
-    labelled,
+    dns, labelled,
     netpol::NetPol,
     peer::{Base, Named, Peer},
 };
@@ -220,12 +220,12 @@ impl<'a> Facts<'a> {
         self.ask(Fact::Room(namespace.into(), service.into()));
     }
 
-    /// The DNS Service, if there is one.
-    pub(super) fn dns(&self) -> Option<&'a Service> {
+    /// The way to cluster DNS.
+    pub(super) fn dns(&self) -> &'a [(Who, Ports)] {
         self.ask(Fact::Dns);
-        let (namespace, name) = self.config().dns();
-        let key = (namespace.to_owned(), name.to_owned());
-        self.index.services.get(&key)
+        self.index
+            .way_to_dns
+            .get_or_init(|| dns::grants(self.index))
     }
 }
 

@@ -13,8 +13,11 @@ use super::{
 };
 
 impl Call<'_, '_> {
-    /// An Accept before all else that a ClusterNetworkPolicy says.
+    /// An Accept before all else that a ClusterNetworkPolicy says; none of one with rules
+    /// that can't be written as they were.
     pub(super) fn by_cluster(&self, direction: PolicyType, policy: String) -> Option<Change> {
+        let stored = self.index().cluster_policies.get(policy.as_str());
+        stored.filter(|stored| stored.is_read())?;
         let sentence = format!(
             "Accepts it before all other rules of {policy}: {}",
             self.allows()
@@ -27,12 +30,14 @@ impl Call<'_, '_> {
                 name,
                 action,
                 protocols,
+                unread: None,
             }),
             PolicyType::Egress => ClusterRule::Egress(ClusterEgressRule {
                 to: vec![self.cluster_peer(self.to, direction)?],
                 name,
                 action,
                 protocols,
+                unread: None,
             }),
         };
         Some(Change::ClusterRule {

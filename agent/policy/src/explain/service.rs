@@ -189,16 +189,7 @@ fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
 fn target(port: &ServicePort, pod: &PodEntry) -> Option<u16> {
     match &port.target_port {
         Some(IntOrString::String(name)) => pod.shape.named(name, port.protocol),
-        Some(IntOrString::Int(number)) => number_or(*number, port.port),
-        None => Some(port.port),
-    }
-}
-
-/// 0 stands for no number at all.
-fn number_or(number: i64, own: u16) -> Option<u16> {
-    match number {
-        0 => Some(own),
-        number => u16::try_from(number).ok(),
+        _ => port.number(),
     }
 }
 
@@ -215,22 +206,8 @@ fn from_slices<'c>(
     };
     let slices = case.index.slices.values().filter(own);
     slices.flat_map(|slice| {
-        let number = behind(slice, called);
+        let number = slice.behind(called);
         let addresses = slice.endpoints.iter().flat_map(|e| &e.addresses);
         addresses.filter_map(move |text| Some((text.parse().ok()?, number?)))
     })
-}
-
-/// The port of a slice's endpoints behind a Service's port. A slice that lists
-/// none leaves it at what the Service says.
-fn behind(slice: &EndpointSlice, called: &ServicePort) -> Option<u16> {
-    if slice.ports.is_empty() {
-        return match &called.target_port {
-            Some(IntOrString::Int(number)) => number_or(*number, called.port),
-            _ => Some(called.port),
-        };
-    }
-    let name = called.name.as_deref().unwrap_or_default();
-    let port = slice.ports.iter().find(|port| port.name == name)?;
-    Some(port.port.unwrap_or(called.port))
 }

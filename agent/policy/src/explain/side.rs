@@ -329,6 +329,7 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
             let made_up = case.index.made_up.contains(&Addr::from(address));
             block.contains(address) && (!made_up || block.is_whole())
         }
+        Base::Addresses(all) => all.contains(&address),
         Base::Nodes(selector) => {
             let claims = case.index.owners.nodes(&Addr::from(address)).iter();
             let shown = claims.filter(|claim| claim.in_status);

@@ -128,6 +128,7 @@ impl Index {
             for ip in &pod.addresses {
                 self.claim(Addr::from(*ip), pod.node.clone(), false);
             }
+            self.note_dns_host(&pod);
         }
         if self.is_live(&pod) {
             self.admit(id, &pod);
@@ -149,6 +150,7 @@ impl Index {
             for ip in &pod.addresses {
                 self.unclaim(&Addr::from(*ip), pod.node.clone(), false);
             }
+            self.note_dns_host(&pod);
         }
         if !pod.finished && pod.stand_in.is_none() {
             self.count_owned(&pod, false);
@@ -343,26 +345,12 @@ impl Index {
     }
 
     pub(super) fn put_service(&mut self, key: &(String, String), service: model::Service) {
-        self.note_dns(key);
+        self.note_dns(key, Some(&service));
         self.show_service(key, Some(service));
     }
 
     pub(super) fn delete_service(&mut self, key: &(String, String)) {
-        self.note_dns(key);
+        self.note_dns(key, None);
         self.show_service(key, None);
-    }
-
-    /// A change of the DNS Service changes everybody's way to it.
-    fn note_dns(&mut self, (namespace, name): &(String, String)) {
-        if self.config.dns() == (namespace, name) {
-            self.journal.note(|j| &mut j.facts, Fact::Dns);
-        }
-    }
-
-    /// So does one of its EndpointSlices.
-    pub(super) fn note_slice(&mut self, slice: &model::EndpointSlice) {
-        if let Some(service) = slice.metadata.labels.get(SERVICE_NAME) {
-            self.note_dns(&(slice.metadata.namespace.clone(), service.clone()));
-        }
     }
 }

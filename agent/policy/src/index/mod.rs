@@ -6,12 +6,14 @@
 
 mod addresses;
 mod copy;
+mod dns;
 mod exceptions;
 pub(crate) mod feed;
 pub(crate) mod groups;
 pub(crate) mod held;
 pub(crate) mod journal;
 mod kept;
+mod naming;
 mod own;
 pub(crate) mod owners;
 pub(crate) mod pods;
@@ -21,16 +23,17 @@ mod shown;
 pub(crate) mod spaces;
 mod standing;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::OnceLock};
 
 use ringfence_ebpf::abi::Addr;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    compile::Compiler,
+    compile::{Compiler, policy::Who},
     config::Config,
     intern::{HashMap, HashSet, Text},
     model::{EndpointSlice, Object, ObjectError, Service},
+    ports::Ports,
     problems::{self, Problem},
     selector::Labels,
     tables::Tables,
@@ -135,6 +138,8 @@ pub struct Index {
     pub(crate) services: BTreeMap<(String, String), Service>,
     shares: Shares,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
+    /// The way to cluster DNS, once somebody has asked and until it is another.
+    pub(crate) way_to_dns: OnceLock<Vec<(Who, Ports)>>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
     /// Addresses of the node's own interfaces, as the node's kernel says.
     own: own::Addresses,

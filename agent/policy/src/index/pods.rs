@@ -15,10 +15,7 @@ use crate::{
     selector::Labels,
 };
 
-use super::PodKey;
-
-/// The characters of a ReplicaSet's hash (`k8s.io/apimachinery/pkg/util/rand`).
-const HASH_ALPHABET: &str = "bcdfghjklmnpqrstvwxz2456789";
+use super::{PodKey, naming};
 
 /// Every value that many objects share, stored once.
 #[derive(Clone, Debug, Default)]
@@ -160,8 +157,8 @@ pub struct PodEntry {
 impl PodEntry {
     pub(super) fn new(config: &Config, pools: &mut Pools, pod: &model::Pod) -> Self {
         let meta = &pod.metadata;
-        let owner = owner_of(pod);
-        let owner = owner.map(|(kind, name)| (pools.texts.get(kind), pools.texts.get(name)));
+        let owner = naming::owner(pod);
+        let owner = owner.map(|(kind, name)| (pools.texts.get(&*kind), pools.texts.get(name)));
         let ports: Vec<Port> = pod
             .ports()
             .map(|p| Port {
@@ -172,7 +169,9 @@ impl PodEntry {
             .collect();
         let ports = pools.ports.get(ports.as_slice());
         let namespace = pools.texts.get(meta.namespace.as_str());
-        let fallback = owner.as_ref().map_or(meta.name.as_str(), |(_, name)| name);
+        let is_static = meta.annotations.contains_key(model::MIRROR);
+        let own = naming::own(&meta.name, pod.spec.node_name.as_deref(), is_static);
+        let fallback = owner.as_ref().map_or(own, |(_, name)| name);
         let shape = Shape::new(config, pools, namespace, &meta.labels, fallback, ports);
         let mut optional = |text: &Option<String>| text.as_deref().map(|t| pools.texts.get(t));
         Self {
@@ -216,7 +215,8 @@ impl PodEntry {
             namespace, ports, ..
         } = &*self.shape;
         let (namespace, ports) = (Arc::clone(namespace), Arc::clone(ports));
-        let fallback = self.owner.as_ref().map_or(&*self.name, |(_, name)| name);
+        let own = naming::own(&self.name, self.node(), self.static_uid.is_some());
+        let fallback = self.owner.as_ref().map_or(own, |(_, name)| name);
         let shape = Shape::new(config, pools, namespace, &labels, fallback, ports);
         Self {
             shape: Arc::new(shape),
@@ -272,27 +272,4 @@ impl PodEntry {
             self.stand_in.as_deref(),
         )
     }
-}
-
-/// Kind and name of the workload that owns a pod; a Deployment's pods are owned
-/// by a ReplicaSet whose name ends in a hash.
-fn owner_of(pod: &model::Pod) -> Option<(&str, &str)> {
-    let meta = &pod.metadata;
-    let controller = meta.owner_references.iter().find(|o| o.controller);
-    let owner = controller.or(meta.owner_references.first())?;
-    if owner.kind == "ReplicaSet"
-        && let Some((name, hash)) = owner.name.rsplit_once('-')
-    {
-        let labelled = meta.labels.get("pod-template-hash");
-        let is_hash = match labelled {
-            Some(label) => label == hash,
-            None => {
-                (6..=10).contains(&hash.len()) && hash.chars().all(|c| HASH_ALPHABET.contains(c))
-            }
-        };
-        if is_hash {
-            return Some(("Deployment", name));
-        }
-    }
-    Some((&owner.kind, &owner.name))
 }

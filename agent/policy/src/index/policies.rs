@@ -2,13 +2,15 @@
 //!
 //! Parsed again where a policy selects a pod in scope, and where one is shown.
 
+use std::collections::BTreeSet;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     config::Config,
     intern::Text,
     model::{
-        ClusterNetworkPolicy, ClusterNetworkPolicySpec, LabelSelector, Meta, NetworkPolicy,
+        Action, ClusterNetworkPolicy, ClusterNetworkPolicySpec, LabelSelector, Meta, NetworkPolicy,
         NetworkPolicySpec, PolicyType, Tier,
     },
     selector::Selector,
@@ -162,6 +164,29 @@ impl StoredCluster {
         named
             .map(|(i, j, _)| format!("spec.egress[{i}].to[{j}].domainNames"))
             .collect()
+    }
+
+    /// The fields of rules that this version doesn't know, and what becomes of each rule.
+    pub(crate) fn unread(&self) -> BTreeSet<(String, &'static str)> {
+        let spec = self.spec().unwrap_or_default();
+        let ingress = spec.ingress.into_iter();
+        let ingress = ingress.map(|rule| (rule.unread, rule.action, rule.from.is_empty()));
+        let egress = spec.egress.into_iter();
+        let egress = egress.map(|rule| (rule.unread, rule.action, rule.to.is_empty()));
+        let unread = ingress.chain(egress).filter_map(|(field, action, whole)| {
+            let becomes = match (action, whole) {
+                (Action::Accept, _) => "the rule matches nothing",
+                (_, true) => "the rule denies everything",
+                (_, false) => "the rule is about every pod, and passes nothing on",
+            };
+            Some((field?, becomes))
+        });
+        unread.collect()
+    }
+
+    /// Whether it can be written as it was.
+    pub(crate) fn is_read(&self) -> bool {
+        self.unread().is_empty()
     }
 
     /// The spec, as it was written; `None` can't be, and would be closed.

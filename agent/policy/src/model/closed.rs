@@ -65,12 +65,14 @@ fn cluster(spec: &Value) -> ClusterNetworkPolicySpec {
         action: Action::Deny,
         from: Vec::new(),
         protocols: Vec::new(),
+        unread: None,
     };
     let deny_to = ClusterEgressRule {
         name: None,
         action: Action::Deny,
         to: Vec::new(),
         protocols: Vec::new(),
+        unread: None,
     };
     ClusterNetworkPolicySpec {
         tier: read(&spec["tier"]).unwrap_or_default(),

@@ -117,6 +117,10 @@ pub struct ClusterIngressRule {
     /// On which of the subject's ports; empty matches everything, ICMP too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<ProtocolMatch>,
+    /// The field that this version doesn't know. A rule that accepts then matches nothing;
+    /// any other one denies what it names, and everything where it names nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
 }
 
 /// One egress rule.
@@ -135,6 +139,10 @@ pub struct ClusterEgressRule {
     /// On which of the peer's ports; empty matches everything, ICMP too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<ProtocolMatch>,
+    /// The field that this version doesn't know. A rule that accepts then matches nothing;
+    /// any other one denies what it names, and everything where it names nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
 }
 
 /// One peer of either direction. Exactly one field is set, in ingress one of

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Protocol;
+use super::{Protocol, workload};
 
 /// Metadata of any object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -47,12 +47,21 @@ impl Meta {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnerReference {
+    /// Group and version of its kind.
+    pub api_version: String,
     /// Kind.
     pub kind: String,
     /// Name.
     pub name: String,
     /// Whether it is the managing owner.
     pub controller: bool,
+}
+
+impl OwnerReference {
+    /// The kind, with its group where that isn't Kubernetes' own.
+    pub(crate) fn kind_and_group(&self) -> String {
+        workload::qualified(&self.kind, workload::group(&self.api_version))
+    }
 }
 
 /// A pod, or a workload that stands for its pods.

@@ -11,9 +11,11 @@ mod error;
 mod netpol;
 mod parse;
 mod service;
+mod unread;
 mod validate;
 mod validate_cluster;
 mod wire;
+mod workload;
 
 #[cfg(test)]
 mod cluster_tests;
@@ -35,6 +37,7 @@ pub use netpol::{
 };
 pub(crate) use service::Forwarded;
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
+pub use workload::Workload;
 
 pub(crate) use validate::{check_selector, is_dns_label, is_port_name};
 
@@ -69,8 +72,9 @@ pub enum Parsed {
 impl Object {
     /// Reads one Kubernetes object (not a `List`).
     ///
-    /// A Deployment, StatefulSet, DaemonSet, or ReplicaSet without owner
-    /// becomes a pod that stands for its pods.
+    /// A Deployment, StatefulSet, DaemonSet or CronJob becomes a pod that stands for its
+    /// pods, and so does a ReplicaSet, Job or ReplicationController without owner.
+    /// [`Workload`] reads those of other groups.
     ///
     /// # Errors
     /// Names object, field and fault. For a NetworkPolicy or ClusterNetworkPolicy

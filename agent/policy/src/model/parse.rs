@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 
 use super::{
     Closed, ClusterNetworkPolicy, MIRROR, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod,
-    closed, validate, validate_cluster,
+    closed, unread, validate, validate_cluster,
+    workload::{self, KNOWN, MADE},
 };
 
 /// Kinds of policy that would restrict or allow traffic if they were enforced.
@@ -62,8 +63,10 @@ fn used(kind: &str, api: Option<&str>, who: &Who) -> Result<Option<bool>, Object
         "NetworkPolicy" => ("networking.k8s.io", true),
         "ClusterNetworkPolicy" => ("policy.networking.k8s.io", false),
         "EndpointSlice" => ("discovery.k8s.io", true),
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" => ("apps", true),
-        _ => return Ok(None),
+        workload => match KNOWN.iter().find(|(kind, _)| *kind == workload) {
+            Some((_, group)) => (*group, true),
+            None => return Ok(None),
+        },
     };
     let Some(api) = api else {
         return Ok(Some(namespaced));
@@ -97,6 +100,10 @@ fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
             Object::NetworkPolicy(policy)
         }
         "ClusterNetworkPolicy" => {
+            let mut value = value;
+            if let Some(spec) = value.get_mut("spec") {
+                unread::mark(spec);
+            }
             let policy: ClusterNetworkPolicy = who.read(value)?;
             let checked = validate_cluster::spec(&policy.spec);
             checked.map_err(|(field, why)| who.error(&field, &why))?;
@@ -129,18 +136,21 @@ pub(super) fn meta_mut(object: &mut Object) -> &mut Meta {
 /// The pod that stands for a workload's pods: its template under the workload's name.
 fn stand_in(kind: &str, mut value: Value, who: &Who) -> Result<Option<Pod>, ObjectError> {
     let owned = value["metadata"]["ownerReferences"].as_array();
-    if kind == "ReplicaSet" && owned.is_some_and(|o| !o.is_empty()) {
+    if MADE.contains(&kind) && owned.is_some_and(|o| !o.is_empty()) {
         return Ok(None);
     }
     let uid = value["metadata"]["uid"].as_str().unwrap_or("").to_owned();
-    let template = value.pointer_mut("/spec/template").map(Value::take);
+    let (place, path) = match kind {
+        "CronJob" => (
+            "/spec/jobTemplate/spec/template",
+            "spec.jobTemplate.spec.template",
+        ),
+        _ => ("/spec/template", "spec.template"),
+    };
+    let template = value.pointer_mut(place).map(Value::take);
     let template = template.unwrap_or_else(|| Value::Object(Map::new()));
-    let mut pod: Pod = serde_path_to_error::deserialize(template).map_err(|e| {
-        who.error(
-            &format!("spec.template.{}", e.path()),
-            &e.inner().to_string(),
-        )
-    })?;
+    let mut pod: Pod = serde_path_to_error::deserialize(template)
+        .map_err(|e| who.error(&format!("{path}.{}", e.path()), &e.inner().to_string()))?;
     pod.metadata = Meta {
         name: who.name.clone(),
         namespace: who.namespace.clone(),
@@ -196,10 +206,15 @@ struct Who {
 impl Who {
     fn of(value: &Value) -> Self {
         let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+        let kind = value["kind"].as_str().unwrap_or("");
+        let name = match KNOWN.iter().any(|(known, _)| *known == kind) {
+            true => workload::name(value).to_owned(),
+            false => text(&value["metadata"]["name"]),
+        };
         Self {
             kind: text(&value["kind"]),
             namespace: text(&value["metadata"]["namespace"]),
-            name: text(&value["metadata"]["name"]),
+            name,
             uid: text(&value["metadata"]["uid"]),
             closed: None,
         }

@@ -78,6 +78,17 @@ pub struct ServicePort {
     pub protocol: Protocol,
 }
 
+impl ServicePort {
+    /// The pod's port, where the Service says it by number. 0 stands for none at all.
+    pub(crate) fn number(&self) -> Option<u16> {
+        match &self.target_port {
+            None | Some(IntOrString::Int(0)) => Some(self.port),
+            Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
+            Some(IntOrString::String(_)) => None,
+        }
+    }
+}
+
 impl Service {
     /// Its cluster addresses.
     pub fn addresses(&self) -> Vec<IpAddr> {
@@ -189,7 +200,32 @@ impl EndpointSlice {
     pub(crate) fn is_left_out(&self) -> bool {
         left_out(&self.metadata)
     }
+
+    /// Whether Kubernetes makes it of a Service's selector, so that it names nobody else.
+    pub(crate) fn is_of_selector(&self) -> bool {
+        let made_by = self.metadata.labels.get(MANAGED_BY);
+        made_by.is_some_and(|by| by == BY_SELECTOR)
+    }
+
+    /// The port of its endpoints behind a Service's port. One that lists none leaves
+    /// it at what the Service says.
+    pub(crate) fn behind(&self, called: &ServicePort) -> Option<u16> {
+        if self.ports.is_empty() {
+            return Some(called.number().unwrap_or(called.port));
+        }
+        let name = called.name.as_deref().unwrap_or_default();
+        let is_it = |port: &&EndpointPort| {
+            port.name == name && port.protocol.is_none_or(|p| p == called.protocol)
+        };
+        let port = self.ports.iter().find(is_it)?;
+        Some(port.port.unwrap_or(called.port))
+    }
 }
+
+/// The label that says who makes an EndpointSlice, and the controller that makes those of
+/// Services with a selector (`k8s.io/api/discovery/v1`).
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const BY_SELECTOR: &str = "endpointslice-controller.k8s.io";
 
 /// A port of an EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -199,6 +235,8 @@ pub struct EndpointPort {
     pub name: String,
     /// Number; all ports if absent.
     pub port: Option<u16>,
+    /// Protocol; servers always say it.
+    pub protocol: Option<Protocol>,
 }
 
 /// One endpoint of an EndpointSlice.

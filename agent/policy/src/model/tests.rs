@@ -152,6 +152,12 @@ fn policies_that_are_not_enforced_are_errors_and_foreign_kinds_are_ignored() {
     }
     let owned = json!({"kind": "ReplicaSet", "metadata": {"name": "x", "ownerReferences": [{"kind": "Deployment", "name": "y"}]}});
     assert_eq!(Object::from_value(owned), Ok(Parsed::Ignored));
+    let cron = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "x"},
+        "spec": {"jobTemplate": {"spec": {"template": {"spec": {"containers": 1}}}}}});
+    assert_eq!(
+        refused(cron).field,
+        "spec.jobTemplate.spec.template.spec.containers"
+    );
     assert_eq!(
         refused(json!({"apiVersion": "extensions/v1beta1", "kind": "NetworkPolicy"})).field,
         "apiVersion"

@@ -25,6 +25,8 @@ struct Rule<'a> {
     peers: &'a [ClusterPeer],
     protocols: &'a [ProtocolMatch],
     egress: bool,
+    /// What it names isn't all that it was meant to.
+    unread: bool,
 }
 
 /// Checks a whole spec; field paths start at `spec`.
@@ -42,6 +44,7 @@ pub(super) fn spec(spec: &ClusterNetworkPolicySpec) -> Result<(), Fault> {
             peers: &r.from,
             protocols: &r.protocols,
             egress: false,
+            unread: r.unread.is_some(),
         };
         rule.check(&format!("spec.ingress[{i}]"))?;
     }
@@ -53,6 +56,7 @@ pub(super) fn spec(spec: &ClusterNetworkPolicySpec) -> Result<(), Fault> {
             peers: &r.to,
             protocols: &r.protocols,
             egress: true,
+            unread: r.unread.is_some(),
         };
         rule.check(&format!("spec.egress[{i}]"))?;
     }
@@ -79,7 +83,7 @@ impl Rule<'_> {
             fault(format!("{path}.name"), message)?;
         }
         let peers = format!("{path}.{}", if self.egress { "to" } else { "from" });
-        if self.peers.is_empty() {
+        if self.peers.is_empty() && !self.unread {
             fault(peers.clone(), "must name at least one peer")?;
         }
         at_most(self.peers.len(), &peers)?;

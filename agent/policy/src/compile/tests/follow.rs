@@ -19,7 +19,9 @@ fn follow(first: &[Value], steps: &[Vec<Value>]) -> Tables {
     for (number, step) in steps.iter().enumerate() {
         step.iter().for_each(|value| apply(&mut index, value));
         compiler.update(&mut index);
-        let whole = index.compile(&Scope::Everything);
+        let mut fresh = index.clone();
+        fresh.way_to_dns.take();
+        let whole = fresh.compile(&Scope::Everything);
         assert_eq!(*compiler.tables(), whole, "after step {number}");
     }
     compiler.tables().clone()
@@ -128,6 +130,32 @@ fn namespaces_may_come_and_go_while_their_pods_stay() {
     follow(&first, &steps);
 }
 
+/// A DNS pod in its node's network.
+fn host(ip: &str) -> Value {
+    let mut pod = pod("kube-system/h", ip, json!({"k8s-app": "kube-dns"}));
+    pod["spec"]["hostNetwork"] = json!(true);
+    pod
+}
+
+/// One of the DNS Service's EndpointSlices.
+fn slice(name: &str, addresses: &[&str]) -> Value {
+    let labels = json!({"kubernetes.io/service-name": "kube-dns"});
+    json!({
+        "kind": "EndpointSlice",
+        "metadata": {"namespace": "kube-system", "name": name, "labels": labels},
+        "endpoints": [{"addresses": addresses}],
+    })
+}
+
+/// A DNS Service by its label.
+fn labelled(ip: &str) -> Value {
+    json!({
+        "kind": "Service",
+        "metadata": {"namespace": "kube-system", "name": "other", "labels": {"k8s-app": "kube-dns"}},
+        "spec": {"clusterIP": ip, "selector": {"k8s-app": "kube-dns"}, "ports": [{"port": 53, "protocol": "UDP"}]},
+    })
+}
+
 #[test]
 fn the_way_to_dns_follows_its_service() {
     let service = |ip: &str| {
@@ -154,7 +182,15 @@ fn the_way_to_dns_follows_its_service() {
         )],
         vec![service("10.96.0.11")],
         vec![no_dns.clone()],
-        vec![no_dns, service("10.96.0.10")],
+        vec![no_dns.clone(), service("10.96.0.10")],
+        vec![host("192.0.2.7")],
+        vec![host("192.0.2.8"), slice("s", &["192.0.2.53"])],
+        vec![slice("s", &["192.0.2.54", "2001:db8::54"])],
+        vec![gone("EndpointSlice", "kube-system", "s")],
+        vec![gone("Pod", "kube-system", "h")],
+        vec![labelled("10.96.0.20"), host("192.0.2.7")],
+        vec![no_dns],
+        vec![gone("Service", "kube-system", "other")],
     ];
     follow(&first, &steps);
 }

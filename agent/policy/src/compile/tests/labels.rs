@@ -308,40 +308,6 @@ fn a_closed_caller_reaches_only_what_it_lists() {
 }
 
 #[test]
-fn a_closed_caller_still_reaches_cluster_dns() {
-    let dns = pod_with(
-        "kube-system/dns",
-        "10.0.0.8",
-        json!({"k8s-app": "kube-dns"}),
-        json!([{"name": "dns", "containerPort": 5353, "protocol": "UDP"}]),
-    );
-    let mut index = index([
-        closed(json!({})),
-        dns,
-        pod("bank/b", "10.0.0.3", json!({"k8s-app": "kube-dns"})),
-    ]);
-    let may = |index: &Index, peer, port| goes_out(index, "bank/a", peer, port);
-    assert!(may(&index, "10.0.0.8", "UDP/53") && may(&index, "10.0.0.8", "TCP/53"));
-    assert!(!may(&index, "10.0.0.8", "UDP/5353") && !may(&index, "10.0.0.3", "UDP/53"));
-    index.apply(object(json!({
-        "kind": "Service", "metadata": {"namespace": "kube-system", "name": "kube-dns"},
-        "spec": {"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00::10"],
-            "ports": [{"port": 53, "protocol": "UDP", "targetPort": "dns"}, {"port": 9153, "targetPort": 9153}]},
-    })));
-    for (peer, port, allowed) in [
-        ("10.0.0.8", "UDP/5353", true),
-        ("10.0.0.8", "UDP/53", true),
-        ("10.0.0.8", "TCP/9153", true),
-        ("10.96.0.10", "UDP/53", true),
-        ("fd00::10", "TCP/9153", true),
-        ("10.96.0.10", "TCP/53", false),
-        ("10.0.0.8", "TCP/80", false),
-    ] {
-        assert_eq!(may(&index, peer, port), allowed, "{peer} {port}");
-    }
-}
-
-#[test]
 fn egress_labels_grant_whatever_the_callers_mode_is() {
     let key = "egress.ringfence.dev/service.ledger";
     let deny = crate::testing::netpol(

@@ -1,0 +1,30 @@
+//! How objects are read.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use super::PodName;
+
+/// How labels and addresses are read: the same for the agent, explain, matrix and callers.
+#[derive(Args, Debug, Clone, Default)]
+pub struct PolicyArgs {
+    /// A label that names a pod's service, best first; repeat for more. Replaces
+    /// the default ringfence.dev/service, app.kubernetes.io/name, app
+    #[arg(long, value_name = "KEY")]
+    pub service_label: Vec<String>,
+    /// The domain of Ringfence's labels and annotations [default: ringfence.dev]
+    #[arg(long, value_name = "DOMAIN")]
+    pub label_prefix: Option<String>,
+    /// A Service behind cluster DNS; repeat for more [default: kube-system/kube-dns, and
+    /// other Services of kube-system with the label k8s-app: kube-dns]
+    #[arg(long, value_name = "NS/SERVICE")]
+    pub dns_service: Vec<PodName>,
+    /// An address at which a cache on each node answers for cluster DNS, beside NodeLocal
+    /// DNSCache's 169.254.20.10; repeat for more
+    #[arg(long, value_name = "IP")]
+    pub dns_address: Vec<IpAddr>,
+    /// An address that nodes have beside those of their status; repeat for more
+    #[arg(long, value_name = "IP")]
+    pub node_address: Vec<IpAddr>,
+}
