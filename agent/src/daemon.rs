@@ -316,6 +316,10 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
     }
 }
 
+/// Libraries that log each failed request as an error, of which the watches tell once an
+/// outage.
+const TOLD_BY_US: [&str; 2] = ["kube_client", "kube_runtime"];
+
 /// Level and targets come from `RUST_LOG`, as in `debug` or `info,ringfence=debug`.
 fn start_logging(format: LogFormat) {
     use std::io::IsTerminal as _;
@@ -326,7 +330,12 @@ fn start_logging(format: LogFormat) {
     let filter = std::env::var("RUST_LOG")
         .ok()
         .and_then(|text| text.parse::<Targets>().ok())
-        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+        .unwrap_or_else(|| {
+            let quiet = TOLD_BY_US.map(|target| (target, LevelFilter::OFF));
+            Targets::new()
+                .with_default(LevelFilter::INFO)
+                .with_targets(quiet)
+        });
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
