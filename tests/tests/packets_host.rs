@@ -2,6 +2,8 @@
 
 #[path = "packets/hidden.rs"]
 mod hidden;
+#[path = "packets/own_node.rs"]
+mod own_node;
 #[path = "packets/window.rs"]
 mod window;
 
