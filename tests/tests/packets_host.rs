@@ -6,6 +6,8 @@ mod hidden;
 mod lives;
 #[path = "packets/old.rs"]
 mod old;
+#[path = "packets/own_node.rs"]
+mod own_node;
 #[path = "packets/window.rs"]
 mod window;
 

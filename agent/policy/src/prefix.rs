@@ -127,7 +127,7 @@ mod tests {
             "2001:db8::1",
             "0.0.0.0",
         ] {
-            let ip: std::net::IpAddr = text.parse().expect(text);
+            let ip: IpAddr = text.parse().expect(text);
             let addr = Addr::from(ip);
             for max in [0, 32, 95, 96, 104, 127, 128] {
                 let fast = longest(&map, &addr, max).map(|(p, ())| p);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ringfence_tests::testnet::{Dnat, Frames, Mode, Server, call_tcp};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, NODE_PORT, bridge};
+use crate::cluster::{Cluster, Front, NODE_PORT, bridge};
 use crate::{PATIENCE, SILENCE};
 
 /// A second interface's addresses.
@@ -247,4 +247,91 @@ fn ports_that_the_agent_is_told_of_are_tunnels_too_and_bad_ones_are_refused() {
         .map(|(_, packets)| packets)
         .sum();
     assert_eq!(tunnels, 2, "{drops:?}");
+}
+
+/// A ClusterNetworkPolicy of tier Admin for all pods.
+fn admin(name: &str, rules: &Value) -> Value {
+    let mut policy = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
+    });
+    for (key, value) in rules.as_object().unwrap() {
+        policy["spec"][key] = value.clone();
+    }
+    policy
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_cluster_policy_that_denies_nodes_denies_the_pods_own_at_every_address_of_it() {
+    for mode in [Mode::Routed, bridge()] {
+        let cluster = Cluster::open(mode);
+        cluster.second_interface();
+        let _servers = Server::default()
+            .tcp(cluster.ns("node"), 7070, "node")
+            .unwrap()
+            .tcp(cluster.ns("node"), 7071, "dns")
+            .unwrap();
+        let mut at: Vec<IpAddr> = SECOND.iter().map(|ip| ip.parse().unwrap()).collect();
+        at.extend([true, false].map(|v4| cluster.net.node_address(v4).unwrap()));
+        for ip in &at {
+            cluster.shows("node_addresses", &json!(ip), true);
+            assert_eq!(cluster.answers("free", SocketAddr::new(*ip, 7070)), "node");
+        }
+        let accept = json!({
+            "action": "Accept", "to": [{"nodes": {}}],
+            "protocols": [{"tcp": {"destinationPort": {"number": 7071}}}],
+        });
+        let deny = json!({"action": "Deny", "to": [{"nodes": {}}]});
+        cluster.write(
+            "admin",
+            &[admin("nodes", &json!({"egress": [accept, deny]}))],
+        );
+        cluster.agent.wait_for("shop/free").unwrap();
+        for pod in ["free", "caller"] {
+            for ip in &at {
+                let denied = cluster.fails(pod, SocketAddr::new(*ip, 7070));
+                assert_eq!(denied, Probe::TimedOut, "{pod} to {ip}");
+                assert_eq!(cluster.answers(pod, SocketAddr::new(*ip, 7071)), "dns");
+            }
+            assert!(
+                cluster
+                    .drops()
+                    .contains_key(&format!("shop/{pod} node egress policy tcp"))
+            );
+        }
+        // The node reaches its pods, as for probes.
+        for v4 in [true, false] {
+            assert_eq!(cluster.answers("node", cluster.backend("free", v4)), "free");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_pod_behind_its_own_service_is_under_cluster_policies_and_reaches_its_own_address() {
+    for mode in [Mode::Routed, bridge()] {
+        let cluster = Cluster::open(mode);
+        cluster.forward(&["free"], false);
+        for v4 in [true, false] {
+            assert_eq!(
+                cluster.answers("free", cluster.front(Front::Cluster, v4)),
+                "free"
+            );
+        }
+        let deny = json!({"action": "Deny", "from": [{"namespaces": {}}]});
+        cluster.write("admin", &[admin("pods", &json!({"ingress": [deny]}))]);
+        cluster.agent.wait_for("shop/free").unwrap();
+        for v4 in [true, false] {
+            let denied = cluster.fails("free", cluster.front(Front::Cluster, v4));
+            assert_eq!(denied, Probe::TimedOut);
+            assert_eq!(cluster.answers("free", cluster.backend("free", v4)), "free");
+        }
+        assert!(
+            cluster
+                .drops()
+                .contains_key("shop/free shop/free ingress policy tcp")
+        );
+    }
 }

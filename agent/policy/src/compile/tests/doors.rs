@@ -4,8 +4,11 @@ use ringfence_ebpf::{abi::Direction, verdict::Policy};
 use serde_json::{Value, json};
 
 use crate::{
+    callers::callers,
     compile::Compiler,
+    explain::{Verdict, explain},
     index::{Index, Scope},
+    matrix::{Matrix, Query},
     testing::{ask, index, object, pod_with},
 };
 
@@ -175,4 +178,32 @@ fn doors_come_and_go_with_their_services() {
     open(&mut index, &["TCP/8080"]);
     index.delete("Service", "shop", "web");
     open(&mut index, &[]);
+}
+
+#[test]
+fn explain_matrix_and_callers_say_so() {
+    let index = cluster([admitting(), service(json!({"type": "NodePort"}))]);
+    let ports = ["TCP/8080", "TCP/9000"].map(|port| port.parse().expect(port));
+    let found = explain(&index, "172.16.0.2", EDGE, &ports[0]).expect("known");
+    assert_eq!(found.verdict, Verdict::Allowed);
+    assert!(
+        found
+            .ingress
+            .reason
+            .contains("behind Service web at other nodes")
+    );
+    let query = Query {
+        ports: ports.into(),
+        peers: vec!["172.16.0.2".to_owned()],
+        ..Query::default()
+    };
+    let matrix = Matrix::compute(&index, &query).expect("a matrix");
+    let matrix = serde_json::to_value(matrix).expect("JSON");
+    assert_eq!(matrix["ingress"]["172.16.0.2"][EDGE], ".X");
+    let callers = callers(&index, "shop/edge").expect("a service").callers;
+    let nodes = callers
+        .iter()
+        .find(|row| row.caller == "nodes")
+        .expect("nodes");
+    assert_eq!(nodes.ports, ["TCP/8080"]);
 }

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     compile::Compiler,
     config::Config,
+    explain::{PartyKind, Verdict, explain},
     index::{Index, Scope},
+    matrix::{Matrix, Query},
     tables::Tables,
     testing::{ask, index, netpol, object, pod},
 };
@@ -206,4 +208,27 @@ fn ranges_follow_nodes_pods_balancers_and_whoever_admits_the_outside() {
     look(&mut index, &[]);
     index.apply(object(edge()));
     look(&mut index, &["10.1.0.1", "192.0.2.1"]);
+}
+
+#[test]
+fn explain_and_matrix_call_it_unknown() {
+    let index = cluster([]);
+    let port = "TCP/8080".parse().expect("a port");
+    let found = explain(&index, "10.2.0.9", EDGE, &port).expect("an address");
+    assert_eq!(found.from.kind, PartyKind::Unknown);
+    assert_eq!(
+        (found.from.workload.as_str(), found.verdict),
+        ("unknown", Verdict::Denied)
+    );
+    let outside = explain(&index, "outside", EDGE, &port).expect("known");
+    assert_eq!(outside.verdict, Verdict::Allowed);
+    let query = Query {
+        ports: vec![port],
+        peers: vec!["10.2.0.9".to_owned(), "203.0.113.0/24".to_owned()],
+        ..Query::default()
+    };
+    let matrix = Matrix::compute(&index, &query).expect("a matrix");
+    let matrix = serde_json::to_value(matrix).expect("JSON");
+    assert_eq!(matrix["ingress"]["10.2.0.9"][EDGE], "X");
+    assert_eq!(matrix["ingress"]["203.0.113.0/24"][EDGE], ".");
 }
