@@ -41,7 +41,10 @@ fn packet(direction: Direction, protocol: u8, detail: u8) -> Packet {
 /// One that a pod has opened.
 fn begun(protocol: u8, now: u64) -> SharedFlow {
     let flow = SharedFlow::default();
-    flow.set(&opened(Egress, protocol, 1, 0, 60, now));
+    let opened = opened(Egress, protocol, 1, 0, 60, now);
+    // By a SYN with number 99.
+    let numbers = [0, 99 << 32];
+    flow.set(&Flow { numbers, ..opened });
     flow
 }
 

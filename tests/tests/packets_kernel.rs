@@ -6,8 +6,8 @@ mod packets;
 use nix::net::if_::if_nametoindex;
 use ringfence::datapath::{EndpointState, Hook, Interface};
 use ringfence::runtime::FoundBy;
-use ringfence_ebpf::abi::{Direction, Reason};
-use ringfence_ebpf::packet::tcp::SYN;
+use ringfence_ebpf::abi::{Direction, Quota, Reason};
+use ringfence_ebpf::packet::tcp::{ACK, SYN};
 use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::fixture::{self, address, find};
@@ -197,5 +197,83 @@ fn an_address_that_joins_a_class_counts_from_its_next_packet_on() {
         for v4 in [true, false] {
             assert_eq!(fault(node, &call(v4)), None);
         }
+    });
+}
+
+/// Connections of the closed callee to a stranger, by number.
+fn connection(number: u32, flags: u8) -> Frame {
+    let (own, peer) = (address("callee", true), address("stranger", true));
+    let port = 1 + (number % 60_000) as u16;
+    let to = 443 + (number / 60_000) as u16;
+    Frame::tcp((own, port), (peer, to), flags)
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_pod_that_has_as_many_connections_as_it_may_is_refused_more_and_loses_none() {
+    const MORE: u32 = 2000;
+    on_a_node(false, |node| {
+        let (at, from) = (ifindex(node, Some("callee")), ifindex(node, None));
+        let passes = |node: &mut Node, hook, frame: &Frame| {
+            let run = node.datapath.run(hook, &frame.bytes(), at, from, true, 1);
+            run.unwrap().passes
+        };
+        let mut refused = 0;
+        for number in 0..Quota::REPLIED + MORE {
+            let syn = connection(number, SYN);
+            assert!(passes(node, Hook::FromPod, &syn));
+            assert!(passes(node, Hook::ToPod, &syn.reply().flags(SYN | ACK)));
+            refused += u64::from(!passes(node, Hook::FromPod, &syn.flags(ACK)));
+        }
+        assert_eq!(refused, u64::from(MORE));
+        let risen = node.risen();
+        let counted: Vec<_> = risen.iter().map(|(one, n)| (one.reason, *n)).collect();
+        assert_eq!(counted, [("connection_limit", refused)]);
+        for number in 0..Quota::REPLIED {
+            let data = connection(number, ACK).reply();
+            assert!(passes(node, Hook::ToPod, &data), "connection {number}");
+        }
+        let stats = node.datapath.stats().unwrap();
+        assert_eq!((stats.flows_evicted, stats.flows_not_stored), (0, 0));
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_connection_shows_how_far_it_has_come_and_whether_it_was_picked_up() {
+    const FIN: u8 = 1;
+    on_a_node(false, |node| {
+        let shown = |node: &mut Node| {
+            let flows = node.datapath.flows().unwrap();
+            assert_eq!(flows.len(), 1);
+            (flows[0].state, flows[0].picked_up)
+        };
+        let syn = connection(7, SYN);
+        let (ours, theirs) = (syn.flags(FIN | ACK), syn.reply().flags(FIN | ACK));
+        for step in [
+            from_pod("callee", &syn),
+            to_pod("callee", &syn.reply().flags(SYN | ACK)),
+            from_pod("callee", &syn.flags(ACK)),
+            to_pod("callee", &theirs.numbers(0x7000_0000, 1)),
+            to_pod("callee", &theirs.flags(4).numbers(0x7000_0000, 1)),
+        ] {
+            assert_eq!(fault(node, &step), None);
+        }
+        assert_eq!(shown(node), ("established", false));
+        assert_eq!(fault(node, &to_pod("callee", &theirs)), None);
+        assert_eq!(shown(node), ("half-closed", false));
+        assert_eq!(fault(node, &from_pod("callee", &ours)), None);
+        assert_eq!(shown(node), ("closing", false));
+    });
+    on_a_node(false, |node| {
+        let call = Frame::tcp(
+            (address("caller", true), 40_000),
+            (address("callee", true), 8080),
+            ACK,
+        );
+        assert_eq!(fault(node, &from_pod("caller", &call)), None);
+        let flows = node.datapath.flows().unwrap();
+        assert_eq!((flows.len(), flows[0].picked_up), (1, true));
+        assert_eq!(node.datapath.stats().unwrap().flows_picked_up, 1);
     });
 }

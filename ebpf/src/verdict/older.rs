@@ -92,7 +92,7 @@ impl<T: Tables> Path<'_, T> {
         whose
     }
 
-    /// Whether an unknown packet that policy denies may be the reply of a connection that
+    /// Whether an unknown packet that policy denies, or would deny, may be the reply of a connection that
     /// was open, or of a question that was asked, before the endpoint came under
     /// management. A bounded window: a FIN to an open port gets silence, so loose pick-up
     /// is a port scanner.

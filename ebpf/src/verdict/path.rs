@@ -180,8 +180,9 @@ impl<'a, T: Tables> Path<'a, T> {
         }
         let asked = track.new.asked;
         // It goes on as the flow that its other end opened.
-        let adopted =
-            asked == Policy::Deny && self.endpoint.pickup_until != 0 && self.picks_up(track, known);
+        let adopted = asked != Policy::Allow
+            && self.endpoint.pickup_until != 0
+            && self.picks_up(track, known);
         if asked == Policy::Deny && !adopted && !self.auditing() {
             return self.note_peer(Reason::Policy, false, track);
         }

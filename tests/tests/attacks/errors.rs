@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use anyhow::{Result, ensure};
 use ringfence_tests::attack::{Outcome, datagram, error_about};
 use ringfence_tests::packets::Frame;
+use ringfence_tests::packets::frame::Extension;
 
 use crate::attack::Attack;
 use crate::lab::{Lab, UDP};
@@ -35,6 +36,16 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "the far end's word on a smaller MTU of a live flow",
         mtu_of_the_far_end,
     ),
+    Attack::new(
+        "a denied pod's word on a smaller MTU for the fragments of a live flow",
+        smaller_mtu_of_fragments,
+    )
+    .v6(),
+    Attack::honest(
+        "the far end's word on a smaller MTU for the fragments of a live flow",
+        mtu_of_fragments,
+    )
+    .v6(),
     Attack::honest(
         "a friend's port unreachable about its own call",
         of_the_friend,
@@ -147,6 +158,34 @@ fn of_the_far_end(lab: &mut Lab, v4: bool) -> Result<Outcome> {
 fn mtu_of_the_far_end(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let (_socket, about) = live(lab, v4, "outside")?;
     let outcome = tells(lab, "outside", &about, too_big(v4), 1300)?;
+    let learned = path_mtu(lab, v4, "outside")?;
+    forget(lab)?;
+    ensure!(
+        learned == Some(1300),
+        "the victim has learned of {learned:?}"
+    );
+    Ok(outcome)
+}
+
+/// The victim's last packet as the first fragment of a longer one, behind options.
+fn in_fragments(about: &Frame) -> Frame {
+    about.with(|f| {
+        f.extensions = vec![Extension::options(60, 0), Extension::fragment(0, true, 7)];
+    })
+}
+
+fn smaller_mtu_of_fragments(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (_socket, about) = live(lab, v4, "outside")?;
+    let about = in_fragments(&about);
+    let landed = tells(lab, "rogue", &about, too_big(v4), 1280)?;
+    let lowered = path_mtu(lab, v4, "outside")? == Some(1280);
+    forget(lab)?;
+    Ok(Outcome::arrives(landed == Outcome::Arrives || lowered))
+}
+
+fn mtu_of_fragments(lab: &mut Lab, v4: bool) -> Result<Outcome> {
+    let (_socket, about) = live(lab, v4, "outside")?;
+    let outcome = tells(lab, "outside", &in_fragments(&about), too_big(v4), 1300)?;
     let learned = path_mtu(lab, v4, "outside")?;
     forget(lab)?;
     ensure!(

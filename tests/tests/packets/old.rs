@@ -31,6 +31,15 @@ fn theirs() -> Frame {
     )
 }
 
+/// One from the pod's server to the stranger.
+fn served() -> Frame {
+    Frame::tcp(
+        (address("plain", true), 443),
+        (address("stranger", true), 40_000),
+        ACK,
+    )
+}
+
 fn hears() -> Step {
     to_pod("plain", &theirs())
 }
@@ -51,8 +60,8 @@ fn what_audit_lets_go_on_is_counted_and_ends_with_enforcement() {
         (
             EndpointWorld::INGRESS_STAGED,
             EndpointWorld::INGRESS_ISOLATED,
-            hears(),
-            says(),
+            to_pod("plain", &served().reply()),
+            from_pod("plain", &served()),
         ),
     ];
     for (staged, enforced, forbidden, other) in cases {
@@ -77,6 +86,16 @@ fn what_audit_lets_go_on_is_counted_and_ends_with_enforcement() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_the_window_would_let_go_on_isnt_counted() {
+    let mut host = Host::default();
+    policy(&mut host, "plain", EndpointWorld::INGRESS_STAGED);
+    host.endpoint_mut("plain").pickup_until = host.now + SECOND;
+    for step in [hears(), says(), hears()] {
+        assert_step(&mut host, &step);
     }
 }
 
