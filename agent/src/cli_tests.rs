@@ -302,3 +302,10 @@ fn programs_are_served_only_with_all_three_files() {
         assert!(failure.to_string().contains("--api-addr"), "{failure}");
     }
 }
+
+#[test]
+fn an_agent_follows_files_and_no_stdin() {
+    let failure = settings("ringfence agent --manifests -").unwrap_err();
+    assert_eq!(failure.code(), 2);
+    assert!(failure.to_string().starts_with("--manifests -: "));
+}
