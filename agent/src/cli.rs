@@ -185,8 +185,8 @@ impl FromStr for PodName {
 /// The cluster that a question is about.
 #[derive(Args, Debug, Clone, Default)]
 pub struct ClusterArgs {
-    /// A folder of Kubernetes YAML, instead of a cluster
-    #[arg(long, value_name = "DIR")]
+    /// A folder or file of Kubernetes YAML or JSON, or - for stdin, instead of a cluster
+    #[arg(long, value_name = "PATH")]
     pub manifests: Option<PathBuf>,
     /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or the
     /// service account of the pod that this runs in]
@@ -239,12 +239,12 @@ pub struct MatrixArgs {
     /// with --diff workload]
     #[arg(long, value_enum)]
     pub by: Option<By>,
-    /// List what changes from --manifests or the cluster (before) to this folder (after). What
+    /// List what changes from --manifests or the cluster (before) to this folder, file or - (after). What
     /// is there after only was allowed nothing before: all that it may call and
     /// all that may call it opens; what is gone closes likewise
-    #[arg(long, value_name = "OTHER_DIR")]
+    #[arg(long, value_name = "OTHER_PATH")]
     pub diff: Option<PathBuf>,
-    /// Exit 1 if any call is allowed, or with --diff if any opens
+    /// Exit 1 if any call is allowed, or with --diff if any opens; 2 if there is nothing to judge
     #[arg(long)]
     pub fail_on_open: bool,
     /// How labels are read
@@ -291,8 +291,8 @@ pub struct AgentArgs {
         conflicts_with = "manifests"
     )]
     pub source: Source,
-    /// Read policy from this folder of Kubernetes YAML, and watch it
-    #[arg(long, value_name = "DIR")]
+    /// Read policy from this folder or file of Kubernetes YAML, and watch it
+    #[arg(long, value_name = "PATH")]
     pub manifests: Option<PathBuf>,
     /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or the
     /// service account of the pod that this runs in]

@@ -350,3 +350,10 @@ fn the_commands_of_the_troubleshooting_page_exist() {
         }
     }
 }
+
+#[test]
+fn an_agent_follows_files_and_no_stdin() {
+    let failure = settings("ringfence agent --manifests -").unwrap_err();
+    assert_eq!(failure.code(), 2);
+    assert!(failure.to_string().starts_with("--manifests -: "));
+}

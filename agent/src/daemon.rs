@@ -210,7 +210,7 @@ async fn watch_and_pass(
         watches.push(Watch::folder(&records, Arc::clone(&recorded)));
     }
     watches.push(match &settings.origin {
-        Origin::Manifests(folder) => Watch::tree(folder, Arc::clone(wake)),
+        Origin::Manifests(path) => Watch::manifests(path, Arc::clone(wake)),
         Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(&recorded)),
     });
     let linked = Arc::new(Notify::new());

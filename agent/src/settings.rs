@@ -24,7 +24,7 @@ use crate::kubernetes::Access;
 /// Where policy comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// A folder of manifests.
+    /// A folder or file of manifests.
     Manifests(PathBuf),
     /// The API server.
     Kubernetes(Access),
@@ -84,6 +84,10 @@ pub struct Settings {
 impl AgentArgs {
     /// Checks the arguments against each other and this machine.
     pub fn resolve(self, global: &Global) -> Result<Settings, Failure> {
+        if self.manifests.as_deref() == Some("-".as_ref()) {
+            let what = "--manifests -: an agent follows files; stdin is for offline commands";
+            return Err(Failure::input(anyhow!(what)));
+        }
         let origin = Origin::of(self.manifests, self.kubeconfig);
         let node_name = match self.node_name {
             Some(name) => name,

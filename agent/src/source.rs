@@ -39,10 +39,14 @@ pub struct News {
 }
 
 impl Source {
-    /// Reads a folder for the first time; any error in it is refused.
+    /// Reads a folder or a file for the first time; any error in it is refused.
     pub fn manifests(folder: &std::path::Path) -> Result<Self, ManifestErrors> {
+        let store = Store::open(folder)?;
+        for line in store.emptiness().into_iter().chain(store.unread()) {
+            tracing::warn!("{line}");
+        }
         Ok(Self::Manifests {
-            store: Store::open(folder)?,
+            store,
             feed: Feed::default(),
             told: false,
         })

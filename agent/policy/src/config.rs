@@ -69,6 +69,23 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether a label is one of Ringfence's own.
+    pub(crate) fn owns(&self, key: &str) -> bool {
+        let Some((prefix, _)) = key.split_once('/') else {
+            return false;
+        };
+        let is = |own: &str| {
+            let before = prefix.strip_suffix(own);
+            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        };
+        [&self.egress_prefix, &self.egress_groups_prefix]
+            .into_iter()
+            .any(|own| is(own))
+            || [&self.label_prefix, &self.callers_prefix]
+                .into_iter()
+                .any(|own| *own == *prefix)
+    }
+
     /// The key of one of Ringfence's own labels or annotations.
     pub fn key(&self, name: &str) -> String {
         format!("{}/{name}", self.label_prefix)

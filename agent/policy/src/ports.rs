@@ -34,6 +34,14 @@ impl Ports {
         }
     }
 
+    /// Protocols without ports, ICMP among them.
+    pub(crate) fn without_ports() -> Self {
+        Self {
+            other: true,
+            ..Self::default()
+        }
+    }
+
     /// All ports of a protocol.
     pub(crate) fn whole(protocol: Protocol) -> Self {
         Self::range(protocol, WHOLE.0, WHOLE.1)

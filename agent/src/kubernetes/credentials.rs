@@ -31,7 +31,7 @@ pub enum AccessError {
     /// No file is there, and the process runs in no pod.
     #[error(
         "no cluster to ask: neither --kubeconfig nor KUBECONFIG is given, there is no \
-         ~/.kube/config, and there is no service account of a pod ({0}); or give --manifests DIR"
+         ~/.kube/config, and there is no service account of a pod ({0}); or give --manifests PATH"
     )]
     NoCluster(InClusterError),
     /// They are there, but of no use: a certificate that isn't one, say.

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::split::{Piece, split, without_marks};
+
 /// One object's value and where in the file it stood.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Item {
@@ -28,7 +30,7 @@ pub struct DocumentError {
 pub fn read(text: &str) -> (Vec<Item>, Vec<DocumentError>) {
     let mut items = Vec::new();
     let mut errors = Vec::new();
-    for piece in split(text) {
+    for piece in split(&without_marks(text)) {
         match parse(&piece) {
             Ok(Value::Null) => {}
             Ok(value) => expand(piece.document, value, &mut items, &mut errors),
@@ -44,70 +46,11 @@ pub fn read(text: &str) -> (Vec<Item>, Vec<DocumentError>) {
     (items, errors)
 }
 
-/// A document's text.
-#[derive(PartialEq, Eq, Debug)]
-struct Piece<'a> {
-    document: usize,
-    /// Lines of the file before it.
-    lines_before: usize,
-    text: &'a str,
-}
-
-/// Splits at lines that start with `---`, which YAML allows nowhere inside a
-/// document. The parser's own iterator would do, but it stops at the first
-/// error and passes over empty documents, so that their numbers would be wrong.
-fn split(text: &str) -> Vec<Piece<'_>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut pieces = Vec::new();
-    let (mut document, mut from, mut lines_before) = (1, 0, 0);
-    let (mut at, mut line) = (0, 0);
-    for row in text.split_inclusive('\n') {
-        if is_marker(row) && at > 0 {
-            let head = &text[from..at];
-            // What stands before the first marker is a document only if it says
-            // something.
-            if document > 1 || !is_blank(head) {
-                pieces.push(Piece {
-                    document,
-                    lines_before,
-                    text: head,
-                });
-                document += 1;
-            }
-            (from, lines_before) = (at, line);
-        }
-        at += row.len();
-        line += 1;
-    }
-    pieces.push(Piece {
-        document,
-        lines_before,
-        text: &text[from..],
-    });
-    pieces.retain(|piece| !is_blank(piece.text));
-    pieces
-}
-
-fn is_marker(row: &str) -> bool {
-    row.strip_prefix("---")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-}
-
-/// Comments, directives and markers alone make no document.
-fn is_blank(text: &str) -> bool {
-    text.lines().all(|row| {
-        let row = row.trim_end();
-        let bare = row.trim_start();
-        bare.is_empty()
-            || bare.starts_with('#')
-            || row.starts_with('%')
-            || row == "---"
-            || row == "..."
-    })
-}
-
 fn parse(piece: &Piece<'_>) -> Result<Value, String> {
     serde_saphyr::from_str_with_options(piece.text, options()).map_err(|error| {
+        if let Some(line) = template(piece) {
+            return format!("line {line}: {TEMPLATE}");
+        }
         let bare = error.without_snippet();
         match error.location() {
             Some(location) if location.line() > 0 => {
@@ -117,6 +60,17 @@ fn parse(piece: &Piece<'_>) -> Result<Value, String> {
             _ => one_line(&bare.to_string()),
         }
     })
+}
+
+/// What stands where a template's output is to be.
+pub(super) const TEMPLATE: &str =
+    "{{ … }} of a template, which isn't read: render it first, as with `helm template`";
+
+/// The line of the file with a template's first braces in a document, but for comments.
+fn template(piece: &Piece<'_>) -> Option<usize> {
+    let is_template = |row: &str| row.contains("{{") && !row.trim_start().starts_with('#');
+    let before = piece.text.lines().position(is_template)?;
+    Some(piece.lines_before + before + 1)
 }
 
 /// The first line, without the parser's own position: that counts from the
@@ -286,6 +240,60 @@ mod tests {
         let (items, errors) = read("kind: List\nitems:\n- kind: List\n  items: []\n");
         assert_eq!((items.len(), errors.len()), (0, 1));
         assert_eq!(kinds("kind: AllowList\nspec: {}\n").len(), 1);
+    }
+
+    #[test]
+    fn a_stream_of_json_objects_is_a_document_each() {
+        let text = "{\"kind\": \"A\"}\n{\"kind\": \"B\", \"n\": {\"m\": [1]}}{\"kind\":\n\"C\"}\n---\nkind: D\n";
+        let expected = [
+            (1, None, "A".into()),
+            (2, None, "B".into()),
+            (3, None, "C".into()),
+            (4, None, "D".into()),
+        ];
+        assert_eq!(kinds(text), expected);
+        let list = "{\"kind\": \"List\", \"items\": [{\"kind\": \"A\"}]}\n{\"kind\": \"B\"}\n";
+        assert_eq!(kinds(list).len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_stream_names_its_document_and_line() {
+        let (items, errors) =
+            read("{\"kind\": \"A\"}\n{\"kind\": \"B\",\n \"kind\": \"C\"}\n{\"kind\": \"D\"}");
+        assert_eq!(items.len(), 2);
+        assert_eq!(errors[0].document, 2);
+        assert!(errors[0].message.starts_with("line 3: "), "{errors:?}");
+        let (items, errors) = read("{\"kind\": \"A\"}\n{\"kind\": \"B\"\n");
+        assert_eq!((items.len(), errors.len()), (1, 1));
+        assert_eq!(errors[0].document, 2);
+    }
+
+    #[test]
+    fn a_byte_order_mark_at_any_line_s_beginning_is_passed_over() {
+        for text in [
+            "kind: A\n---\n\u{feff}kind: B\n",
+            "kind: A\n\u{feff}---\nkind: B\n",
+            "\u{feff}\u{feff}kind: A\r\n\u{feff}---\r\n\u{feff}kind: B\r\n",
+            "\u{feff}{\"kind\": \"A\"}\n\u{feff}{\"kind\": \"B\"}\n",
+        ] {
+            assert_eq!(kinds(text).len(), 2, "{text:?}");
+        }
+        let (items, errors) = read("kind: A\n\u{feff}kind: B\n");
+        assert_eq!((items.len(), errors.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_template_is_named_with_its_line() {
+        for text in [
+            "kind: A\nmetadata:\n  name: {{ .Release.Name }}\n",
+            "# {{ comment }}\nkind: A\n{{- if .Values.x }}\nspec: {}\n{{- end }}\n",
+            "kind: A\nlabels:\n  {{- include \"labels\" . | nindent 4 }}\n",
+        ] {
+            let (items, errors) = read(text);
+            assert_eq!(items, [], "{text}");
+            let message = format!("line 3: {TEMPLATE}");
+            assert_eq!(errors[0].message, message, "{text}");
+        }
     }
 
     #[test]

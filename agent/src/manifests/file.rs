@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ringfence_policy::model::{Object, ObjectError, Parsed, Workload};
+use ringfence_policy::model::{Object, ObjectError, Parsed, Spelling, Workload};
 use serde_json::Value;
 
 use super::document::{self, Item};
@@ -37,6 +37,8 @@ pub enum Unread {
     Kind(String, String),
     /// An object that another made, which stands for its pods.
     Made(ObjectKey, ObjectKey),
+    /// A kind that Kubernetes' own group of that name doesn't have, and an object.
+    Unknown(String, String),
 }
 
 /// What a file holds.
@@ -70,8 +72,23 @@ pub fn read(file: &Path, text: &str) -> FileRead {
         });
     }
     let mut seen = BTreeMap::new();
+    // Almost no file has them, and it takes a walk through all of its values.
+    let has_braces = text.contains("{{");
     for item in items {
-        object(file, item, &mut seen, &mut read);
+        match misread(&item.value, has_braces) {
+            None => object(file, item, &mut seen, &mut read),
+            Some((field, message)) => {
+                // It may be any object that was there before.
+                read.complete = false;
+                read.errors.push(ManifestError {
+                    document: Some(item.document),
+                    item: item.item,
+                    object: Some(key_of(&item.value).to_string()),
+                    field: Some(field),
+                    ..ManifestError::of_file(file, message)
+                });
+            }
+        }
     }
     read
 }
@@ -133,8 +150,9 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
         }
         Workload::Other => {}
     }
+    let unknown = unknown(&value, &key);
     match Object::from_value(value) {
-        Ok(Parsed::Ignored) => {}
+        Ok(Parsed::Ignored) => read.unread.extend(unknown),
         Ok(Parsed::Object(object)) => put(*object, read),
         Err(error) => {
             let field = (!error.field.is_empty()).then(|| error.field.clone());
@@ -143,6 +161,57 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
             read.invalid.push(Invalid { key, error });
         }
     }
+}
+
+/// The field of a document that isn't what it was meant to be, and why.
+fn misread(value: &Value, has_braces: bool) -> Option<(String, String)> {
+    let (kind, api) = (value["kind"].as_str(), value["apiVersion"].as_str());
+    match Spelling::of(kind.unwrap_or_default(), api) {
+        Spelling::Wrong(field, message) => Some((field.to_owned(), message)),
+        Spelling::Fine | Spelling::Unknown => {
+            let field = has_braces.then(|| template(value, "", false))??;
+            Some((field, document::TEMPLATE.to_owned()))
+        }
+    }
+}
+
+/// The first name, label or selector in which a template's braces stand: in quotes they
+/// are YAML, and would name nothing.
+fn template(value: &Value, path: &str, is_name: bool) -> Option<String> {
+    const NAMES: [&str; 6] = [
+        "kind",
+        "labels",
+        "matchExpressions",
+        "matchLabels",
+        "metadata",
+        "selector",
+    ];
+    let is_template = |text: &str| is_name && text.contains("{{");
+    match value {
+        Value::String(text) => is_template(text).then(|| path.to_owned()),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(n, item)| template(item, &format!("{path}[{n}]"), is_name))
+        }
+        Value::Object(members) => members.iter().find_map(|(key, value)| {
+            let at = match path {
+                "" => key.clone(),
+                path => format!("{path}.{key}"),
+            };
+            let is_name = key != "annotations" && (is_name || NAMES.contains(&key.as_str()));
+            let own = is_template(key).then(|| at.clone());
+            own.or_else(|| template(value, &at, is_name))
+        }),
+        _ => None,
+    }
+}
+
+/// An object of a kind that Kubernetes' own group of that name doesn't have.
+fn unknown(value: &Value, key: &ObjectKey) -> Option<Unread> {
+    let api = value["apiVersion"].as_str()?;
+    let object = format!("{}/{}", key.namespace, key.name);
+    let is_unknown = Spelling::of(&key.kind, Some(api)) == Spelling::Unknown;
+    is_unknown.then(|| Unread::Unknown(format!("{} of {api}", key.kind), object))
 }
 
 /// Kinds without a namespace; a `metadata.namespace` on them means nothing.

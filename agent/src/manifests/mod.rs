@@ -7,6 +7,7 @@
 pub mod document;
 pub mod feed;
 pub mod file;
+mod split;
 pub mod store;
 mod unread;
 pub mod walk;

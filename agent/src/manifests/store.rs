@@ -1,4 +1,4 @@
-//! The last good state of every object in a folder of manifests.
+//! The last good state of every object in a folder or file of manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,6 +12,7 @@ use ringfence_policy::index::Index;
 use ringfence_policy::model::{Object, ObjectError};
 
 use super::file::{self, Entry, FileRead, Invalid, Unread};
+use super::split::{self, decode};
 use super::unread;
 use super::walk::{Stamp, Walk};
 use super::{ManifestError, ManifestErrors, ObjectKey};
@@ -22,6 +23,10 @@ use super::{ManifestError, ManifestErrors, ObjectKey};
 const SETTLE: Duration = Duration::from_millis(40);
 
 const EMPTY: &str = "empty: its objects stay in force; delete the file to remove them";
+
+/// At start nothing is in force yet that could stay.
+const SAYS_NOTHING: &str =
+    "empty, as a file is whose writer died: delete it, or write a comment if that is meant";
 
 /// Objects by file, each in the last form that parsed.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ struct FileState {
     invalid: Vec<Invalid>,
     unread: Vec<Unread>,
     errors: Vec<ManifestError>,
+    /// It has no character but blanks.
+    is_blank: bool,
     /// When it was first seen to be gone.
     missing: Option<Instant>,
 }
@@ -58,14 +65,30 @@ pub struct Refresh {
 }
 
 impl Store {
-    /// Reads a folder for the first time: any error is refused, so that nothing
+    /// Reads a folder or a file for the first time: any error is refused, so that nothing
     /// is enforced from half a state.
     pub fn open(root: &Path) -> Result<Self, ManifestErrors> {
         let mut store = Self::new(root);
         store.read(Duration::ZERO);
-        let problems = store.problems();
+        store.complete()
+    }
+
+    /// Reads what was written to a pipe, once; `name` is what errors call it.
+    pub fn of_bytes(name: &Path, bytes: Vec<u8>) -> Result<Self, ManifestErrors> {
+        let mut store = Self::new(name);
+        store.read_text(name, None, decode(bytes));
+        store.find_duplicates();
+        store.complete()
+    }
+
+    /// Itself, if nothing is wrong with it.
+    fn complete(self) -> Result<Self, ManifestErrors> {
+        let mut problems = self.problems();
+        let blank = self.files.iter().filter(|(_, state)| state.is_blank);
+        problems.extend(blank.map(|(path, _)| ManifestError::of_file(path, SAYS_NOTHING)));
+        problems.sort();
         if problems.is_empty() {
-            Ok(store)
+            Ok(self)
         } else {
             Err(ManifestErrors(problems))
         }
@@ -130,33 +153,30 @@ impl Store {
     }
 
     fn read_file(&mut self, path: &Path, stamp: &Stamp) {
-        let text = match fs::read(path) {
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned()),
+        match fs::read(path) {
+            Ok(bytes) => self.read_text(path, Some(stamp), decode(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(state) = self.files.get_mut(path) {
                     state.missing = Some(Instant::now());
                 }
-                return;
             }
-            Err(error) => Err(error.to_string()),
-        };
+            // No stamp: an I/O error may pass without the file changing.
+            Err(error) => self.read_text(path, None, Err(error.to_string())),
+        }
+    }
+
+    fn read_text(&mut self, path: &Path, stamp: Option<&Stamp>, text: Result<String, String>) {
         let state = self.files.entry(path.to_owned()).or_default();
+        state.stamp = stamp.cloned();
+        state.is_blank = text.as_ref().is_ok_and(|text| split::is_empty(text));
         match text {
             // The shell empties a file before the command that fills it has said
             // anything, and a writer may die in between: nothing was stated.
-            Ok(text) if text.trim().is_empty() && state.has_objects() => {
-                state.stamp = Some(stamp.clone());
+            Ok(_) if state.is_blank && state.has_objects() => {
                 state.errors = vec![ManifestError::of_file(path, EMPTY)];
             }
-            Ok(text) => {
-                state.stamp = Some(stamp.clone());
-                state.take(file::read(path, &text));
-            }
-            Err(message) => {
-                // No stamp: an I/O error may pass without the file changing.
-                state.stamp = None;
-                state.errors = vec![ManifestError::of_file(path, message)];
-            }
+            Ok(text) => state.take(file::read(path, &text)),
+            Err(message) => state.errors = vec![ManifestError::of_file(path, message)],
         }
     }
 
@@ -237,6 +257,18 @@ impl Store {
         })
     }
 
+    /// What there is to say of it all where it holds nothing that is read.
+    pub fn emptiness(&self) -> Option<String> {
+        let root = self.root.display();
+        match (self.files.is_empty(), self.owners.is_empty()) {
+            (true, _) => Some(format!(
+                "{root}: no manifests in it (files that end in .yaml, .yml or .json)"
+            )),
+            (false, true) => Some(format!("{root}: nothing in it is read")),
+            (false, false) => None,
+        }
+    }
+
     /// An index of its own: all objects in their last good form; policies that
     /// never had one, closed.
     pub fn index(&self, config: &Config) -> Index {
@@ -287,6 +319,7 @@ impl FileState {
             invalid,
             unread,
             errors,
+            is_blank: self.is_blank,
             missing: None,
         };
     }

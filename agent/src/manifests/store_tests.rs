@@ -242,6 +242,14 @@ fn an_object_that_stops_parsing_keeps_its_last_good_form() {
 }
 
 #[test]
+fn an_object_whose_kind_is_misspelt_keeps_its_last_good_form() {
+    let mut folder = Folder::new(&[("a.yaml", &pod("a")), ("p.yaml", &policy(CLOSED))]);
+    folder.write("p.yaml", &policy(CLOSED).replace("Policy", "Polcy"));
+    assert!(folder.isolated());
+    assert!(folder.problems()[0].ends_with("NetworkPolicy is meant?"));
+}
+
+#[test]
 fn a_policy_that_never_parsed_is_installed_closed_and_stays_so() {
     let mut folder = Folder::new(&[("pod.yaml", &pod("a")), ("p.yaml", &policy(BAD_CIDR))]);
     assert!(folder.isolated());

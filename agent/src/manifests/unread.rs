@@ -1,4 +1,4 @@
-//! What is said of objects that may make pods and aren't read.
+//! What is said of objects that aren't read.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,10 @@ pub(super) fn lines<'u>(
             Unread::Kind(kind, object) => {
                 let why =
                     "no pod template was found in it; if it makes pods, they are missing here";
+                (kind.as_str(), why.to_owned(), object.clone())
+            }
+            Unread::Unknown(kind, object) => {
+                let why = "no kind that this version knows; it is left out";
                 (kind.as_str(), why.to_owned(), object.clone())
             }
             Unread::Made(_, by) if is_there(by) => continue,

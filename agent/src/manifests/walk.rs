@@ -1,4 +1,4 @@
-//! Which files a folder of manifests holds.
+//! Which files a folder of manifests holds, or a single one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -52,14 +52,18 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Walks `root`. Hidden names are passed over: editors keep their swap files
-    /// there, and a ConfigMap its `..data`, whose files are linked at the top.
+    /// Walks `root`, or takes it if it is a file, whatever it is called. Hidden names are
+    /// passed over: editors keep their swap files there, and a ConfigMap its `..data`,
+    /// whose files are linked at the top.
     pub fn of(root: &Path) -> Self {
         let mut walk = Self::default();
         let mut above = BTreeSet::new();
         match fs::metadata(root) {
             Ok(meta) if meta.is_dir() => walk.folder(root, &meta, &mut above),
-            Ok(_) => walk.fail(root, "not a folder"),
+            Ok(meta) if meta.is_file() => {
+                walk.files.insert(root.to_owned(), Stamp::of(&meta));
+            }
+            Ok(_) => walk.fail(root, "neither a folder nor a file"),
             Err(error) => walk.fail(root, error.to_string()),
         }
         walk
@@ -180,6 +184,17 @@ mod tests {
         symlink("..", dir.path().join("b/up")).unwrap();
         symlink("gone", dir.path().join("dangling.yaml")).unwrap();
         assert_eq!(names(dir.path()), ["a.yaml"]);
+    }
+
+    #[test]
+    fn a_file_is_itself_whatever_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(".bundle");
+        fs::write(&file, "").unwrap();
+        let walk = Walk::of(&file);
+        assert_eq!(walk.files.keys().collect::<Vec<_>>(), [&file]);
+        let walk = Walk::of(Path::new("/dev/null"));
+        assert_eq!((walk.files.len(), walk.errors.len()), (0, 1));
     }
 
     #[test]

@@ -27,6 +27,18 @@ impl Watch {
         Self::new(path, RecursiveMode::Recursive, signal)
     }
 
+    /// Watches a folder of manifests and everything below it, or the folder of a file: a
+    /// file that is replaced is another one.
+    pub fn manifests(path: &Path, signal: Arc<Notify>) -> Self {
+        match path.parent() {
+            Some(folder) if path.is_file() && folder.as_os_str().is_empty() => {
+                Self::folder(Path::new("."), signal)
+            }
+            Some(folder) if path.is_file() => Self::folder(folder, signal),
+            _ => Self::tree(path, signal),
+        }
+    }
+
     /// Watches `path` alone: what appears in it and what goes.
     pub fn folder(path: &Path, signal: Arc<Notify>) -> Self {
         Self::new(path, RecursiveMode::NonRecursive, signal)

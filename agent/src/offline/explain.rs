@@ -1,6 +1,8 @@
 //! `ringfence explain`.
 
-use ringfence_policy::explain::{self, Explanation, Fix, Party, Side, Verdict, Via};
+use ringfence_policy::explain::{
+    self, Calls, Effect, Explanation, Fix, Form, Party, Side, Verdict, Via,
+};
 
 use crate::cli::{ExplainArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
@@ -47,8 +49,14 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
     if !explanation.fix.is_empty() {
         lines.push(String::new());
         lines.push(paint.bold("To allow it"));
-        for fix in &explanation.fix {
+        for (n, fix) in explanation.fix.iter().enumerate() {
+            if n > 0 {
+                lines.push("---".into());
+            }
             paste(fix, &mut lines);
+        }
+        if let Some(effect) = &explanation.effect {
+            beside(effect, &mut lines);
         }
     }
     lines.join("\n") + "\n"
@@ -116,8 +124,38 @@ fn describe(side: &Side, paint: Paint, lines: &mut Vec<String>) {
 /// The YAML stands at the left edge under a comment, so that it can be cut and
 /// pasted as it is.
 fn paste(fix: &Fix, lines: &mut Vec<String>) {
-    lines.push(format!("# {}: {}", fix.object, fix.sentence));
+    let form = match fix.form {
+        Form::Patch => "merge patch",
+        Form::Object => "new object",
+    };
+    lines.push(format!("# {} ({form}): {}", fix.object, fix.sentence));
     lines.extend(fix.patch.lines().map(str::to_owned));
+}
+
+/// What the change does to other calls, as comments below it.
+fn beside(effect: &Effect, lines: &mut Vec<String>) {
+    for (does, calls) in [("closes", &effect.closes), ("also opens", &effect.opens)] {
+        if calls.count > 0 {
+            lines.push(format!("# This {does} {}", listed(calls)));
+        }
+    }
+    if effect.partly {
+        lines.push("# Not all other calls were compared: there are too many kinds of pods.".into());
+    }
+}
+
+fn listed(Calls { count, calls }: &Calls) -> String {
+    let named = calls.iter().map(|call| {
+        let ports = call.ports.join(",");
+        format!("{} -> {} {ports}", call.from, call.to)
+    });
+    let named: Vec<String> = named.collect();
+    let rest = match count - calls.len() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let noun = if *count == 1 { "call" } else { "calls" };
+    format!("{count} {noun}: {}{rest}", named.join(", "))
 }
 
 #[cfg(test)]
@@ -205,5 +243,32 @@ mod tests {
         assert_eq!((four.verdict, four.families), (Verdict::Allowed, None));
         let six = explain("bank/caller", "fd00::2");
         assert_eq!((six.verdict, six.families), (Verdict::Denied, None));
+    }
+
+    #[test]
+    fn documents_to_paste_are_apart_and_what_else_they_do_is_said() {
+        let mut caller = pod("caller", "10.0.0.1", &json!({"app": "caller"}));
+        caller["metadata"]["namespace"] = json!("shop");
+        let labels = json!({"app": "ledger", "ringfence.dev/ingress": "enforce"});
+        let index = index(vec![caller, pod("ledger", "10.0.0.2", &labels)]);
+        let port = super::super::port("TCP/8080").unwrap();
+        let found = explain::explain(&index, "shop/caller", "bank/ledger", &port).unwrap();
+        let text = text(&found, Paint::off());
+        let block = text.split("To allow it\n").nth(1).unwrap();
+        let documents: Vec<&str> = block.split("---\n").collect();
+        assert_eq!(documents.len(), 2, "{text}");
+        assert!(
+            documents[0].starts_with("# Pod shop/caller (merge patch): "),
+            "{text}"
+        );
+        assert!(
+            documents[1].starts_with("# Pod bank/ledger (merge patch): "),
+            "{text}"
+        );
+        let said = "# This also opens 1 call: shop/caller -> bank/ledger ";
+        assert!(documents[1].contains(said), "{text}");
+        let json = serde_json::to_value(&found).unwrap();
+        assert_eq!(json["fix"][0]["form"], "patch");
+        assert_eq!(json["effect"]["closes"], json!({"count": 0, "calls": []}));
     }
 }

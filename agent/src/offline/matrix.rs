@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::anyhow;
 use ringfence_policy::matrix::{By, Cell, Difference, Matrix, Part, Query};
 
 use super::difference;
@@ -15,28 +16,41 @@ const WIDEST: usize = 60;
 /// Prints who can reach whom, or what a change does to that.
 pub fn run(args: &MatrixArgs) -> Outcome {
     let query = query(args)?;
+    if args.diff.as_deref() == Some(super::STDIN.as_ref()) && args.cluster.is_stdin() {
+        return Err(Failure::input(anyhow!(
+            "--manifests - and --diff -: stdin holds one of both"
+        )));
+    }
     let index = super::load(&args.cluster, &args.policy)?;
-    let open = if let Some(other) = &args.diff {
+    let (judges, open) = if let Some(other) = &args.diff {
         let after = super::read(other, &args.policy)?;
         let found = Difference::compute(&index, &after, &query).map_err(Failure::input)?;
         match args.output {
             Output::Json => print_json(&found)?,
             Output::Table => print(&difference::text(&found))?,
         }
-        !found.opens.is_empty() && args.fail_on_open
+        (found.judges, !found.opens.is_empty())
     } else {
         let matrix = Matrix::compute(&index, &query).map_err(Failure::input)?;
         match args.output {
             Output::Json => stream_json(&matrix)?,
             Output::Table => print(&text(&matrix, Paint::stdout()))?,
         }
-        args.fail_on_open && matrix.is_open()
+        (matrix.judges(), matrix.is_open())
     };
-    Ok(match open {
-        true => Found::Something,
-        false => Found::Fine,
-    })
+    match (judges, args.fail_on_open && open) {
+        (_, true) => Ok(Found::Something),
+        (true, false) => Ok(Found::Fine),
+        (false, false) if args.fail_on_open => Err(Failure::input(anyhow!("{NOTHING}"))),
+        (false, false) => {
+            eprintln!("ringfence: {NOTHING}");
+            Ok(Found::Fine)
+        }
+    }
 }
+
+/// A check that has looked at nothing has found nothing, and says nothing.
+const NOTHING: &str = "nothing to judge: there is no caller, or no callee";
 
 fn query(args: &MatrixArgs) -> Result<Query, Failure> {
     let ports = args.port.iter().map(|text| super::port(text));

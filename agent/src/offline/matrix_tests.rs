@@ -114,6 +114,34 @@ fn fail_on_open_finds_any_allowed_call_of_those_asked_for() {
 }
 
 #[test]
+fn a_check_with_nothing_to_judge_fails() {
+    let empty = tempfile::tempdir().unwrap();
+    let policies = folder(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {name: p, namespace: bank}\nspec: {podSelector: {}}\n",
+    );
+    let full = folder(&bank("80"));
+    for without_pods in [&empty, &policies] {
+        let found = |more: &str| run(&args(without_pods.path(), more));
+        assert_eq!(found("").unwrap(), Found::Fine);
+        assert_eq!(found("--fail-on-open").unwrap_err().code(), 2);
+        let from = format!("--fail-on-open --diff {}", full.path().display());
+        assert_eq!(found(&from).unwrap(), Found::Something);
+        let to = format!("--fail-on-open --diff {}", without_pods.path().display());
+        let failure = run(&args(full.path(), &to)).unwrap_err();
+        assert_eq!(failure.code(), 2);
+        let said = failure.to_string();
+        assert!(said.starts_with("nothing to judge"), "{said}");
+    }
+}
+
+#[test]
+fn stdin_can_not_be_both_sides_of_a_difference() {
+    let failure = run(&args(Path::new("-"), "--diff -")).unwrap_err();
+    assert_eq!(failure.code(), 2);
+}
+
+#[test]
 fn unknown_names_are_bad_input() {
     let folder = folder(&bank("80"));
     for wrong in [

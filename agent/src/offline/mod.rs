@@ -1,13 +1,15 @@
-//! The commands that need no root and no datapath: the same compiler over a folder
-//! of manifests, or over a cluster as it is now.
+//! The commands that need no root and no datapath: the same compiler over manifests, or over a cluster as it is now.
 
 pub mod callers;
 mod difference;
 pub mod explain;
 pub mod matrix;
 
+use std::fs;
+use std::io::{self, Read as _};
 use std::path::Path;
 
+use anyhow::Context as _;
 use ringfence_policy::index::Index;
 use ringfence_policy::ports::PortSpec;
 
@@ -15,44 +17,103 @@ use crate::cli::{ClusterArgs, PolicyArgs};
 use crate::failure::Failure;
 use crate::kubernetes::list::{self, ListError};
 use crate::manifests::Store;
+use crate::output;
 use crate::settings::Origin;
+
+/// What stands for stdin where a path may be.
+const STDIN: &str = "-";
+
+/// So many lines are said of what is left out.
+const MOST_LINES: usize = 20;
+
+/// So many names are in one line.
+const MOST_NAMES: usize = 5;
 
 /// Reads what a question is about.
 fn load(cluster: &ClusterArgs, policy: &PolicyArgs) -> Result<Index, Failure> {
     match Origin::of(cluster.manifests.clone(), cluster.kubeconfig.clone()) {
-        Origin::Manifests(folder) => read(&folder, policy),
+        Origin::Manifests(path) => read(&path, policy),
         Origin::Kubernetes(access) => {
             let index = list::index(&access, &policy.config()).map_err(|error| match error {
                 ListError::Access(_) => Failure::input(error),
                 ListError::List { .. } | ListError::Runtime(_) => Failure::fault(error),
             })?;
-            say(&index, &[]);
+            say(left_out(&index));
             Ok(index)
         }
     }
 }
 
-/// Reads a folder; any error in it is refused, since an answer from half of the
-/// policies would be wrong.
+/// Reads a folder, a file or stdin; any error in it is refused, since an answer from half
+/// of the policies would be wrong.
 fn read(manifests: &Path, policy: &PolicyArgs) -> Result<Index, Failure> {
-    let store = Store::open(manifests).map_err(Failure::input)?;
+    let store = open(manifests)?;
     let index = store.index(&policy.config());
-    say(&index, &store.unread());
+    let empty = store.emptiness().into_iter();
+    say(empty.chain(store.unread()).chain(left_out(&index)));
     Ok(index)
 }
 
-/// Says what an answer leaves out.
-fn say(index: &Index, unread: &[String]) {
-    for line in unread.iter().cloned().chain(left_out(index)) {
-        eprintln!("ringfence: {line}");
+fn open(manifests: &Path) -> Result<Store, Failure> {
+    let is_stdin = manifests == Path::new(STDIN);
+    let (name, source) = match is_stdin {
+        true => ("stdin".as_ref(), "/dev/stdin".as_ref()),
+        false => (manifests, manifests),
+    };
+    // A pipe, as of a shell's `<(…)`, can be read once.
+    let is_pipe = fs::metadata(source).is_ok_and(|meta| !meta.is_dir() && !meta.is_file());
+    if !is_stdin && !is_pipe {
+        return Store::open(manifests).map_err(Failure::input);
+    }
+    let mut bytes = Vec::new();
+    let read = match is_stdin {
+        true => io::stdin().lock().read_to_end(&mut bytes),
+        false => fs::File::open(source).and_then(|mut file| file.read_to_end(&mut bytes)),
+    };
+    let named = || format!("reading {}", name.display());
+    read.with_context(named).map_err(Failure::Input)?;
+    Store::of_bytes(name, bytes).map_err(Failure::input)
+}
+
+impl ClusterArgs {
+    fn is_stdin(&self) -> bool {
+        self.manifests.as_deref() == Some(STDIN.as_ref())
     }
 }
 
-/// What of ClusterNetworkPolicies isn't judged as it was meant.
+/// Says what an answer leaves out; of very much only how much more there is.
+fn say(lines: impl Iterator<Item = String>) {
+    let mut lines = lines.map(|line| output::plain(&line));
+    for line in lines.by_ref().take(MOST_LINES) {
+        eprintln!("ringfence: {line}");
+    }
+    match lines.count() {
+        0 => {}
+        more => eprintln!("ringfence: and {more} more lines like these"),
+    }
+}
+
+/// What isn't judged as it was meant, or not at all.
 fn left_out(index: &Index) -> impl Iterator<Item = String> {
     let problems = index.problems().into_iter();
-    let of_cluster = problems.filter(|p| p.object.starts_with("ClusterNetworkPolicy "));
-    of_cluster.map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message))
+    let problems = problems.map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message));
+    on_host_network(index).into_iter().chain(problems)
+}
+
+/// Pods that are the node, so that nothing can stand between.
+fn on_host_network(index: &Index) -> Option<String> {
+    let names = index.names_on_host_network();
+    let named = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>();
+    let rest = match names.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!names.is_empty()).then(|| {
+        format!(
+            "in their node's network, so that they count as the node and are not judged: {}{rest}",
+            named.join(", ")
+        )
+    })
 }
 
 fn port(text: &str) -> Result<PortSpec, Failure> {
@@ -60,25 +121,5 @@ fn port(text: &str) -> Result<PortSpec, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifests::Store;
-
-    #[test]
-    fn what_a_newer_api_says_in_a_cluster_policy_is_said_and_stops_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let yaml = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
-                    metadata: {name: newer}\nspec:\n  tier: Admin\n  priority: 1\n\
-                    \u{20} subject: {namespaces: {}}\n  egress:\n\
-                    \u{20} - {action: Deny, to: [{serviceAccounts: {}}]}\n\
-                    \u{20} - {action: Accept, to: [{domainNames: [example.com]}]}\n";
-        std::fs::write(folder.path().join("all.yaml"), yaml).unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let index = store.index(&PolicyArgs::default().config());
-        let said: Vec<String> = left_out(&index).collect();
-        assert_eq!(said.len(), 2, "{said:?}");
-        let newer = "ClusterNetworkPolicy newer: spec.egress[0].to[0].serviceAccounts: ";
-        assert!(said[0].starts_with(newer), "{said:?}");
-        assert!(said[0].ends_with("the rule denies everything"), "{said:?}");
-    }
-}
+#[path = "read_tests.rs"]
+mod tests;

@@ -34,9 +34,9 @@ impl Callee {
 
 /// What is allowed now, and once staged policies are enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Allowed {
-    pub(super) now: Ports,
-    pub(super) enforced: Ports,
+pub(crate) struct Allowed {
+    pub(crate) now: Ports,
+    pub(crate) enforced: Ports,
 }
 
 impl Allowed {
@@ -52,7 +52,7 @@ impl Allowed {
         self.enforced.add(&more.enforced);
     }
 
-    pub(super) fn both(&self, with: &Self) -> Self {
+    pub(crate) fn both(&self, with: &Self) -> Self {
         Self {
             now: self.now.both(&with.now),
             enforced: self.enforced.both(&with.enforced),
@@ -65,13 +65,13 @@ impl Allowed {
 }
 
 /// Reads sets of ports back out of tables.
-pub(super) struct Reader<'t> {
+pub(crate) struct Reader<'t> {
     tables: &'t Tables,
     sets: BTreeMap<u32, Ports>,
 }
 
 impl<'t> Reader<'t> {
-    pub(super) fn new(tables: &'t Tables) -> Self {
+    pub(crate) fn new(tables: &'t Tables) -> Self {
         Self {
             tables,
             sets: BTreeMap::new(),
@@ -79,7 +79,7 @@ impl<'t> Reader<'t> {
     }
 
     /// What an endpoint allows a class in one direction.
-    pub(super) fn allowed(
+    pub(crate) fn allowed(
         &mut self,
         policy: &EndpointPolicy,
         direction: Direction,

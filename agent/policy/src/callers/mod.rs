@@ -4,7 +4,7 @@
 //! the callee's policies in their order, as the compiler does, once per class of
 //! callers: addresses of one class match the same peers.
 
-mod callee;
+pub(crate) mod callee;
 mod list;
 mod sum;
 mod through;

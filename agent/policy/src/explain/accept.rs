@@ -1,30 +1,83 @@
-//! Rules that a fix adds to policies that are there, and to which it may.
+//! What a fix puts ahead of a ClusterNetworkPolicy that denies, and the NetworkPolicies
+//! to which it may add a rule.
 
 use ipnet::IpNet;
 
 use crate::model::{
-    Action, ClusterEgressRule, ClusterIngressRule, ClusterPeer, NamespacedPods, PolicyType,
+    Action, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,
+    ClusterPeer, Meta, NamespacedPods, PolicyType, Subject,
 };
 
 use super::{
     Party,
     change::{Change, ClusterRule},
-    fix::{Call, by_name, everywhere},
+    fix::Call,
+    rules::{by_name, everywhere, object_name, way},
 };
 
 impl Call<'_, '_> {
     /// An Accept before all else that a ClusterNetworkPolicy says; none of one with rules
     /// that can't be written as they were.
-    pub(super) fn by_cluster(&self, direction: PolicyType, policy: String) -> Option<Change> {
-        let stored = self.index().cluster_policies.get(policy.as_str());
+    pub(super) fn by_cluster(&self, direction: PolicyType, policy: &str) -> Option<Change> {
+        let stored = self.index().cluster_policies.get(policy);
         stored.filter(|stored| stored.is_read())?;
         let sentence = format!(
             "Accepts it before all other rules of {policy}: {}",
             self.allows()
         );
+        Some(Change::ClusterRule {
+            policy: policy.to_owned(),
+            rule: self.accepting(direction)?,
+            sentence,
+        })
+    }
+
+    /// A ClusterNetworkPolicy of its own right before the one that denies, for the service's
+    /// pods alone; none where nothing stands before that.
+    pub(super) fn before_cluster(&self, direction: PolicyType, policy: &str) -> Option<Change> {
+        let (subject, peer) = match direction {
+            PolicyType::Ingress => (self.to, self.from),
+            PolicyType::Egress => (self.from, self.to),
+        };
+        let (_, pod) = self.pod(subject)?;
+        let stored = self.index().cluster_policies.get(policy)?;
+        let (tier, priority) = stored.rank;
+        let mut spec = ClusterNetworkPolicySpec {
+            tier,
+            priority: priority.checked_sub(1).filter(|priority| *priority >= 0)?,
+            subject: Subject {
+                namespaces: None,
+                pods: Some(NamespacedPods {
+                    namespace_selector: by_name(&pod.shape.namespace),
+                    pod_selector: self.selector(pod),
+                }),
+            },
+            ..ClusterNetworkPolicySpec::default()
+        };
+        match self.accepting(direction)? {
+            ClusterRule::Ingress(rule) => spec.ingress.push(rule),
+            ClusterRule::Egress(rule) => spec.egress.push(rule),
+        }
+        let workload = pod.shape.workload();
+        let name = format!("allow-{workload}-{}-{}", way(direction), peer.name);
+        let is_free = |name: &str| !self.index().cluster_policies.contains_key(name);
+        let mode = stored.mode.as_ref();
+        let mode = mode.map(|mode| (self.index().config.key("mode"), mode.as_ref().to_owned()));
+        let metadata = Meta {
+            name: object_name(&name, is_free),
+            annotations: mode.into_iter().collect(),
+            ..Meta::default()
+        };
+        Some(Change::Cluster {
+            policy: Box::new(ClusterNetworkPolicy { metadata, spec }),
+            sentence: format!("Accepts it before {policy}: {}", self.allows()),
+        })
+    }
+
+    fn accepting(&self, direction: PolicyType) -> Option<ClusterRule> {
         let protocols = self.port.as_match().into_iter().collect();
         let (name, action) = (None, Action::Accept);
-        let rule = match direction {
+        Some(match direction {
             PolicyType::Ingress => ClusterRule::Ingress(ClusterIngressRule {
                 from: vec![self.cluster_peer(self.from, direction)?],
                 name,
@@ -39,11 +92,6 @@ impl Call<'_, '_> {
                 protocols,
                 unread: None,
             }),
-        };
-        Some(Change::ClusterRule {
-            policy,
-            rule,
-            sentence,
         })
     }
 

@@ -1,16 +1,17 @@
 //! A change to one object: tried on the index, and written down for people.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     index::{Index, PodEntry, groups::PodId},
     model::{
-        ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, EgressRule, IngressRule, Meta,
-        NetworkPolicy,
+        self, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, EgressRule, IngressRule,
+        Meta, NetworkPolicy,
     },
 };
 
-use super::{Fix, yaml};
+use super::{Fix, Form, yaml};
 
 /// Namespace and name.
 pub(super) type Key = (String, String);
@@ -43,6 +44,11 @@ pub(super) enum Change {
     /// Adds a NetworkPolicy.
     Policy {
         policy: Box<NetworkPolicy>,
+        sentence: String,
+    },
+    /// Adds a ClusterNetworkPolicy.
+    Cluster {
+        policy: Box<ClusterNetworkPolicy>,
         sentence: String,
     },
 }
@@ -95,6 +101,26 @@ impl Change {
                 }
             }
             Self::Policy { policy, .. } => index.put_policy(policy, false),
+            Self::Cluster { policy, .. } => index.put_cluster_policy(policy, false),
+        }
+    }
+
+    /// Whether the API server would take it.
+    pub(super) fn is_valid(&self, index: &Index) -> bool {
+        match self {
+            Self::ClusterRule { policy, rule, .. } => {
+                let policy = changed_cluster(index, policy, rule);
+                policy.is_some_and(|policy| model::is_valid_cluster(&policy.spec))
+            }
+            Self::Cluster { policy, .. } => model::is_valid_cluster(&policy.spec),
+            Self::Label { .. } | Self::Rule { .. } | Self::Policy { .. } => true,
+        }
+    }
+
+    fn form(&self) -> Form {
+        match self {
+            Self::Label { .. } | Self::Rule { .. } | Self::ClusterRule { .. } => Form::Patch,
+            Self::Policy { .. } | Self::Cluster { .. } => Form::Object,
         }
     }
 
@@ -107,6 +133,9 @@ impl Change {
                 let meta = &policy.metadata;
                 let key = (meta.namespace.clone(), meta.name.clone());
                 ("NetworkPolicy", key)
+            }
+            Self::Cluster { policy, .. } => {
+                return format!("ClusterNetworkPolicy {}", policy.metadata.name);
             }
         };
         format!("{kind} {namespace}/{name}")
@@ -138,15 +167,18 @@ impl Change {
                     ClusterRule::Egress(_) => json!({"spec": {"egress": policy.spec.egress}}),
                 }
             }
-            Self::Policy { policy, .. } => json!({
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": {
-                    "name": policy.metadata.name,
-                    "namespace": policy.metadata.namespace,
-                },
-                "spec": policy.spec,
-            }),
+            Self::Policy { policy, .. } => object(
+                "networking.k8s.io/v1",
+                "NetworkPolicy",
+                &policy.metadata,
+                &policy.spec,
+            ),
+            Self::Cluster { policy, .. } => object(
+                "policy.networking.k8s.io/v1alpha2",
+                "ClusterNetworkPolicy",
+                &policy.metadata,
+                &policy.spec,
+            ),
         }
     }
 
@@ -155,9 +187,22 @@ impl Change {
             Self::Label { sentence, .. }
             | Self::Rule { sentence, .. }
             | Self::ClusterRule { sentence, .. }
-            | Self::Policy { sentence, .. } => sentence,
+            | Self::Policy { sentence, .. }
+            | Self::Cluster { sentence, .. } => sentence,
         }
     }
+}
+
+/// A new object.
+fn object(version: &str, kind: &str, meta: &Meta, spec: &impl Serialize) -> Value {
+    let mut metadata = json!({"name": meta.name});
+    if !meta.namespace.is_empty() {
+        metadata["namespace"] = json!(meta.namespace);
+    }
+    if !meta.annotations.is_empty() {
+        metadata["annotations"] = json!(meta.annotations);
+    }
+    json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
 }
 
 /// A NetworkPolicy with one more rule.
@@ -200,19 +245,20 @@ fn meta(index: &Index, namespace: &str, name: &str, mode: Option<&str>) -> Meta 
 
 /// Changes as they are shown: one entry per object.
 pub(super) fn write(index: &Index, changes: &[Change]) -> Vec<Fix> {
-    let mut merged: Vec<(String, Value, String)> = Vec::new();
+    let mut merged: Vec<(String, Form, Value, String)> = Vec::new();
     for change in changes {
         let (object, patch) = (change.object(), change.patch(index));
         match merged.iter_mut().find(|m| m.0 == object) {
-            Some((_, known, sentence)) => {
+            Some((_, _, known, sentence)) => {
                 merge(known, patch);
                 *sentence = format!("{sentence} {}", change.sentence());
             }
-            None => merged.push((object, patch, change.sentence().to_owned())),
+            None => merged.push((object, change.form(), patch, change.sentence().to_owned())),
         }
     }
-    let fix = |(object, patch, sentence): (String, Value, String)| Fix {
+    let fix = |(object, form, patch, sentence): (String, Form, Value, String)| Fix {
         object,
+        form,
         patch: yaml::write(&patch),
         sentence,
     };

@@ -1,41 +1,41 @@
 //! The smallest change that allows a denied call.
 //!
-//! Each side that denies has ways to be opened, the best first. Combinations
-//! are tried on a copy of the index in that order, so that what is offered works.
-
-use std::net::IpAddr;
-
-use ipnet::IpNet;
+//! Each side that denies has ways to be opened, the best first. Combinations are tried on
+//! a copy of the index in that order, and what they do to all other calls is compared:
+//! the first that does nothing else is offered, or else the one that closes least.
 
 use crate::{
-    compile::policy::{Origin, Place},
-    index::{Index, PodEntry, groups::PodId, spaces::NAMESPACE_NAME},
+    compile::policy::{Origin, Place, Policy},
+    index::{Index, PodEntry, groups::PodId},
     labels::{self, PortRef},
-    model::{
-        EgressRule, IngressRule, IntOrString, IpBlock, LabelSelector, Meta, NetworkPolicy,
-        NetworkPolicyPort, NetworkPolicySpec, Peer, PolicyType,
-    },
+    model::{LabelSelector, PolicyType, Tier},
     ports::PortSpec,
 };
 
 use super::{
     Case, Ends, Fix, Party, Side, Verdict,
-    change::{self, Change, Key, Rule},
-    party::PartyKind,
-    side, yaml,
+    change::{self, Change, Key},
+    effect::{self, Asked, Effect},
+    party::{self, PartyKind},
+    side,
+    trace::Decision,
 };
 
 /// One way to open one side.
 type Way = Vec<Change>;
 
-/// Tries ways until one makes the call better than `now`.
+/// So many combinations are tried: each is the whole cluster compiled once.
+const MOST_TRIES: usize = 24;
+
+/// Tries ways until one makes the call better than `now` and does nothing else; none where
+/// no way makes it better.
 pub(super) fn find(
     case: &Case<'_>,
     ends: &Ends<'_>,
     now: Verdict,
     egress: &Side,
     ingress: &Side,
-) -> Vec<Fix> {
+) -> Option<(Vec<Fix>, Effect)> {
     let &Ends { from, to, port, .. } = ends;
     let call = Call {
         case,
@@ -45,33 +45,21 @@ pub(super) fn find(
         ends,
         now,
     };
-    let cut_off: Way = [from, to]
-        .into_iter()
-        .filter_map(|p| call.release(p))
-        .collect();
-    let to_blame = |side: &Side| side.verdict == now;
-    let mut outgoing = vec![Way::new()];
-    let mut incoming = vec![Way::new()];
-    if to_blame(egress) {
-        outgoing.extend(call.ways(PolicyType::Egress));
-    }
-    if to_blame(ingress) {
-        incoming.extend(call.ways(PolicyType::Ingress));
-    }
-    for out in &outgoing {
-        for into in &incoming {
-            let mut changes = cut_off.clone();
-            for change in out.iter().chain(into) {
-                if !changes.contains(change) {
-                    changes.push(change.clone());
-                }
-            }
-            if !changes.is_empty() && call.works(case.given, &changes) {
-                return change::write(case.given, &changes);
+    let mut best: Option<(Way, Effect)> = None;
+    for changes in call.candidates(egress, ingress).iter().take(MOST_TRIES) {
+        let Some(effect) = call.effect(changes) else {
+            continue;
+        };
+        let is_less = |(_, known): &(Way, Effect)| effect.badness() < known.badness();
+        if best.as_ref().is_none_or(is_less) {
+            let is_own = effect.is_own();
+            best = Some((changes.clone(), effect));
+            if is_own {
+                break;
             }
         }
     }
-    Vec::new()
+    best.map(|(changes, effect)| (change::write(case.given, &changes), effect))
 }
 
 pub(super) struct Call<'c, 'a> {
@@ -94,16 +82,67 @@ impl<'c, 'a> Call<'c, 'a> {
         Some((id, self.index().entry(id)?))
     }
 
-    /// Whether the call is better off once the changes are made. Pods keep their
-    /// indexes: no change adds or removes one.
-    fn works(&self, index: &Index, changes: &[Change]) -> bool {
-        let mut index = index.clone();
+    /// What may open both sides, the best first.
+    fn candidates(&self, egress: &Side, ingress: &Side) -> Vec<Way> {
+        let ends = [self.from, self.to].into_iter();
+        let cut_off: Way = ends.filter_map(|party| self.release(party)).collect();
+        let to_blame = |side: &Side| side.verdict == self.now;
+        let mut outgoing = vec![Way::new()];
+        let mut incoming = vec![Way::new()];
+        if to_blame(egress) {
+            outgoing.extend(self.ways(PolicyType::Egress));
+        }
+        if to_blame(ingress) {
+            incoming.extend(self.ways(PolicyType::Ingress));
+        }
+        // A caller's label may open both sides; nothing else does.
+        let is_enough = |way: &Way, other: &Way, is_to_blame: bool| {
+            let by_label = |way: &Way| way.iter().any(|c| matches!(c, Change::Label { .. }));
+            !is_to_blame || !way.is_empty() || by_label(other) || !cut_off.is_empty()
+        };
+        let mut found: Vec<Way> = Vec::new();
+        for out in &outgoing {
+            for into in &incoming {
+                let fits = is_enough(out, into, to_blame(egress))
+                    && is_enough(into, out, to_blame(ingress));
+                let mut changes = cut_off.clone();
+                for change in out.iter().chain(into) {
+                    if !changes.contains(change) {
+                        changes.push(change.clone());
+                    }
+                }
+                if fits && !changes.is_empty() && !found.contains(&changes) {
+                    found.push(changes);
+                }
+            }
+        }
+        found
+    }
+
+    /// What else the changes do; `None` if they don't make the call better over every
+    /// family. Pods keep their indexes: no change adds or removes one.
+    fn effect(&self, changes: &[Change]) -> Option<Effect> {
+        let given = self.case.given;
+        if !changes.iter().all(|change| change.is_valid(given)) {
+            return None;
+        }
+        let mut index = given.clone();
         for change in changes {
             change.apply(&mut index);
         }
-        let case = Case::new(&index);
-        let (egress, ingress) = side::both(&case, self.ends);
-        egress.verdict.max(ingress.verdict) < self.now
+        let after = Case::new(&index);
+        let calls = party::by_family(&after, self.from, self.to);
+        let works = calls.iter().all(|(from, to)| {
+            let ends = Ends {
+                from,
+                to,
+                ..*self.ends
+            };
+            let (egress, ingress) = side::both(&after, &ends);
+            egress.verdict.max(ingress.verdict) < self.now
+        });
+        let asked = Asked::new(self.from, self.to, self.port);
+        works.then(|| effect::compare(self.case, &after, &asked))
     }
 
     fn release(&self, party: &Party) -> Option<Change> {
@@ -115,63 +154,108 @@ impl<'c, 'a> Call<'c, 'a> {
         Some(Change::label(pod, key, None, sentence))
     }
 
-    /// Ways to open one side: by label where a label closed it, else by the
-    /// NetworkPolicy that did, else by a new one; each also after the
-    /// ClusterNetworkPolicies that deny it accept it.
+    /// Ways to open one side: by label where a label closed it, else by the NetworkPolicy
+    /// that did, else by a new one. Where a ClusterNetworkPolicy denies it, only another
+    /// rule before that does, but that pods which a NetworkPolicy isolates are out of the
+    /// Baseline's reach.
     fn ways(&self, direction: PolicyType) -> Vec<Way> {
-        let subject = match direction {
-            PolicyType::Ingress => self.to,
-            PolicyType::Egress => self.from,
+        let (subject, peer) = match direction {
+            PolicyType::Ingress => (self.to, self.from),
+            PolicyType::Egress => (self.from, self.to),
         };
         let policies = self.case.policies(subject);
+        let counted = policies
+            .iter()
+            .filter(|policy| !policy.staged || self.now == Verdict::Audited);
+        let counted: Vec<&Policy> = counted.collect();
+        let mut ways = Vec::new();
+        let denied =
+            match side::decision(self.case, (subject, peer), &counted, direction, self.port) {
+                Decision::Denied(Policy { origin, place, .. }, _) => Some((origin, *place)),
+                _ => None,
+            };
+        if denied.is_none_or(|(_, place)| place == Place::Tier(Tier::Baseline)) {
+            ways.extend(self.network_ways(direction, subject, &counted));
+        }
+        if let Some((
+            Origin::ClusterNetworkPolicy {
+                name,
+                closed: false,
+            },
+            _,
+        )) = denied
+        {
+            let accepting = [
+                self.by_cluster(direction, name),
+                self.before_cluster(direction, name),
+            ];
+            ways.extend(accepting.into_iter().flatten().map(|change| vec![change]));
+        }
+        ways
+    }
+
+    fn network_ways(
+        &self,
+        direction: PolicyType,
+        subject: &Party,
+        policies: &[&Policy],
+    ) -> Vec<Way> {
+        let isolating = policies.iter().filter(|policy| {
+            policy.rules(direction).is_some() && policy.place == Place::Network { isolates: true }
+        });
         let mut by_label = false;
         let mut netpol: Option<Key> = None;
-        let mut clusters = Vec::new();
-        for policy in &policies {
-            let counts = !policy.staged || self.now == Verdict::Audited;
-            if !counts || policy.rules(direction).is_none() {
-                continue;
-            }
-            match (&policy.origin, policy.place) {
-                (
-                    Origin::ClusterNetworkPolicy {
-                        name,
-                        closed: false,
-                    },
-                    _,
-                ) => {
-                    clusters.push(name.as_ref().to_owned());
-                }
-                (_, Place::Network { isolates: false }) => {}
-                (Origin::Label { .. }, _) => by_label = true,
-                (
-                    Origin::NetworkPolicy {
-                        namespace,
-                        name,
-                        closed: false,
-                    },
-                    _,
-                ) if netpol.is_none() && self.is_own(subject, namespace, name) => {
-                    netpol = Some((namespace.as_ref().to_owned(), name.as_ref().to_owned()));
-                }
-                _ => {}
+        let mut within: Vec<LabelSelector> = Vec::new();
+        // A new policy closes nothing for pods that one like it isolates already.
+        let staged = self.now == Verdict::Audited && isolating.clone().all(|policy| policy.staged);
+        for policy in isolating {
+            by_label |= matches!(policy.origin, Origin::Label { .. });
+            within.extend(self.selected_by(subject, &policy.origin));
+            if let Origin::NetworkPolicy {
+                namespace,
+                name,
+                closed: false,
+            } = &policy.origin
+                && netpol.is_none()
+                && self.is_own(subject, namespace, name)
+            {
+                netpol = Some((namespace.as_ref().to_owned(), name.as_ref().to_owned()));
             }
         }
         let label = self
             .by_label(direction)
             .filter(|way| by_label && !way.is_empty());
         let rule = netpol.map(|policy| vec![self.by_rule(direction, policy)]);
-        let policy = self.by_policy(direction).map(|change| vec![change]);
-        let plain: Vec<Way> = [label, rule, policy].into_iter().flatten().collect();
-        let accepting = clusters
-            .into_iter()
-            .filter_map(|name| Some(vec![self.by_cluster(direction, name)?]));
-        plain.into_iter().chain(accepting).collect()
+        let new = [None].into_iter().chain(within.iter().map(Some));
+        let new = new.filter_map(|within| self.by_policy(direction, within, staged));
+        let first = [label, rule].into_iter().flatten();
+        first.chain(new.map(|change| vec![change])).collect()
+    }
+
+    /// How the pods are selected that a policy isolates.
+    fn selected_by(&self, subject: &Party, origin: &Origin) -> Option<LabelSelector> {
+        match origin {
+            Origin::NetworkPolicy {
+                namespace, name, ..
+            } => Some(self.index().policy(namespace, name)?.spec().pod_selector),
+            Origin::Label {
+                key,
+                on_namespace: false,
+            } => {
+                let (_, pod) = self.pod(subject)?;
+                let value = pod.shape.labels.get(key)?;
+                Some(LabelSelector {
+                    match_labels: [(key.clone(), value.as_ref().to_owned())].into(),
+                    ..LabelSelector::default()
+                })
+            }
+            _ => None,
+        }
     }
 
     fn by_label(&self, direction: PolicyType) -> Option<Way> {
         match (self.pod(self.from), self.pod(self.to)) {
-            (Some(caller), Some(callee)) => self.by_call(caller, callee),
+            (Some(caller), Some(callee)) => self.by_call(direction, caller, callee),
             (None, Some(callee)) if direction == PolicyType::Ingress => {
                 let (word, whom) = match self.from.kind {
                     PartyKind::Node => ("all_nodes", "traffic from other nodes"),
@@ -191,8 +275,14 @@ impl<'c, 'a> Call<'c, 'a> {
         Change::label(callee, key, Some("true".into()), sentence)
     }
 
-    /// The caller's label, and the callee's consent if it comes from elsewhere.
-    fn by_call(&self, caller: (PodId, &PodEntry), callee: (PodId, &PodEntry)) -> Option<Way> {
+    /// The caller's label, and for the callee's side its consent if the caller comes from
+    /// elsewhere.
+    fn by_call(
+        &self,
+        direction: PolicyType,
+        caller: (PodId, &PodEntry),
+        callee: (PodId, &PodEntry),
+    ) -> Option<Way> {
         let config = &self.index().config;
         let (from, to) = (&caller.1.shape, &callee.1.shape);
         let same = from.namespace == to.namespace;
@@ -218,7 +308,8 @@ impl<'c, 'a> Call<'c, 'a> {
             let namespace = self.index().namespace(&to.namespace);
             labels::is_true(&to.labels, &key) || labels::is_true(&namespace, &key)
         };
-        if !same && !admitted(&from.namespace) && !admitted("any_namespace") {
+        let asks = direction == PolicyType::Ingress && !same;
+        if asks && !admitted(&from.namespace) && !admitted("any_namespace") {
             let sentence = format!(
                 "Admits callers of namespace {} that list {}.",
                 from.namespace, to.service
@@ -256,137 +347,4 @@ impl<'c, 'a> Call<'c, 'a> {
         // A label's value holds 63 characters.
         Some(parts.join("_")).filter(|v| v.len() <= 63)
     }
-
-    fn by_rule(&self, direction: PolicyType, policy: Key) -> Change {
-        let sentence = format!(
-            "Adds a rule to {}/{}: {}",
-            policy.0,
-            policy.1,
-            self.allows()
-        );
-        Change::Rule {
-            rule: self.rule(direction),
-            policy,
-            sentence,
-        }
-    }
-
-    pub(super) fn allows(&self) -> String {
-        let ports = match self.port.with_ports() {
-            Some(_) => self.port.to_string(),
-            None => "everything, since a rule for ICMP can have no ports,".into(),
-        };
-        format!("{} may send {ports} to {}.", self.from.name, self.to.name)
-    }
-
-    fn rule(&self, direction: PolicyType) -> Rule {
-        let port = self.port.with_ports().map(|protocol| NetworkPolicyPort {
-            protocol,
-            port: Some(IntOrString::Int(self.port.port.into())),
-            end_port: None,
-        });
-        let ports = port.into_iter().collect();
-        match direction {
-            PolicyType::Ingress => Rule::Ingress(IngressRule {
-                from: self.peers(self.from, self.to),
-                ports,
-            }),
-            PolicyType::Egress => Rule::Egress(EgressRule {
-                to: self.peers(self.to, self.from),
-                ports,
-            }),
-        }
-    }
-
-    fn peers(&self, peer: &Party, subject: &Party) -> Vec<Peer> {
-        let block = |cidr: IpNet| Peer {
-            ip_block: Some(IpBlock {
-                cidr,
-                except: Vec::new(),
-            }),
-            ..Peer::default()
-        };
-        let Some(pod) = self.pod(peer) else {
-            return match peer.address {
-                Some(ip) => vec![block(IpNet::from(ip))],
-                None => everywhere().map(block).into(),
-            };
-        };
-        let (_, pod) = pod;
-        let subject = self.pod(subject).map(|(_, s)| &s.shape.namespace);
-        let elsewhere = subject.is_some_and(|namespace| *namespace != pod.shape.namespace);
-        vec![Peer {
-            pod_selector: Some(self.selector(pod)),
-            namespace_selector: elsewhere.then(|| by_name(&pod.shape.namespace)),
-            ip_block: None,
-        }]
-    }
-
-    /// The pods of a pod's service; of its namespace if it carries no label that says more.
-    pub(super) fn selector(&self, pod: &PodEntry) -> LabelSelector {
-        let labels = &pod.shape.labels;
-        let keys = &self.index().config.service_labels;
-        let named = keys.iter().find_map(|k| Some((k, labels.get(k)?)));
-        let match_labels = match named {
-            Some((key, value)) => [(key.clone(), value.as_ref().to_owned())].into(),
-            None => {
-                let volatile = |k: &str| k.ends_with("-hash") || k.contains("ringfence.dev/");
-                let stable = labels.iter().filter(|(k, _)| !volatile(k));
-                stable
-                    .map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned()))
-                    .collect()
-            }
-        };
-        LabelSelector {
-            match_labels,
-            ..LabelSelector::default()
-        }
-    }
-
-    fn by_policy(&self, direction: PolicyType) -> Option<Change> {
-        let (subject, peer) = match direction {
-            PolicyType::Ingress => (self.to, self.from),
-            PolicyType::Egress => (self.from, self.to),
-        };
-        let (_, pod) = self.pod(subject)?;
-        let way = match direction {
-            PolicyType::Ingress => "from",
-            PolicyType::Egress => "to",
-        };
-        let service = &pod.shape.service;
-        let name = format!("allow-{service}-{way}-{}", peer.name);
-        let mut spec = NetworkPolicySpec {
-            pod_selector: self.selector(pod),
-            policy_types: vec![direction],
-            ..NetworkPolicySpec::default()
-        };
-        match self.rule(direction) {
-            Rule::Ingress(rule) => spec.ingress.push(rule),
-            Rule::Egress(rule) => spec.egress.push(rule),
-        }
-        let metadata = Meta {
-            name: yaml::object_name(&name),
-            namespace: pod.shape.namespace.as_ref().to_owned(),
-            ..Meta::default()
-        };
-        let policy = Box::new(NetworkPolicy { metadata, spec });
-        let sentence = format!("Adds a NetworkPolicy: {}", self.allows());
-        Some(Change::Policy { policy, sentence })
-    }
-}
-
-/// Selects the namespace of a name.
-pub(super) fn by_name(namespace: &str) -> LabelSelector {
-    let name = (NAMESPACE_NAME.to_owned(), namespace.to_owned());
-    LabelSelector {
-        match_labels: [name].into(),
-        ..LabelSelector::default()
-    }
-}
-
-/// Every address of both families.
-pub(super) fn everywhere() -> [IpNet; 2] {
-    let v4 = IpNet::new_assert(IpAddr::from([0; 4]), 0);
-    let v6 = IpNet::new_assert(IpAddr::from([0_u16; 8]), 0);
-    [v4, v6]
 }

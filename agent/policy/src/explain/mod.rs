@@ -6,30 +6,35 @@
 
 mod accept;
 mod change;
+mod effect;
 mod exempt;
 mod fix;
 mod party;
+mod rules;
 mod service;
 mod side;
 mod trace;
 mod yaml;
 
 #[cfg(test)]
+mod effect_tests;
+#[cfg(test)]
 mod service_tests;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Deref};
 
 use serde::Serialize;
 
 use crate::{
     compile::policy::{Facts, Parsed, Policy},
-    index::{Index, PodEntry, Scope, groups::PodId},
+    index::{Index, PodEntry, groups::PodId},
     ports::PortSpec,
-    tables::Tables,
+    snapshot::Snapshot,
 };
 
+pub use effect::{Calls, ChangedCall, Effect};
 pub use party::{ExplainError, Party, PartyKind};
 use service::Called;
 pub use service::{Backend, Via};
@@ -75,6 +80,9 @@ pub struct Explanation {
     /// The smallest change that would allow it, or keep it allowed once staged
     /// policies are enforced: all entries together. Empty if neither is needed.
     pub fix: Vec<Fix>,
+    /// What the fix does beside that, all entries together; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<Effect>,
 }
 
 /// A change of one object.
@@ -82,11 +90,23 @@ pub struct Explanation {
 pub struct Fix {
     /// Kind and name: `Pod bank/ledger-0`.
     pub object: String,
+    /// What [`Fix::patch`] is.
+    pub form: Form,
     /// YAML to paste: a merge patch (RFC 7386) of the object, or a new object
     /// if it starts with `apiVersion`.
     pub patch: String,
     /// What it does, in one sentence.
     pub sentence: String,
+}
+
+/// How a change is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// A merge patch of an object that is there.
+    Patch,
+    /// A whole new object.
+    Object,
 }
 
 /// Explains a call from `from` to `to`, each `ns/pod`, `ns/service`, `outside`
@@ -164,7 +184,7 @@ pub fn explain(
         ingress,
     } = worst;
     let fix = match verdict {
-        Verdict::Allowed => Vec::new(),
+        Verdict::Allowed => None,
         worse => {
             let ends = Ends {
                 from: &from,
@@ -175,6 +195,7 @@ pub fn explain(
             fix::find(&case, &ends, worse, &egress, &ingress)
         }
     };
+    let (fix, effect) = fix.map_or((Vec::new(), None), |(fix, effect)| (fix, Some(effect)));
     Ok(Explanation {
         from,
         to,
@@ -186,6 +207,7 @@ pub fn explain(
         egress,
         ingress,
         fix,
+        effect,
     })
 }
 
@@ -219,21 +241,26 @@ fn backend(callee: &service::Callee, calls: &[Call<'_>]) -> Backend {
 struct Case<'a> {
     /// As it was given.
     given: &'a Index,
-    /// A copy in which every pod has an address.
-    index: Index,
+    /// A copy in which every pod has an address, and its tables.
+    snapshot: Snapshot,
     parsed: RefCell<Parsed>,
-    tables: Tables,
+}
+
+/// A case is its snapshot, and remembers what it has read of policies.
+impl Deref for Case<'_> {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
 }
 
 impl<'a> Case<'a> {
     fn new(given: &'a Index) -> Self {
-        let index = given.with_made_up_addresses();
-        let tables = index.compile(&Scope::Everything);
         Self {
             given,
-            index,
+            snapshot: Snapshot::new(given),
             parsed: RefCell::default(),
-            tables,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The two ends of a call.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ringfence_ebpf::abi::Addr;
 use serde::Serialize;
@@ -62,20 +62,25 @@ pub enum ExplainError {
     NoBackends(String),
 }
 
-/// Addresses for documentation (RFC 5737); `outside` is the first that least is said of.
-const OUTSIDE: [[u8; 4]; 6] = [
-    [203, 0, 113, 77],
-    [198, 51, 100, 77],
-    [192, 0, 2, 77],
-    [203, 0, 113, 200],
-    [198, 51, 100, 200],
-    [192, 0, 2, 200],
+/// Addresses for documentation (RFC 5737, RFC 3849, RFC 9637); `outside` is the first of a
+/// family that least is said of.
+const OUTSIDE: [IpAddr; 10] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)),
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 200)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x4d, 0, 0, 0, 0, 0x77)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xc8, 0, 0, 0, 0, 0x77)),
+    IpAddr::V6(Ipv6Addr::new(0x3fff, 0x4d, 0, 0, 0, 0, 0, 0x77)),
+    IpAddr::V6(Ipv6Addr::new(0x3fff, 0xc8, 0, 0, 0, 0, 0, 0x77)),
 ];
 
 /// Whom a name means: one party, or all pods of a service.
 pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainError> {
     if text == "outside" {
-        return Ok(vec![outside(case)]);
+        return Ok(vec![outside(case, true)]);
     }
     if let Ok(ip) = text.parse() {
         return Ok(vec![by_address(case, ip)]);
@@ -96,7 +101,7 @@ pub(super) fn of_pod(case: &Case<'_>, id: PodId) -> Party {
         address: shown.and_then(|p| p.addresses.first().copied()),
         pod: Some(id),
         // Every pod of this index has an address, made up if need be.
-        judged: judged.unwrap_or(IpAddr::V4(OUTSIDE[0].into())),
+        judged: judged.unwrap_or(OUTSIDE[0]),
         by_address: false,
     }
 }
@@ -124,15 +129,18 @@ pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
     }
 }
 
-/// An address that no pod or node has and that as few prefixes as possible cover.
-fn outside(case: &Case<'_>) -> Party {
-    let free = OUTSIDE.iter().map(|a| IpAddr::from(*a));
+/// An address of a family that no pod or node has and that as few prefixes as possible
+/// cover.
+fn outside(case: &Case<'_>, is_v4: bool) -> Party {
+    let family = || OUTSIDE.into_iter().filter(|ip| ip.is_ipv4() == is_v4);
+    let free = family();
     let free = free.filter(|ip| case.index.is_outside(&Addr::from(*ip)));
     let covered = |ip: &IpAddr| {
         let found = crate::prefix::longest(&case.tables.cidrs, &Addr::from(*ip), 128);
         found.map_or(0, |((_, len), _)| *len)
     };
-    let judged = free.min_by_key(covered).unwrap_or(OUTSIDE[0].into());
+    let found = free.min_by_key(covered).or_else(|| family().next());
+    let judged = found.unwrap_or(OUTSIDE[0]);
     Party {
         kind: PartyKind::Outside,
         name: "outside".into(),
@@ -145,11 +153,15 @@ fn outside(case: &Case<'_>) -> Party {
 }
 
 /// The two ends of a call by each family of addresses that both have: one may be denied
-/// where the other is allowed. Where one end is an address, the other is called at, or
-/// calls from, its own of that family.
+/// where the other is allowed; `outside` has both. Where one end is an address, the other
+/// is called at, or calls from, its own of that family.
 pub(super) fn by_family(case: &Case<'_>, from: &Party, to: &Party) -> Vec<(Party, Party)> {
-    let is_by_name = |party: &Party| party.pod.is_some() && !party.by_address;
+    let is_outside = |party: &Party| party.pod.is_none() && !party.by_address;
+    let is_by_name = |party: &Party| !party.by_address;
     let first = |party: &Party, is_v4| {
+        if is_outside(party) {
+            return Some(outside(case, is_v4).judged);
+        }
         let all = case.addresses(party);
         all.into_iter().find(|ip: &IpAddr| ip.is_ipv4() == is_v4)
     };

@@ -144,6 +144,19 @@ fn side(
     side
 }
 
+/// What decides about a call in one direction, by some of the subject's policies.
+pub(super) fn decision<'p>(
+    case: &Case<'_>,
+    (subject, peer): (&Party, &Party),
+    policies: &[&'p Policy],
+    direction: PolicyType,
+    port: &PortSpec,
+) -> Decision<'p> {
+    let address = judged(case, peer, subject);
+    let hits = |rule: &Rule| allows(case, rule, address, port);
+    trace(policies.iter().copied(), direction, &hits)
+}
+
 fn allowing_rule(policy: &Policy, rule: &Rule) -> Allowing {
     Allowing {
         policy: policy.origin.to_string(),

@@ -63,6 +63,16 @@ impl Index {
         pods
     }
 
+    /// The same and workloads whose pods are, as `namespace/name`, sorted.
+    pub fn names_on_host_network(&self) -> Vec<String> {
+        let all = self.exceptions.host_network.iter();
+        let all = all.filter_map(|id| self.entry(*id));
+        let mut names: Vec<String> = all.map(|pod| pod.key().to_string()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Pods and stand-ins under quarantine, in no order.
     pub(super) fn cut_off(&self) -> impl Iterator<Item = PodId> {
         self.exceptions.quarantined.iter().copied()

@@ -32,6 +32,9 @@ pub struct Difference {
     pub added: Vec<String>,
     /// Rows and columns that were there before only.
     pub removed: Vec<String>,
+    /// Whether there is any cell after the change.
+    #[serde(skip)]
+    pub judges: bool,
 }
 
 /// A call.
@@ -107,6 +110,7 @@ impl<'m> Compared<'m> {
             ports: ports.clone(),
             added: self.on_one_side(1),
             removed: self.on_one_side(0),
+            judges: self.sides[1].judges(),
             ..Difference::default()
         };
         for row in &self.rows {

@@ -194,6 +194,6 @@ impl PolicyTables for Granted<'_> {
 }
 
 /// Whether a node that shows an address is the one that runs a pod.
-pub(super) fn is_own_node(pod: &Pod, nodes: &[crate::intern::Text]) -> bool {
+pub(crate) fn is_own_node(pod: &Pod, nodes: &[crate::intern::Text]) -> bool {
     pod.node.as_ref().is_some_and(|node| nodes.contains(node))
 }

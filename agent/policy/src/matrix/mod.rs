@@ -25,6 +25,7 @@ use crate::{index::Index, ports::PortSpec, select::NameError, snapshot::Snapshot
 pub use diff::{Difference, Edge};
 pub use unit::Cell;
 
+pub(crate) use judge::is_own_node;
 use judge::{Judge, MAX_PORTS};
 use unit::{Unit, Units};
 
@@ -151,6 +152,13 @@ impl Matrix {
     pub fn cell(&self, row: usize, column: usize, part: Part) -> Option<Cell> {
         let (from, to) = (&self.units.rows[row], &self.units.columns[column]);
         unit::cell(&self.snapshot, &self.judge, from, to, part)
+    }
+
+    /// Whether there is any cell.
+    pub fn judges(&self) -> bool {
+        let columns = 0..self.units.columns.len();
+        let has_cell = |row, column| self.cell(row, column, Part::Allowed).is_some();
+        (0..self.units.rows.len()).any(|row| columns.clone().any(|column| has_cell(row, column)))
     }
 
     /// Whether any call is allowed but those of a pod or workload to itself.

@@ -8,6 +8,7 @@ mod closed;
 mod cluster;
 mod core;
 mod error;
+mod kinds;
 mod netpol;
 mod parse;
 mod service;
@@ -31,6 +32,7 @@ pub use cluster::{
     ClusterPeer, NamespacedPods, PortMatch, PortOrRange, PortRange, ProtocolMatch, Subject, Tier,
 };
 pub use error::{Closed, ObjectError};
+pub use kinds::Spelling;
 pub use netpol::{
     EgressRule, IngressRule, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPort,
     NetworkPolicySpec, Operator, Peer, PolicyType, Protocol, Requirement,
@@ -40,6 +42,11 @@ pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, S
 pub use workload::Workload;
 
 pub(crate) use validate::{check_selector, is_dns_label, is_port_name};
+
+/// Whether the API server would take a ClusterNetworkPolicy.
+pub(crate) fn is_valid_cluster(spec: &ClusterNetworkPolicySpec) -> bool {
+    validate_cluster::spec(spec).is_ok()
+}
 
 /// One object of a kind that matters to policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Closed, ClusterNetworkPolicy, MIRROR, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod,
-    closed, unread, validate, validate_cluster,
+    Spelling, closed, unread, validate, validate_cluster,
     workload::{self, KNOWN, MADE},
 };
 
@@ -32,6 +32,9 @@ pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
     let Some(kind) = value["kind"].as_str().filter(|k| !k.is_empty()) else {
         return Err(who.error("kind", "missing"));
     };
+    if let Spelling::Wrong(field, message) = Spelling::of(kind, value["apiVersion"].as_str()) {
+        return Err(who.error(field, &message));
+    }
     if UNENFORCED.contains(&kind) {
         let message = format!("not enforced by this version, {ENFORCED}");
         return Err(who.error("kind", &message));

@@ -1,0 +1,150 @@
+//! A file's text into the texts of its documents.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+/// What some editors put before a file's first character, and what is joined from such
+/// files has at later ones too.
+const MARK: char = '\u{feff}';
+
+/// A file's text, which is UTF-8.
+pub(super) fn decode(bytes: Vec<u8>) -> Result<String, String> {
+    let starts = |marks: &[&[u8]]| marks.iter().any(|mark| bytes.starts_with(mark));
+    if starts(&[&[0xff, 0xfe], &[0xfe, 0xff], &[0, 0, 0xfe, 0xff]]) {
+        return Err("UTF-16 or UTF-32, as PowerShell writes it: save it as UTF-8".into());
+    }
+    if bytes.contains(&0) {
+        return Err("not text: it has zero bytes".into());
+    }
+    String::from_utf8(bytes).map_err(|_| "not UTF-8".into())
+}
+
+/// Whether a text has no character but blanks.
+pub(super) fn is_empty(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || c == MARK)
+}
+
+/// The text without byte order marks at the beginnings of lines, where no YAML can have
+/// them but before a document.
+pub(super) fn without_marks(text: &str) -> Cow<'_, str> {
+    if !text.contains(MARK) {
+        return text.into();
+    }
+    let rows = text.split_inclusive('\n');
+    rows.map(|row| row.trim_start_matches(MARK)).collect()
+}
+
+/// A document's text.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Piece<'a> {
+    /// From 1.
+    pub(super) document: usize,
+    /// Lines of the file before it.
+    pub(super) lines_before: usize,
+    pub(super) text: &'a str,
+}
+
+/// Splits at lines that start with `---`, which YAML allows nowhere inside a
+/// document. The parser's own iterator would do, but it stops at the first
+/// error and passes over empty documents, so that their numbers would be wrong.
+pub(super) fn split(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut document, mut from, mut lines_before) = (1, 0, 0);
+    let (mut at, mut line) = (0, 0);
+    for row in text.split_inclusive('\n') {
+        if is_marker(row) && at > 0 {
+            let head = &text[from..at];
+            // What stands before the first marker is a document only if it says
+            // something.
+            if document > 1 || !is_blank(head) {
+                pieces.push(Piece {
+                    document,
+                    lines_before,
+                    text: head,
+                });
+                document += 1;
+            }
+            (from, lines_before) = (at, line);
+        }
+        at += row.len();
+        line += 1;
+    }
+    pieces.push(Piece {
+        document,
+        lines_before,
+        text: &text[from..],
+    });
+    pieces.retain(|piece| !is_blank(piece.text));
+    let mut more = 0;
+    let pieces = pieces.into_iter().flat_map(|piece| {
+        let mut parts = stream(piece);
+        parts.iter_mut().for_each(|part| part.document += more);
+        more += parts.len() - 1;
+        parts
+    });
+    pieces.collect()
+}
+
+/// The parts of a document that is a stream of JSON objects, as `jq` prints it; else the
+/// document itself. Never none.
+fn stream(piece: Piece<'_>) -> Vec<Piece<'_>> {
+    let Some(first) = content(piece.text).filter(|at| piece.text[*at..].starts_with('{')) else {
+        return vec![piece];
+    };
+    let rest = &piece.text[first..];
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
+    let mut ends = Vec::new();
+    while let Some(Ok(_)) = values.next() {
+        ends.push(first + values.byte_offset());
+    }
+    // What follows the last value that could be read is for the parser to judge.
+    let (mut from, mut line) = (0, piece.lines_before);
+    let mut parts = Vec::new();
+    ends.push(piece.text.len());
+    for end in ends {
+        let text = &piece.text[from..end];
+        if !is_blank(text) {
+            parts.push(Piece {
+                document: piece.document + parts.len(),
+                lines_before: line,
+                text,
+            });
+        }
+        line += text.matches('\n').count();
+        from = end;
+    }
+    parts
+}
+
+/// Where a document's content begins.
+fn content(text: &str) -> Option<usize> {
+    let mut at = 0;
+    for row in text.split_inclusive('\n') {
+        if !is_blank(row) {
+            let marker = if is_marker(row) { 3 } else { 0 };
+            let content = row[marker..].trim_start();
+            return Some(at + row.len() - content.len());
+        }
+        at += row.len();
+    }
+    None
+}
+
+fn is_marker(row: &str) -> bool {
+    row.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+/// Comments, directives and markers alone make no document.
+fn is_blank(text: &str) -> bool {
+    text.lines().all(|row| {
+        let row = row.trim_end();
+        let bare = row.trim_start();
+        bare.is_empty()
+            || bare.starts_with('#')
+            || row.starts_with('%')
+            || row == "---"
+            || row == "..."
+    })
+}
