@@ -85,16 +85,6 @@ fn text(s: &str) -> String {
     Value::from(s).to_string()
 }
 
-/// A valid object name that resembles the text.
-pub(super) fn object_name(text: &str) -> String {
-    let safe = |c: char| match c.to_ascii_lowercase() {
-        c if c.is_ascii_alphanumeric() => c,
-        _ => '-',
-    };
-    let name: String = text.chars().map(safe).take(200).collect();
-    name.trim_matches('-').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
