@@ -13,7 +13,7 @@ use crate::{
     },
     intern::{HashMap, Pool, Text},
     labels::Decider,
-    model::{Action, PolicyType, Protocol, Tier},
+    model::{Action, PolicyType, Protocol, Service, Tier},
     ports::Ports,
     selector::{Labels, Selector},
 };

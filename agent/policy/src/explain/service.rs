@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     index::{Index, Owner, PodEntry, feed::SERVICE_NAME, groups::PodId, owners::ServiceClaim},
-    model::{EndpointSlice, IntOrString, Service, ServicePort},
+    model::{EndpointSlice, Service, ServicePort},
     ports::PortSpec,
     select,
 };
