@@ -201,9 +201,8 @@ fn modernize(dice: &mut Dice, spec: &mut Value) {
 fn spoil(dice: &mut Dice, spec: &mut Value) {
     let bad = json!({"matchExpressions": [{"key": "app", "operator": "Is"}]});
     match dice.below(14) {
-        0..2 => spec["tier"] = json!("admin"),
+        0..2 | 4 => spec["tier"] = json!("admin"),
         2..4 => spec["priority"] = dice.choose(&[json!(1001), json!(-1), json!("5")]).clone(),
-        4 => spec["subject"] = json!({}),
         5 => spec["subject"] = json!({"namespaces": {}, "pods": {"podSelector": {}}}),
         6 => spec["subject"] = json!({"pods": {"podSelector": bad}}),
         7 => spec["rules"] = json!([]),
