@@ -55,6 +55,10 @@ fn left_out(index: &Index) -> impl Iterator<Item = String> {
     of_cluster.map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message))
 }
 
+fn port(text: &str) -> Result<PortSpec, Failure> {
+    text.parse().map_err(Failure::input)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,8 +81,4 @@ mod tests {
         assert!(said[0].starts_with(newer), "{said:?}");
         assert!(said[0].ends_with("the rule denies everything"), "{said:?}");
     }
-}
-
-fn port(text: &str) -> Result<PortSpec, Failure> {
-    text.parse().map_err(Failure::input)
 }

@@ -4,6 +4,7 @@
 
 mod claims;
 mod cluster;
+mod dns;
 mod hidden;
 mod hooks;
 mod look;

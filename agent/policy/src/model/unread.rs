@@ -30,7 +30,11 @@ pub(super) fn mark(spec: &mut Value) {
         for (i, rule) in rules.iter_mut().enumerate() {
             if let Value::Object(rule) = rule {
                 let own = in_rule(rule, peers, &format!("spec.{way}[{i}]"));
-                close(rule, own, subject.as_deref());
+                let names_some = rule.get(peers).and_then(Value::as_array);
+                let names_some = names_some.is_some_and(|peers| !peers.is_empty());
+                // Without peers it is an error of the whole policy.
+                let subject = subject.as_deref().filter(|_| names_some);
+                close(rule, own, subject);
             }
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::{Action, ClusterNetworkPolicy, LabelSelector, Object};
-use super::{cnp, parsed, protocol, to};
+use super::{cnp, parsed, protocol, refused, to};
 use crate::{config::Config, index::Index};
 
 /// Rules with a field that this version doesn't know, and which field that is.
@@ -119,4 +119,15 @@ fn of_pods_that_nobody_knows_nothing_is_accepted_and_nothing_passed_on() {
         policy.spec.subject.namespaces,
         Some(LabelSelector::default())
     );
+}
+
+#[test]
+fn a_rule_without_peers_stays_an_error_of_a_policy_about_nobody_knows_whom() {
+    for rule in [
+        json!({"action": "Accept"}),
+        json!({"action": "Pass", "to": []}),
+    ] {
+        let error = refused(cnp(json!({"subject": {}, "egress": [rule]})));
+        assert_eq!(error.field, "spec.egress[0].to");
+    }
 }
