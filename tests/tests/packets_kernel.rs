@@ -26,9 +26,11 @@ fn on_a_node(audit: bool, work: impl FnOnce(&mut Node) + Send) {
 
 fn ifindex(node: &Node, pod: Option<&str>) -> u32 {
     let endpoints = node.datapath.endpoints();
-    let found = endpoints
-        .iter()
-        .find(|one| Some(one.pod.name.as_str()) == pod);
+    let found = endpoints.iter().find(|one| {
+        one.pod
+            .as_ref()
+            .is_some_and(|own| Some(own.name.as_str()) == pod)
+    });
     match found {
         Some(endpoint) => endpoint.ifindex,
         // The uplink, which nobody manages.

@@ -116,16 +116,19 @@ mod tests {
         assert_eq!(health(&status), Health::Well);
     }
 
+    /// What is said, and what makes a node so.
+    type Ailment = (&'static str, fn(&mut Status));
+
     #[test]
     fn each_ailment_alone_makes_a_node_unwell_and_is_said() {
-        let change: [(&str, fn(&mut Status)); 10] = [
+        let change: [Ailment; 10] = [
             ("starting", |s| s.passes = 0),
             ("first lists", |s| s.waits_for = vec!["Pod".into()]),
             ("can't be read", |s| s.source_connected = false),
             ("older policy", |s| s.invalid = vec!["a.yaml: no".into()]),
             ("1 pod not guarded", |s| s.unguarded = pods("why")),
             ("2 pods closed", |s| {
-                s.closed = vec!["a/b".into(), "a/c".into()]
+                s.closed = vec!["a/b".into(), "a/c".into()];
             }),
             ("1 device without hooks", |s| {
                 let (device, reason) = ("eth0".into(), "why".into());
