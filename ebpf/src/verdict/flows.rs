@@ -189,14 +189,7 @@ impl<T: Tables> Path<'_, T> {
         };
         let peer = self.judge(direction, &key.remote, key.protocol as u8, port);
         if flags & Flow::ALWAYS != 0 {
-            if !by_pod {
-                return Policy::Allow;
-            }
-            // The node's address may have become somebody else's.
-            if peer.flags & Identity::IS_THIS_NODE == 0 {
-                return Policy::Deny;
-            }
-            return self.by_tiers(direction, &key.remote, key.protocol as u8, port);
+            return self.again_with_node(by_pod, peer.flags, key);
         }
         if flags & Flow::SERVICE != 0 && self.leads_to_service(peer.flags) {
             // Which backend it is shows in its opener's packets only.

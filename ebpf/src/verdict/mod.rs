@@ -17,6 +17,7 @@ mod path;
 mod pod;
 mod policy;
 mod tables;
+mod tiers;
 mod unseen;
 
 use core::cell::Cell;
@@ -24,8 +25,7 @@ use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, FlowKey, Identity, Reason, Stat, Tag, Tiers,
-    World,
+    Addr, Control, Direction, Endpoint, EndpointWorld, FlowKey, Identity, Reason, Stat, Tag, World,
 };
 use crate::conntrack::Clock;
 use crate::packet::Packet;
@@ -265,15 +265,5 @@ fn half(endpoint: &Endpoint, world: World) -> &EndpointWorld {
         &endpoint.worlds[0]
     } else {
         &endpoint.worlds[1]
-    }
-}
-
-/// What ClusterNetworkPolicies alone say in a world.
-#[inline(always)]
-fn tiers(endpoint: &Endpoint, world: World) -> &Tiers {
-    if world & 1 == 0 {
-        &endpoint.tiers[0]
-    } else {
-        &endpoint.tiers[1]
     }
 }

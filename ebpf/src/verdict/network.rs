@@ -105,20 +105,6 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// The same of a packet that comes back to its sender from a Service: a pod may call
-    /// itself, unless a ClusterNetworkPolicy says otherwise.
-    #[inline(never)]
-    pub(super) fn to_itself(&self, to: &Addr) -> Verdict {
-        let (packet, own) = (self.packet, self.endpoint.workload);
-        let port = packet.destination_port;
-        let audited = match self.by_tiers(Direction::Egress, to, packet.protocol, port) {
-            Policy::Allow => return Verdict::ALLOW,
-            Policy::Audit => true,
-            Policy::Deny => self.auditing(),
-        };
-        self.note(Reason::Policy, audited, own, own)
-    }
-
     /// Whether later fragments belong to a packet that passes.
     #[inline(always)]
     pub(super) fn is_followed(&self, verdict: Verdict) -> bool {

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use super::memo::{Asks, Memo, Peer};
 use super::opens::New;
 use super::policy::policy_of_class;
-use super::{Context, Noted, Policy, Tables, Track, Verdict, half, tiers};
+use super::{Context, Noted, Policy, Tables, Track, Verdict, half};
 use crate::abi::{
     Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, ServiceKey, Stat,
 };
@@ -215,30 +215,9 @@ impl<'a, T: Tables> Path<'a, T> {
         self.judge_by(ruleset, asks, addr)
     }
 
-    /// What ClusterNetworkPolicies alone say of a packet: of the pod's own node, and of
-    /// the pod itself behind a Service.
-    #[inline(never)]
-    pub(super) fn by_tiers(
-        &self,
-        direction: Direction,
-        addr: &Addr,
-        protocol: u8,
-        port: u16,
-    ) -> Policy {
-        let tiers = tiers(self.endpoint, self.context.control.world());
-        let ruleset = match direction {
-            Direction::Ingress => tiers.ingress,
-            Direction::Egress => tiers.egress,
-        };
-        if ruleset == 0 {
-            return Policy::Allow;
-        }
-        let (_, asks) = Asks::of(self.half, direction, protocol, port);
-        self.judge_by(ruleset, asks, addr).policy
-    }
-
+    /// The same by a ruleset.
     #[inline(always)]
-    fn judge_by(&self, ruleset: u32, asks: Asks, addr: &Addr) -> Peer {
+    pub(super) fn judge_by(&self, ruleset: u32, asks: Asks, addr: &Addr) -> Peer {
         let place = Memo::place(addr, ruleset, asks);
         let Some(mut memo) = self.tables.memo(place) else {
             return Peer::UNKNOWN;

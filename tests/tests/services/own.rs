@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ringfence_tests::testnet::{Dnat, Frames, Mode, Server, call_tcp};
+use ringfence_tests::testnet::{Dnat, Frames, Mode, Probe, Server, call_tcp};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Front, NODE_PORT, bridge};
