@@ -8,13 +8,14 @@ use ringfence_ebpf::abi::{
     Quota, Seed, ServiceKey, Stat, Tag, World,
 };
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{self, Packet, Shape, ethertype, protocol};
+use ringfence_ebpf::packet::{self, Packet};
 use ringfence_ebpf::shared::{SharedBucket, SharedFlow, SharedQuota};
 use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
 use ringfence_policy::tables::Tables as Policy;
 
 use super::bucket::{held, release, write};
 use super::fixture::{self, PODS, Pod};
+pub use super::said::said;
 use super::sent::Sent;
 use super::step::{Expected, Series, Source, Step};
 
@@ -52,27 +53,6 @@ pub struct Host {
     /// Whether the last packet was sent on to be decided again behind DNAT.
     pub service: bool,
     last: Packet,
-}
-
-/// A packet without what means nothing in its kind.
-pub fn said(packet: &Packet) -> Packet {
-    let mut said = *packet;
-    if packet.shape == Shape::Ip && !packet.first_fragment {
-        (said.fragment_at, said.fragment_len, said.identification) = (0, 0, 0);
-    }
-    if !matches!(packet.protocol, protocol::TCP | protocol::SCTP) {
-        said.numbers = 0;
-    }
-    if packet.protocol != protocol::TCP || packet.detail & 7 == 0 {
-        said.payload = 0;
-    }
-    if packet.shape != Shape::Arp {
-        said.sender_mac = Mac::default();
-    }
-    if packet.ethertype != ethertype::IPV6 {
-        said.hop_limit = 0;
-    }
-    said
 }
 
 impl Host {
@@ -167,13 +147,9 @@ impl Host {
     }
 
     /// Lets a pod count as keeping so many answered flows.
-    ///
-    /// # Panics
-    /// If there is no such pod.
     pub fn keep(&mut self, pod: &str, flows: u32) {
         let endpoint = self.endpoint_mut(pod).id;
-        let quota = self.quotas.get(&Endpoint::home_slot(ifindex(Some(pod))));
-        let quota = quota.expect("every pod has a quota");
+        let quota = &self.quotas[&Endpoint::home_slot(ifindex(Some(pod)))];
         quota.endpoint.set(endpoint);
         quota.replied.set(flows);
     }

@@ -15,6 +15,7 @@ mod bucket;
 pub mod fixture;
 pub mod frame;
 pub mod host;
+mod said;
 mod sent;
 pub mod step;
 

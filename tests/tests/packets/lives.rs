@@ -293,3 +293,87 @@ fn where_no_answer_needs_it_a_pod_has_as_many_connections_as_it_likes() {
         assert_step(&mut host, &to_pod("plain", &data));
     }
 }
+
+/// One end of a connection as its own TCP sees it, and nothing else.
+#[derive(Clone, Copy)]
+struct End {
+    /// Its next number.
+    next: u32,
+    /// The number that it waits for.
+    awaits: u32,
+    /// What it has acknowledged.
+    said: u32,
+}
+
+/// What the pod (`true`) or the stranger sends.
+fn sends(host: &mut Host, by_us: bool, frame: &Frame) {
+    let step = if by_us {
+        from_pod("callee", frame)
+    } else {
+        to_pod("callee", frame)
+    };
+    assert_step(host, &step);
+}
+
+#[test]
+fn whatever_is_said_and_whatever_strays_only_what_an_end_would_take_ends_a_connection() {
+    for seed in 0..300 {
+        let mut dice = Dice::new(seed);
+        let mut host = idle();
+        let own = |next, awaits| End {
+            next,
+            awaits,
+            said: awaits,
+        };
+        // The stranger's end, and the pod's.
+        let mut ends = [own(THEIRS, OURS), own(OURS, THEIRS)];
+        let frame = |by_us: bool, flags| if by_us { ours(flags) } else { theirs(flags) };
+        let mut last = [None, None];
+        for _ in 0..40 {
+            let by_us = dice.chance(50);
+            let (from, to) = (usize::from(by_us), usize::from(!by_us));
+            match dice.below(5) {
+                0 | 1 => {
+                    let len = 1 + dice.below(1400);
+                    let End { next, awaits, .. } = ends[from];
+                    let data = frame(by_us, ACK).numbers(next, awaits).data(len);
+                    sends(&mut host, by_us, &data);
+                    ends[from].next = next.wrapping_add(len as u32);
+                    ends[from].said = awaits;
+                    ends[to].awaits = ends[from].next;
+                    last[from] = Some(data);
+                }
+                2 => {
+                    let End { next, awaits, .. } = ends[from];
+                    sends(&mut host, by_us, &frame(by_us, ACK).numbers(next, awaits));
+                    ends[from].said = awaits;
+                }
+                3 => {
+                    if let Some(data) = &last[from] {
+                        // Late, and as it was.
+                        sends(&mut host, by_us, data);
+                        ends[from].said = ends[from].said.min(ends[from].awaits);
+                    }
+                }
+                _ => {
+                    let flags = *dice.choose(&[RST, RST | ACK, FIN | ACK, SYN | ACK]);
+                    // Behind what the other end waits for, or far beyond what is under way.
+                    let off = 1 + dice.below(1 << 30) as u32;
+                    let number = if dice.chance(50) {
+                        ends[to].said.wrapping_sub(off.max(1 << 20))
+                    } else {
+                        ends[from].next.wrapping_add(off.max(1 << 25))
+                    };
+                    let stray = frame(by_us, flags).numbers(number, ends[from].awaits);
+                    sends(&mut host, by_us, &stray);
+                }
+            }
+            assert_eq!(host.flow_count(), (1, 0), "seed {seed}");
+        }
+        let by_us = dice.chance(50);
+        let End { next, awaits, .. } = ends[usize::from(by_us)];
+        let reset = frame(by_us, RST | ACK).numbers(next, awaits);
+        sends(&mut host, by_us, &reset);
+        assert_eq!(host.flow_count(), (0, 1), "seed {seed}");
+    }
+}
