@@ -10,6 +10,9 @@
 #[path = "../../../agent/src/manifests/document.rs"]
 mod document;
 mod packet;
+#[allow(dead_code)]
+#[path = "../../../agent/src/manifests/split.rs"]
+mod split;
 
 pub use packet::packet;
 

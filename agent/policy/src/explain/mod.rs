@@ -6,6 +6,7 @@
 
 mod accept;
 mod change;
+mod compare;
 mod effect;
 mod exempt;
 mod fix;
