@@ -63,8 +63,8 @@ impl Host {
             endpoints: HashMap::new(),
             workloads: Vec::new(),
             identities: HashMap::new(),
-            flows: buckets(),
-            opening: buckets(),
+            flows: vec![SharedBucket::default(); BUCKETS as usize],
+            opening: vec![SharedBucket::default(); BUCKETS as usize],
             memos: RefCell::new(vec![Memo::default(); Memo::ENTRIES as usize]),
             quotas: HashMap::from([(Quota::NODE, SharedQuota::default())]),
             claims: RefCell::default(),
@@ -260,10 +260,6 @@ impl PolicyTables for Host {
     fn port(&self, key: &PortKey, port: u16) -> bool {
         self.policy.port(key, port)
     }
-}
-
-fn buckets() -> Vec<SharedBucket> {
-    vec![SharedBucket::default(); BUCKETS as usize]
 }
 
 fn number(tag: u64) -> usize {

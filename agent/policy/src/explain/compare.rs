@@ -49,7 +49,10 @@ struct Kind<'s> {
 
 impl Kind<'_> {
     fn changes(&self) -> bool {
-        let content = |policy: &EndpointPolicy| (policy.ingress, policy.egress, policy.flags);
+        let content = |policy: &EndpointPolicy| {
+            let whole = (policy.ingress, policy.egress, policy.flags);
+            (whole, policy.tiers)
+        };
         let [before, after] = self.policies.map(content);
         // Ids are hashes of content: what keeps its id says what it said.
         before != after || self.seen[0] != self.seen[1]
@@ -69,7 +72,11 @@ fn kinds<'s>(before: &'s Snapshot, after: &'s Snapshot) -> Vec<Kind<'s>> {
         let Some(other) = others.get(&pod.id) else {
             continue;
         };
-        let content = |p: &'s Pod| (p.policy.ingress, p.policy.egress, p.policy.flags, &p.seen);
+        let content = |p: &'s Pod| {
+            let EndpointPolicy { tiers, .. } = p.policy;
+            let whole = (p.policy.ingress, p.policy.egress, p.policy.flags);
+            (whole, (tiers.ingress, tiers.egress), &p.seen)
+        };
         let workload = pod.policy.workload.as_str();
         let own = before.index.addresses_of(pod.id);
         let is_made_up = own
@@ -257,7 +264,7 @@ impl<'c> Work<'c> {
             let changes = kind.changes();
             for spot in spots {
                 let is_same = !changes && spot.classes[0] == spot.classes[1];
-                if is_same || !kind.has_family(spot.ip.is_ipv4()) || is_own(kind, spot) {
+                if is_same || !kind.has_family(spot.ip.is_ipv4()) {
                     continue;
                 }
                 if !self.has_room() {
@@ -272,10 +279,18 @@ impl<'c> Work<'c> {
     fn spot(&mut self, kind: &Kind<'_>, spot: &Spot) {
         let asked = self.asked;
         let (pod, other) = (kind.workload, spot.name.as_str());
+        let is_own = is_own(kind, spot);
         for direction in [Direction::Ingress, Direction::Egress] {
+            if is_own && direction == Direction::Ingress {
+                continue;
+            }
             let [before, after] = [0, 1].map(|side| {
                 let (policy, class) = (kind.policies[side], spot.classes[side]);
-                self.sides[side].allowed(policy, direction, class)
+                let side = &mut self.sides[side];
+                match is_own {
+                    true => side.allowed(&exempt(policy), direction, class),
+                    false => side.allowed(policy, direction, class),
+                }
             });
             let (names, is_asked) = match direction {
                 Direction::Ingress => (
@@ -327,7 +342,19 @@ fn more(one: &Allowed, than: &Allowed) -> Ports {
     now
 }
 
-/// Pods and the node that runs all of them reach each other whatever policy says.
+/// What counts towards a pod's own node.
+fn exempt(policy: &EndpointPolicy) -> EndpointPolicy {
+    let half = policy.exempt_half();
+    EndpointPolicy {
+        ingress: half.ingress,
+        egress: half.egress,
+        flags: half.flags,
+        ..EndpointPolicy::default()
+    }
+}
+
+/// Whether the node at an address runs all pods of a kind: it reaches them whatever policy
+/// says, and they it, but for what ClusterNetworkPolicies deny them.
 fn is_own(kind: &Kind<'_>, spot: &Spot) -> bool {
     kind.nodes.len() == 1 && is_own_node(kind.one, &spot.nodes)
 }
