@@ -11,8 +11,9 @@ const MARK: char = '\u{feff}';
 /// A file's text, which is UTF-8.
 pub(super) fn decode(bytes: Vec<u8>) -> Result<String, String> {
     let starts = |marks: &[&[u8]]| marks.iter().any(|mark| bytes.starts_with(mark));
-    if starts(&[&[0xff, 0xfe], &[0xfe, 0xff], &[0, 0, 0xfe, 0xff]]) {
-        return Err("UTF-16 or UTF-32, as PowerShell writes it: save it as UTF-8".into());
+    let is_wide = starts(&[&[0xff, 0xfe], &[0xfe, 0xff], &[0, 0, 0xfe, 0xff]]);
+    if is_wide && bytes.contains(&0) {
+        return Err("not UTF-8 but UTF-16 or UTF-32, as PowerShell writes it: save it anew".into());
     }
     if bytes.contains(&0) {
         return Err("not text: it has zero bytes".into());

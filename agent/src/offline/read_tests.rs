@@ -137,7 +137,9 @@ fn what_is_no_utf_8_says_what_it_is() {
     let (_folder, path) = file("a.yaml", &utf16);
     let error = error(&path);
     assert!(
-        error.ends_with("a.yaml: UTF-16 or UTF-32, as PowerShell writes it: save it as UTF-8"),
+        error.ends_with(
+            "a.yaml: not UTF-8 but UTF-16 or UTF-32, as PowerShell writes it: save it anew"
+        ),
         "{error}"
     );
 }
