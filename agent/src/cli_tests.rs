@@ -345,7 +345,7 @@ fn the_commands_of_the_troubleshooting_page_exist() {
     assert!(found.len() > 30, "{found:?}");
     for line in found {
         // A placeholder is no name.
-        if let Err(error) = parse(&line.replace("NS/NAME", "ns/name")) {
+        if let Err(error) = parse(&line.replace("NS/NAME", "ns/name").replace("NODE", "node")) {
             panic!("{line}: {error}");
         }
     }
