@@ -4,7 +4,7 @@ use core::hint::cold_path;
 
 use super::path::{Known, Path};
 use super::{Policy, Tables, Track};
-use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Identity, Reason};
+use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Reason};
 use crate::conntrack::{self, State};
 use crate::packet::mark;
 use crate::shared::SharedFlow;
