@@ -110,6 +110,7 @@ fn a_namespace_that_fills_the_table_hides_its_own_services_and_those_alone() {
 fn a_pods_address_stays_the_pods_whoever_hides_behind_it() {
     let mut index = index([pod("b/server", "10.0.0.1", json!({}))]);
     let mut compiler = Compiler::new(Scope::Everything);
+    follow(&mut compiler, &mut index);
     // From 10.0.0.0 on.
     let huge = service("evil/huge", "10.96.1.1", ("10.0.0.0", MOST + 1));
     index.apply(object(huge));
