@@ -198,7 +198,8 @@ fn mtu_of_fragments(lab: &mut Lab, v4: bool) -> Result<Outcome> {
 /// The friend has ended its socket before the victim's answer came.
 fn of_the_friend(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let marker = lab.marker();
-    let call = SocketAddr::new(lab.ip("friend", v4), lab.port());
+    // A port that says that it asks: in the pick-up window others open nothing.
+    let call = SocketAddr::new(lab.ip("friend", v4), lab.port() | 0x8000);
     let at = lab.at("victim", v4, UDP);
     lab.send("friend", &datagram(call, at, b"here"))?;
     let about = datagram(at, call, &marker);
