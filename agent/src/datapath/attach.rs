@@ -19,10 +19,12 @@ impl Datapath {
         for interface in interfaces {
             // Also where no slot was free: without a slot the programs are closed.
             let (ifindex, name) = (interface.ifindex, &interface.name);
-            if let Err(error) = self.links.attach(ifindex, name, &Hook::POD) {
-                applied
-                    .failed
-                    .push((interface.pod.clone(), error.to_string()));
+            // One that went, or got another name, while this pass ran wakes the next.
+            if let Err(error) = self.links.attach(ifindex, name, &Hook::POD)
+                && if_nametoindex(name.as_str()) == Ok(ifindex)
+            {
+                let pod = interface.pod.clone();
+                applied.failed.push((pod, error.to_string()));
             }
         }
         self.hook_others(interfaces, devices, &mut applied);

@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     ebpf::build()?;
     shell::step("build ringfence", || {
-        shell::run(ebpf::cargo().args(["build", "--quiet", "-p", "ringfence"]))
+        shell::run(ebpf::cargo().args(["build", "--quiet", "--workspace", "--bin", "ringfence"]))
     })?;
     let start = Instant::now();
     let manifests = paths::root().join("deploy/demo");

@@ -34,10 +34,11 @@ impl Binaries {
 
 /// Builds the agent and these tests.
 pub(super) fn build(tests: &[&str]) -> Result<Binaries> {
-    shell::run(ebpf::cargo().args(["build", "--quiet", "-p", "ringfence"]))?;
+    // Of the whole workspace: cargo builds dependencies again where it is told of one package.
+    shell::run(ebpf::cargo().args(["build", "--quiet", "--workspace", "--bin", "ringfence"]))?;
     let mut command = ebpf::cargo();
     command.args(["test", "--quiet", "--no-run", "--message-format=json"]);
-    command.args(["-p", "ringfence-tests"]);
+    command.arg("--workspace");
     for test in tests {
         command.args(["--test", test]);
     }
