@@ -23,6 +23,9 @@ pub(super) fn note_apart(context: &Context, packet: &Packet, noted: &Cell<Noted>
 /// where the kernel must not trust the return predictor.
 #[inline(always)]
 pub(super) fn note(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
+    if noted.get().is_vague() {
+        place(packet, noted);
+    }
     let noted = &noted.get();
     add(
         &DropKey {
@@ -38,6 +41,12 @@ pub(super) fn note(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
     if within_budget(context) {
         tell(context, packet, noted);
     }
+}
+
+/// Tells unknown pods from the outside.
+#[inline(never)]
+fn place(packet: &Packet, noted: &Cell<Noted>) {
+    noted.set(noted.get().placed(&Maps, packet));
 }
 
 #[inline(always)]

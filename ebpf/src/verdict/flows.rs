@@ -2,6 +2,7 @@
 
 use core::hint::cold_path;
 
+use super::memo::Asks;
 use super::path::{Known, Path};
 use super::{Policy, Tables, Track};
 use crate::abi::{Direction, EndpointWorld, Flow, FlowKey, Reason};
@@ -187,9 +188,16 @@ impl<T: Tables> Path<'_, T> {
         } else {
             (Direction::Ingress, key.local_port)
         };
-        let peer = self.judge(direction, &key.remote, key.protocol as u8, port);
-        if flags & Flow::ALWAYS != 0 {
-            return self.again_with_node(by_pod, peer.flags, key);
+        let (ruleset, asks) = Asks::of(self.half, direction, key.protocol as u8, port);
+        let with_node = flags & Flow::ALWAYS != 0;
+        let ruleset = if with_node {
+            self.tiers(direction)
+        } else {
+            ruleset
+        };
+        let peer = self.judge_by(ruleset, asks, &key.remote);
+        if with_node {
+            return self.again_with_node(by_pod, ruleset, &peer);
         }
         if flags & Flow::SERVICE != 0 && self.leads_to_service(peer.flags) {
             // Which backend it is shows in its opener's packets only.

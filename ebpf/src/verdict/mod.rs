@@ -117,6 +117,27 @@ impl Noted {
         source: Identity::OUTSIDE,
         destination: Identity::OUTSIDE,
     };
+
+    /// Whether an end of the packet may be an unknown pod, which [`Noted::placed`] tells.
+    #[inline(always)]
+    pub const fn is_vague(&self) -> bool {
+        // Without branches, each of which the verifier would follow.
+        (self.source == Identity::OUTSIDE) | (self.destination == Identity::OUTSIDE)
+    }
+
+    /// The same with unknown pods told from the outside, by the packet's addresses. Not
+    /// where it is noted: a program's calls share 512 bytes of stack.
+    #[inline(always)]
+    #[must_use]
+    pub fn placed<T: Tables>(mut self, tables: &T, packet: &Packet) -> Self {
+        if self.source == Identity::OUTSIDE {
+            self.source = tables.range(&packet.source);
+        }
+        if self.destination == Identity::OUTSIDE {
+            self.destination = tables.range(&packet.destination);
+        }
+        self
+    }
 }
 
 /// Room for what is too large for a BPF stack of 512 bytes; what was in it is of

@@ -4,7 +4,7 @@
 use core::cell::Cell;
 use core::hint::cold_path;
 
-use super::path::{self, Hook, Path};
+use super::path::{Hook, Path};
 use super::unseen;
 use super::{Context, Noted, Policy, Room, Tables, Verdict, endpoint_owns};
 use crate::abi::{Addr, Control, Direction, EndpointWorld, Identity, Reason};
@@ -55,7 +55,7 @@ pub fn refused<T: Tables>(
         audited: context.control.flags & Control::AUDIT != 0,
         direction,
         source,
-        destination: path::named(tables, &packet.destination),
+        destination: tables.identity(&packet.destination).workload,
     });
     Verdict::NOTED
 }

@@ -79,13 +79,13 @@ impl<'a, T: Tables> Path<'a, T> {
         let (source, destination) = match self.direction {
             Direction::Egress => (
                 self.endpoint.workload,
-                named(self.tables, &self.packet.destination),
+                self.tables.identity(&self.packet.destination).workload,
             ),
             Direction::Ingress => (
                 match self.sender() {
                     Some(sender) => sender.workload,
                     None if self.context.by_node => Identity::NODE,
-                    None => named(self.tables, &self.packet.source),
+                    None => self.tables.identity(&self.packet.source).workload,
                 },
                 self.endpoint.workload,
             ),
@@ -317,15 +317,6 @@ impl<'a, T: Tables> Path<'a, T> {
             flags |= Flow::ALWAYS;
         }
         flags
-    }
-}
-
-/// The workload by which an address is counted.
-#[inline(never)]
-pub(super) fn named<T: Tables>(tables: &T, addr: &Addr) -> u32 {
-    match tables.identity(addr).workload {
-        Identity::OUTSIDE => tables.range(addr),
-        known => known,
     }
 }
 

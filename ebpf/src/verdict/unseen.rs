@@ -1,7 +1,7 @@
 //! Packets of which nothing shows that a hook of this node saw them come in: they got
 //! past one, or came by a device that has none yet.
 
-use super::path::{self, Path};
+use super::path::Path;
 use super::{Context, Noted, Tables, Verdict};
 use crate::abi::Reason;
 use crate::packet::{Packet, Shape};
@@ -13,7 +13,7 @@ pub(super) fn sender<T: Tables>(tables: &T, context: &Context, packet: &Packet) 
     match super::find(tables, context.ingress_ifindex) {
         // A free slot is of no device.
         Some((_, sender)) if context.ingress_ifindex != 0 => sender.workload,
-        _ => path::named(tables, &packet.source),
+        _ => tables.identity(&packet.source).workload,
     }
 }
 
