@@ -145,10 +145,15 @@ pub fn to_pod(pod: &'static str, frame: &Frame) -> Step {
 impl Step {
     /// At an interface that isn't managed.
     pub fn unmanaged(self) -> Self {
+        // Who that would be is looked up only for endpoints. Of the other node no pod range
+        // is known.
+        let vague = |name| match name {
+            "outside" | "bank/far" => "outside",
+            _ => "unknown",
+        };
         Self {
             pod: None,
-            // Who that would be is looked up only for endpoints.
-            ends: ("outside", "outside"),
+            ends: (vague(self.ends.0), vague(self.ends.1)),
             ..self
         }
     }
