@@ -197,7 +197,7 @@ impl Host {
         if !verdict.noted {
             return Expected::Pass;
         }
-        let noted = room.noted.get().placed(self, &packet);
+        let noted = room.noted.get().placed(self, packet);
         let series = Series {
             source: self.name(noted.source),
             destination: self.name(noted.destination),
