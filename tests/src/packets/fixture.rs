@@ -3,7 +3,7 @@
 //! Names of addresses are written down here by hand rather than taken from the
 //! compiler: the counters' names are part of what the table checks.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ringfence_policy::tables::Tables;
 use serde_json::Value;
@@ -164,7 +164,7 @@ pub fn holder(ip: IpAddr) -> Option<Pod> {
 #[cfg(feature = "nodes")]
 pub const fn bridge() -> Mode {
     Mode::Bridge {
-        v4: Ipv4Addr::new(10, 244, 0, 1),
+        v4: std::net::Ipv4Addr::new(10, 244, 0, 1),
         v4_len: 24,
         v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1),
         v6_len: 64,
