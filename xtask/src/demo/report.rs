@@ -46,9 +46,7 @@ pub(super) fn compare(expected: &Expected, seen: &Seen) {
         "  {:width$}  {:columns$}{:columns$}IPv6 seen",
         "from \\ to", "expected", "IPv4 seen"
     );
-    let numbers: String = (1..=expected.callees.len())
-        .map(|n| n.to_string())
-        .collect();
+    let numbers: String = (0..expected.callees.len()).map(mark).collect();
     println!(
         "  {:width$}  {numbers:columns$}{numbers:columns$}{numbers}",
         ""
@@ -64,7 +62,7 @@ pub(super) fn compare(expected: &Expected, seen: &Seen) {
         println!("  {from:width$}  {wanted}{pad}{v4}{pad}{v6}");
     }
     let legend = expected.callees.iter().enumerate();
-    let legend: Vec<String> = legend.map(|(n, to)| format!("{} {to}", n + 1)).collect();
+    let legend: Vec<String> = legend.map(|(n, to)| format!("{} {to}", mark(n))).collect();
     println!("  {}", paint(Colour::Dim, &legend.join("  ")));
     println!(
         "  {}",
@@ -73,6 +71,12 @@ pub(super) fn compare(expected: &Expected, seen: &Seen) {
             ". allowed  X denied  ~ over one family only  - not tried"
         )
     );
+}
+
+/// What stands above a column, one letter wide: 1 to 9, then a to z.
+fn mark(column: usize) -> char {
+    let after_zero = (column + 1) as u32;
+    char::from_digit(after_zero, 36).unwrap_or('?')
 }
 
 fn cell(expected: &Expected, seen: &Seen, from: &str, to: &str, family: Option<usize>) -> String {
@@ -94,4 +98,15 @@ fn cell(expected: &Expected, seen: &Seen, from: &str, to: &str, family: Option<u
 fn saw(seen: &Seen, from: &str, to: &str) -> [char; 2] {
     let key = (from.to_owned(), to.to_owned());
     seen.get(&key).copied().unwrap_or(['-'; 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_column_has_a_letter_of_its_own() {
+        let marks: String = (0..11).map(mark).collect();
+        assert_eq!(marks, "123456789ab");
+    }
 }
