@@ -1,14 +1,14 @@
-//! The agent's Unix socket: HTTP with JSON, for root alone. What of it is for reading
-//! is served to programs too, by [`remote`].
+//! The agent's Unix socket: HTTP with JSON, for root only. Its read-only paths are also served to
+//! programs, by [`remote`].
 //!
 //! | path | answers |
 //! |---|---|
 //! | `/v1/status` | [`crate::state::Status`] |
-//! | `/v1/endpoints`, `/v1/drops`, `/v1/flows` | lists |
-//! | `/v1/wait?pod=ns/name&milliseconds=N` | [`InForce`](crate::state::InForce), once it is, or the time is over |
+//! | `/v1/endpoints`, `/v1/drops`, `/v1/connections` | lists |
+//! | `/v1/wait?pod=ns/name&milliseconds=N` | [`InForce`](crate::state::InForce), once it is in force or the time is over |
 //! | `/v1/policy?policy=ns/name&version=V&milliseconds=N` | [`PolicyInForce`](crate::questions::PolicyInForce), likewise |
-//! | `/v1/bound?pod=ns/name&device=INDEX&milliseconds=N` | [`Bound`], when the pod's policy is in force on its device, or the time is over |
-//! | `/v1/events` | one JSON object a line, until the caller leaves |
+//! | `/v1/bound?pod=ns/name&device=INDEX&milliseconds=N` | [`Bound`], once the pod's policy is in force on its device or the time is over |
+//! | `/v1/events` | one JSON object per line, until the caller disconnects |
 
 mod bound;
 mod followers;
@@ -42,8 +42,7 @@ use crate::failure;
 use crate::state::Shared;
 use crate::web::{self, Accept, Bounds, Door, Reason};
 
-/// What all callers together may hold. An answer may go on for as long as its
-/// caller follows events.
+/// Limits for all callers together. A response may last as long as its caller follows events.
 pub const BOUNDS: Bounds = Bounds {
     total: 64,
     per_client: 64,
@@ -52,29 +51,29 @@ pub const BOUNDS: Bounds = Bounds {
     answered_give_way: false,
 };
 
-/// Why the socket can't be had.
+/// Why the socket can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Two agents on one socket would be two on one set of maps.
-    #[error("another agent answers on {}; stop it, or give --socket and --pin-dir of your own", .0.display())]
+    /// Two agents on one socket would share one set of maps.
+    #[error("another agent answers on {}; stop it, or use a different --socket and --pin-dir", .0.display())]
     Taken(PathBuf),
-    /// Something else stands in its place.
-    #[error("{} exists and is no socket; give another --socket", .0.display())]
+    /// Another kind of file exists at the path.
+    #[error("{} exists and is not a socket; use another --socket", .0.display())]
     NotASocket(PathBuf),
     /// A system call failed.
-    #[error("{operation} {}: {source}; run as root, or give another --socket", path.display())]
+    #[error("{operation} {}: {source}; run as root, or use another --socket", path.display())]
     Io {
-        /// What was done.
+        /// What was attempted.
         operation: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
     },
 }
 
-/// Fails if an agent answers on the socket. To be asked before the datapath is
-/// opened; what can't be told is left for [`bind`] to complain of.
+/// Fails if an agent answers on the socket. Call this before the datapath is opened; undetermined
+/// cases are left for [`bind`] to report.
 pub fn refuse_second_agent(path: &Path) -> Result<(), SocketError> {
     match StdUnixStream::connect(path) {
         Ok(_) => Err(SocketError::Taken(path.to_owned())),
@@ -82,10 +81,10 @@ pub fn refuse_second_agent(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Removes the file of a socket on which nobody answers: that of an agent that was killed.
+/// Removes the file of a socket on which nobody answers, left by an agent that was killed.
 ///
 /// # Errors
-/// If it can't be removed. None is fine, and so is something else, which stays.
+/// If it can't be removed. A missing file is fine, and a file of another kind is left alone.
 pub fn remove_left_socket(path: &Path) -> Result<(), SocketError> {
     use std::os::unix::fs::FileTypeExt as _;
     let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
@@ -99,7 +98,7 @@ pub fn remove_left_socket(path: &Path) -> Result<(), SocketError> {
     })
 }
 
-/// The socket's file: removed with this value, if it is still ours.
+/// The socket's file: removed on drop, if it is still ours.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -120,7 +119,7 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Listens on the socket, in the place of one that nobody answers on.
+/// Listens on the socket, and replaces a stale one that nobody answers on.
 pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
     let failed = |operation, source| SocketError::Io {
         operation,
@@ -128,7 +127,7 @@ pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
         source,
     };
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| failed("making the folder of", error))?;
+        fs::create_dir_all(folder).map_err(|error| failed("creating the folder of", error))?;
     }
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {
@@ -139,10 +138,10 @@ pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(|error| failed("listening on", error))?;
-    // Whoever connects before this is still turned away by its credentials.
+    // A client that connects before this is still rejected by its credentials.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .map_err(|error| failed("setting the mode of", error))?;
-    let inode = inode(path).map_err(|error| failed("looking at", error))?;
+    let inode = inode(path).map_err(|error| failed("inspecting", error))?;
     Ok((
         RootListener(listener),
         SocketFile {
@@ -152,7 +151,7 @@ pub fn bind(path: &Path) -> Result<(RootListener, SocketFile), SocketError> {
     ))
 }
 
-/// Accepts root and the agent's own user only.
+/// A listener that accepts only root and the agent's own user.
 #[derive(Debug)]
 pub struct RootListener(UnixListener);
 
@@ -163,7 +162,7 @@ impl Accept for RootListener {
         let (stream, _) = self.0.accept().await?;
         let peer = stream.peer_cred();
         if peer.is_ok_and(|peer| may_connect(peer.uid())) {
-            // All of them are one client: this machine's root.
+            // All callers count as one client: this machine's root.
             Ok(Ok((stream, Ipv4Addr::LOCALHOST.into())))
         } else {
             Ok(Err(Reason::NotRoot))
@@ -181,20 +180,20 @@ pub async fn serve(listener: RootListener, shared: Arc<Shared>, bounds: Bounds) 
     web::serve(Door::Socket, listener, router(shared), bounds, refused).await;
 }
 
-/// What is read as one JSON value.
+/// A reader that returns one JSON value.
 type Read = fn(&Shared) -> anyhow::Result<Vec<u8>>;
 
-/// It, by path: for the socket and for [`remote`]. Each blocks, briefly.
+/// The readers by path, for the socket and for [`remote`]. Each blocks briefly.
 const READ: [(&str, Read); 4] = [
     ("/v1/status", |shared| json(&shared.status())),
     ("/v1/endpoints", |shared| {
-        let endpoints = shared.kernel().endpoints();
+        let endpoints = shared.dataplane().endpoints();
         json(&endpoints)
     }),
     ("/v1/drops", |shared| json(&shared.counters.drops()?)),
-    ("/v1/flows", |shared| {
-        let flows = shared.kernel().flows()?;
-        json(&flows)
+    ("/v1/connections", |shared| {
+        let connections = shared.dataplane().connections()?;
+        json(&connections)
     }),
 ];
 
@@ -226,7 +225,7 @@ fn router(shared: Arc<Shared>) -> Router {
 
 type Shares = State<Arc<Shared>>;
 
-/// A JSON value.
+/// Returns a response with a JSON value.
 fn whole(value: impl Into<Body>) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (kind, value.into()).into_response()
@@ -244,13 +243,13 @@ async fn events(State(shared): Shares) -> Response {
     event_lines(&shared, ())
 }
 
-/// Each event on a line, without an end; `kept` is dropped when the caller has left.
+/// Streams each event as a line, without end; `kept` is dropped when the caller disconnects.
 fn event_lines(shared: &Shared, kept: impl Send + 'static) -> Response {
     let followed = (shared.events.subscribe(), kept);
     let lines = unfold(followed, async |(mut followed, kept)| {
         let line = match followed.recv().await {
             Ok(event) => format!("{event}\n"),
-            // A caller that reads too slowly is told so, and kept.
+            // A caller that reads too slowly is told how many it lost, and stays connected.
             Err(RecvError::Lagged(lost)) => format!("{{\"lost\":{lost}}}\n"),
             Err(RecvError::Closed) => return None,
         };

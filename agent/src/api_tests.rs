@@ -5,7 +5,7 @@ use crate::client::{self, ClientError};
 use crate::engine::{Engine, Look};
 use crate::source::Source;
 use crate::state::{InForce, Status};
-use crate::testing::{FakeKernel, nowhere, settings, shared};
+use crate::testing::{FakeDataplane, nowhere, settings, shared};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -61,8 +61,8 @@ fn only_root_and_the_agents_own_user_may_connect() {
     assert!(!may_connect(nix::unistd::geteuid().as_raw() + 1));
 }
 
-/// An agent over a fake datapath whose pods are all found.
-fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
+/// Returns an agent over a fake datapath that finds all its pods.
+fn agent(dir: &Path, kernel: &FakeDataplane) -> (Arc<Shared>, Engine) {
     fs::write(
         dir.join("a.yaml"),
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: ns}\n\
@@ -70,8 +70,8 @@ fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
     )
     .unwrap();
     let finder = Box::new(
-        |wanted: &[crate::discover::Wanted], _: &[crate::datapath::Interface]| {
-            let found = |wanted: &crate::discover::Wanted| crate::datapath::Interface {
+        |wanted: &[crate::discover::Sought], _: &[crate::datapath::Interface]| {
+            let found = |wanted: &crate::discover::Sought| crate::datapath::Interface {
                 pod: wanted.pod.clone(),
                 ifindex: 7,
                 name: "veth7".into(),
@@ -100,7 +100,7 @@ fn agent(dir: &Path, kernel: &FakeKernel) -> (Arc<Shared>, Engine) {
 fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
-        let kernel = FakeKernel::default();
+        let kernel = FakeDataplane::default();
         let (shared, mut engine) = agent(dir.path(), &kernel);
         let socket = dir.path().join("agent.sock");
         let (listener, _file) = bind(&socket).unwrap();
@@ -122,8 +122,8 @@ fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
         assert_eq!(rows[0]["interface"], "veth7");
         let status: Status = client::get(&socket, "/v1/status").await.unwrap();
         assert_eq!(status.passes, 2);
-        let failed = client::get::<Vec<serde_json::Value>>(&socket, "/v1/flows").await.unwrap_err();
-        assert!(matches!(&failed, ClientError::Refused { message, .. } if message == "flows: no such map"));
+        let failed = client::get::<Vec<serde_json::Value>>(&socket, "/v1/connections").await.unwrap_err();
+        assert!(matches!(&failed, ClientError::Refused { message, .. } if message == "connections: no such map"));
     });
 }
 
@@ -131,7 +131,7 @@ fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
 fn followers_get_each_event_on_a_line_of_its_own() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
-        let (shared, _) = agent(dir.path(), &FakeKernel::default());
+        let (shared, _) = agent(dir.path(), &FakeDataplane::default());
         let socket = dir.path().join("agent.sock");
         let (listener, _file) = bind(&socket).unwrap();
         tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));

@@ -323,7 +323,7 @@ fn programs_are_served_only_with_all_three_files() {
     }
 }
 
-/// The lines of a page's code blocks that run `ringfence`, from that word on.
+/// Returns the commands in a page's code blocks, each starting at `ringfence`.
 fn commands(page: &str) -> Vec<String> {
     let mut is_code = false;
     let mut found = Vec::new();
@@ -344,7 +344,7 @@ fn the_commands_of_the_troubleshooting_page_exist() {
     let found = commands(include_str!("../../docs/troubleshooting.md"));
     assert!(found.len() > 30, "{found:?}");
     for line in found {
-        // A placeholder is no name.
+        // A placeholder isn't a valid name.
         if let Err(error) = parse(&line.replace("NS/NAME", "ns/name").replace("NODE", "node")) {
             panic!("{line}: {error}");
         }

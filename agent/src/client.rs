@@ -9,52 +9,52 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-/// Why the agent couldn't be asked.
+/// Why a request to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// Nothing listens on the socket.
     #[error("no agent answers on {}: {source}; is `ringfence agent` running, and are you root?", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The connection broke.
+    /// The connection failed.
     #[error("asking the agent for {what}: {source}")]
     Http {
-        /// The path asked for.
+        /// The requested path.
         what: String,
-        /// Why.
+        /// The cause.
         source: hyper::Error,
     },
-    /// The request couldn't be written.
+    /// The request couldn't be built.
     #[error("asking the agent for {what}: {source}")]
     Request {
-        /// The path asked for.
+        /// The requested path.
         what: String,
-        /// Why.
+        /// The cause.
         source: http::Error,
     },
-    /// The agent says no.
+    /// The agent returned an error.
     #[error("the agent could not answer {what}: {message}")]
     Refused {
-        /// The path asked for.
+        /// The requested path.
         what: String,
-        /// What it says.
+        /// The agent's message.
         message: String,
     },
-    /// An answer of another version.
-    #[error("the agent's answer to {what} isn't understood ({source}); is it of this version?")]
+    /// The answer doesn't parse, as that of another version.
+    #[error("can't parse the agent's answer to {what} ({source}); is the agent of this version?")]
     Answer {
-        /// The path asked for.
+        /// The requested path.
         what: String,
-        /// Why.
+        /// The cause.
         source: serde_json::Error,
     },
 }
 
-/// Asks the agent for one JSON value.
+/// Requests one JSON value from the agent.
 pub async fn get<T: DeserializeOwned>(socket: &Path, what: &str) -> Result<T, ClientError> {
     let response = request(socket, what).await?;
     let status = response.status();
@@ -74,7 +74,7 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, what: &str) -> Result<T, Cl
     })
 }
 
-/// Hands over each line of an endless answer, until it ends or `line` fails.
+/// Passes each line of an endless answer to `line`, until the answer ends or `line` fails.
 pub async fn follow(
     socket: &Path,
     what: &str,
@@ -110,7 +110,7 @@ async fn request(socket: &Path, what: &str) -> Result<Response<Incoming>, Client
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
-    // Its errors reach us through the response.
+    // Errors of the connection reach us through the response.
     tokio::spawn(async move { drop(connection.await) });
     let request = Request::get(what)
         .header("host", "ringfence")

@@ -21,7 +21,7 @@ use health::{Health, health};
 use status_text::status_text;
 pub use wait::wait;
 
-/// `ringfence status`.
+/// Runs `ringfence status`.
 pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
     if args.nodes.is_remote() {
         return nodes::status(global, args);
@@ -39,21 +39,21 @@ pub fn status(global: &Global, args: &StatusArgs) -> Outcome {
     }
 }
 
-/// Whether a person should look into something.
+/// Maps health to an exit code: anything that a person should look into is a finding.
 fn found(health: &Health) -> Found {
     match health {
-        Health::Well => Found::Fine,
+        Health::Healthy => Found::Fine,
         Health::Waiting(_) | Health::Failing(_) => Found::Something,
     }
 }
 
-/// The pod's name where it can be part of a request as it is.
+/// Returns the pod's name if it is safe to embed in a request unescaped.
 fn wire_name(pod: &PodName) -> Result<String, Failure> {
     let name = args_name(pod);
     let fits = |byte: u8| byte.is_ascii_graphic() && !b"#&%+".contains(&byte);
     match name.bytes().all(fits) {
         true => Ok(name),
-        false => Err(Failure::input(anyhow!("no pod has such a name: {name}"))),
+        false => Err(Failure::input(anyhow!("not a valid pod name: {name}"))),
     }
 }
 
@@ -63,13 +63,13 @@ fn args_name(pod: &PodName) -> String {
 
 /// How rows of JSON are shown.
 struct Listing {
-    /// The command whose rows they are.
+    /// The command that the rows come from.
     command: &'static str,
-    /// The fields that are columns.
+    /// The fields that are shown as columns.
     names: &'static [&'static str],
-    /// Which columns are numbers.
+    /// Indices of the numeric columns, which are right-aligned.
     right: &'static [usize],
-    /// Sorted by packets, most first.
+    /// Whether rows are sorted by packets, most first.
     worst_first: bool,
 }
 
@@ -91,8 +91,8 @@ const ENDPOINTS: Listing = Listing {
     worst_first: false,
 };
 
-const FLOWS: Listing = Listing {
-    command: "flows",
+const CONNECTIONS: Listing = Listing {
+    command: "connections",
     names: &[
         "pod",
         "opened",
@@ -128,7 +128,7 @@ const DROPS: Listing = Listing {
     worst_first: true,
 };
 
-/// `ringfence endpoints`.
+/// Runs `ringfence endpoints`.
 pub fn endpoints(global: &Global, args: &ListArgs) -> Outcome {
     if args.nodes.is_remote() {
         return nodes::list(global, &args.nodes, args.output, &ENDPOINTS);
@@ -143,16 +143,16 @@ pub fn endpoints(global: &Global, args: &ListArgs) -> Outcome {
     list(rows, args.output, &ENDPOINTS, &[])
 }
 
-/// `ringfence flows`.
-pub fn flows(global: &Global, args: &ListArgs) -> Outcome {
+/// Runs `ringfence connections`.
+pub fn connections(global: &Global, args: &ListArgs) -> Outcome {
     if args.nodes.is_remote() {
-        return nodes::list(global, &args.nodes, args.output, &FLOWS);
+        return nodes::list(global, &args.nodes, args.output, &CONNECTIONS);
     }
-    let rows: Vec<Value> = ask(global, "/v1/flows")?;
-    list(rows, args.output, &FLOWS, &[])
+    let rows: Vec<Value> = ask(global, "/v1/connections")?;
+    list(rows, args.output, &CONNECTIONS, &[])
 }
 
-/// `ringfence drops`.
+/// Runs `ringfence drops`.
 pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
     match (args.follow, args.nodes.is_remote()) {
         (true, true) => return events::follow_nodes(global, &args.nodes, args.output),
@@ -164,7 +164,7 @@ pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
     list(rows, args.output, &DROPS, &[])
 }
 
-/// Prints rows; `first` are columns before those of the listing.
+/// Prints rows; the columns in `first` precede those of the listing.
 fn list(mut rows: Vec<Value>, output: Output, listing: &Listing, first: &[&str]) -> Outcome {
     if listing.worst_first {
         rows.sort_by_key(|row| std::cmp::Reverse(row["packets"].as_u64()));

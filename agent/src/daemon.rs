@@ -1,5 +1,5 @@
-//! `ringfence agent`: starts in the order that leaves nothing half done, then
-//! makes a pass whenever something may have changed.
+//! `ringfence agent`: starts in an order that leaves nothing half done, then makes a pass whenever
+//! something may have changed.
 
 mod early;
 mod events;
@@ -18,10 +18,10 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 use crate::api::remote::{self, Remote};
 use crate::cli::{ApiListener, LogFormat};
 use crate::datapath::{Datapath, Events, Options};
+use crate::dataplane::Dataplane;
 use crate::engine::{Engine, Look, Pass};
 use crate::failure::{Failure, Found, Outcome};
 use crate::files::Files;
-use crate::kernel::Kernel;
 use crate::manifests::Watch;
 use crate::metrics::Metrics;
 use crate::runtime::plugin;
@@ -31,18 +31,18 @@ use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
 use early::Early;
 pub use events::Stop;
-use events::{PATIENCE, WRITTEN, follow_links, settle};
+use events::{PATIENCE, WRITTEN, debounce, watch_links};
 use watches::{Watches, open};
 
-/// Between passes when nothing happens: the hooks' places are verified anew, and
-/// what a lost event told is found.
+/// Interval between passes if nothing happens: the positions of the hooks are verified again, and
+/// changes whose events were lost are found.
 const PERIOD: Duration = Duration::from_secs(5);
-/// After an event, for the events that come with it.
+/// How long to wait after an event for related events.
 const QUIET: Duration = Duration::from_millis(50);
-/// The first retry; doubles up to [`PERIOD`].
+/// Delay of the first retry; doubles up to [`PERIOD`].
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Runs until told to stop. Enforcement stays in place after it.
+/// Runs until told to stop. Enforcement stays in place afterwards.
 pub fn run(settings: &Settings) -> Outcome {
     start_logging(settings.log_format);
     keep_pages_small();
@@ -62,15 +62,15 @@ pub fn run(settings: &Settings) -> Outcome {
     Ok(Found::Fine)
 }
 
-/// No huge pages for this process: objects live long and in small pieces, so that
-/// a fifth of what huge pages keep resident would lie idle (ARCHITECTURE.md).
+/// Disables huge pages for this process: its objects are small and long-lived, so a fifth of the
+/// memory that huge pages keep resident would be unused (ARCHITECTURE.md).
 fn keep_pages_small() {
     if let Err(errno) = prctl::set_thp_disable(true) {
         tracing::warn!("huge pages can't be switched off, which costs memory: {errno}");
     }
 }
 
-/// Where programs are served, if they are, with the certificates as they are now.
+/// Returns where the API for programs is served, if it is, with the current certificates.
 fn remote(settings: &Settings) -> Result<Option<Remote>, CertificateError> {
     let Some(ApiListener { address, files }) = settings.api.clone() else {
         return Ok(None);
@@ -112,7 +112,7 @@ async fn serve(
     let admission = Admission::new(settings.metrics_from.clone());
     admission.begin_with(datapath.quarantined());
     let status = Status {
-        seen_mark: Kernel::seen_mark(&datapath),
+        seen_mark: Dataplane::seen_mark(&datapath),
         took_over: datapath.takes_over_from(),
         ..first_status(settings)
     };
@@ -150,7 +150,7 @@ async fn serve(
         shared.status().mode,
     );
     watches.start(settings, &shared);
-    // Only now: what is pinned is there, and the socket on which the plugin waits.
+    // Not earlier, so that the pins and the socket on which the plugin waits exist.
     if let (Some(install), Some(board)) = (&settings.install, &shared.plugin) {
         tokio::spawn(cni::run(install.clone(), board.clone()));
     }
@@ -160,8 +160,8 @@ async fn serve(
     done
 }
 
-/// Tells the network plugin where programs are pinned and what becomes of pods that the
-/// agent doesn't know, for as long as no other agent says otherwise.
+/// Writes down for the network plugin where programs are pinned and how to treat pods that the
+/// agent doesn't know. This is valid until another agent overwrites it.
 fn leave_word(settings: &Settings, datapath: &Datapath, state: &Path) -> anyhow::Result<()> {
     let node = Node {
         pins: datapath.folder(),
@@ -214,10 +214,10 @@ async fn watch_and_pass(
         Origin::Kubernetes(_) => Watch::folder(&settings.cni_cache, Arc::clone(&recorded)),
     });
     let linked = Arc::new(Notify::new());
-    follow_links(Arc::clone(&linked), early.clone())?;
+    watch_links(Arc::clone(&linked), early.clone())?;
     let (mut since, mut look) = (None, Look::All);
     let mut backoff = RETRY;
-    // When everything is looked at again, whatever the API server tells meanwhile.
+    // When everything is examined again, regardless of events from the API server.
     let mut next = TokioInstant::now();
     loop {
         let ticket = shared.ticket();
@@ -229,7 +229,7 @@ async fn watch_and_pass(
         let ended = TokioInstant::now();
         watches.iter_mut().for_each(Watch::ensure);
         let delay = if pass.unsettled {
-            // Longer than a file takes to settle.
+            // Longer than the debounce time of a file.
             QUIET
         } else if pass.retry {
             backoff
@@ -245,8 +245,8 @@ async fn watch_and_pass(
         tokio::select! {
             () = stop.asked() => return Ok(()),
             () = sleep_until(next) => {}
-            // An event of the API server is whole and comes alone: what comes with
-            // it waits while the pass runs.
+            // An event from the API server is complete and not debounced: related events wait
+            // while the pass runs.
             () = told.notified() => look = Look::Source,
             // A pod's first process starts a few milliseconds after its record is written.
             () = recorded.notified() => {
@@ -257,26 +257,26 @@ async fn watch_and_pass(
                     early.look();
                 }
             }
-            // A new device may carry packets some milliseconds later; of those whose devices
-            // change all the time, what comes together is looked at together.
+            // A new device may carry packets within milliseconds, so there is no delay. On a node
+            // whose devices change all the time, related events are handled together.
             () = linked.notified() => {
                 since = Some(Instant::now());
                 backoff = RETRY;
                 if ended.elapsed() < PATIENCE {
-                    settle(&linked, told, &recorded).await;
+                    debounce(&linked, told, &recorded).await;
                 }
             }
             () = wake.notified() => {
                 since = Some(Instant::now());
                 backoff = RETRY;
-                settle(wake, told, &recorded).await;
+                debounce(wake, told, &recorded).await;
             }
         }
     }
 }
 
-/// A pass on a thread that may block. A signal that comes meanwhile waits: it is
-/// short, and a pass cut off midway would be redone anyway.
+/// Makes a pass on a thread that may block. A signal that arrives meanwhile waits: a pass is
+/// short, and an interrupted one would have to be repeated anyway.
 async fn blocking_pass(
     mut engine: Engine,
     shared: &Arc<Shared>,
@@ -292,7 +292,7 @@ async fn blocking_pass(
     .context("a pass panicked")
 }
 
-/// Passes events of the ring on to whoever follows.
+/// Forwards events from the ring to all followers.
 async fn forward(mut events: Events, shared: Arc<Shared>) {
     loop {
         match events.next().await {
@@ -302,7 +302,7 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
                         emitter.note(&record, Instant::now());
                     }
                     match serde_json::to_string(&record) {
-                        // An error says that nobody follows.
+                        // An error means that there are no followers.
                         Ok(line) => drop(shared.events.send(line.into())),
                         Err(error) => tracing::warn!("an event can't be printed: {error}"),
                     }
@@ -316,11 +316,11 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
     }
 }
 
-/// Libraries that log each failed request as an error, of which the watches tell once an
-/// outage.
+/// Libraries that log every failed request as an error; the watches report that once per outage.
 const TOLD_BY_US: [&str; 2] = ["kube_client", "kube_runtime"];
 
-/// Level and targets come from `RUST_LOG`, as in `debug` or `info,ringfence=debug`.
+/// Starts logging. Level and targets come from `RUST_LOG`, as in `debug` or
+/// `info,ringfence=debug`.
 fn start_logging(format: LogFormat) {
     use std::io::IsTerminal as _;
     use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -340,7 +340,7 @@ fn start_logging(format: LogFormat) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
-    // Fails only where a logger is set already, as in a test.
+    // This fails only if a logger is already set, as in a test.
     let _ = match format {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),

@@ -1,8 +1,8 @@
-//! From pods to their host-side devices.
+//! Finds the host-side devices of pods.
 //!
-//! On a cluster the pod runtime's records decide ([`records`], [`bind`]). For manifests,
-//! which no runtime knows, [`discover`] enters each network namespace and lists what is
-//! there, which is what pods claim; [`matching`] decides, and does no I/O.
+//! On a cluster the pod runtime's records decide ([`records`], [`bind`]). For manifests, which no
+//! runtime knows, [`discover`] enters each network namespace and lists its contents, which are
+//! claims of the pods; [`matching`] decides, and does no I/O.
 
 pub mod bind;
 mod claim;
@@ -24,11 +24,11 @@ use crate::failure::one_line;
 use ringfence_netlink::{Link, LinkAddress, Netlink, NetlinkError};
 use view::View;
 
-/// Devices, or addresses, that one pod's namespace may have. Each pass lists them
-/// all, so a pod that adds them without end would slow down everybody's policy.
+/// Maximum number of devices, or of addresses, in one pod's namespace. Each pass lists them all,
+/// so a pod that keeps adding more would slow down policy for all pods.
 const POD_LIMIT: usize = 4096;
 
-/// What kept discovery from looking at all.
+/// Why discovery couldn't run at all.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// The node's own devices couldn't be listed.
@@ -39,10 +39,10 @@ pub enum DiscoverError {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// No thread to visit the namespaces on.
+    /// The thread that enters the namespaces couldn't be started.
     #[error("starting the discovery thread: {0}")]
     Thread(std::io::Error),
     /// The thread panicked.
@@ -50,25 +50,25 @@ pub enum DiscoverError {
     Ended,
 }
 
-/// A pod whose interface is sought.
+/// A pod whose interface is being looked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wanted {
+pub struct Sought {
     /// The pod.
     pub pod: PodKey,
-    /// The UID under which its pod runtime knows it.
+    /// The UID by which its pod runtime knows it.
     pub uid: String,
-    /// Its addresses, as its status says.
+    /// Its addresses according to its status.
     pub addresses: Vec<IpAddr>,
-    /// It is being deleted.
+    /// Whether it is being deleted.
     pub ends: bool,
 }
 
-/// Which devices of unknown pods pass all the same.
+/// Which devices of unknown pods are not closed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Exempt {
     /// All of them.
     pub all: bool,
-    /// Those of pods that are on record in these namespaces.
+    /// Those of pods recorded in these namespaces.
     pub namespaces: Vec<String>,
 }
 
@@ -78,25 +78,24 @@ impl Exempt {
     }
 }
 
-/// Finds the devices of pods; another implementation stands in for tests.
+/// Finds the devices of pods; tests use another implementation.
 pub trait Finder: Send {
-    /// Asks the pod runtime anew which sandboxes there are; none where no runtime is
-    /// asked.
+    /// Asks the pod runtime again which sandboxes exist; none if no runtime is asked.
     ///
     /// # Errors
-    /// If it can't be asked: what it said before stays.
+    /// Fails if the runtime can't be asked; its last answer stays valid.
     fn sandboxes(&mut self) -> Option<anyhow::Result<Vec<ringfence_policy::index::Sandbox>>> {
         None
     }
 
-    /// The device of each wanted pod. `known` is what the last call found.
+    /// Finds the device of each wanted pod. `known` is the result of the last call.
     ///
     /// # Errors
-    /// If nothing could be looked at.
-    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError>;
+    /// Fails if discovery couldn't run at all.
+    fn find(&mut self, wanted: &[Sought], known: &[Interface]) -> Result<Discovery, DiscoverError>;
 }
 
-/// By what namespaces show, which is what pods claim.
+/// Discovery by the contents of network namespaces, which are claims of the pods.
 #[derive(Debug)]
 pub struct Claims {
     /// Folder of network namespaces.
@@ -104,17 +103,17 @@ pub struct Claims {
 }
 
 impl Finder for Claims {
-    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError> {
+    fn find(&mut self, wanted: &[Sought], known: &[Interface]) -> Result<Discovery, DiscoverError> {
         discover(&self.netns_dir, wanted, known)
     }
 }
 
-/// What one network namespace holds.
+/// The contents of one network namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Namespace {
     /// Its file.
     pub path: PathBuf,
-    /// The id by which the node's namespace knows it.
+    /// The id of the namespace in the node's own namespace.
     pub id: Option<i32>,
     /// Its devices.
     pub links: Vec<Link>,
@@ -129,49 +128,49 @@ pub struct Unguarded {
     pub pod: PodKey,
     /// Why.
     pub reason: String,
-    /// What that may come to.
+    /// What is known about its sandbox.
     #[serde(skip)]
     pub sandbox: Sandbox,
 }
 
-/// What is known of the sandbox of a pod that isn't guarded.
+/// What is known about the sandbox of an unguarded pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Sandbox {
-    /// It is there, or nobody can tell: the pod may send and is sent to.
+    /// It exists, or that is unknown: the pod may send and receive traffic.
     #[default]
     There,
-    /// None is found (yet, or any more), which is how a pod starts and ends. A device that
-    /// leads to one all the same is closed, as one of a pod that nobody knows.
+    /// None is found (yet, or any more), as is normal while a pod starts or ends. If a device
+    /// leads to one after all, it is closed like that of an unknown pod.
     NotFound,
-    /// It has gone, by what it was made with: nobody is there to be guarded.
+    /// The namespace that it was created with is gone, so there is nothing to guard.
     Gone,
 }
 
-/// What discovery found.
+/// Result of discovery.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Discovery {
-    /// One a pod, in order of pods.
+    /// One per pod, in order of pods.
     pub interfaces: Vec<Interface>,
-    /// The other pods.
+    /// Pods without an interface.
     pub unguarded: Vec<Unguarded>,
     /// Namespaces that couldn't be entered or listed: a pod may be in one of them.
     pub skipped: Vec<String>,
-    /// What is odd about pods that were found.
+    /// Anomalies of pods that were found.
     pub warnings: Vec<String>,
-    /// What is known of devices that are no wanted pod's.
+    /// What is known about devices that belong to no wanted pod.
     pub others: Others,
 }
 
-/// Finds the interface of each wanted pod. Blocks for some 100 µs a namespace.
+/// Finds the interface of each wanted pod. Blocks for some 100 µs per namespace.
 ///
-/// Everything happens on a thread that ends with the call: a thread in a foreign
-/// network namespace must never run anything else.
+/// Everything happens on a thread that ends with the call: a thread in a foreign network namespace
+/// must never run anything else.
 ///
-/// `known` is what the last call found: a namespace that can't be entered for a
-/// moment must not leave its pod unguarded.
+/// `known` is the result of the last call: a pod whose namespace can't be entered for a moment
+/// must not become unguarded.
 pub fn discover(
     netns_dir: &Path,
-    wanted: &[Wanted],
+    wanted: &[Sought],
     known: &[Interface],
 ) -> Result<Discovery, DiscoverError> {
     std::thread::scope(|scope| {
@@ -192,7 +191,7 @@ pub fn discover(
 
 type Survey = (Vec<Link>, Vec<Namespace>, Vec<String>);
 
-/// The files that name network namespaces, in order.
+/// Returns the files that name network namespaces, in order.
 fn files(netns_dir: &Path) -> Result<Vec<PathBuf>, DiscoverError> {
     let folder = |source| DiscoverError::Folder {
         path: netns_dir.to_owned(),
@@ -203,7 +202,7 @@ fn files(netns_dir: &Path) -> Result<Vec<PathBuf>, DiscoverError> {
             .map(|entry| Ok(entry?.path()))
             .collect::<Result<_, _>>()
             .map_err(folder)?,
-        // No pod has started yet, so nobody has made it.
+        // Nothing has created the folder yet, since no pod has been started.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(folder(error)),
     };
@@ -214,7 +213,7 @@ fn files(netns_dir: &Path) -> Result<Vec<PathBuf>, DiscoverError> {
 fn survey(netns_dir: &Path) -> Result<Survey, DiscoverError> {
     let paths = files(netns_dir)?;
     let mut host = Netlink::open()?;
-    // Before the ids are asked for: the kernel gives them out as it lists links.
+    // List the links before asking for ids: this makes the kernel assign them.
     let links = host.links()?;
     let mut seen = BTreeSet::new();
     seen.extend(fs::metadata("/proc/thread-self/ns/net").map(|meta| (meta.dev(), meta.ino())));
@@ -228,7 +227,7 @@ fn survey(netns_dir: &Path) -> Result<Survey, DiscoverError> {
     Ok((links, namespaces, skipped))
 }
 
-/// One namespace; none if it is the node's own or was seen under another name.
+/// Visits a namespace; returns none if it is the node's own or was seen under another name.
 fn visit(
     path: &Path,
     host: &mut Netlink,
@@ -251,12 +250,12 @@ fn visit(
 
 /// Decides which device leads to which pod.
 ///
-/// Addresses are read inside the pods' namespaces, where a pod with CAP_NET_ADMIN
-/// writes what it likes. So a device that was found stays its pod's, under the MAC
-/// that it had then, for as long as pod and device are there, also while the
-/// namespace is out of sight; what is new is contested in [`claim::assign`].
+/// Addresses are read inside the pods' namespaces, where a pod with CAP_NET_ADMIN can set any
+/// address. So a device that was found stays with its pod, under the MAC that it had then, for as
+/// long as pod and device exist, even while the namespace can't be read; new devices are assigned
+/// by [`claim::assign`].
 pub fn matching(
-    wanted: &[Wanted],
+    wanted: &[Sought],
     known: &[Interface],
     host: &[Link],
     namespaces: &[Namespace],
@@ -288,9 +287,9 @@ pub fn matching(
 
 /// A pod that has no device yet, or whose device has lost the pod's addresses.
 struct Contender<'a> {
-    /// The device to fall back to.
+    /// The current device, to fall back to.
     own: Option<&'a Interface>,
-    /// Not empty; best first.
+    /// Candidate devices, not empty, best first.
     candidates: Vec<Interface>,
 }
 

@@ -9,12 +9,12 @@ fn pod(name: &str) -> PodKey {
     }
 }
 
-fn wanted(name: &str, addresses: &[&str]) -> Wanted {
+fn wanted(name: &str, addresses: &[&str]) -> Sought {
     let addresses = addresses
         .iter()
         .map(|address| address.parse().unwrap())
         .collect();
-    Wanted {
+    Sought {
         ends: false,
         pod: pod(name),
         uid: String::new(),
@@ -202,7 +202,7 @@ fn devices(discovery: &Discovery) -> Vec<(&str, u32)> {
 }
 
 /// Victim `v` on device 7, impostor `x` on the newer device 8.
-fn rivals() -> ([Wanted; 2], [Link; 2]) {
+fn rivals() -> ([Sought; 2], [Link; 2]) {
     let pods = [
         wanted("v", &["10.0.0.1", "fd00::1"]),
         wanted("x", &["10.0.0.2"]),

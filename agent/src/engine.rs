@@ -1,5 +1,5 @@
-//! One pass: source, compile, discover, apply. Blocking, and never fails:
-//! what goes wrong is said in the status, and the next pass tries again.
+//! One pass: read the source, compile, discover, apply. It blocks and never fails: errors are
+//! reported in the status, and the next pass tries again.
 
 mod answer;
 mod interfaces;
@@ -19,7 +19,7 @@ use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
 
 use crate::datapath::{Interface, Others};
 use crate::discover::records::Records;
-use crate::discover::{Claims, Finder, Unguarded, Wanted};
+use crate::discover::{Claims, Finder, Sought, Unguarded};
 use crate::failure;
 use crate::node::{self, Surroundings};
 use crate::questions::Question;
@@ -28,36 +28,36 @@ use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnhookedDevice};
 use crate::summary::Summary;
 
-/// Bytes that the texts of all NetworkPolicies may have: a hundred thousand of the
-/// usual size take a third.
+/// Maximum size of the texts of all NetworkPolicies in bytes: a hundred thousand of the usual size
+/// take a third of it.
 const TEXTS: usize = 96 << 20;
 
-/// Bytes that all Services and EndpointSlices may have: twenty thousand Services with ten
-/// endpoints each take a third.
+/// Maximum size of all Services and EndpointSlices in bytes: twenty thousand Services with ten
+/// endpoints each take a third of it.
 const SERVICES: usize = 96 << 20;
 
-/// What one pass leads to.
+/// Result of one pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pass {
-    /// A manifest was too fresh to read: the pass doesn't count as complete.
+    /// A manifest was too new to be read: the pass doesn't count as complete.
     pub unsettled: bool,
-    /// Not all is known yet that the first world needs: nothing was touched.
+    /// Something that the first tables depend on isn't known yet: nothing was changed.
     pub waits: bool,
-    /// Something failed or a pod's interface wasn't there: try again soon.
+    /// Something failed or a pod's interface wasn't found: retry soon.
     pub retry: bool,
 }
 
-/// What a pass looks at beside the source of policy.
+/// What a pass examines besides the source of policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Look {
     /// Everything.
     All,
-    /// The node's devices only if other pods are wanted than before: the kernel
-    /// tells of its devices by itself.
+    /// The node's devices only if the set of wanted pods has changed: the kernel reports changes
+    /// of its devices by itself.
     Source,
 }
 
-/// Looks at the node's own network; another implementation stands in for tests.
+/// Examines the node's own network; tests use another implementation.
 pub type LookAround = Box<dyn FnMut() -> Surroundings + Send>;
 
 /// Everything between the source of policy and the datapath.
@@ -65,58 +65,58 @@ pub struct Engine {
     source: Source,
     index: Index,
     compiler: Compiler,
-    /// What the compiler has changed since the kernel was told last.
+    /// What the compiler has changed since the kernel was last updated.
     change: Option<Change>,
     node: String,
     finder: Box<dyn Finder>,
     look_around: LookAround,
     surroundings: surroundings::Node,
     compiled: Option<Compiled>,
-    /// When the first event of each kind came that isn't in force yet.
+    /// When the first event of each kind that isn't in force yet arrived.
     since: BTreeMap<&'static str, Instant>,
-    /// When what takes long on many objects may be worked out again.
+    /// When a summary, which takes long for many objects, may be computed again.
     next_summary: Option<Instant>,
-    /// The labels of pods may say anew who is cut off and who may read metrics.
+    /// Labels of pods may have changed who is cut off and who may read metrics.
     readmits: bool,
-    /// The last pass left something to be done again.
+    /// The last pass left something that must be retried.
     retry: bool,
     interfaces: Vec<Interface>,
-    /// The addresses by which each of them was found.
+    /// The addresses by which each interface was found.
     found_by: BTreeMap<PodKey, Vec<IpAddr>>,
-    /// Pods without an interface, as discovery last said.
+    /// Pods without an interface, according to the last discovery.
     unguarded: Vec<Unguarded>,
-    /// Which of them only start or end.
+    /// Which of them are only starting or ending.
     settling: settle::Settling,
-    /// Pods whose programs couldn't be attached the last time.
+    /// Pods whose programs couldn't be attached in the last pass.
     refused: Vec<Unguarded>,
     /// Pods that are closed until their policy can be written.
     closed: Vec<PodKey>,
-    /// Other devices that have their hooks.
+    /// Number of other devices that have their hooks.
     devices: usize,
-    /// Other devices that haven't.
+    /// Other devices that lack their hooks.
     unhooked: Vec<UnhookedDevice>,
     skipped: Vec<String>,
     warnings: Vec<String>,
-    /// What discovery said of devices that are no known pod's.
+    /// What the last discovery reported about devices that belong to no known pod.
     others: Others,
-    /// Earlier forms of policies that are in force.
+    /// Earlier versions of policies that are still in force.
     kept: keep::Kept,
-    /// What was asked before the present pass began.
+    /// Questions asked before the current pass started.
     asked: Vec<Question>,
 }
 
-/// What follows from the objects alone.
+/// What is derived from the objects alone.
 struct Compiled {
-    wanted: Vec<Wanted>,
-    /// Not yet applied since it was compiled.
+    wanted: Vec<Sought>,
+    /// Not applied yet since it was compiled.
     fresh: bool,
     summary: Summary,
-    /// The summary is of an older state.
+    /// The summary is out of date.
     stale: bool,
 }
 
 impl Engine {
-    /// An engine that hasn't made a pass yet.
+    /// Creates an engine that hasn't made a pass yet.
     pub fn new(settings: &Settings, source: Source) -> Self {
         let finder: Box<dyn Finder> = match &settings.origin {
             Origin::Manifests(_) => Box::new(Claims {
@@ -127,7 +127,8 @@ impl Engine {
         Self::with_finder(settings, source, finder, Box::new(node::look))
     }
 
-    /// As [`Engine::new`], with other ways to find interfaces and to look at the node.
+    /// Works like [`Engine::new`], with other implementations of finding interfaces and examining
+    /// the node.
     pub fn with_finder(
         settings: &Settings,
         source: Source,
@@ -163,7 +164,7 @@ impl Engine {
             unhooked: Vec::new(),
             skipped: Vec::new(),
             warnings: Vec::new(),
-            // Before the first discovery nothing is judged.
+            // Before the first discovery no device has been judged.
             others: Others {
                 judged: Some(BTreeSet::new()),
                 ..Others::default()
@@ -173,15 +174,15 @@ impl Engine {
         }
     }
 
-    /// Numbers with the key of the maps that it is to bring up to date. Before the
-    /// first pass: what was compiled under another key is compiled anew.
+    /// Sets the key for ids, which is that of the maps to be updated. Call it before the first
+    /// pass: everything is compiled with the new key.
     pub fn number_by(&mut self, key: IdKey) {
         let scope = Scope::Node(self.node.clone());
         self.compiler = Compiler::keyed(scope, key).with_capacity(Capacity::MAPS);
     }
 
-    /// Brings the kernel to what the source and the interfaces say now.
-    /// `since` is when the first event came that asked for it.
+    /// Brings the kernel up to date with the source and the interfaces. `since` is when the first
+    /// event arrived that triggered the pass.
     pub fn pass(&mut self, shared: &Shared, since: Option<Instant>, look: Look) -> Pass {
         let began = since.unwrap_or_else(Instant::now);
         self.asked.extend(shared.questions.take());
@@ -237,7 +238,7 @@ impl Engine {
         }
     }
 
-    /// Compiles what changed; whether other pods are wanted than before.
+    /// Compiles changes; returns whether the set of wanted pods has changed.
     fn compile(&mut self, news: News, began: Instant) -> bool {
         if !news.changed && self.compiled.is_some() {
             return false;
@@ -263,13 +264,13 @@ impl Engine {
             let entry = self.index.pod(&pod.namespace, &pod.name);
             entry.is_some_and(PodEntry::terminating)
         };
-        let wanted = endpoints.map(|(pod, policy)| Wanted {
+        let wanted = endpoints.map(|(pod, policy)| Sought {
             uid: uid(pod),
             ends: ends(pod),
             pod: pod.clone(),
             addresses: policy.addresses.clone(),
         });
-        let wanted: Vec<Wanted> = wanted.collect();
+        let wanted: Vec<Sought> = wanted.collect();
         let before = self.compiled.take();
         let differs = before.as_ref().is_none_or(|before| before.wanted != wanted);
         self.compiled = Some(Compiled {
@@ -281,8 +282,8 @@ impl Engine {
         differs
     }
 
-    /// Works out what is said of all objects, if that is due: after the datapath has
-    /// what it needs, and of a whole cluster for a fiftieth of the time at most.
+    /// Computes the summary of all objects if it is due: only after the datapath is up to date,
+    /// and for a whole cluster at most a fiftieth of the time.
     fn summarize(&mut self, before: &Status) {
         let now = Instant::now();
         let is_due = self.next_summary.is_none_or(|next| next <= now);
@@ -302,16 +303,16 @@ impl Engine {
         self.unguarded.iter().chain(&self.refused)
     }
 
-    /// With the interfaces that were found, or else with those of the last time:
-    /// then nothing but the change is looked at.
+    /// Applies the tables with the interfaces that were found, or with those of the last pass:
+    /// then only the change is processed.
     fn apply(&mut self, shared: &Shared, finds: bool) -> anyhow::Result<()> {
-        // Told once, whatever becomes of it: the datapath takes note first.
+        // Passed on once, even if applying fails: the datapath records it first.
         let change = self.change.take();
         let change = change.unwrap_or_else(|| self.compiler.unchanged());
-        let mut kernel = shared.kernel();
+        let mut kernel = shared.dataplane();
         let tables = self.compiler.tables();
         if !finds {
-            let followed = kernel.follow(tables, &change)?;
+            let followed = kernel.apply_delta(tables, &change)?;
             drop(kernel);
             self.closed.clear();
             self.refused.extend(publish::refused(followed.refused));
@@ -336,7 +337,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What was compiled is in force since then.
+    /// Records that the compiled tables have been in force since `at`.
     fn applied(&mut self, shared: &Shared, generation: u64, flipped: bool, at: Instant) {
         let Some(compiled) = self.compiled.as_mut().filter(|c| c.fresh) else {
             return;

@@ -13,7 +13,7 @@ use super::*;
 use crate::discover::{DiscoverError, Discovery};
 use crate::node::Listed;
 use crate::runtime::FoundBy;
-use crate::testing::{FakeKernel, nowhere, settings, shared};
+use crate::testing::{FakeDataplane, nowhere, settings, shared};
 
 fn pod(name: &str, extra: &str) -> String {
     format!(
@@ -30,7 +30,7 @@ fn write(dir: &Path, name: &str, text: &str) {
 
 struct Bench {
     dir: TempDir,
-    kernel: FakeKernel,
+    kernel: FakeDataplane,
     shared: Shared,
     engine: Engine,
     /// Whether discovery fails.
@@ -45,16 +45,16 @@ impl Bench {
     fn new(text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "a.yaml", text);
-        let kernel = FakeKernel::default();
+        let kernel = FakeDataplane::default();
         let broken = Arc::new(Mutex::new(false));
         let known = Arc::new(Mutex::new(0));
         let (is_broken, told) = (Arc::clone(&broken), Arc::clone(&known));
-        let finder = Box::new(move |wanted: &[Wanted], known: &[Interface]| {
+        let finder = Box::new(move |wanted: &[Sought], known: &[Interface]| {
             *told.lock().unwrap() = known.len();
             if *is_broken.lock().unwrap() {
                 return Err(DiscoverError::Ended);
             }
-            let found = |wanted: &Wanted| Interface {
+            let found = |wanted: &Sought| Interface {
                 pod: wanted.pod.clone(),
                 ifindex: 7,
                 name: "veth7".into(),

@@ -1,9 +1,9 @@
-//! How a command ends: the one place that knows exit codes.
+//! Outcomes of commands: the only module that knows exit codes.
 
 use std::fmt;
 use std::io;
 
-/// What a command found, where that isn't a failure.
+/// The result of a command that didn't fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
     /// Exit 0.
@@ -12,30 +12,30 @@ pub enum Found {
     Something,
 }
 
-/// Why a command couldn't do its work.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Exit 2: the arguments or the files given are at fault.
+    /// Exit 2: the arguments or the files given are wrong.
     Input(anyhow::Error),
-    /// Exit 3: the machine, the kernel or the agent is.
+    /// Exit 3: a fault of the machine, the kernel or the agent.
     Fault(anyhow::Error),
 }
 
-/// How a command ends.
+/// The outcome of a command.
 pub type Outcome = Result<Found, Failure>;
 
 impl Failure {
-    /// Bad usage or input (exit 2).
+    /// Creates a failure of usage or input (exit 2).
     pub fn input(error: impl Into<anyhow::Error>) -> Self {
         Self::Input(error.into())
     }
 
-    /// A fault (exit 3).
+    /// Creates a fault (exit 3).
     pub fn fault(error: impl Into<anyhow::Error>) -> Self {
         Self::Fault(error.into())
     }
 
-    /// The process's exit code.
+    /// Returns the process's exit code.
     pub fn code(&self) -> u8 {
         match self {
             Self::Input(_) => 2,
@@ -56,8 +56,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error and its causes on one line, each said once: errors that name their
-/// cause themselves would else have it repeated.
+/// Formats an error and its causes on one line without repetition: an error whose message includes
+/// its cause would otherwise print it twice.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -73,8 +73,8 @@ pub fn one_line(error: &anyhow::Error) -> String {
 
 /// Prints a failure to stderr and returns the exit code.
 ///
-/// A reader that closed our stdout (`ringfence drops | head`) has seen what it
-/// wanted, so that is no failure.
+/// A reader that closes our stdout (`ringfence drops | head`) has seen enough, so a broken pipe is
+/// no failure.
 pub fn report(outcome: &Outcome) -> u8 {
     match outcome {
         Ok(Found::Fine) => 0,

@@ -1,46 +1,46 @@
-//! Open files: how many the agent may have, and how many of them its clients.
+//! Open files: how many the agent may have, and how many of them its clients may use.
 //!
-//! Beside clients it holds some 50 for maps and programs, ten connections to the
-//! API server, and a link for each hook: two a pod and two a device. Where clients
-//! could take these, passes would fail and new pods stay open.
+//! Besides clients, the agent holds some 50 for maps and programs, ten connections to the API
+//! server, and a link for each hook: two per pod and two per device. If clients could use those up,
+//! passes would fail and new pods would stay open.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::api::{self, remote};
 use crate::web::{self, Bounds};
 
-/// Files that the agent's own work may take on a node of some 200 pods.
+/// Files reserved for the agent's own work, on a node of some 200 pods.
 const OWN: u64 = 512;
 
-/// What all clients together hold at most: the connections of each listener, and
-/// one more that is being closed.
+/// The most that all clients together hold: the connections of each listener, and one more per
+/// listener that is being closed.
 const CLIENTS: u64 = {
     let held = web::METRICS.total + web::HEALTH.total + api::BOUNDS.total + remote::BOUNDS.total;
     held as u64 + 4
 };
 
-/// The process's own limit, raised as far as it may raise it.
+/// The process's limit of open files, raised as far as it may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Files {
     limit: u64,
 }
 
 impl Files {
-    /// Raises the soft limit to the hard one. One that can't be raised, or is small
-    /// all the same, is warned of.
+    /// Raises the soft limit to the hard one. Logs a warning if that fails, or if the limit is
+    /// still small.
     pub fn raise() -> Self {
         let raise = || {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
         };
         if let Err(errno) = raise() {
-            tracing::warn!("the limit of open files can't be raised: {errno}");
+            tracing::warn!("can't raise the limit of open files: {errno}");
         }
-        // One that can't be told is taken for what Linux gives by default.
+        // If the limit can't be read, Linux's default is assumed.
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         if limit < OWN + CLIENTS {
             tracing::warn!(
-                "no more than {limit} files may be open, which is few for a node of many pods; \
+                "only {limit} files may be open, which is few for a node with many pods; \
                  raise the limit (RLIMIT_NOFILE) to {} or more",
                 2 * (OWN + CLIENTS)
             );
@@ -48,8 +48,7 @@ impl Files {
         Self { limit }
     }
 
-    /// A listener's bounds such that all clients together hold a quarter of all
-    /// files at most.
+    /// Scales a listener's bounds so that all clients together hold at most a quarter of all files.
     pub fn bound(self, bounds: Bounds) -> Bounds {
         let share = (self.limit / 4).min(CLIENTS);
         let total = bounds.total as u64 * share / CLIENTS;

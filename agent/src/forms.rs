@@ -1,8 +1,8 @@
-//! The last valid forms of policies, on disk: those that are in force in the place of
-//! a newer form that doesn't parse or has no room. So they outlive the agent.
+//! The last valid forms of policies, on disk: those in force in place of a newer form that doesn't
+//! parse or doesn't fit. Keeping them on disk lets them outlive the agent.
 //!
-//! Most of the time there are none, and no file. What can't be read back counts as
-//! absent: then the newer form is closed, never open.
+//! Usually there are none, and no file. What can't be read back counts as absent: the newer form is
+//! then closed, never open.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -15,13 +15,13 @@ use nix::unistd::geteuid;
 use ringfence_policy::index::KeptForm;
 use serde::{Deserialize, Serialize};
 
-/// Of the file's format. Files of any other are left unread.
+/// Version of the file's format. Files of any other version are ignored.
 const VERSION: u32 = 1;
-/// Bytes that all forms may have.
+/// Limit of all forms, in bytes.
 const ALL: usize = 16 << 20;
-/// Bytes that those of one namespace may have.
+/// Limit of the forms of one namespace, in bytes.
 const ONE: usize = 2 << 20;
-/// Bytes of a file with as many forms as there may be: what JSON adds, and escapes.
+/// Size limit of the file, in bytes: allows for JSON syntax and escapes.
 const LARGEST: u64 = 4 * ALL as u64;
 
 const NAME: &str = "policies.json";
@@ -33,34 +33,34 @@ pub enum FormsError {
     /// A system call failed.
     #[error("{operation} {}: {source}", path.display())]
     Io {
-        /// What was done.
+        /// What was attempted.
         operation: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
     },
-    /// Somebody else could have written it.
-    #[error("{} isn't this user's alone (owner {owner}, mode {mode:o})", path.display())]
+    /// Another user could have written the file.
+    #[error("{} must be accessible to this user alone (owner {owner}, mode {mode:o})", path.display())]
     NotOurs {
-        /// Which file or folder.
+        /// The file or folder.
         path: PathBuf,
         /// Its owner.
         owner: u32,
         /// Its mode.
         mode: u32,
     },
-    /// It isn't what an agent of this version writes.
+    /// The content isn't what an agent of this version writes.
     #[error("{}: {reason}", path.display())]
     Content {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
 }
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Page {
@@ -72,12 +72,12 @@ struct Page {
 #[derive(Debug)]
 pub struct Forms {
     folder: PathBuf,
-    /// Whether there is a file.
+    /// Whether the file may exist.
     written: bool,
 }
 
 impl Forms {
-    /// The folder that belongs to an agent's socket: no two agents share one.
+    /// Returns the folder next to an agent's socket: no two agents share one.
     pub fn beside(socket: &Path) -> Self {
         Self {
             folder: socket.with_extension("forms"),
@@ -85,20 +85,20 @@ impl Forms {
         }
     }
 
-    /// What was kept, empty if there is nothing.
+    /// Returns the kept forms; empty if there are none.
     ///
     /// # Errors
-    /// Says why what is there isn't believed.
+    /// States why the present content isn't trusted.
     pub fn read(&mut self) -> Result<Vec<KeptForm>, FormsError> {
         let path = self.folder.join(NAME);
         let folder = match fs::symlink_metadata(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|error| failed("looking at", &self.folder, error))?,
+            other => other.map_err(|error| failed("inspecting", &self.folder, error))?,
         };
-        // Whatever it is, it goes once there is nothing to keep.
+        // Whatever is there is removed once there is nothing to keep.
         self.written = true;
         if !folder.is_dir() {
-            return Err(content(&self.folder, "no folder"));
+            return Err(content(&self.folder, "not a folder"));
         }
         is_ours(&self.folder, &folder)?;
         let opened = OpenOptions::new()
@@ -110,10 +110,10 @@ impl Forms {
             other => other.map_err(|error| failed("opening", &path, error))?,
         };
         let meta = file.metadata();
-        let meta = meta.map_err(|error| failed("looking at", &path, error))?;
+        let meta = meta.map_err(|error| failed("inspecting", &path, error))?;
         is_ours(&path, &meta)?;
         if !meta.is_file() || meta.len() > LARGEST {
-            return Err(content(&path, "no file, or too large a one"));
+            return Err(content(&path, "not a file, or too large"));
         }
         let mut text = String::new();
         let read = file.take(LARGEST).read_to_string(&mut text);
@@ -121,8 +121,8 @@ impl Forms {
         parse(&text).map_err(|reason| content(&path, &reason))
     }
 
-    /// Replaces what is kept, as far as it fits; gives what doesn't. After it the file
-    /// is the old one or the new one, whatever happens meanwhile.
+    /// Replaces the kept forms, as far as they fit, and returns descriptions of those that don't.
+    /// The file is replaced atomically: it is the old or the new one, whatever happens.
     ///
     /// # Errors
     /// Names the file and the operation; the old file stays.
@@ -150,7 +150,7 @@ impl Forms {
             .create_new(true)
             .mode(0o600)
             .open(&new);
-        let mut file = file.map_err(|error| failed("making", &new, error))?;
+        let mut file = file.map_err(|error| failed("creating", &new, error))?;
         let written = file.write_all(&text).and_then(|()| file.sync_all());
         written.map_err(|error| failed("writing", &new, error))?;
         fs::rename(&new, &path).map_err(|error| failed("renaming", &new, error))?;
@@ -164,15 +164,15 @@ impl Forms {
         let made = DirBuilder::new().mode(0o700).create(&self.folder);
         match made {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("making", &self.folder, error));
+                return Err(failed("creating", &self.folder, error));
             }
             _ => {}
         }
         let meta = fs::symlink_metadata(&self.folder);
-        let meta = meta.map_err(|error| failed("looking at", &self.folder, error))?;
+        let meta = meta.map_err(|error| failed("inspecting", &self.folder, error))?;
         match meta.is_dir() {
             true => is_ours(&self.folder, &meta),
-            false => Err(content(&self.folder, "no folder")),
+            false => Err(content(&self.folder, "not a folder")),
         }
     }
 
@@ -191,8 +191,8 @@ impl Forms {
     pub fn remove(&self) -> Result<(), FormsError> {
         match fs::symlink_metadata(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // What a link leads to is somebody else's.
-            Ok(meta) if !meta.is_dir() => return Err(content(&self.folder, "no folder")),
+            // The target of a symlink belongs to somebody else.
+            Ok(meta) if !meta.is_dir() => return Err(content(&self.folder, "not a folder")),
             _ => {}
         }
         for name in [NAME, NEW] {
@@ -225,7 +225,7 @@ fn content(path: &Path, reason: &str) -> FormsError {
     }
 }
 
-/// Who else could write there could put policies in force.
+/// Checks that only this user can write there: anyone else could put policies in force.
 fn is_ours(path: &Path, meta: &fs::Metadata) -> Result<(), FormsError> {
     let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
     match owner == geteuid().as_raw() && mode & 0o077 == 0 {
@@ -245,14 +245,14 @@ fn parse(text: &str) -> Result<Vec<KeptForm>, String> {
     }
     let head: Head = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if head.version != VERSION {
-        return Err(format!("version {}, and not {VERSION}", head.version));
+        return Err(format!("version {}, expected {VERSION}", head.version));
     }
     let page: Page = serde_json::from_str(text).map_err(|error| error.to_string())?;
     Ok(page.forms)
 }
 
-/// The forms that fit, the smallest of each namespace first and the namespaces that
-/// need least before others; and what is left out.
+/// Selects the forms that fit, the smallest of each namespace first, and namespaces that need the
+/// least space before others. Also returns what is left out.
 fn fitting(forms: Vec<KeptForm>) -> (Vec<KeptForm>, Vec<String>) {
     let mut spaces: BTreeMap<String, Vec<(usize, KeptForm)>> = BTreeMap::new();
     for form in forms {

@@ -48,7 +48,7 @@ fn with_nothing_to_keep_nothing_is_left_and_nothing_is_made() {
     forms.write(Vec::new()).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     forms.write(vec![form("a", "p", 3)]).unwrap();
-    // By the next agent as well.
+    // The next agent reads it, too.
     let mut forms = Forms::beside(&dir.path().join("agent.sock"));
     forms.read().unwrap();
     forms.write(Vec::new()).unwrap();
@@ -67,7 +67,7 @@ fn a_file_that_is_cut_off_of_another_version_or_anything_else_is_refused_with_th
     }
     fs::write(&path, good.replace("\"version\":1", "\"version\":2")).unwrap();
     let error = forms.read().unwrap_err().to_string();
-    assert!(error.ends_with("version 2, and not 1"), "{error}");
+    assert!(error.ends_with("version 2, expected 1"), "{error}");
     for hostile in [
         "[]",
         "null",
@@ -78,7 +78,7 @@ fn a_file_that_is_cut_off_of_another_version_or_anything_else_is_refused_with_th
         fs::write(&path, hostile).unwrap();
         assert!(forms.read().is_err(), "{hostile}");
     }
-    // The next one takes its place.
+    // The next write replaces it.
     forms.write(vec![form("a", "p", 3)]).unwrap();
     assert_eq!(forms.read().unwrap(), [form("a", "p", 3)]);
 }

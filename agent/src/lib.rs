@@ -2,28 +2,27 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`cli`], [`settings`] | arguments, parsed first and resolved second |
-//! | [`kubernetes`] | the API server's watches into objects |
-//! | [`manifests`] | a folder of Kubernetes YAML into objects, with the last good state of each |
-//! | [`source`] | either of them, to the engine |
-//! | [`discover`] | from a pod's address to its host-side device |
-//! | [`datapath`] | everything that speaks to eBPF, behind [`kernel::Kernel`] |
-//! | [`cni`] | the network plugin into the node's chain of plugins, and out of it |
+//! | [`cli`], [`settings`] | arguments: parsed, then resolved |
+//! | [`kubernetes`] | the API server's watches as objects |
+//! | [`manifests`] | a folder of Kubernetes YAML as objects, with the last good state of each |
+//! | [`source`] | feeds either of them to the engine |
+//! | [`discover`] | resolves a pod's address to its host-side device |
+//! | [`datapath`] | everything that talks to eBPF, behind [`dataplane::Dataplane`] |
+//! | [`cni`] | installs the network plugin in the node's chain of plugins and removes it |
 //! | [`engine`] | one pass: source, compile, discover, apply |
-//! | [`questions`] | what somebody asks of the next pass |
+//! | [`questions`] | questions for the next pass to answer |
 //! | [`forms`] | earlier forms of policies that are in force, kept on disk |
-//! | [`summary`] | what is said of all objects, off that path |
-//! | [`daemon`] | the loop around it: what triggers a pass, retries, signals |
+//! | [`summary`] | reports about all objects, computed off the path of a pass |
+//! | [`daemon`] | the loop around passes: triggers, retries, signals |
 //! | [`api`], [`client`] | the root-only socket, and the command line's end of it |
-//! | [`remote`] | agents of other nodes, by exec in their pods |
-//! | [`metrics`], [`web`] | what `/metrics`, `/healthz` and `/livez` say, where, and to whom |
-//! | [`files`] | how many open files clients leave to the rest |
-//! | [`commands`], [`offline`], [`uninstall`] | what a person types |
+//! | [`remote`] | agents of other nodes, reached by exec in their pods |
+//! | [`metrics`], [`web`] | contents of `/metrics`, `/healthz` and `/livez`, and who may read them where |
+//! | [`files`] | how many open files clients leave for everything else |
+//! | [`commands`], [`offline`], [`uninstall`] | the commands a person types |
 //!
-//! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or
-//! input, 3 fault.
+//! Exit codes: 0 fine, 1 denied or a check that found something, 2 bad usage or input, 3 fault.
 
-// A test that unwraps says where it failed, and that is all it should do.
+// An unwrap that fails in a test reports its location, which is all a test needs.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
@@ -33,12 +32,12 @@ pub mod cni;
 pub mod commands;
 pub mod daemon;
 pub mod datapath;
+pub mod dataplane;
 pub mod discover;
 pub mod engine;
 pub mod failure;
 pub mod files;
 pub mod forms;
-pub mod kernel;
 pub mod kubernetes;
 pub mod manifests;
 pub mod metrics;
@@ -66,7 +65,7 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command};
 use crate::failure::Outcome;
 
-/// Runs one invocation and says how it ended.
+/// Runs one invocation and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -84,7 +83,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Status(args) => commands::status(&global, &args),
         Command::Endpoints(args) => commands::endpoints(&global, &args),
         Command::Drops(args) => commands::drops(&global, &args),
-        Command::Flows(args) => commands::flows(&global, &args),
+        Command::Connections(args) => commands::connections(&global, &args),
         Command::Explain(args) => offline::explain::run(&args),
         Command::Matrix(args) => offline::matrix::run(&args),
         Command::Callers(args) => offline::callers::run(&args),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// A fifth faster than the C library's on what an agent allocates.
+/// A fifth faster than the C library's allocator for the agent's allocations.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
-//! What `/metrics` says. Everything the datapath counts is read when a page is
-//! made: no copy lags behind the kernel by more than a page's second.
+//! The contents of `/metrics`. Everything that the datapath counts is read when a page is rendered:
+//! it lags behind the kernel by at most the page's second.
 
 mod states;
 
@@ -21,7 +21,7 @@ use crate::state::Shared;
 use crate::web::Refused;
 use states::count_states;
 
-/// Seconds. The kernel's wait for a flip alone takes about 8 ms.
+/// In seconds. The kernel's wait for a flip alone takes about 8 ms.
 const APPLY_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
@@ -45,7 +45,7 @@ pub struct Metrics {
     pub refused: Arc<Refused>,
 }
 
-/// What the datapath and the loop say at one moment.
+/// The state of the datapath and the loop at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Drop counters.
@@ -54,44 +54,43 @@ pub struct Snapshot {
     pub stats: Stats,
     /// How full each map is.
     pub maps: Vec<MapUsage>,
-    /// Guarded endpoints by what they are under: `enforce`, `audit`, `open`,
-    /// `quarantine`; those whose pod is `gone`; `unguarded` pods, those that have no network
-    /// yet or any more (`pending`), those on the `host_network`, which can't be guarded, and
-    /// devices that lead to `unknown` pods.
+    /// Guarded endpoints by state: `enforce`, `audit`, `open`, `quarantine`; endpoints whose pod is
+    /// `gone`; `unguarded` pods; pods without a network, yet or any more (`pending`); pods on the
+    /// `host_network`, which can't be guarded; and devices that lead to `unknown` pods.
     pub endpoints: BTreeMap<&'static str, usize>,
     /// Other devices of the node: `hooked`, `unhooked`.
     pub devices: BTreeMap<&'static str, usize>,
-    /// The world's generation.
+    /// The generation of the active buffer.
     pub generation: u64,
-    /// The source of policy could be read.
+    /// Whether the source of policy could be read.
     pub source_connected: bool,
-    /// Documents and objects that don't parse, so that what is in force is older.
+    /// Documents and objects that don't parse, so that an older state is in force.
     pub invalid: usize,
-    /// Object and field of everything in policy that can't be used as it stands.
+    /// Object and field of everything in policy that can't be used.
     pub problems: BTreeSet<(String, String)>,
-    /// The watches of the API server, where that is the source.
+    /// The watches of the API server, if that is the source.
     pub board: Option<Board>,
-    /// The network plugin, where the agent installs it.
+    /// The network plugin, if the agent installs it.
     pub plugin: Option<CniStatus>,
-    /// The read-only API, where it is served.
+    /// The read-only API, if it is served.
     pub api: Option<RemoteStatus>,
 }
 
 impl Metrics {
-    /// Fails only if a name here is malformed or given twice.
+    /// Creates the metrics; fails only if a name here is malformed or duplicate.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let apply_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "ringfence_policy_apply_seconds",
-                "From the first event that changed policy to policy in force, by kind of object.",
+                "From the first event of a policy change until it is in force, by kind of object.",
             )
             .buckets(APPLY_BUCKETS.to_vec()),
             &["kind"],
         )?;
         let apply_errors = IntCounter::new(
             "ringfence_apply_errors_total",
-            "Passes that failed; each is tried again.",
+            "Passes that failed; each is retried.",
         )?;
         let build = IntGaugeVec::new(
             Opts::new(
@@ -114,18 +113,18 @@ impl Metrics {
         })
     }
 
-    /// Changed policy is in force this long after the event; `kind` is what changed.
+    /// Records how long after its event a policy change was in force; `kind` is the object's kind.
     pub fn applied(&self, kind: &str, after: Duration) {
         let histogram = self.apply_seconds.with_label_values(&[kind]);
         histogram.observe(after.as_secs_f64());
     }
 
-    /// A pass failed.
+    /// Counts a failed pass.
     pub fn failed(&self) {
         self.apply_errors.inc();
     }
 
-    /// The page in Prometheus' text format.
+    /// Renders the page in Prometheus' text format.
     pub fn render(&self, snapshot: &Snapshot) -> prometheus::Result<Vec<u8>> {
         let mut families = self.registry.gather();
         families.extend(snapshot.families()?);
@@ -137,11 +136,11 @@ impl Metrics {
 }
 
 impl Snapshot {
-    /// Reads the datapath. Blocks while a pass applies; a pass waits for what is
-    /// read from the agent's own memory at most.
+    /// Reads the datapath. Blocks while a pass applies; delays a pass only while the agent's own
+    /// memory is read.
     pub fn take(shared: &Shared) -> anyhow::Result<Self> {
         let status = shared.status();
-        let mut kernel = shared.kernel();
+        let mut kernel = shared.dataplane();
         let (mut maps, endpoints) = (kernel.maps(), kernel.endpoints());
         let generation = kernel.generation();
         drop(kernel);
@@ -175,7 +174,7 @@ impl Snapshot {
             "Packets that staged policy would deny",
             true,
         )?;
-        self.flow_counters(&registry)?;
+        self.connection_counters(&registry)?;
         self.gauges(&registry)?;
         self.problems(&registry)?;
         self.plain_gauges(&registry)?;
@@ -226,20 +225,20 @@ impl Snapshot {
         Ok(())
     }
 
-    fn flow_counters(&self, registry: &Registry) -> prometheus::Result<()> {
+    fn connection_counters(&self, registry: &Registry) -> prometheus::Result<()> {
         let opened = IntCounterVec::new(
             Opts::new(
-                "ringfence_flows_opened_total",
+                "ringfence_connections_opened_total",
                 "Connections opened, by verdict.",
             ),
             &["verdict"],
         )?;
         opened
             .with_label_values(&["allow"])
-            .inc_by(self.stats.flows_allowed);
+            .inc_by(self.stats.connections_allowed);
         opened
             .with_label_values(&["audit"])
-            .inc_by(self.stats.flows_audited);
+            .inc_by(self.stats.connections_audited);
         registry.register(Box::new(opened))?;
         for (name, help, value) in self.stats.series() {
             let counter = IntCounter::new(name, help)?;
@@ -265,35 +264,40 @@ impl Snapshot {
         }
         let devices = labelled(
             "ringfence_devices",
-            "Devices of this node that no pod is behind, by whether they have their hooks.",
+            "Devices of this node that belong to no pod, by whether they are hooked.",
             "state",
         )?;
         for (state, count) in &self.devices {
             devices.with_label_values(&[state]).set(gauge(*count));
         }
         let entries = labelled("ringfence_map_entries", "Entries in use, by map.", "map")?;
-        let capacity = labelled("ringfence_map_capacity", "Entries that fit, by map.", "map")?;
+        let capacity = labelled(
+            "ringfence_map_capacity",
+            "Capacity in entries, by map.",
+            "map",
+        )?;
         for map in &self.maps {
             entries
-                .with_label_values(&[map.name])
+                .with_label_values(&[map.name.as_str()])
                 .set(gauge(map.entries));
             capacity
-                .with_label_values(&[map.name])
+                .with_label_values(&[map.name.as_str()])
                 .set(gauge(map.capacity));
         }
         Ok(())
     }
 
-    /// Who may write labels can't fill the page with series.
+    /// Bounds the number of series, so that tenants who write labels can't fill the page.
     fn problems(&self, registry: &Registry) -> prometheus::Result<()> {
         const MOST: usize = 256;
         let opts = Opts::new(
             "ringfence_policy_problems",
-            "Fields, labels and annotations that can't be used as they stand, by object; \
-             beyond 256 under `other`.",
+            "Fields, labels and annotations that can't be used, by object; those beyond \
+             256 are counted under `other`.",
         );
         let gauge_vec = IntGaugeVec::new(opts, &["object", "field"])?;
-        // What had no room comes first: nobody hides it behind faults of his own making.
+        // Objects that didn't fit come first: nobody can hide them behind faults of their own
+        // making.
         let (held, others): (Vec<_>, Vec<_>) = self
             .problems
             .iter()
@@ -310,7 +314,7 @@ impl Snapshot {
     fn plain_gauges(&self, registry: &Registry) -> prometheus::Result<()> {
         let plain = [
             (
-                "ringfence_world_generation",
+                "ringfence_policy_generation",
                 "Generation of the policy in force.",
                 gauge(self.generation),
             ),
@@ -334,13 +338,12 @@ impl Snapshot {
     }
 }
 
-/// Gauges are signed; no count here comes near the limit.
+/// Converts to a signed gauge; no count here comes near the limit.
 fn gauge(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }
 
-/// `namespace/service`, or a word of its own such as `outside`, which has no
-/// namespace.
+/// Splits `namespace/service`; a single word such as `outside` has no namespace.
 fn workload(name: &str) -> (&str, &str) {
     name.split_once('/').unwrap_or(("", name))
 }

@@ -2,7 +2,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::*;
 use crate::cni::Way;
-use crate::datapath::EndpointState;
+use crate::datapath::{EndpointState, MapName};
 use crate::kubernetes::Kind;
 use crate::state::Status;
 
@@ -115,12 +115,12 @@ fn the_documented_names_are_all_there() {
             drop_series("a/b", "c/d", true, 1),
         ],
         stats: Stats {
-            flows_allowed: 4,
+            connections_allowed: 4,
             events_lost: 2,
             ..Stats::default()
         },
         maps: vec![MapUsage {
-            name: "FLOWS",
+            name: MapName::Connections,
             entries: 7,
             capacity: 262_144,
         }],
@@ -144,17 +144,17 @@ fn the_documented_names_are_all_there() {
         "ringfence_policy_apply_seconds_count{kind=\"Pod\"} 1",
         "ringfence_policy_apply_seconds_bucket{kind=\"Pod\",le=\"0.01\"} 0",
         "ringfence_policy_apply_seconds_bucket{kind=\"Pod\",le=\"0.025\"} 1",
-        "ringfence_flows_opened_total{verdict=\"allow\"} 4",
-        "ringfence_flows_opened_total{verdict=\"audit\"} 0",
+        "ringfence_connections_opened_total{verdict=\"allow\"} 4",
+        "ringfence_connections_opened_total{verdict=\"audit\"} 0",
         "ringfence_events_lost_total 2",
-        "ringfence_map_entries{map=\"FLOWS\"} 7",
-        "ringfence_map_capacity{map=\"FLOWS\"} 262144",
+        "ringfence_map_entries{map=\"CONNECTIONS\"} 7",
+        "ringfence_map_capacity{map=\"CONNECTIONS\"} 262144",
         "ringfence_endpoints{state=\"enforce\"} 2",
         "ringfence_devices{state=\"hooked\"} 3",
         "ringfence_devices{state=\"unhooked\"} 1",
-        "ringfence_world_generation 9",
-        "ringfence_connections_refused_total{listener=\"metrics\",reason=\"full\"} 0",
-        "ringfence_connections_refused_total{listener=\"socket\",reason=\"not_root\"} 0",
+        "ringfence_policy_generation 9",
+        "ringfence_clients_refused_total{listener=\"metrics\",reason=\"full\"} 0",
+        "ringfence_clients_refused_total{listener=\"socket\",reason=\"not_root\"} 0",
         "ringfence_source_connected 1",
         "ringfence_policy_invalid 1",
         "ringfence_policy_problems{field=\"spec.ingress[0].ports[0].port\",object=\"NetworkPolicy bank/broken\"} 1",
@@ -265,7 +265,7 @@ fn the_page_says_whether_the_network_plugin_is_installed_where_it_should_be() {
     has(&text, "ringfence_cni_installed 1");
     has(&text, "ringfence_cni_config_rewrites_total 7");
     has(&text, "ringfence_cni_config_faults 2");
-    // The entry is there, but an older version's binary.
+    // The chain's entry is present, but the binary is of an older version.
     plugin.error = Some("no room".into());
     snapshot.plugin = Some(plugin);
     has(&page(&snapshot), "ringfence_cni_installed 0");

@@ -1,32 +1,30 @@
-//! What this node's own network is: the addresses that its kernel takes for its own,
-//! and the UDP ports by which it unpacks tunnels.
+//! This node's own network: the addresses that its kernel treats as local, and the UDP ports on
+//! which it terminates tunnels.
 //!
-//! Listed anew with every pass that looks at devices. What couldn't be listed
-//! stays as it was.
+//! Listed again in every pass that looks at devices. What couldn't be listed keeps its last state.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ringfence_netlink::{Generic, Link, LocalRoute, Netlink, NetlinkError};
 
-/// kube-proxy's IPVS mode gives every Service's address to this device, also those
-/// that a tenant chose. Whose those are the Services say.
+/// kube-proxy's IPVS mode assigns every Service's address to this device, including those that a
+/// tenant chose. The owner of such an address is known from the Services.
 const OF_SERVICES: &str = "kube-ipvs0";
-/// Addresses of one local route that are taken one by one.
+/// Addresses of one local route up to which they are listed individually.
 const LARGEST_ROUTE: u128 = 256;
 
-/// One list, and what is missing in it.
+/// A list, and what it lacks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed<T> {
-    /// What was found.
+    /// The entries found.
     pub found: BTreeSet<T>,
-    /// Why there may be more.
+    /// Why the list may be incomplete.
     pub fault: Option<String>,
 }
 
 impl<T: Ord + Clone> Listed<T> {
-    /// The list that holds from now on, `last` having held: of an incomplete one
-    /// nothing is known to be gone.
+    /// Merges this list with the `last` one: if it is incomplete, no entry counts as gone.
     pub fn after(self, last: &BTreeSet<T>) -> BTreeSet<T> {
         match self.fault {
             Some(_) => self.found.union(last).cloned().collect(),
@@ -44,7 +42,7 @@ impl<T: Ord> Listed<T> {
     }
 }
 
-/// What one look at the node found.
+/// The result of one look at the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Surroundings {
     /// Addresses at which the node itself is reached from elsewhere.
@@ -53,7 +51,7 @@ pub struct Surroundings {
     pub tunnels: Listed<u16>,
 }
 
-/// Looks at the network namespace of the calling thread.
+/// Inspects the network namespace of the calling thread.
 pub fn look() -> Surroundings {
     let mut netlink = match Netlink::open() {
         Ok(netlink) => netlink,
@@ -96,7 +94,8 @@ fn unread(netlink: &Netlink, what: &str) -> Option<String> {
     (unread > 0).then(|| format!("{unread} of the node's {what} can't be read"))
 }
 
-/// The addresses of local routes. Loopback's lead nowhere, whatever is routed there.
+/// Returns the addresses of local routes, without loopback addresses, which lead nowhere even if
+/// routed.
 fn addresses(links: &[Link], routes: &[LocalRoute]) -> BTreeSet<IpAddr> {
     let is_of_services = |route: &LocalRoute| {
         let link = links.iter().find(|link| Some(link.index) == route.link);
@@ -108,12 +107,12 @@ fn addresses(links: &[Link], routes: &[LocalRoute]) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// Every address of a route; none if there are too many.
+/// Returns every address of a route; none if there are too many.
 fn each(route: &LocalRoute) -> Vec<IpAddr> {
     let Some(count) = size(route).filter(|size| *size <= LARGEST_ROUTE) else {
         return Vec::new();
     };
-    // Both sums stay within the prefix, which ends where its last address does.
+    // Both sums stay within the prefix, whose last address is the largest possible sum.
     match route.address {
         IpAddr::V4(first) => {
             let first = u32::from(first);
@@ -131,7 +130,7 @@ fn each(route: &LocalRoute) -> Vec<IpAddr> {
     }
 }
 
-/// How many addresses a route covers; none if that is every one of IPv6.
+/// Returns how many addresses a route covers; none if it covers all of IPv6.
 fn size(route: &LocalRoute) -> Option<u128> {
     let bits: u32 = match route.address {
         IpAddr::V4(_) => 32,

@@ -1,4 +1,4 @@
-//! Tables and JSON on stdout.
+//! Output of tables and JSON to stdout.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// Prints text, which ends with a newline. A closed stdout is a fault that
-/// [`crate::failure::report`] knows.
+/// Prints text that ends with a newline. A closed stdout is a fault that [`crate::failure::report`]
+/// recognizes.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
@@ -23,17 +23,17 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// Prints a large value as JSON on one line, piece by piece.
+/// Prints a large value as JSON on one line, in chunks.
 pub fn stream_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    // As an I/O error, so that a reader that went away is known for what it is.
+    // Converted to an I/O error, so that a closed stdout is recognized.
     serde_json::to_writer(&mut out, value).map_err(|e| Failure::fault(io::Error::from(e)))?;
     out.write_all(b"\n")
         .and_then(|()| out.flush())
         .map_err(Failure::fault)
 }
 
-/// A table without lines, as `kubectl` prints them: easy to read, cut and paste.
+/// Formats a table without lines, as `kubectl` does: easy to read, cut and paste.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
     table
@@ -55,28 +55,27 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String
     text
 }
 
-/// The widest that a column of names gets: `namespace/name` at their longest. A file
-/// may hold longer ones, which then stick out; a width beyond 16 bits panics in
-/// `format!`.
+/// The maximum width of a column of names: the longest `namespace/name`. Longer names in a file
+/// overflow the column; a width of more than 16 bits panics in `format!`.
 const WIDEST_NAME: usize = 63 + 1 + 253;
 
-/// How wide a column of these words is, in characters.
+/// Returns the width of a column of these words, in characters.
 pub fn width<'w>(words: impl IntoIterator<Item = &'w str>) -> usize {
     let widths = words.into_iter().map(|word| word.chars().count());
     widths.max().unwrap_or_default().min(WIDEST_NAME)
 }
 
-/// The text with blanks before it, to this width or wider.
+/// Pads the text with blanks on the left to at least this width.
 pub fn right(text: &str, width: usize) -> String {
     " ".repeat(width.saturating_sub(text.chars().count())) + text
 }
 
-/// A field of a JSON object as a person reads it.
+/// Formats a field of a JSON object for people.
 pub fn field(row: &Value, name: &str) -> String {
     plain(&text(&row[name]))
 }
 
-/// Others' words on one line, without what a terminal would obey.
+/// Puts foreign text on one line and removes terminal control characters.
 pub fn plain(text: &str) -> String {
     let one = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(one).collect()
@@ -88,7 +87,7 @@ fn text(value: &Value) -> String {
         Value::String(text) if text.is_empty() => "-".into(),
         Value::String(text) => text.clone(),
         Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
-        // Pods and other names of several parts.
+        // Pods and other names that consist of parts.
         Value::Object(map) => match (map.get("namespace"), map.get("name")) {
             (Some(namespace), Some(name)) => format!("{}/{}", text(namespace), text(name)),
             _ => value.to_string(),
@@ -97,14 +96,14 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Colours, used only where a terminal shows them.
+/// Colours, used only if stdout is a terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Paint {
     on: bool,
 }
 
 impl Paint {
-    /// For stdout; `NO_COLOR` turns it off (no-color.org).
+    /// Returns the colours for stdout; `NO_COLOR` disables them (no-color.org).
     pub fn stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
@@ -112,27 +111,27 @@ impl Paint {
         }
     }
 
-    /// None at all.
+    /// Returns a value that adds no colours.
     pub fn off() -> Self {
         Self { on: false }
     }
 
-    /// Good.
+    /// For good states.
     pub fn green(self, text: &str) -> String {
         self.wrap("32;1", text)
     }
 
-    /// Bad.
+    /// For bad states.
     pub fn red(self, text: &str) -> String {
         self.wrap("31;1", text)
     }
 
-    /// Neither.
+    /// For states in between.
     pub fn yellow(self, text: &str) -> String {
         self.wrap("33;1", text)
     }
 
-    /// Headings.
+    /// For headings.
     pub fn bold(self, text: &str) -> String {
         self.wrap("1", text)
     }

@@ -1,5 +1,4 @@
-//! What somebody wants to know of the next pass: questions that the engine alone can
-//! answer, since it has the objects.
+//! Questions for the next pass, which only the engine can answer because it holds the objects.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::kubernetes::Kind;
 
-/// A policy: `NAMESPACE/NAME`, or the name alone of a ClusterNetworkPolicy.
+/// A policy's name: `NAMESPACE/NAME`, or only the name of a ClusterNetworkPolicy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolicyName {
     /// Empty for a ClusterNetworkPolicy.
@@ -38,10 +37,10 @@ impl FromStr for PolicyName {
     }
 }
 
-const SHAPE: &str = "a policy is written NAMESPACE/NAME, a ClusterNetworkPolicy NAME, in letters \
-                     of Kubernetes' names (a-z, 0-9, - and .)";
+const SHAPE: &str = "expected NAMESPACE/NAME of a NetworkPolicy or NAME of a ClusterNetworkPolicy, \
+                     in characters of Kubernetes' names (a-z, 0-9, - and .)";
 
-/// Whether an object may have that name (a DNS subdomain, RFC 1123).
+/// Reports whether the text is a valid object name (a DNS subdomain, RFC 1123).
 fn is_name(text: &str) -> bool {
     let known =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
@@ -49,7 +48,7 @@ fn is_name(text: &str) -> bool {
 }
 
 impl PolicyName {
-    /// As it is written on the command line, and in requests.
+    /// Returns the name as written on the command line and in requests.
     pub fn written(&self) -> String {
         match self.namespace.as_str() {
             "" => self.name.clone(),
@@ -57,7 +56,7 @@ impl PolicyName {
         }
     }
 
-    /// What it is.
+    /// Returns the policy's kind.
     pub fn kind(&self) -> Kind {
         match self.namespace.as_str() {
             "" => Kind::ClusterNetworkPolicy,
@@ -75,18 +74,18 @@ impl fmt::Display for PolicyName {
 /// Whether a policy is in force on a node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PolicyInForce {
-    /// It is, for all pods of this node that it selects.
+    /// Whether it is in force for all pods of this node that it selects.
     pub in_force: bool,
     /// How many pods of this node it selects.
     pub pods: usize,
-    /// Why it isn't.
+    /// Why it isn't in force.
     pub reason: Option<String>,
-    /// The world's generation.
+    /// The generation of the active buffer.
     pub generation: u64,
 }
 
 impl PolicyInForce {
-    /// It isn't.
+    /// Returns a negative answer.
     pub fn not(reason: impl Into<String>) -> Self {
         Self {
             reason: Some(reason.into()),
@@ -98,28 +97,28 @@ impl PolicyInForce {
 /// One question.
 #[derive(Debug)]
 pub struct Question {
-    /// About which policy.
+    /// The policy.
     pub policy: PolicyName,
-    /// Whom to tell.
+    /// Receives the answer.
     pub answer: oneshot::Sender<PolicyInForce>,
 }
 
-/// Questions that wait for a pass which begins after them.
+/// Questions that wait for a pass to start.
 #[derive(Debug, Default)]
 pub struct Questions(Mutex<Vec<Question>>);
 
 impl Questions {
-    /// Asks; a pass has to be asked for as well.
+    /// Adds a question; the caller must request a pass as well.
     pub fn ask(&self, policy: PolicyName) -> oneshot::Receiver<PolicyInForce> {
         let (answer, answered) = oneshot::channel();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those of callers who have gone.
+        // Drops questions whose callers are gone.
         all.retain(|question| !question.answer.is_closed());
         all.push(Question { policy, answer });
         answered
     }
 
-    /// All that have been asked so far, for a pass that begins now.
+    /// Takes all questions asked so far, for a pass that starts now.
     pub fn take(&self) -> Vec<Question> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,4 +1,4 @@
-//! Arguments resolved: checked against each other and against this machine.
+//! Resolved arguments: checked against each other and against this machine.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use crate::discover::Exempt;
 use crate::failure::Failure;
 use crate::kubernetes::Access;
 
-/// Where policy comes from.
+/// The source of policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// A folder or file of manifests.
@@ -30,7 +30,7 @@ pub enum Origin {
     Kubernetes(Access),
 }
 
-/// What the agent runs with.
+/// The agent's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where policy comes from.
@@ -41,25 +41,25 @@ pub struct Settings {
     pub node_name: String,
     /// Folder of network namespaces.
     pub netns_dir: PathBuf,
-    /// Folder of the results of network plugins.
+    /// Folder of the network plugins' cached results.
     pub cni_cache: PathBuf,
-    /// What the network plugin and the agent tell each other, if it is installed.
+    /// Folder shared by the network plugin and the agent, if the plugin is installed.
     pub cni_state: Option<PathBuf>,
-    /// How to keep the plugin in the node's chain of plugins, if that is asked for.
+    /// How to keep the plugin in the node's chain of plugins, if requested.
     pub install: Option<Install>,
-    /// The container runtime's socket, if it is to be asked.
+    /// The container runtime's socket, if it is to be queried.
     pub cri_socket: Option<PathBuf>,
-    /// Whose devices pass though nobody knows the pod.
+    /// Which unknown pods' devices stay open.
     pub exempt: Exempt,
-    /// Where metrics are served; nowhere if none.
+    /// Where metrics are served, if anywhere.
     pub metrics_addr: Option<SocketAddr>,
-    /// Who may read them; everybody if empty.
+    /// Who may read metrics; everybody if empty.
     pub metrics_from: Vec<Clients>,
-    /// Where probes are answered; nowhere if none.
+    /// Where probes are answered, if anywhere.
     pub health_addr: Option<SocketAddr>,
-    /// Where programs are served, and by which certificates; nowhere if none.
+    /// Where programs are served and with which certificates, if anywhere.
     pub api: Option<ApiListener>,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
     /// Write Events about drops.
     pub emit_events: bool,
@@ -67,13 +67,13 @@ pub struct Settings {
     pub config: Config,
     /// Events per second and endpoint.
     pub events_per_second: u32,
-    /// Pick-up window of a first attach.
+    /// Pick-up window after a first attach.
     pub pickup: Duration,
     /// How programs are attached.
     pub attach: Attach,
-    /// The bit of a packet's mark that says that a hook saw it come in; 0 for none.
+    /// The bit of a packet's mark that records that a hook saw it come in; 0 for none.
     pub seen_mark: u32,
-    /// UDP ports of tunnels, beside those that the node shows.
+    /// UDP ports of tunnels, besides those that the node shows.
     pub tunnel_ports: BTreeSet<u16>,
     /// The API's socket.
     pub socket: PathBuf,
@@ -85,7 +85,7 @@ impl AgentArgs {
     /// Checks the arguments against each other and this machine.
     pub fn resolve(self, global: &Global) -> Result<Settings, Failure> {
         if self.manifests.as_deref() == Some("-".as_ref()) {
-            let what = "--manifests -: an agent follows files; stdin is for offline commands";
+            let what = "--manifests -: the agent watches files; stdin is for offline commands";
             return Err(Failure::input(anyhow!(what)));
         }
         let origin = Origin::of(self.manifests, self.kubeconfig);
@@ -103,7 +103,7 @@ impl AgentArgs {
         });
         if let Some(ApiListener { address, .. }) = shared {
             return Err(Failure::input(anyhow!(
-                "--api-addr {address}: metrics or probes are served there; give another"
+                "--api-addr {address}: metrics or probes are served there; use another"
             )));
         }
         let install = self.cni.install(&global.socket).map_err(Failure::input)?;
@@ -146,7 +146,7 @@ impl AgentArgs {
 }
 
 impl Origin {
-    /// A folder if one is given, else the API server.
+    /// Returns the folder as source if one is given, otherwise the API server.
     pub fn of(manifests: Option<PathBuf>, kubeconfig: Option<PathBuf>) -> Self {
         match manifests {
             Some(folder) => Self::Manifests(folder),
@@ -156,7 +156,7 @@ impl Origin {
 }
 
 impl PolicyArgs {
-    /// The compiler's configuration.
+    /// Returns the compiler's configuration.
     pub fn config(&self) -> Config {
         let mut config = Config::default();
         if let Some(prefix) = &self.label_prefix {
@@ -182,7 +182,7 @@ impl PolicyArgs {
     }
 }
 
-/// Where metrics and where probes are served.
+/// Parses the addresses of the metrics and of the probes.
 fn listeners(metrics: &str, health: &str) -> anyhow::Result<[Option<SocketAddr>; 2]> {
     let both = [
         address("--metrics-addr", metrics)?,
@@ -190,8 +190,8 @@ fn listeners(metrics: &str, health: &str) -> anyhow::Result<[Option<SocketAddr>;
     ];
     if both[0].is_some() && both[0] == both[1] {
         return Err(anyhow!(
-            "--health-addr {health}: metrics are served there (--metrics-addr); whoever floods \
-             one must not reach the other, so give another"
+            "--health-addr {health}: metrics are served there (--metrics-addr); a flood of \
+             one must not affect the other, so use another"
         ));
     }
     Ok(both)
@@ -214,8 +214,8 @@ fn metrics_from(texts: &[String]) -> anyhow::Result<Vec<Clients>> {
     texts.iter().map(parse).collect()
 }
 
-/// A bpffs refuses to make names with dots (`bpf_lookup` of kernel/bpf/inode.c), with
-/// an EPERM that leads everybody astray.
+/// Rejects pin directories with a dot in a name that has to be created: a bpffs refuses such names
+/// (`bpf_lookup` of kernel/bpf/inode.c) with a misleading EPERM.
 fn pin_names(pin_dir: &Path) -> anyhow::Result<()> {
     let existing = pin_dir.ancestors().find(|path| path.exists());
     let Some(existing) = existing.filter(|path| is_bpffs(path)) else {
@@ -224,18 +224,18 @@ fn pin_names(pin_dir: &Path) -> anyhow::Result<()> {
     match dotted(pin_dir, existing) {
         None => Ok(()),
         Some(name) => Err(anyhow!(
-            "--pin-dir {}: a bpffs allows no dot in a name; give one without, instead of {name:?}",
+            "--pin-dir {}: a bpffs allows no dots in names; choose a name without one for {name:?}",
             pin_dir.display(),
         )),
     }
 }
 
-/// Where it can't be told, the datapath's own check of the pin directory speaks.
+/// If it can't be determined, the datapath's own check of the pin directory reports the problem.
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// The first name with a dot among those that have yet to be made.
+/// Returns the first name with a dot among those that have to be created.
 fn dotted<'a>(pin_dir: &'a Path, existing: &Path) -> Option<&'a OsStr> {
     let rest = pin_dir.strip_prefix(existing).ok()?;
     rest.components().find_map(|component| match component {
@@ -244,7 +244,7 @@ fn dotted<'a>(pin_dir: &'a Path, existing: &Path) -> Option<&'a OsStr> {
     })
 }
 
-/// What the downward API says in a pod, else the host's name.
+/// Returns the node name from the downward API in a pod, otherwise the host's name.
 fn default_name() -> anyhow::Result<String> {
     match std::env::var("NODE_NAME") {
         Ok(name) if !name.is_empty() => Ok(name),
@@ -252,7 +252,7 @@ fn default_name() -> anyhow::Result<String> {
     }
 }
 
-/// What the kubelet registers a node as, unless told otherwise.
+/// Returns the name under which the kubelet registers a node by default.
 fn host_name() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname().context("reading the host's name")?;
     let name = name

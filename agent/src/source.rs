@@ -1,4 +1,4 @@
-//! Where policy comes from: what changed there, told to the index.
+//! Sources of policy, whose changes are fed to the index.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -14,32 +14,32 @@ use crate::settings::Origin;
 pub enum Source {
     /// A folder of manifests.
     Manifests {
-        /// Its objects.
+        /// The folder's objects.
         store: Store,
-        /// What the index was told of them.
+        /// What the index has been given of them.
         feed: Feed,
-        /// Whether it was told anything yet.
+        /// Whether the index has been given anything yet.
         told: bool,
     },
     /// The API server's watches.
     Kubernetes(Inbox),
 }
 
-/// What a look at the source came to.
+/// The result of refreshing from the source.
 #[derive(Debug, Default)]
 pub struct News {
-    /// The index may differ from before.
+    /// The index may have changed.
     pub changed: bool,
-    /// Something was too fresh to read: look again soon.
+    /// Something was too recent to read: look again soon.
     pub unsettled: bool,
     /// What must be known before anything is enforced, and isn't yet.
     pub waits_for: Vec<&'static str>,
-    /// When the first event of each kind came, where the source tells.
+    /// When the first event of each kind came, if the source records it.
     pub since: BTreeMap<&'static str, Instant>,
 }
 
 impl Source {
-    /// Reads a folder or a file for the first time; any error in it is refused.
+    /// Reads a folder or a file for the first time; fails on any error in it.
     pub fn manifests(folder: &std::path::Path) -> Result<Self, ManifestErrors> {
         let store = Store::open(folder)?;
         for line in store.emptiness().into_iter().chain(store.unread()) {
@@ -52,7 +52,7 @@ impl Source {
         })
     }
 
-    /// Brings an index to what the source says now.
+    /// Brings an index up to date with the source.
     pub fn refresh(&mut self, index: &mut Index) -> News {
         match self {
             Self::Manifests { store, feed, told } => {
@@ -82,7 +82,7 @@ impl Source {
         }
     }
 
-    /// Whether it can be read.
+    /// Reports whether the source can be read.
     pub fn is_connected(&self) -> bool {
         match self {
             Self::Manifests { store, .. } => store.is_connected(),
@@ -90,7 +90,7 @@ impl Source {
         }
     }
 
-    /// What can't be read of it, one a line.
+    /// Lists what can't be read of the source, one item per line.
     pub fn invalid(&self) -> Vec<String> {
         match self {
             Self::Manifests { store, .. } => {
@@ -101,14 +101,15 @@ impl Source {
         }
     }
 
-    /// Whether what it says of many objects is worth working out only now and then.
+    /// Reports whether the source is so large that reports about all its objects are computed only
+    /// now and then.
     pub const fn is_large(&self) -> bool {
         matches!(self, Self::Kubernetes(_))
     }
 }
 
 impl Origin {
-    /// As `status` names it.
+    /// Returns the source's name in `status`.
     pub fn describe(&self) -> String {
         match self {
             Self::Manifests(folder) => format!("manifests {}", folder.display()),

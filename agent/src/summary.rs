@@ -1,5 +1,5 @@
-//! What is said of all objects: nothing that is in force depends on it, so it is
-//! worked out afterwards, and of a large cluster not after every change.
+//! Reports about all objects. Nothing that is in force depends on them, so they are computed after
+//! a pass, and for a large cluster not after every change.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,26 @@ use ringfence_policy::index::Index;
 use ringfence_policy::problems::Problem;
 
 use crate::discover::{Sandbox, Unguarded};
-use crate::state::HOST_NETWORK;
 
-/// What `status` and metrics say of a source's objects.
+/// Why a pod on the host network can't be guarded.
+const HOST_NETWORK: &str =
+    "host network: it shares the node's network and has no interface of its own";
+
+/// What `status` and metrics report about a source's objects.
 #[derive(Clone, Default, Debug)]
 pub struct Summary {
-    /// What can't be used as it stands, one a line.
+    /// Parts of objects that can't be used, one per line.
     pub problems: Vec<String>,
-    /// The same as object and field.
+    /// The same, as pairs of object and field.
     pub problem_fields: BTreeSet<(String, String)>,
-    /// The cluster's pod ranges, as few as say it.
+    /// The cluster's pod ranges, aggregated to as few as possible.
     pub pod_ranges: Vec<String>,
-    /// Pods that are the node, so that nothing can stand between.
+    /// Pods on the host network, which share the node's interfaces and so can't be filtered.
     pub host_network: Vec<Unguarded>,
 }
 
 impl Summary {
-    /// Looks at every object.
+    /// Inspects every object.
     pub fn of(index: &Index, node: &str) -> Self {
         let found = index.problems();
         let text = |p: &Problem| format!("{}: {}: {}", p.object, p.key_or_field, p.message);

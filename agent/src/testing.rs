@@ -1,4 +1,4 @@
-//! A datapath in memory, for tests of the shell around it.
+//! An in-memory datapath, for tests of the code around it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,10 +10,10 @@ use ringfence_policy::tables::Tables;
 
 use crate::cli::{Cli, Command};
 use crate::datapath::{
-    Applied, DropSeries, EndpointState, FlowEntry, Followed, Interface, MapUsage, Others, Stats,
+    Applied, ConnectionRow, DropSeries, EndpointState, Followed, Interface, MapUsage, Others, Stats,
 };
-use crate::discover::{DiscoverError, Discovery, Finder, Wanted};
-use crate::kernel::{Counts, Kernel};
+use crate::dataplane::{Counts, Dataplane};
+use crate::discover::{DiscoverError, Discovery, Finder, Sought};
 use crate::metrics::Metrics;
 use crate::node::{Listed, Surroundings};
 use crate::settings::Settings;
@@ -26,31 +26,31 @@ pub(crate) struct Record {
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) others: Others,
     pub(crate) generation: u64,
-    /// Number of the last update that was told.
+    /// Number of the last update received.
     pub(crate) seen: u64,
     pub(crate) fail: Option<String>,
     /// Why no program can be attached.
     pub(crate) refuse: Option<String>,
-    /// How often the endpoints were asked for.
+    /// How often the endpoints were listed.
     pub(crate) asked: usize,
     /// UDP ports of tunnels.
     pub(crate) tunnels: BTreeSet<u16>,
-    /// Other devices that can't have their hooks, and why.
+    /// Other devices that can't be hooked, and why.
     pub(crate) unhooked: Vec<(String, String)>,
 }
 
-/// Remembers instead of enforcing.
+/// A datapath that records instead of enforcing.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct FakeKernel(pub(crate) Arc<Mutex<Record>>);
+pub(crate) struct FakeDataplane(pub(crate) Arc<Mutex<Record>>);
 
-impl Kernel for FakeKernel {
+impl Dataplane for FakeDataplane {
     fn apply(
         &mut self,
         tables: &Tables,
         change: &Change,
         interfaces: &[Interface],
     ) -> anyhow::Result<Applied> {
-        let followed = self.follow(tables, change);
+        let followed = self.apply_delta(tables, change);
         let mut record = self.0.lock().unwrap();
         record.interfaces = interfaces.to_vec();
         let error = record.fail.clone();
@@ -76,7 +76,7 @@ impl Kernel for FakeKernel {
         self.0.lock().unwrap().others = others;
     }
 
-    fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
+    fn apply_delta(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
         let mut record = self.0.lock().unwrap();
         assert_eq!(record.seen, change.since, "a change was lost");
         record.seen = change.until;
@@ -125,8 +125,8 @@ impl Kernel for FakeKernel {
         record.interfaces.iter().map(state).collect()
     }
 
-    fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
-        anyhow::bail!("flows: no such map")
+    fn connections(&mut self) -> anyhow::Result<Vec<ConnectionRow>> {
+        anyhow::bail!("connections: no such map")
     }
 
     fn maps(&mut self) -> Vec<MapUsage> {
@@ -151,14 +151,14 @@ impl Kernel for FakeKernel {
 
 impl<F> Finder for F
 where
-    F: FnMut(&[Wanted], &[Interface]) -> Result<Discovery, DiscoverError> + Send,
+    F: FnMut(&[Sought], &[Interface]) -> Result<Discovery, DiscoverError> + Send,
 {
-    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError> {
+    fn find(&mut self, wanted: &[Sought], known: &[Interface]) -> Result<Discovery, DiscoverError> {
         self(wanted, known)
     }
 }
 
-/// A node without addresses and tunnels.
+/// Returns a node without addresses and tunnels.
 pub(crate) fn nowhere() -> Surroundings {
     Surroundings {
         addresses: none(),
@@ -173,7 +173,7 @@ fn none<T: Ord>() -> Listed<T> {
     }
 }
 
-/// No packet was ever counted.
+/// Counters without any packets.
 struct NoCounts;
 
 impl Counts for NoCounts {
@@ -190,12 +190,12 @@ impl Counts for NoCounts {
     }
 }
 
-/// Shared state over a fake datapath.
-pub(crate) fn shared(kernel: &FakeKernel) -> Shared {
+/// Returns shared state over a fake datapath.
+pub(crate) fn shared(kernel: &FakeDataplane) -> Shared {
     Shared::new(kernel.clone(), Metrics::new().unwrap(), Status::default())
 }
 
-/// Settings of an agent on node `n` with these manifests.
+/// Returns settings of an agent on node `n` with these manifests.
 pub(crate) fn settings(manifests: &Path) -> Settings {
     use clap::Parser as _;
     let dir = manifests.display().to_string();

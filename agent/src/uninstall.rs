@@ -1,4 +1,4 @@
-//! `ringfence uninstall`: every trace but the network plugin's binary.
+//! `ringfence uninstall`: removes every trace except the network plugin's binary.
 
 use anyhow::Context as _;
 
@@ -11,7 +11,7 @@ use crate::failure::{Failure, Found, Outcome};
 use crate::forms::Forms;
 use crate::output::print;
 
-/// Removes what agents have made, and refuses while one would put everything back.
+/// Removes what agents have created. Refuses while an agent runs, which would recreate it.
 pub fn run(global: &Global, args: &UninstallArgs) -> Outcome {
     if !args.stay {
         return remove(global, args);
@@ -22,24 +22,24 @@ pub fn run(global: &Global, args: &UninstallArgs) -> Outcome {
         .context("starting the runtime")
         .map_err(Failure::fault)?;
     let _entered = runtime.enter();
-    // Before anything is removed: the first process of a container ends by no signal that
-    // it doesn't listen for.
+    // Installed before anything is removed: a signal doesn't end the first process of a container
+    // unless the process listens for it.
     let mut stop = Stop::new().map_err(Failure::fault)?;
     let found = remove(global, args)?;
-    print("done; delete this pod when every node says so\n")?;
+    print("done; delete this pod once every node reports so\n")?;
     runtime.block_on(stop.asked());
     Ok(found)
 }
 
-/// The plugin goes out of the chain first: then no pod starts closed any more. What tells
-/// it that the node enforces goes next, for calls of configurations that the runtime
-/// remembers: they do nothing from then on.
+/// Removes the plugin from the chain first, so that pods stop starting closed. The state that marks
+/// the node as enforcing goes next, for calls of configurations that the runtime remembers: they do
+/// nothing from then on.
 fn remove(global: &Global, args: &UninstallArgs) -> Outcome {
     api::refuse_second_agent(&global.socket).map_err(Failure::fault)?;
     if let Some(folder) = &args.cni_conf_dir {
         let edited = cni::remove_from(folder).map_err(Failure::fault)?;
         for file in edited {
-            print(&format!("took ringfence-cni out of {}\n", file.display()))?;
+            print(&format!("removed ringfence-cni from {}\n", file.display()))?;
         }
     }
     if let Some(state) = &args.cni_state {
@@ -47,7 +47,7 @@ fn remove(global: &Global, args: &UninstallArgs) -> Outcome {
     }
     let removed = datapath::uninstall(&global.pin_dir).map_err(Failure::fault)?;
     if let Some(state) = &args.cni_state {
-        // A call that was under way has written its record meanwhile.
+        // A call that was in progress may have written its record meanwhile.
         ringfence_cni::remove_state(state).map_err(Failure::fault)?;
     }
     let kept = Forms::beside(&global.socket);

@@ -1,18 +1,17 @@
-//! Every type that crosses the border between the agent and the kernel.
+//! Every type that crosses the boundary between the agent and the kernel.
 //!
-//! Layouts are fixed with `repr(C)`, have no implicit padding and are checked
-//! by size asserts below. Integers are in host byte order unless a field says
-//! otherwise; addresses are bytes in network order. Change anything here, and
-//! [`ABI_VERSION`] rises: an agent builds tables of its own beside those of another
-//! version, and moves over to them.
+//! Layouts are fixed with `repr(C)`, have no implicit padding and are checked by the size asserts
+//! below. Integers are in host byte order unless a field says otherwise; addresses are bytes in
+//! network order. Any change here requires a higher [`ABI_VERSION`]: an agent then builds its own
+//! tables beside those of the other version and migrates to them.
 //!
-//! What outlives that has versions of its own: [`CONNECTIONS_VERSION`],
-//! [`COUNTERS_VERSION`]. Agents of all versions read some things of each other, so these
-//! never change: the fields of [`Endpoint`] (new ones come behind), [`Name`], and map
-//! `AGENT`. Nor does [`Tag`], nor what the mark says: a packet may pass programs of two
+//! Data that outlives such a migration has its own versions: [`CONNECTIONS_VERSION`] and
+//! [`COUNTERS_VERSION`]. Agents of all versions read some of each other's data, so the following
+//! never change: the fields of [`Endpoint`] (new ones are appended), [`Name`], and map `AGENT`.
+//! [`Tag`] and the meaning of the mark never change either: a packet may pass programs of two
 //! versions on its way.
 
-/// Added to versions by a build that tests moves between versions.
+/// Offset added to the versions by builds that test migration between versions.
 const OTHER: u32 = 1000;
 
 /// Version of all layouts in this module; part of the pin directory's name.
@@ -22,17 +21,18 @@ pub const ABI_VERSION: u32 = 7 + if cfg!(feature = "other-policy") {
     0
 };
 
-/// Version of what connections are kept in: [`Flow`], [`FlowKey`], [`Bucket`], [`Seed`],
-/// [`Quota`], [`Claim`], how ways are taken and what states mean. Programs of one version
-/// share these maps, also while a node moves from one [`ABI_VERSION`] to another. Never 0.
+/// Version of everything that stores connections: [`Connection`], [`ConnectionKey`], [`Bucket`],
+/// [`Seed`], [`Quota`], [`Claim`], how ways are chosen, and the meaning of states. Programs with
+/// the same version share these maps, even while a node migrates from one [`ABI_VERSION`] to
+/// another. Never 0.
 pub const CONNECTIONS_VERSION: u32 = 2 + if cfg!(feature = "other-connections") {
     OTHER
 } else {
     0
 };
 
-/// The same of what counts: [`DropKey`], [`DropCount`], [`Stat`], and the numbers of
-/// [`Reason`], [`Protocol`] and [`Direction`]. Never 0.
+/// Version of the counters: [`DropKey`], [`DropCount`], [`Stat`], and the numbers of [`Reason`],
+/// [`Protocol`] and [`Direction`]. Never 0.
 pub const COUNTERS_VERSION: u32 = 2 + if cfg!(feature = "other-connections") {
     OTHER
 } else {
@@ -50,8 +50,8 @@ pub unsafe trait Plain: Copy + 'static {}
 
 macro_rules! plain {
     ($($ty:ty = $size:literal),+ $(,)?) => {$(
-        // SAFETY: `repr(C)` over integers; the size assert below proves that the
-        // fields leave no padding (each struct's fields add up to `$size`).
+        // SAFETY: `repr(C)` over integers; the size assert below proves that the fields leave no
+        // padding (the sizes of each struct's fields add up to `$size`).
         #[allow(unsafe_code)]
         unsafe impl Plain for $ty {}
         const _: () = assert!(size_of::<$ty>() == $size);
@@ -66,7 +66,7 @@ plain! {
     Kernel = 24,
     Mac = 8,
     Endpoint = 128,
-    EndpointWorld = 16,
+    EndpointRules = 16,
     Tiers = 8,
     CidrKey = 20,
     RuleKey = 12,
@@ -75,9 +75,9 @@ plain! {
     PortBlock = 32,
     Identity = 16,
     ServiceKey = 20,
-    FlowKey = 44,
-    Flow = 80,
-    Opening = 128,
+    ConnectionKey = 44,
+    Connection = 80,
+    BucketEntry = 128,
     Bucket = 1152,
     Seed = 48,
     Quota = 16,
@@ -91,36 +91,37 @@ plain! {
 
 /// Capacity of each map, in entries (bytes for [`capacity::EVENTS`]).
 pub mod capacity {
-    /// Endpoint slots: 32,767 usable (as many as a tag can name), slot 0 is never used.
+    /// Endpoint slots: 32,767 usable (as many as a tag can address); slot 0 is never used.
     pub const ENDPOINTS: u32 = 32_768;
-    /// CIDR prefixes with a peer class, both worlds together.
+    /// CIDR prefixes with a peer class, for both buffers together.
     pub const CIDRS: u32 = 524_288;
-    /// (ruleset, class) pairs, both worlds together.
+    /// (ruleset, class) pairs, for both buffers together.
     pub const RULES: u32 = 524_288;
-    /// Blocks of 256 ports and summaries of whole blocks, both worlds together.
+    /// Blocks of 256 ports and summaries of full blocks, for both buffers together.
     pub const PORTS: u32 = 131_072;
-    /// Known addresses: of pods, nodes and Services, and those with a peer class.
+    /// Known addresses: those of pods, nodes and Services, and those with a peer class.
     pub const ADDRESSES: u32 = 524_288;
     /// [`super::ServiceKey`].
     pub const SERVICES: u32 = 262_144;
-    /// Words of map `TUNNELS`, one bit for each UDP port.
+    /// Words of map `TUNNELS`, which holds one bit per UDP port.
     pub const TUNNELS: u32 = 65_536 / u64::BITS;
-    /// Buckets of [`super::Bucket::WAYS`] replied flows. A power of two.
-    pub const FLOWS: u32 = 32_768;
-    /// Replied flows that found their bucket full. Not an LRU table: none is pushed out.
-    pub const FLOWS_MORE: u32 = 65_536;
-    /// Buckets of [`super::Bucket::WAYS`] flows that aren't replied yet or no
-    /// longer, in a table of their own so that a flood of them can't evict
-    /// replied ones. A power of two.
+    /// Buckets of [`super::Bucket::WAYS`] replied connections. A power of two.
+    pub const CONNECTIONS: u32 = 32_768;
+    /// Replied connections whose bucket is full. Not an LRU table: no entry is evicted.
+    pub const CONN_OVERFLOW: u32 = 65_536;
+    /// Buckets of [`super::Bucket::WAYS`] connections that aren't in state replied, either not
+    /// yet or not any more. They have a separate table so that a flood of them can't evict
+    /// replied connections. A power of two.
     pub const OPENING: u32 = 8192;
-    /// One endpoint's flows lie in one of so many parts of `OPENING`. A power of two.
+    /// The connections of one endpoint lie in a window of `OPENING / OPENING_PARTS` buckets,
+    /// which starts at a hashed position. A power of two.
     pub const OPENING_PARTS: u32 = 8;
     /// Link-local addresses that endpoints have claimed.
     pub const CLAIMS: u32 = 65_536;
-    /// Addresses of endpoints: two and a link-local one each, and room for those that
-    /// an endpoint gets before it loses another.
+    /// Addresses of endpoints: two and a link-local one for each, with headroom for addresses
+    /// that an endpoint gets before it loses another.
     pub const LOCALS: u32 = 4 * ENDPOINTS;
-    /// Sources of denied packets that have series of their own.
+    /// Sources of denied packets that have their own series.
     pub const SOURCES: u32 = 65_536;
     /// Drop counters: one per (source, destination, direction, reason, protocol, audited).
     pub const DROPS: u32 = 65_536;
@@ -132,24 +133,24 @@ pub mod capacity {
 
 /// An IPv6 address in network order; IPv4 is mapped to `::ffff:a.b.c.d`.
 ///
-/// One form for both families keeps one key per map; it costs about 5 ns a flow
-/// lookup against a 16-byte IPv4 key (measured). Kept as words as they lie in
-/// memory: the BPF backend reads and spills every byte of a byte array by itself.
+/// A single form for both families allows one key per map; it costs about 5 ns per connection
+/// lookup compared with a 16-byte IPv4 key (measured). Stored as words in memory order, because
+/// the BPF backend loads and spills every byte of a byte array separately.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Addr([u32; 4]);
 
 impl Addr {
-    /// `::`, and what an absent address is stored as.
+    /// `::`, which also represents an absent address.
     pub const UNSPECIFIED: Self = Self([0; 4]);
 
-    /// The mapped form of an IPv4 address given in network order.
+    /// Returns the mapped form of an IPv4 address given in network order.
     #[inline(always)]
     pub const fn v4(a: [u8; 4]) -> Self {
         Self([0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(a)])
     }
 
-    /// An IPv6 address in network order.
+    /// Creates an address from the bytes of an IPv6 address in network order.
     #[inline(always)]
     pub const fn v6(a: [u8; 16]) -> Self {
         Self([
@@ -160,19 +161,19 @@ impl Addr {
         ])
     }
 
-    /// From words as they lie in memory, in network order.
+    /// Creates an address from its words in memory order (network byte order).
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
         Self(words)
     }
 
-    /// The words as they lie in memory.
+    /// Returns the words in memory order.
     #[inline(always)]
     pub const fn words(&self) -> &[u32; 4] {
         &self.0
     }
 
-    /// The bytes in network order.
+    /// Returns the bytes in network order.
     pub const fn octets(&self) -> [u8; 16] {
         let w = [
             self.0[0].to_ne_bytes(),
@@ -186,19 +187,19 @@ impl Addr {
         ]
     }
 
-    /// Whether this is a mapped IPv4 address.
+    /// Reports whether this is a mapped IPv4 address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.0[0] | self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be()
     }
 
-    /// Whether this is an IPv6 group, `ff00::/8`.
+    /// Reports whether this is an IPv6 multicast address, `ff00::/8`.
     #[inline(always)]
     pub const fn is_group_v6(&self) -> bool {
         self.0[0].to_ne_bytes()[0] == 0xff
     }
 
-    /// Whether this is a group of either family, or IPv4's limited broadcast.
+    /// Reports whether this is a multicast address of either family, or IPv4's limited broadcast.
     #[inline(always)]
     pub const fn is_group(&self) -> bool {
         if self.is_v4() {
@@ -209,21 +210,21 @@ impl Addr {
         }
     }
 
-    /// Whether this is link-local unicast of either family: `fe80::/10` or
+    /// Reports whether this is link-local unicast of either family: `fe80::/10` or
     /// `169.254.0.0/16`.
     #[inline(always)]
     pub const fn is_on_link(&self) -> bool {
         self.is_link_local() || self.is_v4() && u32::from_be(self.0[3]) >> 16 == 0xa9fe
     }
 
-    /// Whether this is IPv6 link-local unicast, `fe80::/10`.
+    /// Reports whether this is IPv6 link-local unicast, `fe80::/10`.
     #[inline(always)]
     pub const fn is_link_local(&self) -> bool {
         u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
     }
 
-    /// Whether no other host may be reached by it: `127.0.0.0/8` (RFC 1122,
-    /// 3.2.1.3), `::1` (RFC 4291, 2.5.3).
+    /// Reports whether this is a loopback address: `127.0.0.0/8` (RFC 1122, 3.2.1.3) or `::1`
+    /// (RFC 4291, 2.5.3).
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
         let w = &self.0;
@@ -234,7 +235,7 @@ impl Addr {
         }
     }
 
-    /// Whether an interface identifier is made from a MAC (RFC 4291, appendix A).
+    /// Reports whether the interface identifier is derived from a MAC (RFC 4291, appendix A).
     #[inline(always)]
     pub const fn is_made_from_mac(&self) -> bool {
         let [.., ff] = self.0[2].to_ne_bytes();
@@ -242,7 +243,7 @@ impl Addr {
         ff == 0xff && fe == 0xfe
     }
 
-    /// Equality without `memcmp`, which a 16-byte `==` becomes in BPF.
+    /// Compares without `memcmp`, which a 16-byte `==` compiles to in BPF.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
         let (a, b) = (&self.0, &other.0);
@@ -294,7 +295,7 @@ impl core::fmt::Debug for Addr {
     }
 }
 
-/// A MAC as it lies in memory: two numbers that compare in one step each.
+/// A MAC address in memory order, as two numbers that compare in one step each.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mac {
@@ -304,7 +305,7 @@ pub struct Mac {
 }
 
 impl Mac {
-    /// From the bytes on the wire.
+    /// Creates a MAC from its bytes on the wire.
     #[inline(always)]
     pub const fn new(b: [u8; 6]) -> Self {
         Self::from_parts(
@@ -313,93 +314,93 @@ impl Mac {
         )
     }
 
-    /// From its first four bytes and its last two, as they lie in memory.
+    /// Creates a MAC from its first four and last two bytes, in memory order.
     #[inline(always)]
     pub const fn from_parts(head: u32, tail: u16) -> Self {
         Self { head, tail, pad: 0 }
     }
 
-    /// The bytes on the wire.
+    /// Returns the bytes on the wire.
     pub const fn octets(&self) -> [u8; 6] {
         let (a, b) = (self.head.to_ne_bytes(), self.tail.to_ne_bytes());
         [a[0], a[1], a[2], a[3], b[0], b[1]]
     }
 
-    /// Equality without `memcmp`.
+    /// Compares without `memcmp`.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
         (self.head ^ other.head) | (self.tail ^ other.tail) as u32 == 0
     }
 
-    /// Whether it is a group address (broadcast or multicast).
+    /// Reports whether it is a group address (broadcast or multicast).
     #[inline(always)]
     pub const fn is_group(&self) -> bool {
         self.head.to_ne_bytes()[0] & 1 != 0
     }
 }
 
-/// One world of two; policy keys carry it.
-pub type World = u32;
+/// The number of one of the two buffers, 0 or 1; part of every policy key.
+pub type Buffer = u32;
 
-/// The one element that says what is in force; map `CONTROL`, index 0.
+/// The state that is in force: the only element of map `CONTROL`, index 0.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Control {
-    /// Bit 0: the active world. The other bits: the generation of the tables, which
-    /// rises with every change of an entry that packets may have read; what a CPU
-    /// remembers of an older one is forgotten. Generation 0 means that nothing is
-    /// remembered.
+    /// Bit 0 is the active buffer. The other bits are the generation of the tables, which rises
+    /// with every change of an entry that packets may have read; answers that a CPU has memoized
+    /// under an older generation are discarded. Under generation 0 nothing is memoized.
     ///
-    /// One aligned word, so that no reader sees the world of one generation with the
-    /// number of another. Read once per hook and packet with a single load; written
+    /// One aligned word, so that no reader combines the buffer of one generation with the number
+    /// of another. Each hook reads it once per packet with a single load; the agent writes it
     /// with a single store.
     pub state: u64,
     /// Bits of [`Control`]'s constants.
     pub flags: u32,
-    /// Events per second and endpoint that reach the ring; 0 means none.
+    /// Maximum number of events per second and endpoint that reach the ring; 0 disables events.
     pub events_per_second: u32,
-    /// Ticks of the flows' clock in a second: the kernel's `CONFIG_HZ`.
+    /// Ticks per second of the connections' clock: the kernel's `CONFIG_HZ`.
     pub ticks_per_second: u32,
-    /// The bit of `skb->mark` without which a packet was seen by no hook where it came
-    /// in ([`Kernel::seen_mark`]); 0 as long as some hooks may not set it.
+    /// The bit of `skb->mark` that ingress hooks set ([`Kernel::seen_mark`]); a packet without it
+    /// has passed no ingress hook. 0 while some hooks may not set it yet.
     pub seen_mark: u32,
 }
 
 impl Control {
-    /// Every denial is counted and reported as audited, and the packet passes.
+    /// Audit mode: every denial is counted and reported as audited, and the packet passes.
     pub const AUDIT: u32 = 1;
-    /// Some Services' addresses aren't in map `ADDRESSES`, for want of room there or in the
-    /// agent's memory: any address may be one.
+    /// The addresses of some Services are missing from map `ADDRESSES`, because the map or the
+    /// agent's memory is full: any address may belong to a Service.
     pub const HIDES_SERVICES: u32 = 2;
 
-    /// The word that puts a world in force under a generation.
+    /// Returns the word that activates a buffer under a generation.
     #[inline(always)]
-    pub const fn state(generation: u64, world: World) -> u64 {
-        generation << 1 | (world & 1) as u64
+    pub const fn state(generation: u64, buffer: Buffer) -> u64 {
+        generation << 1 | (buffer & 1) as u64
     }
 
-    /// The active world, 0 or 1.
+    /// Returns the active buffer, 0 or 1.
     #[inline(always)]
-    pub const fn world(&self) -> World {
-        (self.state & 1) as World
+    pub const fn buffer(&self) -> Buffer {
+        (self.state & 1) as Buffer
     }
 
-    /// Whether a packet's mark shows that a hook saw it come in, or nobody asks.
+    /// Reports whether a packet's mark shows that an ingress hook saw it, or the mark isn't
+    /// required.
     #[inline(always)]
     pub const fn saw(&self, mark: u32) -> bool {
         mark & self.seen_mark == self.seen_mark
     }
 
-    /// The low 32 bits of the generation, by which a CPU tells what it may remember.
+    /// Returns the low 32 bits of the generation, by which a CPU validates what it has memoized.
     #[inline(always)]
     pub const fn generation(&self) -> u32 {
         (self.state >> 1) as u32
     }
 }
 
-/// Where the running kernel keeps what `__sk_buff` doesn't show: byte offsets from
-/// its type information (BTF). A global of the programs, set when they are loaded;
-/// the verifier knows its values.
+/// Byte offsets of kernel fields that `__sk_buff` doesn't expose, taken from the running kernel's
+/// type information (BTF). A global of the programs, set when they are loaded; the verifier knows
+/// its values.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kernel {
@@ -411,7 +412,7 @@ pub struct Kernel {
     pub skb_head: u16,
     /// `sk_buff.data`.
     pub skb_data: u16,
-    /// The byte that holds `sk_buff.ip_summed`.
+    /// The byte that contains `sk_buff.ip_summed`.
     pub skb_summed: u16,
     /// `sk_buff.csum_start`.
     pub skb_sum_start: u16,
@@ -421,29 +422,28 @@ pub struct Kernel {
     pub sock_net: u16,
     /// `net_device.nd_net.net`.
     pub device_net: u16,
-    /// The bits of `ip_summed` in its byte.
+    /// The bits of `ip_summed` within its byte.
     pub summed_bits: u8,
     /// 1 if the programs may read the kernel's `sk_buff` with plain loads
-    /// (`bpf_cast_to_kern_ctx`, Linux 6.2); else they call a helper for each field.
+    /// (`bpf_cast_to_kern_ctx`, Linux 6.2); otherwise they call a helper for each field.
     pub casts: u8,
-    /// The bit of `skb->mark` that ingress hooks set in what they have seen. The agent's
-    /// choice, not the kernel's. No pod can set it: the kernel clears the mark of a packet
-    /// that leaves its network namespace (`skb_scrub_packet`).
+    /// The bit of `skb->mark` that ingress hooks set on every packet they see. Chosen by the
+    /// agent, not by the kernel. No pod can set it: the kernel clears the mark of a packet that
+    /// leaves its network namespace (`skb_scrub_packet`).
     pub seen_mark: u32,
 }
 
-/// Instructions in the object that the agent completes when it loads it, since the
-/// loader relocates neither calls of kernel functions nor offsets of the kernel's
-/// fields.
+/// Placeholder instructions in the object, which the agent patches at load time because the
+/// loader relocates neither calls of kernel functions nor offsets of kernel fields.
 pub mod marked {
     use super::Kernel;
 
-    /// The call of `bpf_cast_to_kern_ctx`: the number stands for the function's id.
-    /// As an instruction: opcode `call`, source register 2 (`BPF_PSEUDO_KFUNC_CALL`).
+    /// The call of `bpf_cast_to_kern_ctx`, with a placeholder for the function's id. As an
+    /// instruction: opcode `call`, source register 2 (`BPF_PSEUDO_KFUNC_CALL`).
     pub const CAST: u64 = (CAST_ID as u64) << 32 | 0x2085;
-    /// What stands for the function's id there.
+    /// The placeholder for the function's id.
     pub const CAST_ID: u32 = 0x5246_0001;
-    /// Loads with a larger offset than this read a field of `sk_buff`.
+    /// A load with an offset above this reads a field of `sk_buff`.
     pub const LOADS: i16 = 0x7a00;
     /// [`Kernel::skb_summed`].
     pub const SUMMED: i16 = LOADS + 1;
@@ -456,7 +456,7 @@ pub mod marked {
     /// [`Kernel::skb_sum_offset`].
     pub const SUM_OFFSET: i16 = LOADS + 5;
 
-    /// The offset that a load's marked one stands for.
+    /// Returns the real offset for a load's placeholder offset.
     pub const fn offset(kernel: &Kernel, mark: i16) -> Option<u16> {
         Some(match mark {
             SUMMED => kernel.skb_summed,
@@ -469,60 +469,62 @@ pub mod marked {
     }
 }
 
-/// What one direction of one endpoint is under, in one world.
+/// The rules of one endpoint in one buffer.
 ///
-/// World halves are separate so that only standby halves are ever rewritten.
+/// Each buffer has its own, so that only those of the standby buffer are ever rewritten.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct EndpointWorld {
-    /// Ruleset of packets to the pod.
+pub struct EndpointRules {
+    /// Ruleset for packets to the pod.
     pub ingress: u32,
-    /// Ruleset of packets from the pod.
+    /// Ruleset for packets from the pod.
     pub egress: u32,
-    /// Bits of [`EndpointWorld`]'s constants.
+    /// Bits of [`EndpointRules`]'s constants.
     pub flags: u32,
-    /// Rises only when a change may take something from this endpoint.
+    /// Rises only when a change may revoke access of this endpoint.
     pub epoch: u32,
 }
 
-impl EndpointWorld {
-    /// An enforced policy selects the pod for ingress: what no rule allows is denied.
+impl EndpointRules {
+    /// An enforced policy selects the pod for ingress: packets that no rule allows are denied.
     pub const INGRESS_ISOLATED: u32 = 1;
     /// An enforced policy selects the pod for egress.
     pub const EGRESS_ISOLATED: u32 = 2;
-    /// A staged policy selects the pod for ingress: what [`Grant::staged`]
-    /// doesn't allow is audited.
+    /// A staged policy selects the pod for ingress: packets that [`Grant::staged`] doesn't allow
+    /// are audited.
     pub const INGRESS_STAGED: u32 = 4;
     /// A staged policy selects the pod for egress.
     pub const EGRESS_STAGED: u32 = 8;
-    /// Cut off but for its node, open connections too.
+    /// The pod may exchange packets with its own node only; open connections are cut too.
     pub const QUARANTINE: u32 = 16;
 }
 
-/// What ClusterNetworkPolicies alone say in one world, for whom NetworkPolicies and labels
-/// have no say: the pod's own node, and itself behind a Service.
+/// The rulesets of ClusterNetworkPolicies alone, in one buffer. They apply where NetworkPolicies
+/// and labels don't: between the pod and its own node, and between the pod and itself through a
+/// Service.
 ///
-/// [`EndpointWorld`]'s flags say which halves of these rulesets count.
+/// The flags of [`EndpointRules`] select which grants of these rulesets apply, enforced or
+/// staged.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tiers {
-    /// Ruleset of packets to the pod; 0 where they have no say.
+    /// Ruleset for packets to the pod; 0 if no ClusterNetworkPolicy applies.
     pub ingress: u32,
-    /// The same of packets from the pod.
+    /// Ruleset for packets from the pod; 0 if no ClusterNetworkPolicy applies.
     pub egress: u32,
 }
 
 /// One pod's interface on this node; map `ENDPOINTS`, index = slot.
 ///
-/// The agent writes it, the kernel only reads it. Agents of other versions read it too:
-/// these fields stay where they are from version [`Endpoint::SINCE`] on, and new ones
-/// come behind them.
+/// Written by the agent; the kernel only reads it. Agents of other versions read it too: from
+/// version [`Endpoint::SINCE`] on, these fields keep their offsets, and new fields are appended.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Endpoint {
-    /// Index of the host-side device; 0 marks a free slot.
+    /// Index of the host-side device; 0 in a free slot.
     pub ifindex: u32,
-    /// Never reused, never 0: a reused address or slot inherits no flow.
+    /// Never reused and never 0, so that no connection carries over to a later owner of the same
+    /// address or slot.
     pub id: u32,
     /// Workload id of the pod.
     pub workload: u32,
@@ -532,127 +534,128 @@ pub struct Endpoint {
     pub v4: Addr,
     /// The pod's IPv6 address, or [`Addr::UNSPECIFIED`].
     pub v6: Addr,
-    /// The pod's link-local IPv6 address, made from its MAC (RFC 4291, EUI-64).
-    /// Others that it claims by duplicate-address detection are in map `CLAIMS`.
+    /// The pod's link-local IPv6 address, derived from its MAC (RFC 4291, EUI-64). Link-local
+    /// addresses that it claims by duplicate-address detection are in map `CLAIMS`.
     pub link_local: Addr,
-    /// What is in force for it, by world.
-    pub worlds: [EndpointWorld; 2],
-    /// Until then (nanoseconds, `CLOCK_MONOTONIC`, coarse) an unknown TCP connection may be
-    /// picked up as a reply: it was open before the endpoint was managed.
+    /// The endpoint's rules, by buffer.
+    pub rules: [EndpointRules; 2],
+    /// End of the pick-up window (nanoseconds, coarse `CLOCK_MONOTONIC`). Until then an unknown
+    /// TCP connection may be picked up as a reply, because it may be older than the endpoint's
+    /// management.
     pub pickup_until: u64,
-    /// MAC of the pod's side.
+    /// MAC of the device inside the pod.
     pub mac: Mac,
-    /// What is in force for whom NetworkPolicies don't count, by world. Since version 7.
+    /// The endpoint's [`Tiers`], by buffer. Since version 7.
     pub tiers: [Tiers; 2],
 }
 
 impl Endpoint {
-    /// The first [`ABI_VERSION`] with these fields in these places, up to
-    /// [`Endpoint::HEAD`].
+    /// The first [`ABI_VERSION`] in which the fields up to [`Endpoint::HEAD`] have these offsets.
     pub const SINCE: u32 = 5;
-    /// Bytes that every version since then has.
+    /// Number of bytes that are common to all versions since then.
     pub const HEAD: usize = core::mem::offset_of!(Self, tiers);
 
-    /// Another program behind ours on this interface clears the tag, so what it
-    /// stands for can't be decided where the packet arrives.
+    /// Another program, which runs after ours on this interface, clears the tag, so a decision
+    /// that depends on the tag can't be left to the receiving end.
     pub const TAG_LOST: u32 = 1;
 
-    /// First slot to probe for an interface: the low bits of its index (a
-    /// division would cost as much as a lookup). It may be slot 0, which an
-    /// untagged packet names and nobody ever gets.
+    /// Returns the first slot to probe for an interface: the low bits of its index (a division
+    /// would cost as much as a lookup). This may be slot 0, which untagged packets refer to and
+    /// which is never assigned.
     ///
-    /// Interface indexes that the kernel gives only grow, so their low bits hardly
-    /// collide; a device that is moved in may bring any.
+    /// The kernel assigns increasing interface indexes, so their low bits rarely collide; but a
+    /// device moved in from another namespace may have any index.
     #[inline(always)]
     pub const fn home_slot(ifindex: u32) -> u32 {
         ifindex & (capacity::ENDPOINTS - 1)
     }
 
-    /// The slot probed after `slot`.
+    /// Returns the slot to probe after `slot`.
     #[inline(always)]
     pub const fn next_slot(slot: u32) -> u32 {
         Self::home_slot(slot + 1)
     }
 
-    /// How many slots a hook probes before it calls an interface unknown.
+    /// Number of slots that a hook probes before it treats an interface as unknown.
     pub const PROBES: u32 = 8;
 }
 
-/// Map `CIDRS`: the class of a prefix. Value: `u32`.
+/// Map `CIDRS`: the peer class of a prefix. Value: `u32`.
 ///
-/// The data part of its keys; the world comes first so that it is always wholly
-/// matched. Prefix length = 32 + 128-bit prefix length (96 + n for IPv4's /n).
+/// This is the data part of its keys. The buffer comes first so that it always matches in full.
+/// Prefix length = 32 + 128-bit prefix length (96 + n for IPv4's /n).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CidrKey {
-    /// World.
-    pub world: World,
+    /// Buffer.
+    pub buffer: Buffer,
     /// Address.
     pub addr: Addr,
 }
 
 impl CidrKey {
-    /// Bits of the world in a prefix length.
-    pub const WORLD_BITS: u32 = 32;
-    /// In place of a world: the value says whom an address is counted as at which nobody
-    /// is known. [`Identity::UNKNOWN_POD`] in the cluster's pod ranges, and
-    /// [`Identity::OUTSIDE`] where there is no entry.
-    pub const RANGES: World = 2;
+    /// Number of bits that the buffer adds to a prefix length.
+    pub const BUFFER_BITS: u32 = 32;
+    /// Takes the place of the buffer in entries whose value is the workload id that ownerless
+    /// addresses count as: [`Identity::UNKNOWN_POD`] in the cluster's pod ranges. Addresses
+    /// without such an entry count as [`Identity::OUTSIDE`].
+    pub const RANGES: Buffer = 2;
 }
 
-/// Map `RULES`: what a ruleset grants a peer class.
+/// Map `RULES`: the grant of a ruleset to a peer class.
 ///
-/// A class without an entry is granted what class 0 is, the addresses that match no
-/// peer; nothing if that has no entry either. So an entry that is there and grants
-/// nothing denies its class what the ruleset grants all others.
+/// A class without an entry gets the grant of class 0 (addresses that match no peer), and nothing
+/// if class 0 has no entry either. So an entry with an empty grant denies its class what the
+/// ruleset grants to all others.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RuleKey {
-    /// World.
-    pub world: World,
+    /// Buffer.
+    pub buffer: Buffer,
     /// Ruleset id.
     pub ruleset: u32,
     /// Peer class id.
     pub class: u32,
 }
 
-/// Map `TUNNELS`: the UDP ports that nodes unpack, as bits. Value: `u64`. The agent
-/// writes it, in any world: a port that comes is closed at once.
+/// Map `TUNNELS`: a bitmap of the UDP ports whose packets nodes decapsulate. Value: `u64`.
+/// Written by the agent and shared by both buffers: a new port is closed at once.
 pub struct TunnelPorts;
 
 impl TunnelPorts {
-    /// The element that holds a port's bit.
+    /// Returns the index of the element that contains a port's bit.
     #[inline(always)]
     pub const fn word(port: u16) -> u32 {
         port as u32 / u64::BITS
     }
 
-    /// A port's bit in its element.
+    /// Returns a port's bit within its element.
     #[inline(always)]
     pub const fn bit(port: u16) -> u64 {
         1 << (port as u32 % u64::BITS)
     }
 }
 
-/// Port set ids by what asks: see [`PortSet`]. The default grants nothing.
+/// Port set ids granted by enforced policies, and with staged ones added; see [`PortSet`]. The
+/// default grants nothing.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Grant {
-    /// What enforced policies allow.
+    /// Allowed by enforced policies.
     #[cfg(not(feature = "other-policy"))]
     pub enforced: u32,
-    /// What would be allowed if staged policies were enforced too.
+    /// Allowed if staged policies were enforced too.
     pub staged: u32,
-    /// What enforced policies allow.
+    /// Allowed by enforced policies.
     #[cfg(feature = "other-policy")]
     pub enforced: u32,
 }
 
 /// Port set ids.
 ///
-/// The low four bits say "every port of TCP, UDP, SCTP" and "every protocol
-/// without ports"; the rest names the blocks in map `PORTS` that hold single
-/// ports and ranges. So a whole protocol needs no second lookup.
+/// The low four bits mean "every port of TCP, UDP, SCTP" and "every protocol without ports"; the
+/// remaining bits are the id of the blocks in map `PORTS` that contain single ports and ranges.
+/// So a full protocol needs no second lookup.
 pub struct PortSet;
 
 impl PortSet {
@@ -664,14 +667,14 @@ impl PortSet {
     pub const ALL_UDP: u32 = 2;
     /// Every SCTP port.
     pub const ALL_SCTP: u32 = 4;
-    /// Every other protocol: ICMP, ICMPv6 and unknown ones.
+    /// All other protocols: ICMP, ICMPv6 and unknown ones.
     pub const OTHER: u32 = 8;
     /// Everything.
     pub const ALL: u32 = 15;
-    /// Bits that name the blocks; 0 there means that there are none.
+    /// Mask of the blocks' id; 0 means that the set has no blocks.
     pub const BLOCKS: u32 = !15;
 
-    /// The bit that holds all of an IANA protocol.
+    /// Returns the bit that grants all of an IANA protocol.
     #[inline(always)]
     pub const fn whole(protocol: u8) -> u32 {
         match protocol {
@@ -683,17 +686,16 @@ impl PortSet {
     }
 }
 
-/// Map `PORTS`: 256 ports of one protocol of one port set, or the blocks that the
-/// set holds whole.
+/// Map `PORTS`: 256 ports of one protocol in one port set, or a summary of the blocks that the
+/// set contains in full.
 ///
-/// A block of which the set holds every port has no entry of its own, but a bit in
-/// the entry at [`PortKey::SUMMARY`]. So a range takes three entries at most, however
-/// many ports it spans.
+/// A block whose ports are all in the set has no entry of its own, but a bit in the entry at
+/// [`PortKey::SUMMARY`]. So a range needs at most three entries, however many ports it spans.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PortKey {
-    /// World.
-    pub world: World,
+    /// Buffer.
+    pub buffer: Buffer,
     /// Port set id with its low four bits cleared ([`PortSet::BLOCKS`]).
     pub set: u32,
     /// IANA protocol number: 6, 17 or 132.
@@ -703,18 +705,18 @@ pub struct PortKey {
 }
 
 impl PortKey {
-    /// Instead of a block's number: the entry says which blocks are whole. Bit n is
-    /// block n's, in the place that [`PortBlock`] gives port n.
+    /// Replaces the block's number in the summary entry, which lists the full blocks. Block n has
+    /// the bit that port n has in a [`PortBlock`].
     pub const SUMMARY: u16 = 256;
 }
 
-/// One bit a port: port p of the block is bit `p % 64` of word `p % 256 / 64`.
+/// One bit per port: port p of the block is bit `p % 64` of word `p % 256 / 64`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PortBlock(pub [u64; 4]);
 
 impl PortBlock {
-    /// Whether the port (host order) is in the set, given that it is in this block.
+    /// Reports whether the set contains a port (host order) that belongs to this block.
     #[inline(always)]
     pub const fn contains(&self, port: u16) -> bool {
         self.0[((port >> 6) & 3) as usize] & (1 << (port & 63)) != 0
@@ -726,10 +728,10 @@ impl PortBlock {
     }
 }
 
-/// Map `ADDRESSES` (key [`Addr`]): who an address is, and its peer class.
+/// Map `ADDRESSES` (key [`Addr`]): the owner of an address and its peer class.
 ///
-/// One lookup gives both. Name and flags are of one world; the classes are kept
-/// once per world like an endpoint's halves, and only a standby's is rewritten.
+/// One lookup returns both. Workload and flags are shared by both buffers. Classes are kept per
+/// buffer, like an endpoint's rules, and only those of the standby buffer are rewritten.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Identity {
@@ -737,7 +739,7 @@ pub struct Identity {
     pub workload: u32,
     /// Bits of [`Identity`]'s constants.
     pub flags: u32,
-    /// Peer class by world; [`Identity::BY_PREFIX`] where only `CIDRS` knows it.
+    /// Peer class by buffer; [`Identity::BY_PREFIX`] if only `CIDRS` contains it.
     pub classes: [u32; 2],
 }
 
@@ -748,58 +750,58 @@ impl Default for Identity {
 }
 
 impl Identity {
-    /// Whom no entry names.
+    /// The identity of an address without an entry.
     pub const UNKNOWN: Self = Self {
         workload: Self::OUTSIDE,
         flags: 0,
         classes: [Self::BY_PREFIX; 2],
     };
-    /// Instead of a class: the longest prefix in `CIDRS` says it.
+    /// Replaces a class: the longest matching prefix in `CIDRS` determines it.
     ///
-    /// A known pod of class 0 has that class here where a prefix covers its address.
+    /// A known pod of class 0 has class 0 here, not this, if a prefix covers its address.
     pub const BY_PREFIX: u32 = u32::MAX;
 
-    /// The class in a world, or [`Identity::BY_PREFIX`].
+    /// Returns the class in a buffer, or [`Identity::BY_PREFIX`].
     #[inline(always)]
-    pub const fn class(&self, world: World) -> u32 {
-        if world & 1 == 0 {
+    pub const fn class(&self, buffer: Buffer) -> u32 {
+        if buffer & 1 == 0 {
             self.classes[0]
         } else {
             self.classes[1]
         }
     }
 
-    /// Workload id of every address at which nobody is known, but in pods' ranges.
+    /// Workload id of all addresses without a known owner, except those in pod ranges.
     pub const OUTSIDE: u32 = 0;
     /// Workload id of every node.
     pub const NODE: u32 = 1;
-    /// Workload id of pods whose name found map `NAMES` full.
+    /// Workload id of pods whose name didn't fit into the full map `NAMES`.
     pub const UNNAMED: u32 = 2;
-    /// Workload id of what is in the cluster's pod ranges and isn't known. No entry of map
-    /// `ADDRESSES` has it.
+    /// Workload id of unknown addresses in the cluster's pod ranges. No entry of map `ADDRESSES`
+    /// has it.
     pub const UNKNOWN_POD: u32 = 3;
-    /// First id given to a workload of pods.
+    /// First id assigned to a workload of pods.
     pub const FIRST: u32 = 16;
-    /// The address of some node.
+    /// An address of any node.
     pub const IS_NODE: u32 = 1;
-    /// An address of the node that runs this agent.
+    /// An address of the node on which this agent runs.
     pub const IS_THIS_NODE: u32 = 2;
-    /// An address that a Service shows: a cluster, external or load-balancer IP.
-    /// It is the Service's on the ports in map `SERVICES` alone. Never set for a
-    /// pod's address.
+    /// A Service's address: a cluster, external or load-balancer IP. It belongs to the Service
+    /// only on the ports in map `SERVICES`. Never set for a pod's address.
     pub const IS_SERVICE: u32 = 4;
-    /// A pod's address that a Service shows as well: it stays the pod's, but what
-    /// goes to the ports in map `SERVICES` may end elsewhere.
+    /// A pod's address that a Service lists as its own too. It remains the pod's address, but
+    /// packets to the ports in map `SERVICES` may be forwarded elsewhere.
     pub const IS_CLAIMED: u32 = 8;
-    /// Either of them.
+    /// Either of the two.
     pub const SHOWN: u32 = Self::IS_SERVICE | Self::IS_CLAIMED;
 
-    /// Some of the ports of a Service at the address aren't in map `SERVICES`: who
-    /// it is decides, and any port may end elsewhere.
+    /// Some ports of a Service at this address are missing from map `SERVICES`: policy decides by
+    /// the address's owner, and packets to any port may be forwarded elsewhere.
     pub const IS_UNLISTED: u32 = 16;
 
-    /// What is left of it on a port that no Service has there. An address that is
-    /// nobody's but a Service's is nobody's then; its class never depends on that.
+    /// Returns the identity on a port that no Service has at this address. An address that
+    /// belongs only to a Service has no owner on such a port; its class never depends on the
+    /// port.
     #[inline(always)]
     pub const fn without_service(mut self) -> Self {
         const _: () = assert!(Identity::IS_UNLISTED == Identity::IS_CLAIMED << 1);
@@ -811,20 +813,20 @@ impl Identity {
         self
     }
 
-    /// Whether a node that unpacks tunnels may be there. Only pods' addresses are known to
-    /// be no node's, whatever a Service shows: a node may have more of them than the
-    /// cluster says.
+    /// Reports whether the address may belong to a node that decapsulates tunnels. Only pods'
+    /// addresses are known not to, whether or not a Service lists them: a node may have more
+    /// addresses than the cluster reports.
     #[inline(always)]
     pub const fn may_unpack(&self) -> bool {
         self.workload < Self::FIRST || self.flags & !Self::BESIDE != 0
     }
 
-    /// Flags that say nothing of who it is.
+    /// Flags that don't determine the owner.
     pub const BESIDE: u32 = Self::IS_CLAIMED | Self::IS_UNLISTED;
 }
 
-/// Map `SERVICES`: a port at which nodes forward an address to a Service's
-/// backends. The value is of no meaning; no entry means that no Service has it.
+/// Map `SERVICES`: a port on which nodes forward packets to an address to a Service's backends.
+/// The value is unused; without an entry no Service has the port.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ServiceKey {
@@ -836,34 +838,34 @@ pub struct ServiceKey {
     pub port: u16,
 }
 
-/// Key of a flow: one connection of one endpoint, seen from the endpoint, so that
-/// both directions find it with one lookup.
+/// Key of one connection of one endpoint, from the endpoint's point of view, so that one lookup
+/// finds it for both directions.
 ///
-/// The addresses come first and whole words follow: no implicit padding.
+/// The addresses come first and full words follow, so there is no implicit padding.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct FlowKey {
+pub struct ConnectionKey {
     /// The endpoint's address.
     pub local: Addr,
     /// The peer's address.
     pub remote: Addr,
     /// [`Endpoint::id`].
     pub endpoint: u32,
-    /// The endpoint's port (host order); for ICMP queries the identifier.
+    /// The endpoint's port (host order); the identifier of ICMP queries.
     pub local_port: u16,
-    /// The peer's port (host order); for ICMP queries 0.
+    /// The peer's port (host order); 0 for ICMP queries.
     pub remote_port: u16,
-    /// IANA protocol number. In `OPENING` also: where the fragments of a packet lie,
-    /// with [`FlowKey::FRAGMENTS`] times a hook's number.
+    /// IANA protocol number. In `OPENING`, the entry of a packet's fragments adds
+    /// [`ConnectionKey::FRAGMENTS`] times the hook's number.
     pub protocol: u32,
 }
 
-impl FlowKey {
-    /// From here up, a key is that of the fragments of one packet, with its
+impl ConnectionKey {
+    /// Values from here on mark the key of one packet's fragments, which has the packet's
     /// identification instead of ports.
     pub const FRAGMENTS: u32 = 256;
 
-    /// The key of nothing.
+    /// An empty key.
     pub const EMPTY: Self = Self {
         local: Addr::UNSPECIFIED,
         remote: Addr::UNSPECIFIED,
@@ -874,61 +876,65 @@ impl FlowKey {
     };
 }
 
-/// A tracked connection. Written by the kernel only.
+/// A tracked connection. Written only by the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Flow {
-    /// Ticks of the flows' clock ([`Control::ticks_per_second`]).
+pub struct Connection {
+    /// Time of the last packet, in ticks of the connections' clock
+    /// ([`Control::ticks_per_second`]).
     #[cfg(not(feature = "other-connections"))]
     pub last_seen: u64,
-    /// Ticks of the flows' clock.
+    /// Time of the first packet, in ticks of the connections' clock.
     pub opened: u64,
-    /// Ticks of the flows' clock ([`Control::ticks_per_second`]).
+    /// Time of the last packet, in ticks of the connections' clock
+    /// ([`Control::ticks_per_second`]).
     #[cfg(feature = "other-connections")]
     pub last_seen: u64,
     /// Packets by [`Direction`].
     pub packets: [u64; 2],
-    /// Bytes on the wire without the link header's preamble, by [`Direction`].
+    /// Bytes on the wire without the preamble of the link header, by [`Direction`].
     pub bytes: [u64; 2],
-    /// [`EndpointWorld::epoch`] in which policy last allowed it.
+    /// The [`EndpointRules::epoch`] in which policy last allowed the connection.
     pub epoch: u32,
-    /// Workload of the peer when it was opened.
+    /// Workload id of the peer when the connection was opened.
     pub peer: u32,
     /// [`Direction`] of the packet that opened it.
     pub opened_by: u8,
     /// A value of [`crate::conntrack::State`].
     pub state: u8,
-    /// Bits of [`Flow`]'s constants.
+    /// Bits of [`Connection`]'s constants.
     pub flags: u8,
-    /// With [`Flow::AUDITED`]: the minute in which it was counted last, its low eight bits.
+    /// With [`Connection::AUDITED`]: low eight bits of the minute in which the connection was
+    /// last counted.
     pub minute: u8,
-    /// Seconds that it lives after its last packet.
+    /// Lifetime after the last packet, in seconds.
     pub timeout: u32,
-    /// By [`Direction`], of the last packet that may be the connection's: TCP's sequence
-    /// number behind it in the high half, and in the low one what it acknowledges; SCTP's
-    /// verification tag in the high half. Of no meaning in other protocols.
+    /// By [`Direction`], from the last packet that plausibly belongs to the connection. TCP: the
+    /// sequence number after the segment in the high half, the acknowledgement number in the low
+    /// half. SCTP: the verification tag in the high half. Unused by other protocols.
     pub numbers: [u64; 2],
 }
 
-impl Flow {
-    /// Bit of [`Flow::epoch`], which no endpoint's ever gets to: what is enforced allowed it
-    /// in the epoch that the other bits say, and what is staged didn't, or the agent audits.
-    /// It is counted as audited once a minute as long as its opener sends.
+impl Connection {
+    /// Bit of [`Connection::epoch`], above any epoch that an endpoint can reach. Set if enforced
+    /// policies allowed the connection in the epoch given by the other bits but staged policies
+    /// didn't, or if the agent runs in audit mode. The connection is counted as audited once a
+    /// minute while its opener sends.
     pub const AUDITED: u32 = 1 << 31;
 
-    /// With this node: no NetworkPolicy and no label can take it back.
+    /// The connection is with this node: no NetworkPolicy and no label can revoke it.
     pub const ALWAYS: u8 = 1;
-    /// To a Service or a node address: its packets carry [`Tag::service`].
+    /// The connection leads to a Service or a node address: its packets carry [`Tag::service`].
     pub const SERVICE: u8 = 2;
-    /// Opened by a pod of this node whose packets show another address.
+    /// Opened by a pod of this node whose packets have a translated source address.
     pub const MASQUERADED: u8 = 4;
-    /// Nobody saw which end opened it: both directions have allowed it, and with the next
-    /// epoch it is as if it weren't there.
+    /// The opener is unknown: both directions allowed the connection, and from the next epoch on
+    /// it counts as absent.
     pub const EITHER: u8 = 8;
-    /// It was open before it was tracked.
+    /// The connection was open before it was tracked.
     pub const PICKED_UP: u8 = 16;
 
-    /// A flow of nothing.
+    /// An empty connection.
     pub const EMPTY: Self = Self {
         last_seen: 0,
         opened: 0,
@@ -945,97 +951,98 @@ impl Flow {
     };
 }
 
-/// One flow of a [`Bucket`].
+/// One connection of a [`Bucket`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Opening {
-    /// The flow.
-    pub flow: Flow,
+pub struct BucketEntry {
+    /// The connection.
+    pub connection: Connection,
     /// Its key.
-    pub key: FlowKey,
-    /// `FLOWS`: the slot of its endpoint. Fills two lines of the cache.
+    pub key: ConnectionKey,
+    /// `CONNECTIONS`: the slot of the connection's endpoint. It pads the entry to two cache
+    /// lines.
     pub slot: u32,
 }
 
-/// Maps `FLOWS` and `OPENING`, index = [`Seed::bucket`]: flows whose keys share a
-/// bucket. Written by the kernel only; see [`crate::buckets`].
+/// Maps `CONNECTIONS` and `OPENING`, index = [`Seed::bucket`]: connections whose keys share a
+/// bucket. Written only by the kernel; see [`crate::buckets`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bucket {
-    /// What [`Seed::tag`] makes of each flow's key, or one of the two below. All in
-    /// one line of the cache: most packets ask and find nothing.
+    /// [`Seed::tag`] of each connection's key, or [`Bucket::FREE`] or [`Bucket::BUSY`]. All tags
+    /// share one cache line, because most lookups find nothing.
     pub tags: [u64; Self::WAYS],
-    /// `OPENING`: whose each flow is, a byte for each way, the lowest for the first:
-    /// the bytes of [`Seed::owner`]. `FLOWS`: the first number is 1 once a flow has
-    /// found the bucket full; see [`Bucket::is_crowded`].
+    /// `OPENING`: the owner of each connection. Each word holds one byte of [`Seed::owner`] (high
+    /// byte first) for all ways, the lowest byte for the first way. `CONNECTIONS`: the first word
+    /// is 1 once an insert has found the bucket full; see [`Bucket::is_crowded`].
     pub owners: [u64; 4],
-    /// `OPENING`: the tick (its low 32 bits) up to which each flow holds its way;
-    /// then any other may take it.
+    /// `OPENING`: the tick (low 32 bits) until which each connection holds its way; after that
+    /// any other connection may take it.
     pub until: [u32; Self::WAYS],
-    /// The flows.
-    pub flows: [Opening; Self::WAYS],
+    /// The connections.
+    pub connections: [BucketEntry; Self::WAYS],
 }
 
 impl Bucket {
-    /// Flows in a bucket.
+    /// Number of connections in a bucket.
     pub const WAYS: usize = 8;
-    /// Tag of a way that holds nothing.
+    /// Tag of a free way.
     pub const FREE: u64 = 0;
-    /// Tag of a way that some CPU is writing.
+    /// Tag of a way that a CPU is writing.
     pub const BUSY: u64 = 1;
 }
 
-/// Map `SEED`, index 0: random numbers that make tags and buckets of keys, so that
-/// nobody outside can choose keys that meet. Written by the agent, once: what lies
-/// in `OPENING` is found by them.
+/// Map `SEED`, index 0: random numbers from which tags and buckets of keys are computed, so that
+/// no outsider can choose keys that collide. Written once by the agent: entries in `OPENING` are
+/// found by these numbers.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seed(pub [u32; 12]);
 
-/// Map `QUOTA`, index = slot: what an endpoint keeps; slot 0, which no endpoint has:
-/// what all of them keep together. Written by the kernel only.
+/// Map `QUOTA`, index = slot: what an endpoint occupies. Slot 0, which no endpoint has, holds the
+/// sum over all endpoints. Written only by the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Quota {
-    /// [`Endpoint::id`]; another one starts from nothing.
+    /// [`Endpoint::id`]; a different id restarts from zero.
     pub endpoint: u32,
-    /// Flows put into `FLOWS`, less those that were taken out.
+    /// Number of connections inserted into `CONNECTIONS`, less those removed.
     pub replied: u32,
-    /// Link-local addresses claimed.
+    /// Number of link-local addresses claimed.
     pub claims: u32,
     /// Zero.
     pub pad: u32,
 }
 
 impl Quota {
-    /// The slot of what all endpoints keep together.
+    /// The slot of the sum over all endpoints.
     pub const NODE: u32 = 0;
-    /// Replied flows that all endpoints together may keep. Those whose bucket of `FLOWS`
-    /// is full, one in seven where it is so many, fit into `FLOWS_MORE`.
-    pub const ALL_REPLIED: u32 = capacity::FLOWS * Bucket::WAYS as u32;
-    /// Replied flows that one endpoint may keep, and never more than there is room left
-    /// for: whatever others keep, there is room for those of one more. The rest stays
-    /// in `OPENING`.
+    /// Maximum number of replied connections of all endpoints together. At this number one in
+    /// seven finds its bucket of `CONNECTIONS` full; these fit into `CONN_OVERFLOW`.
+    pub const ALL_REPLIED: u32 = capacity::CONNECTIONS * Bucket::WAYS as u32;
+    /// Maximum number of replied connections of one endpoint. An endpoint also never gets more
+    /// than the space that is left, so that there is always room for one more endpoint's
+    /// connections. The rest stay in `OPENING`.
     pub const REPLIED: u32 = Self::ALL_REPLIED / 4;
-    /// The same of protocols without connections, whose flows come and go by themselves:
-    /// they leave TCP and SCTP some room.
+    /// The same maximum for connectionless protocols, whose entries come and go by themselves:
+    /// they leave some room for TCP and SCTP.
     pub const REPLIED_BRIEF: u32 = Self::REPLIED / 4 * 3;
-    /// Link-local addresses that one endpoint may claim.
+    /// Maximum number of link-local addresses that one endpoint may claim.
     pub const CLAIMS: u32 = 8;
 }
 
-/// Map `CLAIMS` (key [`Addr`]): whose a claimed link-local address is. Written by
-/// the kernel only.
+/// Map `CLAIMS` (key [`Addr`]): the endpoint that claimed a link-local address. Written only by
+/// the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Claim {
     /// [`Endpoint::id`].
     pub endpoint: u32,
-    /// Its slot.
+    /// The endpoint's slot.
     pub slot: u32,
 }
 
-/// Which way a packet goes, seen from the pod.
+/// The direction of a packet, from the pod's point of view.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Direction {
@@ -1046,7 +1053,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other way.
+    /// Returns the opposite direction.
     #[inline(always)]
     pub const fn reverse(self) -> Self {
         match self {
@@ -1055,7 +1062,7 @@ impl Direction {
         }
     }
 
-    /// The word in metrics, events and JSON.
+    /// Returns the name used in metrics, events and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
@@ -1063,7 +1070,7 @@ impl Direction {
         }
     }
 
-    /// From the byte in a map, if it is one.
+    /// Converts the byte in a map, if it is valid.
     pub const fn from_u8(v: u8) -> Option<Self> {
         match v {
             0 => Some(Self::Ingress),
@@ -1075,21 +1082,21 @@ impl Direction {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])+ $name:ident = $value:literal $text:literal,)+) => {
-        /// Why a packet was denied: a closed list, in metrics by name.
+        /// Why a packet was denied: a closed list, used by name in metrics.
         #[repr(u8)]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum Reason { $($(#[$doc])+ $name = $value,)+ }
 
         impl Reason {
-            /// All of them, in order.
+            /// All reasons, in order.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The word in metrics, events and JSON.
+            /// Returns the name used in metrics, events and JSON.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
             }
 
-            /// From the byte in a map, if it is one.
+            /// Converts the byte in a map, if it is valid.
             pub const fn from_u8(v: u8) -> Option<Self> {
                 match v { $($value => Some(Self::$name),)+ _ => None }
             }
@@ -1102,23 +1109,24 @@ reasons! {
     Policy = 1 "policy",
     /// The pod is under quarantine.
     Quarantine = 2 "quarantine",
-    /// The pod sent with a source address that it doesn't own.
+    /// The pod sent a packet with a source address that it doesn't own.
     SpoofedAddress = 3 "spoofed_address",
-    /// The pod sent with a MAC that it doesn't own.
+    /// The pod sent a frame with a source MAC that it doesn't own.
     SpoofedMac = 4 "spoofed_mac",
     /// The pod sent ARP for an address or MAC that it doesn't own.
     SpoofedArp = 5 "spoofed_arp",
-    /// The pod advertised a neighbour that it isn't.
+    /// The pod sent a neighbour advertisement or solicitation for an address or MAC that isn't
+    /// its own.
     SpoofedNeighbour = 6 "spoofed_neighbour",
-    /// The pod sent what only routers send: an advertisement, a redirect, a query of a
+    /// The pod sent a message that only routers send: an advertisement, a redirect, a query for a
     /// group's listeners.
     RouterMessage = 7 "router_message",
-    /// A header is cut short or contradicts itself.
+    /// A header is truncated or contradicts itself.
     Malformed = 8 "malformed",
-    /// A fragment that can't be tied to an allowed first fragment.
+    /// A fragment that can't be matched to an allowed first fragment.
     Fragment = 9 "fragment",
-    /// More IPv6 extension headers than are walked, or one that is unknown; a routing
-    /// header or a source route that leads on from the destination.
+    /// An unknown IPv6 extension header, more of them than the parser walks, or a routing header
+    /// or source route that leads beyond the destination.
     ExtensionHeader = 10 "extension_header",
     /// Neither IP nor ARP.
     NonIp = 11 "non_ip",
@@ -1126,23 +1134,24 @@ reasons! {
     Vlan = 12 "vlan",
     /// The frame isn't addressed to the pod's MAC.
     NotAddressed = 13 "not_addressed",
-    /// The program runs on an interface that has no endpoint (yet).
+    /// The program runs on an interface without an endpoint, or without one yet.
     UnknownEndpoint = 14 "unknown_endpoint",
-    /// To a port or protocol by which a node would unpack what is inside: VXLAN,
-    /// Geneve, IP-in-IP, GRE and the like, and the ports of the node's own tunnels.
+    /// Sent to a port or protocol whose packets a node would decapsulate: VXLAN, Geneve,
+    /// IP-in-IP, GRE and the like, and the ports of the node's own tunnels.
     Tunnel = 15 "tunnel",
-    /// To a Service's address that nothing has translated to a backend's.
+    /// Sent to a Service's address that was never translated to a backend's.
     UnresolvedService = 16 "unresolved_service",
-    /// The pod asked for a checksum to be written over header bytes that decide.
+    /// The pod requested that a checksum be written over header bytes on which the verdict
+    /// depends.
     ChecksumOffload = 17 "checksum_offload",
-    /// From outside of this node, with the source address of one of its endpoints.
+    /// Received from outside this node with the source address of one of its endpoints.
     SpoofedFromOutside = 18 "spoofed_from_outside",
-    /// From a pod to a loopback address, 127.0.0.0/8 or ::1.
+    /// Sent by a pod to a loopback address, 127.0.0.0/8 or ::1.
     Loopback = 23 "loopback",
-    /// It passed the ingress hook of no device of this node.
+    /// The packet has passed no ingress hook of this node.
     Unseen = 24 "unseen",
-    /// The pod keeps as many connections as it may, and this one's answers would need one
-    /// more to be kept.
+    /// The pod has reached its limit of connections, and replies to this packet would require one
+    /// more.
     ConnectionLimit = 25 "connection_limit",
 }
 
@@ -1160,17 +1169,17 @@ pub struct DropKey {
     pub reason: u8,
     /// [`Protocol`].
     pub protocol: u8,
-    /// 1 if the packet passed because the denial was only audited.
+    /// 1 if the denial was only audited and the packet passed.
     pub audited: u8,
 }
 
 impl DropKey {
-    /// Entries of map `DROPS_OTHER`, where a count goes that finds `DROPS` full.
+    /// Entries of map `DROPS_OTHER`, which counts packets that find `DROPS` full.
     pub const OTHER: u32 = 2 * 2 * 32 * 8;
-    /// Series of their own that one source may have; more count as `other`.
+    /// Maximum number of series of one source; packets beyond that count as `other`.
     pub const PER_SOURCE: u32 = capacity::DROPS / 16;
 
-    /// Index into `DROPS_OTHER`: the key without its workloads.
+    /// Returns the index into `DROPS_OTHER`: the key without its workloads.
     #[inline(always)]
     pub const fn other(&self) -> u32 {
         ((self.audited & 1) as u32) << 9
@@ -1180,7 +1189,7 @@ impl DropKey {
     }
 }
 
-/// One counter of `DROPS` or `DROPS_OTHER` on one CPU.
+/// One CPU's counter in `DROPS` or `DROPS_OTHER`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DropCount {
@@ -1194,11 +1203,11 @@ pub struct DropCount {
     pub packets: u64,
 }
 
-/// Protocols as they are counted.
+/// Protocols distinguished by the counters.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
-    /// Anything else, and what couldn't be parsed.
+    /// Any other protocol, and packets that couldn't be parsed.
     Other = 0,
     /// TCP.
     Tcp = 1,
@@ -1211,7 +1220,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// From the IANA protocol number.
+    /// Converts an IANA protocol number.
     #[inline(always)]
     pub const fn from_iana(number: u8) -> Self {
         match number {
@@ -1223,7 +1232,7 @@ impl Protocol {
         }
     }
 
-    /// The word in metrics, events and JSON.
+    /// Returns the name used in metrics, events and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Other => "other",
@@ -1234,7 +1243,7 @@ impl Protocol {
         }
     }
 
-    /// From the byte in a map, if it is one.
+    /// Converts the byte in a map, if it is valid.
     pub const fn from_u8(v: u8) -> Option<Self> {
         match v {
             0 => Some(Self::Other),
@@ -1251,27 +1260,26 @@ impl Protocol {
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stat {
-    /// Flows opened by an allowed packet.
-    FlowsAllowed = 0,
-    /// Flows opened by a packet that a staged policy would have denied.
-    FlowsAudited = 1,
-    /// Events that the full ring couldn't take.
+    /// Connections opened by an allowed packet.
+    ConnectionsAllowed = 0,
+    /// Connections opened by a packet that a staged policy would have denied.
+    ConnectionsAudited = 1,
+    /// Events lost because the ring was full.
     EventsLost = 2,
-    /// Events beyond an endpoint's rate.
+    /// Events beyond an endpoint's rate limit.
     EventsSuppressed = 3,
-    /// Flows that couldn't be stored: the next packet is decided anew.
-    FlowsNotStored = 4,
-    /// Answered flows that aren't kept for good, since their endpoint keeps as many as
-    /// it may: they stay among the brief ones.
-    FlowsOverQuota = 5,
-    /// Fragmented packets whose later fragments will be dropped, since the first
-    /// couldn't be noted.
+    /// Connections that couldn't be stored: policy decides the next packet again.
+    ConnectionsNotStored = 4,
+    /// Answered connections that stay in `OPENING` because their endpoint has reached its quota.
+    ConnectionsOverQuota = 5,
+    /// Fragmented packets whose later fragments will be dropped because the first one couldn't be
+    /// recorded.
     FragmentsNotStored = 6,
-    /// Flows of connections that were open before anybody tracked them.
-    FlowsPickedUp = 7,
-    /// Live answered flows that weren't kept for good, and have given way to new ones: each
-    /// of their packets is decided anew.
-    FlowsEvicted = 8,
+    /// Connections that were open before they were tracked.
+    ConnectionsPickedUp = 7,
+    /// Live replied connections evicted from `OPENING` by new ones: policy decides each of their
+    /// packets again.
+    ConnectionsEvicted = 8,
 }
 
 impl Stat {
@@ -1279,14 +1287,14 @@ impl Stat {
     pub const COUNT: u32 = 9;
 }
 
-/// Map `BUDGET`, index = slot: events of an endpoint in the current second.
-/// Written by the kernel only.
+/// Map `BUDGET`, index = slot: an endpoint's events in the current second. Written only by the
+/// kernel.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Budget {
-    /// Start of the second, in ticks of the flows' clock.
+    /// Start of the second, in ticks of the connections' clock.
     pub since: u64,
-    /// Events since then.
+    /// Events since the start of the second.
     pub events: u64,
 }
 
@@ -1304,10 +1312,10 @@ pub struct Event {
     pub source_workload: u32,
     /// Workload id of the receiver.
     pub destination_workload: u32,
-    /// [`Endpoint::id`] of the endpoint that decided.
+    /// [`Endpoint::id`] of the endpoint whose rules decided.
     pub endpoint: u32,
-    /// World generation's low bit: the world that decided.
-    pub world: World,
+    /// The active buffer when the packet was decided.
+    pub buffer: Buffer,
     /// `skb->len` in bytes.
     pub len: u32,
     /// `skb->ingress_ifindex`.
@@ -1324,7 +1332,7 @@ pub struct Event {
     pub direction: u8,
     /// [`Reason`].
     pub reason: u8,
-    /// 1 if audited only.
+    /// 1 if the denial was only audited.
     pub audited: u8,
     /// TCP flags byte, or ICMP type.
     pub detail: u8,
@@ -1332,16 +1340,16 @@ pub struct Event {
     pub pad: [u8; 13],
 }
 
-/// A workload's `namespace/service`, NUL-padded; map `NAMES`, key workload id.
-/// Kept by the agent alone so that counters keep their names across restarts.
+/// A workload's `namespace/service`, NUL-padded; map `NAMES`, key workload id. Only the agent
+/// uses it, so that counters keep their names across restarts.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Name(pub [u8; 128]);
 
 /// The tag that `from_pod` writes to `skb->tc_index`.
 ///
-/// Bits 0-14: the sender's slot; 0 means untagged. Bit 15: to a Service or a
-/// node address, so the sender's egress is decided where the packet arrives.
+/// Bits 0-14 are the sender's slot; 0 means untagged. Bit 15 marks a packet to a Service or a
+/// node address, for which the sender's egress is decided at the receiving end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tag(pub u16);
 
@@ -1350,23 +1358,23 @@ impl Tag {
 
     /// Untagged.
     pub const NONE: Self = Self(0);
-    /// This node itself sent it, by one of its bridges: what a bridge floods are
-    /// copies, which have lost their socket. No endpoint has slot 0.
+    /// Sent by this node itself through one of its bridges: a bridge floods copies, which have
+    /// lost their socket. No endpoint has slot 0.
     pub const NODE: Self = Self(Self::SERVICE);
 
-    /// A tag for an endpoint's slot.
+    /// Creates a tag for an endpoint's slot.
     #[inline(always)]
     pub const fn new(slot: u32, service: bool) -> Self {
         Self((slot as u16 & 0x7fff) | if service { Self::SERVICE } else { 0 })
     }
 
-    /// The sender's slot, 0 if untagged.
+    /// Returns the sender's slot, 0 if untagged.
     #[inline(always)]
     pub const fn slot(self) -> u32 {
         (self.0 & 0x7fff) as u32
     }
 
-    /// Whether the sender's egress is still to be decided.
+    /// Reports whether the sender's egress is yet to be decided.
     #[inline(always)]
     pub const fn service(self) -> bool {
         self.0 & Self::SERVICE != 0

@@ -1,43 +1,43 @@
-//! The tables of flows: buckets of eight.
+//! The tables of connections: buckets of eight ways.
 //!
-//! A lookup in a hash table of the kernel's calls four functions, and where the
-//! kernel has to mistrust what a processor predicts, each return costs as much as
-//! the work (25 to 35 ns in all, measured). A flow that comes takes a lock there,
-//! walks lists, and evicts another one when the table is full: 600 ns and more.
-//! Here a flow's key has one bucket, whose eight ways are compared at once, in
-//! place: nothing is called, nothing waits.
+//! A lookup in one of the kernel's hash tables calls four functions, and where the kernel has to
+//! mitigate return speculation, each return costs as much as the work (25 to 35 ns in total,
+//! measured). Inserting a new connection there takes a lock, walks lists, and evicts another
+//! entry if the table is full: 600 ns and more. Here each key has one bucket, whose eight ways
+//! are compared in place without calls or locks.
 //!
-//! Replied flows are never pushed out: what finds no free way and no flow past its
-//! timeout goes to a hash table of the kernel's. Of the others a new one always gets
-//! a way, since without a flow the answer to an allowed packet is denied. Who gives
-//! way in a full bucket is decided by shares, without a counter anywhere: of the
-//! endpoint that holds most ways there, of its kind of flows (a direction and a
-//! protocol) that holds most, of the pair of ends that holds most, the one that was
-//! used longest ago, where the new flow counts as one of them. So whoever opens many
-//! pushes out its own, and one who opens few keeps them. An endpoint's flows lie in
-//! one of several parts of the table, so that many endpoints have to agree before
-//! their like is all that a bucket holds. Whose a flow is says a keyed hash: nobody
-//! can choose to be taken for another, or where to meet it.
+//! Replied connections are never evicted: a connection that finds neither a free way nor an
+//! expired connection goes to a hash table of the kernel. A new connection that isn't replied
+//! always gets a way, because without a connection the reply to an allowed packet is denied. In a
+//! full bucket, shares decide which connection is evicted, without any counters: first the
+//! endpoint with the most ways in the bucket, then its kind of connections (a direction and a
+//! protocol) with the most, then the pair of ends with the most, and of these the least recently
+//! used connection. The new connection counts as one of them. So an endpoint that opens many
+//! connections evicts its own, and one that opens few keeps them. The connections of an endpoint
+//! are confined to one part of the table, so that many endpoints would have to cooperate to fill
+//! a bucket with nothing but their own connections. A keyed hash identifies the owner of a
+//! connection: nobody can choose to be mistaken for another owner, or the bucket in which to meet
+//! one.
 //!
-//! CPUs share buckets without a lock. Who writes a flow takes its way with an
-//! atomic exchange of the tag; who finds another at it stores nothing. Who reads
-//! compares tag and key: tags are keyed hashes of 64 bits, so that a key that is
-//! half written fits nobody. Each of its integers is read and written as a whole
-//! ([`crate::shared`]), in no order with others. As with the kernel's own LRU tables, a flow that is
-//! replaced while it is read may take one packet for another flow's.
+//! CPUs share buckets without a lock. A writer takes a way by an atomic exchange of its tag; if
+//! another CPU holds it, the writer stores nothing. A reader compares tag and key: tags are keyed
+//! hashes of 64 bits, so that a partially written key matches no lookup. Each integer is read and
+//! written as a unit ([`crate::shared`]), unordered with respect to others. As with the kernel's
+//! own LRU tables, a reader of a connection that is being replaced may attribute one packet to
+//! another connection.
 
 use core::hint::black_box;
 
-use crate::abi::{Bucket, Direction, FlowKey, Identity, Seed, capacity};
+use crate::abi::{Bucket, ConnectionKey, Direction, Identity, Seed, capacity};
 use crate::conntrack::{self, Clock, State};
 use crate::packet::protocol;
-use crate::shared::{SharedBucket, SharedFlow};
+use crate::shared::{SharedBucket, SharedConnection};
 
 impl Seed {
-    /// The tag of a key: NH (Black et al., UMAC, 1999), a universal hash of one
-    /// multiplication for two words.
+    /// Returns the tag of a key: NH (Black et al., UMAC, 1999), a universal hash with one
+    /// multiplication per two words.
     #[inline(always)]
-    pub const fn tag(&self, key: &FlowKey) -> u64 {
+    pub const fn tag(&self, key: &ConnectionKey) -> u64 {
         let (k, l, r) = (&self.0, key.local.words(), key.remote.words());
         let ports = (key.local_port as u32) << 16 | key.remote_port as u32;
         let sum = product(k[0], l[0], k[1], l[1])
@@ -46,19 +46,19 @@ impl Seed {
             .wrapping_add(product(k[6], r[2], k[7], r[3]))
             .wrapping_add(product(k[8], key.endpoint, k[9], ports))
             .wrapping_add(product(k[10], key.protocol, k[11], ports));
-        // Never one of the two that mean something else.
+        // Never one of the two reserved tags.
         if sum > Bucket::BUSY { sum } else { !sum }
     }
 
-    /// The bucket of a tag among `BUCKETS`, a power of two.
+    /// Returns the bucket of a tag among `BUCKETS`, a power of two.
     #[inline(always)]
     pub const fn bucket<const BUCKETS: u32>(tag: u64) -> u32 {
-        // Its low bits are those of a sum of products: the middle ones mix best.
+        // A tag is a sum of products, whose low bits are weak: the middle bits mix best.
         (mixed(tag) >> (64 - BUCKETS.trailing_zeros())) as u32
     }
 
-    /// The bucket of a flow that isn't replied, among `BUCKETS`, a power of two: in
-    /// the endpoint's part of them.
+    /// Returns the bucket of a connection that isn't replied, within the endpoint's part of
+    /// `BUCKETS`, a power of two.
     #[inline(always)]
     pub const fn opening_bucket<const BUCKETS: u32>(&self, tag: u64, endpoint: u32) -> u32 {
         let part = BUCKETS / capacity::OPENING_PARTS;
@@ -66,19 +66,22 @@ impl Seed {
         first.wrapping_add((mixed(tag) >> (64 - part.trailing_zeros())) as u32) & (BUCKETS - 1)
     }
 
-    /// Whose a flow is, from its high byte down: the endpoint, the kind (who opened
-    /// it, the protocol, and whether it stands for fragments), and two bytes for the
-    /// pair of ends.
+    /// Returns the owner of a connection, from the high byte down: the endpoint, the kind (who
+    /// opened the connection, the protocol, and whether the entry represents fragments), and two
+    /// bytes for the pair of ends.
     ///
-    /// An address that is nobody's counts by its /64, which is what one subscriber
-    /// has; a pod can't have more than its own.
+    /// An address without a known owner counts by its /64, which is what one subscriber has; a
+    /// pod can't have more than its own.
     #[inline(always)]
-    pub fn owner(&self, key: &FlowKey, flow: &SharedFlow) -> u32 {
+    pub fn owner(&self, key: &ConnectionKey, connection: &SharedConnection) -> u32 {
         let (k, r) = (&self.0, key.remote.words());
-        let is_known = !matches!(flow.peer.get(), Identity::OUTSIDE | Identity::UNKNOWN_POD);
+        let is_known = !matches!(
+            connection.peer.get(),
+            Identity::OUTSIDE | Identity::UNKNOWN_POD
+        );
         let subscriber = !is_known && !key.remote.is_v4();
         let host = if subscriber { 0 } else { u32::MAX };
-        let kind = kind(key.protocol, flow.opened_by.get());
+        let kind = kind(key.protocol, connection.opened_by.get());
         let pair = product(k[1], r[0], k[2], r[1])
             .wrapping_add(product(k[3], r[2] & host, k[4], r[3] & host))
             .wrapping_add(product(k[5], kind, k[6], key.endpoint));
@@ -86,14 +89,14 @@ impl Seed {
         endpoint << 24 | kind << 16 | (mixed(pair) >> 48) as u32
     }
 
-    /// An endpoint, hashed.
+    /// Hashes an endpoint.
     #[inline(always)]
     const fn endpoint(&self, endpoint: u32) -> u64 {
         mixed(product(self.0[7], endpoint, self.0[8], endpoint))
     }
 }
 
-/// An owner's kind.
+/// Returns the kind in an owner.
 #[inline(always)]
 const fn kind(protocol_number: u32, opened_by: u8) -> u32 {
     let protocol = match protocol_number as u8 {
@@ -102,7 +105,7 @@ const fn kind(protocol_number: u32, opened_by: u8) -> u32 {
         protocol::ICMP | protocol::ICMPV6 => 2,
         _ => 3,
     };
-    let fragments = (protocol_number >= FlowKey::FRAGMENTS) as u32;
+    let fragments = (protocol_number >= ConnectionKey::FRAGMENTS) as u32;
     fragments << 3 | protocol << 1 | (opened_by == Direction::Egress as u8) as u32
 }
 
@@ -117,44 +120,44 @@ const fn product(seed: u32, word: u32, other_seed: u32, other: u32) -> u64 {
 }
 
 impl SharedBucket {
-    /// The first way with a tag.
+    /// Returns the first way with a tag.
     #[inline(always)]
     pub fn way(&self, tag: u64) -> Option<usize> {
         let found = (0..Bucket::WAYS).find(|way| self.tags[*way].get() == tag)?;
-        // What follows is the same for each way: the verifier must not walk it
-        // eight times, so it is made to forget which one it is.
+        // The subsequent code is the same for each way. To keep the verifier from walking it
+        // eight times, it is made to forget which way this is.
         let noise = tag as usize;
         Some((black_box(found ^ noise) ^ noise) & (Bucket::WAYS - 1))
     }
 
-    /// The way of a key.
+    /// Returns the way of a key.
     #[inline(always)]
-    pub fn find(&self, tag: u64, key: &FlowKey) -> Option<usize> {
+    pub fn find(&self, tag: u64, key: &ConnectionKey) -> Option<usize> {
         let way = self.way(tag)?;
-        self.flows[way].key.is(key).then_some(way)
+        self.connections[way].key.is(key).then_some(way)
     }
 
-    /// Notes that a way of `OPENING` is in use, by what is known of its flow.
+    /// `OPENING`: extends the time for which a connection holds its way.
     #[inline(always)]
     pub fn touch(&self, way: usize, clock: Clock) {
-        self.until[way].set(until(&self.flows[way].flow, clock));
+        self.until[way].set(until(&self.connections[way].connection, clock));
     }
 
-    /// `FLOWS`: whether a flow has ever found the bucket full, so that it may lie in
-    /// `FLOWS_MORE`.
+    /// `CONNECTIONS`: reports whether an insert has ever found the bucket full, so that
+    /// connections may be in `CONN_OVERFLOW`.
     #[inline(always)]
     pub fn is_crowded(&self) -> bool {
         self.owners[0].get() != 0
     }
 
-    /// `FLOWS`: notes that a flow has found it full.
+    /// `CONNECTIONS`: records that an insert has found the bucket full.
     #[inline(always)]
     pub fn crowd(&self) {
         self.owners[0].set(1);
     }
 
-    /// The way for a flow that mustn't push out another: its tag's, a free one, or
-    /// that of a flow past its timeout.
+    /// Returns a way for a connection that must not evict another: the way with its tag, a free
+    /// one, or that of an expired connection.
     #[inline(always)]
     pub fn room(&self, tag: u64, clock: Clock) -> Option<usize> {
         if let Some(way) = self.way(tag) {
@@ -163,31 +166,31 @@ impl SharedBucket {
         if let Some(way) = self.way(Bucket::FREE) {
             return Some(way);
         }
-        let over = |way: &usize| self.flows[*way].flow.expired(clock);
+        let over = |way: &usize| self.connections[*way].connection.expired(clock);
         (0..Bucket::WAYS).find(over)
     }
 
-    /// `FLOWS`: the way of an endpoint's flow whose time is over.
+    /// `CONNECTIONS`: returns the way of an expired connection of an endpoint.
     #[inline(always)]
     pub fn over(&self, endpoint: u32, clock: Clock) -> Option<usize> {
         let over = |way: &usize| {
-            let held = &self.flows[*way];
-            held.key.endpoint.get() == endpoint && held.flow.expired(clock)
+            let held = &self.connections[*way];
+            held.key.endpoint.get() == endpoint && held.connection.expired(clock)
         };
         (0..Bucket::WAYS).find(over)
     }
 
-    /// `OPENING`: whether a way is held by a live answered flow, under another tag.
+    /// `OPENING`: reports whether a live replied connection holds a way under a different tag.
     #[inline(always)]
     pub fn holds_answered(&self, way: usize, tag: u64, now: u64) -> bool {
         let held = self.tags[way].get();
         let left = self.until[way].get().wrapping_sub(now as u32);
-        let answered = self.flows[way].flow.state.get() == State::Replied as u8;
+        let answered = self.connections[way].connection.state.get() == State::Replied as u8;
         held > Bucket::BUSY && held != tag && left >> 31 == 0 && answered
     }
 
-    /// The way for a new flow: its tag's, a free one, one whose flow holds it no
-    /// longer, else that of the flow which has to give way.
+    /// Returns the way for a new connection: the way with its tag, a free one, one that its
+    /// connection no longer holds, or else that of the connection to evict.
     #[inline(always)]
     pub fn place(&self, tag: u64, owner: u32, now: u64) -> usize {
         if let Some(way) = self.way(tag) {
@@ -200,15 +203,17 @@ impl SharedBucket {
         let (mut most, mut way) = (0_u64, 0);
         while way < Bucket::WAYS {
             let left = self.until[way].get().wrapping_sub(now as u32);
-            // Below 2^63: whether its time is over, what its endpoint, kind and pair
-            // hold here, how little is left of its time, and which way it is.
+            // Below 2^63. From the top: whether the connection's time is over, how many ways its
+            // endpoint, kind and pair hold here, how little of its time is left, and the number
+            // of the way.
             let score = u64::from(left >> 31) << 62
                 | (wide >> (8 * way) & 0xff) << 43
                 | (near >> (8 * way) & 0xff) << 35
                 | u64::from(!left) << 3
                 | way as u64;
-            // The larger one, without a branch, which LLVM would make of a mask that it
-            // sees through: the verifier would walk all ways that eight of them can go.
+            // Takes the larger score without a branch. LLVM would turn a mask that it sees
+            // through into one, and the verifier would walk every path that eight branches make
+            // possible.
             let less = most.wrapping_sub(score);
             most = most.wrapping_sub(less & black_box(((less as i64) >> 63) as u64));
             way = black_box(way + 1);
@@ -216,9 +221,10 @@ impl SharedBucket {
         most as usize & (Bucket::WAYS - 1)
     }
 
-    /// How many ways are held by each one's endpoint and kind (high and low half of
-    /// its byte of the first number), and by its pair (the second), where a new flow
-    /// counts as one of them. All ways at once, since a BPF program has few registers.
+    /// Counts, for every way, the ways held by the same endpoint and kind (high and low half of
+    /// the way's byte of the first number), and by the same pair (second number). A new
+    /// connection counts as one of them. All ways are counted in parallel, since a BPF program
+    /// has few registers.
     #[inline(always)]
     fn shares(&self, owner: u32) -> [u64; 2] {
         let bytes = owner.to_be_bytes();
@@ -228,15 +234,15 @@ impl SharedBucket {
             let [more, pair] = self.near(|_, own| own.rotate_left(turn));
             wide += more;
             narrow += pair;
-            // One turn after the other: all at once they would need more stack than
-            // there is.
+            // One rotation at a time: in parallel they would need more stack than there is.
             turn = black_box(turn + 8);
         }
         [wide, narrow]
     }
 
-    /// A one for each way whose endpoint and kind, and whose pair, are those of another,
-    /// given by the number of an owner's byte and those bytes of all ways.
+    /// Sets a one for each way whose endpoint and kind, and whose pair, equal those of another
+    /// owner. `other` returns its bytes, given the number of an owner's byte and those bytes of
+    /// all ways.
     #[inline(always)]
     fn near(&self, other: impl Fn(usize, u64) -> u64) -> [u64; 2] {
         let apart = |number: usize| {
@@ -249,35 +255,35 @@ impl SharedBucket {
         [zeros(endpoint) << 4 | zeros(kind), zeros(pair)]
     }
 
-    /// `OPENING`: notes whose the flow in a way is, and until when it holds it.
+    /// `OPENING`: records the owner of the connection in a way, and until when it holds the way.
     #[inline(always)]
-    pub fn own(&self, way: usize, owner: u32, flow: &SharedFlow, clock: Clock) {
+    pub fn own(&self, way: usize, owner: u32, connection: &SharedConnection, clock: Clock) {
         let shift = (8 * way as u32) & 63;
         for (bytes, own) in self.owners.iter().zip(owner.to_be_bytes()) {
             bytes.set(bytes.get() & !(0xff << shift) | u64::from(own) << shift);
         }
-        self.until[way].set(until(flow, clock));
+        self.until[way].set(until(connection, clock));
     }
 }
 
-/// A one in each byte that is zero.
+/// Sets a one in each byte that is zero.
 #[inline(always)]
 const fn zeros(bytes: u64) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     !((bytes & LOW).wrapping_add(LOW) | bytes | LOW) >> 7
 }
 
-/// A byte, eight times.
+/// Repeats a byte eight times.
 #[inline(always)]
 fn spread(byte: u8) -> u64 {
     u64::from(byte) * 0x0101_0101_0101_0101
 }
 
-/// Until when a flow holds its way.
+/// Returns the tick until which a connection holds its way.
 #[inline(always)]
-fn until(flow: &SharedFlow, clock: Clock) -> u32 {
-    let lease = u64::from(conntrack::lease(flow)) * clock.second;
-    flow.last_seen.get().wrapping_add(lease) as u32
+fn until(connection: &SharedConnection, clock: Clock) -> u32 {
+    let lease = u64::from(conntrack::lease(connection)) * clock.second;
+    connection.last_seen.get().wrapping_add(lease) as u32
 }
 
 #[cfg(test)]

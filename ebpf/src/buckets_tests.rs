@@ -18,8 +18,8 @@ const SEED: Seed = Seed([
     0x5bf1_827f,
 ]);
 
-fn key(number: u32) -> FlowKey {
-    FlowKey {
+fn key(number: u32) -> ConnectionKey {
+    ConnectionKey {
         local: Addr::v4([10, 0, 0, 1]),
         remote: Addr::v4((number >> 8).to_be_bytes()),
         endpoint: 1,
@@ -34,10 +34,10 @@ const CLOCK: Clock = Clock {
     second: 100,
 };
 
-/// A flow that a peer outside of the cluster has just opened.
-fn flow(key: &FlowKey, now: u64) -> SharedFlow {
-    let flow = SharedFlow::default();
-    flow.set(&opened(
+/// A connection that a peer outside of the cluster has just opened.
+fn connection(key: &ConnectionKey, now: u64) -> SharedConnection {
+    let connection = SharedConnection::default();
+    connection.set(&opened(
         Direction::Ingress,
         key.protocol as u8,
         1,
@@ -45,19 +45,19 @@ fn flow(key: &FlowKey, now: u64) -> SharedFlow {
         60,
         now,
     ));
-    flow
+    connection
 }
 
-/// Puts a flow where a CPU would that meets no other.
-fn put_key(bucket: &SharedBucket, key: &FlowKey, now: u64) -> usize {
-    let flow = flow(key, now);
+/// Stores a connection as a CPU does that meets no other one.
+fn put_key(bucket: &SharedBucket, key: &ConnectionKey, now: u64) -> usize {
+    let connection = connection(key, now);
     let clock = Clock { now, ..CLOCK };
-    let (tag, owner) = (SEED.tag(key), SEED.owner(key, &flow));
+    let (tag, owner) = (SEED.tag(key), SEED.owner(key, &connection));
     let way = bucket.place(tag, owner, now);
     bucket.tags[way].set(tag);
-    bucket.own(way, owner, &flow, clock);
-    bucket.flows[way].key.set(key);
-    bucket.flows[way].flow.copy(&flow);
+    bucket.own(way, owner, &connection, clock);
+    bucket.connections[way].key.set(key);
+    bucket.connections[way].connection.copy(&connection);
     way
 }
 
@@ -65,13 +65,13 @@ fn put(bucket: &SharedBucket, number: u32) -> usize {
     put_key(bucket, &key(number), CLOCK.now)
 }
 
-fn holds_key(bucket: &SharedBucket, key: &FlowKey) -> bool {
+fn holds_key(bucket: &SharedBucket, key: &ConnectionKey) -> bool {
     bucket.find(SEED.tag(key), key).is_some()
 }
 
-/// One flow of many of a pair of ends.
-fn of(endpoint: u32, peer: u8, protocol: u32, port: u16) -> FlowKey {
-    FlowKey {
+/// Returns the key of one of many connections between a pair of ends.
+fn of(endpoint: u32, peer: u8, protocol: u32, port: u16) -> ConnectionKey {
+    ConnectionKey {
         endpoint,
         remote: Addr::v4([10, 0, 0, peer]),
         protocol,
@@ -89,12 +89,12 @@ fn holds(bucket: &SharedBucket, number: u32) -> bool {
 fn every_word_of_a_key_counts_for_its_tag() {
     let tag = SEED.tag(&key(1));
     for change in [
-        |key: &mut FlowKey| key.local = Addr::v4([10, 0, 0, 2]),
-        |key: &mut FlowKey| key.remote = Addr::v4([10, 0, 0, 2]),
-        |key: &mut FlowKey| key.endpoint = 2,
-        |key: &mut FlowKey| key.local_port = 2,
-        |key: &mut FlowKey| key.remote_port = 2,
-        |key: &mut FlowKey| key.protocol = 17,
+        |key: &mut ConnectionKey| key.local = Addr::v4([10, 0, 0, 2]),
+        |key: &mut ConnectionKey| key.remote = Addr::v4([10, 0, 0, 2]),
+        |key: &mut ConnectionKey| key.endpoint = 2,
+        |key: &mut ConnectionKey| key.local_port = 2,
+        |key: &mut ConnectionKey| key.remote_port = 2,
+        |key: &mut ConnectionKey| key.protocol = 17,
     ] {
         let mut other = key(1);
         change(&mut other);
@@ -123,11 +123,11 @@ fn keys_spread_evenly_over_the_buckets() {
 }
 
 #[test]
-fn an_endpoints_unanswered_flows_lie_in_its_part_of_the_table() {
+fn an_endpoints_unanswered_connections_lie_in_its_part_of_the_table() {
     let part = capacity::OPENING / capacity::OPENING_PARTS;
     let buckets = |endpoint| -> std::collections::BTreeSet<u32> {
         (0..50_000_u32)
-            .map(|number| FlowKey {
+            .map(|number| ConnectionKey {
                 endpoint,
                 ..key(number)
             })
@@ -140,7 +140,7 @@ fn an_endpoints_unanswered_flows_lie_in_its_part_of_the_table() {
 }
 
 #[test]
-fn a_bucket_holds_eight_flows_and_then_the_oldest_of_equals_goes() {
+fn a_bucket_holds_eight_connections_and_then_the_oldest_of_equals_goes() {
     let bucket = SharedBucket::default();
     let place = |bucket: &SharedBucket, number| {
         put_key(bucket, &of(1, 7, 6, number), 10_000 + u64::from(number))
@@ -160,13 +160,16 @@ fn a_bucket_holds_eight_flows_and_then_the_oldest_of_equals_goes() {
 }
 
 #[test]
-fn a_flow_in_use_outlives_one_that_is_not() {
+fn a_connection_in_use_outlives_one_that_is_not() {
     let bucket = SharedBucket::default();
     let ways: Vec<usize> = (0..8)
         .map(|number| put_key(&bucket, &of(1, 7, 6, number), 10_000))
         .collect();
     for used in [0, 1, 2, 3, 4, 6, 7] {
-        bucket.flows[ways[used]].flow.last_seen.set(10_100);
+        bucket.connections[ways[used]]
+            .connection
+            .last_seen
+            .set(10_100);
         bucket.touch(ways[used], CLOCK);
     }
     assert_eq!(put_key(&bucket, &of(1, 7, 6, 8), 10_200), ways[5]);
@@ -175,7 +178,7 @@ fn a_flow_in_use_outlives_one_that_is_not() {
 #[test]
 fn who_opens_many_pushes_out_its_own_and_nobody_elses() {
     let bucket = SharedBucket::default();
-    // A client, one over another protocol, another of another endpoint.
+    // A client, one over another protocol, and one of another endpoint.
     let others = [of(1, 1, 6, 1), of(1, 2, 17, 1), of(2, 7, 6, 1)];
     for key in others {
         put_key(&bucket, &key, 10_000);
@@ -217,7 +220,7 @@ fn many_peers_of_one_endpoint_take_nothing_from_another_and_many_protocols_neith
     put_key(&bucket, &other, 10_000);
     put_key(&bucket, &client, 10_000);
     for number in 0..1000_u16 {
-        let key = FlowKey {
+        let key = ConnectionKey {
             remote: Addr::v4([192, 0, (number >> 8) as u8, number as u8]),
             ..of(1, 0, [17, 132, 1, 47][usize::from(number) % 4], number)
         };
@@ -228,7 +231,7 @@ fn many_peers_of_one_endpoint_take_nothing_from_another_and_many_protocols_neith
 }
 
 #[test]
-fn a_flow_whose_time_is_over_goes_before_all_others() {
+fn a_connection_whose_time_is_over_goes_before_all_others() {
     let bucket = SharedBucket::default();
     let old = of(2, 1, 6, 1);
     put_key(&bucket, &old, 3999);
@@ -243,27 +246,29 @@ fn a_flow_whose_time_is_over_goes_before_all_others() {
 
 #[test]
 fn a_pair_is_told_by_endpoint_peer_protocol_and_opener_and_never_by_ports() {
-    let owner = |key: &FlowKey, change: fn(&SharedFlow)| {
-        let flow = flow(key, 0);
-        change(&flow);
-        SEED.owner(key, &flow)
+    let owner = |key: &ConnectionKey, change: fn(&SharedConnection)| {
+        let connection = connection(key, 0);
+        change(&connection);
+        SEED.owner(key, &connection)
     };
     let base = of(1, 7, 6, 1);
     let one = owner(&base, |_| ());
-    let ports = FlowKey {
+    let ports = ConnectionKey {
         local_port: 9,
         ..of(1, 7, 6, 2)
     };
     assert_eq!(
-        owner(&ports, |flow| flow.state.set(State::Closing as u8)),
+        owner(&ports, |connection| connection
+            .state
+            .set(State::Closing as u8)),
         one
     );
     assert_ne!(owner(&of(1, 8, 6, 1), |_| ()), one);
     assert_ne!(owner(&of(2, 7, 6, 1), |_| ()), one);
     assert_ne!(owner(&of(1, 7, 17, 1), |_| ()), one);
-    let by_pod = |flow: &SharedFlow| flow.opened_by.set(Direction::Egress as u8);
+    let by_pod = |connection: &SharedConnection| connection.opened_by.set(Direction::Egress as u8);
     assert_ne!(owner(&base, by_pod), one);
-    assert_ne!(Seed([7; 12]).owner(&base, &flow(&base, 0)), one);
+    assert_ne!(Seed([7; 12]).owner(&base, &connection(&base, 0)), one);
 }
 
 #[test]
@@ -271,15 +276,15 @@ fn a_strangers_addresses_count_by_64_bits_and_a_pods_one_by_one() {
     let v6 = |last: u8| {
         let mut octets = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
         octets[15] = last;
-        FlowKey {
+        ConnectionKey {
             remote: Addr::v6(octets),
             ..key(0)
         }
     };
-    let owner = |key: &FlowKey, peer| {
-        let flow = flow(key, 0);
-        flow.peer.set(peer);
-        SEED.owner(key, &flow)
+    let owner = |key: &ConnectionKey, peer| {
+        let connection = connection(key, 0);
+        connection.peer.set(peer);
+        SEED.owner(key, &connection)
     };
     let stranger = |last| owner(&v6(last), Identity::OUTSIDE);
     assert_eq!(stranger(1), stranger(2));
@@ -294,7 +299,7 @@ fn a_strangers_addresses_count_by_64_bits_and_a_pods_one_by_one() {
 fn a_key_that_only_shares_a_tag_is_not_found() {
     let bucket = SharedBucket::default();
     let way = put(&bucket, 1);
-    let port = &bucket.flows[way].key.remote_port;
+    let port = &bucket.connections[way].key.remote_port;
     port.set(port.get() ^ 1);
     assert!(!holds(&bucket, 1));
 }
@@ -309,18 +314,18 @@ fn a_way_that_is_being_written_is_nobodys() {
 }
 
 #[test]
-fn room_is_made_by_flows_past_their_timeout_alone() {
+fn room_is_made_by_connections_past_their_timeout_alone() {
     let clock = CLOCK;
     let bucket = SharedBucket::default();
     let new = SEED.tag(&key(8));
     for number in 0..8 {
         assert!(bucket.room(new, clock).is_some());
         let way = put(&bucket, number);
-        bucket.flows[way].flow.last_seen.set(7000);
-        bucket.flows[way].flow.timeout.set(30);
+        bucket.connections[way].connection.last_seen.set(7000);
+        bucket.connections[way].connection.timeout.set(30);
     }
     assert_eq!(bucket.room(new, clock), None);
-    bucket.flows[5].flow.timeout.set(29);
+    bucket.connections[5].connection.timeout.set(29);
     assert_eq!(bucket.room(new, clock), Some(5));
     let own = SEED.tag(&key(3));
     assert_eq!(bucket.room(own, clock), bucket.find(own, &key(3)));

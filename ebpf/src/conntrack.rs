@@ -1,60 +1,60 @@
-//! What a packet does to a flow, and how long a flow lives: pure transitions,
-//! the clock is passed in.
+//! How packets change a connection, and how long connections live: pure transitions, to which the
+//! caller passes the clock.
 
 mod turns;
 
-use crate::abi::{Direction, Flow, Quota};
+use crate::abi::{Connection, Direction, Quota};
 use crate::packet::{Packet, mark, protocol};
-use crate::shared::{Shared, SharedFlow, SharedQuota};
+use crate::shared::{Shared, SharedConnection, SharedQuota};
 use core::hint::cold_path;
 
 pub use turns::answers;
 
-/// How far a connection has come.
+/// The state of a connection.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Only its opener has been heard.
+    /// Only the opener has sent packets.
     Opening = 0,
-    /// Both sides have been heard, and with TCP the opener once more.
+    /// Both sides have sent packets; with TCP, the opener has sent another one since.
     Replied = 1,
-    /// It is over: both sides have ended it, or one for both (TCP's FINs or RST, SCTP's
-    /// ABORT or SHUTDOWN).
+    /// The connection has ended: both sides have ended it, or one has for both (TCP's FINs or
+    /// RST, SCTP's ABORT or SHUTDOWN).
     Closing = 2,
-    /// TCP: answered, but the opener hasn't shown that it got the answer. Whoever
-    /// only sends SYNs never comes further.
+    /// TCP: answered, but the opener hasn't shown yet that it received the answer. An opener that
+    /// only sends SYNs never gets beyond this state.
     Answered = 3,
-    /// The other side was heard first, in its pick-up window, and is taken at its word that
-    /// there is a connection: over TCP as long as it sends bare ACKs, over UDP as long as
-    /// the window is open.
+    /// The first packet came from the other side, within its pick-up window, and its claim that
+    /// there is a connection is believed: over TCP as long as it sends bare ACKs, over UDP as
+    /// long as the window is open.
     PickedUp = 4,
-    /// TCP: its opener has ended its half (FIN), the other side goes on.
+    /// TCP: the opener has closed its direction (FIN), the other side still sends.
     OpenerDone = 5,
-    /// TCP: the other way round.
+    /// TCP: the other side has closed its direction (FIN), the opener still sends.
     OtherDone = 6,
 }
 
-/// What [`advance`] gives instead of a [`State`] for a TCP SYN-ACK on a connection that
-/// lives: if it answers a new SYN, there is a new connection.
+/// Returned by [`advance`] instead of a [`State`] for a TCP SYN-ACK on a live connection: if it
+/// answers a new SYN, there is a new connection.
 pub const ANSWERS_ANEW: u8 = 7;
-/// Neither end's TCP would take the packet: it changes nothing.
+/// Neither end's TCP would accept the packet: the connection doesn't change.
 const UNBELIEVED: u8 = 8;
 
-/// The flows' clock: the kernel's ticks, which cost nothing to read.
+/// The connections' clock: the kernel's ticks, which cost nothing to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Clock {
-    /// Ticks since some time before boot.
+    /// Ticks since a moment before boot.
     pub now: u64,
-    /// Ticks in a second.
+    /// Ticks per second.
     pub second: u64,
 }
 
-/// How long a flow lives after its last packet, in seconds.
+/// Returns the lifetime of a connection after its last packet, in seconds.
 ///
-/// An entry past its timeout counts as absent, so none of this needs an agent.
-/// The values are conntrack's habits (nf_conntrack, Linux 6.18) but for
-/// established TCP, which lives 24 h instead of 5 days, and TCP of which one side has sent
-/// its FIN: an hour, as kube-proxy sets it (`nf_conntrack_tcp_timeout_close_wait`).
+/// An entry past its timeout counts as absent, so expiry doesn't need an agent. The values are
+/// those of conntrack (nf_conntrack, Linux 6.18) with two exceptions: established TCP lives 24 h
+/// instead of 5 days, and TCP of which one side has sent its FIN lives an hour, as kube-proxy
+/// configures it (`nf_conntrack_tcp_timeout_close_wait`).
 #[inline(always)]
 pub const fn timeout(protocol_number: u8, state: u8) -> u32 {
     let replied = state == State::Replied as u8;
@@ -72,52 +72,66 @@ pub const fn timeout(protocol_number: u8, state: u8) -> u32 {
     }
 }
 
-/// Whether the flow counts as absent now.
+/// Reports whether the connection has expired and counts as absent.
 ///
-/// Ticks of two CPUs may differ by one: a flow from the future is fresh.
+/// The ticks of two CPUs may differ by one: a connection from the future is fresh.
 #[inline(always)]
-pub const fn expired(flow: &Flow, clock: Clock) -> bool {
-    is_over(flow.last_seen, flow.timeout, clock)
+pub const fn expired(connection: &Connection, clock: Clock) -> bool {
+    is_over(connection.last_seen, connection.timeout, clock)
 }
 
 #[inline(always)]
 const fn is_over(last_seen: u64, timeout: u32, clock: Clock) -> bool {
-    // Ticks since some time before boot never get so far that the sum wraps.
+    // The ticks never get high enough for the sum to wrap.
     last_seen.wrapping_add(timeout as u64 * clock.second) < clock.now
 }
 
 impl Clock {
-    /// The minute, its low eight bits.
+    /// Returns the low eight bits of the current minute.
     #[inline(always)]
     pub fn minute(self) -> u8 {
         self.now.checked_div(60 * self.second).unwrap_or_default() as u8
     }
 }
 
-impl SharedFlow {
-    /// Whether the flow counts as absent now; see [`expired`].
+impl SharedConnection {
+    /// Reports whether the connection has expired; see [`expired`].
     #[inline(always)]
     pub fn expired(&self, clock: Clock) -> bool {
         is_over(self.last_seen.get(), self.timeout.get(), clock)
     }
 }
 
-/// Takes an allowed packet into account; the flow's [`State`] from then on, or
+/// Accounts an allowed packet to a connection. Returns the connection's new [`State`], or
 /// [`ANSWERS_ANEW`].
 #[inline(always)]
-pub fn advance(flow: &SharedFlow, direction: Direction, packet: &Packet, len: u32, now: u64) -> u8 {
+pub fn advance(
+    connection: &SharedConnection,
+    direction: Direction,
+    packet: &Packet,
+    len: u32,
+    now: u64,
+) -> u8 {
     let [packets, bytes, numbers] = match direction {
-        Direction::Ingress => [&flow.packets[0], &flow.bytes[0], &flow.numbers[0]],
-        Direction::Egress => [&flow.packets[1], &flow.bytes[1], &flow.numbers[1]],
+        Direction::Ingress => [
+            &connection.packets[0],
+            &connection.bytes[0],
+            &connection.numbers[0],
+        ],
+        Direction::Egress => [
+            &connection.packets[1],
+            &connection.bytes[1],
+            &connection.numbers[1],
+        ],
     };
     add(packets, 1);
     add(bytes, u64::from(len));
-    let state = flow.state.get();
+    let state = connection.state.get();
     if state != State::Replied as u8 || packet.is(mark::TURNS) {
         cold_path();
-        return turns::turn(flow, direction, packet, now);
+        return turns::turn(connection, direction, packet, now);
     }
-    flow.last_seen.set(now);
+    connection.last_seen.set(now);
     numbers.set(packet.numbers);
     state
 }
@@ -127,7 +141,7 @@ fn add(counter: &Shared<u64>, more: u64) {
     counter.set(counter.get().wrapping_add(more));
 }
 
-/// A flow that a packet has just opened.
+/// Returns a connection that a packet has just opened.
 #[inline(always)]
 pub const fn opened(
     direction: Direction,
@@ -136,12 +150,12 @@ pub const fn opened(
     peer: u32,
     len: u32,
     now: u64,
-) -> Flow {
+) -> Connection {
     let (ingress, egress) = match direction {
         Direction::Ingress => (1, 0),
         Direction::Egress => (0, 1),
     };
-    Flow {
+    Connection {
         last_seen: now,
         opened: now,
         packets: [ingress, egress],
@@ -157,39 +171,39 @@ pub const fn opened(
     }
 }
 
-/// Takes an answered flow back to where it waits for its opener, since there is no room to
-/// keep it.
+/// Puts an answered connection back into the state in which it waits for its opener, since there
+/// is no room to keep it.
 #[inline(always)]
-pub fn hold_back(flow: &SharedFlow, protocol_number: u8) {
+pub fn hold_back(connection: &SharedConnection, protocol_number: u8) {
     let state = State::Answered as u8;
-    flow.state.set(state);
-    flow.timeout.set(timeout(protocol_number, state));
+    connection.state.set(state);
+    connection.timeout.set(timeout(protocol_number, state));
 }
 
-/// How long a flow in `OPENING` holds its way against others after its last packet,
-/// in seconds: as long as it lives, but for one that has ended, which only waits
-/// for the last words.
+/// Returns how long a connection in `OPENING` holds its way after its last packet, in seconds.
+/// That is its lifetime, except for a connection that has ended, which only waits for the last
+/// packets.
 #[inline(always)]
-pub fn lease(flow: &SharedFlow) -> u32 {
-    if flow.state.get() == State::Closing as u8 {
+pub fn lease(connection: &SharedConnection) -> u32 {
+    if connection.state.get() == State::Closing as u8 {
         60
     } else {
-        flow.timeout.get()
+        connection.timeout.get()
     }
 }
 
 impl SharedQuota {
-    /// How many replied flows are kept. `gone` is how many of those that were put
-    /// there have expired since.
+    /// Returns the number of replied connections that are kept. `gone` is the number of those
+    /// that were counted and have expired since.
     #[inline(always)]
     pub fn kept(&self, gone: u32) -> u32 {
         let kept = self.replied.get().wrapping_sub(gone);
-        // Fewer than none: more was taken off than was there.
+        // Below zero: more was subtracted than there was.
         if kept < u32::MAX / 2 { kept } else { 0 }
     }
 
-    /// Whether the endpoint may keep one more of a protocol that may have `most`, given how
-    /// many all of them keep.
+    /// Reports whether the endpoint may keep one more connection of a protocol whose limit is
+    /// `most`, given the number `all` that all endpoints keep.
     #[inline(always)]
     pub fn may_keep(&self, endpoint: u32, most: u32, gone: u32, all: u32) -> bool {
         self.is_of(endpoint);
@@ -197,13 +211,13 @@ impl SharedQuota {
         kept < most && kept < Quota::ALL_REPLIED.saturating_sub(all)
     }
 
-    /// One more is kept.
+    /// Counts one more kept connection.
     #[inline(always)]
     pub fn keep(&self) {
         self.replied.set(self.replied.get().wrapping_add(1));
     }
 
-    /// One has been taken out.
+    /// Counts one connection less.
     #[inline(always)]
     pub fn let_go(&self) {
         self.replied.set(self.replied.get().wrapping_sub(1));
@@ -218,7 +232,7 @@ impl SharedQuota {
         }
     }
 
-    /// Whether the endpoint may claim one more address, which then counts.
+    /// Claims one more address for the endpoint. Returns whether its limit allows that.
     #[inline(always)]
     pub fn claim(&self, endpoint: u32) -> bool {
         self.is_of(endpoint);

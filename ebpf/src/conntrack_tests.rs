@@ -1,4 +1,4 @@
-//! Transitions of flows and quotas.
+//! Transitions of connections and quotas.
 
 use super::*;
 use crate::packet::{sctp, tcp};
@@ -13,8 +13,8 @@ const fn at(now: u64) -> Clock {
     }
 }
 
-/// What goes one way begins at 100, the other way at 500, and has no data; SCTP's tags are
-/// the same.
+/// Builds a packet without data. Sequence numbers start at 100 in egress and at 500 in ingress;
+/// SCTP tags are the same in both directions.
 fn packet(direction: Direction, protocol: u8, detail: u8) -> Packet {
     let mut packet = Packet {
         protocol,
@@ -38,38 +38,38 @@ fn packet(direction: Direction, protocol: u8, detail: u8) -> Packet {
     packet
 }
 
-/// One that a pod has opened.
-fn begun(protocol: u8, now: u64) -> SharedFlow {
-    let flow = SharedFlow::default();
+/// A connection that a pod has opened.
+fn begun(protocol: u8, now: u64) -> SharedConnection {
+    let connection = SharedConnection::default();
     let opened = opened(Egress, protocol, 1, 0, 60, now);
-    // By a SYN with number 99.
+    // Opened by a SYN with number 99.
     let numbers = [0, 99 << 32];
-    flow.set(&Flow { numbers, ..opened });
-    flow
+    connection.set(&Connection { numbers, ..opened });
+    connection
 }
 
-fn after(steps: &[(Direction, u8)], protocol: u8) -> SharedFlow {
-    let flow = begun(protocol, 0);
+fn after(steps: &[(Direction, u8)], protocol: u8) -> SharedConnection {
+    let connection = begun(protocol, 0);
     for (direction, detail) in steps {
         let packet = packet(*direction, protocol, *detail);
-        advance(&flow, *direction, &packet, 60, 0);
+        advance(&connection, *direction, &packet, 60, 0);
     }
-    flow
+    connection
 }
 
 use Direction::{Egress, Ingress};
 
 #[test]
-fn an_answer_makes_a_datagram_flow_a_replied_one() {
-    let flow = begun(protocol::UDP, 5);
+fn an_answer_makes_a_datagram_connection_a_replied_one() {
+    let connection = begun(protocol::UDP, 5);
     let datagram = packet(Egress, protocol::UDP, 0);
-    advance(&flow, Egress, &datagram, 60, 6);
-    assert_eq!(flow.state.get(), State::Opening as u8);
-    advance(&flow, Ingress, &datagram, 60, 7);
-    assert_eq!(flow.state.get(), State::Replied as u8);
+    advance(&connection, Egress, &datagram, 60, 6);
+    assert_eq!(connection.state.get(), State::Opening as u8);
+    advance(&connection, Ingress, &datagram, 60, 7);
+    assert_eq!(connection.state.get(), State::Replied as u8);
     let by_direction = |counts: &[Shared<u64>; 2]| [counts[0].get(), counts[1].get()];
-    assert_eq!(by_direction(&flow.packets), [1, 2]);
-    assert_eq!(by_direction(&flow.bytes), [60, 120]);
+    assert_eq!(by_direction(&connection.packets), [1, 2]);
+    assert_eq!(by_direction(&connection.bytes), [60, 120]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_connection_is_replied_once_its_opener_has_heard_the_answer() {
         after(&steps, protocol::TCP).state.get(),
         State::Answered as u8
     );
-    // A second SYN shows nothing.
+    // A second SYN proves nothing.
     steps.push((Egress, tcp::SYN));
     assert_eq!(
         after(&steps, protocol::TCP).state.get(),
@@ -103,53 +103,53 @@ fn what_ends_a_connection_shortens_its_life() {
         &[(Ingress, fin), (Egress, fin)],
         &[(Egress, fin), (Ingress, fin)],
     ] {
-        let flow = after(&[&open[..], ends].concat(), protocol::TCP);
-        assert!(flow.expired(at(121 * SECOND)), "{ends:?}");
-        assert!(!flow.expired(at(120 * SECOND)), "{ends:?}");
+        let connection = after(&[&open[..], ends].concat(), protocol::TCP);
+        assert!(connection.expired(at(121 * SECOND)), "{ends:?}");
+        assert!(!connection.expired(at(120 * SECOND)), "{ends:?}");
     }
     for chunk in [sctp::ABORT, sctp::SHUTDOWN, sctp::SHUTDOWN_COMPLETE] {
-        let flow = after(&[(Ingress, 0), (Egress, chunk)], protocol::SCTP);
-        assert_eq!(flow.state.get(), State::Closing as u8);
+        let connection = after(&[(Ingress, 0), (Egress, chunk)], protocol::SCTP);
+        assert_eq!(connection.state.get(), State::Closing as u8);
     }
     // The same bits in another protocol mean nothing.
-    let flow = after(&[(Ingress, 0), (Egress, tcp::RST)], protocol::UDP);
-    assert_eq!(flow.state.get(), State::Replied as u8);
+    let connection = after(&[(Ingress, 0), (Egress, tcp::RST)], protocol::UDP);
+    assert_eq!(connection.state.get(), State::Replied as u8);
 }
 
 #[test]
 fn a_connection_that_one_side_has_ended_lives_for_an_hour_more() {
     for side in [Egress, Ingress] {
         let mut steps = vec![(Ingress, tcp::ACK), (Egress, tcp::ACK)];
-        // However often it says so.
+        // A repeated FIN changes nothing.
         steps.extend([(side, tcp::FIN | tcp::ACK); 3]);
-        let flow = after(&steps, protocol::TCP);
-        assert!(!flow.expired(at(3600 * SECOND)), "{side:?}");
-        assert!(flow.expired(at(3601 * SECOND)), "{side:?}");
+        let connection = after(&steps, protocol::TCP);
+        assert!(!connection.expired(at(3600 * SECOND)), "{side:?}");
+        assert!(connection.expired(at(3601 * SECOND)), "{side:?}");
     }
 }
 
 #[test]
 fn an_association_ends_by_its_own_tag_alone() {
-    let flow = after(&[(Ingress, 0), (Egress, 0)], protocol::SCTP);
+    let connection = after(&[(Ingress, 0), (Egress, 0)], protocol::SCTP);
     let mut stray = packet(Ingress, protocol::SCTP, sctp::ABORT);
     stray.mark_sctp(8_u32.to_be());
-    advance(&flow, Ingress, &stray, 60, 0);
-    assert_eq!(flow.state.get(), State::Replied as u8);
+    advance(&connection, Ingress, &stray, 60, 0);
+    assert_eq!(connection.state.get(), State::Replied as u8);
 }
 
 #[test]
-fn an_end_that_nobody_answered_leaves_the_flow_opening() {
+fn an_end_that_nobody_answered_leaves_the_connection_opening() {
     for flag in [tcp::FIN, tcp::RST] {
-        let flow = after(&[(Egress, flag)], protocol::TCP);
-        assert_eq!(flow.state.get(), State::Opening as u8);
+        let connection = after(&[(Egress, flag)], protocol::TCP);
+        assert_eq!(connection.state.get(), State::Opening as u8);
     }
 }
 
 #[test]
-fn a_flow_from_a_faster_clock_is_fresh() {
+fn a_connection_from_a_faster_clock_is_fresh() {
     assert!(!begun(protocol::UDP, 100).expired(at(99)));
-    let flow = opened(Egress, protocol::UDP, 1, 0, 60, 100);
-    assert!(!expired(&flow, at(99)), "for the agent, too");
+    let connection = opened(Egress, protocol::UDP, 1, 0, 60, 100);
+    assert!(!expired(&connection, at(99)), "for the agent, too");
 }
 
 #[test]
@@ -165,29 +165,29 @@ fn what_has_ended_holds_its_way_no_longer_than_what_begins() {
 
 #[test]
 fn what_is_picked_up_waits_for_its_opener_and_no_reset_confirms_it() {
-    let flow = begun(protocol::TCP, 0);
-    flow.state.set(State::PickedUp as u8);
+    let connection = begun(protocol::TCP, 0);
+    connection.state.set(State::PickedUp as u8);
     for (direction, detail) in [
         (Ingress, tcp::ACK),
         (Egress, tcp::RST),
         (Egress, tcp::FIN | tcp::ACK),
     ] {
         let packet = packet(direction, protocol::TCP, detail);
-        advance(&flow, direction, &packet, 60, 0);
-        assert_eq!(flow.state.get(), State::PickedUp as u8);
+        advance(&connection, direction, &packet, 60, 0);
+        assert_eq!(connection.state.get(), State::PickedUp as u8);
     }
     advance(
-        &flow,
+        &connection,
         Egress,
         &packet(Egress, protocol::TCP, tcp::ACK),
         60,
         0,
     );
-    assert_eq!(flow.state.get(), State::Replied as u8);
+    assert_eq!(connection.state.get(), State::Replied as u8);
 }
 
 #[test]
-fn replied_flows_are_kept_up_to_a_number_and_those_that_expired_make_room() {
+fn replied_connections_are_kept_up_to_a_number_and_those_that_expired_make_room() {
     let quota = SharedQuota::default();
     quota.endpoint.set(7);
     quota.replied.set(Quota::REPLIED - 1);

@@ -1,12 +1,13 @@
-//! The BPF programs: maps, hooks, and the tables of [`ringfence_ebpf::verdict`]
-//! over eBPF maps. All that decides lies in the library beside this file.
+//! The BPF programs: maps, hooks, and the tables of [`ringfence_ebpf::verdict`] implemented over
+//! eBPF maps. All decisions are made by the library next to this file.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// Loads of packet fields: the compiler for BPF is a nightly, or takes itself for one.
+// Packet fields are loaded by inline assembly. The compiler for BPF is a nightly, or is told to
+// act as one.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bpf;
 
-/// On the host this binary is empty, so that `cargo clippy --workspace` works.
+/// Empty on the host, so that `cargo clippy --workspace` works.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,32 +1,33 @@
-//! Memory that other CPUs write at the same time.
+//! Memory that several CPUs access concurrently.
 //!
-//! CPUs read and write the elements of an array map without a lock. A `&mut` to one
-//! says that nobody else does, and a plain load or store that meets another CPU's store
-//! is a data race: both are undefined behaviour. Here each integer is a [`Shared`], which
-//! is loaded and stored as a whole, and what crosses the kernel border has a view of the
-//! same layout that is made of them. Two integers of one element may be of two moments,
-//! and of two CPUs that add to one, one may lose: whoever uses a view lives with that.
+//! CPUs read and write the elements of an array map without a lock. A `&mut` to an element
+//! asserts that no other CPU accesses it, and a plain load or store that races with another CPU's
+//! store is a data race: both are undefined behaviour. Here each integer is a [`Shared`], which
+//! is loaded and stored as a unit, and types of the kernel boundary have views of the same layout
+//! that consist of such integers. Two integers of one element may stem from different moments,
+//! and if two CPUs add to one integer, one addition may be lost: users of a view have to tolerate
+//! that.
 
-use crate::abi::{Addr, Bucket, Budget, Flow, FlowKey, Opening, Quota};
+use crate::abi::{Addr, Bucket, BucketEntry, Budget, Connection, ConnectionKey, Quota};
 
 pub use cell::{Shared, Word};
 
-/// On the host: atomics, without an order among them.
+/// For the host: atomics without ordering.
 #[cfg(not(target_arch = "bpf"))]
 mod cell {
     use core::fmt::Debug;
     use core::sync::atomic::Ordering::Relaxed;
     use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-    /// An integer that a CPU loads and stores as a whole.
+    /// An integer that a CPU loads and stores as a unit.
     pub trait Word: Copy + Default + Debug {
-        /// Where it lies, in the layout of the integer.
+        /// The atomic with the layout of the integer.
         type Place;
-        /// A place that holds it.
+        /// Creates an atomic with this value.
         fn place(self) -> Self::Place;
-        /// Loads it.
+        /// Loads the value.
         fn load(place: &Self::Place) -> Self;
-        /// Stores it.
+        /// Stores the value.
         fn store(self, place: &Self::Place);
     }
 
@@ -52,23 +53,23 @@ mod cell {
 
     words!(u8: AtomicU8, u16: AtomicU16, u32: AtomicU32, u64: AtomicU64);
 
-    /// An integer that other CPUs write at the same time.
+    /// An integer that other CPUs write concurrently.
     #[repr(transparent)]
     pub struct Shared<T: Word>(T::Place);
 
     impl<T: Word> Shared<T> {
-        /// One that holds `value`.
+        /// Creates one with an initial value.
         pub fn new(value: T) -> Self {
             Self(value.place())
         }
 
-        /// What it holds now.
+        /// Returns the current value.
         #[inline(always)]
         pub fn get(&self) -> T {
             T::load(&self.0)
         }
 
-        /// Stores another value.
+        /// Stores a new value.
         #[inline(always)]
         pub fn set(&self, value: T) {
             value.store(&self.0);
@@ -76,16 +77,16 @@ mod cell {
     }
 }
 
-/// For BPF, where `core` has atomics of 64 bits alone: volatile loads and stores, which
-/// are what the kernel's own `READ_ONCE` and `WRITE_ONCE` are. LLVM makes one BPF
-/// instruction of each, and the kernel's compiler one load or store of the machine's.
+/// For BPF, where `core` has only 64-bit atomics: volatile loads and stores, like the kernel's
+/// own `READ_ONCE` and `WRITE_ONCE`. LLVM compiles each to one BPF instruction, and the kernel's
+/// compiler to one load or store of the machine.
 #[cfg(target_arch = "bpf")]
 #[allow(unsafe_code)]
 mod cell {
     use core::cell::UnsafeCell;
     use core::fmt::Debug;
 
-    /// An integer that a CPU loads and stores as a whole.
+    /// An integer that a CPU loads and stores as a unit.
     pub trait Word: Copy + Default + Debug {}
 
     impl Word for u8 {}
@@ -93,7 +94,7 @@ mod cell {
     impl Word for u32 {}
     impl Word for u64 {}
 
-    /// An integer that other CPUs write at the same time.
+    /// An integer that other CPUs write concurrently.
     #[repr(transparent)]
     pub struct Shared<T: Word>(UnsafeCell<T>);
 
@@ -102,27 +103,27 @@ mod cell {
     unsafe impl<T: Word> Sync for Shared<T> {}
 
     impl<T: Word> Shared<T> {
-        /// One that holds `value`.
+        /// Creates one with an initial value.
         #[inline(always)]
         pub const fn new(value: T) -> Self {
             Self(UnsafeCell::new(value))
         }
 
-        /// What it holds now.
+        /// Returns the current value.
         #[inline(always)]
         pub fn get(&self) -> T {
             // SAFETY: an aligned integer, valid as long as `self` is.
             unsafe { self.0.get().read_volatile() }
         }
 
-        /// Stores another value.
+        /// Stores a new value.
         #[inline(always)]
         pub fn set(&self, value: T) {
             // SAFETY: as above.
             unsafe { self.0.get().write_volatile(value) }
         }
 
-        /// Where it lies, for what `core` can't do.
+        /// Returns the address, for operations that `core` lacks.
         #[inline(always)]
         pub const fn as_ptr(&self) -> *mut T {
             self.0.get()
@@ -149,7 +150,7 @@ impl<T: Word> core::fmt::Debug for Shared<T> {
     }
 }
 
-/// The view of a type: the same fields at the same places.
+/// Defines the view of a type: the same fields at the same offsets.
 macro_rules! view {
     ($name:ident of $abi:ident { $($(#[$cfg:meta])* $field:ident: $ty:ty),+ $(,)? }) => {
         #[doc = concat!("A [`", stringify!($abi), "`] that other CPUs write at the same time.")]
@@ -171,7 +172,7 @@ macro_rules! view {
     };
 }
 
-view!(SharedKey of FlowKey {
+view!(SharedKey of ConnectionKey {
     local: [Shared<u32>; 4],
     remote: [Shared<u32>; 4],
     endpoint: Shared<u32>,
@@ -180,7 +181,7 @@ view!(SharedKey of FlowKey {
     protocol: Shared<u32>,
 });
 
-view!(SharedFlow of Flow {
+view!(SharedConnection of Connection {
     #[cfg(not(feature = "other-connections"))]
     last_seen: Shared<u64>,
     opened: Shared<u64>,
@@ -198,8 +199,8 @@ view!(SharedFlow of Flow {
     numbers: [Shared<u64>; 2],
 });
 
-view!(SharedOpening of Opening {
-    flow: SharedFlow,
+view!(SharedEntry of BucketEntry {
+    connection: SharedConnection,
     key: SharedKey,
     slot: Shared<u32>,
 });
@@ -208,7 +209,7 @@ view!(SharedBucket of Bucket {
     tags: [Shared<u64>; Bucket::WAYS],
     owners: [Shared<u64>; 4],
     until: [Shared<u32>; Bucket::WAYS],
-    flows: [SharedOpening; Bucket::WAYS],
+    connections: [SharedEntry; Bucket::WAYS],
 });
 
 view!(SharedQuota of Quota {
@@ -224,10 +225,10 @@ view!(SharedBudget of Budget {
 });
 
 impl SharedKey {
-    /// Whether it is this key, without `memcmp`. Each integer is loaded where it is
-    /// compared: a BPF program has no registers for all of them.
+    /// Reports whether this is a given key, without `memcmp`. Each integer is loaded where it is
+    /// compared: a BPF program doesn't have registers for all of them.
     #[inline(always)]
-    pub fn is(&self, key: &FlowKey) -> bool {
+    pub fn is(&self, key: &ConnectionKey) -> bool {
         is_addr(&self.remote, &key.remote)
             && is_addr(&self.local, &key.local)
             && self.endpoint.get() == key.endpoint
@@ -236,9 +237,9 @@ impl SharedKey {
             && self.protocol.get() == key.protocol
     }
 
-    /// Stores another one.
+    /// Stores a new value.
     #[inline(always)]
-    pub fn set(&self, key: &FlowKey) {
+    pub fn set(&self, key: &ConnectionKey) {
         set_addr(&self.local, &key.local);
         set_addr(&self.remote, &key.remote);
         self.endpoint.set(key.endpoint);
@@ -266,29 +267,28 @@ fn set_addr(words: &[Shared<u32>; 4], addr: &Addr) {
     words[3].set(other[3]);
 }
 
-impl SharedFlow {
-    /// Stores another one.
+impl SharedConnection {
+    /// Stores a new value.
     #[inline(always)]
-    pub fn set(&self, flow: &Flow) {
-        self.last_seen.set(flow.last_seen);
-        self.opened.set(flow.opened);
-        self.packets[0].set(flow.packets[0]);
-        self.packets[1].set(flow.packets[1]);
-        self.bytes[0].set(flow.bytes[0]);
-        self.bytes[1].set(flow.bytes[1]);
-        self.epoch.set(flow.epoch);
-        self.peer.set(flow.peer);
-        self.opened_by.set(flow.opened_by);
-        self.state.set(flow.state);
-        self.flags.set(flow.flags);
-        self.minute.set(flow.minute);
-        self.timeout.set(flow.timeout);
-        self.numbers[0].set(flow.numbers[0]);
-        self.numbers[1].set(flow.numbers[1]);
+    pub fn set(&self, connection: &Connection) {
+        self.last_seen.set(connection.last_seen);
+        self.opened.set(connection.opened);
+        self.packets[0].set(connection.packets[0]);
+        self.packets[1].set(connection.packets[1]);
+        self.bytes[0].set(connection.bytes[0]);
+        self.bytes[1].set(connection.bytes[1]);
+        self.epoch.set(connection.epoch);
+        self.peer.set(connection.peer);
+        self.opened_by.set(connection.opened_by);
+        self.state.set(connection.state);
+        self.flags.set(connection.flags);
+        self.minute.set(connection.minute);
+        self.timeout.set(connection.timeout);
+        self.numbers[0].set(connection.numbers[0]);
+        self.numbers[1].set(connection.numbers[1]);
     }
 
-    /// Stores what another one holds, integer by integer: all of it at once has no room
-    /// on a BPF stack.
+    /// Copies another connection, integer by integer: a full copy doesn't fit on a BPF stack.
     #[inline(always)]
     pub fn copy(&self, from: &Self) {
         self.last_seen.set(from.last_seen.get());

@@ -1,9 +1,9 @@
-//! What views hold of what they are set to.
+//! Tests that views return what was stored in them.
 
 use super::*;
 
-/// A flow in which no two integers are the same.
-const FLOW: Flow = Flow {
+/// A connection in which all integers differ.
+const CONNECTION: Connection = Connection {
     last_seen: 1,
     opened: 2,
     packets: [3, 4],
@@ -18,7 +18,7 @@ const FLOW: Flow = Flow {
     timeout: 13,
 };
 
-/// The fields that a value shows, without the name of its type.
+/// Returns a value's fields as text, without the name of its type.
 fn fields(value: &impl core::fmt::Debug) -> String {
     let shown = format!("{value:?}");
     let (_, fields) = shown.split_once(' ').expect("a struct");
@@ -26,18 +26,18 @@ fn fields(value: &impl core::fmt::Debug) -> String {
 }
 
 #[test]
-fn a_flow_is_set_and_copied_with_all_that_it_holds() {
-    let (one, other) = (SharedFlow::default(), SharedFlow::default());
-    one.set(&FLOW);
+fn a_connection_is_set_and_copied_with_all_that_it_holds() {
+    let (one, other) = (SharedConnection::default(), SharedConnection::default());
+    one.set(&CONNECTION);
     other.copy(&one);
-    assert_eq!(fields(&one), fields(&FLOW));
-    assert_eq!(fields(&other), fields(&FLOW));
+    assert_eq!(fields(&one), fields(&CONNECTION));
+    assert_eq!(fields(&other), fields(&CONNECTION));
 }
 
 #[test]
 fn a_key_is_the_one_that_it_was_set_to() {
-    let (held, none) = (SharedKey::default(), FlowKey::EMPTY);
-    let key = FlowKey {
+    let (held, none) = (SharedKey::default(), ConnectionKey::EMPTY);
+    let key = ConnectionKey {
         local: Addr::from_words([1, 2, 3, 4]),
         remote: Addr::from_words([5, 6, 7, 8]),
         endpoint: 9,

@@ -1,13 +1,14 @@
-//! What no managed endpoint may send or receive, isolated or not.
+//! What no managed endpoint may send or receive, whether isolated or not.
 
 use crate::abi::{Addr, Endpoint, Identity, Mac, Reason};
-use crate::packet::{Frame, Packet, Shape, ethertype, icmpv6, protocol};
+use crate::packet::{Frame, Layout, Packet, ethertype, icmpv6, protocol};
 use crate::verdict::{Tables, endpoint_owns};
 
-/// Checks a frame that a pod sends; the reason if it pretends to be another's.
+/// Checks a frame that a pod sends. Returns the reason to deny it if it impersonates another
+/// sender.
 ///
-/// Owned are the pod's addresses, the link-local address made from its MAC, and
-/// link-local addresses that it has claimed by duplicate-address detection.
+/// A pod owns its addresses, the link-local address derived from its MAC, and link-local
+/// addresses that it has claimed by duplicate-address detection.
 #[inline(always)]
 pub fn check<T: Tables, F: Frame + ?Sized>(
     tables: &T,
@@ -19,8 +20,8 @@ pub fn check<T: Tables, F: Frame + ?Sized>(
     if !packet.source_mac.same(&endpoint.mac) {
         return Some(Reason::SpoofedMac);
     }
-    match packet.shape {
-        Shape::Ip if packet.protocol != protocol::ICMPV6 => {
+    match packet.layout {
+        Layout::Ip if packet.protocol != protocol::ICMPV6 => {
             if !owns(tables, endpoint, &packet.source) {
                 Some(Reason::SpoofedAddress)
             } else if is_routers(packet) {
@@ -29,14 +30,14 @@ pub fn check<T: Tables, F: Frame + ?Sized>(
                 None
             }
         }
-        Shape::Ip => icmpv6(tables, endpoint, slot, frame, packet),
-        Shape::Arp => arp(endpoint, frame.len(), packet),
-        Shape::Fault(reason) => unaccounted(tables, endpoint, packet, reason),
+        Layout::Ip => icmpv6(tables, endpoint, slot, frame, packet),
+        Layout::Arp => arp(endpoint, frame.len(), packet),
+        Layout::Fault(reason) => unaccounted(tables, endpoint, packet, reason),
     }
 }
 
-/// Whether only a router sends an IPv4 packet: an ICMP redirect or advertisement
-/// (RFC 792, RFC 1256), an IGMP query (RFC 3376, 4.1).
+/// Reports whether an IPv4 packet is one that only routers send: an ICMP redirect or
+/// advertisement (RFC 792, RFC 1256), or an IGMP query (RFC 3376, 4.1).
 #[inline(always)]
 const fn is_routers(packet: &Packet) -> bool {
     match packet.protocol {
@@ -46,7 +47,7 @@ const fn is_routers(packet: &Packet) -> bool {
     }
 }
 
-/// What can't be accounted for and could still deceive a neighbour.
+/// Checks a frame that can't be accounted for but could still deceive a neighbour.
 #[inline(never)]
 fn unaccounted<T: Tables>(
     tables: &T,
@@ -56,15 +57,14 @@ fn unaccounted<T: Tables>(
 ) -> Option<Reason> {
     match (packet.ethertype, reason) {
         (ethertype::ARP, _) => Some(Reason::SpoofedArp),
-        // Linux takes the outer tag off before tc, and a second one of VLAN 0
-        // after it: what is inside was never checked (__netif_receive_skb_core).
+        // Linux strips the outer tag before tc, and a second one of VLAN 0 after it: the payload
+        // was never checked (__netif_receive_skb_core).
         (ethertype::VLAN | ethertype::QINQ, _) => Some(Reason::Vlan),
-        // Linux walks as many headers as it takes to get to an advertisement.
+        // Linux walks any number of headers to reach an advertisement.
         (_, Reason::ExtensionHeader) => Some(reason),
         (ethertype::IPV6, _) if packet.source.is_v4() => Some(Reason::SpoofedAddress),
-        // It takes a payload length of 0 behind hop-by-hop options, and puts first
-        // fragments together whose headers go on in the next one: what is inside
-        // was never checked.
+        // Linux accepts a payload length of 0 after hop-by-hop options, and reassembles first
+        // fragments whose headers continue in the next fragment: the payload was never checked.
         (ethertype::IPV6, Reason::Malformed | Reason::Fragment) if packet.fragment_at == 0 => {
             if owns(tables, endpoint, &packet.source) {
                 Some(reason)
@@ -72,21 +72,20 @@ fn unaccounted<T: Tables>(
                 Some(Reason::SpoofedAddress)
             }
         }
-        // Whose it is couldn't be read.
+        // The source address couldn't be read.
         _ if packet.source.same(&Addr::UNSPECIFIED) => None,
         _ => (!owns(tables, endpoint, &packet.source)).then_some(Reason::SpoofedAddress),
     }
 }
 
-/// Whether a frame on its way to the pod is addressed to it: its MAC, or a
-/// group address.
+/// Reports whether a frame to the pod carries its MAC or a group address.
 #[inline(always)]
 pub fn addressed_to(endpoint: &Endpoint, packet: &Packet) -> bool {
     packet.destination_mac.is_group() || packet.destination_mac.same(&endpoint.mac)
 }
 
-/// The longest frame that ARP needs: 42 bytes, padded to what Ethernet asks for.
-/// Longer ones carry something else past policy.
+/// The longest frame that ARP needs: 42 bytes, padded to Ethernet's minimum. Longer frames carry
+/// something else past policy.
 const ARP_FRAME: u32 = 60;
 
 #[inline(always)]
@@ -94,7 +93,7 @@ fn arp(endpoint: &Endpoint, len: u32, packet: &Packet) -> Option<Reason> {
     if len > ARP_FRAME {
         return Some(Reason::Malformed);
     }
-    // A probe (RFC 5227) asks with 0.0.0.0 before it claims.
+    // A probe (RFC 5227) asks with sender address 0.0.0.0 before it claims an address.
     let probe = packet.source.same(&Addr::v4([0; 4]));
     let honest =
         packet.sender_mac.same(&endpoint.mac) && (probe || endpoint.v4.same(&packet.source));
@@ -110,8 +109,8 @@ fn icmpv6<T: Tables, F: Frame + ?Sized>(
     packet: &Packet,
 ) -> Option<Reason> {
     if !owns(tables, endpoint, &packet.source) {
-        // Duplicate-address detection and listener reports of a pod that
-        // starts come from `::` (RFC 4862 5.4.2, RFC 3590).
+        // A starting pod sends duplicate-address detection and listener reports from `::` (RFC
+        // 4862 5.4.2, RFC 3590).
         if !packet.source.same(&Addr::UNSPECIFIED) {
             return Some(Reason::SpoofedAddress);
         }
@@ -132,7 +131,7 @@ fn icmpv6<T: Tables, F: Frame + ?Sized>(
         };
     }
     match packet.detail {
-        // Queries are the multicast router's.
+        // Only the multicast router sends queries.
         icmpv6::ROUTER_ADVERT | icmpv6::REDIRECT | icmpv6::MLD_QUERY => Some(Reason::RouterMessage),
         icmpv6::NEIGHBOUR_SOLICIT => own_link_options(endpoint, frame, packet, 24),
         icmpv6::ROUTER_SOLICIT => own_link_options(endpoint, frame, packet, 8),
@@ -146,7 +145,7 @@ fn icmpv6<T: Tables, F: Frame + ?Sized>(
     }
 }
 
-/// Whom a neighbour solicitation or advertisement is about (RFC 4861, 4.3 and 4.4).
+/// Returns the target of a neighbour solicitation or advertisement (RFC 4861, 4.3 and 4.4).
 #[inline(always)]
 fn target<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Addr> {
     if packet.transport_len < 24 {
@@ -155,8 +154,8 @@ fn target<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Addr> {
     Some(Addr::from_words(frame.words(packet.transport + 8)?))
 }
 
-/// Whether an endpoint may claim an address at all: a link-local one that isn't
-/// made from a MAC, for those are their MACs', and isn't a node's.
+/// Reports whether an endpoint may claim an address at all: a link-local one that isn't derived
+/// from a MAC, since those belong to the MAC's owner, and isn't a node's.
 #[inline(always)]
 fn claimable<T: Tables>(tables: &T, addr: &Addr) -> bool {
     addr.is_link_local()
@@ -164,9 +163,9 @@ fn claimable<T: Tables>(tables: &T, addr: &Addr) -> bool {
         && tables.identity(addr).without_service().workload == Identity::OUTSIDE
 }
 
-/// At most two options, each either a link-layer address that is the pod's own
-/// or the nonce of enhanced duplicate-address detection (RFC 7527): all that
-/// Linux sends. Anything else can't be accounted for.
+/// Checks the options of a neighbour or router message. Allowed are at most two, each either a
+/// link-layer address that is the pod's own or the nonce of enhanced duplicate-address detection
+/// (RFC 7527); Linux sends no others. Anything else can't be accounted for.
 #[inline(always)]
 fn own_link_options<F: Frame + ?Sized>(
     endpoint: &Endpoint,
@@ -197,7 +196,7 @@ fn own_link_options<F: Frame + ?Sized>(
     (at != packet.transport_len).then_some(Reason::SpoofedNeighbour)
 }
 
-/// Whether an address is the endpoint's: its own, or a link-local one that it has
+/// Reports whether an endpoint owns an address: one of its own, or a link-local one that it has
 /// claimed.
 #[inline(always)]
 pub fn owns<T: Tables>(tables: &T, endpoint: &Endpoint, addr: &Addr) -> bool {

@@ -17,6 +17,7 @@ use ringfence_tests::random::Dice;
 use serde_json::{Value, json};
 
 use ringfence_policy::compile::Compiler;
+use ringfence_policy::model::{Kind, ObjectKey};
 
 /// As the agent has it.
 #[global_allocator]
@@ -160,7 +161,11 @@ fn whole_block(cluster: Cluster) -> Result<Value> {
         let start = Instant::now();
         match number % 2 {
             0 => index.apply((*policy).clone()),
-            _ => index.delete("NetworkPolicy", &namespace, "any-address"),
+            _ => index.delete(&ObjectKey::new(
+                Kind::NetworkPolicy,
+                &namespace,
+                "any-address",
+            )),
         }
         compiler.update(&mut index);
         times.push(start.elapsed().as_secs_f64());

@@ -32,8 +32,7 @@ fn address(shop: &Shop, v4: bool) -> SocketAddr {
 }
 
 fn refused(shop: &Shop, reason: &str) -> f64 {
-    let name =
-        format!("ringfence_connections_refused_total{{listener=\"api\",reason=\"{reason}\"}}");
+    let name = format!("ringfence_clients_refused_total{{listener=\"api\",reason=\"{reason}\"}}");
     shop.agent.metric(&name).unwrap()
 }
 
@@ -72,7 +71,7 @@ fn a_program_with_a_certificate_reads_what_root_reads_on_the_socket() {
         let drops = read("drops");
         assert_eq!(rows(&drops), rows(&local("drops")));
         assert!(drops.to_string().contains("shop/rogue"), "{drops}");
-        assert!(!read("flows").as_array().unwrap().is_empty());
+        assert!(!read("connections").as_array().unwrap().is_empty());
         for (request, expected) in [
             ("GET /v1/wait?pod=shop/client", 404),
             ("GET /v1/bound?pod=shop/client&device=1&milliseconds=1", 404),
@@ -185,7 +184,7 @@ fn a_thousand_connections_of_a_pod_hold_up_neither_policy_nor_other_programs() {
     let client = programs.client(true).unwrap();
     let ns = shop.ns("client").unwrap();
     let start = Instant::now();
-    for what in ["status", "endpoints", "flows", "drops"] {
+    for what in ["status", "endpoints", "connections", "drops"] {
         let asked = answer(&client, ns, to, &format!("GET /v1/{what}"));
         assert_eq!(asked.unwrap().0, 200, "{what}");
     }

@@ -6,10 +6,11 @@ mod tiers;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ringfence_ebpf::abi::{Direction, EndpointWorld};
+use ringfence_ebpf::abi::{Direction, EndpointRules};
 use ringfence_policy::compile::Compiler;
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::Scope;
+use ringfence_policy::model::ObjectKey;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::oracle::check::{self, apply, compile, describe, judge, tables_of};
 use ringfence_tests::oracle::{Probe, Verdict, is_invalid};
@@ -117,7 +118,7 @@ fn to_apply_and_delete_an_object_changes_nothing() {
                 continue;
             }
             apply(&mut index, &guest).expect("objects parse");
-            index.delete(kind, namespace, name);
+            index.delete(&ObjectKey::new(kind, namespace, name));
         }
         assert_eq!(before, tables_of(&index, VIEW), "seed {seed}");
     }
@@ -140,7 +141,7 @@ fn follow(
         if there {
             apply(index, object).expect("objects parse");
         } else {
-            index.delete(kind, namespace, name);
+            index.delete(&ObjectKey::new(kind, namespace, name));
         }
     }
 }
@@ -299,7 +300,7 @@ fn assert_losers_are_raised(seed: u64, old: &Tables, new: &Tables, states: [&[Va
         .keys()
         .filter(|key| new.endpoints.contains_key(key));
     for key in kept.filter(|key| !change.raised.contains(key)) {
-        let quarantined = |t: &Tables| t.endpoints[key].flags & EndpointWorld::QUARANTINE != 0;
+        let quarantined = |t: &Tables| t.endpoints[key].flags & EndpointRules::QUARANTINE != 0;
         assert!(
             quarantined(old) || !quarantined(new),
             "seed {seed}: {key} in quarantine"

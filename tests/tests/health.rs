@@ -1,5 +1,5 @@
 //! What `status`, `endpoints` and the metrics say of an agent and its pods: no alarm on a
-//! node where all is well, and no door said to be closed that is open.
+//! node where the agent is healthy, and no door said to be closed that is open.
 #![allow(clippy::unwrap_used)]
 
 use std::thread::sleep;
@@ -58,7 +58,7 @@ fn on_host_network(shop: &Shop) -> String {
 fn the_exit_code_of_status_says_whether_all_is_well() {
     let mut shop = Shop::open().unwrap();
     shop.start().unwrap();
-    assert!(until(&shop, 0).starts_with("well\n"));
+    assert!(until(&shop, 0).starts_with("healthy\n"));
 
     // What every node has is no alarm.
     shop.write("proxy", &on_host_network(&shop)).unwrap();

@@ -12,8 +12,9 @@ mod own_node;
 mod window;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use ringfence_ebpf::abi::{Control, EndpointWorld, Reason, Stat};
+use ringfence_ebpf::abi::{Addr, Control, EndpointRules, Reason, Stat};
 use ringfence_ebpf::conntrack::{self, State};
 use ringfence_tests::packets::fixture::address;
 use ringfence_tests::packets::host::{Host, SECOND};
@@ -24,7 +25,7 @@ const ACK: u8 = 16;
 const SYN: u8 = 2;
 
 /// What is wrong with a step, if anything is: its outcome, its counter, or a
-/// flow that a dropped packet has opened.
+/// connection that a dropped packet has opened.
 fn fault(host: &mut Host, step: &Step) -> Option<String> {
     let (drops, opened) = (host.drops.clone(), opened(host));
     let given = host.run(step);
@@ -44,11 +45,12 @@ fn fault(host: &mut Host, step: &Step) -> Option<String> {
         return Some(format!("counted as {risen:?}, not as {:?}", step.series()));
     }
     let dropped = matches!(given, Expected::Drop(_));
-    (dropped && opened != self::opened(host)).then(|| "a dropped packet has opened a flow".into())
+    (dropped && opened != self::opened(host))
+        .then(|| "a dropped packet has opened a connection".into())
 }
 
 fn opened(host: &Host) -> u64 {
-    host.stat(Stat::FlowsAllowed) + host.stat(Stat::FlowsAudited)
+    host.stat(Stat::ConnectionsAllowed) + host.stat(Stat::ConnectionsAudited)
 }
 
 #[test]
@@ -63,7 +65,7 @@ fn every_row_of_the_table_holds_in_the_library() {
         faults.extend(found.map(|(i, fault)| format!("{name}, step {}: {fault}", i + 1)));
     }
     assert_no_fault(&faults);
-    assert_eq!(host.stat(Stat::FlowsNotStored), 0);
+    assert_eq!(host.stat(Stat::ConnectionsNotStored), 0);
 }
 
 #[test]
@@ -119,7 +121,7 @@ fn assert_step(host: &mut Host, step: &Step) {
 }
 
 #[test]
-fn replies_pass_however_many_unanswered_flows_one_peer_opens() {
+fn replies_pass_however_many_unanswered_connections_one_peer_opens() {
     let (peer, client, pod) = (
         address("stranger", true),
         address("plain", true),
@@ -178,7 +180,7 @@ fn fragments_follow_their_first_one_however_many_packets_another_peer_begins() {
 }
 
 #[test]
-fn a_flow_past_its_timeout_counts_as_absent() {
+fn a_connection_past_its_timeout_counts_as_absent() {
     let mut host = Host::default();
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
     let reply = to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK));
@@ -193,32 +195,52 @@ fn a_flow_past_its_timeout_counts_as_absent() {
 }
 
 #[test]
-fn a_reply_moves_a_flow_among_the_replied_ones() {
+fn a_reply_moves_a_connection_among_the_replied_ones() {
     let mut host = Host::default();
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
     assert_step(
         &mut host,
         &to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK)),
     );
     // Who only sends SYNs gets no further.
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
     let reply = outgoing(SYN).reply();
     assert_step(&mut host, &to_pod("callee", &reply.flags(SYN | ACK)));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
-    assert_eq!(host.flow_count(), (1, 0));
+    assert_eq!(host.connection_count(), (1, 0));
     // Half of an end is none. What has ended makes room.
     assert_step(&mut host, &to_pod("callee", &reply.flags(ACK | 1)));
-    assert_eq!(host.flow_count(), (1, 0));
+    assert_eq!(host.connection_count(), (1, 0));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK | 1)));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
 }
 
 #[test]
-fn a_revoked_flow_ends_with_its_next_packet_and_an_untouched_one_goes_on() {
+fn a_strangers_range_is_remembered_until_the_next_generation() {
+    let mut host = Host::default();
+    let stranger: IpAddr = "198.51.100.77".parse().expect("an address");
+    let syn = Frame::tcp((stranger, 40_000), (address("callee", true), 9), SYN);
+    let step = to_pod("callee", &syn).drops(Reason::Policy);
+    let mut sources = Vec::new();
+    for turn in 0..3 {
+        match turn {
+            1 => host.add_range((Addr::from(stranger), 128)),
+            2 => host.next_generation(),
+            _ => {}
+        }
+        host.drops.clear();
+        assert_step(&mut host, &step);
+        sources.extend(host.drops.keys().map(|series| series.source.clone()));
+    }
+    assert_eq!(sources, ["outside", "outside", "unknown"]);
+}
+
+#[test]
+fn a_revoked_connection_ends_with_its_next_packet_and_an_untouched_one_goes_on() {
     let mut host = Host::default();
     let syn = Frame::tcp(
         (address("caller", true), 40_000),
@@ -228,9 +250,9 @@ fn a_revoked_flow_ends_with_its_next_packet_and_an_untouched_one_goes_on() {
     assert_step(&mut host, &to_pod("callee", &syn));
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
     let callee = host.endpoint_mut("callee");
-    for half in &mut callee.worlds {
-        half.ingress = u32::MAX;
-        half.epoch += 1;
+    for rules in &mut callee.rules {
+        rules.ingress = u32::MAX;
+        rules.epoch += 1;
     }
     assert_step(
         &mut host,
@@ -246,8 +268,8 @@ fn a_revoked_flow_ends_with_its_next_packet_and_an_untouched_one_goes_on() {
 fn quarantine_cuts_open_connections() {
     let mut host = Host::default();
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
-    for half in &mut host.endpoint_mut("callee").worlds {
-        half.flags |= EndpointWorld::QUARANTINE;
+    for rules in &mut host.endpoint_mut("callee").rules {
+        rules.flags |= EndpointRules::QUARANTINE;
     }
     let reply = to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK));
     assert_step(&mut host, &reply.drops(Reason::Quarantine));
@@ -259,16 +281,16 @@ fn a_sender_that_loses_a_service_or_its_freedom_loses_open_connections_behind_it
     let syn = Frame::tcp((caller, 40_000), (address("callee", true), 8080), SYN);
     let behind = |frame: &Frame| to_pod("callee", frame).by_pod("caller", true);
     for (flags, reason) in [
-        (EndpointWorld::EGRESS_ISOLATED, Reason::Policy),
-        (EndpointWorld::QUARANTINE, Reason::Quarantine),
+        (EndpointRules::EGRESS_ISOLATED, Reason::Policy),
+        (EndpointRules::QUARANTINE, Reason::Quarantine),
     ] {
         let mut host = Host::default();
         assert_step(&mut host, &behind(&syn));
         assert_step(&mut host, &behind(&syn.flags(ACK)));
-        for half in &mut host.endpoint_mut("caller").worlds {
-            half.flags = flags;
-            half.egress = u32::MAX;
-            half.epoch += 1;
+        for rules in &mut host.endpoint_mut("caller").rules {
+            rules.flags = flags;
+            rules.egress = u32::MAX;
+            rules.epoch += 1;
         }
         let next = behind(&syn.flags(ACK)).decided_by_sender();
         assert_eq!(fault(&mut host, &next.drops(reason)), None);
@@ -297,7 +319,7 @@ fn what_may_lead_to_a_service_is_decided_again_behind_it_and_nothing_else_is() {
                 (address(to, v4), port),
                 SYN,
             );
-            // The first packet opens a flow, the second belongs to it.
+            // The first packet opens a connection, the second belongs to it.
             for flags in [SYN, ACK] {
                 assert_step(&mut host, &from_pod("staged", &syn.flags(flags)));
                 assert_eq!(host.service, again, "{to} {port} {flags}");
@@ -307,7 +329,7 @@ fn what_may_lead_to_a_service_is_decided_again_behind_it_and_nothing_else_is() {
 }
 
 #[test]
-fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_flow() {
+fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_connection() {
     let syn = Frame::tcp(
         (address("caller", true), 40_000),
         (address("callee", true), 8080),
@@ -315,9 +337,9 @@ fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_fl
     );
     let behind = |frame: &Frame| to_pod("callee", frame).by_pod("caller", true);
     let mut host = Host::default();
-    for half in &mut host.endpoint_mut("caller").worlds {
-        half.flags = EndpointWorld::EGRESS_STAGED;
-        half.egress = u32::MAX;
+    for rules in &mut host.endpoint_mut("caller").rules {
+        rules.flags = EndpointRules::EGRESS_STAGED;
+        rules.egress = u32::MAX;
     }
     let opening = behind(&syn).decided_by_sender().audits(Reason::Policy);
     assert_step(&mut host, &opening);
@@ -325,11 +347,11 @@ fn what_a_senders_staged_egress_would_deny_behind_a_service_is_counted_once_a_fl
 }
 
 #[test]
-fn what_a_sender_would_not_send_behind_a_service_is_counted_of_frames_without_a_flow_too() {
+fn what_a_sender_would_not_send_behind_a_service_is_counted_of_frames_without_a_connection_too() {
     let mut host = Host::default();
-    for half in &mut host.endpoint_mut("caller").worlds {
-        half.flags = EndpointWorld::EGRESS_STAGED;
-        half.egress = u32::MAX;
+    for rules in &mut host.endpoint_mut("caller").rules {
+        rules.flags = EndpointRules::EGRESS_STAGED;
+        rules.egress = u32::MAX;
     }
     let (from, to) = (address("caller", true), address("plain", true));
     let later = Frame::udp((from, 40_000), (to, 53)).with(|f| f.fragment = 1);
@@ -339,30 +361,30 @@ fn what_a_sender_would_not_send_behind_a_service_is_counted_of_frames_without_a_
 }
 
 #[test]
-fn a_masqueraded_flow_waits_for_its_opener_after_a_change() {
+fn a_masqueraded_connection_waits_for_its_opener_after_a_change() {
     let mut host = Host::default();
     let (node, callee) = (address("node", true), address("callee", true));
     let syn = Frame::tcp((node, 40_000), (callee, 8080), SYN);
     let by_caller = |frame: &Frame| to_pod("callee", frame).by_pod("caller", false);
     let answer = from_pod("callee", &syn.reply().flags(SYN | ACK));
     assert_step(&mut host, &by_caller(&syn));
-    for half in &mut host.endpoint_mut("callee").worlds {
-        half.epoch += 1;
+    for rules in &mut host.endpoint_mut("callee").rules {
+        rules.epoch += 1;
     }
     // Nothing of the answer says that the node's address stands for the caller.
     assert_step(&mut host, &answer);
     assert_step(&mut host, &by_caller(&syn.flags(ACK)));
-    for half in &mut host.endpoint_mut("callee").worlds {
-        half.ingress = u32::MAX;
-        half.epoch += 1;
+    for rules in &mut host.endpoint_mut("callee").rules {
+        rules.ingress = u32::MAX;
+        rules.epoch += 1;
     }
     assert_step(&mut host, &by_caller(&syn.flags(ACK)).drops(Reason::Policy));
 }
 
 #[test]
-fn each_world_is_read_by_its_own_bit() {
+fn each_buffer_is_read_by_its_own_bit() {
     let mut host = Host::default();
-    host.endpoint_mut("callee").worlds[1] = EndpointWorld::default();
+    host.endpoint_mut("callee").rules[1] = EndpointRules::default();
     let stray = to_pod("callee", &outgoing(SYN).reply());
     assert_step(&mut host, &stray.clone().drops(Reason::Policy));
     host.control.state = Control::state(1, 1);

@@ -89,7 +89,7 @@ fn faults(node: &mut Node) -> Vec<String> {
 fn every_row_of_the_table_holds_in_the_loaded_programs() {
     on_a_node(false, |node| {
         assert_no_fault(&faults(node));
-        assert_eq!(node.datapath.stats().unwrap().flows_not_stored, 0);
+        assert_eq!(node.datapath.stats().unwrap().connections_not_stored, 0);
     });
 }
 
@@ -121,7 +121,7 @@ fn an_auditing_agent_drops_nothing_and_tells_the_same_reasons() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn a_flow_counts_what_was_sent_each_way() {
+fn a_connection_counts_what_was_sent_each_way() {
     on_a_node(false, |node| {
         for v4 in [true, false] {
             let query = Frame::udp(
@@ -133,14 +133,26 @@ fn a_flow_counts_what_was_sent_each_way() {
                 assert_eq!(fault(node, &step), None);
             }
             let peer = address("stranger", v4).to_string();
-            let flows = node.datapath.flows().unwrap();
-            let flow = flows.iter().find(|flow| flow.remote == peer).unwrap();
+            let connections = node.datapath.connections().unwrap();
+            let connection = connections
+                .iter()
+                .find(|connection| connection.remote == peer)
+                .unwrap();
             let len = query.bytes().len() as u64;
-            assert_eq!((flow.packets, flow.bytes), ([2, 1], [2 * len, len]));
-            assert_eq!((flow.pod.as_str(), flow.opened), ("bank/callee", "egress"));
-            assert_eq!((flow.local_port, flow.remote_port), (40_000, 53));
+            assert_eq!(
+                (connection.packets, connection.bytes),
+                ([2, 1], [2 * len, len])
+            );
+            assert_eq!(
+                (connection.pod.as_str(), connection.opened),
+                ("bank/callee", "egress")
+            );
+            assert_eq!(
+                (connection.local_port, connection.remote_port),
+                (40_000, 53)
+            );
         }
-        assert_eq!(node.datapath.flows().unwrap().len(), 2);
+        assert_eq!(node.datapath.connections().unwrap().len(), 2);
     });
 }
 
@@ -195,7 +207,7 @@ fn an_address_that_joins_a_class_counts_from_its_next_packet_on() {
             ..Change::between(&tables, &joined)
         };
         let applied = node.datapath.apply_change(&joined, &change, &interfaces);
-        assert!(!applied.unwrap().flipped, "both worlds take it as it is");
+        assert!(!applied.unwrap().flipped, "both buffers take it as it is");
         for v4 in [true, false] {
             assert_eq!(fault(node, &call(v4)), None);
         }
@@ -236,7 +248,10 @@ fn a_pod_that_has_as_many_connections_as_it_may_is_refused_more_and_loses_none()
             assert!(passes(node, Hook::ToPod, &data), "connection {number}");
         }
         let stats = node.datapath.stats().unwrap();
-        assert_eq!((stats.flows_evicted, stats.flows_not_stored), (0, 0));
+        assert_eq!(
+            (stats.connections_evicted, stats.connections_not_stored),
+            (0, 0)
+        );
     });
 }
 
@@ -246,9 +261,9 @@ fn a_connection_shows_how_far_it_has_come_and_whether_it_was_picked_up() {
     const FIN: u8 = 1;
     on_a_node(false, |node| {
         let shown = |node: &mut Node| {
-            let flows = node.datapath.flows().unwrap();
-            assert_eq!(flows.len(), 1);
-            (flows[0].state, flows[0].picked_up)
+            let connections = node.datapath.connections().unwrap();
+            assert_eq!(connections.len(), 1);
+            (connections[0].state, connections[0].picked_up)
         };
         let syn = connection(7, SYN);
         let (ours, theirs) = (syn.flags(FIN | ACK), syn.reply().flags(FIN | ACK));
@@ -274,8 +289,8 @@ fn a_connection_shows_how_far_it_has_come_and_whether_it_was_picked_up() {
             ACK,
         );
         assert_eq!(fault(node, &from_pod("caller", &call)), None);
-        let flows = node.datapath.flows().unwrap();
-        assert_eq!((flows.len(), flows[0].picked_up), (1, true));
-        assert_eq!(node.datapath.stats().unwrap().flows_picked_up, 1);
+        let connections = node.datapath.connections().unwrap();
+        assert_eq!((connections.len(), connections[0].picked_up), (1, true));
+        assert_eq!(node.datapath.stats().unwrap().connections_picked_up, 1);
     });
 }

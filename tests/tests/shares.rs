@@ -174,7 +174,7 @@ fn a_namespace_that_asks_for_more_than_there_is_delays_nobody_else() {
     );
 }
 
-/// Fills map `RULES` with rules of a world that there isn't.
+/// Fills map `RULES` with rules of a buffer that there isn't.
 fn fill(shop: &Shop) -> Vec<[u8; size_of::<RuleKey>()]> {
     let mut rules = rules(shop);
     let key = |class: u32| {

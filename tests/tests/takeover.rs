@@ -129,7 +129,7 @@ fn numbers(agent: &Agent) -> BTreeSet<Vec<u8>> {
     let pin = agent.pin_dir.join(format!("v{ABI_VERSION}/RULES"));
     let rules = Map::HashMap(MapData::from_pin(pin).unwrap());
     let rules: HashMap<MapData, [u8; 12], [u8; 8]> = rules.try_into().unwrap();
-    // Behind the world.
+    // Behind the buffer.
     let numbers = rules.keys().map(|key| key.unwrap()[4..].to_vec());
     numbers.collect()
 }

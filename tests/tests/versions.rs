@@ -154,7 +154,7 @@ fn an_agent_of_another_connections_version_picks_up_what_is_open_and_says_what_i
             has_moved(shop, ABI_VERSION + 1000 * u32::try_from(turn).unwrap());
             // From whom the server would take no connection.
             pushed.is_heard();
-            let picked_up = "ringfence_flows_picked_up_total";
+            let picked_up = "ringfence_connections_picked_up_total";
             assert!(shop.agent.metric(picked_up).unwrap() >= 1.0);
             shop.agent.pass().unwrap();
             let status = shop.agent.json(&["status"]).unwrap();

@@ -1,4 +1,4 @@
-//! The one question that the plugin has for the agent: is the pod's policy in force?
+//! The plugin's only question to the agent: is the pod's policy in force?
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// Between two tries while no agent answers: it may be starting.
+/// Delay between attempts while no agent answers: it may be starting.
 const AGAIN: Duration = Duration::from_millis(50);
-/// An answer has some hundred bytes.
+/// Limit on an answer, which has a few hundred bytes.
 const LARGEST: u64 = 64 << 10;
 
 #[derive(Deserialize)]
@@ -18,8 +18,8 @@ struct Answer {
     in_force: bool,
 }
 
-/// Waits until the policy of a pod is in force on its device. False if it isn't in time,
-/// or no agent answers.
+/// Waits until the policy of a pod is in force on its device. Returns false if it isn't in
+/// force in time, or no agent answers.
 pub(crate) fn wait(socket: &Path, pod: &str, ifindex: u32, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
     loop {
@@ -39,7 +39,7 @@ pub(crate) fn wait(socket: &Path, pod: &str, ifindex: u32, limit: Duration) -> b
     }
 }
 
-/// Whether an agent answers.
+/// Reports whether an agent answers.
 pub(crate) fn is_there(socket: &Path) -> bool {
     get(socket, "/v1/status", Duration::from_secs(2)).is_ok()
 }
@@ -49,10 +49,10 @@ fn ask(socket: &Path, path: &str, limit: Duration) -> io::Result<Answer> {
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// The body of an answer that says that all is well.
+/// Returns the body of a response with status 200.
 fn get(socket: &Path, path: &str, limit: Duration) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
-    // The agent answers in time by itself; this is for one that hangs.
+    // The agent answers in time by itself; the timeouts are for an agent that hangs.
     stream.set_read_timeout(Some(limit + AGAIN))?;
     stream.set_write_timeout(Some(limit + AGAIN))?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: ringfence\r\nconnection: close\r\n\r\n");

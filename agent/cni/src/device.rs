@@ -1,4 +1,4 @@
-//! The device of the node that leads into a pod.
+//! The node's device that leads into a pod.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,28 +11,28 @@ use ringfence_netlink::{Link, Netlink, NetlinkError};
 /// Why no device was found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceError {
-    /// The pod's namespace can't be looked at.
+    /// The pod's namespace can't be accessed.
     #[error("{}: {source}", path.display())]
     Namespace {
-        /// Its file.
+        /// The namespace's file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The kernel can't be asked.
+    /// The kernel can't be queried.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
 
-/// Whether a file names the network namespace of the node itself.
+/// Reports whether a file names the network namespace of the node itself.
 pub(crate) fn is_node(netns: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
     let own = inode(Path::new("/proc/thread-self/ns/net"));
     own.is_ok_and(|own| inode(netns).is_ok_and(|other| other == own))
 }
 
-/// The veth of the node whose other end is in a namespace: one that the plugins before
-/// named, else the only one. None if there is none, as with macvlan.
+/// Finds the node's veth whose other end is in a namespace: one named by the plugins before
+/// this one, else the only one. `None` if there is none, as with macvlan.
 pub(crate) fn find<'a>(
     netns: &Path,
     named: impl Iterator<Item = &'a str>,
@@ -43,7 +43,7 @@ pub(crate) fn find<'a>(
     };
     let file = File::open(netns).map_err(failed)?;
     let mut netlink = Netlink::open()?;
-    // Before the id is asked for: the kernel gives ids out as it lists links.
+    // List links before querying the id: the kernel assigns ids as it lists links.
     let links = netlink.links()?;
     let Some(id) = netlink.namespace_id(file.as_fd())? else {
         return Ok(None);
@@ -82,7 +82,7 @@ mod tests {
         let links = || vec![link("a", Some(4)), link("b", Some(4)), link("c", Some(5))];
         let name = |found: Option<Link>| found.map(|link| link.name);
         assert_eq!(name(choose(links(), 4, &["cni0", "b"])), Some("b".into()));
-        // Named, but it leads elsewhere.
+        // Named, but it leads into another namespace.
         assert_eq!(name(choose(links(), 4, &["c"])), None);
         assert_eq!(name(choose(links(), 5, &[])), Some("c".into()));
         assert_eq!(name(choose(links(), 4, &[])), None);

@@ -1,4 +1,4 @@
-//! The plugin's entry in a network's configuration, as its installer writes it.
+//! The plugin's entry in a network's configuration, as written by its installer.
 
 use std::path::PathBuf;
 
@@ -6,39 +6,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::PLUGIN;
 
-/// What becomes of a pod whose policy isn't in force in time.
+/// How a pod is treated if its policy isn't in force in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum OnTimeout {
-    /// It starts, and its device stays closed until its policy is in force.
+    /// The pod starts, and its device stays closed until its policy is in force.
     Deny,
-    /// It starts, and its device is open until its policy is in force.
+    /// The pod starts, and its device is open until its policy is in force.
     Allow,
 }
 
-/// Where the runtime has the configuration from.
+/// Where the runtime finds the plugin's entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Via {
     /// The network's list itself.
     #[default]
     List,
-    /// The drop-in folder beside it.
+    /// The drop-in folder beside the list.
     DropIn,
 }
 
-/// What the plugin is told by each entry.
+/// The plugin's settings in each entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// The folder in which it and the agent leave word for each other.
+    /// The folder through which the plugin and the agent exchange files.
     pub state_dir: PathBuf,
     /// The agent's socket.
     pub socket: PathBuf,
     /// How long ADD waits for the pod's policy, in seconds.
     pub timeout_seconds: u64,
-    /// What becomes of the pod then; none for what suits the node's mode.
+    /// How the pod is treated after that; `None` for the default of the node's mode.
     pub on_timeout: Option<OnTimeout>,
-    /// STATUS says that the network isn't available while no agent answers.
+    /// Whether STATUS reports the network as unavailable while no agent answers.
     pub status_gates_node: bool,
 }
 
@@ -57,7 +57,7 @@ struct Written<'a> {
 }
 
 impl Entry {
-    /// The entry as a JSON object on one line.
+    /// Returns the entry as a JSON object on one line.
     ///
     /// # Errors
     /// If a path isn't UTF-8.
@@ -89,7 +89,7 @@ mod tests {
             status_gates_node: true,
         };
         for via in [Via::List, Via::DropIn] {
-            // The runtime adds the version.
+            // The runtime adds the CNI version.
             let text = entry.to_json(via).unwrap();
             let text = text.replacen('{', r#"{"cniVersion":"1.0.0","#, 1);
             let read = Config::parse(text.as_bytes()).unwrap();

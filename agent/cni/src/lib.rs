@@ -1,14 +1,14 @@
-//! The chained network plugin, and the files by which it and the agent know of each other.
+//! The chained network plugin, and the files through which it and the agent communicate.
 //!
-//! | file of the state folder | written by | says |
+//! | file of the state folder | written by | contents |
 //! |---|---|---|
-//! | `node.json` | agent | where the programs are pinned, and how the node treats pods that it doesn't know: [`Node`] |
-//! | `endpoints/CONTAINER-INTERFACE.json` | plugin | which device is which pod's: [`Record`] |
+//! | `node.json` | agent | where programs are pinned, how unknown pods are treated: [`Node`] |
+//! | `endpoints/CONTAINER-INTERFACE.json` | plugin | an interface's pod and device: [`Record`] |
 //! | `drop-in` | plugin | this node's runtime reads drop-in folders of network lists |
 //!
-//! The plugin needs neither a running agent nor the API server: it attaches what is pinned.
+//! The plugin needs neither a running agent nor the API server: it attaches pinned programs.
 
-// A test that unwraps says where it failed, and that is all it should do.
+// If an unwrap fails in a test, the panic's location is all that is needed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod agent;

@@ -1,4 +1,4 @@
-//! `ringfence-cni`: called by the container runtime, as CNI 0.3.1 to 1.1.0 say.
+//! `ringfence-cni`: called by the container runtime, as specified by CNI 0.3.1 to 1.1.0.
 
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;

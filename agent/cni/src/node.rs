@@ -1,4 +1,4 @@
-//! What the agent tells the plugin, in a file that outlives agent and node.
+//! What the agent tells the plugin, in a file that survives both the agent and a reboot.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,23 +10,23 @@ use tempfile::NamedTempFile;
 
 use crate::remove::gone;
 
-/// Its file.
+/// The name of the file.
 const FILE: &str = "node.json";
 
-/// How a node treats its pods, as its agent last said.
+/// How a node treats its pods, as last written by its agent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// The pin directory of one ABI version. After a reboot nothing is pinned there until
-    /// the agent has loaded.
+    /// The pin directory of one ABI version. After a reboot it is empty until the agent has
+    /// loaded its programs.
     pub pins: PathBuf,
-    /// Programs are attached as filters on clsact qdiscs.
+    /// Whether programs are attached as filters on clsact qdiscs.
     pub clsact: bool,
     /// Whether denied packets are dropped.
     pub mode: Mode,
-    /// Pods that the agent doesn't know pass (`--unknown-pods allow`).
+    /// Whether pods that the agent doesn't know pass (`--unknown-pods allow`).
     pub unknown_pass: bool,
-    /// Namespaces whose pods pass while they aren't known (`--unknown-exempt`).
+    /// Namespaces whose pods pass while they are unknown (`--unknown-exempt`).
     pub exempt: BTreeSet<String>,
 }
 
@@ -34,28 +34,28 @@ pub struct Node {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
-    /// They are.
+    /// Denied packets are dropped.
     Enforce,
-    /// They are counted.
+    /// Denied packets are only counted.
     Audit,
 }
 
-/// What becomes of a pod while its policy isn't known.
+/// How a pod is treated while its policy isn't known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unknown {
-    /// Nothing passes.
+    /// No packets pass.
     Close,
-    /// All passes, and is counted.
+    /// All packets pass and are counted.
     Count,
-    /// All passes.
+    /// All packets pass.
     Pass,
 }
 
 impl Node {
-    /// Reads it; none where no agent has run, or it was uninstalled.
+    /// Reads the file; `None` if no agent has run, or it was uninstalled.
     ///
     /// # Errors
-    /// If it can't be read, or doesn't parse.
+    /// If the file can't be read or parsed.
     pub fn read(state: &Path) -> io::Result<Option<Self>> {
         match fs::read(state.join(FILE)) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -64,24 +64,24 @@ impl Node {
         }
     }
 
-    /// Writes it, and the folders around it, for root alone. After a crash either the old
-    /// or the new one is there.
+    /// Writes the file, and creates its folders, accessible to root only. After a crash either
+    /// the old or the new file is there.
     ///
     /// # Errors
-    /// If a file operation fails: what was there stays.
+    /// If a file operation fails; the old file then stays.
     pub fn write(&self, state: &Path) -> io::Result<()> {
         make(state)?;
         make(&state.join(super::ENDPOINTS))?;
         put(state, FILE, &serde_json::to_vec(self)?, true)
     }
 
-    /// Removes it; none is fine.
+    /// Removes the file, if it exists.
     pub(crate) fn remove(state: &Path) -> io::Result<()> {
         let path = state.join(FILE);
         gone(fs::remove_file(&path), &path)
     }
 
-    /// What becomes of a namespace's pods while their policy isn't known.
+    /// Returns how a namespace's pods are treated while their policy isn't known.
     pub fn treats(&self, namespace: &str) -> Unknown {
         match self.mode {
             _ if self.unknown_pass || self.exempt.contains(namespace) => Unknown::Pass,
@@ -99,7 +99,7 @@ fn make(folder: &Path) -> io::Result<()> {
         .create(folder)
 }
 
-/// Puts a file in its place at once. `lasting`: it is to survive a crash of the machine.
+/// Writes a file atomically. With `lasting`, it also survives a crash of the machine.
 pub(crate) fn put(folder: &Path, name: &str, text: &[u8], lasting: bool) -> io::Result<()> {
     let mut file = NamedTempFile::with_prefix_in(".new-", folder)?;
     file.write_all(text)?;

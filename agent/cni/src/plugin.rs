@@ -1,4 +1,4 @@
-//! The commands.
+//! The CNI commands.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,14 +11,14 @@ use serde_json::json;
 use crate::protocol::{Code, Config, Environment, Made, PLUGIN, Refusal, VERSIONS};
 use crate::{DROP_IN, Node, OnTimeout, Record, Unknown, Via, agent, device};
 
-/// The interface on which a pod has its addresses, in every runtime. No policy is about
-/// further ones.
+/// The interface that has a pod's addresses, in every runtime. Policies don't apply to
+/// further interfaces.
 const FIRST: &str = "eth0";
 
-/// Does what the runtime asks for; the answer is for standard output.
+/// Runs the command that the runtime requests; returns the text for standard output.
 ///
 /// # Errors
-/// What the runtime is to be told.
+/// The error to report to the runtime.
 pub fn run(environment: &Environment, stdin: &[u8]) -> Result<String, Refusal> {
     match environment.need("CNI_COMMAND")? {
         "VERSION" => Ok(versions()),
@@ -40,11 +40,11 @@ fn versions() -> String {
     json!({ "cniVersion": newest, "supportedVersions": VERSIONS }).to_string()
 }
 
-/// Closes the pod's device, says whose it is, and waits until its policy is in force.
+/// Closes the pod's device, records its owner, and waits until the pod's policy is in force.
 fn add(environment: &Environment, config: &Config) -> Result<String, Refusal> {
     let (handed_on, made) = config.made()?;
     if config.via == Via::DropIn {
-        // Only what the installer knows depends on it.
+        // A failure only affects what the installer knows.
         let _ = File::create(config.state_dir.join(DROP_IN));
     }
     if let Some(pod) = Pod::of(environment, made)? {
@@ -53,7 +53,7 @@ fn add(environment: &Environment, config: &Config) -> Result<String, Refusal> {
     Ok(handed_on.to_owned())
 }
 
-/// A pod's first interface, which plugins before have made.
+/// A pod's first interface, created by the plugins before this one.
 struct Pod<'a> {
     container: &'a str,
     netns: &'a Path,
@@ -64,7 +64,7 @@ struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    /// None if it isn't a pod's, or is the node itself.
+    /// Returns `None` if the interface isn't a pod's first, or its namespace is the node's own.
     fn of(environment: &'a Environment, made: Made) -> Result<Option<Self>, Refusal> {
         let container = environment.need("CNI_CONTAINERID")?;
         let netns = Path::new(environment.need("CNI_NETNS")?);
@@ -127,7 +127,7 @@ fn guard(pod: &Pod<'_>, config: &Config) -> Result<(), Refusal> {
         return Ok(());
     };
     let Some(device) = pod.device()? else {
-        // Nothing stands between such a pod and the wire: `ringfence endpoints` says so.
+        // The pod's device can't be filtered: `ringfence endpoints` reports it.
         return Ok(());
     };
     let treated = node.treats(pod.namespace);
@@ -138,7 +138,8 @@ fn guard(pod: &Pod<'_>, config: &Config) -> Result<(), Refusal> {
     }
     match attach(&node, &device) {
         Err(refusal) if treated == Unknown::Close => return Err(refusal),
-        // Nothing is denied here; what isn't counted before the agent's own hooks is said.
+        // Nothing is denied here. Packets go uncounted until the agent attaches its own hooks,
+        // so report the failure.
         Err(refusal) => eprintln!("{PLUGIN}: {}: {}", refusal.message, refusal.details),
         Ok(()) => {}
     }
@@ -148,7 +149,7 @@ fn guard(pod: &Pod<'_>, config: &Config) -> Result<(), Refusal> {
     let in_force = agent::wait(&config.socket, &name, device.index, limit);
     let opens = config.on_timeout == Some(OnTimeout::Allow) && treated == Unknown::Close;
     if !in_force && opens {
-        // The agent takes note of the record, and lets go of what it holds of the device.
+        // The agent notices the record, and drops its own state for the device.
         record(true).map_err(failed)?;
         return Pinned::detach(&node.pins, device.index)
             .map_err(|error| Refusal::io(&format!("opening {}", device.name), error));
@@ -156,7 +157,7 @@ fn guard(pod: &Pod<'_>, config: &Config) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Attaches the pinned programs, which close the device until it has a slot.
+/// Attaches the pinned programs, which keep the device closed until it has a slot.
 fn attach(node: &Node, device: &Link) -> Result<(), Refusal> {
     let failed = |error| {
         let operation = format!("closing {} until its policy is in force", device.name);
@@ -166,7 +167,7 @@ fn attach(node: &Node, device: &Link) -> Result<(), Refusal> {
         Some(mut programs) => programs
             .attach(device.index, &device.name, way(node))
             .map_err(failed),
-        // After a reboot nothing is.
+        // After a reboot nothing is pinned.
         None => Err(Refusal {
             code: Code::TryAgain,
             message: "this node enforces policy, and its agent hasn't loaded yet".to_owned(),
@@ -175,7 +176,7 @@ fn attach(node: &Node, device: &Link) -> Result<(), Refusal> {
     }
 }
 
-/// Whatever is gone already is fine. The hooks stay until the device goes.
+/// Removes the record, if it exists. The hooks stay until the device is removed.
 fn del(environment: &Environment, config: &Config) -> Result<String, Refusal> {
     let container = environment.need("CNI_CONTAINERID")?;
     let interface = environment.need("CNI_IFNAME")?;
@@ -209,7 +210,8 @@ fn check(environment: &Environment, config: &Config) -> Result<String, Refusal> 
     })
 }
 
-/// Goes on after errors, and says the last one.
+/// Removes records and pins that are no longer valid. Continues after errors, and returns
+/// the last one.
 fn collect(config: &Config) -> Result<String, Refusal> {
     let Some(valid) = &config.valid else {
         return Err(Refusal {
@@ -227,7 +229,7 @@ fn collect(config: &Config) -> Result<String, Refusal> {
     records.and(pins).map(|()| String::new())
 }
 
-/// Pins of devices that have gone.
+/// Removes pins of devices that are gone.
 fn remove_pins(node: &Node) -> Result<(), Refusal> {
     let links = tcx::links(&node.pins);
     if !links.exists() {
@@ -246,7 +248,7 @@ fn remove_pins(node: &Node) -> Result<(), Refusal> {
     done
 }
 
-/// Only if asked to does the node depend on its agent.
+/// Reports the network as unavailable while no agent answers, if configured to.
 fn status(config: &Config) -> Result<String, Refusal> {
     if !config.status_gates_node || agent::is_there(&config.socket) {
         return Ok(String::new());

@@ -1,4 +1,4 @@
-//! What runtimes say and are told: CNI, section 2 ff. of its specification.
+//! Inputs and outputs of the plugin: CNI specification, section 2 and following.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -14,7 +14,7 @@ use crate::{OnTimeout, Via};
 
 /// The name of the binary, and its `type` in a list of plugins.
 pub const PLUGIN: &str = "ringfence-cni";
-/// The versions of CNI that it speaks.
+/// The CNI versions that the plugin supports.
 pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The `CNI_*` variables.
@@ -22,7 +22,7 @@ pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// Those of this process. What isn't UTF-8 counts as absent.
+    /// Returns the variables of this process. A value that isn't UTF-8 counts as absent.
     pub fn of_process() -> Self {
         let all = env::vars_os().filter_map(|(key, value)| {
             let key = key.into_string().ok()?;
@@ -31,7 +31,7 @@ impl Environment {
         Self(all.filter(|(key, _)| key.starts_with("CNI_")).collect())
     }
 
-    /// Given ones.
+    /// Builds an environment from the given variables.
     pub fn of(all: &[(&str, &str)]) -> Self {
         let all = all.iter();
         Self(all.map(|(k, v)| ((*k).into(), (*v).into())).collect())
@@ -52,7 +52,7 @@ impl Environment {
         })
     }
 
-    /// One of `CNI_ARGS`, as in `K8S_POD_NAME=a;K8S_POD_NAMESPACE=b`.
+    /// Returns one of `CNI_ARGS`, as in `K8S_POD_NAME=a;K8S_POD_NAMESPACE=b`.
     pub(crate) fn argument(&self, name: &str) -> Option<&str> {
         let pairs = self.get("CNI_ARGS")?.split(';');
         let mut pairs = pairs.filter_map(|pair| pair.split_once('='));
@@ -61,12 +61,12 @@ impl Environment {
     }
 }
 
-/// The plugin's part of a network's configuration, with what the runtime adds to it.
+/// The plugin's part of a network's configuration, with the fields added by the runtime.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Config {
     pub(crate) cni_version: String,
-    /// What the plugins before have made.
+    /// The result of the plugins before this one.
     #[serde(default)]
     pub(crate) prev_result: Option<Box<RawValue>>,
     #[serde(default = "state_dir")]
@@ -78,12 +78,12 @@ pub(crate) struct Config {
     pub(crate) timeout_seconds: u64,
     #[serde(default)]
     pub(crate) on_timeout: Option<OnTimeout>,
-    /// STATUS says that the network isn't available while no agent answers.
+    /// Whether STATUS reports the network as unavailable while no agent answers.
     #[serde(default)]
     pub(crate) status_gates_node: bool,
     #[serde(default)]
     pub(crate) via: Via,
-    /// For GC: all else goes.
+    /// For GC: everything else is removed.
     #[serde(default, rename = "cni.dev/valid-attachments")]
     pub(crate) valid: Option<Vec<Attachment>>,
 }
@@ -126,7 +126,7 @@ impl Config {
         }
     }
 
-    /// What the plugins before have made, as text and read.
+    /// Returns the result of the plugins before this one, as text and parsed.
     pub(crate) fn made(&self) -> Result<(&str, Made), Refusal> {
         let text = self.prev_result.as_deref().ok_or_else(|| Refusal {
             code: Code::Config,
@@ -142,7 +142,7 @@ impl Config {
     }
 }
 
-/// A plugin's result, from version 0.3.0 of CNI on.
+/// A plugin's result, as of CNI version 0.3.0.
 #[derive(Debug, Default, Deserialize)]
 pub struct Made {
     #[serde(default)]
@@ -166,7 +166,7 @@ struct Given {
 }
 
 impl Made {
-    /// The devices that were made on the node's side.
+    /// Returns the names of the devices created on the node's side.
     pub fn on_node(&self) -> impl Iterator<Item = &str> {
         let all = self.interfaces.iter().flatten();
         all.filter(|one| one.sandbox.is_empty())
@@ -178,25 +178,25 @@ impl Made {
         all.find(|one| !one.sandbox.is_empty() && one.name == interface)
     }
 
-    /// The MAC of an interface of the pod, as text.
+    /// Returns the MAC of an interface of the pod, as text.
     pub fn mac(&self, interface: &str) -> Option<&str> {
         let mac = self.in_pod(interface)?.mac.as_str();
         Some(mac).filter(|mac| !mac.is_empty())
     }
 
-    /// The file that names the namespace in which an interface of the pod is.
+    /// Returns the file that names the namespace of an interface of the pod.
     pub fn namespace(&self, interface: &str) -> Option<&str> {
         Some(self.in_pod(interface)?.sandbox.as_str())
     }
 
-    /// The pod's addresses.
+    /// Returns the pod's addresses.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let all = self.ips.iter().flatten();
         all.map(|given| given.address.addr()).collect()
     }
 }
 
-/// The error codes of the specification that the plugin uses, and one of its own.
+/// The specification's error codes that the plugin uses, and one of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Code {
     Version = 1,
@@ -206,11 +206,11 @@ pub(crate) enum Code {
     Config = 7,
     TryAgain = 11,
     NotAvailable = 50,
-    /// CHECK: the programs aren't where they belong.
+    /// CHECK: the programs aren't attached where they should be.
     Unguarded = 100,
 }
 
-/// An error as CNI wants it said.
+/// An error in CNI's format.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     pub(crate) code: Code,
@@ -228,7 +228,7 @@ struct Said<'a> {
 }
 
 impl Refusal {
-    /// A failed operation of the system.
+    /// Wraps a failed system operation.
     pub fn io(operation: &str, error: impl Display) -> Self {
         Self {
             code: Code::Io,
@@ -237,12 +237,12 @@ impl Refusal {
         }
     }
 
-    /// The code that the runtime is told.
+    /// Returns the error code for the runtime.
     pub const fn code(&self) -> u32 {
         self.code as u32
     }
 
-    /// For standard output.
+    /// Returns the error as JSON, for standard output.
     pub fn to_json(&self) -> String {
         let said = Said {
             cni_version: VERSIONS[VERSIONS.len() - 1],

@@ -1,4 +1,4 @@
-//! What the plugin tells the agent: which device is which pod's.
+//! What the plugin tells the agent: which device belongs to which pod.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::protocol::Attachment;
 /// The folder of records, in the state folder.
 pub const ENDPOINTS: &str = "endpoints";
 
-/// One interface of one pod's sandbox, as it was made.
+/// One interface of one pod's sandbox, as it was created.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -26,22 +26,22 @@ pub struct Record {
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The pod's UID, if the runtime says.
+    /// The pod's UID, if the runtime provides it.
     pub uid: Option<String>,
-    /// The file that names its network namespace.
+    /// The file that names the pod's network namespace.
     pub netns: PathBuf,
     /// Name of the device on the node's side.
     pub device: String,
     /// MAC of the pod's side.
     pub mac: Option<String>,
-    /// Its addresses.
+    /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
-    /// The device is open until the pod's policy is in force.
+    /// Whether the device is open until the pod's policy is in force.
     pub open: bool,
 }
 
 impl Record {
-    /// Writes it, at once.
+    /// Writes the record, atomically.
     ///
     /// # Errors
     /// If a file operation fails.
@@ -51,7 +51,7 @@ impl Record {
         put(&state.join(ENDPOINTS), &name, &text, false)
     }
 
-    /// Removes that of an interface; none is fine.
+    /// Removes the record of an interface, if there is one.
     ///
     /// # Errors
     /// If a file operation fails.
@@ -63,10 +63,10 @@ impl Record {
         }
     }
 
-    /// Removes all but those of some attachments, as far as that goes.
+    /// Removes all records except those of the given attachments. Continues after errors.
     ///
     /// # Errors
-    /// The last one that came up on the way.
+    /// The last error.
     pub(crate) fn keep(state: &Path, valid: &[Attachment]) -> io::Result<()> {
         let kept = valid
             .iter()
@@ -93,7 +93,8 @@ impl Record {
     }
 }
 
-/// Container ids and interfaces are of letters, digits and `-_.` (section 2).
+/// Returns the file name of a record. Container ids and interface names consist of letters,
+/// digits and `-_.` (section 2).
 fn file(container: &str, interface: &str) -> io::Result<String> {
     let is_plain = |word: &str| {
         let mut bytes = word.bytes();

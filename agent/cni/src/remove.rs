@@ -1,4 +1,4 @@
-//! The end of the state folder.
+//! Removal of the state folder.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::{DROP_IN, ENDPOINTS, Node};
 
-/// Removes all that agent and plugin have left in a state folder, and the folder if
-/// nothing else is in it. What says how the node treats its pods goes first: without it
+/// Removes everything that the agent and the plugin have left in a state folder, and the
+/// folder itself if nothing else is in it. The node's file is removed first: without it
 /// the plugin lets every pod pass.
 ///
 /// # Errors
@@ -17,7 +17,7 @@ pub fn remove_state(state: &Path) -> io::Result<()> {
     gone(fs::remove_file(state.join(DROP_IN)), &state.join(DROP_IN))?;
     let records = state.join(ENDPOINTS);
     gone(fs::remove_dir_all(&records), &records)?;
-    // Of writers that were killed.
+    // Temporary files of writers that were killed.
     for entry in fs::read_dir(state).into_iter().flatten() {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default();
@@ -26,7 +26,7 @@ pub fn remove_state(state: &Path) -> io::Result<()> {
         }
     }
     match fs::remove_dir(state) {
-        // Somebody else's files are in it, or it is mounted here.
+        // The folder contains files of others, or is a mount point.
         Err(error)
             if matches!(
                 error.kind(),

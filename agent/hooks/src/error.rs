@@ -1,4 +1,4 @@
-//! Why a program couldn't be attached or let go, with the remedy.
+//! Why a program couldn't be attached or detached, with the remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use aya::programs::ProgramError;
 use aya::programs::links::LinkError;
 use nix::errno::Errno;
 
-/// An operation on a hook failed.
+/// A failed operation on a hook.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// A filter of another kind stands where ours can't go in front of it.
+    /// A filter of another kind is where ours can't be placed in front of it.
     #[error(
         "on {interface} the filter {other} runs before {program}, and what it accepts \
          isn't judged: give it another priority number than 1"
@@ -23,7 +23,7 @@ pub enum HookError {
         /// The filter.
         other: String,
     },
-    /// A qdisc that takes no filters at egress is where clsact would be.
+    /// A qdisc that accepts no filters at egress is in the place of clsact.
     #[error(
         "{interface} has a qdisc of kind `{kind}`, which takes no filters for egress: have \
          its owner use clsact instead (`tc qdisc del dev {interface} {kind}` removes it)"
@@ -34,7 +34,7 @@ pub enum HookError {
         /// The qdisc's kind.
         kind: String,
     },
-    /// What is recorded can't be seen from here.
+    /// The recorded filters can't be seen from this network namespace.
     #[error(
         "{} records filters in another network namespace (inode {inode}): run this inside it",
         folder.display()
@@ -45,30 +45,30 @@ pub enum HookError {
         /// The namespace's inode.
         inode: u64,
     },
-    /// A file operation.
+    /// A file operation failed.
     #[error("{operation} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Finding, attaching or replacing a program.
+    /// Finding, attaching or replacing a program failed.
     #[error("{operation}: {message}")]
     Program {
-        /// What was tried, on which program or interface.
+        /// The operation, with the program or interface.
         operation: String,
-        /// Why not, with the errno.
+        /// The cause, with the errno.
         message: String,
-        /// The errno, if the kernel said one.
+        /// The errno, if the kernel returned one.
         errno: Option<Errno>,
     },
 }
 
 impl HookError {
-    /// From aya's answer to an operation on a program.
+    /// Wraps an aya error from an operation on a program.
     pub fn program(operation: String, error: &ProgramError) -> Self {
         let errno = match error {
             ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
@@ -81,12 +81,12 @@ impl HookError {
         }
     }
 
-    /// From aya's answer to an operation on a link.
+    /// Wraps an aya error from an operation on a link.
     pub fn link(operation: String, error: &LinkError) -> Self {
         Self::said(operation, chain(error))
     }
 
-    /// From an answer in words.
+    /// Wraps an error given as text.
     pub(crate) const fn said(operation: String, message: String) -> Self {
         Self::Program {
             operation,
@@ -95,7 +95,7 @@ impl HookError {
         }
     }
 
-    /// From an operation on a file.
+    /// Wraps an error from an operation on a file.
     pub(crate) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Self::File {
             operation,
@@ -104,7 +104,7 @@ impl HookError {
         }
     }
 
-    /// What the kernel answered, if it did.
+    /// Returns the kernel's errno, if it returned one.
     pub const fn errno(&self) -> Option<Errno> {
         match self {
             Self::Program { errno, .. } => *errno,
@@ -113,7 +113,7 @@ impl HookError {
     }
 }
 
-/// An error with all its causes: aya's Display hides the errno.
+/// Formats an error with all its causes: aya's Display hides the errno.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,8 +1,8 @@
-//! The hooks, and the names of their links' pins.
+//! The hooks, and the file names of their pinned links.
 
 use aya::programs::TcAttachType;
 
-/// The programs that are attached, by their names in the object.
+/// The programs that are attached, by their names in the BPF object.
 pub const PROGRAMS: [&str; 7] = [
     "from_pod",
     "to_pod",
@@ -22,7 +22,7 @@ pub enum Hook {
     ToPod,
     /// tc egress of any other device.
     ToNetwork,
-    /// The same of a device without link headers.
+    /// tc egress of any other device without link headers.
     ToNetworkL3,
     /// tc ingress of any other device that isn't a bridge.
     FromNetwork,
@@ -43,10 +43,10 @@ impl Hook {
         Self::ToBridge,
         Self::FromBridge,
     ];
-    /// Those of a pod's host-side device.
+    /// The hooks of a pod's host-side device.
     pub const POD: [Self; 2] = [Self::FromPod, Self::ToPod];
 
-    /// The name of its program.
+    /// Returns the name of the hook's program.
     pub const fn program(self) -> &'static str {
         match self {
             Self::FromPod => PROGRAMS[0],
@@ -59,7 +59,7 @@ impl Hook {
         }
     }
 
-    /// The side of the device.
+    /// Returns the side of the device.
     pub const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromPod | Self::FromNetwork | Self::FromBridge => TcAttachType::Ingress,
@@ -69,18 +69,18 @@ impl Hook {
         }
     }
 
-    /// The name of its link's pin.
+    /// Returns the file name of the link's pin.
     pub fn file(self, ifindex: u32) -> String {
         format!("{ifindex}-{}", self.program())
     }
 
-    /// The device and the hook of a pin.
+    /// Parses a pin's file name into its device and hook.
     pub fn parse(file: &str) -> Option<(u32, Self)> {
         let (ifindex, program) = file.split_once('-')?;
         Some((ifindex.parse().ok()?, Self::of_program(program)?))
     }
 
-    /// The hook of a program.
+    /// Returns the hook of a program.
     pub fn of_program(program: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hook| hook.program() == program)
     }

@@ -1,19 +1,19 @@
-//! Attaching the programs first on a device's hooks, by the agent and by the network
-//! plugin alike: as pinned tcx links from Linux 6.6 on, as filters on clsact qdiscs
-//! before.
+//! Attaches programs first on a device's hooks, for both the agent and the network
+//! plugin: as pinned tcx links on Linux 6.6 and later, else as filters on clsact
+//! qdiscs.
 //!
 //! Both write the same pins and records below the pin directory of one ABI version:
 //!
 //! | name | holds |
 //! |---|---|
 //! | `links/IFINDEX-PROGRAM` | the link of a program on a device |
-//! | `clsact/…` | empty folders, each named by a filter or qdisc of ours |
+//! | `clsact/…` | empty folders, each named after one of our filters or qdiscs |
 //! | `programs/PROGRAM` | the programs of a pod's hooks, for the plugin |
 //!
-//! [`Turn`] keeps the two from attaching to one device at the same time.
+//! [`AttachLock`] keeps the two from attaching to a device at the same time.
 
 #![allow(unsafe_code)]
-// A test that unwraps says where it failed, and that is all it should do.
+// If an unwrap fails in a test, the panic's location is all that is needed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod clsact;
@@ -29,4 +29,4 @@ pub use error::{HookError, chain};
 pub use hook::{Hook, PROGRAMS};
 pub use pinned::{PROGRAM_PINS, Pinned, missing};
 pub use programs::Programs;
-pub use tcx::Turn;
+pub use tcx::AttachLock;

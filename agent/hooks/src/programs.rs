@@ -1,13 +1,13 @@
-//! Where the programs to attach come from.
+//! The source of the programs to attach.
 
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
 
 use crate::{Hook, HookError};
 
-/// Loaded programs, one a hook.
+/// Loaded programs, one per hook.
 pub trait Programs {
-    /// The program of a hook.
+    /// Returns the program of a hook.
     ///
     /// # Errors
     /// If there is none.

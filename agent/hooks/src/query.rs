@@ -1,6 +1,6 @@
-//! Which programs stand on a tcx hook: one system call that aya makes with more than is
-//! needed. It opens every program by its id, which asks for CAP_SYS_ADMIN; the ids alone
-//! need CAP_NET_ADMIN (`bpf_prog_query`). Linux 6.6 or later.
+//! Lists the programs on a tcx hook by a direct system call. aya's query also opens every
+//! program by its id, which requires CAP_SYS_ADMIN; the ids alone require only CAP_NET_ADMIN
+//! (`bpf_prog_query`). Linux 6.6 or later.
 
 use std::io;
 
@@ -13,7 +13,7 @@ const PROG_QUERY: u32 = 16;
 /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
 const INGRESS: u32 = 46;
 const EGRESS: u32 = 47;
-/// `BPF_MPROG_MAX` of `kernel/bpf/mprog.h`: a hook has room for no more.
+/// `BPF_MPROG_MAX` of `kernel/bpf/mprog.h`: the most programs that a hook can have.
 const MOST: usize = 64;
 
 /// The part of `union bpf_attr` for `BPF_PROG_QUERY`.
@@ -33,10 +33,10 @@ struct Query {
     revision: u64,
 }
 
-/// Ids of the programs on one hook of a device, those that run first first.
+/// Returns the ids of the programs on one hook of a device, in the order in which they run.
 ///
 /// # Errors
-/// `EPERM` without `CAP_NET_ADMIN`, `ENODEV` if the device has gone.
+/// `EPERM` without `CAP_NET_ADMIN`, `ENODEV` if the device is gone.
 pub fn programs(ifindex: u32, attach_type: TcAttachType) -> io::Result<Vec<u32>> {
     let mut ids = [0_u32; MOST];
     let mut query = Query {
@@ -49,7 +49,7 @@ pub fn programs(ifindex: u32, attach_type: TcAttachType) -> io::Result<Vec<u32>>
         count: MOST as u32,
         ..Query::default()
     };
-    // SAFETY: the command reads and writes `query`, whose size it is told, and writes at
+    // SAFETY: the command reads and writes `query`, whose size is passed to it, and writes at
     // most `count` ids to `ids`; both outlive the call.
     let done = unsafe { syscall(SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if done < 0 {
@@ -58,7 +58,7 @@ pub fn programs(ifindex: u32, attach_type: TcAttachType) -> io::Result<Vec<u32>>
     Ok(ids[..query.count.min(MOST as u32) as usize].to_vec())
 }
 
-/// The name of a loaded program, if this process may look at it (CAP_SYS_ADMIN).
+/// Returns the name of a loaded program, if this process may query it (CAP_SYS_ADMIN).
 pub fn name(id: u32) -> Option<String> {
     let mut all = loaded_programs().map_while(Result::ok);
     let found = all.find(|program| program.id() == id)?;

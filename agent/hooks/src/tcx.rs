@@ -1,4 +1,4 @@
-//! tcx links: attach first, pin, let go. Linux 6.6 or later.
+//! tcx links: attach first, pin, detach. Linux 6.6 or later.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,19 +11,19 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{Hook, HookError, chain, query};
 
-/// Marks a pin that isn't at its place yet. No dot: bpffs reserves those.
+/// Suffix of a pin that isn't in its final place yet. Not a dot: bpffs reserves those.
 const FRESH: &str = "-new";
 
-/// The right to attach: the agent's or a plugin's, never both at once.
+/// The lock for attaching: held by the agent or by a plugin, never by both at once.
 #[derive(Debug)]
-pub struct Turn(#[allow(dead_code, reason = "held for its drop")] Flock<File>);
+pub struct AttachLock(#[allow(dead_code, reason = "held for its drop")] Flock<File>);
 
-impl Turn {
-    /// Waits for it. `folder` is the pin directory of one ABI version. Whoever holds it
-    /// attaches the programs of one device and gives it back, dying or not.
+impl AttachLock {
+    /// Waits for the lock. `folder` is the pin directory of one ABI version. A holder
+    /// attaches the programs of one device and releases the lock, even if it dies.
     ///
     /// # Errors
-    /// If the folder of links isn't there.
+    /// If the folder of links doesn't exist.
     pub fn take(folder: &Path) -> Result<Self, HookError> {
         let links = links(folder);
         let file = File::open(&links).map_err(|error| HookError::file("opening", &links, error))?;
@@ -33,13 +33,13 @@ impl Turn {
     }
 }
 
-/// Where the pins of links are, below the pin directory of one ABI version.
+/// Returns the folder of pinned links, below the pin directory of one ABI version.
 pub fn links(folder: &Path) -> PathBuf {
     folder.join("links")
 }
 
-/// The pins of links in a folder of them; none where there is no folder. What is of
-/// another name is passed over.
+/// Returns the pinned links in a folder; none if there is no folder. Files with other
+/// names are skipped.
 ///
 /// # Errors
 /// If the folder can't be listed.
@@ -60,7 +60,7 @@ pub fn pins(links: &Path) -> Result<Vec<(u32, Hook, PathBuf)>, HookError> {
 /// Removes pins of a process that was killed before it could rename them.
 ///
 /// # Errors
-/// If the folder can't be listed, or a pin not be removed.
+/// If the folder can't be listed, or a pin can't be removed.
 pub fn remove_leftovers(links: &Path) -> Result<(), HookError> {
     for path in list(links)? {
         let name = path.file_name().and_then(|name| name.to_str());
@@ -71,12 +71,12 @@ pub fn remove_leftovers(links: &Path) -> Result<(), HookError> {
     Ok(())
 }
 
-/// Attaches a program first on a hook and pins its link. It may stand there already, under
-/// another link.
+/// Attaches a program first on a hook and pins its link. The program may already be there,
+/// under another link.
 ///
 /// # Errors
-/// If the kernel refuses, with `EEXIST` where the program is on the hook already; or if
-/// the interface has another name or is gone.
+/// If the kernel refuses, with `EEXIST` if the program is already on the hook; or if
+/// the interface was renamed or is gone.
 pub fn attach_first(
     program: &mut SchedClassifier,
     links: &Path,
@@ -94,12 +94,12 @@ pub fn attach_first(
         .map_err(|error| HookError::program(operation(), &error))?
         .try_into()
         .map_err(|error: LinkError| HookError::link(operation(), &error))?;
-    // The name may have gone to another interface since it was looked up.
+    // The name may have passed to another interface since it was looked up.
     if nix::net::if_::if_nametoindex(name).ok() != Some(ifindex) {
         let message = "the interface was renamed meanwhile".to_owned();
         return Err(HookError::said(operation(), message));
     }
-    // Renamed into place: there is no moment without a pin.
+    // Rename into place, so that there is always a pin.
     let path = links.join(hook.file(ifindex));
     let fresh = links.join(hook.file(ifindex) + FRESH);
     let pinned = link.pin(&fresh).map_err(|error| {
@@ -110,11 +110,11 @@ pub fn attach_first(
     Ok(FdLink::from(pinned))
 }
 
-/// Puts a program under a pinned link, atomically. None if the interface is gone, and the
-/// pin with it.
+/// Replaces the program of a pinned link, atomically. Returns `None` if the interface is
+/// gone; the pin is then removed.
 ///
 /// # Errors
-/// If the pin is no link, or the kernel refuses.
+/// If the pin isn't a link, or the kernel refuses.
 pub fn replace(
     program: &mut SchedClassifier,
     pin: &Path,
@@ -129,7 +129,7 @@ pub fn replace(
         Ok(id) => id,
         Err(error) => {
             let error = HookError::program(operation(), &error);
-            // The interface is gone: so is everything that the link guarded.
+            // The interface is gone, and with it everything that the link guarded.
             if error.errno() == Some(Errno::ENOLINK) {
                 remove_pin(pin)?;
                 return Ok(None);
@@ -145,18 +145,18 @@ pub fn replace(
         .map_err(|error: LinkError| HookError::link(operation(), &error))
 }
 
-/// Whether a program is on a hook of a device.
+/// Reports whether a program is on a hook of a device.
 ///
 /// # Errors
-/// If the device is gone, or may not be asked.
+/// If the device is gone, or this process may not query it.
 pub fn is_attached(id: u32, ifindex: u32, hook: Hook) -> Result<bool, HookError> {
     Ok(on(ifindex, hook)?.contains(&id))
 }
 
-/// Whether a program of this hook's name is on it, whichever agent loaded it.
+/// Reports whether a program with this hook's program name is on it, whichever agent loaded it.
 ///
 /// # Errors
-/// If the device is gone, or may not be asked.
+/// If the device is gone, or this process may not query it.
 pub fn stands(ifindex: u32, hook: Hook) -> Result<bool, HookError> {
     let all = on(ifindex, hook)?;
     Ok(all
@@ -174,12 +174,12 @@ fn on(ifindex: u32, hook: Hook) -> Result<Vec<u32>, HookError> {
 /// Removes a pin.
 ///
 /// # Errors
-/// If it isn't there, or can't be removed.
+/// If it doesn't exist, or can't be removed.
 pub fn remove_pin(path: &Path) -> Result<(), HookError> {
     fs::remove_file(path).map_err(|error| HookError::file("removing", path, error))
 }
 
-/// Removes a pin that may not be there.
+/// Removes a pin that may not exist.
 pub(crate) fn unpin(path: &Path) -> Result<(), HookError> {
     if path.exists() {
         remove_pin(path)

@@ -1,4 +1,4 @@
-//! When something of this namespace's devices changes.
+//! Change notifications for the devices, addresses and local routes of a namespace.
 
 use std::io;
 
@@ -10,19 +10,20 @@ use super::{BUFFER, NetlinkError};
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR` and `_IPV6_ROUTE` of
 /// `linux/rtnetlink.h`.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
-/// `RTM_NEWLINK`. An `ifinfomsg` follows the header: the index at 4, what has changed of the
-/// flags at 12.
+/// `RTM_NEWLINK`. An `ifinfomsg` follows the header: the index is at offset 4, the mask of
+/// changed flags at 12.
 const NEW_LINK: u16 = 16;
 /// `RTM_NEWROUTE` and `RTM_DELROUTE`.
 const ROUTES: [u16; 2] = [24, 25];
-/// `RTN_LOCAL`: to an address of the node itself.
+/// `RTN_LOCAL`: a route to an address of the node itself.
 const LOCAL: u8 = 2;
 /// Length of `nlmsghdr`, bytes.
 const HEADER: usize = 16;
-/// Where `rtm_type` stands in a message about a route.
+/// Offset of `rtm_type` in a message about a route.
 const ROUTE_TYPE: usize = HEADER + 7;
 
-/// Says when a device of this namespace appears, changes or goes, or an address.
+/// Reports when a device, an address or a local route of this namespace is added, changed or
+/// removed.
 pub struct LinkEvents {
     socket: Socket,
 }
@@ -46,8 +47,8 @@ impl LinkEvents {
             })
     }
 
-    /// Blocks until something happens, and gives the index of a device that has come.
-    /// Else that it did is all we use of an event, so an overflow (`ENOBUFS`) is one more
+    /// Blocks until there is an event. Returns the index of a device that was added; of other
+    /// events only the occurrence matters, so an overflow (`ENOBUFS`) counts as one more
     /// event.
     pub fn wait(&self) -> Result<Option<u32>, NetlinkError> {
         let mut buffer = vec![0; BUFFER];
@@ -70,8 +71,8 @@ impl LinkEvents {
     }
 }
 
-/// Whether a message is about anything but a route to elsewhere: of those a router
-/// has thousands that come and go.
+/// Reports whether a message is about anything but a non-local route: a router has
+/// thousands of those that change.
 fn concerns_node(message: &[u8]) -> bool {
     let kind = message
         .get(4..6)
@@ -80,7 +81,7 @@ fn concerns_node(message: &[u8]) -> bool {
     !is_route || message.get(ROUTE_TYPE).is_none_or(|kind| *kind == LOCAL)
 }
 
-/// The device that a message says has come: of it all has changed
+/// Returns the device that a message reports as added: its mask says that all flags changed
 /// (`register_netdevice` and `__dev_change_net_namespace` of net/core/dev.c).
 fn new_device(message: &[u8]) -> Option<u32> {
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);

@@ -13,7 +13,7 @@ use super::{Message, Netlink, NetlinkError};
 /// A socket for generic netlink.
 pub type Generic = Netlink<GenericMessage>;
 
-/// `GENL_ID_CTRL`: the family that knows the others.
+/// `GENL_ID_CTRL`: the family that lists the others.
 const CONTROL: u16 = 0x10;
 /// `CTRL_CMD_GETFAMILY`.
 const GET_FAMILY: u8 = 3;
@@ -24,10 +24,10 @@ const FOU: (u8, u16) = (3, 1);
 /// `L2TP_CMD_TUNNEL_GET` of `linux/l2tp.h`, and `L2TP_ATTR_UDP_SPORT` and `_DPORT`, in
 /// host order.
 const L2TP: (u8, [u16; 2]) = (4, [26, 27]);
-/// Both families' versions of the interface.
+/// The interface version of both families.
 const VERSION: u8 = 1;
 
-/// A message of a family.
+/// A message of a generic netlink family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GenericMessage {
     family: u16,
@@ -49,7 +49,7 @@ impl NetlinkSerializable for GenericMessage {
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        // `genlmsghdr`: command, version, 16 bits of nothing.
+        // `genlmsghdr`: command, version, 16 reserved bits.
         buffer[..4].copy_from_slice(&[self.command, VERSION, 0, 0]);
         buffer[4..].copy_from_slice(&self.attributes);
     }
@@ -94,8 +94,8 @@ impl GenericMessage {
 }
 
 impl Netlink<GenericMessage> {
-    /// UDP ports by which FOU, GUE and L2TP are unpacked in this namespace, and those
-    /// of their other ends.
+    /// Returns the UDP ports on which FOU, GUE and L2TP are decapsulated in this namespace, and
+    /// those of their other ends.
     pub fn tunnel_ports(&mut self) -> Result<BTreeSet<u16>, NetlinkError> {
         let families = self.families()?;
         let mut ports = BTreeSet::new();
@@ -112,8 +112,8 @@ impl Netlink<GenericMessage> {
         Ok(ports)
     }
 
-    /// The families that are there, by name. They are listed: to ask for one by its
-    /// name makes the kernel load its module.
+    /// Returns the families that exist, by name. They are listed, because querying one by name
+    /// makes the kernel load its module.
     fn families(&mut self) -> Result<BTreeMap<String, u16>, NetlinkError> {
         let all = self.dump(
             "CTRL_CMD_GETFAMILY",
@@ -145,7 +145,7 @@ fn l2tp(message: &GenericMessage) -> Vec<u16> {
 mod tests {
     use super::*;
 
-    /// A message with these attributes, as the kernel lays them out.
+    /// Builds a message with these attributes, in the kernel's layout.
     fn message(attributes: &[(u16, &[u8])]) -> GenericMessage {
         let mut bytes = Vec::new();
         for (kind, value) in attributes {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn ports_of_fou_are_in_network_order_and_those_of_l2tp_are_not() {
-        // Protocol, type, port: as fou_fill_info puts them behind the family.
+        // Protocol, type, port: the attributes that fou_fill_info adds after the family.
         let direct = message(&[(2, &[2]), (1, &5555_u16.to_be_bytes()), (3, &[4])]);
         assert_eq!(fou(&direct), Some(5555));
         let [from, to] = [1701_u16, 1702].map(u16::to_ne_bytes);

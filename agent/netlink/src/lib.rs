@@ -1,9 +1,9 @@
 //! Links, addresses and namespace ids over rtnetlink. Linux 4.9 or later.
 //!
-//! A socket belongs to the network namespace of the thread that opened it and
-//! stays there, so one thread can hold the node's socket and visit the pods.
+//! A socket belongs to the network namespace of the thread that opened it, and
+//! stays there. So one thread can keep the node's socket open while it visits the pods.
 
-// A test that unwraps says where it failed, and that is all it should do.
+// If an unwrap fails in a test, the panic's location is all that is needed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod events;
@@ -29,9 +29,9 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-/// Types below are netlink's own, of linux/netlink.h; the others its users'.
+/// Message types below this are netlink's own, from linux/netlink.h.
 const NLMSG_MIN_TYPE: u16 = 0x10;
-/// A dump that another change interrupts is begun again; this often at most.
+/// Attempts at a dump: it is restarted if another change interrupts it.
 const ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per read of a dump.
 const BUFFER: usize = 64 * 1024;
@@ -46,23 +46,23 @@ pub enum NetlinkError {
     /// A system call failed.
     #[error("netlink {request}: {source}")]
     Io {
-        /// What was asked.
+        /// The name of the request.
         request: &'static str,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
     /// The interfaces changed faster than they could be listed.
     #[error("netlink {request}: interrupted {ATTEMPTS} times by other changes")]
     Interrupted {
-        /// What was asked.
+        /// The name of the request.
         request: &'static str,
     },
-    /// There is more of it than the socket was told to read.
+    /// The answer has more messages than the socket's limit.
     #[error("netlink {request}: more than {limit} of them, so none is read")]
     TooMany {
-        /// What was asked.
+        /// The name of the request.
         request: &'static str,
-        /// How many would have been read.
+        /// The limit, in messages.
         limit: usize,
     },
 }
@@ -72,19 +72,19 @@ pub enum NetlinkError {
 pub struct Link {
     /// Its index in its namespace.
     pub index: u32,
-    /// Its name; what isn't UTF-8 in it is escaped.
+    /// Its name, with bytes that aren't UTF-8 escaped.
     pub name: String,
     /// Its MAC, if it has one of six bytes.
     pub mac: Option<[u8; 6]>,
-    /// `IFLA_LINK`: for a veth the index of its other end.
+    /// `IFLA_LINK`: for a veth, the index of its other end.
     pub peer: Option<u32>,
-    /// `IFLA_LINK_NETNSID`: the namespace of that end; absent if it is this one.
+    /// `IFLA_LINK_NETNSID`: the namespace of the other end; absent if it is this one.
     pub peer_netns: Option<i32>,
-    /// `IFLA_INFO_KIND`, as in `veth`; empty for physical devices and `lo`.
+    /// `IFLA_INFO_KIND`, such as `veth`; empty for physical devices and `lo`.
     pub kind: String,
-    /// `ifi_type`: what its frames start with.
+    /// `ifi_type`: the kind of link header that its frames have.
     pub medium: LinkLayerType,
-    /// UDP ports by which tunnels of this device run, here or at its other end.
+    /// UDP ports of this device's tunnels, here or at the other end.
     pub tunnels: Vec<u16>,
 }
 
@@ -97,18 +97,18 @@ pub struct LinkAddress {
     pub address: IpAddr,
 }
 
-/// A blocking netlink socket, of rtnetlink unless said otherwise, in the namespace
-/// in which it was opened.
+/// A blocking netlink socket in the namespace in which it was opened; for rtnetlink unless
+/// another message type is given.
 pub struct Netlink<M = RouteNetlinkMessage> {
     socket: Socket,
     sequence: u32,
     limit: usize,
-    /// Replies so far that couldn't be read; may be set back.
+    /// Replies skipped so far because they couldn't be parsed; callers may reset it.
     pub unread: usize,
     messages: PhantomData<M>,
 }
 
-/// What goes both ways over one kind of socket.
+/// The messages, in both directions, of one kind of socket.
 pub trait Message: NetlinkSerializable + NetlinkDeserializable + Clone {
     /// The kind: `NETLINK_ROUTE` and so on.
     const PROTOCOL: isize;
@@ -140,17 +140,17 @@ impl<M: Message> Netlink<M> {
         })
     }
 
-    /// Refuses answers of more than so many messages, for namespaces that others
-    /// may fill. After such an answer the socket is of no more use.
+    /// Limits the number of messages in an answer, for namespaces that others may fill.
+    /// After an answer over the limit the socket is unusable.
     pub const fn with_limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Asks for a list.
+    /// Requests a list.
     ///
     /// # Errors
-    /// If it is refused, or other changes interrupt it each time.
+    /// If the kernel refuses, or other changes interrupt every attempt.
     pub fn dump(&mut self, name: &'static str, request: &M) -> Result<Vec<M>, NetlinkError> {
         self.dump_by(name, request, any)
     }
@@ -170,10 +170,10 @@ impl<M: Message> Netlink<M> {
         Err(NetlinkError::Interrupted { request: name })
     }
 
-    /// Asks for one thing, or orders it: each reply that could be read.
+    /// Sends a query or a command; returns each reply that could be parsed.
     ///
     /// # Errors
-    /// What the kernel answers, and what becomes of the socket.
+    /// If the kernel answers with an error, or the socket fails.
     pub fn request(
         &mut self,
         name: &'static str,
@@ -183,8 +183,8 @@ impl<M: Message> Netlink<M> {
         self.request_by(name, request, flags, any)
     }
 
-    /// Each reply as a function reads it from the whole message; one that it can't
-    /// is passed over.
+    /// Parses each reply with a function that gets the complete message; skips replies that
+    /// it can't parse.
     fn request_by<T>(
         &mut self,
         name: &'static str,
@@ -236,32 +236,32 @@ impl<M: Message> Netlink<M> {
 }
 
 impl Netlink {
-    /// All devices.
+    /// Returns all devices.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.dump_by("GETLINK", &request, link)
     }
 
-    /// One device of another namespace, by the id under which this one knows that. Needs
+    /// Returns a device of another namespace, given this namespace's id for it. Requires
     /// `CAP_NET_ADMIN` over it. Linux 5.0 or later (`rtnl_getlink`).
     pub fn link_elsewhere(&mut self, netns: i32, index: u32) -> Result<Option<Link>, NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        // `IFLA_TARGET_NETNSID` is its other name.
+        // Also called `IFLA_TARGET_NETNSID`.
         message.attributes.push(LinkAttribute::IfNetnsId(netns));
         let request = RouteNetlinkMessage::GetLink(message);
         let replies = self.request_by("GETLINK", &request, NLM_F_REQUEST, link)?;
         Ok(replies.into_iter().next())
     }
 
-    /// All addresses of both families.
+    /// Returns all addresses of both families.
     pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, NetlinkError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.dump_by("GETADDR", &request, read::address)
     }
 
-    /// The id by which this socket's namespace knows another, given as an open
-    /// file; none if it has given it no id, so that none of its devices leads there.
+    /// Returns the id that this socket's namespace has for another one, given as an open
+    /// file; `None` if it has assigned none, so that none of its devices leads there.
     pub fn namespace_id(&mut self, namespace: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
         let mut message = NsidMessage::default();
         let fd = namespace.as_raw_fd().unsigned_abs();
@@ -280,7 +280,7 @@ impl Netlink {
     }
 }
 
-/// The replies to one request, as they come in.
+/// The replies to one request, as they arrive.
 struct Replies<T> {
     dump: bool,
     read: fn(&[u8]) -> Option<T>,
@@ -293,8 +293,8 @@ struct Replies<T> {
 impl<T> Replies<T> {
     fn take(&mut self, mut bytes: &[u8], sequence: u32) -> io::Result<()> {
         while bytes.len() >= 16 {
-            // The header is read by hand: a message that this version of the parser
-            // doesn't know must be passed over, not end the dump.
+            // The header is parsed by hand: a message that this version of the parser
+            // doesn't know has to be skipped, and must not end the dump.
             let length = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
             if length < 16 || length > bytes.len() {
                 return Err(io::Error::new(
@@ -331,7 +331,7 @@ impl<T> Replies<T> {
         Ok(())
     }
 
-    /// The end of a dump, an error or an acknowledgement.
+    /// Handles the end of a dump, an error or an acknowledgement.
     fn control(&mut self, bytes: &[u8]) -> io::Result<()> {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
@@ -352,7 +352,7 @@ impl<T> Replies<T> {
     }
 }
 
-/// Any message that the parser of them all knows.
+/// Parses any message known to the full parser.
 fn any<M: Message>(bytes: &[u8]) -> Option<M> {
     let message = NetlinkMessage::<M>::deserialize(bytes);
     match message.ok()?.payload {
@@ -361,7 +361,7 @@ fn any<M: Message>(bytes: &[u8]) -> Option<M> {
     }
 }
 
-/// A device, and its tunnels as far as the parser of all messages knows it.
+/// Parses a device, and its tunnels if the full parser knows the message.
 fn link(bytes: &[u8]) -> Option<Link> {
     let link = read::link(bytes)?;
     let Some(RouteNetlinkMessage::NewLink(message)) = any(bytes) else {

@@ -1,8 +1,8 @@
-//! Links and addresses out of the kernel's messages: pure.
+//! Parses links and addresses from the kernel's messages. Pure.
 //!
-//! Names and labels are bytes, and a pod gives its devices what names, aliases and
-//! labels it likes. A parser that wants all of a message to be UTF-8 passes over
-//! such a device, and the pod would have none. So only what is asked for is read.
+//! Names and labels are bytes, and a pod chooses the names, aliases and labels of its
+//! devices. A parser that requires the complete message to be UTF-8 skips such a device,
+//! and the pod would then have none. So only the needed attributes are parsed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,7 +35,7 @@ const INFO_KIND: u16 = 1;
 const ADDRESS_OF_PEER: u16 = 1;
 const ADDRESS_LOCAL: u16 = 2;
 
-/// A device, from a whole message; none if it is no such message.
+/// Parses a device from a complete message; `None` for any other message.
 pub(super) fn link(message: &[u8]) -> Option<Link> {
     let (header, attributes) = split(message, NEW_LINK, LINK)?;
     let mut link = Link {
@@ -47,7 +47,7 @@ pub(super) fn link(message: &[u8]) -> Option<Link> {
         match kind {
             LINK_NAME => link.name = text(value),
             LINK_MAC => link.mac = value.try_into().ok(),
-            // 0 says "none" on devices that have the attribute but no lower device.
+            // 0 means none, on devices that have the attribute but no lower device.
             LINK_PEER => link.peer = number(value).filter(|peer| *peer != 0),
             LINK_NETNS => link.peer_netns = number(value).map(u32::cast_signed),
             LINK_INFO => {
@@ -60,8 +60,8 @@ pub(super) fn link(message: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-/// An address, likewise. On a point-to-point device `IFA_ADDRESS` is the peer's and
-/// `IFA_LOCAL` ours.
+/// Parses an address in the same way. On a point-to-point device `IFA_ADDRESS` is the
+/// peer's address and `IFA_LOCAL` ours.
 pub(super) fn address(message: &[u8]) -> Option<LinkAddress> {
     let (header, attributes) = split(message, NEW_ADDRESS, ADDRESS)?;
     let (mut local, mut address) = (None, None);
@@ -78,19 +78,20 @@ pub(super) fn address(message: &[u8]) -> Option<LinkAddress> {
     })
 }
 
-/// A message of this type: its own header, of this length, and its attributes.
+/// Splits a message of the given type into its own header, of the given length, and its
+/// attributes.
 fn split(message: &[u8], kind: u16, length: usize) -> Option<(&[u8], &[u8])> {
     let is_of_kind = message.get(4..6)? == kind.to_ne_bytes();
     let body = message.get(HEADER..).filter(|_| is_of_kind)?;
     body.split_at_checked(length)
 }
 
-/// Attributes by kind, up to one that is cut off.
+/// Iterates over attributes and their kinds, up to one that is truncated.
 fn each(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let all = NlasIterator::new(attributes).map_while(Result::ok);
     all.map(|one| {
         let (kind, length) = (one.kind(), usize::from(one.length()));
-        // `value` would borrow from the handle; this is the same.
+        // `value` would borrow from the handle; this gives the same bytes.
         (kind, &one.into_inner()[4..length])
     })
 }
@@ -105,8 +106,8 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| v6()).ok()
 }
 
-/// Text up to a NUL. Bytes that aren't UTF-8 are escaped, as in `eth\xff`: names
-/// that differ stay different.
+/// Returns the text up to a NUL. Bytes that aren't UTF-8 are escaped, as in `eth\xff`, so
+/// that different names stay different.
 fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0);
     let mut text = String::new();
@@ -155,7 +156,7 @@ mod tests {
             attribute(LINK_MAC, &[2, 0, 0, 0, 0, 7]),
             attribute(LINK_PEER, &9_u32.to_ne_bytes()),
             attribute(LINK_NETNS, &3_i32.to_ne_bytes()),
-            // NLA_F_NESTED of linux/netlink.h is no part of the kind.
+            // NLA_F_NESTED of linux/netlink.h isn't part of the kind.
             attribute(LINK_INFO | 0x8000, &info),
         ];
         let found = link(&message(NEW_LINK, &link_header(7), &attributes));

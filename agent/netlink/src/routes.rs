@@ -1,4 +1,4 @@
-//! Routes to this namespace itself: what its kernel takes for its own.
+//! Routes to this namespace itself: the addresses that its kernel treats as its own.
 
 use std::net::IpAddr;
 
@@ -9,22 +9,22 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Netlink, NetlinkError};
 
-/// A prefix whose packets are delivered here. Every address of a device that is up
-/// has one, and so has what is added with `ip route add local`.
+/// A prefix whose packets are delivered here. There is one for every address of a device
+/// that is up, and for each prefix added with `ip route add local`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LocalRoute {
-    /// Its first address.
+    /// The first address of the prefix.
     pub address: IpAddr,
-    /// Bits of the prefix.
+    /// Length of the prefix in bits.
     pub length: u8,
-    /// Index of the device that it stands for, if one is named.
+    /// Index of the route's device, if it names one.
     pub link: Option<u32>,
 }
 
 impl Netlink {
-    /// Routes of type `local`, of both families and all tables.
+    /// Returns the routes of type `local`, of both families and all tables.
     pub fn local_routes(&mut self) -> Result<Vec<LocalRoute>, NetlinkError> {
-        // Linux 4.20 lists those only, older ones list all routes.
+        // Linux 4.20 and later list only those; older versions list all routes.
         let _ = self.socket.set_netlink_get_strict_chk(true);
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -38,7 +38,7 @@ impl Netlink {
             let replies = self.dump("GETROUTE", &request);
             routes.extend(replies?.iter().filter_map(route));
         }
-        // Other requests carry headers that strict checking refuses.
+        // Other requests have headers that strict checking rejects.
         let _ = self.socket.set_netlink_get_strict_chk(false);
         Ok(routes)
     }

@@ -1,4 +1,4 @@
-//! Links, addresses and answers of this machine's own kernel.
+//! Links, addresses and errors from this machine's own kernel.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;

@@ -1,15 +1,15 @@
-//! By which UDP ports a device's tunnel runs.
+//! The UDP ports of a device's tunnel.
 
 use netlink_packet_route::link::{
     InfoAmt, InfoBareUdp, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVxlan,
 };
 
-/// GTP-U and GTP version 0 (3GPP TS 29.281; GSM 09.60), which `gtp` devices unpack
-/// whatever their attributes say.
+/// GTP-U and GTP version 0 (3GPP TS 29.281; GSM 09.60), which `gtp` devices decapsulate
+/// whatever their attributes are.
 const GTP: [u16; 2] = [2152, 3386];
 
-/// The ports by what `IFLA_INFO_DATA` says of a device. Of IP-in-IP and GRE in UDP
-/// that is the port of the other end, which unpacks there.
+/// Returns the ports given by a device's `IFLA_INFO_DATA`. For IP-in-IP and GRE over UDP,
+/// that is the port of the other end, where packets are decapsulated.
 pub(super) fn of_device(data: &InfoData) -> Vec<u16> {
     let ports: Vec<u16> = match data {
         InfoData::Vxlan(all) => all.iter().filter_map(vxlan).collect(),
@@ -26,7 +26,7 @@ pub(super) fn of_device(data: &InfoData) -> Vec<u16> {
         }
         _ => Vec::new(),
     };
-    // 0 says "none".
+    // 0 means none.
     ports.into_iter().filter(|port| *port != 0).collect()
 }
 

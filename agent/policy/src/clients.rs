@@ -1,5 +1,4 @@
-//! Who may be a client of the agent's own pages: blocks of addresses, and pods by
-//! their labels.
+//! Clients allowed to reach the agent's own pages: address blocks, and pods selected by labels.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -10,50 +9,50 @@ use crate::{
     select::{self, NameError},
 };
 
-/// One kind of client, as `10.0.0.0/8`, `fd00::7` or `NAMESPACE/SELECTOR`.
+/// One kind of client, written `10.0.0.0/8`, `fd00::7` or `NAMESPACE/SELECTOR`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Clients {
     /// Addresses.
     Block(IpNet),
-    /// The pods of a Namespace that a selector selects. There is no way to write
-    /// "in any Namespace": whoever may label pods in one of their own would be a
+    /// The pods of a Namespace that a selector selects. There is no way to write "in any
+    /// Namespace": anyone able to label pods in a Namespace of their own could then become a
     /// client.
     Pods {
         /// The Namespace.
         namespace: String,
-        /// Which of its pods; an empty one selects all.
+        /// Selector for its pods; an empty one selects all.
         selector: LabelSelector,
     },
 }
 
-/// Why a text names no clients.
+/// The reason a text names no clients.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ClientsError {
-    /// Neither form.
+    /// The text matches neither form.
     #[error(
         "neither an IP, a CIDR nor NAMESPACE/SELECTOR, as in 10.0.0.0/8 or \
          monitoring/app=prometheus"
     )]
     Neither,
-    /// It begins like a block.
+    /// The text begins like a block but isn't one.
     #[error("it begins with an address, and is no CIDR: a prefix length is missing or too long")]
     NotABlock,
-    /// A block of IPv4 addresses in IPv6's form.
+    /// A block of IPv4 addresses in IPv6 form.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// Namespaces have names of another kind.
+    /// The part before the slash isn't a valid Namespace name.
     #[error("{0:?} can't be a Namespace's name; NAMESPACE/SELECTOR names one")]
     Namespace(String),
-    /// Nothing after the slash, or between commas.
+    /// There is nothing after the slash or between two commas.
     #[error("a condition is missing; NAMESPACE/* selects all pods of a Namespace")]
     NoCondition,
-    /// A key or value that no label has.
+    /// The key or value isn't valid for a label.
     #[error("{0}; a condition is KEY=VALUE, KEY!=VALUE, KEY or !KEY")]
     Condition(String),
 }
 
 impl Clients {
-    /// Whether an address is in the block; none of a pod's is.
+    /// Reports whether an address is in the block; always `false` for [`Self::Pods`].
     pub fn covers(&self, address: IpAddr) -> bool {
         match self {
             Self::Block(net) => net.contains(&address),
@@ -87,7 +86,7 @@ impl FromStr for Clients {
     }
 }
 
-/// Reads conditions as kubectl's `-l` has them, without those on sets of values.
+/// Parses conditions in the syntax of kubectl's `-l`, except set-based ones.
 fn selector(text: &str) -> Result<LabelSelector, ClientsError> {
     let mut selector = LabelSelector::default();
     if text == "*" {

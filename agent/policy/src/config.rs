@@ -1,15 +1,15 @@
-//! What an operator may set about names and labels.
+//! Operator settings for names and labels.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 
-/// Namespace and name of the Service behind cluster DNS where none is told.
+/// Namespace and name of the Service behind cluster DNS if none is configured.
 pub(crate) const DNS_SERVICE: (&str, &str) = ("kube-system", "kube-dns");
-/// What Kubernetes' own manifests label the Services and pods of cluster DNS with.
+/// The label that Kubernetes' own manifests put on the Services and pods of cluster DNS.
 pub(crate) const DNS_LABEL: (&str, &str) = ("k8s-app", "kube-dns");
-/// Where NodeLocal DNSCache listens unless it is told otherwise.
+/// The address NodeLocal DNSCache listens on by default.
 pub const NODE_LOCAL_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 
 fn split(service: &str) -> (&str, &str) {
@@ -20,30 +20,30 @@ use ipnet::IpNet;
 
 pub use crate::index::ranges::can_be_pods;
 
-/// Names that the compiler reads from labels, and facts that no object states.
+/// Label names that the compiler reads, and facts that no object states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Prefix of the labels and annotations that are Ringfence's own.
+    /// Prefix of Ringfence's own labels and annotations.
     pub label_prefix: String,
     /// Prefix of the labels that list the services a caller may call.
     pub egress_prefix: String,
     /// Prefix of the labels that list the service types a caller may call.
     pub egress_groups_prefix: String,
-    /// Prefix of the labels that admit callers from elsewhere.
+    /// Prefix of the labels that admit callers from outside the namespace.
     pub callers_prefix: String,
-    /// Labels that name a pod's service, the first present one wins.
+    /// Labels that name a pod's service; the first one present wins.
     pub service_labels: Vec<String>,
-    /// How a service's type shows in its name: dotted words, `{type}` stands
-    /// for the type, further words may follow.
+    /// How a service's name contains its type: dotted words, of which `{type}` is the type.
+    /// Further words may follow.
     pub type_pattern: String,
-    /// The Services behind cluster DNS, `namespace/name`. Without any it is
-    /// [`DNS_SERVICE`], and what else in its namespace bears its label.
+    /// The Services behind cluster DNS, as `namespace/name`. If empty, [`DNS_SERVICE`] and any
+    /// Service in its namespace with the same label.
     pub dns_services: Vec<String>,
-    /// Addresses at which caches on the nodes answer for it.
+    /// Addresses at which node-local caches answer for cluster DNS.
     pub dns_addresses: Vec<IpAddr>,
-    /// Addresses of nodes that neither their status nor their podCIDRs show.
+    /// Node addresses that appear neither in the node's status nor in its podCIDRs.
     pub node_addresses: Vec<IpAddr>,
-    /// The cluster's pod ranges; the Nodes' podCIDRs if empty.
+    /// The cluster's pod ranges; if empty, the Nodes' podCIDRs.
     pub pod_cidrs: Vec<IpNet>,
 }
 
@@ -69,7 +69,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether a label is one of Ringfence's own.
+    /// Reports whether a label is one of Ringfence's own.
     pub(crate) fn owns(&self, key: &str) -> bool {
         let Some((prefix, _)) = key.split_once('/') else {
             return false;
@@ -86,21 +86,21 @@ impl Config {
                 .any(|own| *own == *prefix)
     }
 
-    /// The key of one of Ringfence's own labels or annotations.
+    /// Returns the key of one of Ringfence's own labels or annotations.
     pub fn key(&self, name: &str) -> String {
         format!("{}/{name}", self.label_prefix)
     }
 
-    /// Namespaces and names of the DNS Services that are known by name.
+    /// Returns the namespaces and names of the DNS Services known by name.
     pub(crate) fn dns(&self) -> impl Iterator<Item = (&str, &str)> {
         let told = self.dns_services.iter().map(|name| split(name));
         let default = self.dns_services.is_empty().then_some(DNS_SERVICE);
         told.chain(default)
     }
 
-    /// Whether a Service is one behind cluster DNS. By its label only where none were told,
-    /// and in the one namespace that only a cluster's administrators write to: a tenant's
-    /// Service is never taken for one.
+    /// Reports whether a Service is behind cluster DNS. The label counts only if no DNS Services
+    /// are configured, and only in the one namespace that only cluster administrators can write
+    /// to, so a tenant's Service is never mistaken for cluster DNS.
     pub(crate) fn is_dns(
         &self,
         (namespace, name): (&str, &str),
@@ -113,7 +113,7 @@ impl Config {
         labelled || self.dns().any(|known| known == (namespace, name))
     }
 
-    /// The type that a service's name shows, if it fits the pattern.
+    /// Returns the type contained in a service's name, if the name fits the pattern.
     pub(crate) fn type_of_name<'a>(&self, service: &'a str) -> Option<&'a str> {
         let mut words = service.split('.');
         let mut found = None;

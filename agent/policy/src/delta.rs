@@ -1,5 +1,4 @@
-//! Which entries of the tables a change wrote, for whoever brings copies of them
-//! up to date.
+//! The table entries that a change wrote, used to bring copies of the tables up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,26 +6,26 @@ use ringfence_ebpf::abi::{Addr, ServiceKey};
 
 use crate::{compile::writer::Before, prefix::Prefix, tables::Tables};
 
-/// Keys of entries that came, went or changed; what became of them is looked up
-/// in the tables.
+/// Keys of entries that were added, removed or changed. Look the keys up in the tables for the
+/// current values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    /// Of `classes` and of `identities`, which the kernel has in one entry.
+    /// Keys of `classes` and of `identities`, which share one entry in the kernel.
     pub addresses: BTreeSet<Addr>,
-    /// Of `cidrs`.
+    /// Keys of `cidrs`.
     pub cidrs: BTreeSet<(Addr, u8)>,
-    /// Of `rules`.
+    /// Keys of `rules`.
     pub rules: BTreeSet<(u32, u32)>,
-    /// Of `ports`.
+    /// Keys of `ports`.
     pub ports: BTreeSet<(u32, u16, u16)>,
-    /// Of `services`.
+    /// Keys of `services`.
     pub services: BTreeSet<ServiceKey>,
-    /// Of `ranges`.
+    /// Keys of `ranges`.
     pub ranges: BTreeSet<(Addr, u8)>,
 }
 
 impl Keys {
-    /// What differs between two generations.
+    /// Returns the keys that differ between two generations.
     pub fn between(old: &Tables, new: &Tables) -> Self {
         let mut addresses = differing(&old.classes, &new.classes);
         addresses.append(&mut differing(&old.identities, &new.identities));
@@ -40,7 +39,7 @@ impl Keys {
         }
     }
 
-    /// What differs from what was there before the entries that were written to.
+    /// Returns the keys whose entries differ from their values before they were written.
     pub(crate) fn of(before: &Before, new: &Tables) -> Self {
         let mut addresses = rewritten(&before.classes, &new.classes);
         addresses.append(&mut rewritten(&before.identities, &new.identities));
@@ -54,7 +53,7 @@ impl Keys {
         }
     }
 
-    /// Whether nothing differs.
+    /// Reports whether nothing differs.
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty()
             && self.cidrs.is_empty()
@@ -64,7 +63,7 @@ impl Keys {
             && self.ranges.is_empty()
     }
 
-    /// Adds those of another change.
+    /// Adds the keys of another change.
     pub fn add(&mut self, other: &Self) {
         self.addresses.extend(&other.addresses);
         self.cidrs.extend(&other.cidrs);

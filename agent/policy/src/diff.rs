@@ -1,4 +1,4 @@
-//! What a new generation may take from whom.
+//! Computes which endpoints a new generation may restrict.
 
 mod overlay;
 
@@ -8,7 +8,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use ringfence_ebpf::abi::{Addr, EndpointWorld, Grant, Identity, PortBlock, PortKey, PortSet};
+use ringfence_ebpf::abi::{Addr, EndpointRules, Grant, Identity, PortBlock, PortKey, PortSet};
 
 use crate::{
     compile::writer::Before,
@@ -23,34 +23,35 @@ use overlay::Overlay;
 /// The difference between two generations, as far as it matters to the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Endpoints of the new generation that may lose something: their epoch
-    /// rises, so that open flows are decided anew. New endpoints are among them,
-    /// and all where some address no longer is, or only now is, a node's or, on some
-    /// port, a Service's: flows with this node are allowed whatever policy says, so is
-    /// what goes to a Service before DNAT, and the packets of a flow with what has
-    /// become a Service don't say that they are to be decided after DNAT. The same where
-    /// unknown addresses are taken for Services' or no longer are.
+    /// Endpoints of the new generation that may lose a grant. Their epoch is raised so that open
+    /// connections are decided again. Includes new endpoints. Includes all endpoints if an
+    /// address becomes or stops being a node's, or, on some port, a Service's, for these reasons:
+    /// connections with this node are allowed regardless of policy, packets to a Service are
+    /// allowed before DNAT, and the packets of an existing connection to an address that becomes
+    /// a Service's aren't marked to be decided after DNAT. Also includes all endpoints if unknown
+    /// addresses start or stop being treated as Services'.
     pub raised: BTreeSet<PodKey>,
-    /// Whether all that differs is exact addresses added to `classes`, and names,
-    /// which are of one world: then both worlds can be written without a flip.
+    /// Whether the only differences are exact addresses added to `classes`, and names, which
+    /// both buffers share. Such a change can be written to both buffers without a flip.
     pub additive: bool,
-    /// Whether endpoints came, went or have other addresses: their interfaces are
-    /// to be looked for.
+    /// Whether endpoints were added or removed or changed addresses, so their interfaces must be
+    /// looked up.
     pub relocated: bool,
     /// The entries that differ.
     pub keys: Keys,
-    /// Number of the compiler's update that gave the old generation.
+    /// Number of the compiler update that gave the old generation.
     pub since: u64,
-    /// Number of the one that gave the new one; 0 if neither came of an update.
+    /// Number of the compiler update that gave the new generation; 0 if neither came from an
+    /// update.
     pub until: u64,
 }
 
 impl Change {
     /// Compares two generations.
     ///
-    /// Exact up to what can't be seen from tables: for each pair (class before,
-    /// class now) that some address went through, an endpoint loses something
-    /// if its ruleset of now grants the class of now less than before.
+    /// Exact as far as tables allow: for each pair (class before, class now) that some address
+    /// went through, an endpoint loses a grant if its current ruleset grants the current class
+    /// less than its old ruleset granted the old class.
     pub fn between(old: &Tables, new: &Tables) -> Self {
         let mut losses = Losses::new(old, new, moves(old, new), |_, _, _| false);
         let mut raised = BTreeSet::new();
@@ -74,13 +75,12 @@ impl Change {
         }
     }
 
-    /// The same from what was written, without a look at the rest. Of a class
-    /// that is in use before and after, as `is_kept` says, it is taken for granted
-    /// that some address stayed in it.
+    /// Computes the change from the written entries alone. If a class is in use before and after,
+    /// as `is_kept` reports, assumes that some address stayed in it.
     pub(crate) fn of(before: &Before, new: &Tables, is_kept: &dyn Fn(u32) -> bool) -> Self {
         let old = Overlay::new(before, new);
         let stays = |from: u32, to: u32, class: u32| {
-            // What a ruleset grants a class is as before where nothing was written.
+            // Where nothing was written, a ruleset grants a class the same as before.
             let may_differ = from != to || before.rules.contains_key(&(from, class));
             may_differ && is_kept(class)
         };
@@ -107,7 +107,7 @@ impl Change {
         }
     }
 
-    /// Goes on with the change that followed.
+    /// Appends the change that followed.
     pub fn then(&mut self, later: Self) {
         self.raised.extend(later.raised);
         self.additive &= later.additive;
@@ -117,7 +117,7 @@ impl Change {
     }
 }
 
-/// Every pod and its addresses.
+/// Returns every pod and its addresses.
 fn places(tables: &Tables) -> impl Iterator<Item = (&PodKey, &[IpAddr])> {
     let all = tables.endpoints.iter();
     all.map(|(key, policy)| (key, policy.addresses.as_slice()))
@@ -127,11 +127,11 @@ fn everybody(tables: &Tables) -> BTreeSet<PodKey> {
     tables.endpoints.keys().cloned().collect()
 }
 
-/// Bits of an identity that decide, beyond who it is.
+/// Identity bits that affect verdicts, apart from the workload itself.
 const KINDS: u32 =
     Identity::IS_NODE | Identity::IS_THIS_NODE | Identity::SHOWN | Identity::IS_UNLISTED;
 
-/// Addresses of nodes and Services, and what they are.
+/// Returns the addresses of nodes and Services with their kinds.
 fn kinds(identities: &BTreeMap<Addr, (Text, u32)>) -> Vec<(Addr, u32)> {
     let all = identities.iter();
     let kinds = all.map(|(addr, (_, flags))| (*addr, flags & KINDS));
@@ -147,10 +147,10 @@ fn additive(old: &Tables, new: &Tables) -> bool {
         && old.classes.iter().all(kept)
 }
 
-/// Every (class before, class now) that some address goes through.
+/// Returns every (class before, class now) that some address goes through.
 ///
-/// Between the prefixes of both generations nothing changes, so each prefix
-/// speaks for the addresses that no longer one covers.
+/// Nothing changes between the prefixes of both generations, so each prefix represents those of
+/// its addresses that aren't covered by a longer prefix.
 fn moves(old: &Tables, new: &Tables) -> BTreeSet<(u32, u32)> {
     let mut moves = BTreeSet::from([(0, 0)]);
     for addr in old.classes.keys().chain(new.classes.keys()) {
@@ -163,15 +163,15 @@ fn moves(old: &Tables, new: &Tables) -> BTreeSet<(u32, u32)> {
     moves
 }
 
-/// What is asked of the generation before.
+/// Queries on the old generation.
 trait Old {
-    /// The rule that a ruleset has for a class, if it has one of its own.
+    /// Returns a ruleset's own rule for a class, if it has one.
     fn rule(&self, ruleset: u32, class: u32) -> Option<Grant>;
-    /// The classes for which a ruleset has rules.
+    /// Returns the classes for which a ruleset has rules.
     fn classes(&self, ruleset: u32) -> Vec<u32>;
-    /// The classes whose rule was written to; `None` if that isn't known.
+    /// Returns the classes whose rule was written; `None` if that isn't known.
     fn written(&self, ruleset: u32) -> Option<&[u32]>;
-    /// Every block of a port set, by protocol and number.
+    /// Returns every block of a port set, by protocol and number.
     fn blocks(&self, set: u32) -> Vec<((u16, u16), PortBlock)>;
 }
 
@@ -195,19 +195,20 @@ impl Old for Tables {
     }
 }
 
-/// Id 0 names no blocks, and none are stored under it.
+/// Returns the key range of a port set's blocks. Id 0 names no blocks, and none are stored under
+/// it.
 fn of_set(set: u32) -> RangeInclusive<(u32, u16, u16)> {
     let set = set & PortSet::BLOCKS;
     (set, 0, 0)..=(set, u16::MAX, u16::MAX)
 }
 
-/// Of so few classes it costs less to look for their rules than to see how many rules
-/// there are. Fewer in tests, which so go both ways.
+/// Up to this many classes, looking up each class's rule is cheaper than counting the rules.
+/// Lower in tests, so that they cover both paths.
 const FEW: usize = if cfg!(test) { 2 } else { 8 };
 
-/// The half of a grant that is compared.
+/// The part of a grant that is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Half {
+enum Stage {
     Enforced,
     Staged,
 }
@@ -215,16 +216,16 @@ enum Half {
 struct Losses<'t, O, S> {
     old: &'t O,
     new: &'t Tables,
-    /// Classes to which addresses went, by the one that they were in.
+    /// New classes of addresses, by old class.
     to: HashMap<u32, Vec<u32>>,
-    /// The other way round.
+    /// Old classes of addresses, by new class.
     from: HashMap<u32, Vec<u32>>,
-    /// Whether an address may have stayed in a class, which it is to be compared for
-    /// under the rulesets before and now.
+    /// Whether an address may have stayed in a class, so that the class must be compared under
+    /// the old and the new ruleset.
     stays: S,
-    /// Whether the second ruleset grants all that the first did.
-    rulesets: HashMap<(u32, u32, Half), bool>,
-    /// Whether the second port set holds all of the first.
+    /// Whether the second ruleset grants everything the first one did.
+    rulesets: HashMap<(u32, u32, Stage), bool>,
+    /// Whether the second port set contains all of the first.
     sets: HashMap<(u32, u32), bool>,
 }
 
@@ -250,48 +251,48 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
     }
 
     fn none(&mut self, before: &EndpointPolicy, now: &EndpointPolicy) -> bool {
-        let cut_off = now.flags & !before.flags & EndpointWorld::QUARANTINE != 0;
+        let cut_off = now.flags & !before.flags & EndpointRules::QUARANTINE != 0;
         before.addresses == now.addresses
             && !cut_off
-            && self.none_of(&before.half(), &now.half())
-            && self.none_of(&before.exempt_half(), &now.exempt_half())
+            && self.none_of(&before.rules(), &now.rules())
+            && self.none_of(&before.exempt_rules(), &now.exempt_rules())
     }
 
-    fn none_of(&mut self, before: &EndpointWorld, now: &EndpointWorld) -> bool {
+    fn none_of(&mut self, before: &EndpointRules, now: &EndpointRules) -> bool {
         let ingress = [
-            EndpointWorld::INGRESS_ISOLATED,
-            EndpointWorld::INGRESS_STAGED,
+            EndpointRules::INGRESS_ISOLATED,
+            EndpointRules::INGRESS_STAGED,
         ];
-        let egress = [EndpointWorld::EGRESS_ISOLATED, EndpointWorld::EGRESS_STAGED];
+        let egress = [EndpointRules::EGRESS_ISOLATED, EndpointRules::EGRESS_STAGED];
         let flags = [before.flags, now.flags];
         self.none_in(flags, [before.ingress, now.ingress], ingress)
             && self.none_in(flags, [before.egress, now.egress], egress)
     }
 
-    /// A staged policy takes nothing, but only a fresh decision counts what it would take.
+    /// A staged policy denies nothing, but only a new decision counts what it would deny.
     fn none_in(
         &mut self,
         [before, now]: [u32; 2],
         [ruleset_before, ruleset_now]: [u32; 2],
         bits: [u32; 2],
     ) -> bool {
-        let halves = [Half::Enforced, Half::Staged];
+        let stages = [Stage::Enforced, Stage::Staged];
         bits.into_iter()
-            .zip(halves)
-            .all(|(bit, half)| match (before & bit != 0, now & bit != 0) {
+            .zip(stages)
+            .all(|(bit, stage)| match (before & bit != 0, now & bit != 0) {
                 (_, false) => true,
                 (false, true) => false,
-                (true, true) => self.covers(ruleset_before, ruleset_now, half),
+                (true, true) => self.covers(ruleset_before, ruleset_now, stage),
             })
     }
 
-    fn covers(&mut self, before: u32, now: u32, half: Half) -> bool {
-        if let Some(known) = self.rulesets.get(&(before, now, half)) {
+    fn covers(&mut self, before: u32, now: u32, stage: Stage) -> bool {
+        if let Some(known) = self.rulesets.get(&(before, now, stage)) {
             return *known;
         }
-        let pick = |grant: Grant| match half {
-            Half::Enforced => grant.enforced,
-            Half::Staged => grant.staged,
+        let pick = |grant: Grant| match stage {
+            Stage::Enforced => grant.enforced,
+            Stage::Staged => grant.staged,
         };
         let old = |class: u32| {
             let rule = self.old.rule(before, class);
@@ -302,15 +303,15 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
         let sets = sets.map(|(from, to)| (pick(old(from)), pick(self.new.granted(now, to))));
         let sets: BTreeSet<(u32, u32)> = sets.collect();
         let covers = sets.into_iter().all(|(a, b)| self.holds(a, b));
-        self.rulesets.insert((before, now, half), covers);
+        self.rulesets.insert((before, now, stage), covers);
         covers
     }
 
-    /// Pairs (class before, class now) that stand for all that some address went through,
-    /// by what the first ruleset granted and the second grants.
+    /// Returns the pairs (class before, class now) that represent every move of an address, by
+    /// what the first ruleset granted and the second grants.
     ///
-    /// Class 0 stands for all classes that have no rule in either: they are granted what
-    /// it is.
+    /// Class 0 represents all classes without a rule in either ruleset: they get the grant of
+    /// class 0.
     fn compared(&self, before: u32, now: u32) -> BTreeSet<(u32, u32)> {
         let mut pairs = BTreeSet::new();
         let written = self.old.written(before).filter(|_| before == now);
@@ -339,9 +340,9 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
         pairs
     }
 
-    /// These classes, and with them all that addresses went from or to and for which a
-    /// ruleset has a rule: an endpoint that keeps its ruleset costs what was written or
-    /// what it has, whichever is less.
+    /// Returns the given classes and those that addresses left or joined and for which the
+    /// ruleset has a rule. An endpoint that keeps its ruleset costs the number of written entries
+    /// or the number of its rules, whichever is less.
     fn kept(&self, ruleset: u32, written: &[u32]) -> Vec<u32> {
         let mut classes = written.to_vec();
         let moved = self.to.len() + self.from.len();
@@ -356,7 +357,7 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
         classes
     }
 
-    /// By content: in two generations one id may stand for two sets.
+    /// Compares by content: the same id may name two different sets in two generations.
     fn holds(&mut self, before: u32, now: u32) -> bool {
         if before == PortSet::NONE || now == PortSet::ALL {
             return true;
@@ -369,7 +370,7 @@ impl<'t, O: Old, S: Fn(u32, u32, u32) -> bool> Losses<'t, O, S> {
             let found = self.new.ports.get(&(blocks, protocol, block));
             found.copied().unwrap_or_default()
         };
-        // No block has an entry of its own and is whole.
+        // A block with an entry of its own is never full.
         let covered = |((protocol, block), bits): ((u16, u16), PortBlock)| {
             let whole = u8::try_from(protocol).map_or(0, PortSet::whole);
             let held = there(protocol, block);

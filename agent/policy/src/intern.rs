@@ -1,8 +1,8 @@
-//! Strings and label sets, each stored once.
+//! Interning of strings and label sets.
 //!
-//! A cluster of 100,000 pods has few thousand distinct labels. Values that
-//! nobody holds any longer go when a pool has doubled, so that churn of names
-//! and hashes over months leaves nothing behind.
+//! A cluster of 100,000 pods has only a few thousand distinct labels. When a pool has doubled in
+//! size, it drops the values that nothing else references, so months of churn in names and hashes
+//! don't accumulate.
 
 use std::{
     collections::BTreeMap,
@@ -12,20 +12,20 @@ use std::{
 
 use hashbrown::HashTable;
 
-/// A map whose order of iteration never shows. Keyed anew in each process, so
-/// that nobody can choose labels that collide.
+/// A map whose iteration order is never observable. Each process uses its own random key, so
+/// nobody can choose labels that collide.
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
-/// A set of the same kind.
+/// A set with the same properties.
 pub(crate) type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
-/// A string that is stored once.
+/// An interned string.
 pub(crate) type Text = Arc<str>;
 
 /// Values of one type, each stored once.
 #[derive(Debug)]
 pub(crate) struct Pool<T: ?Sized> {
     known: HashSet<Arc<T>>,
-    /// The size at which values that only the pool holds are dropped.
+    /// The size at which values referenced only by the pool are dropped.
     sweep_at: usize,
 }
 
@@ -51,7 +51,7 @@ impl<T: ?Sized> Default for Pool<T> {
 }
 
 impl<T: ?Sized + Hash + Eq> Pool<T> {
-    /// The stored value that equals this one, stored now if there is none.
+    /// Returns the stored value equal to this one, storing it first if necessary.
     pub(crate) fn get(&mut self, value: &T) -> Arc<T>
     where
         for<'v> Arc<T>: From<&'v T>,
@@ -72,8 +72,8 @@ impl<T: ?Sized + Hash + Eq> Pool<T> {
     }
 }
 
-/// Sets of labels, each stored once, and found by what they are made of: most
-/// pods carry labels that another carries already.
+/// Label sets, each stored once and looked up by content: most pods carry the same labels as some
+/// other pod.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LabelSets {
     known: HashTable<Arc<[(Text, Text)]>>,
@@ -82,7 +82,7 @@ pub(crate) struct LabelSets {
 }
 
 impl LabelSets {
-    /// The stored set of these labels, stored now if there is none.
+    /// Returns the stored set with these labels, storing it first if necessary.
     pub(crate) fn get(
         &mut self,
         texts: &mut Pool<str>,

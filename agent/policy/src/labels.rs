@@ -1,4 +1,4 @@
-//! What Ringfence's own labels say.
+//! Parsing of Ringfence's own labels.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::{
     selector::Labels,
 };
 
-/// How a label allowlist is applied. Ordered from loose to tight.
+/// How a label allowlist is applied, ordered from loose to tight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
     Off,
@@ -26,10 +26,10 @@ impl Mode {
         }
     }
 
-    /// The mode of a pod under its Namespace, and whose label decides.
+    /// Returns the mode of a pod in its Namespace, and whose label decides it.
     ///
-    /// A pod may tighten; loosening takes the Namespace's consent. What doesn't
-    /// parse is taken for the Namespace's mode, else for `enforce`.
+    /// A pod may tighten the mode; loosening it requires the Namespace's consent. A value that
+    /// doesn't parse counts as the Namespace's mode if it has one, otherwise as `enforce`.
     pub(crate) fn of(
         config: &Config,
         key: &str,
@@ -54,13 +54,13 @@ impl Mode {
         }
     }
 
-    /// Whether a label's value is a mode.
+    /// Reports whether a label's value is a mode.
     pub(crate) fn is_valid(value: &str) -> bool {
         Self::parse(value).is_ok()
     }
 }
 
-/// Whose label decided a mode.
+/// The object whose label decided a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decider {
     Pod,
@@ -72,15 +72,15 @@ fn overrides(config: &Config, namespace: &Labels) -> bool {
     value.is_some_and(|v| **v == *"allow")
 }
 
-/// Whether a label is there and `"true"`.
+/// Reports whether a label is present with the value `"true"`.
 pub(crate) fn is_true(labels: &Labels, key: &str) -> bool {
     labels.get(key).is_some_and(|v| **v == *"true")
 }
 
-/// What an egress label names.
+/// The target named by an egress label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target<'a> {
-    /// `None` means the pod's own.
+    /// `None` means the pod's own namespace.
     pub(crate) namespace: Option<&'a str>,
     pub(crate) what: What<'a>,
 }
@@ -93,10 +93,10 @@ pub(crate) enum What<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads a label key; `None` if it isn't an egress label.
+    /// Parses a label key; returns `None` if it isn't an egress label.
     ///
     /// # Errors
-    /// The namespace in front of the prefix isn't one.
+    /// If the text in front of the prefix isn't a namespace name.
     pub(crate) fn parse(config: &Config, key: &'a str) -> Option<Result<Self, String>> {
         let (prefix, name) = key.split_once('/')?;
         let service = namespace_before(prefix, &config.egress_prefix);
@@ -125,7 +125,7 @@ fn namespace_before<'a>(prefix: &'a str, ours: &str) -> Option<Option<&'a str>> 
 pub(crate) enum Value {
     /// `"true"`: the ports that the service's pods declare.
     Declared,
-    /// Ports joined by `_`; none for `"false"`.
+    /// Ports joined by `_`; empty for `"false"`.
     List(Vec<PortRef>),
 }
 
@@ -133,15 +133,15 @@ pub(crate) enum Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PortRef {
     Number(Protocol, u16),
-    /// Of whichever protocol the destination declares it for.
+    /// A named port, for whichever protocol the destination declares it.
     Name(String),
 }
 
 impl Value {
-    /// Reads a label value.
+    /// Parses a label value.
     ///
     /// # Errors
-    /// Says which part isn't a port.
+    /// Reports the part that isn't a port.
     pub(crate) fn parse(value: &str) -> Result<Self, String> {
         match value {
             "true" => return Ok(Self::Declared),

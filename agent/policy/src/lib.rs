@@ -1,7 +1,7 @@
-//! Kubernetes objects in, ordered eBPF map entries out.
+//! Compiles Kubernetes objects into ordered eBPF map entries.
 //!
-//! Pure: no I/O, no clock, no kernel, no API client. The same objects in any
-//! order give equal [`tables::Tables`]. What feeds what:
+//! Pure: no I/O, no clock, no kernel, no API client. The same objects in any order give equal
+//! [`tables::Tables`]. Data flow:
 //!
 //! ```text
 //! JSON ─► model::Object ─► index::Index ─► compile::Compiler ─► tables::Tables, diff::Change
@@ -9,12 +9,14 @@
 //!                               └── matrix, callers, explain ──────┘
 //! ```
 //!
-//! - Pods, Namespaces and Nodes feed subjects, peers and names of addresses.
-//! - NetworkPolicies, ClusterNetworkPolicies and the labels of pods and Namespaces feed rulesets.
-//! - Services say at which addresses and ports nodes forward packets; with
-//!   EndpointSlices they feed the way to cluster DNS and what `explain` says of calls.
+//! - Pods, Namespaces and Nodes determine subjects, peers and the names of addresses.
+//! - NetworkPolicies, ClusterNetworkPolicies and the labels of pods and Namespaces determine
+//!   rulesets.
+//! - Services determine the addresses and ports at which nodes forward packets. Together with
+//!   EndpointSlices they determine the path to cluster DNS and what `explain` reports about
+//!   calls.
 
-// Errors are rare here and each is shown to a person: a box would only be in their way.
+// Errors are rare here and each one is shown to a person, so boxing them gains nothing.
 #![allow(clippy::result_large_err)]
 
 pub mod callers;

@@ -1,4 +1,4 @@
-//! Sets of ports, and how a port is written.
+//! Sets of ports, and the text form of a port.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -7,26 +7,26 @@ use serde::{Serialize, Serializer};
 
 use crate::model::{PortMatch, PortOrRange, Protocol, ProtocolMatch};
 
-/// Inclusive, sorted, disjoint, not adjacent ranges of one protocol's ports.
+/// Inclusive ranges of one protocol's ports: sorted, disjoint and not adjacent.
 type Ranges = Vec<(u16, u16)>;
 
-/// Every port of a protocol, port 0 too.
+/// Every port of a protocol, including port 0.
 const WHOLE: (u16, u16) = (0, u16::MAX);
 
 /// A set of ports per protocol, in canonical form: equal sets are equal values.
 ///
-/// Closed under union, intersection and difference, so that ordered rules of
-/// allow and deny can be resolved to one set.
+/// Closed under union, intersection and difference, so ordered allow and deny rules can be
+/// resolved to one set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Ports {
-    /// Protocols without ports: ICMP and unknown ones.
+    /// Protocols without ports: ICMP and unknown protocols.
     other: bool,
     /// In the order of [`Protocol::ALL`].
     ranges: [Ranges; 3],
 }
 
 impl Ports {
-    /// Everything.
+    /// Returns the set of everything.
     pub(crate) fn all() -> Self {
         Self {
             other: true,
@@ -34,7 +34,7 @@ impl Ports {
         }
     }
 
-    /// Protocols without ports, ICMP among them.
+    /// Returns the protocols without ports, including ICMP.
     pub(crate) fn without_ports() -> Self {
         Self {
             other: true,
@@ -42,24 +42,24 @@ impl Ports {
         }
     }
 
-    /// All ports of a protocol.
+    /// Returns all ports of a protocol.
     pub(crate) fn whole(protocol: Protocol) -> Self {
         Self::range(protocol, WHOLE.0, WHOLE.1)
     }
 
-    /// An inclusive range.
+    /// Returns an inclusive range.
     pub(crate) fn range(protocol: Protocol, first: u16, last: u16) -> Self {
         let mut ports = Self::default();
         ports.ranges[protocol as usize].push((first, last));
         ports
     }
 
-    /// One port.
+    /// Returns a single port.
     pub(crate) fn one(protocol: Protocol, port: u16) -> Self {
         Self::range(protocol, port, port)
     }
 
-    /// Whether it holds nothing.
+    /// Reports whether the set is empty.
     pub(crate) fn is_empty(&self) -> bool {
         !self.other && self.ranges.iter().all(Vec::is_empty)
     }
@@ -80,7 +80,7 @@ impl Ports {
         }
     }
 
-    /// Takes another set's ports away.
+    /// Removes another set's ports.
     pub(crate) fn subtract(&mut self, less: &Self) {
         self.other &= !less.other;
         for (mine, theirs) in self.ranges.iter_mut().zip(&less.ranges) {
@@ -88,7 +88,7 @@ impl Ports {
         }
     }
 
-    /// The ports that both sets hold.
+    /// Returns the ports that both sets contain.
     pub(crate) fn both(&self, with: &Self) -> Self {
         let mut rest = self.clone();
         rest.subtract(with);
@@ -97,7 +97,7 @@ impl Ports {
         both
     }
 
-    /// Whether it holds a port of an IANA protocol.
+    /// Reports whether the set contains a port of a protocol given by IANA number.
     pub(crate) fn contains(&self, protocol: u8, port: u16) -> bool {
         match Protocol::ALL.iter().position(|p| p.iana() == protocol) {
             None => self.other,
@@ -105,8 +105,8 @@ impl Ports {
         }
     }
 
-    /// As people read it: `all`, or `TCP`, `TCP/80`, `TCP/8080-8090`, and `ICMP`
-    /// for what has no ports.
+    /// Formats the set for people: `all`, or `TCP`, `TCP/80`, `TCP/8080-8090`, and `ICMP` for the
+    /// protocols without ports.
     pub(crate) fn ranges_text(&self) -> Vec<String> {
         if *self == Self::all() {
             return vec!["all".to_owned()];
@@ -123,7 +123,7 @@ impl Ports {
             .collect()
     }
 
-    /// The bits of [`PortSet`] that need no blocks.
+    /// Returns the bits of [`PortSet`] that need no blocks.
     pub(crate) fn bits(&self) -> u32 {
         let whole = Protocol::ALL.iter().zip(&self.ranges);
         let whole = whole.filter(|(_, ranges)| ranges.as_slice() == [WHOLE]);
@@ -131,7 +131,8 @@ impl Ports {
         whole.fold(other, |bits, (p, _)| bits | PortSet::whole(p.iana()))
     }
 
-    /// Without what needs no blocks: what maps hold in blocks.
+    /// Returns the part of the set that maps store in blocks: everything not covered by
+    /// [`Self::bits`].
     pub(crate) fn singles(&self) -> Self {
         let mut singles = self.clone();
         singles.other = false;
@@ -140,7 +141,7 @@ impl Ports {
         singles
     }
 
-    /// Adds what an entry of map `PORTS` holds, which [`Ports::blocks`] gave.
+    /// Adds the contents of an entry of map `PORTS`, as returned by [`Ports::blocks`].
     pub(crate) fn add_block(&mut self, protocol: Protocol, block: u16, bits: &PortBlock) {
         let ranges = &mut self.ranges[protocol as usize];
         let held = (0..256).filter(|n| bits.contains(*n));
@@ -151,10 +152,11 @@ impl Ports {
         normalize(ranges);
     }
 
-    /// The entries of map `PORTS`, by IANA protocol and block number: blocks of
-    /// which it holds some ports, and under [`PortKey::SUMMARY`] which it holds whole.
+    /// Returns the entries of map `PORTS`, by IANA protocol and block number. A block of which
+    /// the set contains only some ports has its own entry; fully contained blocks are listed
+    /// under [`PortKey::SUMMARY`].
     ///
-    /// Three a range at most, however many ports it spans.
+    /// A range needs at most three entries, however many ports it spans.
     pub(crate) fn blocks(&self) -> BTreeMap<(u16, u16), PortBlock> {
         let mut blocks = BTreeMap::new();
         for (protocol, ranges) in Protocol::ALL.iter().zip(&self.ranges) {
@@ -166,8 +168,8 @@ impl Ports {
     }
 }
 
-/// Adds a range that touches no other of its protocol, so that no block is made
-/// whole by two of them.
+/// Adds a range that touches no other range of its protocol, so a block is never filled by two
+/// ranges together.
 fn add_range(
     blocks: &mut BTreeMap<(u16, u16), PortBlock>,
     protocol: u16,
@@ -199,14 +201,14 @@ fn normalize(ranges: &mut Vec<(u16, u16)>) {
     *ranges = merged;
 }
 
-/// What of the first ranges lies outside of the second.
+/// Returns the part of the first ranges that lies outside the second.
 fn outside(ranges: &Ranges, less: &Ranges) -> Ranges {
     let mut left = Ranges::new();
     for &(first, last) in ranges {
         let mut next = u32::from(first);
         for &(from, to) in less.iter().filter(|r| r.0 <= last && r.1 >= first) {
             if u32::from(from) > next {
-                // Not below `first`, which is at least 0, so above 0.
+                // Not below `first`, which is at least 0, so `from` is above 0.
                 left.push((u16::try_from(next).unwrap_or(first), from - 1));
             }
             next = u32::from(to) + 1;
@@ -223,21 +225,21 @@ fn outside(ranges: &Ranges, less: &Ranges) -> Ranges {
 /// A protocol and port as a person writes them: `TCP/8080`, `UDP/53`, `SCTP/1`, `ICMP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortSpec {
-    /// IANA protocol number; ICMP stands for ICMPv6 as well.
+    /// IANA protocol number; ICMP includes ICMPv6.
     pub protocol: u8,
     /// Port, 0 for ICMP.
     pub port: u16,
 }
 
 impl PortSpec {
-    /// The protocol, if it is one with ports.
+    /// Returns the protocol, if it has ports.
     pub(crate) fn with_ports(&self) -> Option<Protocol> {
         Protocol::ALL
             .into_iter()
             .find(|p| p.iana() == self.protocol)
     }
 
-    /// As a ClusterNetworkPolicy's rule has it; `None` for ICMP.
+    /// Returns the form used in a ClusterNetworkPolicy's rule; `None` for ICMP.
     pub(crate) fn as_match(&self) -> Option<ProtocolMatch> {
         let port = PortMatch {
             destination_port: Some(PortOrRange {
@@ -255,7 +257,7 @@ impl PortSpec {
     }
 }
 
-/// What is wrong with a port that a person wrote.
+/// Error for a port specification that doesn't parse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no port: write TCP/8080, UDP/53, SCTP/1 or ICMP")]
 pub struct PortSpecError(String);

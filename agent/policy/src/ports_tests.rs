@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use ringfence_ebpf::abi::{Addr, Grant, World};
+use ringfence_ebpf::abi::{Addr, Buffer, Grant};
 use ringfence_ebpf::verdict::{PolicyTables, in_set};
 
 use super::*;
@@ -37,7 +37,7 @@ fn difference_and_intersection_are_those_of_sets_of_ports() {
         }
         ports
     };
-    let shapes: [&[(u16, u16)]; 8] = [
+    let traits: [&[(u16, u16)]; 8] = [
         &[],
         &[(0, 65_535)],
         &[(1, 65_535)],
@@ -48,7 +48,7 @@ fn difference_and_intersection_are_those_of_sets_of_ports() {
         &[(9, 9), (20, 30), (40, 50)],
     ];
     let ports = || (0..60).chain(65_500..=65_535);
-    for (a, b) in shapes.iter().flat_map(|a| shapes.map(|b| (set(a), set(b)))) {
+    for (a, b) in traits.iter().flat_map(|a| traits.map(|b| (set(a), set(b)))) {
         let mut less = a.clone();
         less.subtract(&b);
         let both = a.both(&b);
@@ -65,7 +65,7 @@ fn difference_and_intersection_are_those_of_sets_of_ports() {
                 "{a:?} and {b:?}: {port}"
             );
         }
-        // Canonical: the same set put together again is the same value.
+        // Canonical form: reassembling the same set gives an equal value.
         less.add(&both);
         assert_eq!(less, a);
     }
@@ -87,11 +87,11 @@ fn everything_but_one_port_keeps_icmp_and_the_other_protocols() {
 struct Held(BTreeMap<(u16, u16), PortBlock>);
 
 impl PolicyTables for Held {
-    fn class(&self, _: World, _: &Addr) -> u32 {
+    fn class(&self, _: Buffer, _: &Addr) -> u32 {
         0
     }
 
-    fn grant(&self, _: World, _: u32, _: u32) -> Grant {
+    fn grant(&self, _: Buffer, _: u32, _: u32) -> Grant {
         Grant::default()
     }
 
@@ -113,7 +113,7 @@ fn a_range_costs_three_entries_at_most_however_many_ports_it_spans() {
     assert_eq!(cost(255, 256), 2);
 }
 
-/// Ends of ranges, most of them where blocks begin and end.
+/// Range ends, most of them near block boundaries.
 fn end() -> impl Strategy<Value = u16> {
     let near = (0..=256_u32, 0..5_u32).prop_map(|(block, by)| {
         let port = (block * 256 + by).saturating_sub(2);

@@ -1,4 +1,4 @@
-//! Prefixes of addresses in the one 128-bit form that the tables use.
+//! Address prefixes in the single 128-bit form that the tables use.
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
@@ -10,10 +10,10 @@ pub(crate) type Prefix = (Addr, u8);
 
 /// Every IPv4 address.
 pub(crate) const V4_ROOT: Prefix = (Addr::v4([0; 4]), 96);
-/// Every address of the 128-bit form, so every IPv6 one.
+/// Every address of the 128-bit form, and so every IPv6 address.
 pub(crate) const V6_ROOT: Prefix = (Addr::UNSPECIFIED, 0);
 
-/// The prefix of a block.
+/// Returns the prefix of a block.
 pub(crate) fn of(net: &IpNet) -> Prefix {
     let len = match net {
         IpNet::V4(n) => 96 + n.prefix_len(),
@@ -22,14 +22,14 @@ pub(crate) fn of(net: &IpNet) -> Prefix {
     (Addr::from(net.network()), len)
 }
 
-/// The block of a prefix; none if there is no such, since both families lie in it.
+/// Returns the block of a prefix; `None` if the prefix spans both address families.
 pub(crate) fn net((addr, len): &Prefix) -> Option<IpNet> {
     let ip = IpAddr::from(*addr);
     let bits = if ip.is_ipv4() { 96 } else { 0 };
     IpNet::new(ip, len.checked_sub(bits)?).ok()
 }
 
-/// The last address of a prefix.
+/// Returns the last address of a prefix.
 pub(crate) fn last((addr, len): &Prefix) -> Addr {
     let host_bits = match len {
         0 => u128::MAX,
@@ -39,12 +39,12 @@ pub(crate) fn last((addr, len): &Prefix) -> Addr {
     Addr::v6((u128::from_be_bytes(addr.octets()) | host_bits).to_be_bytes())
 }
 
-/// The keys of all prefixes that lie within one, itself among them.
+/// Returns the key range of all prefixes within one, including itself.
 pub(crate) fn within(prefix: &Prefix) -> RangeInclusive<Prefix> {
     *prefix..=(last(prefix), 128)
 }
 
-/// The first `len` bits of an address, the others cleared.
+/// Returns the first `len` bits of an address, with the others cleared.
 pub(crate) fn mask(addr: &Addr, len: u8) -> Addr {
     let bits = u128::from_be_bytes(addr.octets());
     let kept = match len {
@@ -54,11 +54,11 @@ pub(crate) fn mask(addr: &Addr, len: u8) -> Addr {
     Addr::v6(kept.to_be_bytes())
 }
 
-/// The longest entry of at most `max` bits that covers an address.
+/// Returns the longest entry of at most `max` bits that covers an address.
 ///
-/// Walks from the greatest key not above the address: whatever lies between
-/// that and a covering prefix shares fewer bits with the address at each step,
-/// so that few look-ups are needed, not one per length.
+/// Walks down from the greatest key not above the address. Each key between that one and a
+/// covering prefix shares fewer bits with the address than the last, so few look-ups are needed
+/// rather than one per length.
 pub(crate) fn longest<'a, V>(
     map: &'a BTreeMap<Prefix, V>,
     addr: &Addr,
@@ -76,7 +76,7 @@ pub(crate) fn longest<'a, V>(
     }
 }
 
-/// How many leading bits two addresses share.
+/// Returns the number of leading bits two addresses share.
 fn shared(a: &Addr, b: &Addr) -> u8 {
     let differ = u128::from_be_bytes(a.octets()) ^ u128::from_be_bytes(b.octets());
     u8::try_from(differ.leading_zeros()).unwrap_or(128)

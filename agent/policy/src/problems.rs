@@ -1,4 +1,4 @@
-//! Values in objects that can't be used as they stand.
+//! Values in objects that can't be used as written.
 
 use serde::Serialize;
 
@@ -9,24 +9,24 @@ use crate::{
     selector::Labels,
 };
 
-/// A value that can't be used, and where it is.
+/// An unusable value and its location.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// Kind and name: `Pod bank/ledger-0`.
     pub object: String,
     /// Label or annotation key, or field path.
     pub key_or_field: String,
-    /// What is wrong, and what it is taken for.
+    /// What is wrong, and how the value is treated.
     pub message: String,
 }
 
-/// The field of an object that there is no room for.
+/// The field reported for an object that doesn't fit into the tables.
 const CAPACITY: &str = "capacity";
 
-/// What a policy's message goes on with.
+/// Ending of a policy's message.
 const KEPT: &str = "the last valid form stays in force";
 
-/// All problems, sorted.
+/// Returns all problems, sorted.
 pub(crate) fn of(index: &Index) -> Vec<Problem> {
     let config = &index.config;
     let mut found = Found(Vec::new());
@@ -120,14 +120,14 @@ pub(crate) fn of(index: &Index) -> Vec<Problem> {
     found.0
 }
 
-/// Whether a pod with these labels has any problem.
+/// Reports whether a pod with these labels has any problem.
 pub(crate) fn is_odd(config: &Config, labels: &Labels) -> bool {
     let mut found = Found(Vec::new());
     found.pod_labels(config, "", labels);
     !found.0.is_empty()
 }
 
-/// Whether a policy's mode is none.
+/// Reports whether a policy's mode is invalid.
 pub(crate) fn is_odd_mode(mode: Option<&str>) -> bool {
     mode.is_some_and(|mode| !matches!(mode, "audit" | "enforce"))
 }
@@ -143,7 +143,7 @@ impl Found {
         });
     }
 
-    /// What there is no room for.
+    /// Adds the objects that don't fit into the tables.
     fn held(&mut self, index: &Index) {
         let share = "its namespace's share of this node's tables has no room for";
         for (namespace, name, kept) in index.held.all() {
@@ -188,8 +188,8 @@ impl Found {
     }
 
     fn pod(&mut self, config: &Config, kind: &str, pod: &PodEntry) {
-        let object = format!("{kind} {}/{}", pod.shape.namespace, pod.name);
-        self.pod_labels(config, &object, &pod.shape.labels);
+        let object = format!("{kind} {}/{}", pod.traits.namespace, pod.name);
+        self.pod_labels(config, &object, &pod.traits.labels);
     }
 
     fn pod_labels(&mut self, config: &Config, object: &str, labels: &Labels) {
@@ -221,7 +221,7 @@ impl Found {
         self.word(&object, labels, &overrides, &["allow"], taken);
     }
 
-    /// Labels that pods and Namespaces have in common.
+    /// Checks the labels that pods and Namespaces have in common.
     fn shared(&mut self, config: &Config, object: &str, labels: &Labels, taken: &str) {
         for key in [config.key("ingress"), config.key("egress")] {
             let value = labels.get(&key);

@@ -1,11 +1,11 @@
-//! Pods and addresses by the names that people write.
+//! Lookup of pods and addresses by the names that people write.
 
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
 use crate::{
-    index::{Index, PodEntry, groups::PodId, pods::Shape},
+    index::{Index, PodEntry, groups::PodId, pods::PodTraits},
     model::Service,
     snapshot::Snapshot,
 };
@@ -13,15 +13,15 @@ use crate::{
 /// What is wrong with a name that a person wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Not written as a name.
+    /// The text doesn't have the form of a name.
     #[error("{text:?} is none of {expected}")]
     Malformed {
         /// As written.
         text: String,
-        /// What may stand there.
+        /// The accepted forms.
         expected: &'static str,
     },
-    /// Nothing of that name.
+    /// Nothing has that name.
     #[error("no {what} {name} with live pods is known")]
     Unknown {
         /// `pod`, `service`, `pod or service` or `namespace`.
@@ -29,24 +29,24 @@ pub enum NameError {
         /// The name.
         name: String,
     },
-    /// A pod's name, and a service of other pods.
+    /// The name is a pod's and also that of a service of other pods.
     #[error("{0} is a pod and a service: write pod:{0} or svc:{0}")]
     Ambiguous(String),
     /// A pod in its node's network namespace has no firewall of its own.
     #[error("{0} is in its node's network: ask for the node's address instead")]
     HostNetwork(String),
-    /// An IPv4 address in IPv6's form, which no packet on the wire carries.
+    /// An IPv4 address in IPv6 form, which no packet on the wire carries.
     #[error("{0} is an IPv4 address in IPv6's form: write it as IPv4")]
     Mapped(String),
 }
 
-/// A name, or addresses.
+/// A name or a block of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// All pods of a namespace.
     Namespace(String),
     Pods(PodsName),
-    /// Addresses, and how they were written.
+    /// Addresses, and their text as written.
     Addresses(IpNet, String),
 }
 
@@ -62,7 +62,7 @@ const POD: &str = "pod";
 const SERVICE: &str = "service";
 
 impl Name {
-    /// Reads `ns/pod`, `ns/service`, `ns`, `ns/`, an address or a CIDR.
+    /// Parses `ns/pod`, `ns/service`, `ns`, `ns/`, an address or a CIDR.
     pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
         if let Some(net) = addresses(text)? {
             return Ok(Self::Addresses(net, text.to_owned()));
@@ -75,11 +75,11 @@ impl Name {
         PodsName::parse(text, expected).map(Self::Pods)
     }
 
-    /// The pods that it names, by their place in the snapshot.
+    /// Returns the positions in the snapshot of the pods that the name matches.
     pub(crate) fn pods(&self, snapshot: &Snapshot) -> Result<Vec<usize>, NameError> {
         match self {
             Self::Namespace(name) => {
-                let found = select(&snapshot.index, |p| *p.shape.namespace == **name);
+                let found = select(&snapshot.index, |p| *p.traits.namespace == **name);
                 let unknown = || NameError::Unknown {
                     what: "namespace",
                     name: name.clone(),
@@ -93,7 +93,7 @@ impl Name {
     }
 }
 
-/// An address or a CIDR; `None` if it is neither.
+/// Parses an address or a CIDR; returns `None` if the text is neither.
 pub(crate) fn addresses(text: &str) -> Result<Option<IpNet>, NameError> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
     let Ok(net) = one.or_else(|_| text.parse::<IpNet>()) else {
@@ -109,7 +109,8 @@ pub(crate) fn addresses(text: &str) -> Result<Option<IpNet>, NameError> {
 }
 
 impl PodsName {
-    /// Reads `ns/pod` or `ns/service`; `pod:` or `svc:` in front says which.
+    /// Parses `ns/pod` or `ns/service`; a leading `pod:` or `svc:` restricts it to one of the
+    /// two.
     pub(crate) fn parse(text: &str, expected: &'static str) -> Result<Self, NameError> {
         let (what, name) = match text.split_once(':') {
             Some(("pod", name)) => (POD, name),
@@ -133,16 +134,16 @@ impl PodsName {
         }
     }
 
-    /// The pods of that name in the order of their keys; never none.
+    /// Returns the pods with that name in key order; never an empty list.
     pub(crate) fn pods(&self, index: &Index) -> Result<Vec<PodId>, NameError> {
-        let here = |p: &PodEntry| *p.shape.namespace == *self.namespace;
+        let here = |p: &PodEntry| *p.traits.namespace == *self.namespace;
         let mut pods = Vec::new();
         if self.what != SERVICE {
             pods = select(index, |p| here(p) && *p.name == *self.short);
         }
         let mut behind = Vec::new();
         if self.what != POD {
-            behind = select(index, |p| here(p) && *p.shape.service == *self.short);
+            behind = select(index, |p| here(p) && *p.traits.service == *self.short);
             if behind.is_empty() {
                 behind = self.behind_object(index);
             }
@@ -163,7 +164,7 @@ impl PodsName {
         }
     }
 
-    /// The pods behind a Service object, where labels name no service so.
+    /// Returns the pods behind a Service object, for use when no label names a service this way.
     fn behind_object(&self, index: &Index) -> Vec<PodId> {
         let key = (self.namespace.clone(), self.short.clone());
         let object = index.services.get(&key);
@@ -176,13 +177,13 @@ impl PodsName {
     }
 }
 
-/// Whether a pod is behind a Service; one without a selector has none by itself.
+/// Reports whether a pod is behind a Service. A Service without a selector selects no pods.
 pub(crate) fn selects(service: &Service, pod: &PodEntry) -> bool {
-    is_behind(service, &pod.shape)
+    is_behind(service, &pod.traits)
 }
 
-/// The same of what a pod is.
-pub(crate) fn is_behind(service: &Service, pod: &Shape) -> bool {
+/// Does the same as [`selects`] for a pod's traits.
+pub(crate) fn is_behind(service: &Service, pod: &PodTraits) -> bool {
     let has = |(k, v): (&String, &String)| pod.labels.get(k).is_some_and(|l| **l == **v);
     let selector = &service.spec.selector;
     *pod.namespace == *service.metadata.namespace
@@ -190,7 +191,7 @@ pub(crate) fn is_behind(service: &Service, pod: &Shape) -> bool {
         && selector.iter().all(has)
 }
 
-/// Live pods in the order of their keys.
+/// Returns the matching live pods in key order.
 pub(crate) fn select(index: &Index, wanted: impl Fn(&PodEntry) -> bool) -> Vec<PodId> {
     let wanted = index.live().filter(|(_, pod)| wanted(pod));
     let mut pods: Vec<_> = wanted.map(|(id, pod)| (pod.key(), id)).collect();

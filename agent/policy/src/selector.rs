@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Labels(Arc<[(Text, Text)]>);
 
 impl Labels {
-    /// Interned labels.
+    /// Interns labels.
     pub(crate) fn new(
         texts: &mut Pool<str>,
         sets: &mut LabelSets,
@@ -23,24 +23,25 @@ impl Labels {
         Self(sets.get(texts, labels))
     }
 
-    /// Where they are: equal ones of the same pools are at one place.
+    /// Returns the address of the storage: equal labels from the same pools share it.
     pub(crate) fn place(&self) -> usize {
         self.0.as_ptr().addr()
     }
 
-    /// The value of a label.
+    /// Returns the value of a label.
     pub(crate) fn get(&self, key: &str) -> Option<&Text> {
         let found = self.0.binary_search_by(|(k, _)| (**k).cmp(key));
         found.ok().map(|i| &self.0[i].1)
     }
 
-    /// Keys and values, sorted.
+    /// Returns keys and values, sorted.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
         self.0.iter().map(|(k, v)| (k, v))
     }
 }
 
-/// A selector as a set of conditions: equal selectors are equal values however they were written.
+/// A selector as a set of conditions. Equivalent selectors are equal values, however they were
+/// written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Selector(Box<[Condition]>);
 
@@ -53,7 +54,7 @@ struct Condition {
 }
 
 impl Selector {
-    /// The canonical form of a selector, its strings interned.
+    /// Returns the canonical form of a selector, with its strings interned.
     pub(crate) fn new(texts: &mut Pool<str>, selector: &LabelSelector) -> Self {
         let labels = selector.match_labels.iter();
         let mut all: Vec<Condition> = labels
@@ -77,7 +78,7 @@ impl Selector {
         Self::of(all)
     }
 
-    /// Labels with just these values.
+    /// Returns a selector for exactly these label values.
     pub(crate) fn equal(labels: impl IntoIterator<Item = (Text, Text)>) -> Self {
         let condition = |(key, value): (Text, Text)| Condition {
             key,
@@ -93,13 +94,13 @@ impl Selector {
         Self(conditions.into())
     }
 
-    /// Whether all conditions hold.
+    /// Reports whether all conditions hold.
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|c| c.holds(labels))
     }
 
-    /// Whether a label that every match carries is missing. Compares places, not
-    /// text: only for labels and selectors of the same pools.
+    /// Reports whether a label that every match carries is missing. Compares pointers, not text,
+    /// so the labels and the selector must come from the same pools.
     pub(crate) fn rules_out(&self, labels: &Labels) -> bool {
         let missing = |(key, value): (&Text, &Text)| {
             let mut labels = labels.iter();
@@ -108,18 +109,19 @@ impl Selector {
         self.required().any(missing)
     }
 
-    /// Whether it selects everything.
+    /// Reports whether it selects everything.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Keys of which every match has one of the values.
+    /// Returns the keys for which every match has one of the listed values.
     pub(crate) fn alternatives(&self) -> impl Iterator<Item = (&Text, &[Text])> {
         let listed = self.0.iter().filter(|c| c.operator == Operator::In);
         listed.map(|c| (&c.key, &*c.values))
     }
 
-    /// Labels that every match carries, for looking selectors up instead of trying each.
+    /// Returns the labels that every match carries, used to look selectors up instead of trying
+    /// each.
     pub(crate) fn required(&self) -> impl Iterator<Item = (&Text, &Text)> {
         let conditions = self.0.iter();
         conditions.filter_map(|c| match (c.operator, &*c.values) {

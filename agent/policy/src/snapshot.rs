@@ -1,4 +1,4 @@
-//! Everything compiled at once, for questions about many pods.
+//! A snapshot with everything compiled, for questions about many pods.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,19 +18,20 @@ use crate::{
 pub(crate) struct Snapshot {
     pub(crate) index: Index,
     pub(crate) tables: Tables,
-    /// In the order of their keys.
+    /// In key order.
     pub(crate) pods: Vec<Pod>,
 }
 
-/// A live pod, or a workload that stands for its pods.
+/// A live pod, or a workload that represents its pods.
 #[derive(Debug)]
 pub(crate) struct Pod {
     pub(crate) id: PodId,
-    /// `namespace/name`; where a workload and a pod share it, with the workload's kind.
+    /// `namespace/name`, plus the kind if the entry is a workload and another entry has the same
+    /// name.
     pub(crate) name: String,
     pub(crate) node: Option<Text>,
     pub(crate) policy: EndpointPolicy,
-    /// How its addresses are seen by others, in their order.
+    /// How others see its addresses, in the order of the addresses.
     pub(crate) seen: Vec<Seen>,
 }
 
@@ -41,9 +42,9 @@ pub(crate) struct Seen {
     pub(crate) class: u32,
 }
 
-/// What one address is.
+/// The owner and class of one address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Sight {
+pub(crate) struct AddressInfo {
     pub(crate) class: u32,
     /// The pod that owns it.
     pub(crate) pod: Option<PodId>,
@@ -91,7 +92,7 @@ impl Snapshot {
         live.into_iter().filter_map(pod).collect()
     }
 
-    /// The places of some pods, in their order here.
+    /// Returns the positions of the given pods, in this snapshot's order.
     pub(crate) fn places(&self, pods: &[PodId]) -> Vec<usize> {
         let wanted: HashSet<&PodId> = pods.iter().collect();
         let places = self.pods.iter().enumerate();
@@ -99,10 +100,10 @@ impl Snapshot {
         found.map(|(at, _)| at).collect()
     }
 
-    /// What an address is. One that was made up is nobody's: where the pods will
-    /// be that it stands for isn't known.
-    pub(crate) fn sight(&self, addr: &Addr) -> Sight {
-        let nobody = |class| Sight {
+    /// Looks up an address. A made-up address has no owner: the future addresses of the pods it
+    /// represents are unknown.
+    pub(crate) fn sight(&self, addr: &Addr) -> AddressInfo {
+        let nobody = |class| AddressInfo {
             class,
             pod: None,
             nodes: Vec::new(),
@@ -113,14 +114,14 @@ impl Snapshot {
         let sight = nobody(self.tables.class_of(addr));
         match self.index.owner(addr) {
             None => sight,
-            Some(Owner::Pod(id)) => Sight {
+            Some(Owner::Pod(id)) => AddressInfo {
                 pod: Some(id),
                 ..sight
             },
             Some(Owner::Node(claims)) => {
                 let nodes = claims.iter().filter_map(|claim| claim.node.clone());
                 let nodes: BTreeSet<Text> = nodes.collect();
-                Sight {
+                AddressInfo {
                     nodes: nodes.into_iter().collect(),
                     ..sight
                 }
@@ -132,14 +133,15 @@ impl Snapshot {
 /// The classes of the addresses that packets between two pods carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Carried {
-    /// Of which family; none where they have none in common.
+    /// The address family; `None` if the pods have none in common.
     pub(crate) is_v4: Option<bool>,
-    /// Of the first pod's address and the other's.
+    /// Class of the first pod's address, then of the other pod's.
     pub(crate) classes: [Option<u32>; 2],
 }
 
-/// What packets between two pods carry: of each family that both have, else their first
-/// addresses. A call that is denied over one family may be allowed over the other.
+/// Returns what packets between two pods carry: one entry per family that both pods have,
+/// otherwise the class of each pod's first address. A call denied over one family may be allowed
+/// over the other.
 pub(crate) fn carried(one: &[Seen], other: &[Seen]) -> impl Iterator<Item = Carried> {
     let first = |seen: &[Seen], is_v4| seen.iter().find(|s| s.is_v4 == is_v4).map(|s| s.class);
     let family = |is_v4| {

@@ -1,4 +1,4 @@
-//! Small clusters for tests, and questions to them.
+//! Small clusters for tests, and functions to query them.
 
 use ringfence_ebpf::{
     abi::{Addr, Direction},
@@ -14,7 +14,7 @@ use crate::{
     tables::Tables,
 };
 
-/// An object that must parse.
+/// Parses an object; panics if it doesn't parse.
 pub(crate) fn object(value: Value) -> Object {
     match Object::from_value(value) {
         Ok(Parsed::Object(object)) => *object,
@@ -22,7 +22,7 @@ pub(crate) fn object(value: Value) -> Object {
     }
 }
 
-/// An index of these objects.
+/// Returns an index of these objects.
 pub(crate) fn index(objects: impl IntoIterator<Item = Value>) -> Index {
     let mut index = Index::new(Config::default());
     for value in objects {
@@ -35,7 +35,7 @@ fn split(name: &str) -> (&str, &str) {
     name.split_once('/').expect("namespace/name")
 }
 
-/// A running pod on node `n1`, its ports as containers declare them.
+/// Returns a running pod on node `n1` with these container ports.
 pub(crate) fn pod_with(name: &str, ip: &str, labels: Value, ports: Value) -> Value {
     let (namespace, name) = split(name);
     json!({
@@ -46,7 +46,7 @@ pub(crate) fn pod_with(name: &str, ip: &str, labels: Value, ports: Value) -> Val
     })
 }
 
-/// A running pod on node `n1` that declares no ports.
+/// Returns a running pod on node `n1` that declares no ports.
 pub(crate) fn pod(name: &str, ip: &str, labels: Value) -> Value {
     pod_with(name, ip, labels, json!([]))
 }
@@ -65,8 +65,8 @@ pub(crate) fn netpol(name: &str, spec: Value) -> Value {
     })
 }
 
-/// What the tables say of one direction of a pod towards its own node, and towards itself
-/// behind a Service.
+/// Returns the tables' verdict for one direction of a pod's traffic with its own node or with
+/// itself behind a Service.
 pub(crate) fn ask_exempt(
     tables: &Tables,
     pod: &str,
@@ -76,14 +76,14 @@ pub(crate) fn ask_exempt(
 ) -> Policy {
     let mut exempt = tables.clone();
     for endpoint in exempt.endpoints.values_mut() {
-        let half = endpoint.exempt_half();
-        (endpoint.ingress, endpoint.egress) = (half.ingress, half.egress);
-        endpoint.flags = half.flags;
+        let rules = endpoint.exempt_rules();
+        (endpoint.ingress, endpoint.egress) = (rules.ingress, rules.egress);
+        endpoint.flags = rules.flags;
     }
     ask(&exempt, pod, direction, peer, port)
 }
 
-/// What the tables say of one direction of a pod.
+/// Returns the tables' verdict for one direction of a pod's traffic.
 pub(crate) fn ask(
     tables: &Tables,
     pod: &str,
@@ -95,9 +95,9 @@ pub(crate) fn ask(
         .endpoints
         .iter()
         .find(|(key, _)| key.to_string() == pod);
-    let half = endpoint.expect(pod).1.half();
+    let rules = endpoint.expect(pod).1.rules();
     let ip: std::net::IpAddr = peer.parse().expect(peer);
-    // `47` and the like stand for protocols without ports.
+    // A bare number such as `47` is a protocol without ports.
     let spec = match port.parse() {
         Ok(protocol) => PortSpec { protocol, port: 0 },
         Err(_) => port.parse().expect(port),
@@ -105,7 +105,7 @@ pub(crate) fn ask(
     verdict::policy(
         tables,
         0,
-        &half,
+        &rules,
         direction,
         &Addr::from(ip),
         spec.protocol,
@@ -113,13 +113,13 @@ pub(crate) fn ask(
     )
 }
 
-/// Whether a packet may come in, with all pods in scope.
+/// Reports whether a packet is allowed in, with all pods in scope.
 pub(crate) fn comes_in(index: &Index, pod: &str, peer: &str, port: &str) -> bool {
     let tables = index.compile(&Scope::Everything);
     ask(&tables, pod, Direction::Ingress, peer, port) != Policy::Deny
 }
 
-/// Whether a packet may go out, with all pods in scope.
+/// Reports whether a packet is allowed out, with all pods in scope.
 pub(crate) fn goes_out(index: &Index, pod: &str, peer: &str, port: &str) -> bool {
     let tables = index.compile(&Scope::Everything);
     ask(&tables, pod, Direction::Egress, peer, port) != Policy::Deny

@@ -1,4 +1,4 @@
-//! A pod that is about to start waits for its policy: the network plugin's question.
+//! The network plugin's question about a pod that is about to start and waits for its policy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::state::Shared;
 
-/// Nobody waits for longer, whatever was asked for.
+/// The longest wait, whatever the request asks for.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Whether a pod's policy is in force on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bound {
-    /// It is.
+    /// Whether it is in force.
     pub in_force: bool,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Asked {
     milliseconds: u64,
 }
 
-/// Makes a pass at once, and answers after it, or after a later one.
+/// Starts a pass at once, and answers after that pass or a later one.
 pub(super) async fn answer(
     State(shared): State<Arc<Shared>>,
     Query(asked): Query<Asked>,
@@ -38,7 +38,7 @@ pub(super) async fn answer(
     shared.recorded.notify_one();
     let mut in_force = false;
     while !in_force {
-        // The sender lives in `shared`, so that only the time can end this.
+        // The sender lives in `shared`, so only the timeout can end this.
         if timeout_at(deadline, passes.changed()).await.is_err() {
             break;
         }
@@ -49,12 +49,12 @@ pub(super) async fn answer(
     Json(Bound { in_force })
 }
 
-/// Whether the device is the pod's, guarded, and has the pod's own policy.
+/// Reports whether the device belongs to the pod, is guarded, and has the pod's own policy.
 fn is_bound(shared: &Shared, pod: &str, device: u32) -> bool {
-    let endpoints = shared.kernel().endpoints();
-    let is_seated = endpoints
+    let endpoints = shared.dataplane().endpoints();
+    let is_placed = endpoints
         .iter()
         .any(|one| one.ifindex == device && one.attached && one.is_of(pod));
     let status = shared.status();
-    is_seated && status.waits_for.is_empty() && !status.closed.iter().any(|closed| closed == pod)
+    is_placed && status.waits_for.is_empty() && !status.closed.iter().any(|closed| closed == pod)
 }

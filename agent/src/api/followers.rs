@@ -1,19 +1,19 @@
-//! How many may follow events over the network, all together and each client.
+//! Limits on how many clients may follow events over the network, in total and per client.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// All together: fewer than there may be connections, so that lists are always served.
+/// Total limit: less than the limit of connections, so that lists can always be served.
 const MOST: usize = 16;
-/// Of one client.
+/// Limit per client.
 const MOST_OF_ONE: usize = 4;
 
-/// Who follows, by address.
+/// Number of followers by client address.
 #[derive(Debug, Default)]
 pub(super) struct Followers(Mutex<HashMap<IpAddr, usize>>);
 
-/// A place among them, given back when it is dropped.
+/// One follower's place, released on drop.
 #[derive(Debug)]
 pub(super) struct Follower {
     client: IpAddr,
@@ -21,7 +21,8 @@ pub(super) struct Follower {
 }
 
 impl Followers {
-    /// A place for one more; none if the client, or all together, have theirs.
+    /// Takes a place for one more follower; none if the client or all clients together have reached
+    /// their limit.
     pub(super) fn join(self: &Arc<Self>, client: IpAddr) -> Option<Follower> {
         let mut held = self.held();
         let own = held.get(&client).copied().unwrap_or_default();

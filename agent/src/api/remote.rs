@@ -1,9 +1,9 @@
-//! What the socket has for reading, for programs on other machines: over TLS, for
-//! clients that show a certificate of the right authority, and for nobody else.
+//! The socket's read-only paths, for programs on other machines: over TLS, only for clients that
+//! present a certificate from the right authority.
 //!
-//! It makes no pass and changes nothing: `/v1/wait` and `/v1/bound` aren't there. Its
-//! thread is its own, and each list is made once a second at most, one list at a time,
-//! so that no number of clients holds up passes.
+//! It starts no pass and changes nothing: `/v1/wait` and `/v1/bound` aren't served. It has its own
+//! thread, and computes each list at most once a second and one list at a time, so that no number
+//! of clients delays passes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::web::{
     self, Admitting, Bounds, Certificates, Client, Door, GoesOn, Health, Page, TlsListener,
 };
 
-/// What programs may hold. An answer isn't cut off for a newcomer's sake; those that
-/// have no end ([`GoesOn`]) are fewer than this.
+/// Limits for programs. A response isn't cut off to make way for a new client; endless responses
+/// ([`GoesOn`]) have a lower limit than this.
 pub const BOUNDS: Bounds = Bounds {
     total: 64,
     per_client: 16,
@@ -35,32 +35,32 @@ pub const BOUNDS: Bounds = Bounds {
     answered_give_way: false,
 };
 
-/// Where it listens, and with which certificates.
+/// Where the API listens, and with which certificates.
 #[derive(Clone)]
 pub struct Remote {
     /// `--api-addr`.
     pub address: SocketAddr,
-    /// The agent's own, and whose it takes.
+    /// The agent's own certificate, and the authorities of clients.
     pub certificates: Arc<Certificates>,
 }
 
-/// How it is doing, in the agent's status.
+/// The state of the API, as part of the agent's status.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RemoteStatus {
     /// Address and port.
     pub address: String,
     /// When the certificate in force expires, in seconds since 1970.
     pub certificate_expires: i64,
-    /// Why the files as they are now can't be used; none if they are in force.
+    /// Why the present files can't be used; none if they are in force.
     #[serde(default)]
     pub certificate_error: Option<String>,
-    /// How often they couldn't be used since the start.
+    /// How often files couldn't be used since the start.
     #[serde(default)]
     pub certificate_errors: u64,
 }
 
 impl Remote {
-    /// How it is doing.
+    /// Returns the state of the API.
     pub fn status(&self) -> RemoteStatus {
         let Health {
             expires,
@@ -77,7 +77,7 @@ impl Remote {
 }
 
 impl RemoteStatus {
-    /// Adds its metrics to a page.
+    /// Adds the metrics to a page.
     ///
     /// # Errors
     /// Only if a name is given twice.
@@ -90,8 +90,8 @@ impl RemoteStatus {
             ),
             (
                 "ringfence_api_certificate_stale",
-                "1 if the files of the read-only API's certificate can't be used, so that older \
-                 ones are in force.",
+                "1 if the read-only API's certificate files can't be used and older ones are \
+                 in force.",
                 self.certificate_error.is_some().into(),
             ),
         ];
@@ -102,14 +102,14 @@ impl RemoteStatus {
         }
         let errors = IntCounter::new(
             "ringfence_api_certificate_reload_errors_total",
-            "Times that changed files of the read-only API's certificate couldn't be used.",
+            "Number of times the read-only API's changed certificate files couldn't be used.",
         )?;
         errors.inc_by(self.certificate_errors);
         registry.register(Box::new(errors))
     }
 }
 
-/// Serves until the process ends, on a thread of its own.
+/// Serves on a dedicated thread until the process ends.
 ///
 /// # Errors
 /// If the thread can't be started.
@@ -138,7 +138,7 @@ fn router(shared: Arc<Shared>) -> Router {
     let follow = async move |State(shared): Shares,
                              Extension(Client(client)): Extension<Client>| {
         let Some(follower) = followers.join(client) else {
-            let why = "too many follow events already; let one of them go";
+            let why = "too many clients follow events already; close one of them";
             return failed(StatusCode::TOO_MANY_REQUESTS, why);
         };
         let mut response = event_lines(&shared, follower);

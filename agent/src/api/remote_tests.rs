@@ -7,17 +7,17 @@ use tokio_rustls::rustls::ClientConfig;
 
 use super::*;
 use crate::state::Status;
-use crate::testing::{FakeKernel, shared};
+use crate::testing::{FakeDataplane, shared};
 use crate::web::issued::{self, Authority, Issued};
 use crate::web::{Reason, Refused};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The listener over a fake datapath, and a client that it takes.
+/// The listener over a fake datapath, and a client that it accepts.
 struct Site {
     addr: SocketAddr,
     shared: Arc<Shared>,
-    kernel: FakeKernel,
+    kernel: FakeDataplane,
     client: Arc<ClientConfig>,
     servers: Authority,
     folder: tempfile::TempDir,
@@ -31,7 +31,7 @@ impl Site {
         let certificates = Arc::new(Certificates::read(files).unwrap());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let kernel = FakeKernel::default();
+        let kernel = FakeDataplane::default();
         let mut shared = shared(&kernel);
         shared.remote = Some(Remote {
             address,
@@ -50,7 +50,7 @@ impl Site {
         }
     }
 
-    /// Code and JSON of an answer.
+    /// Returns the status code and JSON of an answer.
     async fn ask(&self, request: &str) -> (u16, Value) {
         let asked = issued::answer(self.addr, &self.client, request);
         let (first, body) = timeout(PATIENCE, asked).await.unwrap().unwrap();
@@ -75,8 +75,11 @@ async fn a_program_reads_what_the_socket_shows() {
     let empty = (200, Value::Array(Vec::new()));
     assert_eq!(site.ask("GET /v1/endpoints").await, empty);
     assert_eq!(site.ask("GET /v1/drops").await, empty);
-    let (code, flows) = site.ask("GET /v1/flows").await;
-    assert_eq!((code, &flows["error"]), (500, &"flows: no such map".into()));
+    let (code, connections) = site.ask("GET /v1/connections").await;
+    assert_eq!(
+        (code, &connections["error"]),
+        (500, &"connections: no such map".into())
+    );
 }
 
 #[tokio::test]
@@ -90,7 +93,7 @@ async fn nothing_there_makes_a_pass_and_nothing_can_be_written() {
     ] {
         assert_eq!(site.ask(request).await.0, 404, "{request}");
     }
-    for path in ["status", "endpoints", "drops", "flows", "events"] {
+    for path in ["status", "endpoints", "drops", "connections", "events"] {
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
             let request = format!("{method} /v1/{path}");
             assert_eq!(site.ask(&request).await.0, 405, "{request}");

@@ -1,5 +1,5 @@
-//! Whether a pod's policy, or a policy on this node's pods, is in force: answered once it
-//! is, or the time is over. What the source had accepted when it was asked counts.
+//! Answers whether a pod's policy, or a policy on this node's pods, is in force, once it is or the
+//! time is over. The reference is what the source had accepted when the request came.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::kubernetes::barrier::Told;
 use crate::questions::{PolicyInForce, PolicyName};
 use crate::state::{InForce, Shared};
 
-/// Nobody waits for longer, whatever was asked for.
+/// The longest wait, whatever the request asks for.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Even who wants an answer at once gives the API server that long.
+/// The least time that the API server gets, even if the caller wants an answer at once.
 const SHORTEST: Duration = Duration::from_secs(2);
-/// Between two questions to a server that can't be asked.
+/// Pause before another attempt if the server can't be reached.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
@@ -31,13 +31,13 @@ pub(super) struct Pod {
 #[derive(Deserialize)]
 pub(super) struct Policy {
     policy: String,
-    /// A resource version that the API server has shown; without, it is asked.
+    /// A resource version that the API server has shown; if absent, the server is asked.
     version: Option<u64>,
     #[serde(default)]
     milliseconds: u64,
 }
 
-/// `/v1/wait`.
+/// Answers `/v1/wait`.
 pub(super) async fn pod(
     State(shared): State<Arc<Shared>>,
     Query(Pod { pod, milliseconds }): Query<Pod>,
@@ -59,7 +59,7 @@ pub(super) async fn pod(
     }
 }
 
-/// `/v1/policy`.
+/// Answers `/v1/policy`.
 pub(super) async fn policy(
     State(shared): State<Arc<Shared>>,
     Query(asked): Query<Policy>,
@@ -89,7 +89,7 @@ fn deadline(milliseconds: u64) -> Instant {
     Instant::now() + Duration::from_millis(milliseconds).min(LONGEST)
 }
 
-/// Waits for another pass; whether the time is over before.
+/// Waits for another pass; returns whether the time ran out first.
 async fn is_over(passes: &mut watch::Receiver<u64>, deadline: Instant) -> bool {
     tokio::select! {
         changed = passes.changed() => changed.is_err(),
@@ -97,7 +97,7 @@ async fn is_over(passes: &mut watch::Receiver<u64>, deadline: Instant) -> bool {
     }
 }
 
-/// Returns once the source has told all that it had accepted by now.
+/// Returns once the source has delivered everything that it had accepted by now.
 async fn reached(shared: &Shared, deadline: Instant) -> Result<(), String> {
     let Some(barrier) = &shared.barrier else {
         return Ok(());
@@ -115,7 +115,7 @@ async fn reached(shared: &Shared, deadline: Instant) -> Result<(), String> {
     }
 }
 
-/// Returns once the source has told a policy as it had accepted it by now.
+/// Returns once the source has delivered a policy in the version that it had accepted by now.
 async fn shown(
     shared: &Shared,
     policy: &PolicyName,
@@ -140,7 +140,7 @@ async fn shown(
 fn in_force(shared: &Shared, pod: &str) -> InForce {
     let status = shared.status();
     let guarded = shared
-        .kernel()
+        .dataplane()
         .endpoints()
         .iter()
         .any(|endpoint| endpoint.attached && endpoint.is_of(pod));

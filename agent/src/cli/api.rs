@@ -1,4 +1,4 @@
-//! Flags about the read-only API for programs.
+//! Flags of the read-only API for programs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,47 +8,46 @@ use clap::Args;
 
 use crate::web::CertificateFiles;
 
-/// Where `ringfence agent` serves programs, and by which certificates.
+/// Where `ringfence agent` serves programs, and with which certificates.
 #[derive(Args, Debug, Clone, Default)]
 pub struct ApiArgs {
-    /// Where programs may read what `ringfence status`, `endpoints`, `flows` and `drops`
-    /// show, over TLS with a certificate of each side [default: none]
+    /// Where programs may read what `ringfence status`, `endpoints`, `connections` and `drops`
+    /// show, over mutual TLS [default: none]
     ///
-    /// Whoever has a certificate of the right authority learns the names and addresses
-    /// of this node's pods and who speaks with whom. Nobody can change anything there,
-    /// and a pod under quarantine is never served. The files are read again when they
-    /// change.
+    /// A client with a certificate from the right authority learns the names and addresses of this
+    /// node's pods and who talks to whom. The API is read-only, and never serves a pod under
+    /// quarantine. The files are read again when they change.
     #[arg(long, value_name = "IP:PORT")]
     pub api_addr: Option<String>,
-    /// The certificate that the agent shows there, with the chain behind it (PEM)
+    /// The certificate that the agent presents there, with its chain (PEM)
     #[arg(long, value_name = "FILE", requires = "api_addr")]
     pub api_cert: Option<PathBuf>,
     /// Its private key (PEM)
     #[arg(long, value_name = "FILE", requires = "api_addr")]
     pub api_key: Option<PathBuf>,
-    /// The authorities whose certificates let programs in (PEM); nobody comes in without one
+    /// The authorities whose client certificates are accepted (PEM); a certificate is required
     #[arg(long, value_name = "FILE", requires = "api_addr")]
     pub api_client_ca: Option<PathBuf>,
-    /// Let in only certificates that have this DNS name, URI or common name; repeat for
-    /// more [default: every certificate of those authorities]
+    /// Accept only client certificates that have this DNS name, URI or common name; repeat for more
+    /// [default: every certificate of those authorities]
     #[arg(long, value_name = "NAME", requires = "api_addr")]
     pub api_client_name: Vec<String>,
 }
 
-/// A listener for programs.
+/// The listener for programs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ApiListener {
-    /// Where it is.
+    /// The address to listen on.
     pub address: SocketAddr,
-    /// Its certificates.
+    /// The listener's certificates.
     pub files: CertificateFiles,
 }
 
 impl ApiArgs {
-    /// The listener that is asked for, if any.
+    /// Returns the requested listener, if any.
     ///
     /// # Errors
-    /// If the address isn't one, or a file isn't named.
+    /// If the address doesn't parse, or a required file isn't given.
     pub fn listener(self) -> anyhow::Result<Option<ApiListener>> {
         let Some(text) = self.api_addr.filter(|text| text != "none") else {
             return Ok(None);
@@ -57,9 +56,7 @@ impl ApiArgs {
         let address =
             address.with_context(|| format!("--api-addr {text}: neither IP:PORT nor `none`"))?;
         let named = |flag, file: Option<PathBuf>| {
-            file.ok_or_else(|| {
-                anyhow!("--api-addr {text}: give {flag} too: nobody is served there without certificates")
-            })
+            file.ok_or_else(|| anyhow!("--api-addr {text}: {flag} is required too"))
         };
         if self.api_client_name.iter().any(String::is_empty) {
             return Err(anyhow!(

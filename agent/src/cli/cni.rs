@@ -1,4 +1,4 @@
-//! Flags about the network plugin `ringfence-cni`.
+//! Flags of the network plugin `ringfence-cni`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,22 +8,22 @@ use ringfence_cni::{Entry, OnTimeout, PLUGIN};
 
 use crate::cni::Install;
 
-/// What `ringfence agent` does about the node's chain of network plugins.
+/// How `ringfence agent` manages the node's chain of network plugins.
 #[derive(Args, Debug, Clone, Default)]
 pub struct CniArgs {
-    /// Where the network plugin ringfence-cni and the agent leave word for each other,
-    /// as in /var/lib/ringfence/cni: it closes each pod's device before the pod has a
-    /// process, and records whose it is
+    /// The directory that the network plugin ringfence-cni shares with the agent, for example
+    /// /var/lib/ringfence/cni: the plugin closes each pod's device before the pod has a process,
+    /// and records which pod it belongs to
     #[arg(long, value_name = "DIR", conflicts_with = "manifests")]
     pub cni_state: Option<PathBuf>,
-    /// Put ringfence-cni into the network that is configured here, as in /etc/cni/net.d,
-    /// and keep it there. Nothing is written while none is
+    /// Add ringfence-cni to the network that is configured here, for example /etc/cni/net.d, and
+    /// keep it there. Nothing is written while no network is configured
     #[arg(long, value_name = "DIR", requires_all = ["cni_bin_dir", "cni_state"])]
     pub cni_conf_dir: Option<PathBuf>,
-    /// Where the container runtime finds plugins, as in /opt/cni/bin
+    /// Where the container runtime finds plugins, for example /opt/cni/bin
     #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
     pub cni_bin_dir: Option<PathBuf>,
-    /// The plugin's binary, to be copied there [default: ringfence-cni beside this one]
+    /// The plugin's binary, to be copied there [default: ringfence-cni next to this binary]
     #[arg(long, value_name = "FILE", requires = "cni_conf_dir")]
     pub cni_plugin: Option<PathBuf>,
     /// How long a pod's start waits for its policy
@@ -34,17 +34,17 @@ pub struct CniArgs {
         requires = "cni_conf_dir"
     )]
     pub cni_timeout: u64,
-    /// What becomes of a pod whose policy isn't in force then: it starts closed, or open
-    /// until its policy is in force [default: deny]
+    /// How a pod starts if its policy isn't in force by then: closed, or open until its policy is
+    /// in force [default: deny]
     #[arg(long, value_enum, value_name = "WHAT", requires = "cni_conf_dir")]
     pub cni_on_timeout: Option<CniOnTimeout>,
-    /// While no agent answers, the network isn't available, so that the node isn't ready
-    /// (by CNI's STATUS, where the runtime asks for it)
+    /// While no agent answers, report the network as unavailable, so that the node isn't ready
+    /// (through CNI's STATUS, if the runtime calls it)
     #[arg(long, requires = "cni_conf_dir")]
     pub status_gates_node: bool,
 }
 
-/// What becomes of a pod whose policy isn't in force in time.
+/// How a pod starts if its policy isn't in force in time.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CniOnTimeout {
     /// It starts closed.
@@ -54,11 +54,11 @@ pub enum CniOnTimeout {
 }
 
 impl CniArgs {
-    /// What is to be installed; nothing without `--cni-conf-dir`.
+    /// Returns what to install; nothing without `--cni-conf-dir`.
     ///
     /// # Errors
-    /// If the plugin's binary can't be told, or a folder is named by a path that isn't
-    /// absolute: the runtime has another working folder.
+    /// If the plugin's binary can't be found, or a path isn't absolute: the runtime has another
+    /// working directory.
     pub fn install(&self, socket: &Path) -> anyhow::Result<Option<Install>> {
         let (Some(conf_dir), Some(bin_dir), Some(state)) =
             (&self.cni_conf_dir, &self.cni_bin_dir, &self.cni_state)
@@ -69,7 +69,7 @@ impl CniArgs {
             if !path.is_absolute() {
                 let path = path.display();
                 return Err(anyhow!(
-                    "{flag} {path}: give the whole path: the plugin goes by it"
+                    "{flag} {path}: must be an absolute path, because the plugin uses it"
                 ));
             }
         }

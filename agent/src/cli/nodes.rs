@@ -1,26 +1,26 @@
-//! Which agents a command asks.
+//! The agents that a command asks.
 
 use std::path::PathBuf;
 
 use clap::{Args, value_parser};
 
-/// The local agent over its socket, or others in their pods.
+/// The local agent over its socket, or other agents in their pods.
 #[derive(Args, Debug, Clone)]
 pub struct NodeArgs {
-    /// Ask this node's agent, by `exec` of `ringfence` in its pod, in place of the local
-    /// one; repeat for more. It takes a kubeconfig, and leave to list pods and to exec in
-    /// the agents' namespace
+    /// Ask this node's agent instead of the local one, by `exec` of `ringfence` in its pod; repeat
+    /// for more. Requires a kubeconfig, and permission to list pods and to exec in the agents'
+    /// namespace
     #[arg(long, value_name = "NODE", group = "nodes", value_parser = node_name)]
     pub node: Vec<String>,
-    /// Ask every node's agent likewise; nodes without one are named. It takes leave to
-    /// list nodes as well
+    /// Ask every node's agent in the same way, and name nodes without one. Also requires permission
+    /// to list nodes
     #[arg(long, group = "nodes")]
     pub all_nodes: bool,
     /// The cluster's kubeconfig [default: KUBECONFIG, ~/.kube/config, or the
     /// service account of the pod that this runs in]
     #[arg(long, value_name = "FILE", requires = "nodes")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where the agents' pods are
+    /// The namespace of the agents' pods
     #[arg(
         long,
         value_name = "NAMESPACE",
@@ -29,7 +29,7 @@ pub struct NodeArgs {
         value_parser = namespace
     )]
     pub agent_namespace: String,
-    /// Which labels the agents' pods have there
+    /// The label selector of the agents' pods
     #[arg(
         long,
         value_name = "SELECTOR",
@@ -38,7 +38,7 @@ pub struct NodeArgs {
         value_parser = selector
     )]
     pub agent_selector: String,
-    /// How long each node's agent, and each list of the API server's, may take, in seconds
+    /// Time limit for each node's agent and for each list from the API server, in seconds
     #[arg(
         long,
         value_name = "SECONDS",
@@ -50,35 +50,35 @@ pub struct NodeArgs {
 }
 
 impl NodeArgs {
-    /// Whether agents are asked in their pods.
+    /// Reports whether agents are asked in their pods.
     pub fn is_remote(&self) -> bool {
         self.all_nodes || !self.node.is_empty()
     }
 }
 
-/// Names of Nodes are DNS subdomains, and go into messages as they are.
+/// Node names are DNS subdomains, and are safe to print in messages.
 fn node_name(text: &str) -> Result<String, String> {
     let fits =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
     if text.is_empty() || text.len() > 253 || !text.bytes().all(fits) {
-        return Err("no node has such a name".into());
+        return Err("not a valid node name".into());
     }
     Ok(text.to_owned())
 }
 
-/// A namespace is a DNS label, and goes into the path of requests.
+/// A namespace is a DNS label, and is safe in the path of a request.
 fn namespace(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if text.is_empty() || text.len() > 63 || !text.bytes().all(fits) {
-        return Err("no namespace has such a name".into());
+        return Err("not a valid namespace name".into());
     }
     Ok(text.to_owned())
 }
 
-/// Without a selector every pod of the namespace would count as an agent.
+/// Without a selector, every pod of the namespace would count as an agent.
 fn selector(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
-        return Err("it has to select something".into());
+        return Err("the selector must not be empty".into());
     }
     Ok(text.to_owned())
 }
@@ -95,14 +95,14 @@ mod tests {
         match cli.command {
             Command::Status(args) => Ok(args.nodes),
             Command::Drops(args) => Ok(args.nodes),
-            Command::Endpoints(args) | Command::Flows(args) => Ok(args.nodes),
+            Command::Endpoints(args) | Command::Connections(args) => Ok(args.nodes),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn without_a_node_the_local_agent_is_asked() {
-        for command in ["status", "endpoints", "flows", "drops"] {
+        for command in ["status", "endpoints", "connections", "drops"] {
             let args = |flags: &str| parse(&format!("ringfence {command} {flags}")).unwrap();
             assert!(!args("").is_remote());
             assert!(args("--all-nodes").is_remote());
@@ -134,7 +134,7 @@ mod tests {
         ] {
             let error = parse(&format!("ringfence status {flags}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{flags}");
-            // It names one of the flags.
+            // The error names one of the flags.
             let text = error.to_string();
             let named = flags
                 .split([' ', '='])

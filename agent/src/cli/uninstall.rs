@@ -1,4 +1,4 @@
-//! Flags of `ringfence uninstall`: its own, and the agent's, which it ignores.
+//! Flags of `ringfence uninstall`: its own, and those of the agent, which it ignores.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,28 +8,28 @@ use clap::{ArgMatches, Args, Command, Error, FromArgMatches, Id, value_parser};
 
 use super::AgentArgs;
 
-/// `ringfence uninstall`.
+/// Arguments of `ringfence uninstall`.
 #[derive(Args, Debug, Clone, Default)]
 pub struct UninstallArgs {
-    /// Where the node's networks are configured, as in /etc/cni/net.d: the network plugin
-    /// is taken out. Its binary stays, for pods that were started with it
+    /// The directory of the node's network configuration, for example /etc/cni/net.d, from which
+    /// the network plugin is removed. Its binary stays, for pods that were started with it
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,
-    /// The agent's --cni-state: it is removed
+    /// The agent's --cni-state directory, to be removed
     #[arg(long, value_name = "DIR")]
     pub cni_state: Option<PathBuf>,
-    /// When all is removed, go on until SIGTERM: a pod that ended would be started again,
-    /// and say that there was nothing to remove
+    /// Keep running until SIGTERM when everything is removed: a pod that exits would be restarted,
+    /// and would report that there was nothing to remove
     #[arg(long)]
     pub stay: bool,
-    /// All other flags of the agent
+    /// All other flags of the agent.
     #[command(flatten)]
     pub ignored: AgentsFlags,
 }
 
-/// The flags of `ringfence agent` that mean nothing here. A pod that uninstalls takes the
-/// agent's place with whatever flags that has, and none of them may keep it from removing
-/// what is in force.
+/// The flags of `ringfence agent` that have no meaning here. A pod that uninstalls replaces the
+/// agent with whatever flags the agent has, and none of them may keep it from removing what is in
+/// force.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AgentsFlags;
 
@@ -44,8 +44,8 @@ impl FromArgMatches for AgentsFlags {
 }
 
 impl Args for AgentsFlags {
-    /// Takes over from the agent's definitions which flags there are and which have values,
-    /// and neither what a value may be nor which flags need or exclude each other.
+    /// Copies the names of the agent's flags and whether they take values, but neither the
+    /// permitted values nor which flags require or exclude each other.
     fn augment_args(command: Command) -> Command {
         let agents = AgentArgs::augment_args(Command::new("agent"));
         let own: Vec<Id> = command.get_arguments().map(id).collect();
@@ -58,7 +58,7 @@ impl Args for AgentsFlags {
                 false => free,
             }
         });
-        // Who adds flags to those of the base may give one twice: the last one counts.
+        // A manifest that appends flags to those of a base may give one twice: the last one counts.
         command.args_override_self(true).args(ignored)
     }
 
@@ -82,8 +82,8 @@ mod tests {
         Cli::try_parse_from(line.split_whitespace())
     }
 
-    /// Each flag of the agent as a pod's arguments would have it, with a value that says
-    /// nothing where it takes one.
+    /// Every flag of the agent as a pod's arguments would have it, with a meaningless value if it
+    /// takes one.
     fn flags_of_the_agent() -> Vec<String> {
         let mut command = Cli::command();
         command.build();
@@ -120,7 +120,7 @@ mod tests {
         };
         assert!(args.stay);
         assert_eq!(args.cni_state, Some("what".into()), "the last one");
-        // Only what the agent has, and what it doesn't have is no flag of it.
+        // Only the agent's own flags are accepted.
         for wrong in [
             "--emit-event",
             "--cni-stat=/s",

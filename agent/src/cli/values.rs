@@ -1,4 +1,4 @@
-//! Values of flags that are more than a text or a number.
+//! Values of flags that are more than a string or a number.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use ringfence_policy::ports::PortSpec;
 
 use crate::datapath::SEEN_MARK;
 
-/// One bit of a packet's mark, as in `0x1000`, or 0 for none.
+/// One bit of a packet's mark, such as `0x1000`, or 0 for none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeenMark(pub u32);
 
@@ -38,7 +38,7 @@ impl FromStr for SeenMark {
         };
         match number {
             Ok(bit) if bit.count_ones() <= 1 => Ok(Self(bit)),
-            _ => Err("neither one bit, as in 0x1000, nor 0".to_owned()),
+            _ => Err("must be a single bit, for example 0x1000, or 0".to_owned()),
         }
     }
 }
@@ -46,16 +46,16 @@ impl FromStr for SeenMark {
 /// Addresses that no object states.
 #[derive(Args, Debug, Clone, Default)]
 pub struct AddressArgs {
-    /// An address that nodes have beside those of their status; repeat for more
+    /// An address of a node besides those in its status; repeat for more
     #[arg(long, value_name = "IP")]
     pub node_address: Vec<IpAddr>,
-    /// The cluster's pod ranges, in which an unknown address is never outside of the
-    /// cluster; repeat, or separate by commas, for more [default: all Nodes' podCIDRs]
+    /// The cluster's pod ranges, in which an unknown address never counts as outside the cluster;
+    /// repeat for more, or separate by commas [default: all Nodes' podCIDRs]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub pod_cidrs: Vec<PodCidr>,
 }
 
-/// A block of addresses that pods get, as in `10.244.0.0/16`.
+/// A block of pod addresses, such as `10.244.0.0/16`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PodCidr(pub IpNet);
 
@@ -65,13 +65,13 @@ impl FromStr for PodCidr {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<IpNet>() {
             Ok(net) if can_be_pods(&net) => Ok(Self(net.trunc())),
-            Ok(_) => Err("larger than pods' ranges may be: IPv4 /8, IPv6 /16".to_owned()),
-            Err(_) => Err("no block of addresses, as in 10.244.0.0/16".to_owned()),
+            Ok(_) => Err("too large for a pod range: at most IPv4 /8, IPv6 /16".to_owned()),
+            Err(_) => Err("not a CIDR, for example 10.244.0.0/16".to_owned()),
         }
     }
 }
 
-/// A UDP port, as in `UDP/8473`.
+/// A UDP port, such as `UDP/8473`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelPort(pub u16);
 
@@ -82,7 +82,7 @@ impl FromStr for TunnelPort {
         let spec: Result<PortSpec, _> = text.parse();
         match spec {
             Ok(spec) if spec.protocol == protocol::UDP => Ok(Self(spec.port)),
-            _ => Err("neither UDP/PORT nor a list of such".to_owned()),
+            _ => Err("neither UDP/PORT nor a list of them".to_owned()),
         }
     }
 }
@@ -94,7 +94,7 @@ pub enum Source {
     Kubernetes,
 }
 
-/// What a denial does.
+/// What a denial does to a packet.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
     /// The packet is dropped.
@@ -104,17 +104,17 @@ pub enum Mode {
     Audit,
 }
 
-/// How the programs are attached.
+/// How programs are attached.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AttachBy {
-    /// tcx links where the kernel has them (Linux 6.6), else clsact filters.
+    /// tcx links if the kernel has them (Linux 6.6), otherwise clsact filters.
     #[default]
     Best,
     /// clsact filters.
     Clsact,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogFormat {
     /// For people.
@@ -124,12 +124,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// What becomes of devices that lead to pods which nobody knows.
+/// How devices that lead to unknown pods are treated.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UnknownPods {
     /// Nothing passes.
     #[default]
     Deny,
-    /// They are devices like any other.
+    /// They are treated like any other device.
     Allow,
 }

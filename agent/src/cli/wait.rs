@@ -5,10 +5,10 @@ use clap::{Args, Subcommand};
 use super::{NodeArgs, Output};
 use crate::questions::PolicyName;
 
-/// `ringfence wait`.
+/// Arguments of `ringfence wait`.
 #[derive(Args, Debug)]
 pub struct WaitArgs {
-    /// For what
+    /// What to wait for.
     #[command(subcommand)]
     pub what: WaitFor,
 }
@@ -16,15 +16,15 @@ pub struct WaitArgs {
 /// What can be waited for.
 #[derive(Subcommand, Debug)]
 pub enum WaitFor {
-    /// Return when POLICY is in force on this node, or with --all-nodes on all that need it
+    /// Wait until POLICY is in force on this node, or with --all-nodes on every node that needs it
     ///
-    /// POLICY is NAMESPACE/NAME of a NetworkPolicy, or NAME of a ClusterNetworkPolicy. Its
-    /// form counts that the API server has accepted when the command begins. Exits 1, with
-    /// where it isn't in force yet and why, if that takes longer than --timeout.
+    /// POLICY is NAMESPACE/NAME of a NetworkPolicy, or NAME of a ClusterNetworkPolicy. The command
+    /// waits for the version that the API server has accepted when it starts. Exits 1 if that takes
+    /// longer than --timeout, and prints where it isn't in force yet and why.
     Policy(WaitPolicyArgs),
 }
 
-/// `ringfence wait policy`.
+/// Arguments of `ringfence wait policy`.
 #[derive(Args, Debug)]
 pub struct WaitPolicyArgs {
     /// NAMESPACE/NAME, or NAME of a ClusterNetworkPolicy
@@ -32,13 +32,13 @@ pub struct WaitPolicyArgs {
     /// How long to wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub timeout: u64,
-    /// The policy's resource version, which then isn't asked for
+    /// The policy's resource version, which the API server then isn't asked for
     #[arg(long, value_name = "VERSION", hide = true)]
     pub at: Option<u64>,
-    /// Which agents are asked
+    /// The agents to ask.
     #[command(flatten)]
     pub nodes: NodeArgs,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

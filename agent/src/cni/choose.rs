@@ -1,10 +1,10 @@
-//! Which network a node's runtime takes.
+//! Selects the network that a node's runtime uses.
 
 use std::path::{Path, PathBuf};
 
 use super::list::{List, check_single};
 
-/// A file of the configuration folder, as far as it could be read.
+/// A file of the configuration folder: its text, or why it couldn't be read.
 pub(super) type File = (PathBuf, Result<String, String>);
 
 /// The network that new pods get.
@@ -12,18 +12,18 @@ pub(super) type File = (PathBuf, Result<String, String>);
 pub(super) enum Network {
     /// A list, and its text.
     List(PathBuf, String),
-    /// A file with one plugin, to which none can be added.
+    /// A file with a single plugin, to which none can be added.
     Single(PathBuf, String),
 }
 
-/// Whether runtimes read a file of this name.
+/// Reports whether runtimes read a file of this name.
 pub(super) fn counts(path: &Path) -> bool {
     [".conf", ".conflist", ".json"]
         .iter()
         .any(|end| ends(path, end))
 }
 
-/// Whether a file holds a list, and not one plugin.
+/// Reports whether a file contains a list rather than a single plugin.
 pub(super) fn is_list(path: &Path) -> bool {
     ends(path, ".conflist")
 }
@@ -34,9 +34,9 @@ fn ends(path: &Path, end: &str) -> bool {
         .ends_with(end.as_bytes())
 }
 
-/// The first valid file by name, as containerd and CRI-O take it, and what is wrong with
-/// those before it. Beside a broken file CRI-O takes the next; containerd keeps what it
-/// had, to which an entry in the next does nothing.
+/// Returns the first valid file by name, as containerd and CRI-O do, and the faults of the files
+/// before it. CRI-O skips a broken file; containerd keeps its previous network, on which an entry
+/// in the next file has no effect.
 pub(super) fn choose(mut files: Vec<File>) -> (Option<Network>, Vec<String>) {
     files.sort();
     let mut faults = Vec::new();
@@ -53,7 +53,7 @@ pub(super) fn choose(mut files: Vec<File>) -> (Option<Network>, Vec<String>) {
         match checked {
             Ok(text) if is_list => return (Some(Network::List(path, text)), faults),
             Ok(text) => return (Some(Network::Single(path, text)), faults),
-            Err(why) => faults.push(format!("{}: {why}; it was left alone", path.display())),
+            Err(why) => faults.push(format!("{}: {why}; left unchanged", path.display())),
         }
     }
     (None, faults)
@@ -96,7 +96,7 @@ mod tests {
         let files = vec![("/n/1.conf".into(), Err("no".to_owned()))];
         let (network, faults) = choose(files);
         assert_eq!(network, None);
-        assert_eq!(faults, ["/n/1.conf: no; it was left alone"]);
+        assert_eq!(faults, ["/n/1.conf: no; left unchanged"]);
     }
 
     #[test]

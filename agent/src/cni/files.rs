@@ -1,4 +1,4 @@
-//! What is done to files of the node: each appears, changes or goes at once.
+//! Operations on files of the node: each creation, change or removal is atomic.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -12,13 +12,13 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tempfile::{NamedTempFile, TempPath};
 
-/// What names of files begin with that are being written. Runtimes read none of them.
+/// Prefix of the names of files that are being written. Runtimes don't read them.
 const PARTIAL: &str = ".ringfence-new-";
 
-/// How often a plugin is called whose file is busy.
+/// How often a plugin is called if its file is busy.
 const TRIES: u32 = 100;
 
-/// A failed operation, and on which file.
+/// A failed operation on a file.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {}: {source}", path.display())]
 pub struct FileError {
@@ -36,7 +36,7 @@ pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Er
     }
 }
 
-/// Takes a file that isn't there for none.
+/// Maps a missing file to `None`.
 pub(super) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -45,7 +45,7 @@ pub(super) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Puts a new file in its place, or another one in that of an old.
+/// Creates a file or replaces an old one.
 pub(super) fn write(path: &Path, text: &[u8], mode: u32) -> Result<(), FileError> {
     let fresh = partial(path, text, mode, None).map_err(failed("writing", path))?;
     fresh
@@ -54,18 +54,18 @@ pub(super) fn write(path: &Path, text: &[u8], mode: u32) -> Result<(), FileError
     sync(path)
 }
 
-/// Changes what a file says from one text to another; false if somebody else has written
-/// it meanwhile, which then stays. Mode and owner stay.
+/// Changes a file's content from one text to another, and keeps its mode and owner. Returns false
+/// if somebody else has written the file meanwhile, whose version then stays.
 pub(super) fn change(path: &Path, from: &str, to: &str) -> Result<bool, FileError> {
-    // Of a link the target is changed.
-    let path = &fs::canonicalize(path).map_err(failed("looking at", path))?;
-    let meta = fs::metadata(path).map_err(failed("looking at", path))?;
+    // For a symlink, the target is changed.
+    let path = &fs::canonicalize(path).map_err(failed("inspecting", path))?;
+    let meta = fs::metadata(path).map_err(failed("inspecting", path))?;
     let fresh = partial(path, to.as_bytes(), meta.mode() & 0o7777, Some(&meta));
     let fresh = fresh.map_err(failed("rewriting", path))?;
     let done = match swap(&fresh, path) {
         Ok(()) => {
-            // Now the old file has the other's name. If it isn't what was edited, its owner
-            // was faster: it goes back to where it was.
+            // The old file now has the temporary name. If its content isn't what was edited, its
+            // owner was faster: it is moved back.
             let was = fs::read(&fresh).map_err(failed("reading", path))?;
             if was != from.as_bytes() {
                 swap(&fresh, path).map_err(failed("restoring", path))?;
@@ -73,7 +73,7 @@ pub(super) fn change(path: &Path, from: &str, to: &str) -> Result<bool, FileErro
             }
             Ok(())
         }
-        // A filesystem that swaps no files.
+        // The filesystem doesn't support exchanging files.
         Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
             if fs::read(path).map_err(failed("reading", path))? != from.as_bytes() {
                 return Ok(false);
@@ -90,7 +90,7 @@ fn swap(a: &Path, b: &Path) -> io::Result<()> {
     renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).map_err(io::Error::from)
 }
 
-/// A file beside another one, written and on disk.
+/// Creates a temporary file in the same folder, written and synced.
 fn partial(
     beside: &Path,
     text: &[u8],
@@ -108,11 +108,11 @@ fn partial(
     file.as_file()
         .set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
-    // Closed: a file that is open for writing can't be executed.
+    // Closed, since a file that is open for writing can't be executed.
     Ok(file.into_temp_path())
 }
 
-/// Makes what happened to names beside a file last.
+/// Makes changes to names in a file's folder durable.
 fn sync(path: &Path) -> Result<(), FileError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -125,13 +125,13 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     sync(to)
 }
 
-/// Removes a file; whether it was there.
+/// Removes a file; returns whether it existed.
 pub(super) fn remove(path: &Path) -> Result<bool, FileError> {
     let removed = if_there(fs::remove_file(path)).map_err(failed("removing", path))?;
     Ok(removed.is_some())
 }
 
-/// Removes what a process that was killed left half written.
+/// Removes partial files left by a process that was killed.
 pub(super) fn sweep(folder: &Path) -> Result<(), FileError> {
     for path in list(folder)? {
         let name = path.file_name().unwrap_or_default();
@@ -142,7 +142,7 @@ pub(super) fn sweep(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// What is in a folder; nothing if it isn't there.
+/// Lists a folder; a missing folder is empty.
 pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let listed = if_there(fs::read_dir(folder)).and_then(|entries| {
         let entries = entries.into_iter().flatten();
@@ -153,11 +153,11 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     listed.map_err(failed("listing", folder))
 }
 
-/// Puts the plugin's binary in its place, unless it is there, and executable. One that
-/// doesn't say which versions of CNI it speaks gets no place.
+/// Installs the plugin's binary unless it is already present and executable. A binary that doesn't
+/// report its supported CNI versions isn't installed.
 pub(super) fn place(plugin: &Path, to: &Path) -> Result<(), FileError> {
     let wanted = fs::read(plugin).map_err(failed("reading", plugin))?;
-    let there = if_there(fs::metadata(to)).map_err(failed("looking at", to))?;
+    let there = if_there(fs::metadata(to)).map_err(failed("inspecting", to))?;
     let is_fit = |meta: &fs::Metadata| meta.is_file() && meta.mode() & 0o111 == 0o111;
     if there.is_some_and(|meta| is_fit(&meta)) {
         let there = if_there(fs::read(to)).map_err(failed("reading", to))?;
@@ -173,7 +173,7 @@ pub(super) fn place(plugin: &Path, to: &Path) -> Result<(), FileError> {
     sync(to)
 }
 
-/// That a plugin can be called here.
+/// Checks that a plugin can be called here.
 fn answers(plugin: &Path) -> io::Result<()> {
     let mut version = Command::new(plugin);
     let version = version
@@ -183,7 +183,8 @@ fn answers(plugin: &Path) -> io::Result<()> {
     let mut tries = 0;
     let asked = loop {
         match version.output() {
-            // A process that another thread is starting holds the file as it was written.
+            // A child process that another thread is spawning still holds the file open for
+            // writing.
             Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < TRIES => {
                 tries += 1;
                 sleep(Duration::from_millis(5));
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(meta.mode() & 0o7777, 0o755);
         place(&plugin, &to).unwrap();
         assert_eq!(fs::metadata(&to).unwrap().ino(), meta.ino(), "it was equal");
-        // What can't be called leaves the old one where it is.
+        // A binary that can't be called leaves the old one in place.
         fs::write(&plugin, "#!/bin/sh\nexit 1\n").unwrap();
         assert!(place(&plugin, &to).is_err());
         assert_eq!(fs::metadata(&to).unwrap().ino(), meta.ino());

@@ -1,4 +1,4 @@
-//! One look at the node's network configuration: what is missing there is put right.
+//! One check of the node's network configuration, which adds what is missing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,26 +13,26 @@ use super::list::{self, List, ListError};
 use super::pace::Pace;
 use super::{CniStatus, Way, remove};
 
-/// The file in the drop-in folder of a network.
+/// The plugin's file in the drop-in folder of a network.
 pub(super) const FILE: &str = "ringfence.conf";
-/// What is added to the name of a file with one plugin, for the list that stands in its
-/// place: it sorts behind that file, and before any other that sorts behind that file.
+/// Suffix of the list that replaces a file with a single plugin: the list sorts right after that
+/// file, and before any other that sorts after it.
 pub(super) const LIST: &str = "-ringfence.conflist";
-/// The same for that file itself while it is out of use; runtimes don't read it.
+/// Suffix of the original file while it is out of use; runtimes don't read it.
 pub(super) const SAVED: &str = ".ringfence-saved";
-/// After somebody else was faster.
+/// Wait after somebody else has changed a file first.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// What is installed, and where.
+/// What to install, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Install {
     /// Where the runtime finds its networks (`/etc/cni/net.d`).
     pub conf_dir: PathBuf,
-    /// Where it finds plugins (`/opt/cni/bin`).
+    /// Where the runtime finds plugins (`/opt/cni/bin`).
     pub bin_dir: PathBuf,
     /// The plugin's binary.
     pub plugin: PathBuf,
-    /// What the plugin is told.
+    /// The plugin's configuration.
     pub entry: Entry,
 }
 
@@ -42,21 +42,24 @@ pub enum InstallError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A list can't take the entry, or give it back.
+    /// The entry can't be added to a list, or removed from it.
     #[error("{}: {source}; {todo}", path.display())]
     List {
-        /// Its file.
+        /// The list's file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: ListError,
-        /// What helps.
+        /// The remedy.
         todo: &'static str,
     },
-    /// The file of the drop-in is somebody else's.
-    #[error("{}: it isn't of {PLUGIN}; remove it, and the plugin's own takes its place", .0.display())]
+    /// The drop-in file belongs to somebody else.
+    #[error(
+        "{}: doesn't belong to {PLUGIN}; remove it so that the plugin's own can be written",
+        .0.display()
+    )]
     Foreign(PathBuf),
-    /// A path that JSON can't hold.
-    #[error("the plugin's entry: {0}; give folders with names in UTF-8")]
+    /// A path can't be represented in JSON.
+    #[error("the plugin's entry: {0}; use folders with UTF-8 names")]
     Entry(#[from] serde_json::Error),
 }
 
@@ -64,28 +67,28 @@ pub enum InstallError {
 #[derive(Debug)]
 pub(super) struct Installer {
     install: Install,
-    /// Where all was as wanted after the last look, and whether by the drop-in alone.
+    /// The list that was up to date after the last check, and whether by the drop-in alone.
     placed: Option<(PathBuf, bool)>,
     pace: Pace,
     rewrites: u64,
 }
 
-/// What has to change.
+/// The necessary changes.
 struct Plan {
     network: Network,
-    /// The list that the entry goes into, and what it says now.
+    /// The list for the entry, and its present text.
     target: PathBuf,
     text: String,
-    /// What it should say; none if it does.
+    /// The desired text; none if it is already up to date.
     edited: Option<String>,
-    /// The drop-in; none if the runtime is told to read none.
+    /// The drop-in; none if the list tells the runtime to read none.
     drop_in: Option<PathBuf>,
-    /// The runtime reads drop-ins.
+    /// Whether the runtime is known to read drop-ins.
     is_proven: bool,
 }
 
 impl Installer {
-    /// Forgets what was proven: another runtime may have come since.
+    /// Discards the proof that drop-ins are read: another runtime may have been installed since.
     pub(super) fn new(install: Install) -> Self {
         let state = &install.entry.state_dir;
         let begun = files::remove(&state.join(DROP_IN)).map(drop);
@@ -105,14 +108,14 @@ impl Installer {
         }
     }
 
-    /// Looks, and puts right what is missing. Says how it stands, and after how long to
-    /// look again, if not only after the next change.
+    /// Checks the configuration and adds what is missing. Returns the status, and after how long to
+    /// check again, if not only after the next change.
     pub(super) fn look(&mut self, now: Instant) -> (CniStatus, Option<Duration>) {
         let mut status = CniStatus::default();
         let to = self.install.bin_dir.join(PLUGIN);
         let placed = files::place(&self.install.plugin, &to);
         let looked = if placed.is_err() && !to.exists() {
-            // Called without its binary, no pod would start.
+            // With an entry but without its binary, no pod would start.
             self.placed = None;
             remove::from(&self.install.conf_dir).map(|_| None)
         } else {
@@ -150,7 +153,7 @@ impl Installer {
                 self.pace.note(now);
                 self.rewrites += 1;
                 let list = plan.target.display();
-                tracing::warn!(%list, "somebody took {PLUGIN} out of the chain; it is put back");
+                tracing::warn!(%list, "{PLUGIN} was removed from the chain; putting it back");
             }
             if !self.carry_out(&plan)? {
                 return Ok(Some(AGAIN));
@@ -220,14 +223,14 @@ impl Installer {
         Ok(!dropped || is_single || plan.edited.is_some())
     }
 
-    /// The drop-in first: runtimes read drop-ins when a list changes. False if somebody
-    /// else has changed the list meanwhile.
+    /// Writes the drop-in first, since runtimes read drop-ins when a list changes. Returns false if
+    /// somebody else has changed the list meanwhile.
     fn carry_out(&self, plan: &Plan) -> Result<bool, InstallError> {
         remove::drop_ins(&self.install.conf_dir, plan.drop_in.as_deref())?;
         if let Some(path) = &plan.drop_in {
             let folder = path.parent().unwrap_or(path);
             let made = fs::create_dir_all(folder);
-            made.map_err(files::failed("making", folder))?;
+            made.map_err(files::failed("creating", folder))?;
             let entry = self.install.entry.to_json(Via::DropIn)?;
             files::write(path, entry.as_bytes(), 0o644)?;
         }
@@ -242,22 +245,22 @@ impl Installer {
     }
 }
 
-/// Puts a list in the place of a file with one plugin. Until that is renamed, runtimes
-/// take it, since it comes first; after it, the list.
+/// Replaces a file with a single plugin by a list. Until the file is renamed, runtimes use it,
+/// since it sorts first; after that, the list.
 fn replace(path: &Path, text: &str, list: &Path, edited: &str) -> Result<bool, InstallError> {
-    let mode = fs::metadata(path).map_err(files::failed("looking at", path))?;
+    let mode = fs::metadata(path).map_err(files::failed("inspecting", path))?;
     files::write(list, edited.as_bytes(), mode.permissions().mode() & 0o7777)?;
     let saved = beside(path, SAVED);
     files::rename(path, &saved)?;
     if text_of(&saved)?.as_deref() == Some(text) {
         return Ok(true);
     }
-    // Its owner was faster: it is looked at again.
+    // Its owner was faster: it is checked again.
     files::rename(&saved, path)?;
     Ok(false)
 }
 
-/// The name of a file with something added.
+/// Appends a suffix to a file name.
 pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
@@ -268,7 +271,7 @@ fn text_of(path: &Path) -> Result<Option<String>, FileError> {
     files::if_there(fs::read_to_string(path)).map_err(files::failed("reading", path))
 }
 
-/// The files of a folder that runtimes read.
+/// Reads the files of a folder that runtimes read.
 fn read(folder: &Path) -> Result<Vec<super::choose::File>, FileError> {
     let mut files = Vec::new();
     for path in files::list(folder)? {
@@ -276,7 +279,7 @@ fn read(folder: &Path) -> Result<Vec<super::choose::File>, FileError> {
             continue;
         }
         match files::if_there(fs::read_to_string(&path)) {
-            Ok(None) if path.is_symlink() => files.push((path, Err("a link to nothing".into()))),
+            Ok(None) if path.is_symlink() => files.push((path, Err("a dangling symlink".into()))),
             Ok(None) => {}
             Ok(Some(text)) => files.push((path, Ok(text))),
             Err(error) => files.push((path, Err(error.to_string()))),

@@ -10,7 +10,7 @@ const LIST: &str =
     r#"{"cniVersion":"1.0.0", "name":"pods","x":1.50, "plugins":[ {"type":"ptp"} ]}"#;
 const SINGLE: &str = r#"{"cniVersion":"0.3.1","name":"pods","type":"bridge"}"#;
 
-/// A node with a folder for each thing.
+/// A node with the folders that the installer uses.
 struct Node {
     dir: TempDir,
     installer: Installer,
@@ -67,7 +67,7 @@ impl Node {
         self.installer.look(self.now).0
     }
 
-    /// The plugins that a runtime would call, by the first file that it takes.
+    /// Returns the plugins that a runtime would call, from the first file that it accepts.
     fn chain(&self) -> Vec<String> {
         let (network, _) = choose(read(&self.dir.path().join("net.d")).unwrap());
         let text = match network.unwrap() {
@@ -81,7 +81,7 @@ impl Node {
             .collect()
     }
 
-    /// All files of the configuration folder, with what they say.
+    /// Returns all files of the configuration folder, with their content.
     fn files(&self) -> Vec<(PathBuf, String)> {
         fn walk(folder: &Path, all: &mut Vec<(PathBuf, String)>) {
             for path in files::list(folder).unwrap() {
@@ -124,11 +124,11 @@ fn once_a_drop_in_was_read_the_list_is_its_owners_alone_until_an_agent_starts() 
     let status = node.look();
     assert_eq!((status.way, status.rewrites), (Some(Way::DropIn), 0));
     assert_eq!(node.text("10-pods.conflist"), LIST);
-    // Another runtime may have come, which reads none.
+    // A restart may mean another runtime, which reads no drop-ins.
     node.restart();
     assert_eq!(node.look().way, Some(Way::Both));
     assert_eq!(node.chain(), ["ptp", "ringfence-cni"]);
-    // One that is told to read none.
+    // A list that tells the runtime to read no drop-ins.
     let only = LIST.replace("\"x\":1.50", "\"loadOnlyInlinedPlugins\":true");
     node.write("10-pods.conflist", &only);
     assert_eq!(node.look().way, Some(Way::List));
@@ -150,7 +150,7 @@ fn an_entry_that_was_taken_out_is_put_back_and_counted_ever_more_slowly() {
     node.now += wait.unwrap();
     let status = node.look();
     assert!(status.is_installed() && status.rewrites == 2, "{status:?}");
-    // Nobody has touched anything since.
+    // Nothing has changed since.
     let inode = fs::metadata(node.at("10-pods.conflist")).unwrap().ino();
     assert_eq!(node.look(), status);
     assert_eq!(
@@ -169,7 +169,7 @@ fn a_file_with_one_plugin_becomes_a_list_and_comes_back() {
     assert_eq!(status.list, Some(node.at("10-a.conf-ringfence.conflist")));
     assert_eq!(node.chain(), ["bridge", "ringfence-cni"]);
     assert_eq!(node.look().rewrites, 0);
-    // Its owner writes it anew: it is the runtime's first again.
+    // Its owner writes it again: it is the runtime's first file again.
     let newer = SINGLE.replace("bridge", "macvlan");
     node.write("10-a.conf", &newer);
     assert_eq!(node.chain(), ["macvlan"]);
@@ -208,12 +208,12 @@ fn without_its_binary_the_plugin_is_not_in_the_chain() {
     assert_eq!(node.files(), before);
     fs::write(node.dir.path().join("plugin"), "#!/bin/sh\n").unwrap();
     assert!(node.look().is_installed());
-    // It vanishes, and can't be put back: pods start without it.
+    // The binary vanishes and can't be restored: pods start without it.
     fs::remove_file(node.dir.path().join("bin").join(PLUGIN)).unwrap();
     fs::write(node.dir.path().join("plugin"), "#!/bin/sh\nexit 1\n").unwrap();
     assert!(!node.look().is_installed());
     assert_eq!(node.files(), before);
-    // An older binary that can't be replaced goes on.
+    // An older binary that can't be replaced stays in use.
     fs::write(node.dir.path().join("plugin"), "#!/bin/sh\n").unwrap();
     node.look();
     fs::write(node.dir.path().join("plugin"), "#!/bin/sh\nexit 1\n").unwrap();
@@ -234,7 +234,7 @@ fn files_that_no_runtime_takes_are_left_alone_and_reported() {
         "{status:?}"
     );
     assert!(status.is_installed());
-    // One with a version that the plugin would refuse, and a drop-in of somebody else's.
+    // A list with a version that the plugin would refuse, and a drop-in of somebody else's.
     node.write("01-old.conflist", &LIST.replace("1.0.0", "0.2.0"));
     let status = node.look();
     assert!(status.error.unwrap().contains("\"0.2.0\""));
@@ -268,7 +268,7 @@ fn after_removal_the_folder_is_as_it_was() {
         remove::from(&node.dir.path().join("net.d")).unwrap(),
         [] as [PathBuf; 0]
     );
-    // What can't be edited is named, and all else is done.
+    // A file that can't be edited is named, and everything else is done.
     node.write("05-broken.conflist", "{ ringfence-cni");
     node.look();
     let refused = remove::from(&node.dir.path().join("net.d")).unwrap_err();

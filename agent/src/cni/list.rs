@@ -1,5 +1,5 @@
-//! Editing the text of a network's configuration. What others wrote stays to the letter:
-//! nothing is written anew but the plugin's own entry.
+//! Edits the text of a network's configuration. Everything that others wrote stays verbatim: only
+//! the plugin's own entry is rewritten.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 /// Why a file isn't edited.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ListError {
-    /// A runtime wouldn't take it, or it can't be told how it would.
+    /// A runtime would reject it, or its interpretation is unclear.
     #[error("it doesn't parse: {0}")]
     Syntax(String),
-    /// It makes no network.
-    #[error("it names no network, or no plugin that would make one")]
+    /// It creates no network.
+    #[error("it names no network, or no plugin that creates one")]
     Empty,
     /// The plugin would refuse to be called.
-    #[error("cniVersion {0:?}: {PLUGIN} speaks {spoken}", spoken = VERSIONS.join(", "))]
+    #[error("cniVersion {0:?}: {PLUGIN} supports {supported}", supported = VERSIONS.join(", "))]
     Version(String),
 }
 
@@ -39,7 +39,7 @@ pub(super) struct List<'a> {
     cni_version: Cow<'a, str>,
     #[serde(default)]
     cni_versions: Vec<String>,
-    /// Drop-ins aren't read.
+    /// Whether drop-ins are ignored.
     #[serde(default)]
     load_only_inlined_plugins: bool,
     #[serde(borrow)]
@@ -53,7 +53,7 @@ struct Plugin<'a> {
     kind: Cow<'a, str>,
 }
 
-/// A configuration of one plugin (`*.conf`, `*.json`).
+/// A configuration of a single plugin (`*.conf`, `*.json`).
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Single<'a> {
@@ -66,7 +66,7 @@ struct Single<'a> {
 }
 
 impl<'a> List<'a> {
-    /// Reads a list that makes a network.
+    /// Parses a list that creates a network.
     pub(super) fn parse(text: &'a str) -> Result<Self, ListError> {
         let list: Self = serde_json::from_str(text)?;
         let ours = list.ours()?;
@@ -76,34 +76,34 @@ impl<'a> List<'a> {
         Ok(list)
     }
 
-    /// Which of its plugins are ours.
+    /// Reports for each plugin whether it is ours.
     fn ours(&self) -> Result<Vec<bool>, ListError> {
         let all = self.plugins.iter();
         all.map(|raw| is_ours(raw.get())).collect()
     }
 
-    /// How many plugins it has that are others'.
+    /// Counts the plugins of others.
     pub(super) fn others(&self) -> usize {
         let ours = self.ours().unwrap_or_default();
         ours.iter().filter(|is_ours| !**is_ours).count()
     }
 
-    /// Where a plugin stands in the text that was read.
+    /// Returns a plugin's range in the text that was parsed.
     fn place(&self, text: &str, n: usize) -> Range<usize> {
         let raw = self.plugins[n].get();
         let start = raw.as_ptr().addr() - text.as_ptr().addr();
         start..start + raw.len()
     }
 
-    /// Whether a runtime that knows drop-ins reads the folder with the network's name.
+    /// Reports whether a runtime that supports drop-ins reads the folder with the network's name.
     pub(super) fn reads_drop_ins(&self) -> bool {
-        // Such names lead elsewhere; CNI allows them no more than it does others.
+        // Such names lead to other folders; CNI doesn't allow them anyway.
         let is_plain = !self.name.contains('/') && !self.name.starts_with('.');
         is_plain && !self.load_only_inlined_plugins
     }
 
-    /// That the plugin doesn't refuse what the runtime will call it with: the highest
-    /// version that both know, of `cniVersions` too.
+    /// Checks that the plugin supports the version that the runtime will call it with: the highest
+    /// version that both support, including those of `cniVersions`.
     pub(super) fn check_version(&self) -> Result<(), ListError> {
         let highest = self.cni_versions.iter().max_by_key(|text| numbers(text));
         let told = [Some(self.cni_version.as_ref()), highest.map(String::as_str)];
@@ -119,7 +119,7 @@ fn numbers(version: &str) -> Vec<u64> {
     version.split('.').filter_map(|n| n.parse().ok()).collect()
 }
 
-/// Whether an object is an entry of the plugin's.
+/// Reports whether an object is an entry of our plugin.
 pub(super) fn is_ours(object: &str) -> Result<bool, ListError> {
     let plugin: Plugin<'_> = serde_json::from_str(object)?;
     if plugin.kind.is_empty() {
@@ -128,7 +128,7 @@ pub(super) fn is_ours(object: &str) -> Result<bool, ListError> {
     Ok(plugin.kind == PLUGIN)
 }
 
-/// The list with this entry behind all others; none if it is so already.
+/// Returns the list with this entry after all others; none if it is there already.
 pub(super) fn put(text: &str, entry: &str) -> Result<Option<String>, ListError> {
     let list = List::parse(text)?;
     list.check_version()?;
@@ -146,10 +146,10 @@ pub(super) fn put(text: &str, entry: &str) -> Result<Option<String>, ListError> 
     Ok(Some(format!("{head},{gap}{entry}{tail}")))
 }
 
-/// What may stand between two values.
+/// Whitespace allowed between two values.
 const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// The list without the plugin's entries; none if it has none.
+/// Returns the list without our plugin's entries; none if there are none.
 pub(super) fn take(text: &str) -> Result<Option<String>, ListError> {
     let mut text = Cow::Borrowed(text);
     loop {
@@ -158,7 +158,7 @@ pub(super) fn take(text: &str) -> Result<Option<String>, ListError> {
             break;
         };
         let own = list.place(&text, n);
-        // With the comma before it, or behind the first.
+        // Includes the comma before the entry, or the one after the first entry.
         let cut = match n.checked_sub(1) {
             Some(before) => list.place(&text, before).end..own.end,
             None => own.start..list.place(&text, 1).start,
@@ -173,12 +173,12 @@ pub(super) fn take(text: &str) -> Result<Option<String>, ListError> {
     })
 }
 
-/// Whether two objects say the same.
+/// Reports whether two objects are equal as JSON.
 pub(super) fn are_equal(a: &str, b: &str) -> Result<bool, ListError> {
     Ok(serde_json::from_str::<Value>(a)? == serde_json::from_str::<Value>(b)?)
 }
 
-/// That a file with one plugin makes a network; none if it is ours, which makes none.
+/// Checks that a file with a single plugin creates a network; ours alone creates none.
 pub(super) fn check_single(text: &str) -> Result<(), ListError> {
     let single: Single<'_> = serde_json::from_str(text)?;
     if single.name.is_empty() || single.kind.is_empty() || single.kind == PLUGIN {
@@ -187,7 +187,7 @@ pub(super) fn check_single(text: &str) -> Result<(), ListError> {
     Ok(())
 }
 
-/// The list that makes the same network as a file with one plugin.
+/// Returns a list that creates the same network as a file with a single plugin.
 pub(super) fn convert(text: &str) -> Result<String, ListError> {
     check_single(text)?;
     let single: Single<'_> = serde_json::from_str(text)?;

@@ -5,7 +5,7 @@ use super::*;
 
 const ENTRY: &str = r#"{"type":"ringfence-cni","stateDir":"/s","via":"list"}"#;
 
-/// As an administrator may have written it.
+/// A list as an administrator may have written it.
 const LIST: &str = r#"{
     "x-owner" : "someone", "cniVersion": "0.3.1",
     "name": "pods",
@@ -41,7 +41,7 @@ fn an_entry_that_is_old_doubled_or_not_the_last_is_put_right() {
     let once = put(&edited, &newer).unwrap().unwrap();
     assert_eq!(once.matches("ringfence-cni").count(), 1);
     assert!(once.contains("/t"));
-    // Another tool's entry behind ours, ours in front, ours twice.
+    // Another tool's entry after ours, ours first, ours twice.
     let behind = edited.replace(ENTRY, &format!("{ENTRY}, {{\"type\":\"istio-cni\"}}"));
     let front = LIST.replace(
         "{\"type\": \"portmap\"}",
@@ -114,7 +114,10 @@ fn no_entry_goes_where_the_plugin_would_be_called_with_a_version_that_it_refuses
         r#""cniVersion":"1.0.0","cniVersions":["1.0.0","1.20.0","1.1.0"],"#,
     ] {
         let refused = put(&list(bad), ENTRY).unwrap_err().to_string();
-        assert!(refused.contains("ringfence-cni speaks 0.3.1"), "{refused}");
+        assert!(
+            refused.contains("ringfence-cni supports 0.3.1"),
+            "{refused}"
+        );
     }
 }
 

@@ -1,18 +1,17 @@
-//! Keeps the network plugin `ringfence-cni` in the node's chain of plugins, and takes it
-//! out.
+//! Keeps the network plugin `ringfence-cni` in the node's chain of plugins, and removes it.
 //!
-//! Two things tell a runtime of a plugin: an entry in the network's list, which others own
-//! and rewrite, and, from libcni 1.3 on, a file in the folder beside the list that has the
-//! network's name. Which of them a runtime reads can't be asked. So both are put there,
-//! and the plugin, which may be called twice, leaves word when the file led to it: then the
-//! entry goes. That proof holds for as long as the agent runs. An agent that starts asks
-//! anew, since another runtime may have come; one that is replaced under a running agent
-//! by one that reads no drop-ins isn't noticed until the next start, and meanwhile pods
-//! are closed by the kernel's events, as without the plugin.
+//! Two things tell a runtime about a plugin: an entry in the network's list, which others own and
+//! rewrite, and, from libcni 1.3 on, a file in the folder beside the list that has the network's
+//! name. Which of them a runtime reads can't be queried. So both are written, and the plugin, which
+//! may be called twice, leaves a marker when it is called through the file: then the entry is
+//! removed. That proof is valid for as long as the agent runs. A starting agent discards it, since
+//! another runtime may have been installed. A runtime that is replaced under a running agent by one
+//! that reads no drop-ins isn't noticed until the agent's next start; meanwhile pods are closed by
+//! the kernel's events, as without the plugin.
 //!
-//! Nothing is written where no network is configured: a list with this plugin alone would
-//! give pods a network that doesn't exist. The binary is there before the entry is, and
-//! stays when that goes.
+//! Nothing is written while no network is configured: a list with this plugin alone would give pods
+//! a network that doesn't exist. The binary is installed before the entry, and stays when the entry
+//! is removed.
 //!
 //! `list`, `choose` and `pace` decide; `files`, `install` and `remove` do I/O.
 
@@ -39,20 +38,20 @@ use install::Installer;
 pub use install::{Install, InstallError};
 pub use remove::from as remove_from;
 
-/// Between looks when nothing happens.
+/// Interval between checks when nothing happens.
 const PERIOD: Duration = Duration::from_secs(5);
-/// After an event, for a file to be written in full.
+/// Wait after an event, for a file to be written completely.
 const WRITTEN: Duration = Duration::from_millis(10);
 
-/// How the runtime is told of the plugin.
+/// How the runtime learns of the plugin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
-    /// By an entry in the list.
+    /// From an entry in the list.
     List,
-    /// By the drop-in: the runtime has shown that it reads it.
+    /// From the drop-in: the runtime has proven that it reads it.
     DropIn,
-    /// By both, until a pod's start shows whether the runtime reads drop-ins.
+    /// From both, until a pod's start shows whether the runtime reads drop-ins.
     Both,
 }
 
@@ -66,28 +65,28 @@ impl fmt::Display for Way {
     }
 }
 
-/// How the plugin is installed, as `ringfence status -o json` prints it.
+/// How the plugin is installed, as printed by `ringfence status -o json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CniStatus {
-    /// The network's list that the runtime takes; none while no network is configured.
+    /// The network list that the runtime uses; none while no network is configured.
     pub list: Option<PathBuf>,
-    /// How the runtime is told of the plugin; none while it isn't.
+    /// How the runtime learns of the plugin; none while it doesn't.
     pub way: Option<Way>,
-    /// How often the plugin was put back after somebody else took it out.
+    /// How often the plugin was put back after somebody else removed it.
     pub rewrites: u64,
-    /// Why the plugin isn't installed, or isn't this version's.
+    /// Why the plugin isn't installed, or isn't of this version.
     pub error: Option<String>,
-    /// Files before the list's that no runtime could take.
+    /// Files before the list that no runtime accepts.
     pub faults: Vec<String>,
 }
 
 impl CniStatus {
-    /// Whether pods that start now are closed by this version's plugin.
+    /// Reports whether pods that start now are closed by this version's plugin.
     pub const fn is_installed(&self) -> bool {
         self.way.is_some() && self.error.is_none()
     }
 
-    /// What is to be looked into.
+    /// Lists what a person should look into.
     pub fn problems(&self) -> impl Iterator<Item = &String> {
         self.error.iter().chain(&self.faults)
     }
@@ -109,12 +108,12 @@ impl fmt::Display for CniStatus {
     }
 }
 
-/// What the installer says of itself.
+/// The installer's published status.
 #[derive(Clone, Debug, Default)]
 pub struct Board(Arc<Mutex<CniStatus>>);
 
 impl Board {
-    /// How it stands.
+    /// Returns the present status.
     pub fn read(&self) -> CniStatus {
         let status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         status.clone()
@@ -134,7 +133,7 @@ impl Board {
     }
 }
 
-/// Keeps the plugin installed. What it has put there stays when it ends.
+/// Keeps the plugin installed. What it has installed stays when it ends.
 pub async fn run(install: Install, board: Board) {
     let signal = Arc::new(Notify::new());
     let watch = |folder| Watch::folder(folder, Arc::clone(&signal));
@@ -161,7 +160,7 @@ pub async fn run(install: Install, board: Board) {
         watches.iter_mut().for_each(Watch::ensure);
         match wait {
             Some(rest) => sleep(rest).await,
-            // Time alone makes it look again as well.
+            // A timeout triggers another check, too.
             None => {
                 let _ = timeout(PERIOD, signal.notified()).await;
             }

@@ -1,23 +1,23 @@
-//! How fast the plugin's entry is put back.
+//! Limits how often the plugin's entry is put back.
 
 use std::time::{Duration, Instant};
 
-/// After the first time.
+/// The wait after the first time.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// However often somebody takes it out.
+/// The longest wait, however often somebody removes the entry.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Left alone for so long, it is put back at once again.
+/// If the entry stayed for this long, it is put back at once again.
 const CALM: Duration = Duration::from_secs(60);
 
-/// The first time at once, then each time after twice as long, so that two tools that
-/// want different things don't keep each other busy.
+/// Puts the entry back at once the first time, then after a wait that doubles each time, so that
+/// two tools with conflicting goals don't keep each other busy.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     last: Option<(Instant, Duration)>,
 }
 
 impl Pace {
-    /// How long to wait before the entry may be put back.
+    /// Returns how long to wait before the entry may be put back.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         match self.last {
             Some((at, rest)) => (at + rest).saturating_duration_since(now),
@@ -25,7 +25,7 @@ impl Pace {
         }
     }
 
-    /// It was put back.
+    /// Records that the entry was put back.
     pub(super) fn note(&mut self, now: Instant) {
         let rest = match self.last {
             Some((at, rest)) if now.saturating_duration_since(at) < CALM => (rest * 2).min(LONGEST),

@@ -1,11 +1,11 @@
-//! What `/metrics` says of the network plugin.
+//! The network plugin's metrics.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::CniStatus;
 
 impl CniStatus {
-    /// Adds its metrics to a page.
+    /// Adds the metrics to a page.
     ///
     /// # Errors
     /// Only if a name is given twice.
@@ -18,13 +18,13 @@ impl CniStatus {
         registry.register(Box::new(installed))?;
         let faults = IntGauge::new(
             "ringfence_cni_config_faults",
-            "Files of the network configuration that no runtime could take.",
+            "Files of the network configuration that no runtime accepts.",
         )?;
         faults.set(self.faults.len().try_into().unwrap_or(i64::MAX));
         registry.register(Box::new(faults))?;
         let rewrites = IntCounter::new(
             "ringfence_cni_config_rewrites_total",
-            "Times that the network plugin was put back into the chain from which somebody took it.",
+            "Number of times the network plugin was put back into the chain after its removal.",
         )?;
         rewrites.inc_by(self.rewrites);
         registry.register(Box::new(rewrites))

@@ -1,6 +1,6 @@
-//! Taking the plugin out of the chain: its entries first, since a runtime that calls a
-//! plugin without a binary starts no pod. The binary stays, for sandboxes whose
-//! configuration the runtime remembers.
+//! Removes the plugin from the chain: its entries first, since a runtime that calls a plugin
+//! without a binary starts no pod. The binary stays, for sandboxes whose configuration the runtime
+//! remembers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use super::files::{self, FileError};
 use super::install::{FILE, InstallError, LIST, SAVED, beside};
 use super::list::{self, List};
 
-/// How often a list is tried that somebody else is writing.
+/// Number of attempts to edit a list that somebody else keeps writing.
 const TRIES: usize = 20;
 
-/// Takes every entry out of a configuration folder, and puts files back that were made
-/// into lists. Gives the files that had something of the plugin's.
+/// Removes every entry from a configuration folder, and restores files that were converted to
+/// lists. Returns the files that contained something of the plugin.
 ///
 /// # Errors
 /// Names the first file that is left with an entry; all others are done.
@@ -44,17 +44,17 @@ pub fn from(conf_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
     left.map(|()| done)
 }
 
-/// Takes the entries out of one list; whether there were any.
+/// Removes the entries from one list; returns whether there were any.
 fn entries(path: &Path) -> Result<bool, InstallError> {
     let refused = |source| InstallError::List {
         path: path.to_owned(),
         source,
-        todo: "take the entry of ringfence-cni out by hand, and do this again",
+        todo: "remove the entry of ringfence-cni by hand and try again",
     };
     for _ in 0..TRIES {
         let read = files::if_there(fs::read(path));
         let read = read.map_err(files::failed("reading", path))?;
-        // What isn't text is nothing that was edited.
+        // A file that isn't text was never edited.
         let text = read.and_then(|bytes| String::from_utf8(bytes).ok());
         let Some(text) = text.filter(|text| is_list(path) && text.contains(PLUGIN)) else {
             return Ok(false);
@@ -65,12 +65,12 @@ fn entries(path: &Path) -> Result<bool, InstallError> {
             Some(_) => {}
         }
     }
-    let busy = list::ListError::Syntax("somebody writes it all the time".to_owned());
+    let busy = list::ListError::Syntax("it keeps being rewritten".to_owned());
     Err(refused(busy))
 }
 
-/// Puts a file with one plugin back in the place of the list that was made of it, before
-/// which it sorts. A list to which others have added their own stays.
+/// Restores a file with a single plugin in place of the list that was made from it. Leaves a list
+/// to which others have added entries.
 fn restore(original: &Path) -> Result<(), FileError> {
     let (made, saved) = (beside(original, LIST), beside(original, SAVED));
     let text = files::if_there(fs::read_to_string(&made));
@@ -80,7 +80,7 @@ fn restore(original: &Path) -> Result<(), FileError> {
         return files::remove(&saved).map(drop);
     }
     if original.exists() {
-        // Its owner has written it anew.
+        // Its owner has written a new one.
         files::remove(&saved)?;
     } else {
         files::rename(&saved, original)?;
@@ -88,8 +88,8 @@ fn restore(original: &Path) -> Result<(), FileError> {
     files::remove(&made).map(drop)
 }
 
-/// Removes the plugin's drop-ins but one, and folders that are empty then. Gives the
-/// files.
+/// Removes the plugin's drop-ins except one, and the folders that this leaves empty. Returns the
+/// removed files.
 pub(super) fn drop_ins(conf_dir: &Path, but: Option<&Path>) -> Result<Vec<PathBuf>, FileError> {
     let mut done = Vec::new();
     for folder in files::list(conf_dir)? {
@@ -102,7 +102,7 @@ pub(super) fn drop_ins(conf_dir: &Path, but: Option<&Path>) -> Result<Vec<PathBu
         if text.is_some_and(|text| list::is_ours(&text).unwrap_or(false)) {
             files::remove(&path)?;
             files::sweep(&folder)?;
-            // Others' files keep it.
+            // Fails if others' files are left in it.
             let _ = fs::remove_dir(&folder);
             done.push(path);
         }

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, field, width};
 use crate::remote::{Fleet, MOST_FOLLOWED};
 
-/// The local agent's.
+/// Follows the local agent's events.
 pub(super) fn follow(global: &Global, args: &FollowArgs) -> Outcome {
     let (output, paint) = (args.output, Paint::stdout());
     let print = |line: &[u8]| {
@@ -39,21 +39,21 @@ pub(super) fn follow(global: &Global, args: &FollowArgs) -> Outcome {
     })?
 }
 
-/// Returns when nobody holds the other end of stdin any more.
+/// Returns when the other end of stdin is closed.
 async fn stdin_closes() {
     let (closed, closes) = oneshot::channel();
-    // A thread of its own, which nothing waits for: the runtime would wait for its own.
+    // A dedicated thread that nothing joins: the runtime would wait for one of its own.
     std::thread::spawn(move || {
         let ended = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        // An error ends it as well.
+        // A read error counts as closed, too.
         drop(ended);
         let _ = closed.send(());
     });
-    // Its sender can't go away unsent.
+    // The sender isn't dropped without sending.
     let _ = closes.await;
 }
 
-/// Those of several agents, each line with its node.
+/// Follows the events of several agents, and prefixes each line with its node.
 pub(super) fn follow_nodes(global: &Global, args: &NodeArgs, output: Output) -> Outcome {
     let paint = Paint::stdout();
     block_on(async {
@@ -61,8 +61,8 @@ pub(super) fn follow_nodes(global: &Global, args: &NodeArgs, output: Output) -> 
         let count = fleet.nodes().len();
         if count > MOST_FOLLOWED {
             return Err(Failure::input(anyhow!(
-                "--all-nodes: {count} nodes are too many to follow, each by a connection of its \
-                 own; choose up to {MOST_FOLLOWED} by --node"
+                "--all-nodes: {count} nodes are too many to follow, at one connection each; \
+                 choose up to {MOST_FOLLOWED} with --node"
             )));
         }
         let wide = width(fleet.nodes());
@@ -86,7 +86,7 @@ pub(super) fn follow_nodes(global: &Global, args: &NodeArgs, output: Output) -> 
     })?
 }
 
-/// One packet on one line, in the words of `tcpdump`.
+/// Formats one packet as one line, in the style of `tcpdump`.
 fn event_line(event: &Value, paint: Paint) -> String {
     if let Some(lost) = event["lost"].as_u64() {
         return paint.yellow(&format!(

@@ -1,23 +1,22 @@
-//! Whether all is well with an agent: the first line of `ringfence status`, and its exit
-//! code.
+//! The health of an agent: the first line of `ringfence status`, and its exit code.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cni::CniStatus;
-use crate::state::{HOST_NETWORK, Status, UnguardedPod};
+use crate::state::Status;
 
-/// How an agent is.
+/// The health of an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Health {
-    /// Nothing is to be looked into.
-    Well,
-    /// It isn't yet, or no longer, as it should be.
+    /// Nothing needs attention.
+    Healthy,
+    /// The agent isn't in its desired state, yet or any more.
     Waiting(String),
-    /// It can't do its work.
+    /// The agent can't do its work.
     Failing(String),
 }
 
-/// What is worst, if anything is.
+/// Returns the most severe ailment, if there is any.
 pub(super) fn health(status: &Status) -> Health {
     if let Some(error) = &status.error {
         return Health::Failing(error.clone());
@@ -26,20 +25,24 @@ pub(super) fn health(status: &Status) -> Health {
         _ if status.passes == 0 => Some("starting".to_owned()),
         _ if !status.waits_for.is_empty() => Some("waiting for the first lists".to_owned()),
         _ if !status.source_connected => {
-            Some("running on what was last known: the source can't be read".to_owned())
+            Some("running on the last known state: the source can't be read".to_owned())
         }
         _ => ailments(status).next(),
     };
-    waits.map_or(Health::Well, Health::Waiting)
+    waits.map_or(Health::Healthy, Health::Waiting)
 }
 
-/// What a person should look into, the worst first. What pods do as they start and end, and
-/// what a tenant writes that is then not in force, is no ailment of the agent's.
+/// Lists what a person should look into, the most severe first. Pods that start or end, and
+/// tenants' objects that can't be put in force, are no ailments of the agent.
 fn ailments(status: &Status) -> impl Iterator<Item = String> {
     let plugin = status.plugin.iter().flat_map(CniStatus::problems).count();
     let counts = [
-        (unguarded(status).count(), "pod", "not guarded"),
-        (status.closed.len(), "pod", "closed for want of policy"),
+        (status.unguarded.len(), "pod", "not guarded"),
+        (
+            status.closed.len(),
+            "pod",
+            "closed, their policy not in force",
+        ),
         (status.unhooked.len(), "device", "without hooks"),
         (plugin, "fault", "of the network plugin"),
         (
@@ -63,14 +66,7 @@ fn ailments(status: &Status) -> impl Iterator<Item = String> {
     said.into_iter()
 }
 
-/// Pods that aren't guarded and should be. An older agent lists those on the host network
-/// among them.
-pub(super) fn unguarded(status: &Status) -> impl Iterator<Item = &UnguardedPod> {
-    let all = status.unguarded.iter();
-    all.filter(|pod| pod.reason != HOST_NETWORK)
-}
-
-/// How many certificates can't be used: there is one at most.
+/// Returns the number of certificates that can't be used, which is at most one.
 fn certificate(status: &Status) -> usize {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |now| now.as_secs().try_into().unwrap_or(i64::MAX));
@@ -83,7 +79,7 @@ fn certificate(status: &Status) -> usize {
 mod tests {
     use super::*;
     use crate::api::remote::RemoteStatus;
-    use crate::state::{UnhookedDevice, UnknownDevice};
+    use crate::state::{UnguardedPod, UnhookedDevice, UnknownDevice};
 
     fn well() -> Status {
         Status {
@@ -101,7 +97,7 @@ mod tests {
     #[test]
     fn what_every_healthy_node_has_is_no_ailment() {
         let mut status = well();
-        status.host_network = pods(HOST_NETWORK);
+        status.host_network = pods("host network");
         status.pending = pods("the pod runtime has no record of its sandbox (yet)");
         status.unknown = vec![UnknownDevice {
             device: "veth7".into(),
@@ -110,13 +106,10 @@ mod tests {
         }];
         status.problems = vec!["Pod a/b: ringfence.dev/ingress: perhaps".into()];
         status.skipped = vec!["/run/netns/x: no such file".into()];
-        assert_eq!(health(&status), Health::Well);
-        // As an older agent tells it.
-        status.unguarded = pods(HOST_NETWORK);
-        assert_eq!(health(&status), Health::Well);
+        assert_eq!(health(&status), Health::Healthy);
     }
 
-    /// What is said, and what makes a node so.
+    /// The expected text, and the change that causes it.
     type Ailment = (&'static str, fn(&mut Status));
 
     #[test]
@@ -151,7 +144,7 @@ mod tests {
                 });
             }),
         ];
-        assert_eq!(health(&well()), Health::Well);
+        assert_eq!(health(&well()), Health::Healthy);
         for (said, change) in change {
             let mut status = well();
             change(&mut status);

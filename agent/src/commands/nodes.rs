@@ -1,4 +1,4 @@
-//! The same of agents of other nodes, in one table with the node's name in front.
+//! The same commands for agents of other nodes, in one table with the node's name in front.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::health::{Health, health, unguarded};
+use super::health::{Health, health};
 use super::status_text::verdict;
 use super::{Listing, block_on, wire_name};
 use crate::cli::{Global, NodeArgs, Output, PodName, StatusArgs};
@@ -15,14 +15,14 @@ use crate::output::{Paint, plain, print, print_json, table};
 use crate::remote::{Fleet, NodeError};
 use crate::state::{InForce, Status};
 
-/// A node's name, and its agent's answer.
+/// A node's name, and the answer of its agent.
 pub(super) type Answer<T> = (String, Result<T, NodeError>);
-/// One object of JSON.
+/// A JSON object.
 type Object = Map<String, Value>;
 
-/// What a row is called that came from a node.
+/// The field and column of the node's name.
 const NODE: &str = "node";
-/// The columns of `status`; the last one is as long as what is wrong.
+/// The columns of `status`; the last one has no fixed width.
 const STATUS: [&str; 7] = [
     NODE,
     "version",
@@ -33,7 +33,7 @@ const STATUS: [&str; 7] = [
     "health",
 ];
 
-/// `ringfence endpoints`, `flows` or `drops`.
+/// Runs `ringfence endpoints`, `connections` or `drops`.
 pub(super) fn list(global: &Global, args: &NodeArgs, output: Output, listing: &Listing) -> Outcome {
     let command = [listing.command, "-o", "json"];
     let answers: Vec<Answer<Vec<Object>>> = ask(global, args, &command, Duration::ZERO)?;
@@ -46,14 +46,14 @@ pub(super) fn list(global: &Global, args: &NodeArgs, output: Output, listing: &L
         })
     };
     let rows: Vec<Value> = rows.into_iter().flat_map(named).collect();
-    // "none" would be said of nodes that weren't asked.
+    // Nodes that didn't answer must not be reported as having "none".
     if !rows.is_empty() || output == Output::Json || ended.is_whole() {
         super::list(rows, output, listing, &[NODE])?;
     }
     ended.outcome()
 }
 
-/// `ringfence status`.
+/// Runs `ringfence status`.
 pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
     if let Some(pod) = &args.wait {
         return wait(global, args, pod);
@@ -89,12 +89,13 @@ pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
     }
 }
 
-/// Whether nothing is to be looked into on a node.
+/// Reports whether nothing on a node needs attention.
 fn is_well(node: &str, status: &Status) -> bool {
-    health(status) == Health::Well && status.node == node
+    health(status) == Health::Healthy && status.node == node
 }
 
-/// The answer as it came, with fields that this version doesn't know, and as it knows it.
+/// Returns the answer as received, including fields that this version doesn't know, and the parsed
+/// status.
 fn understood(answer: Object) -> Result<(Value, Status), NodeError> {
     let answer = Value::Object(answer);
     match serde_json::from_value(answer.clone()) {
@@ -105,12 +106,12 @@ fn understood(answer: Object) -> Result<(Value, Status), NodeError> {
     }
 }
 
-/// One line of the table.
+/// Returns one row of the table.
 fn summary(node: &str, status: &Status) -> Vec<String> {
     let mut health = verdict(status, Paint::off());
     if status.node != node {
         health.push_str(&format!(
-            "; it takes itself for node {:?}, and guards that one's pods: see --node-name",
+            "; its agent runs as node {:?} and guards that node's pods: see --node-name",
             status.node
         ));
     }
@@ -119,14 +120,14 @@ fn summary(node: &str, status: &Status) -> Vec<String> {
         status.version.clone(),
         status.mode.clone(),
         status.endpoints.to_string(),
-        unguarded(status).count().to_string(),
+        status.unguarded.len().to_string(),
         status.generation.to_string(),
         health,
     ];
     cells.iter().map(|cell| plain(cell)).collect()
 }
 
-/// `ringfence status --wait NS/POD --node NODE`.
+/// Runs `ringfence status --wait NS/POD --node NODE`.
 fn wait(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
     let (pod, seconds) = (wire_name(pod)?, args.timeout.to_string());
     let command = [
@@ -149,8 +150,8 @@ fn wait(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
     })
 }
 
-/// Prints what agents say of something that was waited for, one line a node; where it isn't
-/// in force yet is a finding.
+/// Prints the agents' answers about something that was waited for, one line per node. A node where
+/// it isn't in force yet is a finding.
 pub(super) fn waited<T: Serialize>(
     answers: Vec<Answer<T>>,
     output: Output,
@@ -183,7 +184,7 @@ pub(super) fn waited<T: Serialize>(
     }
 }
 
-/// Whether an agent has said that something isn't in force.
+/// Reports whether the agent answered that something isn't in force.
 fn is_late<T>(answer: &Answer<T>) -> bool {
     matches!(answer.1, Err(NodeError::Ended { code: 1, .. }))
 }
@@ -200,19 +201,19 @@ fn ask<T: serde::de::DeserializeOwned>(
     })?
 }
 
-/// Puts the node's name into a row; one of the agent's own gives way.
+/// Inserts the node's name into a row, and overwrites a `node` field of the agent's own.
 pub(super) fn name(row: &mut Value, node: &str) {
     if let Some(row) = row.as_object_mut() {
         row.insert(NODE.to_owned(), node.into());
     }
 }
 
-/// Says on stderr why a node's agent gave no answer.
+/// Prints to stderr why a node's agent gave no answer.
 pub(super) fn complain(node: &str, why: &NodeError) {
     eprintln!("ringfence: {node}: {why}");
 }
 
-/// What came, and what didn't.
+/// Separates the answers from the faults.
 fn split<T>(answers: Vec<Answer<T>>) -> (Vec<(String, T)>, Ended) {
     let asked = answers.len();
     let mut came = Vec::new();
@@ -226,7 +227,7 @@ fn split<T>(answers: Vec<Answer<T>>) -> (Vec<(String, T)>, Ended) {
     (came, Ended { asked, faults })
 }
 
-/// How asking all of them ended.
+/// The outcome of asking all nodes.
 struct Ended {
     asked: usize,
     faults: Vec<(String, NodeError)>,
@@ -237,7 +238,7 @@ impl Ended {
         self.faults.is_empty()
     }
 
-    /// Names the nodes that gave no answer; a fault if there are any.
+    /// Names the nodes that gave no answer; fails if there are any.
     fn outcome(&self) -> Outcome {
         for (node, why) in &self.faults {
             complain(node, why);
@@ -245,7 +246,7 @@ impl Ended {
         match self.faults.len() {
             0 => Ok(Found::Fine),
             some => Err(Failure::fault(anyhow!(
-                "no answer of {some} of {} nodes",
+                "no answer from {some} of {} nodes",
                 self.asked
             ))),
         }
@@ -274,7 +275,7 @@ mod tests {
         let mut status = well("n");
         assert_eq!(
             summary("n", &status),
-            ["n", "0.1.0", "audit", "3", "0", "7", "well"]
+            ["n", "0.1.0", "audit", "3", "0", "7", "healthy"]
         );
         status.error = Some("map RULES is full".into());
         assert_eq!(summary("n", &status)[6], "failing: map RULES is full");
@@ -284,7 +285,7 @@ mod tests {
     fn an_agent_that_takes_itself_for_another_nodes_is_not_well() {
         let said = &summary("n", &well("m"))[6];
         assert!(
-            said.starts_with("well; it takes itself for node \"m\""),
+            said.starts_with("healthy; its agent runs as node \"m\""),
             "{said}"
         );
     }
@@ -320,7 +321,7 @@ mod tests {
         assert_eq!(came.len(), 1);
         let failure = ended.outcome().unwrap_err();
         assert_eq!(failure.code(), 3);
-        assert_eq!(failure.to_string(), "no answer of 1 of 2 nodes");
+        assert_eq!(failure.to_string(), "no answer from 1 of 2 nodes");
     }
 
     #[test]

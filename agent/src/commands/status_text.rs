@@ -1,4 +1,4 @@
-//! `ringfence status` as a person reads it.
+//! The text of `ringfence status` for people.
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use crate::kubernetes::health::WatchStatus;
 use crate::output::Paint;
 use crate::state::{Scrapes, SeenMark, Status, UnknownDevice};
 
-/// What `ringfence status` prints.
+/// Returns the output of `ringfence status`.
 pub(super) fn status_text(status: &Status, paint: Paint) -> String {
     let verdict = verdict(status, paint);
     let Status {
@@ -45,16 +45,16 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
     text
 }
 
-/// Whether all is well, or what is worst.
+/// Returns the agent's health, or its most severe ailment.
 pub(super) fn verdict(status: &Status, paint: Paint) -> String {
     match health(status) {
         Health::Failing(error) => format!("{}: {error}", paint.red("failing")),
         Health::Waiting(why) => paint.yellow(&why),
-        Health::Well => paint.green("well"),
+        Health::Healthy => paint.green("healthy"),
     }
 }
 
-/// How many pods are guarded, and how many are not for what reason.
+/// Counts the guarded pods, and the others by reason.
 fn counts(status: &Status) -> String {
     let mut text = format!(
         "{} guarded, {} not",
@@ -72,11 +72,11 @@ fn counts(status: &Status) -> String {
     text
 }
 
-/// Where pods have their addresses, or that nobody says it.
+/// Lists the cluster's pod ranges, or states that none is known.
 fn ranges(ranges: Option<&[String]>) -> String {
     match ranges {
         None => String::new(),
-        Some([]) => "pod ranges  none is known (--pod-cidrs): a pod that isn't known yet counts \
+        Some([]) => "pod ranges  none known (--pod-cidrs): a pod that isn't known yet counts \
                      as outside\n"
             .to_owned(),
         Some(few) if few.len() <= 4 => format!("pod ranges  {}\n", few.join(", ")),
@@ -84,7 +84,7 @@ fn ranges(ranges: Option<&[String]>) -> String {
     }
 }
 
-/// Kinds that the API server doesn't have, if there are any.
+/// Lists the kinds that the API server doesn't have, if there are any.
 fn absent(status: &Status) -> String {
     let watches = status.watches.iter();
     let absent = watches.filter(|watch| watch.state == "absent");
@@ -95,7 +95,7 @@ fn absent(status: &Status) -> String {
     }
 }
 
-/// The node's own tunnels, or that only those count which always do.
+/// Lists the node's own tunnel ports besides the usual ones.
 fn tunnels(ports: &[u16]) -> String {
     if ports.is_empty() {
         return "on the usual ports".to_owned();
@@ -104,18 +104,18 @@ fn tunnels(ports: &[u16]) -> String {
     format!("on the usual ports and {}", ports.join(", "))
 }
 
-/// By which bit packets count as seen, and whether they are asked for it.
+/// Describes the bit that marks packets as seen, and whether it is required.
 fn mark(mark: Option<&SeenMark>) -> String {
     match mark {
-        None => "none is asked for (--seen-mark 0)".to_owned(),
-        Some(SeenMark { bit, asked: true }) => format!("{bit:#x}, without it packets are dropped"),
+        None => "not required (--seen-mark 0)".to_owned(),
+        Some(SeenMark { bit, asked: true }) => format!("{bit:#x}, packets without it are dropped"),
         Some(SeenMark { bit, asked: false }) => {
-            format!("{bit:#x}, not asked for before the first pass")
+            format!("{bit:#x}, not required before the first pass")
         }
     }
 }
 
-/// Whether somebody reads the metrics, and so would see an alert.
+/// Describes the last scrape of the metrics: without one, nobody would see an alert.
 fn scrapes(status: &Status) -> String {
     let Some(Scrapes { address, last }) = &status.metrics else {
         return "metrics     not served (--metrics-addr none)\n".to_owned();
@@ -130,7 +130,7 @@ fn scrapes(status: &Status) -> String {
     format!("metrics     {address}, last scrape: {last}\n")
 }
 
-/// Where programs are served, and for how long they take the certificate.
+/// Describes where programs are served, and how long the certificate is valid.
 fn programs(api: &RemoteStatus) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |now| now.as_secs().try_into().unwrap_or(i64::MAX));
@@ -138,7 +138,7 @@ fn programs(api: &RemoteStatus) -> String {
     let certificate = if left > 0 {
         format!("expires in {}", span(left.unsigned_abs()))
     } else {
-        format!("expired {}: nobody takes it", ago(left.unsigned_abs()))
+        format!("expired {}: clients reject it", ago(left.unsigned_abs()))
     };
     format!("{}, certificate {certificate}", api.address)
 }
@@ -156,7 +156,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// What a person should look into; nothing if all is well.
+/// Appends the sections for a person to look into; none if the agent is healthy.
 fn sections(status: &Status, paint: Paint, text: &mut String) {
     let pods: Vec<String> = status
         .unguarded
@@ -180,7 +180,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
     let watches: Vec<String> = status.watches.iter().filter_map(watch).collect();
     let sections = [
         (
-            "not known yet (what was in force before this agent stays until it is)",
+            "not known yet (what was in force before this agent stays in force until then)",
             &status.waits_for,
         ),
         ("watches of the API server with faults", &watches),
@@ -192,10 +192,10 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             },
             &status.closed,
         ),
-        ("devices of pods that nobody knows", &unknown),
+        ("devices of unknown pods", &unknown),
         ("the network plugin", &plugin),
         (
-            "the API's certificate (what was read before stays in force)",
+            "the API's certificate (what was read earlier stays in force)",
             &certificate,
         ),
         (
@@ -203,19 +203,16 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
             &devices,
         ),
         (
-            "the node's own network (what was known of it before stays)",
+            "the node's own network (the last known state stays in use)",
             &status.node_faults,
         ),
         (
             "objects that don't parse (their last good form is in force)",
             &status.invalid,
         ),
+        ("parts of objects that can't be used", &status.problems),
         (
-            "what in objects can't be used as it stands",
-            &status.problems,
-        ),
-        (
-            "namespaces and records of pods that couldn't be looked at",
+            "namespaces and records of pods that couldn't be read",
             &status.skipped,
         ),
     ];
@@ -227,7 +224,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
     }
 }
 
-/// A device of an unknown pod, in words.
+/// Describes a device of an unknown pod.
 fn unknown(one: &UnknownDevice, audits: bool) -> String {
     let whose = one.pod.as_ref().map_or_else(
         || "the pod runtime has no record of it".to_owned(),
@@ -235,13 +232,13 @@ fn unknown(one: &UnknownDevice, audits: bool) -> String {
     );
     let what = match (one.closed, audits) {
         (true, false) => "closed",
-        (true, true) => "audited: closed in mode enforce",
+        (true, true) => "audited: closed in enforce mode",
         (false, _) => "open",
     };
     format!("{}, {what}: {whose}", one.device)
 }
 
-/// A watch that isn't connected, or lately wasn't, in words.
+/// Describes a watch that isn't connected, or recently wasn't.
 fn watch(row: &WatchStatus) -> Option<String> {
     let WatchStatus { kind, state, .. } = row;
     let error = row.error.as_ref()?;

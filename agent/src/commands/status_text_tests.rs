@@ -1,4 +1,4 @@
-//! How a status reads.
+//! Tests of the status text.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn the_status_says_the_worst_first() {
         source_connected: true,
         ..Status::default()
     };
-    assert!(status_text(&status, Paint::off()).starts_with("well\n"));
+    assert!(status_text(&status, Paint::off()).starts_with("healthy\n"));
     status.invalid = vec!["a.yaml: document 1: line 1: no".into()];
     let text = status_text(&status, Paint::off());
     assert!(text.starts_with("running on older policy\n"), "{text}");
@@ -62,11 +62,11 @@ fn the_status_says_by_which_mark_packets_count_as_seen() {
         line.expect("a line").to_owned()
     };
     let bit = |asked| Some(SeenMark { bit: 0x1000, asked });
-    let asked = "mark        0x1000, without it packets are dropped";
+    let asked = "mark        0x1000, packets without it are dropped";
     assert_eq!(said(bit(true)), asked);
-    let not_yet = "mark        0x1000, not asked for before the first pass";
+    let not_yet = "mark        0x1000, not required before the first pass";
     assert_eq!(said(bit(false)), not_yet);
-    let none = "mark        none is asked for (--seen-mark 0)";
+    let none = "mark        not required (--seen-mark 0)";
     assert_eq!(said(None), none);
 }
 
@@ -116,7 +116,7 @@ fn the_status_says_how_long_programs_take_the_certificate() {
     assert!(well.contains(line), "{well}");
     assert!(!well.contains("stays in force"), "{well}");
     let broken = said(now - 300, Some("--api-cert /c: no"));
-    let line = "\napi         [::]:9436, certificate expired 5 min ago: nobody takes it\n";
+    let line = "\napi         [::]:9436, certificate expired 5 min ago: clients reject it\n";
     assert!(broken.contains(line), "{broken}");
     assert!(broken.contains("\n  --api-cert /c: no\n"), "{broken}");
     let off = status_text(&Status::default(), Paint::off());
@@ -150,7 +150,7 @@ fn the_status_says_where_the_network_plugin_is_and_why_it_is_not() {
     assert!(said.contains(expected), "{said}");
     let expected = "the network plugin\n  it is broken\n";
     assert!(said.contains(expected), "{said}");
-    // As it goes over the socket.
+    // In the form that the socket transports.
     status.plugin = Some(plugin);
     let text = serde_json::to_string(&status).unwrap();
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -20,21 +20,21 @@ use crate::questions::{PolicyInForce, PolicyName};
 use crate::remote::Fleet;
 use crate::state::InForce;
 
-/// Between two questions to an agent that can't be asked, or says no at once.
+/// Pause before another attempt if the agent can't be reached or answers no at once.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// So much earlier than we an agent gives up, so that its reason arrives.
+/// The agent's time limit is shorter than ours by this much, so that its reason still arrives.
 const ON_ITS_WAY: Duration = Duration::from_millis(200);
-/// No single question lasts longer: an agent may be replaced meanwhile.
+/// Longest time for a single request, since the agent may be replaced meanwhile.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// `ringfence wait`.
+/// Runs `ringfence wait`.
 pub fn wait(global: &Global, args: &WaitArgs) -> Outcome {
     match &args.what {
         WaitFor::Policy(args) => policy(global, args),
     }
 }
 
-/// `ringfence status --wait`.
+/// Runs `ringfence status --wait`.
 pub(super) fn pod(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome {
     let name = wire_name(pod)?;
     let question = format!("/v1/wait?pod={name}");
@@ -57,7 +57,7 @@ pub(super) fn pod(global: &Global, args: &StatusArgs, pod: &PodName) -> Outcome 
     Ok(Found::Fine)
 }
 
-/// `ringfence wait policy`.
+/// Runs `ringfence wait policy`.
 fn policy(global: &Global, args: &WaitPolicyArgs) -> Outcome {
     if args.nodes.is_remote() {
         return policy_on_nodes(global, args);
@@ -80,8 +80,8 @@ fn policy(global: &Global, args: &WaitPolicyArgs) -> Outcome {
     Ok(Found::Fine)
 }
 
-/// The API server is asked once for the policy's version, and each agent whether it has
-/// that one in force.
+/// Asks the API server once for the policy's version, and each agent whether it has that version in
+/// force.
 fn policy_on_nodes(global: &Global, args: &WaitPolicyArgs) -> Outcome {
     let (policy, seconds) = (&args.policy, args.timeout.to_string());
     let written = policy.written();
@@ -111,7 +111,7 @@ fn policy_on_nodes(global: &Global, args: &WaitPolicyArgs) -> Outcome {
     })
 }
 
-/// The resource version that the API server has of a policy.
+/// Returns a policy's resource version from the API server.
 async fn version(nodes: &NodeArgs, policy: &PolicyName) -> Result<u64, Failure> {
     let access = Access {
         kubeconfig: nodes.kubeconfig.clone(),
@@ -128,7 +128,7 @@ async fn version(nodes: &NodeArgs, policy: &PolicyName) -> Result<u64, Failure> 
     let found = found.ok_or_else(|| Failure::input(anyhow!("the cluster has no {policy}")))?;
     let version = found.metadata.resource_version.unwrap_or_default();
     version.parse().map_err(|_| {
-        let text = "which is no number, so that agents can't say whether they have seen it";
+        let text = "which is not a number, so agents can't tell whether they have seen it";
         Failure::fault(anyhow!("{policy} has resource version {version:?}, {text}"))
     })
 }
@@ -151,7 +151,7 @@ fn late(what: &str, seconds: u64, last: &str) -> Found {
     Found::Something
 }
 
-/// What an agent says of something that may be in force.
+/// An agent's answer about something that may be in force.
 trait Answer: DeserializeOwned {
     fn in_force(&self) -> bool;
     fn reason(&self) -> Option<&str>;
@@ -177,8 +177,8 @@ impl Answer for PolicyInForce {
     }
 }
 
-/// Asks the local agent until it says that something is in force, or the time is over:
-/// then why it wasn't. The agent may be starting.
+/// Asks the local agent until it reports that something is in force. Returns the last reason why it
+/// wasn't if the time runs out. The agent may still be starting.
 fn until<T: Answer>(
     global: &Global,
     question: &str,

@@ -1,9 +1,9 @@
-//! Closes pods' devices as they come, where the network plugin would do it next.
+//! Closes pods' devices as they appear, ahead of the network plugin.
 //!
-//! To attach a program by tcx waits for a grace period of RCU, 6 to 20 ms, twice a device
-//! and under the kernel's lock of all devices. Begun when the device comes, that is over
-//! before it is the plugin's turn in the chain. Where the plugin isn't in use nothing is
-//! gained by holding that lock while a pod starts: the next pass closes the device.
+//! Attaching a program by tcx waits for a grace period of RCU, 6 to 20 ms, twice per device and
+//! under the kernel's lock of all devices. If it starts when the device appears, it is done before
+//! the plugin's turn in the chain. If the plugin isn't in use, holding that lock while a pod
+//! starts gains nothing: the next pass closes the device.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -18,13 +18,13 @@ use crate::datapath::Datapath;
 use crate::runtime::plugin;
 use crate::settings::{Origin, Settings};
 
-/// What it takes to close a device without a pass.
+/// What is needed to close a device outside of a pass.
 pub(super) struct Early {
     /// The plugin's records.
     records: PathBuf,
-    /// Names of the namespaces of pods, and of others.
+    /// Folder of network namespaces, those of pods among them.
     netns_dir: PathBuf,
-    /// Where the programs are pinned.
+    /// Folder in which the programs are pinned.
     pins: PathBuf,
     attach: Attach,
     /// Whether the plugin has recorded a pod yet.
@@ -32,7 +32,7 @@ pub(super) struct Early {
 }
 
 impl Early {
-    /// None where devices of unknown pods may pass, or no plugin is expected.
+    /// Returns none if devices of unknown pods may pass, or if no plugin is expected.
     pub(super) fn of(settings: &Settings, datapath: &Datapath) -> Option<Self> {
         let exempt = &settings.exempt;
         let closes = !exempt.all && exempt.namespaces.is_empty();
@@ -52,7 +52,7 @@ impl Early {
         Some(early)
     }
 
-    /// Looks whether the plugin is in use.
+    /// Checks whether the plugin is in use.
     pub(super) fn look(&self) {
         if self.in_use.load(Ordering::Relaxed) {
             return;
@@ -61,8 +61,8 @@ impl Early {
         self.in_use.store(recorded, Ordering::Relaxed);
     }
 
-    /// Closes a device that has come, if it leads into a pod. What goes wrong here the
-    /// plugin and the next pass try once more, and tell.
+    /// Closes a new device if it leads into a pod. After a failure the plugin and the next pass
+    /// try again, and report it.
     pub(super) fn close(&self, ifindex: u32) {
         if !self.in_use.load(Ordering::Relaxed) {
             return;
@@ -85,7 +85,7 @@ impl Early {
         Ok(programs.attach(ifindex, &device.name, self.attach)?)
     }
 
-    /// Whether the other end is in a namespace that the pod runtime has named.
+    /// Reports whether the other end is in a namespace named by the pod runtime.
     fn leads_into_a_pod(&self, netlink: &mut Netlink, device: &Link) -> anyhow::Result<bool> {
         let Some(id) = device.peer_netns.filter(|_| device.kind == "veth") else {
             return Ok(false);

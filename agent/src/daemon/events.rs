@@ -1,4 +1,4 @@
-//! What the loop wakes for, and how long it waits for what comes with it.
+//! The events that wake the loop, and debouncing them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
 use super::early::Early;
 use super::{PERIOD, QUIET};
 
-/// Events that never pause don't hold a pass up for longer.
+/// Maximum time that a continuous stream of events delays a pass.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a record of the pod runtime takes to be written once its file is there.
+/// How long it takes to write a record of the pod runtime once its file exists.
 pub(super) const WRITTEN: Duration = Duration::from_millis(2);
 
-/// Waits for the events that come with the first one; one of the API server's, and a
-/// record of the pod runtime's, waits for none.
-pub(super) async fn settle(wake: &Notify, told: &Notify, recorded: &Notify) {
+/// Waits for events related to the first one, unless the API server sends an event or the pod
+/// runtime writes a record: these end the wait.
+pub(super) async fn debounce(wake: &Notify, told: &Notify, recorded: &Notify) {
     let deadline = TokioInstant::now() + PATIENCE;
     loop {
         let quiet = (TokioInstant::now() + QUIET).min(deadline);
@@ -40,11 +40,11 @@ pub(super) async fn settle(wake: &Notify, told: &Notify, recorded: &Notify) {
     }
 }
 
-/// Wakes the loop at every change of a network device of the node, from a thread
-/// that ends with the process; new devices are closed there.
-pub(super) fn follow_links(wake: Arc<Notify>, early: Option<Arc<Early>>) -> anyhow::Result<()> {
+/// Wakes the loop at every change of a network device of the node, from a thread that ends with
+/// the process. The thread also closes new devices.
+pub(super) fn watch_links(wake: Arc<Notify>, early: Option<Arc<Early>>) -> anyhow::Result<()> {
     let events = LinkEvents::open()?;
-    let follow = move || loop {
+    let watch = move || loop {
         match events.wait() {
             Ok(new) => {
                 wake.notify_one();
@@ -63,12 +63,12 @@ pub(super) fn follow_links(wake: Arc<Notify>, early: Option<Arc<Early>>) -> anyh
     };
     std::thread::Builder::new()
         .name("links".into())
-        .spawn(follow)
-        .context("starting the thread that follows links")?;
+        .spawn(watch)
+        .context("starting the thread that watches network devices")?;
     Ok(())
 }
 
-/// SIGTERM and SIGINT.
+/// The signals SIGTERM and SIGINT.
 #[derive(Debug)]
 pub struct Stop {
     term: tokio::signal::unix::Signal,
@@ -76,10 +76,10 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on; within a runtime.
+    /// Starts listening; must be called within a runtime.
     ///
     /// # Errors
-    /// If the process can't listen for signals.
+    /// Fails if the process can't listen for signals.
     pub fn new() -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("listening for signals");
         Ok(Self {
@@ -88,7 +88,7 @@ impl Stop {
         })
     }
 
-    /// Returns when one of them comes, or has come.
+    /// Returns once one of them has been received.
     pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}

@@ -1,4 +1,4 @@
-//! The API server's watches, and what asks them.
+//! The watches of the API server, and their barrier.
 
 use std::sync::Arc;
 
@@ -13,30 +13,30 @@ use crate::settings::{Origin, Settings};
 use crate::source::Source;
 use crate::state::Shared;
 
-/// The watches of the API server, where that is the source; else none.
+/// The watches of the API server, if that is the source of policy; empty otherwise.
 #[derive(Default)]
 pub(super) struct Watches {
-    /// Told when they have something to tell.
+    /// Notified when the watches have something to report.
     pub(super) told: Arc<Notify>,
     server: Option<Server>,
 }
 
 struct Server {
-    /// Who the watches are to the server.
+    /// How the watches connect and authenticate to the server.
     access: Access,
-    /// How they are doing.
+    /// Status of the watches.
     board: Board,
-    /// Where they put what they see.
+    /// Where the watches put what they receive.
     outbox: Outbox,
-    /// Asks them what they have told.
+    /// Asks the watches what they have delivered.
     barrier: Arc<Barrier>,
     asks: Asks,
 }
 
-/// Opens the source of policy, and what follows it.
+/// Opens the source of policy, and what watches it.
 ///
 /// # Errors
-/// If it can't be read, or there are no credentials.
+/// Fails if the source can't be read, or there are no credentials.
 pub(super) fn open(
     settings: &Settings,
     runtime: &tokio::runtime::Runtime,
@@ -45,7 +45,8 @@ pub(super) fn open(
     let source = match &settings.origin {
         Origin::Manifests(folder) => Source::manifests(folder).map_err(Failure::input)?,
         Origin::Kubernetes(access) => {
-            // A kubeconfig that can't be read now is refused; later it may come and go.
+            // A kubeconfig that can't be read at the start is rejected; later it may disappear and
+            // return.
             runtime.block_on(access.client()).map_err(Failure::input)?;
             let board = Board::default();
             let (outbox, inbox) = inbox::queue(board.clone(), Arc::clone(&watches.told));
@@ -73,7 +74,7 @@ impl Watches {
         server.map(|server| Arc::clone(&server.barrier))
     }
 
-    /// Watches every kind, and writes Events if asked to.
+    /// Starts watching every kind, and writing Events if requested.
     pub(super) fn start(&mut self, settings: &Settings, shared: &Shared) {
         let Some(server) = &mut self.server else {
             return;

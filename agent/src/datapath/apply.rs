@@ -1,10 +1,11 @@
-//! Putting a new generation in force: standby, flip, wait, level.
+//! Puts a new generation in force: write the standby buffer, flip, wait for readers, bring the
+//! other buffer up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
-use ringfence_ebpf::abi::{Control, World};
+use ringfence_ebpf::abi::{Buffer, Control};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
@@ -12,16 +13,16 @@ use ringfence_policy::tables::Tables;
 use super::attach::managed;
 use super::devices::{self, Devices};
 use super::dump::Dump;
-use super::endpoints::{self, Wanted};
+use super::endpoints::{self, Desired};
 use super::error::DatapathError;
 use super::{Applied, Datapath, Followed, Interface};
 
 impl Datapath {
-    /// Puts tables and interfaces in force, whatever was in force before: reads
-    /// the maps to find what they lack. [`Datapath::apply_change`] needn't.
+    /// Puts tables and interfaces in force regardless of the previous state: reads the maps to
+    /// find what they lack. [`Datapath::apply_change`] doesn't need to read them.
     ///
     /// # Errors
-    /// As [`Applied::error`] says, and as [`Datapath::apply_change`].
+    /// Returns the errors described for [`Applied::error`] and [`Datapath::apply_change`].
     pub fn apply(
         &mut self,
         tables: &Tables,
@@ -33,21 +34,20 @@ impl Datapath {
         }
     }
 
-    /// Puts tables and interfaces in force, of which only `change` differs from
-    /// the tables of the last call. If it doesn't follow on those, this is
+    /// Puts tables and interfaces in force when the tables differ from those of the last call only
+    /// by `change`. If `change` doesn't follow on the last call, this acts like
     /// [`Datapath::apply`].
     ///
-    /// Packets read the active world until one word is flipped, so no decision
-    /// sees half a change. Blocks for one grace period (about 8 ms) if it flips.
+    /// Packets read the active buffer until a single word is flipped, so no verdict is based on a
+    /// partial change. Blocks for one grace period (about 8 ms) if it flips.
     ///
-    /// Where the tables can't be written, what was in force stays in force, but for
-    /// what can't wait: see [`Applied::error`]. The standby keeps what was written
-    /// and the next call goes on from there. An interface to which the programs
-    /// can't be attached is no error of the whole: see [`Applied::failed`] and
-    /// [`Applied::unhooked`].
+    /// If the tables can't be written, the previous state stays in force, except for changes that
+    /// can't wait: see [`Applied::error`]. The standby buffer keeps the entries written so far and
+    /// the next call continues from there. An interface to which the programs can't be attached
+    /// doesn't fail the call: see [`Applied::failed`] and [`Applied::unhooked`].
     ///
     /// # Errors
-    /// If the node's devices can't be listed: nothing was touched.
+    /// Fails if the node's devices can't be listed; nothing has been changed then.
     pub fn apply_change(
         &mut self,
         tables: &Tables,
@@ -61,20 +61,24 @@ impl Datapath {
         })
     }
 
-    /// As [`Datapath::apply_change`] with the interfaces of the last call, none of
-    /// which is looked at: for changes that leave every pod where it is.
+    /// Works like [`Datapath::apply_change`] with the interfaces of the last call, without looking
+    /// at any of them: for changes that leave every pod where it is.
     ///
     /// # Errors
-    /// As [`Applied::error`] says.
-    pub fn follow(&mut self, tables: &Tables, change: &Change) -> Result<Followed, DatapathError> {
+    /// Returns the errors described for [`Applied::error`].
+    pub fn apply_delta(
+        &mut self,
+        tables: &Tables,
+        change: &Change,
+    ) -> Result<Followed, DatapathError> {
         let interfaces = std::mem::take(&mut self.interfaces);
         let followed = self.put_in_force(tables, Some(change), &interfaces);
         self.interfaces = interfaces;
         followed
     }
 
-    /// Attaching waits for no table: a pod whose policy can't be written is closed
-    /// by its own programs. Gives the first thing that failed.
+    /// Applies tables and interfaces. Attaching doesn't depend on the tables: a pod whose policy
+    /// can't be written is closed by its own programs. Returns the first error.
     fn apply_all(
         &mut self,
         tables: &Tables,
@@ -93,9 +97,9 @@ impl Datapath {
         let mut applied = self.reattach(&managed(tables, &self.interfaces), &devices);
         let moved = moved.and_then(|all| if all { self.finish_move() } else { Ok(()) });
         let asked = self.ask_for_mark();
-        let settled = self.settle_quotas();
+        let settled = self.reconcile_quotas();
         let settled = match followed {
-            Ok(_) => settled.and(self.settle_names(tables)),
+            Ok(_) => settled.and(self.reconcile_names(tables)),
             Err(_) => settled,
         };
         let failed = match followed {
@@ -106,7 +110,7 @@ impl Datapath {
                 None
             }
             Err(error) => {
-                applied.closed = self.endpoints.closed(tables, self.worlds.active);
+                applied.closed = self.endpoints.closed(tables, self.buffers.active);
                 Some(error)
             }
         };
@@ -114,7 +118,7 @@ impl Datapath {
         Ok((applied, failed.or(settled.err())))
     }
 
-    /// Puts tables in force, and if that fails, what can't wait for them.
+    /// Puts tables in force; if that fails, puts the changes in force that can't wait for them.
     fn put_in_force(
         &mut self,
         tables: &Tables,
@@ -123,7 +127,7 @@ impl Datapath {
     ) -> Result<Followed, DatapathError> {
         let followed = self.put_all_in_force(tables, change, interfaces);
         if followed.is_err() {
-            // Worse than a table that is full, so this error is the one to tell.
+            // This is worse than a full table, so report this error instead.
             self.endpoints.cut_off(&mut self.maps, tables, interfaces)?;
         }
         followed
@@ -137,9 +141,9 @@ impl Datapath {
     ) -> Result<Followed, DatapathError> {
         let raised = self.take_note(tables, change);
         let pickup_until = self.pickup_until()?;
-        // After an error halfway nobody knows against what flows were decided, and
-        // a new process can't tell what the pinned world meant to each endpoint:
-        // then every flow is decided once more.
+        // After an error halfway it is unknown which rules connections were decided against, and a
+        // new process can't tell what the pinned buffer meant for each endpoint. In both cases
+        // every connection is decided again.
         let trusted = std::mem::take(&mut self.trusted);
         let raises = |pod: &PodKey| match &raised {
             Ok(Some(change)) if trusted => change.raised.contains(pod),
@@ -147,37 +151,38 @@ impl Datapath {
         };
         let wanted =
             endpoints::wanted(&mut self.maps, &mut self.names, tables, interfaces, &raises)?;
-        self.endpoints.seat(&mut self.maps, &wanted, pickup_until)?;
+        self.endpoints
+            .occupant(&mut self.maps, &wanted, pickup_until)?;
         let hidden_alike = self.hides_services == tables.hides_services;
         self.hide_services(tables)?;
         let raised = raised?.filter(|_| trusted);
         let keeps_endpoints = hidden_alike
             && raised.is_some()
             && wanted.iter().all(|one| !one.raised)
-            && self.endpoints.are_settled(&wanted);
+            && self.endpoints.are_in_force(&wanted);
         let mut followed = Followed::default();
-        if keeps_endpoints && self.worlds.are_level() {
+        if keeps_endpoints && self.buffers.are_level() {
             // Nothing differs.
         } else if keeps_endpoints && raised.is_some_and(|change| change.additive) {
-            // Only new addresses of old classes: both worlds take them as they are.
+            // Only new addresses of existing classes: both buffers can take them without a flip.
             self.add_addresses(tables, &mut followed)?;
         } else {
             self.replace(tables, &wanted, pickup_until, &mut followed)?;
         }
         self.trusted = true;
-        followed.generation = self.worlds.generation;
+        followed.generation = self.buffers.generation;
         Ok(followed)
     }
 
-    /// Until when endpoints pick up connections that are older than this agent: zero
+    /// Returns until when endpoints pick up connections that are older than this agent, or zero
     /// once the window is over.
     fn pickup_until(&self) -> Result<u64, DatapathError> {
         let open = monotonic()? < self.pickup_until;
         Ok(if open { self.pickup_until } else { 0 })
     }
 
-    /// Takes note of what the worlds lack. Gives the change if it follows on the
-    /// tables of the last call.
+    /// Records what the buffers lack. Returns the change if it follows on the tables of the last
+    /// call.
     fn take_note<'c>(
         &mut self,
         tables: &Tables,
@@ -185,12 +190,13 @@ impl Datapath {
     ) -> Result<Option<&'c Change>, DatapathError> {
         let follows = change.filter(|change| self.seen == Some(change.since));
         match follows {
-            Some(change) => self.worlds.note(&change.keys),
+            Some(change) => self.buffers.note(&change.keys),
             None => {
                 self.seen = None;
                 let dump = Dump::read(&self.maps)?;
                 let names = &self.names;
-                self.worlds.compare(&dump, tables, |name| names.known(name));
+                self.buffers
+                    .compare(&dump, tables, |name| names.known(name));
             }
         }
         self.seen = change.map(|change| change.until);
@@ -202,25 +208,25 @@ impl Datapath {
         tables: &Tables,
         followed: &mut Followed,
     ) -> Result<(), DatapathError> {
-        let active = self.worlds.active;
+        let active = self.buffers.active;
         let (maps, names) = (&mut self.maps, &mut self.names);
-        self.worlds.write(maps, names, active, tables)?;
-        // What CPUs remember of these addresses is over.
+        self.buffers.write(maps, names, active, tables)?;
+        // Invalidates what CPUs have cached for these addresses.
         self.flip(active, tables)?;
         followed.at = Instant::now();
         let (maps, names) = (&mut self.maps, &mut self.names);
-        self.worlds.write(maps, names, active ^ 1, tables)
+        self.buffers.write(maps, names, active ^ 1, tables)
     }
 
     fn replace(
         &mut self,
         tables: &Tables,
-        wanted: &[Wanted<'_>],
+        wanted: &[Desired<'_>],
         pickup_until: u64,
         followed: &mut Followed,
     ) -> Result<(), DatapathError> {
-        let standby = self.worlds.standby();
-        self.worlds
+        let standby = self.buffers.standby();
+        self.buffers
             .write(&mut self.maps, &mut self.names, standby, tables)?;
         let refused = self
             .endpoints
@@ -230,14 +236,15 @@ impl Datapath {
             .refused
             .extend(refused.map(|(pod, error)| (pod, error.to_string())));
         self.flip(standby, tables)?;
-        // In force from here on; whatever fails now is levelled by the next call.
+        // In force from here on; if a later step fails, the next call brings the buffers up to
+        // date.
         (followed.flipped, followed.at) = (true, Instant::now());
         self.maps.wait_for_readers()?;
-        self.worlds
+        self.buffers
             .write(&mut self.maps, &mut self.names, standby ^ 1, tables)?;
-        let settled: Vec<Wanted<'_>> = wanted
+        let settled: Vec<Desired<'_>> = wanted
             .iter()
-            .map(|one| Wanted {
+            .map(|one| Desired {
                 raised: false,
                 ..one.clone()
             })
@@ -247,35 +254,35 @@ impl Datapath {
         Ok(())
     }
 
-    /// Puts a world in force, or what has come to the one that is.
-    fn flip(&mut self, world: World, tables: &Tables) -> Result<(), DatapathError> {
+    /// Makes a buffer active, or publishes additions to the buffer that is already active.
+    fn flip(&mut self, buffer: Buffer, tables: &Tables) -> Result<(), DatapathError> {
         self.hides_services = tables.hides_services;
-        let generation = self.worlds.generation + 1;
-        let control = self.control(generation, world);
+        let generation = self.buffers.generation + 1;
+        let control = self.control(generation, buffer);
         self.maps.set_control(control)?;
-        self.worlds.generation = generation;
-        self.worlds.active = world;
+        self.buffers.generation = generation;
+        self.buffers.active = buffer;
         Ok(())
     }
 
-    /// Takes unknown addresses for Services' before the first of these goes, as the tables
-    /// want it. That they no longer are is said by the flip, when all are back.
+    /// Starts treating any unknown address as a Service's before the first Service is hidden, if
+    /// the tables ask for it. The flip ends this once no Service is hidden.
     fn hide_services(&mut self, tables: &Tables) -> Result<(), DatapathError> {
         if self.hides_services || !tables.hides_services {
             return Ok(());
         }
         self.hides_services = true;
-        let control = self.control(self.worlds.generation, self.worlds.active);
+        let control = self.control(self.buffers.generation, self.buffers.active);
         let written = self.maps.set_control(control);
-        // What wasn't written is to be tried again.
+        // Retry if the write failed.
         self.hides_services = written.is_ok();
         written
     }
 
-    /// What `CONTROL` says under a generation.
-    pub(super) fn control(&self, generation: u64, world: World) -> Control {
+    /// Returns the content of `CONTROL` for a generation.
+    pub(super) fn control(&self, generation: u64, buffer: Buffer) -> Control {
         Control {
-            state: Control::state(generation, world),
+            state: Control::state(generation, buffer),
             flags: flag(self.options.audit, Control::AUDIT)
                 | flag(self.hides_services, Control::HIDES_SERVICES),
             events_per_second: self.options.events_per_second,
@@ -288,23 +295,22 @@ impl Datapath {
         }
     }
 
-    /// Asks packets from now on for the mark of those that a hook saw come in: every
-    /// hook sets it by now, and programs that didn't have ended. A device that couldn't
-    /// be hooked is closed.
+    /// Starts requiring the mark that a hook sets on packets it sees come in. By now every hook
+    /// sets it, and programs that didn't have ended. A device that couldn't be hooked is closed.
     fn ask_for_mark(&mut self) -> Result<(), DatapathError> {
         if self.marked || !self.predecessors.is_empty() {
             return Ok(());
         }
         self.maps.wait_for_readers()?;
         self.marked = true;
-        let control = self.control(self.worlds.generation, self.worlds.active);
+        let control = self.control(self.buffers.generation, self.buffers.active);
         let set = self.maps.set_control(control);
         let set = set.and_then(|()| self.maps.note_mark(self.options.seen_mark));
         set.inspect_err(|_| self.marked = false)
     }
 
-    /// Frees what belonged to interfaces that have vanished. What can't be freed
-    /// keeps nothing else from being.
+    /// Frees what belonged to interfaces that have vanished. Continues after an error, so that one
+    /// failure doesn't keep the rest from being freed.
     fn sweep(&mut self, present: &Devices) -> Result<(), DatapathError> {
         let known = self.endpoints.interfaces().into_iter();
         let known = known.chain(self.links.interfaces());
@@ -323,7 +329,7 @@ const fn flag(set: bool, flag: u32) -> u32 {
     if set { flag } else { 0 }
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the pick-up window.
+/// Returns `CLOCK_MONOTONIC` in nanoseconds, the clock of the pick-up window.
 pub(super) fn monotonic() -> Result<u64, DatapathError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| DatapathError::Program {
         operation: "reading CLOCK_MONOTONIC".to_owned(),

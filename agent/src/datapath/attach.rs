@@ -1,4 +1,4 @@
-//! Which programs belong on which device, and that they stand there.
+//! Decides which programs belong on which device, and keeps them attached there.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,16 @@ use super::devices::Devices;
 use super::{Applied, Datapath, Interface, Stranger};
 
 impl Datapath {
-    /// Sees to it that the programs stand first on every device.
+    /// Attaches the programs first on every device, or verifies that they are.
     pub(super) fn reattach(&mut self, interfaces: &[Interface], devices: &Devices) -> Applied {
         let mut applied = Applied {
-            generation: self.worlds.generation,
+            generation: self.buffers.generation,
             ..Applied::default()
         };
         for interface in interfaces {
-            // Also where no slot was free: without a slot the programs are closed.
+            // Attach even if no slot was free: without a slot the programs drop everything.
             let (ifindex, name) = (interface.ifindex, &interface.name);
-            // One that went, or got another name, while this pass ran wakes the next.
+            // A device that vanished or was renamed during this pass triggers the next pass.
             if let Err(error) = self.links.attach(ifindex, name, &Hook::POD)
                 && if_nametoindex(name.as_str()) == Ok(ifindex)
             {
@@ -31,7 +31,7 @@ impl Datapath {
         applied
     }
 
-    /// The same for devices that no pod is behind. One that was a pod's stays
+    /// Does the same for devices that don't belong to a pod. A device that belonged to one stays
     /// closed under the pod's programs.
     fn hook_others(&mut self, managed: &[Interface], devices: &Devices, applied: &mut Applied) {
         let managed = managed.iter().map(|interface| interface.ifindex);
@@ -62,8 +62,8 @@ impl Datapath {
             let name = device.name.as_str();
             match self.links.attach(ifindex, name, device.hooks()) {
                 Ok(()) => applied.devices += 1,
-                // It went, or got another name, while this pass ran: what is
-                // there now is the next one's.
+                // The device vanished or was renamed during this pass: the next pass handles its
+                // replacement.
                 Err(_) if if_nametoindex(name) != Ok(ifindex) => {}
                 Err(error) => applied.unhooked.push((name.to_owned(), error.to_string())),
             }
@@ -72,7 +72,7 @@ impl Datapath {
     }
 }
 
-/// The interfaces of pods that are under policy here.
+/// Returns the interfaces of pods that have policy on this node.
 pub(super) fn managed(tables: &Tables, interfaces: &[Interface]) -> Vec<Interface> {
     interfaces
         .iter()

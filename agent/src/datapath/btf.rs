@@ -1,10 +1,9 @@
-//! The running kernel's type information (BTF): where its structures keep what the
+//! The running kernel's type information (BTF): the offsets of the structure fields that the
 //! programs read.
 //!
-//! A reader of our own, of the few records that are asked for: the crates for BTF
-//! resolve all of a kernel's types at once, which takes 350 ms and 41 MB (measured
-//! with `btf-rs`), as much as a third of what the agent needs in all.
-//! Format: Documentation/bpf/btf.rst.
+//! This is a custom reader for the few records that are needed: the BTF crates resolve all of a
+//! kernel's types at once, which takes 350 ms and 41 MB (measured with `btf-rs`), as much as a
+//! third of the agent's total memory. Format: Documentation/bpf/btf.rst.
 
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use ringfence_ebpf::abi::Kernel;
 
 use super::error::DatapathError;
 
-/// Linux 5.4, with `CONFIG_DEBUG_INFO_BTF`.
+/// Requires Linux 5.4 with `CONFIG_DEBUG_INFO_BTF`.
 const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
@@ -22,7 +21,7 @@ const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
-/// The qualifiers stand between them.
+/// The last of the qualifiers, which lie between `TYPEDEF` and this.
 const RESTRICT: u32 = 11;
 const FUNC: u32 = 12;
 const FUNC_PROTO: u32 = 13;
@@ -32,17 +31,17 @@ const DECL_TAG: u32 = 17;
 const TYPE_TAG: u32 = 18;
 const ENUM64: u32 = 19;
 
-/// What the programs need to know of the running kernel.
+/// What the programs need to know about the running kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Running {
-    /// Where it keeps what they read.
+    /// Offsets of the fields that the programs read.
     pub(super) fields: Kernel,
-    /// The id of function `bpf_cast_to_kern_ctx`, where it has one (Linux 6.2).
+    /// The id of function `bpf_cast_to_kern_ctx`, if the kernel has it (Linux 6.2).
     pub(super) cast: Option<u32>,
 }
 
 impl Running {
-    /// Reads it.
+    /// Reads the type information of the running kernel.
     pub(super) fn read() -> Result<Self, DatapathError> {
         let path = Path::new(PATH);
         let data = std::fs::read(path).map_err(|source| DatapathError::File {
@@ -62,23 +61,23 @@ impl Running {
 /// A blob of type information.
 struct Btf<'a> {
     data: &'a [u8],
-    /// Where each type's record starts, by id less one.
+    /// Offset of each type's record, indexed by id minus one.
     types: Vec<usize>,
     strings: usize,
 }
 
-/// Where a field lies in its structure.
+/// Location of a field in its structure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Field {
-    /// From the structure's start.
+    /// Offset in bits from the structure's start.
     bit: u32,
-    /// 0 unless it is a bitfield.
+    /// Width of a bitfield; 0 for other fields.
     bits: u32,
     type_id: u32,
 }
 
 impl<'a> Btf<'a> {
-    /// Finds the records; the error says what couldn't be read.
+    /// Locates the records; the error names what couldn't be read.
     fn parse(data: &'a [u8]) -> Result<Self, String> {
         let header = |at| word(data, at).ok_or_else(|| "a header".to_owned());
         if header(0)? as u16 != MAGIC {
@@ -116,8 +115,8 @@ impl<'a> Btf<'a> {
             skb_summed: (summed.bit / 8) as u16,
             skb_sum_start: self.byte("sk_buff", &["csum_start"])?,
             skb_sum_offset: self.byte("sk_buff", &["csum_offset"])?,
-            // A `sock` starts with its `sock_common`, which small sockets (requests,
-            // TIME_WAIT) have alone.
+            // A `sock` starts with its `sock_common`, which is all that small sockets (requests,
+            // TIME_WAIT) have.
             sock_net: self.byte("sock_common", &["skc_net", "net"])?,
             device_net: self.byte("net_device", &["nd_net", "net"])?,
             summed_bits: (((1 << bits) - 1) << shift) as u8,
@@ -132,7 +131,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The offset in bytes of a field that is no bitfield.
+    /// Returns the offset in bytes of a field that isn't a bitfield.
     fn byte(&self, structure: &str, path: &[&str]) -> Result<u16, String> {
         let field = self.field(structure, path)?;
         let byte = u16::try_from(field.bit / 8).ok().filter(|byte| *byte < MAX);
@@ -142,8 +141,8 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// A field by the names on the way to it; unnamed structures and unions on the way
-    /// are looked through.
+    /// Finds a field by the path of names that leads to it, looking through unnamed structures and
+    /// unions on the way.
     fn field(&self, structure: &str, path: &[&str]) -> Result<Field, String> {
         let found = self.id(STRUCT, structure).and_then(|id| {
             let start = Field {
@@ -171,7 +170,7 @@ impl<'a> Btf<'a> {
         (0..length(info)).find_map(|number| {
             let at = at + 12 + number * 12;
             let offset = word(self.data, at + 8)?;
-            // With the flag a member's offset holds the size of a bitfield as well.
+            // If the flag is set, a member's offset also holds the width of a bitfield.
             let (bit, bits) = if info >> 31 == 1 {
                 (offset & 0x00ff_ffff, offset >> 24)
             } else {
@@ -190,9 +189,9 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The record of a type behind its names and qualifiers.
+    /// Returns the record of a type, behind its typedefs and qualifiers.
     fn resolve(&self, mut id: u32) -> Option<usize> {
-        // As many as no declaration has.
+        // More levels than any declaration has.
         for _ in 0..32 {
             let at = *self.types.get(id.checked_sub(1)? as usize)?;
             match kind(word(self.data, at + 4)?) {
@@ -203,7 +202,7 @@ impl<'a> Btf<'a> {
         None
     }
 
-    /// The id of the first type of a kind and name.
+    /// Returns the id of the first type with this kind and name.
     fn id(&self, of_kind: u32, name: &str) -> Option<u32> {
         let found = self.types.iter().position(|at| {
             word(self.data, at + 4).is_some_and(|info| kind(info) == of_kind)
@@ -219,8 +218,8 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// Offsets that BPF's loads can't tell from the ones that stand for them in the
-/// object: see `kfunc.rs`. No structure of the kernel's comes near.
+/// Upper bound of real offsets. From here on, loads in the object carry markers instead: see
+/// `kfunc.rs`. No kernel structure comes near this size.
 const MAX: u16 = super::kfunc::MARK;
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
@@ -236,7 +235,7 @@ const fn length(info: u32) -> usize {
     (info & 0xffff) as usize
 }
 
-/// The length in bytes of what follows a type's first three words.
+/// Returns the length in bytes of what follows a type's first three words.
 const fn trailer(info: u32) -> Option<usize> {
     let each = match kind(info) {
         INT | VAR | DECL_TAG => return Some(4),
@@ -253,7 +252,7 @@ const fn trailer(info: u32) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Records by hand: strings, then one type after the other.
+    /// Hand-made records: strings, then one type after another.
     struct Blob {
         types: Vec<u32>,
         strings: Vec<u8>,

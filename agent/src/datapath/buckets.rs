@@ -1,41 +1,42 @@
-//! The tables of flows: seeded once, and read.
+//! The tables of connections: seeding them once, and reading them.
 
 use std::fs::File;
 use std::io::Read as _;
 
-use ringfence_ebpf::abi::{Bucket, Flow, FlowKey, Seed};
+use ringfence_ebpf::abi::{Bucket, Connection, ConnectionKey, Seed};
 use ringfence_policy::compile::IdKey;
 
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::maps::{Buckets, Maps, Raw, map_error};
 
-/// Gives a new table its random numbers. One that has some keeps them: what lies in
-/// it is found by them.
-pub(super) fn sow(maps: &mut Maps) -> Result<(), DatapathError> {
+/// Gives new tables their random numbers. Existing numbers are kept, since the stored connections
+/// are located by them.
+pub(super) fn seed(maps: &mut Maps) -> Result<(), DatapathError> {
     let Raw(seed) = maps
         .seed
         .get(&0, 0)
-        .map_err(|error| map_error("reading", "SEED", &error))?;
+        .map_err(|error| map_error("reading", MapName::Seed, &error))?;
     if seed != Seed::default() {
         return Ok(());
     }
     let seed = random().map_err(|error| DatapathError::Map {
         operation: "finding random numbers for",
-        map: "SEED",
+        map: MapName::Seed,
         message: format!("/dev/urandom: {error}"),
     })?;
     maps.seed
         .set(0, Raw(seed), 0)
-        .map_err(|error| map_error("writing", "SEED", &error))
+        .map_err(|error| map_error("writing", MapName::Seed, &error))
 }
 
-/// The key of ids and of long names, from the tables' random numbers: as long as
-/// those stay, they are hashed alike.
+/// Returns the key of ids and of long names, derived from the tables' random numbers: hashes stay
+/// the same for as long as those do.
 pub(super) fn id_key(maps: &Maps) -> Result<IdKey, DatapathError> {
     let Raw(seed) = maps
         .seed
         .get(&0, 0)
-        .map_err(|error| map_error("reading", "SEED", &error))?;
+        .map_err(|error| map_error("reading", MapName::Seed, &error))?;
     let bytes: Vec<u8> = seed.0.into_iter().flat_map(u32::to_ne_bytes).collect();
     Ok(IdKey::from_secret(&bytes))
 }
@@ -51,33 +52,33 @@ fn random() -> std::io::Result<Seed> {
     Ok(seed)
 }
 
-/// All flows, live and dead, replied ones first. One that a CPU writes meanwhile is
-/// left out, or is the one that was there before, or partly.
-pub(super) fn entries(maps: &Maps) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
+/// Returns all connections, live and dead, replied ones first. A connection that a CPU writes
+/// meanwhile may be missing, outdated or torn.
+pub(super) fn entries(maps: &Maps) -> Result<Vec<(ConnectionKey, Connection)>, DatapathError> {
     let mut all = replied(maps)?;
-    each("OPENING", &maps.opening, |bucket| all.extend(held(bucket)))?;
+    each(MapName::Opening, &maps.opening, |bucket| {
+        all.extend(held(bucket));
+    })?;
     Ok(all)
 }
 
-/// Those that are replied.
-pub(super) fn replied(maps: &Maps) -> Result<Vec<(FlowKey, Flow)>, DatapathError> {
-    let mut all = super::maps::entries("FLOWS_MORE", &maps.flows_more)?;
-    each("FLOWS", &maps.flows, |bucket| all.extend(held(bucket)))?;
+/// Returns the replied connections.
+pub(super) fn replied(maps: &Maps) -> Result<Vec<(ConnectionKey, Connection)>, DatapathError> {
+    let mut all = super::maps::entries(MapName::ConnOverflow, &maps.conn_overflow)?;
+    each(MapName::Connections, &maps.connections, |bucket| {
+        all.extend(held(bucket));
+    })?;
     Ok(all)
 }
 
-/// How many flows a table of buckets holds.
-pub(super) fn count(name: &'static str, map: &Buckets) -> Result<u64, DatapathError> {
+/// Returns the number of connections in a table of buckets.
+pub(super) fn count(name: MapName, map: &Buckets) -> Result<u64, DatapathError> {
     let mut count = 0;
     each(name, map, |bucket| count += held(bucket).count() as u64)?;
     Ok(count)
 }
 
-fn each(
-    name: &'static str,
-    map: &Buckets,
-    mut see: impl FnMut(&Bucket),
-) -> Result<(), DatapathError> {
+fn each(name: MapName, map: &Buckets, mut see: impl FnMut(&Bucket)) -> Result<(), DatapathError> {
     for number in 0..map.len() {
         let Raw(bucket) = map
             .get(&number, 0)
@@ -87,10 +88,10 @@ fn each(
     Ok(())
 }
 
-fn held(bucket: &Bucket) -> impl Iterator<Item = (FlowKey, Flow)> {
-    let ways = bucket.tags.iter().zip(&bucket.flows);
+fn held(bucket: &Bucket) -> impl Iterator<Item = (ConnectionKey, Connection)> {
+    let ways = bucket.tags.iter().zip(&bucket.connections);
     ways.filter(|(tag, _)| **tag > Bucket::BUSY)
-        .map(|(_, opening)| (opening.key, opening.flow))
+        .map(|(_, opening)| (opening.key, opening.connection))
 }
 
 #[cfg(test)]
@@ -102,7 +103,7 @@ mod tests {
         let mut bucket = Bucket::default();
         bucket.tags[1] = Bucket::BUSY;
         bucket.tags[2] = 17;
-        bucket.flows[2].key.endpoint = 7;
+        bucket.connections[2].key.endpoint = 7;
         let endpoints: Vec<u32> = held(&bucket).map(|(key, _)| key.endpoint).collect();
         assert_eq!(endpoints, [7]);
     }

@@ -1,20 +1,21 @@
-//! Endpoints of another version's tables, in these: the same slot, which tags in flight
-//! name, the same id, under which their connections are, and nothing of their policy.
+//! Carries endpoints over from another version's tables. Each keeps its slot, which tags in flight
+//! refer to, and its id, which its connections refer to, but nothing of its policy.
 
 use std::path::Path;
 
-use ringfence_ebpf::abi::{Endpoint, EndpointWorld};
+use ringfence_ebpf::abi::{Endpoint, EndpointRules};
 
+use super::catalog::MapName;
 use super::endpoints::Endpoints;
 use super::error::DatapathError;
 use super::maps::Maps;
+use super::occupant::{CLOSED, Occupant, same_policy};
 use super::raw::Heads;
-use super::seat::{CLOSED, Seat, same_policy};
 use crate::runtime::FoundBy;
 
 impl Endpoints {
-    /// Seats what a folder of another version has seated, closed until their policy is
-    /// written. Returns how many came.
+    /// Adds the endpoints found in the folder of another version, closed until their policy is
+    /// written. Returns how many were added.
     pub(super) fn carry(
         &mut self,
         maps: &mut Maps,
@@ -23,7 +24,8 @@ impl Endpoints {
         if version < Endpoint::SINCE {
             return Ok(0);
         }
-        let Some(mut theirs) = Heads::open::<Endpoint>(folder, "ENDPOINTS", Endpoint::HEAD)? else {
+        let Some(mut theirs) = Heads::open::<Endpoint>(folder, MapName::Endpoints, Endpoint::HEAD)?
+        else {
             return Ok(0);
         };
         let mut came = 0;
@@ -36,8 +38,8 @@ impl Endpoints {
         Ok(came)
     }
 
-    /// Of two endpoints on one device the one that came later is there. Either way no
-    /// connection is of the epoch that begins here: it is decided once more.
+    /// Carries one endpoint over. Of two endpoints on one device, the newer one is valid. Either
+    /// way a new epoch starts here, so that every connection is decided again.
     fn carry_one(
         &mut self,
         maps: &mut Maps,
@@ -47,28 +49,28 @@ impl Endpoints {
         if let Some((slot, own)) = self.on_device(their.ifindex) {
             if own.id >= their.id {
                 let raised = Endpoint {
-                    worlds: own.worlds.map(|half| EndpointWorld {
+                    rules: own.rules.map(|rules| EndpointRules {
                         epoch: after(&[own, *their]),
-                        ..half
+                        ..rules
                     }),
                     ..own
                 };
                 maps.set_endpoint(slot, &raised)?;
-                if let Some(seat) = self.seats.get_mut(&slot) {
-                    seat.endpoint = raised;
+                if let Some(occupant) = self.slots.get_mut(&slot) {
+                    occupant.endpoint = raised;
                 }
                 return Ok(false);
             }
             self.free(maps, their.ifindex)?;
         }
-        if self.seats.contains_key(&slot) {
-            // Another device has it here: this one starts anew, in another slot.
+        if self.slots.contains_key(&slot) {
+            // Another device occupies the slot here: this endpoint starts over in another slot.
             return Ok(false);
         }
         let endpoint = carried(their);
         maps.set_endpoint(slot, &endpoint)?;
-        let is_gone = their.worlds.iter().any(|half| same_policy(half, &CLOSED));
-        let seat = Seat {
+        let is_gone = their.rules.iter().any(|rules| same_policy(rules, &CLOSED));
+        let occupant = Occupant {
             last: None,
             endpoint,
             pod: None,
@@ -76,48 +78,48 @@ impl Endpoints {
             by: FoundBy::Pin,
             carried: !is_gone,
         };
-        self.seats.insert(slot, seat);
+        self.slots.insert(slot, occupant);
         Ok(true)
     }
 
-    /// Opens a pick-up window for all that are seated.
+    /// Opens a pick-up window for all endpoints.
     pub(super) fn pick_up(&mut self, maps: &mut Maps, until: u64) -> Result<(), DatapathError> {
-        for (slot, seat) in &mut self.seats {
+        for (slot, occupant) in &mut self.slots {
             let endpoint = Endpoint {
                 pickup_until: until,
-                ..seat.endpoint
+                ..occupant.endpoint
             };
             maps.set_endpoint(*slot, &endpoint)?;
-            seat.endpoint = endpoint;
+            occupant.endpoint = endpoint;
         }
         Ok(())
     }
 
     fn on_device(&self, ifindex: u32) -> Option<(u32, Endpoint)> {
-        let mut seats = self.seats.iter();
-        let seat = seats.find(|(_, seat)| seat.endpoint.ifindex == ifindex);
-        seat.map(|(slot, seat)| (*slot, seat.endpoint))
+        let mut slots = self.slots.iter();
+        let occupant = slots.find(|(_, occupant)| occupant.endpoint.ifindex == ifindex);
+        occupant.map(|(slot, occupant)| (*slot, occupant.endpoint))
     }
 }
 
-/// Another version's endpoint without what that version's policy says of it.
+/// Returns another version's endpoint without its policy.
 fn carried(their: &Endpoint) -> Endpoint {
-    let closed = EndpointWorld {
+    let closed = EndpointRules {
         epoch: after(&[*their]),
         ..CLOSED
     };
     Endpoint {
         flags: 0,
-        worlds: [closed; 2],
+        rules: [closed; 2],
         tiers: Default::default(),
         ..*their
     }
 }
 
-/// An epoch that none of them has had.
+/// Returns an epoch that none of these endpoints has had.
 fn after(endpoints: &[Endpoint]) -> u32 {
-    let halves = endpoints.iter().flat_map(|one| one.worlds);
-    let newest = halves.map(|half| half.epoch).max();
+    let both = endpoints.iter().flat_map(|one| one.rules);
+    let newest = both.map(|rules| rules.epoch).max();
     newest.map_or(0, |epoch| epoch.wrapping_add(1))
 }
 
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_is_carried_keeps_its_id_and_nothing_of_its_policy() {
-        let half = |epoch| EndpointWorld {
+        let rules = |epoch| EndpointRules {
             ingress: 7,
             egress: 8,
             flags: 0,
@@ -135,14 +137,14 @@ mod tests {
         };
         let their = Endpoint {
             id: 9,
-            worlds: [half(3), half(4)],
+            rules: [rules(3), rules(4)],
             pickup_until: 5,
             flags: 1,
             ..Endpoint::default()
         };
         let here = carried(&their);
-        let closed = EndpointWorld { epoch: 5, ..CLOSED };
-        assert_eq!(here.worlds, [closed; 2]);
+        let closed = EndpointRules { epoch: 5, ..CLOSED };
+        assert_eq!(here.rules, [closed; 2]);
         assert_eq!((here.id, here.pickup_until, here.flags), (9, 5, 0));
     }
 }

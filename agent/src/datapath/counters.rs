@@ -1,7 +1,6 @@
-//! Counters by name, and how full the maps are.
+//! Counters with names, and the fill levels of the maps.
 //!
-//! Both are read through handles of their own, so that nobody who reads them, for
-//! as long as that takes, keeps a change of policy waiting.
+//! Both are read through separate handles, so that a slow reader doesn't delay a policy change.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,23 +9,24 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use ringfence_ebpf::abi::{
-    Bucket, Direction, DropCount, DropKey, Flow, FlowKey, Protocol, Reason, Stat,
+    Bucket, Connection, ConnectionKey, Direction, DropCount, DropKey, Protocol, Reason, Stat,
 };
 use serde::Serialize;
 
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::fields::AgentField;
-use super::maps::{Buckets, Hash, Raw, map_error, max_entries};
+use super::maps::{Buckets, Hash, Raw, map_error};
 use super::names::{self, Names};
 use super::{Datapath, buckets};
 
 /// Denied or audited packets of one workload pair, direction, reason and protocol.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct DropSeries {
-    /// Sender: `namespace/service`, `outside`, `node`, or `other` where the
-    /// table of pairs was full.
+    /// Workload of the sender: `namespace/service`, `outside`, `node`, or `other` if the table of
+    /// pairs was full.
     pub source: String,
-    /// Receiver, likewise.
+    /// Workload of the receiver, likewise.
     pub destination: String,
     /// `ingress` or `egress`.
     pub direction: &'static str,
@@ -34,45 +34,45 @@ pub struct DropSeries {
     pub reason: &'static str,
     /// A name of [`Protocol`].
     pub protocol: &'static str,
-    /// The packets passed: the denial was only audited.
+    /// The packets passed because the denial was only audited.
     pub audited: bool,
-    /// Packets.
+    /// Number of packets.
     pub packets: u64,
-    /// Bytes, link header included.
+    /// Number of bytes, including link headers.
     pub bytes: u64,
 }
 
-/// The datapath's own counters, since the maps were made.
+/// The datapath's own counters, since the maps were created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Stats {
-    /// Flows opened by allowed packets.
-    pub flows_allowed: u64,
-    /// Flows opened by packets that were only audited.
-    pub flows_audited: u64,
-    /// Events that the full ring couldn't take.
+    /// Connections opened by allowed packets.
+    pub connections_allowed: u64,
+    /// Connections opened by packets that were only audited.
+    pub connections_audited: u64,
+    /// Events lost because the ring was full.
     pub events_lost: u64,
-    /// Events beyond an endpoint's rate.
+    /// Events beyond an endpoint's rate limit.
     pub events_suppressed: u64,
-    /// Flows that no table could take.
-    pub flows_not_stored: u64,
-    /// Answered flows that aren't kept for good, since their endpoint keeps as many
-    /// as it may.
-    pub flows_over_quota: u64,
-    /// Fragmented packets whose first fragment couldn't be noted.
+    /// Connections that didn't fit into any table.
+    pub connections_not_stored: u64,
+    /// Answered connections that aren't kept permanently, since their endpoint has used up its
+    /// quota.
+    pub connections_over_quota: u64,
+    /// Fragmented packets whose first fragment couldn't be recorded.
     pub fragments_not_stored: u64,
-    /// Flows of connections that were open before they were tracked.
-    pub flows_picked_up: u64,
-    /// Live answered flows, not kept for good, that gave way to new ones.
-    pub flows_evicted: u64,
+    /// Connections that were open before they were tracked.
+    pub connections_picked_up: u64,
+    /// Live answered connections, not kept permanently, that were evicted by new ones.
+    pub connections_evicted: u64,
     /// How often connections were left behind in tables of another version.
     pub connections_lost: u64,
-    /// How often counts were.
+    /// How often counters were left behind.
     pub counts_lost: u64,
 }
 
 impl Stats {
-    /// Names in metrics, what they say, and counts, but for opened flows, which are one
-    /// metric.
+    /// Returns name, help text and value of each metric, except for opened connections, which
+    /// share one metric.
     pub const fn series(&self) -> [(&'static str, &'static str, u64); 9] {
         [
             (
@@ -86,14 +86,14 @@ impl Stats {
                 self.events_suppressed,
             ),
             (
-                "ringfence_flows_not_stored_total",
-                "Flows that couldn't be stored; each of their packets is decided anew.",
-                self.flows_not_stored,
+                "ringfence_connections_not_stored_total",
+                "Connections that couldn't be stored; each of their packets is decided anew.",
+                self.connections_not_stored,
             ),
             (
-                "ringfence_flows_over_quota_total",
-                "Answered flows not kept for good, since their pod keeps as many as it may.",
-                self.flows_over_quota,
+                "ringfence_connections_over_quota_total",
+                "Answered connections not kept for good, since their pod keeps as many as it may.",
+                self.connections_over_quota,
             ),
             (
                 "ringfence_fragments_not_stored_total",
@@ -101,15 +101,15 @@ impl Stats {
                 self.fragments_not_stored,
             ),
             (
-                "ringfence_flows_picked_up_total",
+                "ringfence_connections_picked_up_total",
                 "Connections that were open before they were tracked, taken over in the middle.",
-                self.flows_picked_up,
+                self.connections_picked_up,
             ),
             (
-                "ringfence_flows_evicted_total",
-                "Live answered flows, not kept for good, that gave way to new ones; each of \
+                "ringfence_connections_evicted_total",
+                "Live answered connections, not kept for good, that gave way to new ones; each of \
                  their packets is decided anew.",
-                self.flows_evicted,
+                self.connections_evicted,
             ),
             (
                 "ringfence_connections_lost_total",
@@ -125,28 +125,28 @@ impl Stats {
     }
 }
 
-/// How full a map is.
+/// Fill level of a map.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct MapUsage {
-    /// Its name.
-    pub name: &'static str,
-    /// Entries that it holds.
+    /// Name of the map.
+    pub name: MapName,
+    /// Number of entries in use.
     pub entries: u64,
-    /// Entries that it could hold.
+    /// Number of entries that fit.
     pub capacity: u64,
 }
 
-/// What packets write: handles that any thread may read at any time.
+/// Counters written by packets: handles that any thread may read at any time.
 pub struct Counters {
     names: names::Shared,
     drops: PerCpuHashMap<MapData, Raw<DropKey>, Raw<DropCount>>,
     drops_other: PerCpuArray<MapData, Raw<DropCount>>,
     stats: PerCpuArray<MapData, u64>,
     agent: Array<MapData, u64>,
-    flows: Buckets,
-    flows_more: Hash<FlowKey, Flow>,
+    connections: Buckets,
+    conn_overflow: Hash<ConnectionKey, Connection>,
     opening: Buckets,
-    /// Flows in `FLOWS` and `OPENING`, and when they were counted.
+    /// Number of connections in `CONNECTIONS` and `OPENING`, and when they were counted.
     counted: Mutex<Option<(Instant, [u64; 2])>>,
 }
 
@@ -157,30 +157,30 @@ impl std::fmt::Debug for Counters {
 }
 
 impl Counters {
-    /// Opens the pinned maps below a folder once more.
+    /// Opens separate handles on the maps pinned in a folder.
     pub(super) fn open(folder: &Path, names: &Names) -> Result<Self, DatapathError> {
         macro_rules! open {
-            ($name:literal) => {
-                MapData::from_pin(folder.join($name))
+            ($map:ident) => {
+                MapData::from_pin(folder.join(MapName::$map.as_str()))
                     .and_then(Map::from_map_data)
                     .and_then(TryInto::try_into)
-                    .map_err(|error: MapError| map_error("opening", $name, &error))?
+                    .map_err(|error: MapError| map_error("opening", MapName::$map, &error))?
             };
         }
         Ok(Self {
             names: names.shared(),
-            drops: open!("DROPS"),
-            drops_other: open!("DROPS_OTHER"),
-            stats: open!("STATS"),
-            agent: open!("AGENT"),
-            flows: open!("FLOWS"),
-            flows_more: open!("FLOWS_MORE"),
-            opening: open!("OPENING"),
+            drops: open!(Drops),
+            drops_other: open!(DropsOther),
+            stats: open!(Stats),
+            agent: open!(Agent),
+            connections: open!(Connections),
+            conn_overflow: open!(ConnOverflow),
+            opening: open!(Opening),
             counted: Mutex::new(None),
         })
     }
 
-    /// Denied and audited packets by workload pair, since the maps were made.
+    /// Returns denied and audited packets by workload pair, since the maps were created.
     ///
     /// # Errors
     /// If a map can't be read.
@@ -189,7 +189,7 @@ impl Counters {
         let name = |id| names::lookup(&self.names, id);
         for entry in self.drops.iter() {
             let (Raw(key), values) =
-                entry.map_err(|error| map_error("reading", "DROPS", &error))?;
+                entry.map_err(|error| map_error("reading", MapName::Drops, &error))?;
             let ends = (name(key.source), name(key.destination));
             series.extend(one(&key, ends, sum(values.iter())));
         }
@@ -197,7 +197,7 @@ impl Counters {
             let values = self
                 .drops_other
                 .get(&index, 0)
-                .map_err(|error| map_error("reading", "DROPS_OTHER", &error))?;
+                .map_err(|error| map_error("reading", MapName::DropsOther, &error))?;
             let key = other_key(index);
             let ends = ("other".to_owned(), "other".to_owned());
             series.extend(one(&key, ends, sum(values.iter())).filter(|series| series.packets > 0));
@@ -206,17 +206,17 @@ impl Counters {
         Ok(series)
     }
 
-    /// Ids of workloads that have a count under their name.
+    /// Returns the ids of workloads that have a drop counter under their name.
     pub(super) fn named(&self) -> Result<BTreeSet<u32>, DatapathError> {
         let mut ids = BTreeSet::new();
         for key in self.drops.keys() {
-            let Raw(key) = key.map_err(|error| map_error("reading", "DROPS", &error))?;
+            let Raw(key) = key.map_err(|error| map_error("reading", MapName::Drops, &error))?;
             ids.extend([key.source, key.destination]);
         }
         Ok(ids)
     }
 
-    /// The datapath's own counters.
+    /// Returns the datapath's own counters.
     ///
     /// # Errors
     /// If a map can't be read.
@@ -225,53 +225,53 @@ impl Counters {
             let values = self
                 .stats
                 .get(&(stat as u32), 0)
-                .map_err(|error| map_error("reading", "STATS", &error))?;
+                .map_err(|error| map_error("reading", MapName::Stats, &error))?;
             Ok(values.iter().sum())
         };
         let kept = |field: AgentField| {
             let value = self.agent.get(&(field as u32), 0);
-            value.map_err(|error| map_error("reading", "AGENT", &error))
+            value.map_err(|error| map_error("reading", MapName::Agent, &error))
         };
         Ok(Stats {
-            flows_allowed: read(Stat::FlowsAllowed)?,
-            flows_audited: read(Stat::FlowsAudited)?,
+            connections_allowed: read(Stat::ConnectionsAllowed)?,
+            connections_audited: read(Stat::ConnectionsAudited)?,
             events_lost: read(Stat::EventsLost)?,
             events_suppressed: read(Stat::EventsSuppressed)?,
-            flows_not_stored: read(Stat::FlowsNotStored)?,
-            flows_over_quota: read(Stat::FlowsOverQuota)?,
+            connections_not_stored: read(Stat::ConnectionsNotStored)?,
+            connections_over_quota: read(Stat::ConnectionsOverQuota)?,
             fragments_not_stored: read(Stat::FragmentsNotStored)?,
-            flows_picked_up: read(Stat::FlowsPickedUp)?,
-            flows_evicted: read(Stat::FlowsEvicted)?,
+            connections_picked_up: read(Stat::ConnectionsPickedUp)?,
+            connections_evicted: read(Stat::ConnectionsEvicted)?,
             connections_lost: kept(AgentField::ConnectionsLost)?,
             counts_lost: kept(AgentField::CountsLost)?,
         })
     }
 
-    /// How full each map is that packets write. Their entries are counted one by one.
+    /// Returns the fill level of each map that packets write, counting the entries one by one.
     pub fn held(&self) -> Vec<MapUsage> {
-        let [flows, opening] = self.flows_held();
-        let ways = |name| u64::from(max_entries(name)) * Bucket::WAYS as u64;
-        let most = max_entries("FLOWS_MORE") as usize;
-        let more = count("FLOWS_MORE", self.flows_more.keys().take(most));
+        let [connections, opening] = self.connections_held();
+        let ways = |map: MapName| u64::from(map.capacity()) * Bucket::WAYS as u64;
+        let most = MapName::ConnOverflow.capacity() as usize;
+        let more = count(MapName::ConnOverflow, self.conn_overflow.keys().take(most));
         vec![
-            usage("DROPS", count("DROPS", self.drops.keys())),
+            usage(MapName::Drops, count(MapName::Drops, self.drops.keys())),
             MapUsage {
-                name: "FLOWS",
-                entries: flows,
-                capacity: ways("FLOWS"),
+                name: MapName::Connections,
+                entries: connections,
+                capacity: ways(MapName::Connections),
             },
-            usage("FLOWS_MORE", more),
+            usage(MapName::ConnOverflow, more),
             MapUsage {
-                name: "OPENING",
+                name: MapName::Opening,
                 entries: opening,
-                capacity: ways("OPENING"),
+                capacity: ways(MapName::Opening),
             },
         ]
     }
 
-    /// Flows in both tables of buckets. Counted at most once a minute: that reads
-    /// them whole, which takes some 30 ms.
-    fn flows_held(&self) -> [u64; 2] {
+    /// Returns the number of connections in each table of buckets. Counts at most once a minute,
+    /// since that reads the tables completely, which takes some 30 ms.
+    fn connections_held(&self) -> [u64; 2] {
         const FRESH: Duration = Duration::from_secs(60);
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, held)) = *counted
@@ -279,39 +279,38 @@ impl Counters {
         {
             return held;
         }
-        let [flows, opening] = counted.map_or([0; 2], |(_, held)| held);
-        // One that can't be read is what it was.
+        let [connections, opening] = counted.map_or([0; 2], |(_, held)| held);
+        // A table that can't be read keeps its last count.
         let count = |name, map, before| match buckets::count(name, map) {
             Ok(count) => count,
             Err(error) => {
-                tracing::warn!("counting flows: {error}");
+                tracing::warn!("counting connections: {error}");
                 before
             }
         };
         let held = [
-            count("FLOWS", &self.flows, flows),
-            count("OPENING", &self.opening, opening),
+            count(MapName::Connections, &self.connections, connections),
+            count(MapName::Opening, &self.opening, opening),
         ];
         *counted = Some((Instant::now(), held));
         held
     }
 }
 
-fn usage(name: &'static str, entries: usize) -> MapUsage {
+fn usage(name: MapName, entries: usize) -> MapUsage {
     MapUsage {
         name,
         entries: entries as u64,
-        capacity: u64::from(max_entries(name)),
+        capacity: u64::from(name.capacity()),
     }
 }
 
-/// How full each map is that the agent writes: it is known what was written.
+/// Returns the fill level of each map that the agent writes, from what it has written.
 pub(super) fn written(datapath: &Datapath) -> Vec<MapUsage> {
-    let mut all: Vec<MapUsage> = ["ADDRESSES", "CIDRS", "RULES", "PORTS", "SERVICES"]
-        .map(|name| usage(name, datapath.worlds.entries(name)))
-        .into();
-    all.push(usage("ENDPOINTS", datapath.endpoints.len()));
-    all.push(usage("NAMES", datapath.names.len()));
+    let policy = datapath.buffers.entries();
+    let mut all: Vec<MapUsage> = policy.map(|(map, entries)| usage(map, entries)).into();
+    all.push(usage(MapName::Endpoints, datapath.endpoints.len()));
+    all.push(usage(MapName::Names, datapath.names.len()));
     all
 }
 
@@ -322,7 +321,7 @@ fn sum<'a>(values: impl Iterator<Item = &'a Raw<DropCount>>) -> DropCount {
     })
 }
 
-/// The inverse of [`DropKey::other`].
+/// Computes the inverse of [`DropKey::other`].
 const fn other_key(index: u32) -> DropKey {
     DropKey {
         source: 0,
@@ -347,8 +346,8 @@ fn one(key: &DropKey, ends: (String, String), count: DropCount) -> Option<DropSe
     })
 }
 
-/// How many keys come, up to one that can't be read.
-fn count<K>(name: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> usize {
+/// Counts keys, up to the first that can't be read.
+fn count<K>(name: MapName, keys: impl Iterator<Item = Result<K, MapError>>) -> usize {
     let mut count = 0;
     for key in keys {
         if let Err(error) = key {

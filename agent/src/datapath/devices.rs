@@ -1,5 +1,5 @@
-//! The devices of the agent's network namespace, and what belongs on those that
-//! aren't a pod's.
+//! The devices of the agent's network namespace, and the hooks of those that don't belong to a
+//! pod.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use ringfence_netlink::{Link, LinkLayerType, Netlink};
 /// One device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Device {
-    /// Its name.
+    /// Name of the device.
     pub(super) name: String,
     kind: Kind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
-    /// Nothing that comes from a pod goes through it.
+    /// No traffic of a pod goes through it.
     Loopback,
-    /// What a filter redirects to it comes back to where it was taken from: it is on
-    /// its way, before DNAT, and with its tag. By itself an `ifb` sends nothing.
+    /// A packet that a filter redirects here returns to where it was redirected: it is still on
+    /// its way, before DNAT, and has its tag. An `ifb` sends nothing of its own.
     Detour,
     Bridge,
     /// Its frames start with an Ethernet header.
     Ethernet,
-    /// What it sends starts with IP: tunnels, WireGuard, PPP. Media with link
-    /// headers of other kinds carry no pod's packets; there, what can't be
-    /// accounted for is denied to isolated pods.
+    /// Its packets start with an IP header: tunnels, WireGuard, PPP. Media with other kinds of
+    /// link headers carry no pod traffic; there, packets not accounted for are denied to
+    /// isolated pods.
     Bare,
 }
 
@@ -48,12 +48,12 @@ impl Device {
         }
     }
 
-    /// The hooks that it gets where no pod is behind it.
+    /// Returns the hooks that the device gets if it doesn't belong to a pod.
     pub(super) const fn hooks(&self) -> &'static [Hook] {
         match self.kind {
             Kind::Loopback | Kind::Detour => &[],
-            // What comes up from a bridge came in by one of its ports, where a
-            // foreign tag was cleared and a pod's own is to stay.
+            // A packet delivered by a bridge came in through one of its ports, where a foreign tag
+            // was cleared; a tag of a local pod must be kept.
             Kind::Bridge => &[Hook::ToBridge, Hook::FromBridge],
             Kind::Ethernet => &[Hook::ToNetwork, Hook::FromNetwork],
             Kind::Bare => &[Hook::ToNetworkL3, Hook::FromNetwork],
@@ -61,7 +61,7 @@ impl Device {
     }
 }
 
-/// The devices that are there now.
+/// Lists the current devices.
 pub(super) fn list() -> Result<Devices, DatapathError> {
     let links = Netlink::open().and_then(|mut netlink| netlink.links());
     let links = links.map_err(|error| DatapathError::Program {

@@ -1,31 +1,32 @@
-//! Endpoints in their slots: who sits where, under which id and epoch.
+//! Endpoints in their slots, with their ids and epochs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, World, capacity};
+use ringfence_ebpf::abi::{Addr, Buffer, Endpoint, EndpointRules, capacity};
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::{EndpointPolicy, Tables};
 
 use super::Interface;
+use super::catalog::MapName;
 use super::cut::{close, is_closed};
 use super::error::DatapathError;
 use super::fields::AgentField;
 use super::locals;
 use super::maps::{Maps, Raw, map_error};
 use super::names::Names;
-use super::seat::{CLOSED, Seat, identity, owner, probes, same_policy, side};
+use super::occupant::{CLOSED, Occupant, identity, owner, probes, same_policy, side};
 use crate::runtime::FoundBy;
 
 /// All occupied slots.
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    pub(super) seats: BTreeMap<u32, Seat>,
+    pub(super) slots: BTreeMap<u32, Occupant>,
 }
 
-/// What a pod and its interface should be in the map.
+/// A pod and its interface as they should be in the map.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted<'a> {
+pub(super) struct Desired<'a> {
     pub(super) interface: &'a Interface,
     pub(super) policy: &'a EndpointPolicy,
     pub(super) workload: u32,
@@ -33,16 +34,16 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Endpoints {
-    /// What the pinned map holds.
+    /// Reads the endpoints from the pinned map.
     pub(super) fn dump(maps: &mut Maps) -> Result<Self, DatapathError> {
-        let mut seats = BTreeMap::new();
+        let mut slots = BTreeMap::new();
         for slot in 1..capacity::ENDPOINTS {
             let Raw(endpoint) = maps
                 .endpoints
                 .get(&slot, 0)
-                .map_err(|error| map_error("reading", "ENDPOINTS", &error))?;
+                .map_err(|error| map_error("reading", MapName::Endpoints, &error))?;
             if endpoint.ifindex != 0 {
-                let seat = Seat {
+                let occupant = Occupant {
                     endpoint,
                     pod: None,
                     last: None,
@@ -50,28 +51,33 @@ impl Endpoints {
                     by: FoundBy::Pin,
                     carried: false,
                 };
-                seats.insert(slot, seat);
+                slots.insert(slot, occupant);
             }
         }
-        let open = seats.iter().filter(|(_, seat)| !is_closed(&seat.endpoint));
-        locals::restore(maps, open.map(|(slot, seat)| (*slot, &seat.endpoint)))?;
-        Ok(Self { seats })
+        let open = slots
+            .iter()
+            .filter(|(_, occupant)| !is_closed(&occupant.endpoint));
+        locals::restore(
+            maps,
+            open.map(|(slot, occupant)| (*slot, &occupant.endpoint)),
+        )?;
+        Ok(Self { slots })
     }
 
-    /// Interfaces that have a slot.
+    /// Returns the interfaces that have a slot.
     pub(super) fn interfaces(&self) -> BTreeSet<u32> {
-        self.seats
+        self.slots
             .values()
-            .map(|seat| seat.endpoint.ifindex)
+            .map(|occupant| occupant.endpoint.ifindex)
             .collect()
     }
 
-    /// The interfaces that discovery found, under their present names, and
-    /// those that it didn't find this time though interface and pod are there:
-    /// an unreadable namespace must not close a pod.
+    /// Returns the interfaces that discovery found, under their current names, and those that it
+    /// didn't find this time even though interface and pod exist: an unreadable namespace must not
+    /// close a pod.
     ///
-    /// After a restart the pinned slots know better than what pods claim: a device stays
-    /// with the pod that had it, unless the pod runtime says otherwise.
+    /// After a restart the pinned slots are more reliable than pods' claims: a device stays with
+    /// the pod that had it, unless the pod runtime reports another one.
     pub(super) fn with_retained(
         &self,
         tables: &Tables,
@@ -89,9 +95,9 @@ impl Endpoints {
             .collect();
         let mut devices: BTreeSet<u32> = all.iter().map(|one| one.ifindex).collect();
         let mut pods: BTreeSet<PodKey> = all.iter().map(|one| one.pod.clone()).collect();
-        for seat in self.seats.values() {
-            let ifindex = seat.endpoint.ifindex;
-            let (Some(pod), Some(name)) = (owner(seat, tables), present.get(&ifindex)) else {
+        for occupant in self.slots.values() {
+            let ifindex = occupant.endpoint.ifindex;
+            let (Some(pod), Some(name)) = (owner(occupant, tables), present.get(&ifindex)) else {
                 continue;
             };
             if devices.contains(&ifindex) || pods.contains(&pod) {
@@ -103,59 +109,61 @@ impl Endpoints {
                 pod,
                 ifindex,
                 name: name.clone(),
-                mac: seat.endpoint.mac.octets(),
-                by: seat.by,
+                mac: occupant.endpoint.mac.octets(),
+                by: occupant.by,
             });
         }
         all
     }
 
-    /// Whether a slot from before this process says that the device is another pod's.
+    /// Reports whether a slot from before this process belongs to another pod than this interface.
     fn was_anothers(&self, interface: &Interface, tables: &Tables) -> bool {
         self.slot_of(interface.ifindex)
-            .and_then(|slot| self.seats.get(&slot))
-            .filter(|seat| seat.pod.is_none())
-            .and_then(|seat| owner(seat, tables))
+            .and_then(|slot| self.slots.get(&slot))
+            .filter(|occupant| occupant.pod.is_none())
+            .and_then(|occupant| owner(occupant, tables))
             .is_some_and(|pod| pod != interface.pod)
     }
 
-    /// Who sits in which slot.
-    pub(super) fn seated(&self) -> Vec<(u32, Endpoint)> {
-        let seats = self.seats.iter();
-        seats.map(|(slot, seat)| (*slot, seat.endpoint)).collect()
+    /// Returns the occupied slots with their endpoints.
+    pub(super) fn occupied(&self) -> Vec<(u32, Endpoint)> {
+        let slots = self.slots.iter();
+        slots
+            .map(|(slot, occupant)| (*slot, occupant.endpoint))
+            .collect()
     }
 
-    /// Occupied slots.
+    /// Returns the number of occupied slots.
     pub(super) fn len(&self) -> usize {
-        self.seats.len()
+        self.slots.len()
     }
 
     /// Frees the slot of an interface that has vanished.
     pub(super) fn free(&mut self, maps: &mut Maps, ifindex: u32) -> Result<(), DatapathError> {
         if let Some(slot) = self.slot_of(ifindex) {
             maps.set_endpoint(slot, &Endpoint::default())?;
-            if let Some(seat) = self.seats.remove(&slot) {
-                locals::remove(maps, slot, &seat.endpoint)?;
+            if let Some(occupant) = self.slots.remove(&slot) {
+                locals::remove(maps, slot, &occupant.endpoint)?;
             }
         }
         Ok(())
     }
 
-    /// Writes one world's half of every endpoint. Endpoints whose pod is gone
-    /// are closed: an interface that is still there may still have a process.
+    /// Writes the rules of one buffer for every endpoint. Endpoints whose pod is gone are closed:
+    /// a process may still be using an interface that still exists.
     ///
-    /// Returns the interfaces for which there is no room.
+    /// Returns the interfaces for which no slot is free.
     pub(super) fn write(
         &mut self,
         maps: &mut Maps,
-        world: World,
-        wanted: &[Wanted<'_>],
+        buffer: Buffer,
+        wanted: &[Desired<'_>],
         pickup_until: u64,
     ) -> Result<Vec<(PodKey, DatapathError)>, DatapathError> {
         let mut refused = Vec::new();
         for one in wanted {
             match self.place(maps, one, pickup_until) {
-                Ok(slot) => self.write_half(maps, slot, world, one.policy.half(), one)?,
+                Ok(slot) => self.write_rules(maps, slot, buffer, one.policy.rules(), one)?,
                 Err(error @ DatapathError::NoSlot { .. }) => {
                     refused.push((one.interface.pod.clone(), error));
                 }
@@ -163,27 +171,30 @@ impl Endpoints {
             }
         }
         let present: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
-        for (slot, seat) in &mut self.seats {
-            if !present.contains(&seat.endpoint.ifindex) {
-                close(maps, *slot, seat, world)?;
+        for (slot, occupant) in &mut self.slots {
+            if !present.contains(&occupant.endpoint.ifindex) {
+                close(maps, *slot, occupant, buffer)?;
             }
         }
         Ok(refused)
     }
 
-    /// Gives those a slot that have none: closed, whatever becomes of their policy.
-    /// Who finds no slot is told by [`Endpoints::write`].
-    pub(super) fn seat(
+    /// Assigns slots to endpoints that have none. They start closed, so that they are guarded even
+    /// if their policy can't be written. [`Endpoints::write`] reports endpoints that find no slot.
+    pub(super) fn occupant(
         &mut self,
         maps: &mut Maps,
-        wanted: &[Wanted<'_>],
+        wanted: &[Desired<'_>],
         pickup_until: u64,
     ) -> Result<(), DatapathError> {
         for one in wanted {
-            let seat = self.seat_of(one.interface.ifindex);
-            let is_seated = seat
-                .is_some_and(|seat| seat.taken_by(&one.interface.pod, &identity(one)).is_some());
-            if !is_seated {
+            let occupant = self.occupant_of(one.interface.ifindex);
+            let is_placed = occupant.is_some_and(|occupant| {
+                occupant
+                    .taken_by(&one.interface.pod, &identity(one))
+                    .is_some()
+            });
+            if !is_placed {
                 match self.place(maps, one, pickup_until) {
                     Ok(_) | Err(DatapathError::NoSlot { .. }) => {}
                     Err(error) => return Err(error),
@@ -193,42 +204,42 @@ impl Endpoints {
         Ok(())
     }
 
-    /// The slot of a wanted endpoint; a new one starts closed in both worlds.
+    /// Returns the slot of an endpoint; a new endpoint starts closed in both buffers.
     fn place(
         &mut self,
         maps: &mut Maps,
-        wanted: &Wanted<'_>,
+        wanted: &Desired<'_>,
         pickup_until: u64,
     ) -> Result<u32, DatapathError> {
         let mut endpoint = identity(wanted);
         if let Some(slot) = self.slot_of(wanted.interface.ifindex) {
-            if let Some(seat) = self.seats.get_mut(&slot)
-                && let Some(merged) = seat.taken_by(&wanted.interface.pod, &endpoint)
+            if let Some(occupant) = self.slots.get_mut(&slot)
+                && let Some(merged) = occupant.taken_by(&wanted.interface.pod, &endpoint)
             {
-                if merged != seat.endpoint || seat.pod.is_none() {
+                if merged != occupant.endpoint || occupant.pod.is_none() {
                     locals::add(maps, slot, &merged)?;
                 }
-                if merged != seat.endpoint {
+                if merged != occupant.endpoint {
                     maps.set_endpoint(slot, &merged)?;
-                    seat.endpoint = merged;
+                    occupant.endpoint = merged;
                 }
-                seat.pod = Some(wanted.interface.pod.clone());
-                seat.name.clone_from(&wanted.interface.name);
-                seat.by = wanted.interface.by;
+                occupant.pod = Some(wanted.interface.pod.clone());
+                occupant.name.clone_from(&wanted.interface.name);
+                occupant.by = wanted.interface.by;
                 return Ok(slot);
             }
-            // Another pod, or other addresses: nothing of the old one is inherited.
+            // Another pod, or different addresses: nothing of the old endpoint is inherited.
             self.free(maps, wanted.interface.ifindex)?;
         }
         let slot = self.free_slot(wanted.interface)?;
         let next = maps.agent(AgentField::NextEndpoint)?.max(1);
         maps.set_agent(AgentField::NextEndpoint, next + 1)?;
         endpoint.id = u32::try_from(next).map_err(|_| DatapathError::NoId)?;
-        endpoint.worlds = [CLOSED, CLOSED];
+        endpoint.rules = [CLOSED, CLOSED];
         endpoint.pickup_until = pickup_until;
         locals::add(maps, slot, &endpoint)?;
         maps.set_endpoint(slot, &endpoint)?;
-        let seat = Seat {
+        let occupant = Occupant {
             endpoint,
             pod: Some(wanted.interface.pod.clone()),
             last: None,
@@ -236,93 +247,94 @@ impl Endpoints {
             by: wanted.interface.by,
             carried: false,
         };
-        self.seats.insert(slot, seat);
+        self.slots.insert(slot, occupant);
         Ok(slot)
     }
 
     fn slot_of(&self, ifindex: u32) -> Option<u32> {
         probes(ifindex).find(|slot| {
-            self.seats
+            self.slots
                 .get(slot)
-                .is_some_and(|seat| seat.endpoint.ifindex == ifindex)
+                .is_some_and(|occupant| occupant.endpoint.ifindex == ifindex)
         })
     }
 
-    fn seat_of(&self, ifindex: u32) -> Option<&Seat> {
-        self.seats.get(&self.slot_of(ifindex)?)
+    fn occupant_of(&self, ifindex: u32) -> Option<&Occupant> {
+        self.slots.get(&self.slot_of(ifindex)?)
     }
 
     fn free_slot(&self, interface: &Interface) -> Result<u32, DatapathError> {
         probes(interface.ifindex)
-            .find(|slot| !self.seats.contains_key(slot))
+            .find(|slot| !self.slots.contains_key(slot))
             .ok_or_else(|| DatapathError::NoSlot {
                 interface: interface.name.clone(),
                 ifindex: interface.ifindex,
             })
     }
 
-    fn write_half(
+    fn write_rules(
         &mut self,
         maps: &mut Maps,
         slot: u32,
-        world: World,
-        mut half: EndpointWorld,
-        wanted: &Wanted<'_>,
+        buffer: Buffer,
+        mut rules: EndpointRules,
+        wanted: &Desired<'_>,
     ) -> Result<(), DatapathError> {
-        let Some(seat) = self.seats.get_mut(&slot) else {
+        let Some(occupant) = self.slots.get_mut(&slot) else {
             return Ok(());
         };
-        let (this, other) = (side(world), side(world ^ 1));
-        // Both halves end with the same epoch: the standby's is raised, then
-        // the levelled one takes it over.
-        let current = seat.endpoint.worlds[other].epoch;
-        half.epoch = if wanted.raised {
+        let (this, other) = (side(buffer), side(buffer ^ 1));
+        // The rules of both buffers end up with the same epoch: that of the standby buffer is
+        // raised, and the other buffer takes it over when it is brought up to date.
+        let current = occupant.endpoint.rules[other].epoch;
+        rules.epoch = if wanted.raised {
             current.wrapping_add(1)
         } else {
             current
         };
-        let mut endpoint = seat.endpoint;
-        endpoint.worlds[this] = half;
+        let mut endpoint = occupant.endpoint;
+        endpoint.rules[this] = rules;
         endpoint.tiers[this] = wanted.policy.tiers;
         endpoint.workload = wanted.workload;
-        if endpoint != seat.endpoint {
+        if endpoint != occupant.endpoint {
             maps.set_endpoint(slot, &endpoint)?;
-            seat.endpoint = endpoint;
+            occupant.endpoint = endpoint;
         }
         Ok(())
     }
 
-    /// Whether the wanted endpoints sit in their slots with the policy that they
-    /// should have, and the others are closed, all of it in both worlds.
-    pub(super) fn are_settled(&self, wanted: &[Wanted<'_>]) -> bool {
+    /// Reports whether the desired endpoints are in their slots with the desired policy and all
+    /// others are closed, in both buffers.
+    pub(super) fn are_in_force(&self, wanted: &[Desired<'_>]) -> bool {
         let present: BTreeSet<u32> = wanted.iter().map(|one| one.interface.ifindex).collect();
-        let others = self.seats.values();
-        let mut others = others.filter(|seat| !present.contains(&seat.endpoint.ifindex));
-        wanted.iter().all(|one| self.is_settled(one))
-            && others.all(|seat| seat.pod.is_none() && is_closed(&seat.endpoint))
+        let others = self.slots.values();
+        let mut others = others.filter(|occupant| !present.contains(&occupant.endpoint.ifindex));
+        wanted.iter().all(|one| self.is_in_force(one))
+            && others.all(|occupant| occupant.pod.is_none() && is_closed(&occupant.endpoint))
     }
 
-    fn is_settled(&self, wanted: &Wanted<'_>) -> bool {
-        let seat = self.seat_of(wanted.interface.ifindex);
-        let policy = wanted.policy.half();
-        seat.is_some_and(|seat| {
-            seat.pod.as_ref() == Some(&wanted.interface.pod)
-                && seat.endpoint.workload == wanted.workload
-                && seat.taken_by(&wanted.interface.pod, &identity(wanted)) == Some(seat.endpoint)
-                && seat.endpoint.tiers == [wanted.policy.tiers; 2]
-                && seat
+    fn is_in_force(&self, wanted: &Desired<'_>) -> bool {
+        let occupant = self.occupant_of(wanted.interface.ifindex);
+        let policy = wanted.policy.rules();
+        occupant.is_some_and(|occupant| {
+            occupant.pod.as_ref() == Some(&wanted.interface.pod)
+                && occupant.endpoint.workload == wanted.workload
+                && occupant.taken_by(&wanted.interface.pod, &identity(wanted))
+                    == Some(occupant.endpoint)
+                && occupant.endpoint.tiers == [wanted.policy.tiers; 2]
+                && occupant
                     .endpoint
-                    .worlds
+                    .rules
                     .iter()
-                    .all(|half| same_policy(half, &policy))
+                    .all(|rules| same_policy(rules, &policy))
         })
     }
 
-    /// Addresses of the endpoints that one world has under quarantine.
-    pub(super) fn quarantined(&self, world: World) -> Vec<IpAddr> {
-        let seats = self.seats.values().map(|seat| &seat.endpoint);
-        let quarantined = seats
-            .filter(|endpoint| endpoint.worlds[side(world)].flags & EndpointWorld::QUARANTINE != 0);
+    /// Returns the addresses of endpoints that are under quarantine in a buffer.
+    pub(super) fn quarantined(&self, buffer: Buffer) -> Vec<IpAddr> {
+        let slots = self.slots.values().map(|occupant| &occupant.endpoint);
+        let quarantined = slots
+            .filter(|endpoint| endpoint.rules[side(buffer)].flags & EndpointRules::QUARANTINE != 0);
         quarantined.flat_map(addresses).collect()
     }
 }
@@ -333,19 +345,19 @@ pub(super) fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + u
         .map(IpAddr::from)
 }
 
-/// Joins tables and interfaces: the pods of both.
+/// Joins tables and interfaces: returns the pods that occur in both.
 pub(super) fn wanted<'a>(
     maps: &mut Maps,
     names: &mut Names,
     tables: &'a Tables,
     interfaces: &'a [Interface],
     raised: &dyn Fn(&PodKey) -> bool,
-) -> Result<Vec<Wanted<'a>>, DatapathError> {
+) -> Result<Vec<Desired<'a>>, DatapathError> {
     interfaces
         .iter()
         .filter_map(|interface| Some((interface, tables.endpoints.get(&interface.pod)?)))
         .map(|(interface, policy)| {
-            Ok(Wanted {
+            Ok(Desired {
                 interface,
                 policy,
                 workload: names.id(maps, &policy.workload)?,

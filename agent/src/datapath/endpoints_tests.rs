@@ -16,14 +16,14 @@ fn policy(last: u8) -> EndpointPolicy {
     }
 }
 
-fn pinned(ifindex: u32, last: u8) -> (u32, Seat) {
+fn pinned(ifindex: u32, last: u8) -> (u32, Occupant) {
     let endpoint = Endpoint {
         ifindex,
         id: ifindex,
         v4: Addr::v4([10, 0, 0, last]),
         ..Endpoint::default()
     };
-    let seat = Seat {
+    let occupant = Occupant {
         last: None,
         endpoint,
         pod: None,
@@ -31,13 +31,13 @@ fn pinned(ifindex: u32, last: u8) -> (u32, Seat) {
         by: FoundBy::Pin,
         carried: false,
     };
-    (Endpoint::home_slot(ifindex), seat)
+    (Endpoint::home_slot(ifindex), occupant)
 }
 
 #[test]
 fn after_a_restart_a_pod_gets_no_device_by_claiming_its_address() {
     let endpoints = Endpoints {
-        seats: [pinned(7, 1), pinned(8, 2)].into(),
+        slots: [pinned(7, 1), pinned(8, 2)].into(),
     };
     let tables = Tables {
         endpoints: [(pod("victim"), policy(1)), (pod("thief"), policy(2))].into(),
@@ -63,7 +63,7 @@ fn after_a_restart_a_pod_gets_no_device_by_claiming_its_address() {
 #[test]
 fn what_the_pod_runtime_says_stands_above_what_was_pinned() {
     let endpoints = Endpoints {
-        seats: [pinned(7, 1), pinned(8, 2)].into(),
+        slots: [pinned(7, 1), pinned(8, 2)].into(),
     };
     let tables = Tables {
         endpoints: [(pod("a"), policy(1)), (pod("b"), policy(2))].into(),

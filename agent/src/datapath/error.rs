@@ -1,9 +1,11 @@
-//! What can go wrong at the kernel's border, with the remedy.
+//! Failures of operations on the kernel, with the remedy.
 
 use std::io;
 use std::path::PathBuf;
 
 use ringfence_hooks::HookError;
+
+use super::catalog::MapName;
 pub(super) use ringfence_hooks::chain;
 
 /// An operation on the kernel's side failed.
@@ -12,10 +14,10 @@ pub enum DatapathError {
     /// The binary was built without the BPF object.
     #[error("this build carries no datapath: run `cargo xtask build`, or use a released binary")]
     NoObject,
-    /// Linux is too old.
+    /// The running kernel is too old.
     #[error("Linux {found} is too old: the datapath needs 5.15 or newer; upgrade the node")]
     KernelTooOld {
-        /// What runs.
+        /// The version of the running kernel.
         found: String,
     },
     /// Capabilities are missing.
@@ -35,7 +37,7 @@ pub enum DatapathError {
     NoBpffs {
         /// The pin directory.
         path: PathBuf,
-        /// Where one would be mounted.
+        /// Where a bpffs would be mounted.
         mount: PathBuf,
     },
     /// Another process writes these maps.
@@ -44,13 +46,13 @@ pub enum DatapathError {
         folder.display()
     )]
     Locked {
-        /// The pin directory of this ABI version.
+        /// The directory below the pin directory for this ABI version.
         folder: PathBuf,
     },
-    /// All endpoint ids have been given.
+    /// All endpoint ids have been assigned.
     #[error("endpoint ids are used up: run `ringfence uninstall` and start again")]
     NoId,
-    /// A pinned map has another shape than this build wants.
+    /// A pinned map has a different layout than this build requires.
     #[error(
         "pinned map {map} has {found}, this build wants {wanted}: \
          run `ringfence uninstall --pin-dir {}` and start again",
@@ -58,18 +60,18 @@ pub enum DatapathError {
     )]
     Shape {
         /// The map.
-        map: &'static str,
-        /// What is pinned.
+        map: MapName,
+        /// The layout of the pinned map.
         found: String,
-        /// What is wanted.
+        /// The required layout.
         wanted: String,
         /// The pin directory.
         pin_dir: PathBuf,
     },
-    /// A hook's program couldn't be attached or let go.
+    /// A hook's program couldn't be attached or detached.
     #[error(transparent)]
     Hook(#[from] HookError),
-    /// Others may have put pins where the agent's are.
+    /// Other users may have put pins into the agent's directory.
     #[error(
         "{}: {fault}: what is pinned there may be theirs. Look into it and remove it \
          (`ringfence uninstall` removes all pins), or give another --pin-dir",
@@ -78,51 +80,51 @@ pub enum DatapathError {
     NotOurs {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the folder.
         fault: String,
     },
-    /// A file operation.
+    /// A file operation failed.
     #[error("{operation} {}: {source}", path.display())]
     File {
         /// What was tried.
         operation: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A map operation.
+    /// A map operation failed.
     #[error("{operation} map {map}: {message}")]
     Map {
         /// What was tried.
         operation: &'static str,
-        /// On what.
-        map: &'static str,
-        /// Why not, with the errno.
+        /// The map.
+        map: MapName,
+        /// The cause, with the errno.
         message: String,
     },
-    /// A map has no room.
+    /// A map is full.
     #[error("map {map} is full ({capacity} entries): what was in force stays in force")]
     MapFull {
         /// The map.
-        map: &'static str,
+        map: MapName,
         /// Its capacity.
         capacity: u32,
     },
-    /// All endpoint slots in reach are taken.
+    /// No slot that the endpoint may use is free.
     #[error("no endpoint slot is free for {interface} (index {ifindex}): it stays closed")]
     NoSlot {
-        /// The interface.
+        /// The name of the interface.
         interface: String,
-        /// Its index.
+        /// The index of the interface.
         ifindex: u32,
     },
-    /// Loading or attaching a program.
+    /// A program couldn't be loaded, attached or run.
     #[error("{operation}: {message}")]
     Program {
-        /// What was tried, on which program or interface.
+        /// What was tried, and on which program or interface.
         operation: String,
-        /// Why not, with the errno.
+        /// The cause, with the errno.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The ring's records, with names.
+//! The records of the events ring, with names.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -9,11 +9,12 @@ use ringfence_ebpf::abi::{Addr, Direction, Event, Protocol, Reason};
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::maps::map_error;
 use super::names::{Shared, lookup};
 
-/// How many records one [`Events::next`] hands over at most.
+/// Maximum number of records returned by one call of [`Events::next`].
 const BATCH: usize = 1024;
 
 /// One denied or audited packet.
@@ -39,9 +40,9 @@ pub struct EventRecord {
     pub direction: &'static str,
     /// A name of [`Reason`].
     pub reason: &'static str,
-    /// The packet passed: the denial was only audited.
+    /// The packet passed because the denial was only audited.
     pub audited: bool,
-    /// Bytes, link header included.
+    /// Length in bytes, including the link header.
     pub len: u32,
     /// TCP flags byte, or ICMP type.
     pub detail: u8,
@@ -50,7 +51,7 @@ pub struct EventRecord {
 /// The stream of events.
 pub struct Events {
     ring: RingBuf<MapData>,
-    /// A descriptor of the same ring, for waiting; made where a runtime is.
+    /// A descriptor of the same ring, for waiting; created inside a tokio runtime.
     ready: Option<AsyncFd<OwnedFd>>,
     names: Shared,
 }
@@ -66,13 +67,13 @@ impl Events {
         Ok(Self {
             ring: map
                 .try_into()
-                .map_err(|error| map_error("opening", "EVENTS", &error))?,
+                .map_err(|error| map_error("opening", MapName::Events, &error))?,
             ready: None,
             names,
         })
     }
 
-    /// The next records, at least one; waits for them.
+    /// Waits for records and returns the next ones, at least one.
     ///
     /// # Errors
     /// If the ring can't be waited on.
@@ -104,12 +105,12 @@ impl Events {
 
 fn wait_on(ring: &RingBuf<MapData>) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = ring.as_fd().try_clone_to_owned()?;
-    // SAFETY: the descriptor is owned by what is registered, and never replaced
-    // or closed before that is dropped.
+    // SAFETY: the registered value owns the descriptor, which isn't replaced or closed before that
+    // value is dropped.
     unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
-/// Reads a record field by field: the ring's memory promises no alignment.
+/// Decodes a record field by field, since the ring's memory has no guaranteed alignment.
 fn decode(mut bytes: &[u8]) -> Option<Event> {
     if bytes.remaining() < size_of::<Event>() {
         return None;
@@ -123,7 +124,7 @@ fn decode(mut bytes: &[u8]) -> Option<Event> {
         source_workload: bytes.get_u32_ne(),
         destination_workload: bytes.get_u32_ne(),
         endpoint: bytes.get_u32_ne(),
-        world: bytes.get_u32_ne(),
+        buffer: bytes.get_u32_ne(),
         len: bytes.get_u32_ne(),
         ingress_ifindex: bytes.get_u32_ne(),
         source_port: bytes.get_u16_ne(),

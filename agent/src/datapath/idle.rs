@@ -1,10 +1,10 @@
-//! Names of workloads that nobody uses any longer are given up: else a cluster whose
-//! workloads come under ever new names would fill the table within months.
+//! Releases workload names that are no longer in use: otherwise a cluster that keeps creating
+//! workloads under new names would fill the table within months.
 //!
-//! A name is in use while the tables, an endpoint, a live flow or a count has its id. Ids
-//! are never given twice, so that what was overlooked shows a number and no other's name;
-//! and a name goes only where two looks have found it idle, so that no packet that is on
-//! its way between them misses it.
+//! A name is in use while its id occurs in the tables, an endpoint, a live connection or a
+//! counter. Ids are never reused, so a reference that was overlooked shows a number and not the
+//! name of another workload. A name is released only after two consecutive scans found it idle, so
+//! that packets being processed in between don't lose their name.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -16,30 +16,30 @@ use ringfence_policy::tables::Tables;
 use super::error::DatapathError;
 use super::{Datapath, buckets};
 
-/// Between two looks at the tables.
+/// Interval between scans of the tables.
 const PERIOD: Duration = Duration::from_secs(10);
-/// So many names may be idle, beside those that flows and counts held before, until it is
-/// worth while to see which of them are: that reads all flows of the node.
+/// Number of names that must be idle, in addition to those last found in connections and counters,
+/// before it is worth checking which of them are: that reads all connections of the node.
 const MANY: usize = 256;
-/// Between two such looks where no more have become idle.
+/// Interval between such checks if no more names have become idle.
 const LONG: Duration = Duration::from_secs(600);
 
-/// What the last looks found.
+/// Results of the last scans.
 #[derive(Default)]
 pub(super) struct Idle {
     at: Option<Instant>,
     /// Ids that the tables and endpoints didn't use.
     ids: BTreeSet<u32>,
-    /// How many of those flows or counts held, and when that was seen.
+    /// How many of those were found in connections or counters, and when.
     held: usize,
     held_at: Option<Instant>,
 }
 
 impl Datapath {
-    /// Gives up names that were idle at the last look and still are.
-    pub(super) fn settle_names(&mut self, tables: &Tables) -> Result<(), DatapathError> {
+    /// Releases names that were idle in the last scan and still are.
+    pub(super) fn reconcile_names(&mut self, tables: &Tables) -> Result<(), DatapathError> {
         let early = self.idle.at.is_some_and(|at| at.elapsed() < PERIOD);
-        let busy = !self.predecessors.is_empty() || !self.worlds.are_level();
+        let busy = !self.predecessors.is_empty() || !self.buffers.are_level();
         if early || busy || self.names.len() < MANY {
             return Ok(());
         }
@@ -59,16 +59,17 @@ impl Datapath {
             self.idle.ids.remove(id);
         }
         if self.names.take_refused() {
-            // There is room for names that had none: the maps are read to find whose.
+            // There is room now for names that were refused: read the maps to find their
+            // addresses.
             self.seen = None;
         }
         Ok(())
     }
 
-    /// Ids of names that neither the tables nor an endpoint has.
+    /// Returns the ids of names used neither by the tables nor by an endpoint.
     fn idle_now(&self, tables: &Tables) -> BTreeSet<u32> {
         let mut idle: BTreeSet<u32> = self.names.ids().collect();
-        // The compiler stores each name once: told apart by where they are.
+        // The compiler stores each name once, so names are told apart by their address.
         let mut seen: HashSet<*const u8> = HashSet::new();
         let addresses = tables.identities.values();
         let addresses = addresses.filter(|(_, flags)| flags & Identity::IS_NODE == 0);
@@ -79,18 +80,19 @@ impl Datapath {
                 idle.remove(&id);
             }
         }
-        for (_, endpoint) in self.endpoints.seated() {
+        for (_, endpoint) in self.endpoints.occupied() {
             idle.remove(&endpoint.workload);
         }
         idle
     }
 
-    /// Ids that live flows and counts have.
+    /// Returns the ids used by live connections and counters.
     fn held(&mut self) -> Result<BTreeSet<u32>, DatapathError> {
         let clock = self.clock()?;
-        let flows = buckets::entries(&self.maps)?.into_iter();
-        let flows = flows.filter(|(_, flow)| !conntrack::expired(flow, clock));
-        let mut held: BTreeSet<u32> = flows.map(|(_, flow)| flow.peer).collect();
+        let connections = buckets::entries(&self.maps)?.into_iter();
+        let connections =
+            connections.filter(|(_, connection)| !conntrack::expired(connection, clock));
+        let mut held: BTreeSet<u32> = connections.map(|(_, connection)| connection.peer).collect();
         held.extend(self.counters.named()?);
         Ok(held)
     }

@@ -1,11 +1,11 @@
 //! Completes the object's marked instructions for the running kernel: see
 //! [`ringfence_ebpf::abi::marked`].
 //!
-//! `bpf_cast_to_kern_ctx` gives a program the kernel's own `sk_buff`, whose fields it
-//! then reads with plain loads, about a nanosecond each (Linux 6.2). The other way, a
-//! call of `bpf_probe_read_kernel` for each field, costs each packet that a pod sends
-//! a fifth of its time. aya relocates no calls of kernel functions, so that one
-//! instruction is completed here, and the loads' offsets with it.
+//! `bpf_cast_to_kern_ctx` gives a program access to the kernel's own `sk_buff`, whose fields it
+//! then reads with plain loads, about a nanosecond each (Linux 6.2). The alternative, a call of
+//! `bpf_probe_read_kernel` for each field, takes a fifth of the processing time of each packet
+//! sent by a pod. aya doesn't relocate calls of kernel functions, so that one instruction is
+//! completed here, together with the offsets of the loads.
 
 use object::{Object as _, ObjectSection as _, SectionFlags};
 use ringfence_ebpf::abi::marked;
@@ -18,13 +18,13 @@ pub(super) const MARK: u16 = marked::LOADS as u16;
 
 /// ELF's `SHF_EXECINSTR`.
 const EXECUTABLE: u64 = 4;
-/// `r0 = 0`: what stands for the call where the kernel lacks the function. The
-/// programs never get there, but the kernel looks at calls before it knows that.
+/// `r0 = 0`: replaces the call if the kernel lacks the function. The programs never get there, but
+/// the verifier checks calls before it finds out that they are unreachable.
 const NO_CALL: u64 = 0xb7;
 /// The class of instructions that load from memory.
 const LDX: u8 = 1;
 
-/// The object for this kernel.
+/// Returns the object completed for this kernel.
 pub(super) fn complete(object: &[u8], running: &Running) -> Result<Vec<u8>, DatapathError> {
     let fault = |message: String| DatapathError::Program {
         operation: "completing the BPF object".to_owned(),
@@ -53,7 +53,7 @@ fn complete_one(instruction: &mut [u8], running: &Running) {
     let Ok(bytes) = <[u8; 8]>::try_from(&*instruction) else {
         return;
     };
-    // Opcode, registers, offset, immediate: the target is little-endian.
+    // Opcode, registers, offset, immediate; the target is little-endian.
     let whole = u64::from_le_bytes(bytes);
     let offset = i16::from_le_bytes([bytes[2], bytes[3]]);
     if whole == marked::CAST {
@@ -92,7 +92,7 @@ mod tests {
     fn the_marked_call_gets_the_functions_id_or_goes() {
         assert_eq!(completed(marked::CAST, Some(63_566)), 63_566 << 32 | 0x2085);
         assert_eq!(completed(marked::CAST, None), NO_CALL);
-        // A helper's call with the same number is another instruction.
+        // A call of a helper with the same number is a different instruction.
         let helper = u64::from(marked::CAST_ID) << 32 | 0x85;
         assert_eq!(completed(helper, Some(1)), helper);
     }
@@ -110,7 +110,7 @@ mod tests {
             assert_eq!(completed(load(mark as u16), None), load(real));
         }
         assert_eq!(completed(load(26), None), load(26));
-        // A store to such an offset is none of ours.
+        // A store with such an offset isn't marked.
         let store = 0x73 | 0x7a01 << 16;
         assert_eq!(completed(store, None), store);
     }
@@ -130,7 +130,7 @@ mod tests {
             .zip(super::super::load::OBJECT)
             .filter(|(new, old)| new != old)
             .count();
-        // Four bytes of the call, two of each of five loads at least.
+        // At least four bytes of the call, and two of each of five loads.
         assert!(changed >= 10, "{changed} bytes");
         let again = complete(&object, &running).expect("an object");
         assert!(again == object, "nothing is left to be completed");

@@ -1,5 +1,5 @@
-//! Pinned tcx links: attach first, keep the place, replace programs under them.
-//! Where there are none, [`Filters`] on clsact qdiscs do the same.
+//! Pinned tcx links: attach first in the chain, keep that position, replace programs in place. On
+//! kernels without tcx, [`Filters`] on clsact qdiscs do the same.
 
 mod take_over;
 
@@ -10,7 +10,7 @@ use aya::Ebpf;
 use aya::programs::SchedClassifier;
 use aya::programs::links::FdLink;
 use ringfence_hooks::{
-    Filters, Hook, HookError, PROGRAMS, Pinned, Programs as _, Turn, query, tcx,
+    AttachLock, Filters, Hook, HookError, PROGRAMS, Pinned, Programs as _, query, tcx,
 };
 
 use super::error::DatapathError;
@@ -20,34 +20,33 @@ use super::load;
 pub(super) struct Links {
     folder: PathBuf,
     ebpf: Ebpf,
-    /// What the programs mark packets with, the twin's as well.
+    /// The mark that the programs, including the twin's, set on packets.
     seen_mark: u32,
-    /// The same programs once more, loaded when they are needed: the kernel takes
-    /// a program once a hook, so one that somebody got ahead of can't be put in
-    /// front of itself.
+    /// A second copy of the programs, loaded when it is needed: the kernel accepts a program only
+    /// once per hook, so a program that was overtaken can't be attached again in front of itself.
     twin: Option<Ebpf>,
-    /// Program ids, to check who stands first.
+    /// Program ids, to check which program is first.
     ids: BTreeMap<&'static str, u32>,
-    /// Those of the twin.
+    /// Program ids of the twin.
     twin_ids: BTreeMap<&'static str, u32>,
-    /// Held open beside the pin, so that a lost pin doesn't detach.
+    /// Held open in addition to the pin, so that losing the pin doesn't detach the program.
     links: BTreeMap<(u32, Hook), FdLink>,
-    /// The other way to be attached.
+    /// Attachments by the alternative to tcx.
     filters: Filters,
-    /// Whether it is the one to take. What an agent that took the other one has
-    /// left is adopted, and goes when the new way guards.
+    /// Whether filters are used for attaching. Attachments that an earlier agent made the other
+    /// way are adopted, and removed once the new ones are in place.
     by_clsact: bool,
-    /// Filters of others, by interface, when they were last looked at.
+    /// Filters of other programs by interface, as last seen.
     foreign: BTreeMap<u32, Vec<String>>,
     /// Interfaces on which the last attach failed.
     failed: BTreeSet<u32>,
-    /// Interfaces that programs of another version guard, for now.
+    /// Interfaces that programs of another version guard for now.
     left: BTreeSet<u32>,
 }
 
 impl Links {
-    /// Puts the new programs under every pinned link, atomically; pins of
-    /// vanished interfaces are removed.
+    /// Replaces the program of every pinned link atomically by the new one; removes pins of
+    /// interfaces that have vanished.
     pub(super) fn adopt(
         folder: &Path,
         mut ebpf: Ebpf,
@@ -70,13 +69,13 @@ impl Links {
             failed: BTreeSet::new(),
             left: BTreeSet::new(),
         };
-        let _turn = Turn::take(folder)?;
+        let _turn = AttachLock::take(folder)?;
         tcx::remove_leftovers(&links.folder)?;
         for (ifindex, hook, path) in tcx::pins(&links.folder)? {
             links.adopt_one(ifindex, hook, &path)?;
         }
-        // Before this the network plugin attached those of the last agent, which are under
-        // the new ones now.
+        // Until here the network plugin attaches the programs of the last agent; their links have
+        // been given the new programs by now.
         Pinned::pin(folder, &mut links.ebpf)?;
         Ok(links)
     }
@@ -89,13 +88,13 @@ impl Links {
         Ok(())
     }
 
-    /// The loaded object.
+    /// Returns the loaded object.
     pub(super) const fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 
-    /// Whether both hooks of a pod's interface are attached, and the last look at
-    /// their place found nothing wrong.
+    /// Reports whether both hooks of a pod's interface are attached and were in their place when
+    /// last checked.
     pub(super) fn attached(&self, ifindex: u32) -> bool {
         !self.failed.contains(&ifindex)
             && Hook::POD.iter().all(|hook| {
@@ -103,14 +102,13 @@ impl Links {
             })
     }
 
-    /// The clsact filters of others that run after ours on an interface.
+    /// Returns the clsact filters of other programs that run after ours on an interface.
     pub(super) fn foreign(&self, ifindex: u32) -> Vec<String> {
         self.foreign.get(&ifindex).cloned().unwrap_or_default()
     }
 
-    /// Attaches these programs first in their chains, or sees to it that they
-    /// still stand there; then those of other hooks go, so that a device that has
-    /// become a pod's is never without any.
+    /// Attaches these programs first in their chains, or verifies that they still are first. Then
+    /// detaches those of other hooks, so that a device that has become a pod's is never unguarded.
     pub(super) fn attach(
         &mut self,
         ifindex: u32,
@@ -137,9 +135,9 @@ impl Links {
         name: &str,
         hooks: &[Hook],
     ) -> Result<(), DatapathError> {
-        // The network plugin attaches too.
+        // The network plugin attaches programs too.
         let version = self.folder.parent().unwrap_or(&self.folder);
-        let _turn = Turn::take(version)?;
+        let _turn = AttachLock::take(version)?;
         for &hook in hooks {
             if self.by_clsact {
                 self.filters.attach(ifindex, name, hook, &mut self.ebpf)?;
@@ -152,9 +150,11 @@ impl Links {
             }
             let held = self.links.contains_key(&(ifindex, hook));
             match held.then(|| self.place(ifindex, name, hook)).transpose()? {
-                Some(Place::Ahead) => {}
-                Some(Place::Behind) => self.attach_first(ifindex, name, hook, true)?,
-                Some(Place::Absent) | None => self.attach_first(ifindex, name, hook, false)?,
+                Some(ChainPosition::Ahead) => {}
+                Some(ChainPosition::Behind) => self.attach_first(ifindex, name, hook, true)?,
+                Some(ChainPosition::Absent) | None => {
+                    self.attach_first(ifindex, name, hook, false)?;
+                }
             }
             self.filters.detach(ifindex, hook)?;
         }
@@ -162,11 +162,11 @@ impl Links {
         Ok(())
     }
 
-    /// Where our program stands on the hook.
+    /// Returns the position of our program on the hook.
     ///
-    /// Another agent's programs may stand in front: they let the next one run. Without
-    /// CAP_SYS_ADMIN they can't be told from others, and are overtaken.
-    fn place(&self, ifindex: u32, name: &str, hook: Hook) -> Result<Place, DatapathError> {
+    /// Programs of another agent may come first: they let the next one run. Without CAP_SYS_ADMIN
+    /// they can't be told apart from other programs, and ours are moved in front.
+    fn place(&self, ifindex: u32, name: &str, hook: Hook) -> Result<ChainPosition, DatapathError> {
         let programs = query::programs(ifindex, hook.attach_type()).map_err(|error| {
             DatapathError::Program {
                 operation: format!("asking who is attached to {name}"),
@@ -180,17 +180,17 @@ impl Links {
             let main = is(&self.ids, id);
             if main || is(&self.twin_ids, id) {
                 return Ok(match (ahead, main) {
-                    (true, _) => Place::Ahead,
-                    (false, true) => Place::Behind,
-                    (false, false) => Place::Absent,
+                    (true, _) => ChainPosition::Ahead,
+                    (false, true) => ChainPosition::Behind,
+                    (false, false) => ChainPosition::Absent,
                 });
             }
             ahead = ahead && of_an_agent(query::name(id));
         }
-        Ok(Place::Absent)
+        Ok(ChainPosition::Absent)
     }
 
-    /// The programs, or their twins.
+    /// Returns the program of a hook, or its twin.
     fn program(&mut self, hook: Hook, twin: bool) -> Result<&mut SchedClassifier, DatapathError> {
         if !twin {
             return Ok(self.ebpf.of_hook(hook)?);
@@ -207,8 +207,8 @@ impl Links {
         Ok(self.twin.insert(ebpf).of_hook(hook)?)
     }
 
-    /// A link can't be moved: a new one goes in front, then the old one goes.
-    /// In between the program runs twice, which changes no verdict.
+    /// Attaches a program in front. A link can't be moved, so a new one is attached in front and
+    /// the old one is then removed. In between the program runs twice, which changes no verdict.
     fn attach_first(
         &mut self,
         ifindex: u32,
@@ -223,7 +223,7 @@ impl Links {
         Ok(())
     }
 
-    /// Lets go of an interface that has vanished.
+    /// Detaches everything from an interface that has vanished.
     pub(super) fn forget(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.failed.remove(&ifindex);
         self.foreign.remove(&ifindex);
@@ -248,14 +248,14 @@ impl Links {
         Ok(())
     }
 
-    /// Interfaces that have a link or a filter.
+    /// Returns the interfaces that have a link or a filter.
     pub(super) fn interfaces(&self) -> Vec<u32> {
         let linked = self.links.keys().map(|(ifindex, _)| *ifindex);
         let all: BTreeSet<u32> = linked.chain(self.filters.interfaces()).collect();
         all.into_iter().collect()
     }
 
-    /// Interfaces that have a pod's programs, whether their pod is known or not.
+    /// Returns the interfaces that have a pod's programs, whether the pod is known or not.
     pub(super) fn of_pods(&self) -> impl Iterator<Item = u32> + '_ {
         let links = self.links.keys();
         let of_pods = links.filter(|(_, hook)| Hook::POD.contains(hook));
@@ -263,17 +263,17 @@ impl Links {
     }
 }
 
-/// Where our program stands on a hook.
-enum Place {
-    /// Before everybody else's.
+/// Position of our program on a hook.
+enum ChainPosition {
+    /// In front of all other programs.
     Ahead,
-    /// Behind somebody else's.
+    /// Behind another program.
     Behind,
-    /// It doesn't, or its twin stands behind: it can be put in front.
+    /// Not attached, or its twin is behind another program: it can be attached in front.
     Absent,
 }
 
-/// The ids of all programs of an object.
+/// Returns the ids of all programs of an object.
 fn ids(ebpf: &mut Ebpf) -> Result<BTreeMap<&'static str, u32>, DatapathError> {
     let mut ids = BTreeMap::new();
     for hook in Hook::ALL {

@@ -1,74 +1,73 @@
-//! From the embedded object to loaded programs and checked maps.
+//! Loads the programs of the embedded object and checks the maps.
 
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use ringfence_ebpf::abi::{
-    Addr, Bucket, Budget, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, Flow, FlowKey,
-    Grant, Identity, Kernel, Name, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey,
-};
+use ringfence_ebpf::abi::{Kernel, Name};
 use ringfence_hooks::PROGRAMS;
 
 use super::btf::Running;
+use super::catalog::{MapName, MapSpec};
 use super::control::InForce;
 use super::error::{DatapathError, chain};
 use super::fields::AgentField;
-use super::maps::{Hash, Maps, Raw, map_error, max_entries};
+use super::maps::{Hash, Maps, Raw, map_error};
 use super::{buckets, kfunc};
 
 /// The BPF object; empty in a build without one.
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ringfence.o"));
 
-/// What loading gives.
+/// Result of loading the object.
 pub(super) struct Loaded {
     pub(super) maps: Maps,
     pub(super) events: Map,
-    /// Holds all programs, loaded.
+    /// Owns all programs, loaded.
     pub(super) ebpf: Ebpf,
 }
 
-/// Loads object and programs, reusing every pinned map of the right shape.
+/// Loads the object and its programs, reusing every pinned map whose layout matches.
 pub(super) fn load(folder: &Path, seen_mark: u32) -> Result<Loaded, DatapathError> {
     check_shapes(folder)?;
     let mut ebpf = over_pins(OBJECT, folder, seen_mark)?;
-    let names: Hash<u32, Name> = pinned(folder, "NAMES", || {
-        // Not preallocated: it costs what it holds.
-        HashMap::create(max_entries("NAMES"), 1)
+    let names: Hash<u32, Name> = pinned(folder, MapName::Names, || {
+        // Not preallocated, so that it only takes memory for the entries it has.
+        HashMap::create(MapName::Names.capacity(), 1)
     })?;
-    let agent: Array<MapData, u64> =
-        pinned(folder, "AGENT", || Array::create(AgentField::COUNT, 0))?;
+    let agent: Array<MapData, u64> = pinned(folder, MapName::Agent, || {
+        Array::create(AgentField::COUNT, 0)
+    })?;
     let in_force = InForce::map(folder)?;
-    let mut maps = Maps::new(|name| take(&mut ebpf, name), names, agent, in_force)?;
-    buckets::sow(&mut maps)?;
-    let events = take(&mut ebpf, "EVENTS")?;
+    let mut maps = Maps::new(|map| take(&mut ebpf, map), names, agent, in_force)?;
+    buckets::seed(&mut maps)?;
+    let events = take(&mut ebpf, MapName::Events)?;
     load_programs(&mut ebpf)?;
     program(&mut ebpf, CLOCK)?
         .load()
         .map_err(|error| program_error(CLOCK, chain(&error)))?;
-    follow_log(&mut ebpf);
+    drain_log(&mut ebpf);
     Ok(Loaded { maps, events, ebpf })
 }
 
-/// The programs once more, over the same pinned maps.
+/// Loads the programs a second time, on the same pinned maps.
 pub(super) fn twin(folder: &Path, seen_mark: u32) -> Result<Ebpf, DatapathError> {
     let mut ebpf = over_pins(OBJECT, folder, seen_mark)?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
 }
 
-/// An object over the maps that are pinned in a folder: the agent's own, or one with
-/// more programs to measure it by. Its programs aren't loaded yet; those at ingress will
+/// Loads an object on the maps pinned in a folder: the agent's own object, or one that has
+/// additional programs for measuring it. Its programs aren't loaded yet; the ingress programs will
 /// set `seen_mark`.
 ///
 /// # Errors
-/// If the running kernel's type information can't be read, or the object doesn't fit it
-/// or the maps.
+/// Fails if the running kernel's type information can't be read, or if it or the maps don't fit
+/// the object.
 pub fn over_pins(object: &[u8], folder: &Path, seen_mark: u32) -> Result<Ebpf, DatapathError> {
     let running = Running::read()?;
     let object = kfunc::complete(object, &running)?;
@@ -95,9 +94,9 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// A datapath built with `cargo xtask build-ebpf --debug-log` writes a log;
-/// its lines join the agent's own. The release datapath has no such map.
-fn follow_log(ebpf: &mut Ebpf) {
+/// Forwards the log of a datapath built with `cargo xtask build-ebpf --debug-log` to the agent's
+/// own log. The release datapath has no such map.
+fn drain_log(ebpf: &mut Ebpf) {
     if ebpf.map("AYA_LOGS").is_none() {
         return;
     }
@@ -118,21 +117,21 @@ fn follow_log(ebpf: &mut Ebpf) {
     }
 }
 
-/// How often the datapath's log is read.
+/// Interval between reads of the datapath's log.
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The program that reads the flows' clock; never attached.
+/// The program that reads the connections' clock; never attached.
 pub(super) const CLOCK: &str = "clock";
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
-    ebpf.take_map(name).ok_or(DatapathError::Map {
+fn take(ebpf: &mut Ebpf, map: MapName) -> Result<Map, DatapathError> {
+    ebpf.take_map(map.as_str()).ok_or(DatapathError::Map {
         operation: "finding",
-        map: name,
+        map,
         message: "the BPF object doesn't hold it; rebuild with `cargo xtask build`".to_owned(),
     })
 }
 
-/// One of the programs.
+/// Returns one of the programs.
 pub(super) fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
@@ -152,16 +151,16 @@ fn program_error(name: &str, message: String) -> DatapathError {
     }
 }
 
-/// A map that only the agent uses: from its pin, or made and pinned.
+/// Opens a map that only the agent uses from its pin, or creates and pins it.
 fn pinned<M>(
     folder: &Path,
-    name: &'static str,
+    name: MapName,
     create: impl FnOnce() -> Result<M, aya::maps::MapError>,
 ) -> Result<M, DatapathError>
 where
     M: TryFrom<Map, Error = aya::maps::MapError> + Pinnable,
 {
-    let path = folder.join(name);
+    let path = folder.join(name.as_str());
     if !path.exists() {
         let map = create().map_err(|error| map_error("creating", name, &error))?;
         map.pin_at(&path).map_err(|error| DatapathError::Map {
@@ -192,99 +191,34 @@ impl Pinnable for Array<MapData, u64> {
     }
 }
 
-/// Kind, key size and value size of a map.
-type Shape = (MapType, usize, usize);
-
-/// aya reuses a pin of that name whatever it is, so shapes are compared first.
+/// Compares layouts first, since aya reuses any pin that has the right name.
 fn check_shapes(folder: &Path) -> Result<(), DatapathError> {
-    for name in shapes().map(|(name, _)| name) {
-        check_shape(folder, name)?;
-    }
-    Ok(())
+    MapName::pinned().try_for_each(|map| check_shape(folder, map))
 }
 
-/// The maps that are pinned.
-const fn shapes() -> [(&'static str, Shape); 24] {
-    const LPM: usize = 4 + size_of::<CidrKey>();
-    [
-        ("CONTROL", (MapType::Array, 4, size_of::<Control>())),
-        ("ENDPOINTS", (MapType::Array, 4, size_of::<Endpoint>())),
-        ("CIDRS", (MapType::LpmTrie, LPM, 4)),
-        (
-            "RULES",
-            (MapType::Hash, size_of::<RuleKey>(), size_of::<Grant>()),
-        ),
-        (
-            "PORTS",
-            (MapType::Hash, size_of::<PortKey>(), size_of::<PortBlock>()),
-        ),
-        (
-            "ADDRESSES",
-            (MapType::Hash, size_of::<Addr>(), size_of::<Identity>()),
-        ),
-        ("SERVICES", (MapType::Hash, size_of::<ServiceKey>(), 4)),
-        ("TUNNELS", (MapType::Array, 4, 8)),
-        ("FLOWS", (MapType::Array, 4, size_of::<Bucket>())),
-        (
-            "FLOWS_MORE",
-            (MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
-        ),
-        ("OPENING", (MapType::Array, 4, size_of::<Bucket>())),
-        ("SEED", (MapType::Array, 4, size_of::<Seed>())),
-        ("QUOTA", (MapType::Array, 4, size_of::<Quota>())),
-        ("GONE", (MapType::Array, 4, 4)),
-        (
-            "CLAIMS",
-            (MapType::Hash, size_of::<Addr>(), size_of::<Claim>()),
-        ),
-        ("LOCALS", (MapType::Hash, size_of::<Addr>(), 4)),
-        ("SOURCES", (MapType::Hash, 4, 4)),
-        (
-            "DROPS",
-            (
-                MapType::PerCpuHash,
-                size_of::<DropKey>(),
-                size_of::<DropCount>(),
-            ),
-        ),
-        (
-            "DROPS_OTHER",
-            (MapType::PerCpuArray, 4, size_of::<DropCount>()),
-        ),
-        ("STATS", (MapType::PerCpuArray, 4, 8)),
-        ("BUDGET", (MapType::Array, 4, size_of::<Budget>())),
-        ("EVENTS", (MapType::RingBuf, 0, 0)),
-        ("NAMES", (MapType::Hash, 4, size_of::<Name>())),
-        ("AGENT", (MapType::Array, 4, 8)),
-    ]
-}
-
-/// Refuses a pinned map of another shape than this build wants. One that isn't there, or
-/// isn't known, is fine.
-pub(super) fn check_shape(folder: &Path, map: &'static str) -> Result<(), DatapathError> {
-    let path = folder.join(map);
-    let known = shapes().into_iter().find(|(name, _)| *name == map);
-    let Some((_, wanted)) = known.filter(|_| path.exists()) else {
+/// Rejects a pinned map whose layout differs from what this build requires. An absent pin is fine.
+pub(super) fn check_shape(folder: &Path, map: MapName) -> Result<(), DatapathError> {
+    let path = folder.join(map.as_str());
+    if !path.exists() {
         return Ok(());
-    };
+    }
     let read = |error| map_error("reading the shape of pinned", map, &error);
     let info = MapInfo::from_pin(&path).map_err(read)?;
-    let found: Shape = (
-        info.map_type().map_err(read)?,
-        info.key_size() as usize,
-        info.value_size() as usize,
-    );
-    let entries = info.max_entries();
-    if found == wanted && entries == max_entries(map) {
+    let wanted = map.spec();
+    let found = MapSpec {
+        kind: info.map_type().map_err(read)?,
+        key: info.key_size() as usize,
+        value: info.value_size() as usize,
+        entries: info.max_entries(),
+        ..wanted
+    };
+    if found == wanted {
         return Ok(());
     }
-    let text = |(kind, key, value): Shape, entries: u32| {
-        format!("{kind:?} with keys of {key} and values of {value} bytes, {entries} entries")
-    };
     Err(DatapathError::Shape {
         map,
-        found: text(found, entries),
-        wanted: text(wanted, max_entries(map)),
+        found: found.to_string(),
+        wanted: wanted.to_string(),
         pin_dir: folder.parent().unwrap_or(folder).to_owned(),
     })
 }

@@ -1,5 +1,5 @@
-//! Map `LOCALS`: whose an address of this node's endpoints is, link-local ones
-//! included. It follows `ENDPOINTS`, which it is made from again after a restart.
+//! Map `LOCALS`: the slots of this node's endpoints by address, link-local addresses included. It
+//! is derived from `ENDPOINTS` and is rebuilt after a restart.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +8,24 @@ use ringfence_ebpf::abi::{Addr, Endpoint};
 use super::error::DatapathError;
 use super::maps::Maps;
 
-/// The addresses of an endpoint.
+/// Returns the addresses of an endpoint.
 fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = Addr> + use<> {
     let all = [endpoint.v4, endpoint.v6, endpoint.link_local];
     all.into_iter().filter(|addr| *addr != Addr::UNSPECIFIED)
 }
 
-/// Notes the addresses of an endpoint that sits in a slot.
+/// Adds the addresses of the endpoint in a slot.
 pub(super) fn add(maps: &mut Maps, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
     addresses(endpoint).try_for_each(|addr| maps.set_local(addr, slot))
 }
 
-/// Forgets them: their endpoint is gone, or its pod is, and another node's may have
-/// them by now.
+/// Removes the addresses of an endpoint that is gone or whose pod is: an endpoint on another node
+/// may have them by now.
 pub(super) fn remove(maps: &mut Maps, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
     addresses(endpoint).try_for_each(|addr| maps.unset_local(addr, slot))
 }
 
-/// Makes the map what the occupied slots say, whatever an earlier agent left half done.
+/// Makes the map match the occupied slots, even if an earlier agent left it incomplete.
 pub(super) fn restore<'e>(
     maps: &mut Maps,
     endpoints: impl Iterator<Item = (u32, &'e Endpoint)>,

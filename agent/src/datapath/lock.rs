@@ -1,5 +1,5 @@
-//! One writer a pin directory: each agent goes by what it wrote to the maps, and a
-//! second one's writes would make that false.
+//! Allows one writer per pin directory: each agent relies on knowing what it wrote to the maps,
+//! which isn't true if a second agent writes too.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,12 +9,12 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::error::DatapathError;
 
-/// The lock on a pin directory; given back when dropped, also by `kill -9`.
+/// The lock on a pin directory; released when dropped, even by `kill -9`.
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code, reason = "held for its drop")] Flock<File>);
 
 impl Lock {
-    /// Takes it, or says who is in the way.
+    /// Takes the lock. Fails if another agent holds it.
     pub(super) fn take(folder: &Path) -> Result<Self, DatapathError> {
         let file = File::open(folder).map_err(|source| DatapathError::File {
             operation: "opening",

@@ -1,33 +1,34 @@
-//! Typed handles on every map, and the one place that reads and writes elements.
+//! Typed handles on all maps, and the only place that reads and writes elements.
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError};
 use ringfence_ebpf::abi::{
-    Addr, Bucket, CidrKey, Claim, Control, DropKey, Endpoint, Flow, FlowKey, Grant, Identity, Name,
-    Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey, capacity,
+    Addr, Bucket, CidrKey, Claim, Connection, ConnectionKey, Control, Endpoint, Grant, Identity,
+    Name, Plain, PortBlock, PortKey, Quota, RuleKey, Seed, ServiceKey,
 };
 
+use super::catalog::MapName;
 use super::control::InForce;
 use super::error::{DatapathError, chain};
 use super::fields::AgentField;
 use super::written::written;
 
-/// An ABI type as aya wants it.
+/// Wraps an ABI type so that aya accepts it.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Raw<T>(pub(super) T);
 
-// SAFETY: `Raw` is transparent, and `Plain` promises plain bytes.
+// SAFETY: `Raw` is transparent, and `Plain` guarantees plain bytes.
 unsafe impl<T: Plain> Pod for Raw<T> {}
 
 /// A hash map from `K` to `V`.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
-/// A table of flows.
+/// A table of connections.
 pub(super) type Buckets = Array<MapData, Raw<Bucket>>;
 
-/// Every map that the agent uses.
+/// All maps that the agent uses.
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
     pub(super) in_force: InForce,
@@ -37,8 +38,8 @@ pub(super) struct Maps {
     pub(super) ports: Hash<PortKey, PortBlock>,
     pub(super) addresses: Hash<Addr, Identity>,
     pub(super) services: Hash<ServiceKey, u32>,
-    pub(super) flows: Buckets,
-    pub(super) flows_more: Hash<FlowKey, Flow>,
+    pub(super) connections: Buckets,
+    pub(super) conn_overflow: Hash<ConnectionKey, Connection>,
     pub(super) opening: Buckets,
     pub(super) seed: Array<MapData, Raw<Seed>>,
     pub(super) claims: Hash<Addr, Claim>,
@@ -54,103 +55,107 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    /// Puts the handles together; `take` gives each loaded map once.
+    /// Creates the handles; `take` returns each loaded map once.
     pub(super) fn new(
-        mut take: impl FnMut(&'static str) -> Result<aya::maps::Map, DatapathError>,
+        mut take: impl FnMut(MapName) -> Result<aya::maps::Map, DatapathError>,
         names: Hash<u32, Name>,
         agent: Array<MapData, u64>,
         in_force: InForce,
     ) -> Result<Self, DatapathError> {
         macro_rules! typed {
-            ($name:literal) => {
-                take($name)?
+            ($map:ident) => {
+                take(MapName::$map)?
                     .try_into()
-                    .map_err(|error: MapError| map_error("opening", $name, &error))?
+                    .map_err(|error: MapError| map_error("opening", MapName::$map, &error))?
             };
         }
         let grace_inner =
-            Array::create(1, 0).map_err(|error| map_error("creating", "GRACE", &error))?;
+            Array::create(1, 0).map_err(|error| map_error("creating", MapName::Grace, &error))?;
         Ok(Self {
-            control: typed!("CONTROL"),
+            control: typed!(Control),
             in_force,
-            endpoints: typed!("ENDPOINTS"),
-            cidrs: typed!("CIDRS"),
-            rules: typed!("RULES"),
-            ports: typed!("PORTS"),
-            addresses: typed!("ADDRESSES"),
-            services: typed!("SERVICES"),
-            flows: typed!("FLOWS"),
-            flows_more: typed!("FLOWS_MORE"),
-            opening: typed!("OPENING"),
-            seed: typed!("SEED"),
-            claims: typed!("CLAIMS"),
-            ticks: typed!("TICKS"),
-            tunnels: typed!("TUNNELS"),
-            quota: typed!("QUOTA"),
-            locals: typed!("LOCALS"),
-            gone: typed!("GONE"),
+            endpoints: typed!(Endpoints),
+            cidrs: typed!(Cidrs),
+            rules: typed!(Rules),
+            ports: typed!(Ports),
+            addresses: typed!(Addresses),
+            services: typed!(Services),
+            connections: typed!(Connections),
+            conn_overflow: typed!(ConnOverflow),
+            opening: typed!(Opening),
+            seed: typed!(Seed),
+            claims: typed!(Claims),
+            ticks: typed!(Ticks),
+            tunnels: typed!(Tunnels),
+            quota: typed!(Quota),
+            locals: typed!(Locals),
+            gone: typed!(Gone),
             names,
             agent,
-            grace: typed!("GRACE"),
+            grace: typed!(Grace),
             grace_inner,
         })
     }
 
-    /// Returns once every program that was running has ended.
+    /// Waits until every program that was running has ended.
     ///
-    /// Updating a map in map waits for a grace period before the syscall
-    /// returns (Linux 4.16, `maybe_wait_bpf_programs`), about 8 ms.
+    /// Updating a map in a map waits for a grace period before the syscall returns (Linux 4.16,
+    /// `maybe_wait_bpf_programs`), about 8 ms.
     pub(super) fn wait_for_readers(&mut self) -> Result<(), DatapathError> {
         self.grace
             .set(0, &self.grace_inner, 0)
-            .map_err(|error| map_error("waiting on", "GRACE", &error))
+            .map_err(|error| map_error("waiting on", MapName::Grace, &error))
     }
 
-    /// What program `clock` has read last.
+    /// Returns the time that program `clock` last read.
     pub(super) fn ticks(&self) -> Result<u64, DatapathError> {
         self.ticks
             .get(&0, 0)
-            .map_err(|error| map_error("reading", "TICKS", &error))
+            .map_err(|error| map_error("reading", MapName::Ticks, &error))
     }
 
-    /// One word of tunnels' ports.
+    /// Returns one word of the tunnels' ports.
     pub(super) fn tunnels(&self, word: u32) -> Result<u64, DatapathError> {
         self.tunnels
             .get(&word, 0)
-            .map_err(|error| map_error("reading", "TUNNELS", &error))
+            .map_err(|error| map_error("reading", MapName::Tunnels, &error))
     }
 
-    /// Replaces one word of tunnels' ports.
+    /// Replaces one word of the tunnels' ports.
     pub(super) fn set_tunnels(&mut self, word: u32, ports: u64) -> Result<(), DatapathError> {
-        wrote("writing", "TUNNELS", self.tunnels.set(word, ports, 0))
+        wrote(
+            "writing",
+            MapName::Tunnels,
+            self.tunnels.set(word, ports, 0),
+        )
     }
 
-    /// How many flows the endpoint in a slot has.
+    /// Returns the connection counts of the endpoint in a slot.
     pub(super) fn quota(&self, slot: u32) -> Result<Quota, DatapathError> {
         match self.quota.get(&slot, 0) {
             Ok(Raw(quota)) => Ok(quota),
-            Err(error) => Err(map_error("reading", "QUOTA", &error)),
+            Err(error) => Err(map_error("reading", MapName::Quota, &error)),
         }
     }
 
-    /// How many of them are gone, as was written last.
+    /// Returns how many connections of the endpoint in a slot are gone, as last written.
     pub(super) fn gone(&self, slot: u32) -> Result<u32, DatapathError> {
         self.gone
             .get(&slot, 0)
-            .map_err(|error| map_error("reading", "GONE", &error))
+            .map_err(|error| map_error("reading", MapName::Gone, &error))
     }
 
-    /// Says how many are gone.
+    /// Writes how many connections of the endpoint in a slot are gone.
     pub(super) fn set_gone(&mut self, slot: u32, gone: u32) -> Result<(), DatapathError> {
-        wrote("writing", "GONE", self.gone.set(slot, gone, 0))
+        wrote("writing", MapName::Gone, self.gone.set(slot, gone, 0))
     }
 
-    /// Tells agents of other versions which mark packets are asked for.
+    /// Records, for agents of other versions, which mark packets must have.
     pub(super) fn note_mark(&mut self, mark: u32) -> Result<(), DatapathError> {
         self.set_agent(AgentField::SeenMark, mark.into())
     }
 
-    /// Those that hold both worlds.
+    /// Returns the maps that hold both buffers.
     pub(super) fn policy(&mut self) -> PolicyMaps<'_> {
         PolicyMaps {
             addresses: &mut self.addresses,
@@ -161,7 +166,7 @@ impl Maps {
         }
     }
 
-    /// Writes one slot.
+    /// Writes the endpoint in a slot.
     pub(super) fn set_endpoint(
         &mut self,
         slot: u32,
@@ -169,51 +174,61 @@ impl Maps {
     ) -> Result<(), DatapathError> {
         wrote(
             "writing",
-            "ENDPOINTS",
+            MapName::Endpoints,
             self.endpoints.set(slot, Raw(*endpoint), 0),
         )
     }
 
-    /// Every address of an endpoint, with its slot.
+    /// Returns all addresses of endpoints, with their slots.
     pub(super) fn locals(&self) -> Result<Vec<(Addr, u32)>, DatapathError> {
         let entries = self.locals.iter().map(|entry| {
             entry
                 .map(|(Raw(addr), slot)| (addr, slot))
-                .map_err(|error| map_error("reading", "LOCALS", &error))
+                .map_err(|error| map_error("reading", MapName::Locals, &error))
         });
         entries.collect()
     }
 
-    /// Says whose an address is.
+    /// Assigns an address to a slot.
     pub(super) fn set_local(&mut self, addr: Addr, slot: u32) -> Result<(), DatapathError> {
-        wrote("writing", "LOCALS", self.locals.insert(Raw(addr), slot, 0))
+        wrote(
+            "writing",
+            MapName::Locals,
+            self.locals.insert(Raw(addr), slot, 0),
+        )
     }
 
-    /// Takes an address off a slot, unless it is another's by now.
+    /// Removes an address of a slot, unless it belongs to another slot by now.
     pub(super) fn unset_local(&mut self, addr: Addr, slot: u32) -> Result<(), DatapathError> {
         match self.locals.get(&Raw(addr), 0) {
-            Ok(held) if held == slot => {
-                wrote("removing from", "LOCALS", self.locals.remove(&Raw(addr)))
-            }
+            Ok(held) if held == slot => wrote(
+                "removing from",
+                MapName::Locals,
+                self.locals.remove(&Raw(addr)),
+            ),
             Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error("reading", "LOCALS", &error)),
+            Err(error) => Err(map_error("reading", MapName::Locals, &error)),
         }
     }
 
-    /// A number that the agent keeps across restarts.
+    /// Returns a number that the agent keeps across restarts.
     pub(super) fn agent(&self, field: AgentField) -> Result<u64, DatapathError> {
         self.agent
             .get(&(field as u32), 0)
-            .map_err(|error| map_error("reading", "AGENT", &error))
+            .map_err(|error| map_error("reading", MapName::Agent, &error))
     }
 
-    /// Keeps a number across restarts.
+    /// Stores a number across restarts.
     pub(super) fn set_agent(&mut self, field: AgentField, value: u64) -> Result<(), DatapathError> {
-        wrote("writing", "AGENT", self.agent.set(field as u32, value, 0))
+        wrote(
+            "writing",
+            MapName::Agent,
+            self.agent.set(field as u32, value, 0),
+        )
     }
 }
 
-/// The maps that hold both worlds.
+/// The maps that hold both buffers.
 pub(super) struct PolicyMaps<'m> {
     pub(super) addresses: &'m mut dyn Held<Addr, Identity>,
     pub(super) services: &'m mut dyn Table<ServiceKey, u32>,
@@ -222,17 +237,17 @@ pub(super) struct PolicyMaps<'m> {
     pub(super) ports: &'m mut dyn Table<PortKey, PortBlock>,
 }
 
-/// A map whose elements come and go one by one.
+/// A map whose elements are inserted and removed individually.
 pub(super) trait Table<K, V> {
-    /// Inserts or replaces.
+    /// Inserts or replaces an element.
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
-    /// Removes; absent is fine.
+    /// Removes an element; absence isn't an error.
     fn take(&mut self, key: &K) -> Result<(), MapError>;
 }
 
-/// A map whose elements can be asked for one by one as well.
+/// A map whose elements can also be looked up individually.
 pub(super) trait Held<K, V>: Table<K, V> {
-    /// What is there.
+    /// Looks up an element.
     fn held(&self, key: &K) -> Result<Option<V>, MapError>;
 }
 
@@ -283,14 +298,14 @@ fn libc_enoent() -> i32 {
     nix::errno::Errno::ENOENT as i32
 }
 
-/// All elements of a hash map, but no more than it can hold: where elements are
-/// evicted while they are listed, the kernel starts again from the first.
+/// Returns all elements of a hash map, but no more than it can hold: if elements are evicted
+/// during iteration, the kernel starts over.
 pub(super) fn entries<K: Plain, V: Plain>(
-    name: &'static str,
+    name: MapName,
     map: &Hash<K, V>,
 ) -> Result<Vec<(K, V)>, DatapathError> {
     map.iter()
-        .take(max_entries(name) as usize)
+        .take(name.capacity() as usize)
         .map(|entry| match entry {
             Ok((Raw(key), Raw(value))) => Ok((key, value)),
             Err(error) => Err(map_error("reading", name, &error)),
@@ -298,60 +313,30 @@ pub(super) fn entries<K: Plain, V: Plain>(
         .collect()
 }
 
-/// What came of a write.
+/// Converts the result of a write.
 pub(super) fn wrote(
     operation: &'static str,
-    map: &'static str,
+    map: MapName,
     result: Result<(), MapError>,
 ) -> Result<(), DatapathError> {
     let result = result.map_err(|error| map_error(operation, map, &error));
     result.inspect(|()| written())
 }
 
-/// A map error with its names; a full map is an error of its own.
-pub(super) fn map_error(
-    operation: &'static str,
-    map: &'static str,
-    error: &MapError,
-) -> DatapathError {
+/// Adds names to a map error; a full map has its own variant.
+pub(super) fn map_error(operation: &'static str, map: MapName, error: &MapError) -> DatapathError {
     let full = matches!(error, MapError::SyscallError(error)
         if matches!(error.io_error.raw_os_error(), Some(code)
             if code == nix::errno::Errno::E2BIG as i32 || code == nix::errno::Errno::ENOSPC as i32));
     if full {
         return DatapathError::MapFull {
             map,
-            capacity: max_entries(map),
+            capacity: map.capacity(),
         };
     }
     DatapathError::Map {
         operation,
         map,
         message: chain(error),
-    }
-}
-
-/// Capacity of a map by its name, in entries.
-pub(super) fn max_entries(map: &str) -> u32 {
-    match map {
-        "ENDPOINTS" | "BUDGET" | "QUOTA" | "GONE" => capacity::ENDPOINTS,
-        "CIDRS" => capacity::CIDRS,
-        "RULES" => capacity::RULES,
-        "PORTS" => capacity::PORTS,
-        "ADDRESSES" => capacity::ADDRESSES,
-        "SERVICES" => capacity::SERVICES,
-        "TUNNELS" => capacity::TUNNELS,
-        "FLOWS" => capacity::FLOWS,
-        "FLOWS_MORE" => capacity::FLOWS_MORE,
-        "OPENING" => capacity::OPENING,
-        "CLAIMS" => capacity::CLAIMS,
-        "LOCALS" => capacity::LOCALS,
-        "SOURCES" => capacity::SOURCES,
-        "DROPS" => capacity::DROPS,
-        "DROPS_OTHER" => DropKey::OTHER,
-        "STATS" => ringfence_ebpf::abi::Stat::COUNT,
-        "NAMES" => capacity::NAMES,
-        "AGENT" => AgentField::COUNT,
-        "EVENTS" => capacity::EVENTS,
-        _ => 1,
     }
 }

@@ -1,7 +1,7 @@
-//! The kernel's side of the agent: maps, links and programs, all of it pinned.
+//! The kernel side of the agent: maps, links and programs, all of them pinned.
 //!
-//! Nothing outside this folder touches eBPF, and nothing in it decides policy.
-//! While no agent runs the kernel goes on enforcing from the pins.
+//! Nothing outside this folder touches eBPF, and nothing in it makes policy decisions. The pins
+//! keep enforcement running while no agent runs.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,10 @@ mod apply;
 mod attach;
 mod btf;
 mod buckets;
+mod buffers;
 mod carry;
+mod catalog;
+mod connections;
 mod control;
 mod counters;
 mod cut;
@@ -19,7 +22,6 @@ mod endpoints;
 mod error;
 mod events;
 mod fields;
-mod flows;
 mod idle;
 mod kfunc;
 mod links;
@@ -29,6 +31,7 @@ mod lock;
 mod maps;
 mod move_over;
 mod names;
+mod occupant;
 mod others;
 mod predecessors;
 mod preflight;
@@ -36,7 +39,6 @@ mod quotas;
 mod raw;
 mod remove;
 mod run;
-mod seat;
 mod shown;
 mod sync;
 #[cfg(test)]
@@ -44,7 +46,6 @@ mod testing;
 mod ticks;
 mod tunnels;
 mod verified;
-mod world;
 mod written;
 
 use std::collections::BTreeSet;
@@ -57,10 +58,11 @@ use ringfence_policy::compile::IdKey;
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
+pub use catalog::{MapName, MapSpec, Writer};
+pub use connections::ConnectionRow;
 pub use counters::{Counters, DropSeries, MapUsage, Stats};
 pub use error::DatapathError;
 pub use events::{EventRecord, Events};
-pub use flows::FlowEntry;
 pub use load::over_pins;
 pub use others::{Others, Stranger};
 pub use remove::{Removed, uninstall};
@@ -71,6 +73,7 @@ pub use verified::Verified;
 pub use ringfence_hooks::{Attach, Hook};
 
 use crate::runtime::FoundBy;
+use buffers::Buffers;
 use endpoints::Endpoints;
 use links::Links;
 use lock::Lock;
@@ -78,32 +81,31 @@ use maps::Maps;
 use names::Names;
 use predecessors::Predecessors;
 use ticks::Ticks;
-use world::Worlds;
 
-/// The bit of `skb->mark` that says that a hook saw a packet come in, unless
-/// [`Options::seen_mark`] is another one. Not used by kube-proxy (0x4000, 0x8000), CNI's
-/// portmap (0x2000), AWS' plugin (0x80), flannel, kindnet, Cilium (0x0f00 and the upper
-/// half) or Calico (the upper half).
+/// The default of [`Options::seen_mark`]: the bit of `skb->mark` that records that a hook saw a
+/// packet come in. Not used by kube-proxy (0x4000, 0x8000), CNI's portmap (0x2000), AWS' plugin
+/// (0x80), flannel, kindnet, Cilium (0x0f00 and the upper half) or Calico (the upper half).
 pub const SEEN_MARK: u32 = 0x1000;
 
-/// How the datapath is opened.
+/// Options for opening the datapath.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A folder on a bpffs; an ABI-versioned folder is made in it.
+    /// A directory on a bpffs; a subdirectory per ABI version is created in it.
     pub pin_dir: PathBuf,
-    /// Drop nothing, count everything.
+    /// Audit mode: drop nothing, count everything.
     pub audit: bool,
-    /// Events per second and endpoint that reach the ring.
+    /// Maximum number of events per second and endpoint that reach the ring.
     pub events_per_second: u32,
-    /// How long after the datapath is opened the unknown TCP connections of newly
-    /// managed endpoints, and answers to what they asked over UDP, are picked up as
-    /// replies. A pod that starts later has no older connection.
+    /// How long after opening the datapath unknown TCP connections of newly managed endpoints, and
+    /// answers to their UDP queries, are picked up as replies. A pod that starts later has no
+    /// older connections.
     pub pickup: Duration,
     /// How programs are attached.
     pub attach: Attach,
-    /// The bit of `skb->mark` that says that a hook saw a packet come in; 0: nobody asks.
+    /// The bit of `skb->mark` that records that a hook saw a packet come in; with 0 no mark is
+    /// required.
     pub seen_mark: u32,
-    /// The agent is to enter pods' network namespaces, which needs CAP_SYS_ADMIN.
+    /// Whether the agent enters pods' network namespaces, which requires CAP_SYS_ADMIN.
     pub enters_namespaces: bool,
 }
 
@@ -118,21 +120,21 @@ pub struct Interface {
     pub name: String,
     /// MAC of the pod's side.
     pub mac: [u8; 6],
-    /// What told whose it is.
+    /// The source of the information that the device belongs to the pod.
     pub by: FoundBy,
 }
 
-/// What [`Datapath::follow`] did.
+/// Result of [`Datapath::apply_delta`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Followed {
-    /// Generation of the world in force.
+    /// Generation of the active buffer.
     pub generation: u64,
-    /// Whether the worlds were flipped for it.
+    /// Whether the buffers were flipped.
     pub flipped: bool,
-    /// Since when packets are decided by it: what came after levels the other
-    /// world.
+    /// Since when packets are decided by the new tables: bringing the other buffer up to date came
+    /// after that.
     pub at: Instant,
-    /// Interfaces that got no slot: pod and error. To be tried again.
+    /// Interfaces that got no slot: pod and error. To be retried.
     pub refused: Vec<(PodKey, String)>,
 }
 
@@ -147,26 +149,24 @@ impl Default for Followed {
     }
 }
 
-/// What [`Datapath::apply`] did.
+/// Result of [`Datapath::apply`].
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Applied {
-    /// Generation of the world in force.
+    /// Generation of the active buffer.
     pub generation: u64,
-    /// Whether the worlds were flipped for it.
+    /// Whether the buffers were flipped.
     pub flipped: bool,
-    /// Since when packets are decided by it; none where nothing was put in force.
+    /// Since when packets are decided by the new tables; none if nothing was put in force.
     #[serde(skip)]
     pub in_force_at: Option<Instant>,
-    /// Interfaces to which the programs couldn't be attached: pod and error.
-    /// To be tried again.
+    /// Interfaces to which the programs couldn't be attached: pod and error. To be retried.
     pub failed: Vec<(PodKey, String)>,
-    /// How many other devices have their hooks.
+    /// Number of other devices that have their hooks.
     pub devices: usize,
-    /// Other devices that haven't: name and error. To be tried again.
+    /// Other devices that don't have their hooks: name and error. To be retried.
     pub unhooked: Vec<(String, String)>,
-    /// Why the tables aren't in force, or something else was left undone; to be
-    /// tried again. Programs are attached all the same, and quarantines and closed
-    /// endpoints are in force.
+    /// Why the tables aren't in force, or why something else was left undone. To be retried.
+    /// Programs are attached nevertheless, and quarantines and closed endpoints are in force.
     pub error: Option<String>,
     /// Pods that are closed because their policy couldn't be written.
     pub closed: Vec<PodKey>,
@@ -176,35 +176,35 @@ pub struct Applied {
 pub struct Datapath {
     maps: Maps,
     links: Links,
-    worlds: Worlds,
+    buffers: Buffers,
     endpoints: Endpoints,
     names: Names,
     options: Options,
     events: Option<Events>,
-    /// The interfaces of the last call, with those that were retained.
+    /// The interfaces of the last call, including those that were retained.
     interfaces: Vec<Interface>,
-    /// What discovery said last of devices that are no known pod's.
+    /// What discovery last reported about devices that belong to no known pod.
     others: Others,
-    /// Number of the update whose tables were noted last; none before the first
-    /// and after tables that came of no update.
+    /// Number of the last update whose keys were recorded; none before the first, and after tables
+    /// that didn't come from an update.
     seen: Option<u64>,
-    /// The last call succeeded: flows were decided against what it put in force.
+    /// Whether the last call succeeded, so that connections were decided by what it put in force.
     trusted: bool,
     ticks: Ticks,
-    /// The tunnels' ports of the last call; none if it failed, or none was made yet.
+    /// The tunnels' ports of the last call; none if that failed, or before the first call.
     tunnels: Option<BTreeSet<u16>>,
     settled: quotas::Settled,
     idle: idle::Idle,
-    /// Whether every hook that there was sets the mark by which packets count as seen.
+    /// Whether every existing hook sets the mark of seen packets.
     marked: bool,
-    /// Whether packets take unknown addresses for Services'.
+    /// Whether any unknown address is treated as a Service's.
     hides_services: bool,
     counters: Arc<Counters>,
-    /// End of the pick-up window, nanoseconds of `CLOCK_MONOTONIC`.
+    /// End of the pick-up window, in nanoseconds of `CLOCK_MONOTONIC`.
     pickup_until: u64,
-    /// Whose hooks are still to be taken over.
+    /// Agents of other versions whose hooks are still to be taken over.
     predecessors: Predecessors,
-    /// Held as long as this process may write the maps.
+    /// Held for as long as this process may write the maps.
     _lock: Lock,
 }
 
@@ -217,14 +217,13 @@ impl std::fmt::Debug for Datapath {
 }
 
 impl Datapath {
-    /// Checks the machine, loads the programs, reuses what is pinned, and puts
-    /// the new programs under the links that are there.
+    /// Checks the machine, loads the programs, reuses pinned maps, and replaces the programs of
+    /// existing links by the new ones.
     ///
-    /// What the pinned world says stays in force until the first
-    /// [`Datapath::apply`].
+    /// The rules of the pinned active buffer stay in force until the first [`Datapath::apply`].
     ///
     /// # Errors
-    /// Says what is missing and how to mend it; nothing is attached then.
+    /// Reports what is missing and how to fix it; nothing is attached then.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
         preflight::check(load::OBJECT, &options.pin_dir, options.enters_namespaces)?;
         let folder = preflight::folder(&options.pin_dir)?;
@@ -243,7 +242,7 @@ impl Datapath {
         let mut links = Links::adopt(&folder, loaded.ebpf, by_clsact, options.seen_mark)?;
         let names = Names::load(&mut maps)?;
         let counters = Arc::new(Counters::open(&folder, &names)?);
-        let worlds = Worlds::open(&maps);
+        let buffers = Buffers::open(&maps);
         let mut endpoints = Endpoints::dump(&mut maps)?;
         for predecessor in predecessors.folders() {
             endpoints.carry(&mut maps, predecessor)?;
@@ -253,7 +252,7 @@ impl Datapath {
         let mut datapath = Self {
             maps,
             links,
-            worlds,
+            buffers,
             endpoints,
             names,
             options: options.clone(),
@@ -273,51 +272,51 @@ impl Datapath {
             predecessors,
             _lock: lock,
         };
-        if datapath.worlds.generation == 0 {
-            // The network plugin may close devices before the first policy is in force:
-            // the mode counts from here on.
-            let control = datapath.control(0, datapath.worlds.active);
+        if datapath.buffers.generation == 0 {
+            // The network plugin may close devices before the first policy is in force, so the
+            // mode must be set from here on.
+            let control = datapath.control(0, datapath.buffers.active);
             datapath.maps.set_control(control)?;
         }
         Ok(datapath)
     }
 
-    /// The endpoints that are managed now.
+    /// Returns the endpoints that are currently managed.
     pub fn endpoints(&self) -> Vec<EndpointState> {
-        let (active, audits) = (self.worlds.active, self.options.audit);
+        let (active, audits) = (self.buffers.active, self.options.audit);
         self.endpoints
             .states(&self.links, &self.names, active, audits)
     }
 
-    /// Where everything is pinned: the pin directory of this ABI version.
+    /// Returns the directory that everything is pinned in: the pin directory of this ABI version.
     pub fn folder(&self) -> PathBuf {
         preflight::place(&self.options.pin_dir)
     }
 
-    /// Says what is known of devices that are no known pod's, for the calls of
-    /// [`Datapath::apply_change`] that follow: a closed stranger gets the hooks of a pod's
-    /// and no slot, so that nothing passes it.
+    /// Sets what is known about devices that belong to no known pod, for later calls of
+    /// [`Datapath::apply_change`]. A closed stranger gets a pod's hooks but no slot, so that all
+    /// its traffic is dropped.
     pub fn set_others(&mut self, others: Others) {
         self.others = others;
     }
 
-    /// The key under which ids in the maps are hashes. It stays as long as the maps.
+    /// Returns the key by which ids in the maps are hashed. It stays the same as long as the maps.
     pub fn id_key(&self) -> IdKey {
         self.names.key()
     }
 
-    /// Generation of the world in force; rises with every flip.
+    /// Returns the generation of the active buffer, which every flip increments.
     pub fn generation(&self) -> u64 {
-        self.worlds.generation
+        self.buffers.generation
     }
 
-    /// The bit of packets' marks by which they count as seen, 0 if none is, and whether
-    /// they are asked for it yet.
+    /// Returns the mark bit of seen packets, or 0 if marks aren't used, and whether packets are
+    /// already required to have it.
     pub const fn seen_mark(&self) -> (u32, bool) {
         (self.options.seen_mark, self.marked)
     }
 
-    /// Denied and audited packets by workload pair, since the maps were made.
+    /// Returns denied and audited packets by workload pair, since the maps were created.
     ///
     /// # Errors
     /// If a map can't be read.
@@ -325,7 +324,7 @@ impl Datapath {
         self.counters.drops()
     }
 
-    /// The datapath's own counters.
+    /// Returns the datapath's own counters.
     ///
     /// # Errors
     /// If a map can't be read.
@@ -333,37 +332,37 @@ impl Datapath {
         self.counters.stats()
     }
 
-    /// How full each policy and flow map is.
+    /// Returns the fill level of each policy and connection map.
     pub fn maps(&self) -> Vec<MapUsage> {
         let mut all = self.written();
         all.extend(self.counters.held());
         all
     }
 
-    /// How full each map is that only the agent writes: known without a look.
+    /// Returns the fill level of each map that only the agent writes, without reading the maps.
     pub fn written(&self) -> Vec<MapUsage> {
         counters::written(self)
     }
 
-    /// What packets write, for readers on other threads.
+    /// Returns the counters that packets write, for readers on other threads.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
 
-    /// Addresses of endpoints that are under quarantine in the world in force.
+    /// Returns the addresses of endpoints under quarantine in the active buffer.
     pub fn quarantined(&self) -> Vec<std::net::IpAddr> {
-        self.endpoints.quarantined(self.worlds.active)
+        self.endpoints.quarantined(self.buffers.active)
     }
 
-    /// Live flows, most recently seen first.
+    /// Returns live connections, most recently seen first.
     ///
     /// # Errors
     /// If a map can't be read.
-    pub fn flows(&mut self) -> Result<Vec<FlowEntry>, DatapathError> {
-        flows::list(self)
+    pub fn connections(&mut self) -> Result<Vec<ConnectionRow>, DatapathError> {
+        connections::list(self)
     }
 
-    /// The stream of events; only once.
+    /// Returns the stream of events on the first call, and none on later calls.
     pub const fn take_events(&mut self) -> Option<Events> {
         self.events.take()
     }

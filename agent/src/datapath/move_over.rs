@@ -1,8 +1,8 @@
-//! From another version's hooks to these, once what these decide by is complete.
+//! Moves from another version's hooks to this one's, once the tables of this one are complete.
 
 use std::collections::BTreeSet;
 
-use ringfence_ebpf::abi::EndpointWorld;
+use ringfence_ebpf::abi::EndpointRules;
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::Tables;
 
@@ -10,9 +10,9 @@ use super::error::DatapathError;
 use super::{Datapath, apply};
 
 impl Datapath {
-    /// Puts the new programs in the place of another version's, once what they decide by
-    /// is `in_force`; until then for pods under quarantine alone, which waits for nothing.
-    /// Whether nothing of the other version's is left to replace.
+    /// Replaces another version's programs by the new ones once the new tables are `in_force`.
+    /// Until then only replaces those of pods under quarantine, which can't wait. Returns whether
+    /// all were replaced.
     pub(super) fn move_over(
         &mut self,
         tables: &Tables,
@@ -23,7 +23,7 @@ impl Datapath {
         }
         let is_cut = |pod: &PodKey| {
             let policy = tables.endpoints.get(pod);
-            policy.is_some_and(|policy| policy.flags & EndpointWorld::QUARANTINE != 0)
+            policy.is_some_and(|policy| policy.flags & EndpointRules::QUARANTINE != 0)
         };
         let cut = self.interfaces.iter().filter(|one| is_cut(&one.pod));
         let cut: BTreeSet<u32> = cut.map(|one| one.ifindex).collect();
@@ -37,13 +37,13 @@ impl Datapath {
         Ok(in_force)
     }
 
-    /// From which other versions this agent takes over, and what of theirs goes on, in
-    /// words; none once that is done.
+    /// Returns a description of the other versions from which this agent takes over and of what is
+    /// kept; none once that is complete.
     pub fn takes_over_from(&self) -> Option<String> {
         self.predecessors.words()
     }
 
-    /// Removes what the other version pinned.
+    /// Removes everything that the other version pinned.
     pub(super) fn finish_move(&mut self) -> Result<(), DatapathError> {
         self.predecessors.finish(&mut self.links)
     }

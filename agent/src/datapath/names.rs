@@ -1,5 +1,5 @@
-//! Workload names by id. Kept in a pinned map that the kernel doesn't read, so
-//! that a counter keeps its name across restarts; a live id is never reused.
+//! Workload names by id. They are kept in a pinned map that the kernel doesn't read, so that
+//! counters keep their names across restarts; ids are never reused.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,34 +9,35 @@ use ringfence_ebpf::abi::{Identity, Name};
 use ringfence_policy::compile::IdKey;
 
 use super::buckets;
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::fields::AgentField;
-use super::maps::{Maps, Table as _, entries, map_error, max_entries};
+use super::maps::{Maps, Table as _, entries, map_error};
 use super::written::written;
 
 /// Names by id, for readers on other threads.
 pub(super) type Shared = Arc<RwLock<BTreeMap<u32, Arc<str>>>>;
 
-/// Every workload that has an id: until nobody uses its name any longer (`idle`).
+/// All workloads that have an id, until their name is no longer in use (see `idle`).
 pub(super) struct Names {
     ids: BTreeMap<Arc<str>, u32>,
-    /// How many of them are each namespace's.
+    /// Number of names per namespace.
     own: BTreeMap<Box<str>, usize>,
     names: Shared,
     next: u32,
-    /// Of the hashes in long names.
+    /// Key of the hashes in long names.
     key: IdKey,
-    /// A name found no room since the last call of [`Names::take_refused`].
+    /// Whether a name was refused for lack of room since the last call of [`Names::take_refused`].
     refused: bool,
 }
 
 impl Names {
-    /// What the pinned maps hold.
+    /// Reads the names from the pinned maps.
     pub(super) fn load(maps: &mut Maps) -> Result<Self, DatapathError> {
         let mut ids = BTreeMap::new();
         let mut own: BTreeMap<Box<str>, usize> = BTreeMap::new();
         let mut names = BTreeMap::new();
-        for (id, name) in entries("NAMES", &maps.names)? {
+        for (id, name) in entries(MapName::Names, &maps.names)? {
             let name: Arc<str> = text(&name).into();
             *own.entry(namespace(&name).into()).or_default() += 1;
             ids.insert(Arc::clone(&name), id);
@@ -54,29 +55,29 @@ impl Names {
         })
     }
 
-    /// A handle for readers on other threads.
+    /// Returns a handle for readers on other threads.
     pub(super) fn shared(&self) -> Shared {
         Arc::clone(&self.names)
     }
 
-    /// The id of a workload, given if it has none yet.
+    /// Returns the id of a workload, assigning one if it has none.
     pub(super) fn id(&mut self, maps: &mut Maps, name: &str) -> Result<u32, DatapathError> {
         if let Some(id) = self.known(name) {
             return Ok(id);
         }
         let name = shortened(name, &self.key);
-        if !self.has_room(&name, max_entries("NAMES") as usize) {
-            // Names are for people: a full table must not hold policy up.
+        if !self.has_room(&name, MapName::Names.capacity() as usize) {
+            // Names are only for display: a full table must not delay policy.
             self.refused = true;
             return Ok(Identity::UNNAMED);
         }
         let id = self.next;
-        // The counter first: an id that is lost is no harm, one given twice is.
+        // Store the counter first: losing an id is harmless, assigning one twice isn't.
         maps.set_agent(AgentField::NextWorkload, u64::from(id) + 1)?;
         maps.names
             .insert(super::maps::Raw(id), super::maps::Raw(bytes(&name)), 0)
             .inspect(|()| written())
-            .map_err(|error| map_error("writing", "NAMES", &error))?;
+            .map_err(|error| map_error("writing", MapName::Names, &error))?;
         self.next = id + 1;
         let name: Arc<str> = name.into();
         *self.own.entry(namespace(&name).into()).or_default() += 1;
@@ -87,12 +88,11 @@ impl Names {
         Ok(id)
     }
 
-    /// Gives a name up: its id is never given again, so that whoever still held it would
-    /// show a number.
+    /// Releases a name. Its id is never assigned again, so a remaining reference shows a number.
     pub(super) fn give_up(&mut self, maps: &mut Maps, id: u32) -> Result<(), DatapathError> {
         maps.names
             .take(&id)
-            .map_err(|error| map_error("removing from", "NAMES", &error))?;
+            .map_err(|error| map_error("removing from", MapName::Names, &error))?;
         let name = match self.names.write() {
             Ok(mut names) => names.remove(&id),
             Err(_) => None,
@@ -109,52 +109,52 @@ impl Names {
         Ok(())
     }
 
-    /// Whether a name found no room since the last call.
+    /// Reports whether a name was refused for lack of room since the last call.
     pub(super) fn take_refused(&mut self) -> bool {
         std::mem::take(&mut self.refused)
     }
 
-    /// Every id that has a name.
+    /// Returns all ids that have a name.
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.ids.values().copied()
     }
 
-    /// Whether one more name finds room among so many. A quarter at most is one
-    /// namespace's: names stay for a while when their workloads go, and whoever makes
-    /// workloads under ever new names would leave none to others.
+    /// Reports whether there is room for one more name, out of `all`. A namespace may have a
+    /// quarter of them at most: names stay for a while after their workloads are gone, and one
+    /// that keeps creating workloads under new names would leave no room for others.
     fn has_room(&self, name: &str, all: usize) -> bool {
         let own = self.own.get(namespace(name)).copied().unwrap_or_default();
         self.ids.len() < all && own < all / 4
     }
 
-    /// The id of a workload that has one.
+    /// Returns the id of a workload, if it has one.
     pub(super) fn known(&self, name: &str) -> Option<u32> {
         self.ids.get(&*shortened(name, &self.key)).copied()
     }
 
-    /// The key of ids and of long names.
+    /// Returns the key of ids and of long names.
     pub(super) const fn key(&self) -> IdKey {
         self.key
     }
 
-    /// Names given.
+    /// Returns the number of names.
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// The name of a workload id.
+    /// Returns the name of a workload id.
     pub(super) fn name(&self, id: u32) -> String {
         lookup(&self.names, id)
     }
 }
 
-/// The namespace of a workload.
+/// Returns the namespace of a workload.
 fn namespace(name: &str) -> &str {
     name.split_once('/')
         .map_or(name, |(namespace, _)| namespace)
 }
 
-/// The name of a workload id.
+/// Returns the name of a workload id.
 pub(super) fn lookup(names: &Shared, id: u32) -> String {
     match id {
         Identity::OUTSIDE => "outside".to_owned(),
@@ -169,9 +169,9 @@ pub(super) fn lookup(names: &Shared, id: u32) -> String {
     }
 }
 
-/// Kubernetes names fit (63 + 1 + 63 bytes) unless an owner's name is longer
-/// than a label may be; then its tail gives way to a hash of the whole. The hash has
-/// the tables' key, so that no name can be found that passes for another.
+/// Shortens a name to fit. Kubernetes names fit (63 + 1 + 63 bytes) unless an owner's name is
+/// longer than a label may be; then a hash of the full name replaces its end. The hash is keyed by
+/// the tables' key, so that nobody can find a name that collides with another one.
 fn shortened<'n>(name: &'n str, key: &IdKey) -> Cow<'n, str> {
     let room = size_of::<Name>();
     if name.len() <= room {

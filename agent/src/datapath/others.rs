@@ -1,27 +1,27 @@
-//! Devices that are no known pod's, as discovery tells of them.
+//! Devices that belong to no known pod, as reported by discovery.
 
 use std::collections::BTreeSet;
 
-/// What discovery says of devices that are no known pod's.
+/// What discovery reports about devices that belong to no known pod.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Others {
-    /// Devices that lead to pods which nobody knows.
+    /// Devices that lead to unknown pods.
     pub strangers: Vec<Stranger>,
-    /// All devices of which it is known whether a pod is behind them; all that there are
-    /// if none. Any other one is left as it is: a new one has no hook, so that what comes
-    /// in there was seen by none and goes nowhere.
+    /// All devices for which it is known whether they lead to a pod; if none, this is known for
+    /// all devices. Other devices are left unchanged: a new one has no hook, so packets that come
+    /// in there lack the mark and are dropped.
     pub judged: Option<BTreeSet<u32>>,
 }
 
-/// A device that leads to a pod which nobody knows (yet).
+/// A device that leads to a pod that isn't known (yet).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stranger {
     /// Index of the host-side device.
     pub ifindex: u32,
     /// Its name.
     pub name: String,
-    /// The pod that the runtime has on record for it.
+    /// The pod recorded for the device by the pod runtime.
     pub pod: Option<String>,
-    /// Nothing passes it; else it is a device like any other.
+    /// Whether all its traffic is dropped; otherwise it is treated like any other device.
     pub closed: bool,
 }

@@ -1,14 +1,14 @@
-//! What agents of another ABI version have pinned, and the way over to this one's.
+//! What agents of another ABI version have pinned, and the migration to this version.
 //!
-//! Their programs go on deciding by their tables until this agent's own are complete: the
-//! first policy in force, every endpoint in its slot. Only then does each hook get the new
-//! program, at once and in its place, and what they pinned goes. Whatever ends the agent
-//! on the way, the next one goes on from there, of this version or of the other.
+//! Their programs keep deciding by their tables until this agent's own tables are complete: the
+//! first policy is in force and every endpoint has its slot. Only then is the program of each hook
+//! replaced atomically and in place, and their pins are removed. If the agent ends on the way, the
+//! next agent, of this version or the other, continues from there.
 //!
-//! Numbers and names of all versions are laid out alike. Connections and counters have
-//! versions of their own: where those agree both sides use the same maps, so nothing has
-//! to be copied and nothing is lost between. Where they don't, this agent's begin empty,
-//! and endpoints pick up open connections for a while.
+//! Agent numbers and workload names have the same layout in all versions. Connections and counters
+//! have versions of their own: if these agree, both sides use the same maps, so nothing has to be
+//! copied and nothing is lost in between. Otherwise this agent's maps start empty, and endpoints
+//! pick up open connections for a while.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,6 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use ringfence_ebpf::abi::{CONNECTIONS_VERSION, COUNTERS_VERSION, Control};
 use ringfence_hooks::tcx;
 
+use super::catalog::MapName;
 use super::error::{DatapathError, chain};
 use super::fields::AgentField;
 use super::links::Links;
@@ -26,44 +27,49 @@ use super::load;
 use super::lock::Lock;
 use super::maps::{Maps, map_error};
 
-/// Maps of the same layout in all versions.
-const ALWAYS: [&str; 1] = ["NAMES"];
-/// Maps of connections: one of them is useless without the others.
-const CONNECTIONS: [&str; 7] = [
-    "SEED",
-    "FLOWS",
-    "FLOWS_MORE",
-    "OPENING",
-    "CLAIMS",
-    "QUOTA",
-    "GONE",
+/// Maps that have the same layout in all versions.
+const ALWAYS: [MapName; 1] = [MapName::Names];
+/// Maps of connections: none of them is of use without the others.
+const CONNECTIONS: [MapName; 7] = [
+    MapName::Seed,
+    MapName::Connections,
+    MapName::ConnOverflow,
+    MapName::Opening,
+    MapName::Claims,
+    MapName::Quota,
+    MapName::Gone,
 ];
-/// Maps that count, likewise.
-const COUNTERS: [&str; 4] = ["DROPS", "DROPS_OTHER", "SOURCES", "STATS"];
+/// Maps of counters, likewise.
+const COUNTERS: [MapName; 4] = [
+    MapName::Drops,
+    MapName::DropsOther,
+    MapName::Sources,
+    MapName::Stats,
+];
 
 /// The folder of another version.
 struct Predecessor {
     folder: PathBuf,
     version: u32,
-    /// What it had in map `AGENT`.
+    /// Contents of its map `AGENT`.
     fields: [u64; AgentField::COUNT as usize],
     _lock: Lock,
 }
 
-/// All of them, those from whom this agent takes over first.
+/// All predecessors; the one that this agent takes over from comes first.
 #[derive(Default)]
 pub(super) struct Predecessors {
     all: Vec<Predecessor>,
-    /// Whether this agent's connections are theirs.
+    /// Whether this agent uses the same connection maps.
     pub(super) shares_connections: bool,
     shares_counters: bool,
-    /// This agent takes over now, and doesn't go on with what another one has begun.
+    /// Whether this agent starts the migration, rather than continuing an earlier one.
     begins: bool,
 }
 
 impl Predecessors {
-    /// Locks the folders of all other versions, and lets the new tables in `folder` begin
-    /// with what can be taken over as it is.
+    /// Locks the folders of all other versions, and shares maps with the new `folder` that can be
+    /// taken over unchanged.
     pub(super) fn find(pin_dir: &Path, folder: &Path) -> Result<Self, DatapathError> {
         let mut all = Vec::new();
         for (version, other) in versions(pin_dir)? {
@@ -96,7 +102,7 @@ impl Predecessors {
         };
         self.begins = hooked(folder)?.is_empty();
         if self.begins {
-            // Nobody decides by what is there: it was never finished.
+            // No program uses the maps in this folder: an earlier start was never finished.
             clear(folder)?;
             share(&ALWAYS, &first.folder, folder)?;
             let same = |field: AgentField, version: u32| {
@@ -111,26 +117,26 @@ impl Predecessors {
                 share(&COUNTERS, &first.folder, folder)?;
             }
         }
-        let shares = |maps: &[&'static str]| are_shared(maps, &first.folder, folder);
+        let shares = |maps: &[MapName]| are_shared(maps, &first.folder, folder);
         self.shares_connections = shares(&CONNECTIONS)?;
         self.shares_counters = shares(&COUNTERS)?;
         Ok(())
     }
 
-    /// Whether there is none.
+    /// Reports whether there are no predecessors.
     pub(super) const fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Their folders, with their versions.
+    /// Returns their versions and folders.
     pub(super) fn folders(&self) -> impl Iterator<Item = (u32, &Path)> {
         self.all
             .iter()
             .map(|one| (one.version, one.folder.as_path()))
     }
 
-    /// Goes on with their numbers: no id is given twice, and what was lost stays counted.
-    /// Notes which layouts this agent's own tables have.
+    /// Continues with their numbers, so that no id is assigned twice and losses stay counted.
+    /// Records which layouts this agent's own tables have.
     pub(super) fn number(&self, maps: &mut Maps, mark: u32) -> Result<(), DatapathError> {
         let taken = |field: AgentField| {
             let theirs = self.all.iter().map(|one| one.fields[field as usize]);
@@ -152,7 +158,8 @@ impl Predecessors {
             let first = self.all.first();
             let asked = first.map_or(0, |one| one.fields[AgentField::SeenMark as usize]);
             if asked == u64::from(mark) {
-                // Their hooks set it too: packets are asked for it without a break.
+                // Their hooks set the same mark, so packets can be required to have it without a
+                // gap.
                 maps.set_control(Control {
                     seen_mark: mark,
                     ..Control::default()
@@ -163,7 +170,7 @@ impl Predecessors {
         maps.set_agent(AgentField::Counters, COUNTERS_VERSION.into())
     }
 
-    /// Counts what is left behind where it is.
+    /// Counts what is left behind.
     fn count_losses(&self, maps: &mut Maps) -> Result<(), DatapathError> {
         let lost = [
             (
@@ -187,7 +194,7 @@ impl Predecessors {
         Ok(())
     }
 
-    /// What is taken over from whom, in words.
+    /// Returns a description of which versions are taken over and what is kept.
     pub(super) fn words(&self) -> Option<String> {
         if self.is_empty() {
             return None;
@@ -202,7 +209,7 @@ impl Predecessors {
         ))
     }
 
-    /// Devices that programs of another version guard.
+    /// Returns the devices guarded by programs of another version.
     pub(super) fn devices(&self) -> Result<BTreeSet<u32>, DatapathError> {
         let mut devices = BTreeSet::new();
         for one in &self.all {
@@ -211,8 +218,8 @@ impl Predecessors {
         Ok(devices)
     }
 
-    /// Puts the new programs in the place of theirs, on these devices or on all. The
-    /// first thing that fails keeps nothing else from being done.
+    /// Replaces their programs by the new ones on these devices, or on all. Continues after an
+    /// error.
     pub(super) fn move_over(
         &self,
         links: &mut Links,
@@ -227,11 +234,11 @@ impl Predecessors {
         moved
     }
 
-    /// Removes what they pinned, once no device is guarded by it.
+    /// Removes their pins, once they guard no device.
     pub(super) fn finish(&mut self, links: &mut Links) -> Result<(), DatapathError> {
         while let Some(one) = self.all.last() {
             let folder = one.folder.join("links");
-            // Who attaches programs of theirs holds it.
+            // Anything that attaches their programs holds this lock.
             let _lock = folder.exists().then(|| wait_for(&folder)).transpose()?;
             links.take_over(&one.folder, &|_| true)?;
             fs::remove_dir_all(&one.folder).map_err(file("removing", &one.folder))?;
@@ -245,7 +252,7 @@ impl Predecessors {
     }
 }
 
-/// The folders below a pin directory that agents made: `v` and a number.
+/// Returns the folders below a pin directory that agents created: `v` and a number.
 pub(super) fn versions(pin_dir: &Path) -> Result<Vec<(u32, PathBuf)>, DatapathError> {
     let mut versions = Vec::new();
     for entry in fs::read_dir(pin_dir).map_err(file("listing", pin_dir))? {
@@ -261,7 +268,7 @@ pub(super) fn versions(pin_dir: &Path) -> Result<Vec<(u32, PathBuf)>, DatapathEr
     Ok(versions)
 }
 
-/// Devices that have a hook by what is in a folder.
+/// Returns the devices that have a hook according to a folder.
 fn hooked(folder: &Path) -> Result<BTreeSet<u32>, DatapathError> {
     let mut hooked = ringfence_hooks::recorded(folder)?;
     let pins = tcx::pins(&tcx::links(folder))?;
@@ -269,7 +276,7 @@ fn hooked(folder: &Path) -> Result<BTreeSet<u32>, DatapathError> {
     Ok(hooked)
 }
 
-/// Removes everything but the folders around pins.
+/// Removes everything but the subfolders, which hold pins.
 fn clear(folder: &Path) -> Result<(), DatapathError> {
     for entry in fs::read_dir(folder).map_err(file("listing", folder))? {
         let path = entry.map_err(file("listing", folder))?.path();
@@ -280,41 +287,43 @@ fn clear(folder: &Path) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// Pins the maps of one folder in another one too.
-fn share(maps: &[&'static str], from: &Path, to: &Path) -> Result<(), DatapathError> {
+/// Pins maps of one folder in another one too.
+fn share(maps: &[MapName], from: &Path, to: &Path) -> Result<(), DatapathError> {
     for map in maps {
-        let path = from.join(map);
+        let path = from.join(map.as_str());
         if path.exists() {
             let data = MapData::from_pin(&path);
-            let data = data.map_err(|error| map_error("opening pinned", map, &error))?;
-            data.pin(to.join(map)).map_err(|error| DatapathError::Map {
-                operation: "pinning",
-                map,
-                message: chain(&error),
-            })?;
+            let data = data.map_err(|error| map_error("opening pinned", *map, &error))?;
+            data.pin(to.join(map.as_str()))
+                .map_err(|error| DatapathError::Map {
+                    operation: "pinning",
+                    map: *map,
+                    message: chain(&error),
+                })?;
         }
     }
     Ok(())
 }
 
-/// Whether all of them are there, and are what this build wants.
-fn fit(maps: &[&'static str], folder: &Path) -> bool {
-    let fits =
-        |map: &&'static str| folder.join(map).exists() && load::check_shape(folder, map).is_ok();
+/// Reports whether all these maps exist and have the layout that this build requires.
+fn fit(maps: &[MapName], folder: &Path) -> bool {
+    let fits = |map: &MapName| {
+        folder.join(map.as_str()).exists() && load::check_shape(folder, *map).is_ok()
+    };
     maps.iter().all(fits)
 }
 
-/// Whether the maps pinned in two folders are the same.
-fn are_shared(maps: &[&'static str], a: &Path, b: &Path) -> Result<bool, DatapathError> {
+/// Reports whether the maps pinned in two folders are the same.
+fn are_shared(maps: &[MapName], a: &Path, b: &Path) -> Result<bool, DatapathError> {
     for map in maps {
-        let paths = [a, b].map(|folder| folder.join(map));
+        let paths = [a, b].map(|folder| folder.join(map.as_str()));
         if !paths.iter().all(|path| path.exists()) {
             return Ok(false);
         }
         let id = |path: &Path| {
             let info = MapInfo::from_pin(path);
             info.map(|info| info.id())
-                .map_err(|error| map_error("looking at pinned", map, &error))
+                .map_err(|error| map_error("looking at pinned", *map, &error))
         };
         if id(&paths[0])? != id(&paths[1])? {
             return Ok(false);
@@ -323,15 +332,15 @@ fn are_shared(maps: &[&'static str], a: &Path, b: &Path) -> Result<bool, Datapat
     Ok(true)
 }
 
-/// What a folder's map `AGENT` holds; nothing where there is none.
+/// Returns the contents of a folder's map `AGENT`; zeros if there is none.
 fn fields(folder: &Path) -> Result<[u64; AgentField::COUNT as usize], DatapathError> {
     let mut fields = [0; AgentField::COUNT as usize];
-    let path = folder.join("AGENT");
+    let path = folder.join(MapName::Agent.as_str());
     if !path.exists() {
         return Ok(fields);
     }
-    load::check_shape(folder, "AGENT")?;
-    let failed = |error| map_error("reading pinned", "AGENT", &error);
+    load::check_shape(folder, MapName::Agent)?;
+    let failed = |error| map_error("reading pinned", MapName::Agent, &error);
     let map = MapData::from_pin(path).and_then(Map::from_map_data);
     let map: Array<MapData, u64> = map.and_then(TryInto::try_into).map_err(failed)?;
     for (index, field) in (0..).zip(&mut fields) {

@@ -1,4 +1,4 @@
-//! What the machine must offer before anything is loaded.
+//! Checks the requirements on the machine before anything is loaded.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -14,20 +14,20 @@ use super::error::DatapathError;
 /// Capabilities by bit number in `CapEff` (linux/capability.h).
 const CAPABILITIES: [(u32, &str); 3] =
     [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-/// Needed by `setns` as well.
+/// `setns` requires this as well.
 const ENTERING: (u32, &str) = (21, "CAP_SYS_ADMIN");
 
-/// What the programs need: their newest helper, `bpf_ktime_get_coarse_ns`, is of
-/// 5.11, and 5.15 is the oldest release since that somebody keeps. Linux 6.1 is the
-/// oldest on which they are tested (`cargo xtask kernels`); an older verifier may
-/// refuse them, which ends the agent before it attaches anything.
+/// The newest helper that the programs use, `bpf_ktime_get_coarse_ns`, dates from 5.11, and 5.15
+/// is the oldest release since then that is still maintained. Linux 6.1 is the oldest release on
+/// which they are tested (`cargo xtask kernels`); an older verifier may reject them, which ends
+/// the agent before it attaches anything.
 const OLDEST: KernelVersion = KernelVersion::new(5, 15, 0);
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 
-/// Object, kernel, privilege and bpffs, in this order: the first that is
-/// missing is the one to mend. `enters` says whether namespaces are to be entered.
+/// Checks object, kernel version, capabilities and bpffs, in this order: the first failure is the
+/// one to fix. `enters` is whether the agent enters network namespaces.
 pub(super) fn check(object: &[u8], pin_dir: &Path, enters: bool) -> Result<(), DatapathError> {
     if object.is_empty() {
         return Err(DatapathError::NoObject);
@@ -40,9 +40,9 @@ pub(super) fn check(object: &[u8], pin_dir: &Path, enters: bool) -> Result<(), D
     bpffs(pin_dir)
 }
 
-/// The folder of this ABI version, made if need be. It and those around it down
-/// from `pin_dir` are the agent's alone: whoever may open a pin may change what is
-/// in force.
+/// Returns the folder of this ABI version, creating it if necessary. It and its parents from
+/// `pin_dir` down are accessible to the agent only: anyone who can open a pin can change the
+/// policy in force.
 pub(super) fn folder(pin_dir: &Path) -> Result<PathBuf, DatapathError> {
     let folder = place(pin_dir);
     for one in [pin_dir, &folder, &folder.join("links")] {
@@ -56,7 +56,7 @@ pub(super) fn folder(pin_dir: &Path) -> Result<PathBuf, DatapathError> {
     Ok(folder)
 }
 
-/// The folder of this ABI version.
+/// Returns the folder of this ABI version.
 pub(super) fn place(pin_dir: &Path) -> PathBuf {
     pin_dir.join(format!("v{ABI_VERSION}"))
 }
@@ -65,8 +65,8 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Refuses a folder in which others may have put pins of theirs, and closes one of
-/// our own to readers.
+/// Rejects a folder into which other users may have put pins, and removes others' access from one
+/// of our own.
 fn own(folder: &Path) -> Result<(), DatapathError> {
     let failed = |operation| {
         move |source| DatapathError::File {
@@ -90,8 +90,8 @@ fn own(folder: &Path) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// Why pins in a folder of this owner and mode can't be trusted, if so; `own` is
-/// our own user id.
+/// Returns why pins in a folder with this owner and mode can't be trusted, if so; `own` is our own
+/// user id.
 fn fault(owner: u32, mode: u32, own: u32) -> Option<String> {
     if owner != 0 && owner != own {
         return Some(format!("it belongs to user {owner}"));
@@ -122,7 +122,7 @@ fn privilege(enters: bool) -> Result<(), DatapathError> {
     }
 }
 
-/// Which capabilities a `/proc/*/status` lacks.
+/// Returns the capabilities missing from a `/proc/*/status`.
 fn missing(status: &str, enters: bool) -> Vec<&'static str> {
     let effective = status
         .lines()
@@ -137,7 +137,8 @@ fn missing(status: &str, enters: bool) -> Vec<&'static str> {
         .collect()
 }
 
-/// The pin directory may not exist yet: then its nearest ancestor counts.
+/// Checks that the pin directory is on a bpffs. If it doesn't exist yet, its nearest existing
+/// ancestor is checked.
 pub(super) fn bpffs(pin_dir: &Path) -> Result<(), DatapathError> {
     let existing = pin_dir
         .ancestors()

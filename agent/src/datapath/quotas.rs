@@ -1,27 +1,28 @@
-//! What the kernel can't take back itself: it counts what it puts into `FLOWS` and
-//! takes out of it, but nobody sees a flow expire, or an endpoint leave. Now and then
-//! the agent counts who is left, and writes the difference down in a map of its own.
-//! What is gone from the tables that push nobody out (`FLOWS_MORE`, `CLAIMS`) it removes.
+//! Reconciles quotas with reality. The kernel counts what it inserts into and removes from
+//! `CONNECTIONS`, but it doesn't notice when a connection expires or an endpoint goes away. From
+//! time to time the agent counts what is left and writes the difference into a map of its own. It
+//! also removes dead entries from the tables that don't evict any (`CONN_OVERFLOW`, `CLAIMS`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringfence_ebpf::abi::{Addr, Claim, Endpoint, Flow, FlowKey, Quota};
+use ringfence_ebpf::abi::{Addr, Claim, Connection, ConnectionKey, Endpoint, Quota};
 use ringfence_ebpf::conntrack::{self, Clock};
 
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::maps::{Maps, Table as _, entries, map_error};
 use super::{Datapath, buckets};
 
-/// Flows that an endpoint keeps before it is worth while to see which of them
-/// are left: counting them reads all flows of the node.
+/// Number of connections of an endpoint from which it is worth checking which of them are left:
+/// counting them reads all connections of the node.
 const MANY: u32 = Quota::REPLIED / 2;
-/// How many more it must have put in since the last look, unless it is full.
+/// How many more it must have added since the last check, unless its quota is used up.
 const MORE: u32 = Quota::REPLIED / 8;
-/// Between two looks: a change of policy must not wait for one each time.
+/// Interval between checks: a policy change must not wait for one each time.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// What the last look found.
+/// Results of the last check.
 #[derive(Default)]
 pub(super) struct Settled {
     at: Option<Instant>,
@@ -30,19 +31,19 @@ pub(super) struct Settled {
 }
 
 impl Datapath {
-    /// Takes expired flows off the quotas that have grown. Costs a read per
-    /// endpoint, and one of all flows only where a quota has grown much.
-    pub(super) fn settle_quotas(&mut self) -> Result<(), DatapathError> {
+    /// Subtracts expired connections from the quotas that have grown. Costs one read per endpoint;
+    /// all connections are read only if a quota has grown a lot.
+    pub(super) fn reconcile_quotas(&mut self) -> Result<(), DatapathError> {
         if self.settled.at.is_some_and(|at| at.elapsed() < PERIOD) {
             return Ok(());
         }
         self.settled.at = Some(Instant::now());
         let mut grown = Vec::new();
         let before = std::mem::take(&mut self.settled.replied);
-        let seated: Vec<(u32, Endpoint)> = self.endpoints.seated();
-        // All of them together have the quota of an endpoint that there isn't.
+        let occupied: Vec<(u32, Endpoint)> = self.endpoints.occupied();
+        // The quota of all endpoints together is stored under an endpoint that doesn't exist.
         let all = (Quota::NODE, Endpoint::default());
-        for (slot, endpoint) in seated.iter().copied().chain([all]) {
+        for (slot, endpoint) in occupied.iter().copied().chain([all]) {
             let quota = self.maps.quota(slot)?;
             let last = before.get(&endpoint.id).copied();
             if let Some(last) = last {
@@ -53,8 +54,8 @@ impl Datapath {
             }
         }
         let clock = self.clock()?;
-        let there = seated.iter().map(|(_, endpoint)| endpoint.id).collect();
-        collect_flows(&mut self.maps, &there, clock)?;
+        let there = occupied.iter().map(|(_, endpoint)| endpoint.id).collect();
+        collect_connections(&mut self.maps, &there, clock)?;
         collect_claims(&mut self.maps, &there)?;
         if grown.is_empty() {
             return Ok(());
@@ -72,36 +73,36 @@ impl Datapath {
     }
 }
 
-/// Removes what lies in `FLOWS_MORE` for nobody: that table pushes nothing out. A flow
-/// that comes to life again between the look and the removal is decided anew.
-fn collect_flows(
+/// Removes entries from `CONN_OVERFLOW` that are no longer of use, since that table evicts
+/// nothing. A connection that revives between check and removal is decided again.
+fn collect_connections(
     maps: &mut Maps,
     there: &BTreeSet<u32>,
     clock: Clock,
 ) -> Result<(), DatapathError> {
-    for (key, flow) in entries("FLOWS_MORE", &maps.flows_more)? {
-        if conntrack::expired(&flow, clock) || !there.contains(&key.endpoint) {
-            maps.flows_more
+    for (key, connection) in entries(MapName::ConnOverflow, &maps.conn_overflow)? {
+        if conntrack::expired(&connection, clock) || !there.contains(&key.endpoint) {
+            maps.conn_overflow
                 .take(&key)
-                .map_err(|error| map_error("removing from", "FLOWS_MORE", &error))?;
+                .map_err(|error| map_error("removing from", MapName::ConnOverflow, &error))?;
         }
     }
     Ok(())
 }
 
-/// Removes the claims of endpoints that have left. Whoever claims such an address at
-/// that very moment may have to claim it once more.
+/// Removes the claims of endpoints that are gone. An endpoint that claims such an address at the
+/// same moment may have to claim it again.
 fn collect_claims(maps: &mut Maps, there: &BTreeSet<u32>) -> Result<(), DatapathError> {
-    let claims = entries("CLAIMS", &maps.claims)?;
+    let claims = entries(MapName::Claims, &maps.claims)?;
     for addr in left(claims, there) {
         maps.claims
             .take(&addr)
-            .map_err(|error| map_error("removing from", "CLAIMS", &error))?;
+            .map_err(|error| map_error("removing from", MapName::Claims, &error))?;
     }
     Ok(())
 }
 
-/// Addresses that endpoints which have left had claimed.
+/// Returns the addresses claimed by endpoints that are gone.
 fn left(claims: Vec<(Addr, Claim)>, there: &BTreeSet<u32>) -> Vec<Addr> {
     let left = |(_, claim): &(Addr, Claim)| !there.contains(&claim.endpoint);
     claims
@@ -111,26 +112,30 @@ fn left(claims: Vec<(Addr, Claim)>, there: &BTreeSet<u32>) -> Vec<Addr> {
         .collect()
 }
 
-/// Whether a quota of this endpoint counts so many flows, and so many more than
-/// at the last look, that it is worth while to see which of them are left.
+/// Reports whether an endpoint's quota counts so many connections, and so many more than at the
+/// last check, that it is worth checking which of them are left.
 fn has_grown(quota: &Quota, endpoint: &Endpoint, gone: u32, last: Option<u32>) -> bool {
-    let counts = |flows: u32, least| (least..u32::MAX / 2).contains(&flows);
+    let counts = |connections: u32, least| (least..u32::MAX / 2).contains(&connections);
     let kept = quota.replied.wrapping_sub(gone);
     let more = last.is_none_or(|last| counts(quota.replied.wrapping_sub(last), MORE));
     let full = match endpoint.id {
-        // That of all together: from here on some may get less than they could have.
+        // The quota of all together: above this, some endpoints may get less than their own quota.
         0 => Quota::ALL_REPLIED / 2,
         _ => Quota::REPLIED,
     };
     quota.endpoint == endpoint.id && (counts(kept, full) || counts(kept, MANY) && more)
 }
 
-/// Live flows by endpoint id, of endpoints that are there: the kernel takes the ways
-/// of others.
-fn live(flows: Vec<(FlowKey, Flow)>, there: &BTreeSet<u32>, clock: Clock) -> BTreeMap<u32, u32> {
+/// Returns the number of live connections by endpoint id. Endpoints that are gone are left out:
+/// the kernel reuses the ways of their connections.
+fn live(
+    connections: Vec<(ConnectionKey, Connection)>,
+    there: &BTreeSet<u32>,
+    clock: Clock,
+) -> BTreeMap<u32, u32> {
     let mut live = BTreeMap::new();
-    for (key, flow) in flows {
-        if !conntrack::expired(&flow, clock) && there.contains(&key.endpoint) {
+    for (key, connection) in connections {
+        if !conntrack::expired(&connection, clock) && there.contains(&key.endpoint) {
             *live.entry(key.endpoint).or_default() += 1;
         }
     }
@@ -142,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_that_counts_few_flows_or_is_anothers_is_left_alone() {
+    fn a_quota_that_counts_few_connections_or_is_anothers_is_left_alone() {
         let endpoint = Endpoint {
             id: 7,
             ..Endpoint::default()
@@ -171,28 +176,31 @@ mod tests {
     }
 
     #[test]
-    fn flows_past_their_timeout_and_those_of_endpoints_that_left_are_gone() {
-        let flow = |last_seen| Flow {
+    fn connections_past_their_timeout_and_those_of_endpoints_that_left_are_gone() {
+        let connection = |last_seen| Connection {
             last_seen,
             timeout: 30,
-            ..Flow::EMPTY
+            ..Connection::EMPTY
         };
-        let key = |endpoint| FlowKey {
+        let key = |endpoint| ConnectionKey {
             endpoint,
-            ..FlowKey::default()
+            ..ConnectionKey::default()
         };
         let clock = Clock {
             now: 10_000,
             second: 100,
         };
-        let flows = vec![
-            (key(1), flow(7_000)),
-            (key(1), flow(6_999)),
-            (key(2), flow(10_001)),
-            (key(3), flow(10_001)),
+        let connections = vec![
+            (key(1), connection(7_000)),
+            (key(1), connection(6_999)),
+            (key(2), connection(10_001)),
+            (key(3), connection(10_001)),
         ];
         let there = BTreeSet::from([1, 2]);
-        assert_eq!(live(flows, &there, clock), BTreeMap::from([(1, 1), (2, 1)]));
+        assert_eq!(
+            live(connections, &there, clock),
+            BTreeMap::from([(1, 1), (2, 1)])
+        );
     }
 
     #[test]

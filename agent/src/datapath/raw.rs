@@ -1,4 +1,4 @@
-//! An element of which only the beginning is known: aya reads elements of one size.
+//! Reads elements of which only the beginning is known: aya only reads elements of one size.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -8,13 +8,14 @@ use aya::maps::{MapData, MapInfo, MapType};
 use nix::libc;
 use ringfence_ebpf::abi::Plain;
 
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::maps::map_error;
 
 /// `BPF_MAP_LOOKUP_ELEM` (linux/bpf.h).
 const LOOKUP: libc::c_int = 1;
 
-/// The part of `union bpf_attr` that a lookup takes (linux/bpf.h).
+/// The part of `union bpf_attr` that a lookup uses (linux/bpf.h).
 #[repr(C)]
 struct Lookup {
     map_fd: u32,
@@ -24,23 +25,23 @@ struct Lookup {
     flags: u64,
 }
 
-/// A pinned array whose elements begin with a `T`, and may go on.
+/// A pinned array whose elements start with a `T` and may be longer.
 pub(super) struct Heads {
     data: MapData,
     entries: u32,
-    name: &'static str,
+    name: MapName,
     element: Vec<u8>,
 }
 
 impl Heads {
-    /// Opens one whose elements have so many bytes at least; what they lack of a `T` reads
-    /// as zero. None if it isn't there, or is no such array.
+    /// Opens an array whose elements have at least `least` bytes; missing bytes of a `T` read as
+    /// zero. None if it doesn't exist or isn't such an array.
     pub(super) fn open<T: Plain>(
         folder: &Path,
-        name: &'static str,
+        name: MapName,
         least: usize,
     ) -> Result<Option<Self>, DatapathError> {
-        let path = folder.join(name);
+        let path = folder.join(name.as_str());
         if !path.exists() {
             return Ok(None);
         }
@@ -54,17 +55,17 @@ impl Heads {
             data: MapData::from_pin(&path).map_err(failed)?,
             entries: info.max_entries(),
             name,
-            // What the kernel writes: whole words.
+            // The kernel writes whole words.
             element: vec![0; size.max(size_of::<T>()).next_multiple_of(8)],
         }))
     }
 
-    /// How many elements there are.
+    /// Returns the number of elements.
     pub(super) const fn len(&self) -> u32 {
         self.entries
     }
 
-    /// How the element at `index` begins.
+    /// Reads the beginning of the element at `index`.
     pub(super) fn get<T: Plain>(&mut self, index: u32) -> Result<T, DatapathError> {
         self.look_up(index).map_err(|error| DatapathError::Map {
             operation: "reading",
@@ -73,7 +74,8 @@ impl Heads {
         })?;
         let element: *const T = self.element.as_ptr().cast();
         assert!(self.element.len() >= size_of::<T>(), "opened for another");
-        // SAFETY: so many bytes are there, and `Plain` promises that any are a `T`.
+        // SAFETY: the assertion checked the length, and `Plain` guarantees that any bytes are a
+        // `T`.
         Ok(unsafe { element.read_unaligned() })
     }
 
@@ -85,8 +87,8 @@ impl Heads {
             value: self.element.as_mut_ptr().expose_provenance() as u64,
             flags: 0,
         };
-        // SAFETY: the kernel reads `attr` and a key of four bytes, as every array has, and
-        // writes one value, for which `element` has room: `open` asked for its size.
+        // SAFETY: the kernel reads `attr` and a key of four bytes, as every array has, and writes
+        // one value, for which `element` has room: `open` queried its size.
         let result =
             unsafe { libc::syscall(libc::SYS_bpf, LOOKUP, &raw const attr, size_of::<Lookup>()) };
         if result < 0 {

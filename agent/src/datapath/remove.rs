@@ -1,4 +1,4 @@
-//! `ringfence uninstall`: every trace, links and filters first.
+//! `ringfence uninstall`: removes every trace, links and filters first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use super::error::DatapathError;
 use super::lock::Lock;
 use super::{predecessors, preflight};
 
-/// What was removed.
+/// Number of removed objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Removed {
-    /// Pinned links: with the last reference to one its program is detached.
+    /// Pinned links: removing the last reference to a link detaches its program.
     pub links: usize,
     /// Filters on clsact qdiscs.
     pub filters: usize,
@@ -22,17 +22,17 @@ pub struct Removed {
     pub maps: usize,
 }
 
-/// Removes all pins of every ABI version below the pin directory, and the
-/// directory itself. Nothing there is fine.
+/// Removes all pins of every ABI version below the pin directory, and the directory itself. A
+/// missing directory isn't an error.
 ///
 /// # Errors
-/// Names the file that couldn't be removed; what could be is gone.
+/// Names the file that couldn't be removed; earlier removals persist.
 pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
     let mut removed = Removed::default();
     if !pin_dir.exists() {
         return Ok(removed);
     }
-    // On any other filesystem these would be somebody's files.
+    // On any other filesystem these files would belong to somebody else.
     preflight::bpffs(pin_dir)?;
     for (_, version) in predecessors::versions(pin_dir)? {
         let _lock = Lock::take(&version)?;
@@ -58,7 +58,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DatapathError> {
         }
         fs::remove_dir(&version).map_err(|error| file("removing", &version, error))?;
     }
-    // Only if it is ours alone: the mount point itself can't go.
+    // Only if the directory is ours alone: a mount point can't be removed.
     if list(pin_dir)?.is_empty() {
         let _ = fs::remove_dir(pin_dir);
     }
@@ -71,8 +71,8 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {
         .map_err(|error| file("listing", folder, error))
 }
 
-/// Removes a pinned link. The kernel detaches in the background when a pin was
-/// the last reference, but at once when that was a descriptor.
+/// Removes a pinned link. The kernel detaches asynchronously if the last reference was a pin, but
+/// synchronously if it was a descriptor.
 fn detach(path: &Path) -> Result<(), DatapathError> {
     let held = PinnedLink::from_pin(path);
     delete(path)?;

@@ -1,5 +1,5 @@
-//! Running a hook without a wire (`BPF_PROG_TEST_RUN`), for tests and benches:
-//! the loaded program, over the maps that are in force.
+//! Runs a hook without traffic (`BPF_PROG_TEST_RUN`), for tests and benches: the loaded program on
+//! the maps in force.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use super::{Datapath, load};
 /// `TC_ACT_SHOT` (linux/pkt_cls.h).
 const SHOT: u32 = 2;
 
-/// What a run gave.
+/// Result of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// Whether the frame passes to the next program.
     pub passes: bool,
-    /// Mean time of one run, with the kernel's own loop.
+    /// Mean time of one run, measured by the kernel's own loop.
     pub duration: Duration,
 }
 
 impl Datapath {
-    /// Runs a hook on a frame (at least an Ethernet header) as if it came by on
-    /// `ifindex`, an interface of the caller's network namespace.
+    /// Runs a hook on a frame (at least an Ethernet header) as if it passed through `ifindex`, an
+    /// interface of the caller's network namespace.
     ///
-    /// `ingress_ifindex` 0 is this node's own traffic; what came in by a device was
-    /// `seen` there by a hook, or wasn't. The tag and the VLAN fields can't be set this
-    /// way. Linux 5.10 (context of test runs).
+    /// An `ingress_ifindex` of 0 means this node's own traffic; otherwise `seen` is whether a hook
+    /// saw the packet come in on that device. The tag and the VLAN fields can't be set this way.
+    /// Requires Linux 5.10 (context of test runs).
     ///
     /// # Errors
-    /// If the kernel refuses frame or interface.
+    /// Fails if the kernel rejects the frame or the interface.
     pub fn run(
         &mut self,
         hook: Hook,

@@ -1,35 +1,35 @@
-//! What people and programs are shown of endpoints.
+//! Endpoints as they are displayed.
 
-use ringfence_ebpf::abi::World;
+use ringfence_ebpf::abi::Buffer;
 use ringfence_policy::index::PodKey;
 use serde::Serialize;
 
 use super::endpoints::{Endpoints, addresses};
 use super::links::Links;
 use super::names::Names;
-use super::seat::{Side, side, word};
+use super::occupant::{Side, side, word};
 use crate::runtime::FoundBy;
 
-/// Why an endpoint without a pod is listed.
+/// Reason shown for an endpoint without a pod.
 const GONE: &str = "gone: its object is deleted or has finished, and its interface is still there";
-/// Why one whose pod isn't known is listed under its pinned policy.
+/// Reason shown for an endpoint under its pinned policy whose pod isn't known.
 const UNSEEN: &str = "its pod isn't known yet; what was in force before this agent is in force";
 
 /// One endpoint, for `ringfence endpoints`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct EndpointState {
-    /// The pod; the last one whose it was if that is gone; none if this agent hasn't seen it.
+    /// The pod, or the last known pod if that is gone; none if this agent hasn't seen it.
     pub pod: Option<PodKey>,
-    /// Its pod is gone, and its interface isn't.
+    /// Whether its pod is gone while its interface still exists.
     pub gone: bool,
-    /// What is odd about it, if anything is.
+    /// What is unusual about it, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
     /// `namespace/service`.
     pub workload: String,
     /// Endpoint id, never reused.
     pub id: u32,
-    /// Slot, which is its tag.
+    /// Slot, which is also its tag.
     pub slot: u32,
     /// Index of the host-side device.
     pub ifindex: u32,
@@ -37,50 +37,49 @@ pub struct EndpointState {
     pub interface: String,
     /// The pod's addresses.
     pub addresses: Vec<std::net::IpAddr>,
-    /// What told that the device is the pod's.
+    /// The source of the information that the device belongs to the pod.
     pub found_by: FoundBy,
-    /// `open`, `audit`, `enforce`, `quarantine` or `closed` (its pod is gone,
-    /// its interface isn't). In an agent that audits all but `open` is `audit`.
+    /// `open`, `audit`, `enforce`, `quarantine` or `closed` (its pod is gone, its interface
+    /// isn't). In an agent in audit mode, everything but `open` is shown as `audit`.
     pub ingress: &'static str,
     /// The same for packets from the pod.
     pub egress: &'static str,
-    /// Whether both programs are attached, first in their chains, when that was
-    /// last looked at.
+    /// Whether both programs were attached, first in their chains, when last checked.
     pub attached: bool,
-    /// Filters of others on the device's clsact qdisc, as in `ingress bpf NAME
-    /// (priority 2)`. They run after both programs; one that returns OK makes
-    /// later packets look as if they came from no pod of this node.
+    /// Filters of other programs on the device's clsact qdisc, as in `ingress bpf NAME (priority
+    /// 2)`. They run after both programs; if one returns OK, later packets look as if they didn't
+    /// come from a pod of this node.
     pub foreign_filters: Vec<String>,
 }
 
 impl EndpointState {
-    /// Whether it is the present endpoint of a pod, named `namespace/name`.
+    /// Reports whether this is the current endpoint of a pod, named `namespace/name`.
     pub fn is_of(&self, pod: &str) -> bool {
         !self.gone && self.pod.as_ref().is_some_and(|own| own.to_string() == pod)
     }
 }
 
 impl Endpoints {
-    /// For `ringfence endpoints`.
+    /// Returns all endpoints, for `ringfence endpoints`.
     pub(super) fn states(
         &self,
         links: &Links,
         names: &Names,
-        active: World,
+        active: Buffer,
         audits: bool,
     ) -> Vec<EndpointState> {
-        self.seats
+        self.slots
             .iter()
-            .map(|(slot, seat)| {
-                let endpoint = &seat.endpoint;
-                let half = endpoint.worlds[side(active)];
-                let gone = seat.is_left(&half);
-                let word = |side| word(!gone, half.flags, side, audits);
-                let is_known = seat.pod.is_some();
+            .map(|(slot, occupant)| {
+                let endpoint = &occupant.endpoint;
+                let rules = endpoint.rules[side(active)];
+                let gone = occupant.is_left(&rules);
+                let word = |side| word(!gone, rules.flags, side, audits);
+                let is_known = occupant.pod.is_some();
                 EndpointState {
                     ingress: word(Side::INGRESS),
                     egress: word(Side::EGRESS),
-                    pod: seat.pod.as_ref().or(seat.last.as_ref()).cloned(),
+                    pod: occupant.pod.as_ref().or(occupant.last.as_ref()).cloned(),
                     gone,
                     reason: match (gone, is_known) {
                         (true, _) => Some(GONE),
@@ -91,9 +90,9 @@ impl Endpoints {
                     id: endpoint.id,
                     slot: *slot,
                     ifindex: endpoint.ifindex,
-                    interface: seat.name.clone(),
+                    interface: occupant.name.clone(),
                     addresses: addresses(endpoint).collect(),
-                    found_by: seat.by,
+                    found_by: occupant.by,
                     attached: links.attached(endpoint.ifindex),
                     foreign_filters: links.foreign(endpoint.ifindex),
                 }

@@ -1,18 +1,19 @@
-//! Bringing a map to what it should hold, element by element, and knowing at
-//! every moment what it still lacks.
+//! Brings a map up to date element by element, keeping track of what is still missing at every
+//! moment.
 
 use std::collections::BTreeSet;
 
+use super::catalog::MapName;
 use super::error::DatapathError;
 use super::maps::{Table, map_error};
 
-/// Writes the entries that `map` lacks: `key` is a lacking one's in the map,
-/// `wanted` what it should be, if anything. `lacking` follows every single write,
-/// so an error halfway leaves it true and the next try goes on from there.
+/// Writes the entries that are out of date in `map`: `key` is an entry's key in the map, `wanted`
+/// its desired value, if any. `lacking` is updated after every single write, so it stays correct
+/// after an error halfway and the next attempt continues from there.
 ///
-/// Removals come first: they make room.
+/// Removals come first to make room.
 pub(super) fn bring<L, K, V>(
-    name: &'static str,
+    name: MapName,
     map: &mut dyn Table<K, V>,
     lacking: &mut BTreeSet<L>,
     key: impl Fn(&L) -> K,
@@ -52,7 +53,8 @@ mod tests {
         for writes_left in 0..4 {
             let mut lacking: BTreeSet<u32> = [1, 3, 5, 6].into();
             let mut map = Faulty::new(before.clone(), writes_left);
-            bring("TEST", &mut map, &mut lacking, |key| *key, value).expect_err("the fault shows");
+            bring(MapName::Rules, &mut map, &mut lacking, |key| *key, value)
+                .expect_err("the fault shows");
             assert_eq!(lacking.len(), 4 - writes_left);
             assert!(
                 lacking
@@ -60,7 +62,8 @@ mod tests {
                     .all(|key| map.entries.get(key) != wanted.get(key))
             );
             map.heal();
-            bring("TEST", &mut map, &mut lacking, |key| *key, value).expect("the second try works");
+            bring(MapName::Rules, &mut map, &mut lacking, |key| *key, value)
+                .expect("the second try works");
             assert_eq!(map.entries, wanted);
             assert!(lacking.is_empty());
         }

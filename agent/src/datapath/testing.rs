@@ -1,4 +1,4 @@
-//! Maps in memory that refuse their n-th write.
+//! In-memory maps whose n-th write fails.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use aya::maps::MapError;
 
 use super::maps::{Held, Table};
 
-/// A map that shares with others how many writes are left before one fails.
+/// A map that shares with others the number of writes that are left before one fails.
 pub(super) struct Faulty<K, V> {
     pub(super) entries: BTreeMap<K, V>,
     writes_left: Rc<Cell<usize>>,
@@ -26,7 +26,7 @@ impl<K, V> Faulty<K, V> {
         }
     }
 
-    /// From now on no write fails.
+    /// Makes all further writes succeed.
     pub(super) fn heal(&self) {
         self.writes_left.set(usize::MAX);
     }

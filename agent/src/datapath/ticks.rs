@@ -1,4 +1,4 @@
-//! The flows' clock: kernel ticks, which a program reads for nothing.
+//! The connections' clock: kernel ticks, which a program can read at no cost.
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use nix::time::{ClockId, clock_getres};
@@ -7,12 +7,12 @@ use ringfence_ebpf::conntrack::Clock;
 use super::error::{DatapathError, chain};
 use super::{Datapath, load};
 
-/// How fast this kernel ticks (`CONFIG_HZ`).
+/// The tick rate of this kernel (`CONFIG_HZ`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Ticks(u32);
 
 impl Ticks {
-    /// The resolution of the coarse clocks is one tick.
+    /// Derives the rate from the resolution of the coarse clocks, which is one tick.
     pub(super) fn of_this_kernel() -> Result<Self, DatapathError> {
         let error = |message: String| DatapathError::Program {
             operation: "asking how fast the kernel ticks".to_owned(),
@@ -24,7 +24,7 @@ impl Ticks {
         Self::of(nanoseconds).ok_or_else(|| error(format!("one tick is {nanoseconds} ns")))
     }
 
-    /// From the length of a tick, which may be off by its rounding.
+    /// Derives the rate from the length of a tick, which may be rounded.
     const fn of(nanoseconds: u32) -> Option<Self> {
         const SECOND: u32 = 1_000_000_000;
         if nanoseconds == 0 || nanoseconds > SECOND {
@@ -33,17 +33,17 @@ impl Ticks {
         Some(Self((SECOND + nanoseconds / 2) / nanoseconds))
     }
 
-    /// In a second.
+    /// Returns the number of ticks per second.
     pub(super) const fn per_second(self) -> u32 {
         self.0
     }
 }
 
 impl Datapath {
-    /// What the hooks read as the flows' clock now.
+    /// Returns the current time of the connections' clock, as the hooks read it.
     pub(super) fn clock(&mut self) -> Result<Clock, DatapathError> {
         let error = |message| DatapathError::Program {
-            operation: "reading the flows' clock".to_owned(),
+            operation: "reading the connections' clock".to_owned(),
             message,
         };
         load::program(self.links.ebpf(), load::CLOCK)?

@@ -1,4 +1,4 @@
-//! The UDP ports that nodes unpack.
+//! The UDP ports of tunnels that nodes decapsulate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use super::Datapath;
 use super::error::DatapathError;
 
 impl Datapath {
-    /// Puts in force which UDP ports are tunnels', beside those that the programs
-    /// have built in. At once, for every packet: no world needs to be flipped.
+    /// Sets which UDP ports belong to tunnels, in addition to those built into the programs. This
+    /// takes effect at once for every packet, without a flip.
     ///
     /// # Errors
-    /// If the map can't be read or written. Each port is then as it was or as it
-    /// should be, and the next call goes through all of them.
+    /// Fails if the map can't be read or written. Each port is then in its old or its new state,
+    /// and the next call goes through all of them.
     pub fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> Result<(), DatapathError> {
         if self.tunnels.as_ref() == Some(ports) {
             return Ok(());
@@ -30,7 +30,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// The ports that are in force, of a former agent too.
+    /// Returns the ports in force, including those set by an earlier agent.
     ///
     /// # Errors
     /// If the map can't be read.
@@ -47,7 +47,7 @@ impl Datapath {
     }
 }
 
-/// The elements that aren't 0.
+/// Returns the elements that aren't 0.
 fn words(ports: &BTreeSet<u16>) -> BTreeMap<u32, u64> {
     let mut words = BTreeMap::new();
     for port in ports {

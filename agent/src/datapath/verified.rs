@@ -1,5 +1,5 @@
-//! What the verifier said of the programs, for the kernel matrix: how near a
-//! program is to the limit of a million instructions differs from kernel to kernel.
+//! What the verifier reported about the programs, for the kernel matrix: how close a program is to
+//! the limit of a million instructions differs between kernels.
 
 use super::error::{DatapathError, chain};
 use super::{Datapath, load};
@@ -8,18 +8,18 @@ use ringfence_hooks::PROGRAMS;
 /// One loaded program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verified {
-    /// Its name in the object.
+    /// Name of the program in the object.
     pub program: &'static str,
-    /// Instructions that the verifier walked, of 1,000,000 at most
-    /// (`BPF_COMPLEXITY_LIMIT_INSNS`). Linux 5.16; none before.
+    /// Number of instructions that the verifier processed, 1,000,000 at most
+    /// (`BPF_COMPLEXITY_LIMIT_INSNS`). Linux 5.16; none on older kernels.
     pub instructions: Option<u32>,
 }
 
 impl Datapath {
-    /// All programs, loaded.
+    /// Returns all loaded programs.
     ///
     /// # Errors
-    /// If the kernel doesn't tell.
+    /// Fails if the kernel doesn't provide the information.
     pub fn verified(&mut self) -> Result<Vec<Verified>, DatapathError> {
         let ask = |program| {
             let info = load::program(self.links.ebpf(), program)?.info();

@@ -1,17 +1,17 @@
-//! The point after each write of a map at which a build for tests may end.
+//! The point after each map write at which a test build may end the process.
 
-/// Called after each write of a map on the way to a change in force.
+/// Does nothing in a release build; called after each map write that puts a change in force.
 #[cfg(not(feature = "other-policy"))]
 pub(super) const fn written() {}
 
-/// Ends the process where `RINGFENCE_DIE` says so, in the language of the crate `fail`:
-/// `3*off->return` after the fourth write since the file `RINGFENCE_DIE_WITH` is there.
+/// Ends the process as configured by `RINGFENCE_DIE`, in the syntax of the crate `fail`:
+/// `3*off->return` ends it after the fourth write made while the file `RINGFENCE_DIE_WITH` exists.
 #[cfg(feature = "other-policy")]
 pub(super) fn written() {
     use std::path::PathBuf;
     use std::sync::LazyLock;
 
-    /// The file; none if nobody is to die.
+    /// The file; none if the process is not to be ended.
     static WITH: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let actions = std::env::var("RINGFENCE_DIE").ok()?;
         if let Err(error) = fail::cfg("written", &actions) {

@@ -1,58 +1,58 @@
-//! Which device is which pod's, by what the pod runtime recorded: pure.
+//! Decides which device belongs to which pod according to the pod runtime's records: pure.
 //!
-//! A record names the device that the plugin made on the node's side. A pod can take
-//! its own end elsewhere, and can't rename or move the node's.
+//! A record names the device that the plugin created on the node's side. A pod can move its own
+//! end elsewhere, but can't rename or move the node's end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Discovery, Exempt, Sandbox as Known, Unguarded, Wanted};
+use super::{Discovery, Exempt, Sandbox as Known, Sought, Unguarded};
 use crate::datapath::{Interface, Others, Stranger};
 use crate::runtime::Sandbox;
 use ringfence_netlink::Link;
 
-/// What became of the namespace that a sandbox was made with.
+/// State of the namespace that a sandbox was created with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// Its file names none any longer: the sandbox is gone, whatever is on record.
+pub enum NamespaceState {
+    /// Its file no longer names a namespace: the sandbox is gone, whatever the record says.
     Gone,
-    /// The record names no file that can be looked at.
+    /// The record names no file that can be checked.
     Unnamed,
-    /// It is there, under this id if a device of the node leads into it.
+    /// It exists; the id is present if a device of the node leads into it.
     There(Option<i32>),
 }
 
-/// Why a sandbox has no device, and what that says of the sandbox.
+/// What the lack of a device implies for the sandbox, and the reason for it.
 type Why = (Known, String);
 
-/// A sandbox and where it is.
+/// A sandbox and the state of its namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Located {
-    /// What the runtime says.
+    /// The sandbox according to the runtime.
     pub sandbox: Sandbox,
-    /// What the kernel says of its namespace.
-    pub place: Place,
+    /// The state of its namespace according to the kernel.
+    pub place: NamespaceState,
 }
 
-/// All that is known from the node's side.
+/// Everything known on the node's side.
 pub struct Seen<'a> {
     /// The node's devices.
     pub host: &'a [Link],
     /// Sandboxes, the newest last.
     pub sandboxes: &'a [Located],
-    /// Ids of the namespaces that runtimes name.
+    /// Ids of the namespaces named by runtimes.
     pub namespaces: &'a BTreeSet<i32>,
-    /// Whether more of them are named, and couldn't be looked at.
+    /// Whether some of the named namespaces couldn't be checked.
     pub partial: bool,
-    /// What was bound last.
+    /// The interfaces bound by the last call.
     pub known: &'a [Interface],
-    /// The MAC of the other end of a device, where no record has it.
+    /// Returns the MAC of the other end of a device, used if no record has it.
     pub mac: &'a dyn Fn(&Link) -> Option<[u8; 6]>,
 }
 
 impl<'a> Seen<'a> {
-    /// Binds each wanted pod to its device; every other one that leads into a sandbox
-    /// is a stranger's.
-    pub fn bind(&self, wanted: &[Wanted], exempt: &Exempt) -> Discovery {
+    /// Binds each wanted pod to its device; any other device that leads into a sandbox is a
+    /// stranger.
+    pub fn bind(&self, wanted: &[Sought], exempt: &Exempt) -> Discovery {
         let devices = self.devices();
         let mut discovery = Discovery::default();
         for pod in wanted {
@@ -74,38 +74,38 @@ impl<'a> Seen<'a> {
         discovery
     }
 
-    /// The device of each sandbox that is there, or why it has none.
+    /// Returns the device of each sandbox that exists, or why it has none.
     fn devices(&self) -> Vec<Result<&'a Link, Why>> {
         let exact: Vec<Option<&'a Link>> =
             self.sandboxes.iter().map(|one| self.exact(one)).collect();
         let taken: BTreeSet<u32> = exact.iter().flatten().map(|link| link.index).collect();
         let each = self.sandboxes.iter().zip(&exact);
         each.map(|(one, exact)| match (one.place, exact) {
-            (Place::Gone, _) => Err((Known::Gone, "its sandbox has gone".to_owned())),
+            (NamespaceState::Gone, _) => Err((Known::Gone, "its sandbox has gone".to_owned())),
             (_, Some(link)) => Ok(*link),
             (..) => self.near(one, &taken),
         })
         .collect()
     }
 
-    /// The device that is both on record and leads into the sandbox.
+    /// Returns the device that is on record and also leads into the sandbox.
     fn exact(&self, one: &Located) -> Option<&'a Link> {
-        let Place::There(Some(id)) = one.place else {
+        let NamespaceState::There(Some(id)) = one.place else {
             return None;
         };
         self.named(&one.sandbox.devices)
             .find(|link| link.peer_netns == Some(id))
     }
 
-    /// A device that only one of both says: the record, where the pod has taken its end
-    /// elsewhere or its namespace can't be looked at; or the kernel, where plugins say
-    /// nothing of devices.
+    /// Returns a device supported by only one of the two: by the record, if the pod has moved its
+    /// end elsewhere or its namespace can't be checked; or by the kernel, if the plugin doesn't
+    /// record devices.
     fn near(&self, one: &Located, taken: &BTreeSet<u32>) -> Result<&'a Link, Why> {
         let named = self.named(&one.sandbox.devices);
         let named = named.filter(|link| !taken.contains(&link.index));
-        // Names come again: one that leads into another sandbox is that one's by now.
+        // Names are reused: a device that leads into another sandbox belongs to that sandbox.
         let elsewhere = |id: &i32| self.namespaces.contains(id);
-        let is_there = one.place != Place::Unnamed;
+        let is_there = one.place != NamespaceState::Unnamed;
         let mut named =
             named.filter(|link| !is_there || !link.peer_netns.as_ref().is_some_and(elsewhere));
         if let Some(link) = named.next() {
@@ -115,7 +115,7 @@ impl<'a> Seen<'a> {
             let none = "no device of the node leads into its sandbox";
             (Known::NotFound, none.to_owned())
         };
-        let Place::There(Some(id)) = one.place else {
+        let NamespaceState::There(Some(id)) = one.place else {
             return Err(none());
         };
         let leads = |link: &&Link| {
@@ -146,7 +146,7 @@ impl<'a> Seen<'a> {
         self.veths().filter(|link| names.contains(&link.name))
     }
 
-    fn interface(&self, pod: &Wanted, devices: &[Result<&Link, Why>]) -> Result<Interface, Why> {
+    fn interface(&self, pod: &Sought, devices: &[Result<&Link, Why>]) -> Result<Interface, Why> {
         let own = self.sandboxes.iter().zip(devices).rev();
         let mut own = own.filter(|(one, _)| is_of(&one.sandbox, pod));
         let before = self.known.iter().find(|known| known.pod == pod.pod);
@@ -172,7 +172,7 @@ impl<'a> Seen<'a> {
                 (Known::NotFound, none.to_owned())
             }
         };
-        // A record may go before the device does, and a runtime may fall silent.
+        // A record may be removed before the device, and a runtime may stop answering.
         let kept = before.and_then(|known| {
             let link = self.veths().find(|link| link.index == known.ifindex)?;
             (link.name == known.name).then(|| known.clone())
@@ -180,8 +180,8 @@ impl<'a> Seen<'a> {
         kept.ok_or(reason)
     }
 
-    /// No device is two pods': a record that is certain of its own stands first, then
-    /// the order of pods.
+    /// Ensures that no device belongs to two pods: a pod whose own record is certain takes
+    /// precedence, then the order of pods decides.
     fn part_from_doubles(&self, discovery: &mut Discovery) {
         let mut owners: BTreeMap<u32, usize> = BTreeMap::new();
         let all = &discovery.interfaces;
@@ -207,8 +207,9 @@ impl<'a> Seen<'a> {
         });
     }
 
-    /// The devices of which it is known whether they lead into a sandbox. While namespaces
-    /// can't be looked at, one that leads elsewhere may lead into one of those.
+    /// Returns the devices for which it is known whether they lead into a sandbox. While some
+    /// namespaces can't be checked, a device that leads to an unnamed namespace may lead into one
+    /// of those.
     fn judged(&self) -> BTreeSet<u32> {
         let known = |link: &&Link| {
             let is_named = link
@@ -223,7 +224,7 @@ impl<'a> Seen<'a> {
             .collect()
     }
 
-    /// The devices that lead into a sandbox and are no wanted pod's.
+    /// Returns the devices that lead into a sandbox and belong to no wanted pod.
     fn strangers(
         &self,
         devices: &[Result<&Link, Why>],
@@ -237,7 +238,10 @@ impl<'a> Seen<'a> {
                 records.insert(link.index, &one.sandbox);
             }
         }
-        let others = self.sandboxes.iter().filter(|one| one.place != Place::Gone);
+        let others = self
+            .sandboxes
+            .iter()
+            .filter(|one| one.place != NamespaceState::Gone);
         let others: BTreeSet<&String> = others.flat_map(|one| &one.sandbox.others).collect();
         let leads = |link: &&Link| {
             let leads = link
@@ -263,8 +267,8 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// Whether a sandbox is a pod's: by UID, by name alone where none is on record.
-fn is_of(sandbox: &Sandbox, wanted: &Wanted) -> bool {
+/// Reports whether a sandbox belongs to a pod: by UID, or by name alone if no UID is recorded.
+fn is_of(sandbox: &Sandbox, wanted: &Sought) -> bool {
     let pod = &wanted.pod;
     let names = sandbox.namespace == pod.namespace && sandbox.name == pod.name;
     names && sandbox.uid.as_ref().is_none_or(|uid| *uid == wanted.uid)

@@ -6,7 +6,7 @@ use super::*;
 use crate::runtime::FoundBy;
 use ringfence_netlink::LinkLayerType;
 
-/// A device of the node that leads into a namespace.
+/// Returns a device of the node that leads into a namespace.
 fn veth(index: u32, netns: i32) -> Link {
     Link {
         index,
@@ -20,8 +20,8 @@ fn veth(index: u32, netns: i32) -> Link {
     }
 }
 
-fn wanted(name: &str, uid: &str) -> Wanted {
-    Wanted {
+fn wanted(name: &str, uid: &str) -> Sought {
+    Sought {
         ends: false,
         pod: PodKey {
             namespace: "shop".into(),
@@ -33,7 +33,7 @@ fn wanted(name: &str, uid: &str) -> Wanted {
     }
 }
 
-/// The sandbox of a pod, in namespace `id` by device `veth{index}`.
+/// Returns the sandbox of a pod, in namespace `id` by device `veth{index}`.
 fn sandbox(name: &str, uid: &str, id: i32, index: u32) -> Located {
     Located {
         sandbox: Sandbox {
@@ -50,23 +50,23 @@ fn sandbox(name: &str, uid: &str, id: i32, index: u32) -> Located {
             by: FoundBy::CniCache,
             open: false,
         },
-        place: Place::There(Some(id)),
+        place: NamespaceState::There(Some(id)),
     }
 }
 
-fn bind(wanted: &[Wanted], host: &[Link], sandboxes: &[Located]) -> Discovery {
+fn bind(wanted: &[Sought], host: &[Link], sandboxes: &[Located]) -> Discovery {
     bind_knowing(wanted, host, sandboxes, &[], &Exempt::default())
 }
 
 fn bind_knowing(
-    wanted: &[Wanted],
+    wanted: &[Sought],
     host: &[Link],
     sandboxes: &[Located],
     known: &[Interface],
     exempt: &Exempt,
 ) -> Discovery {
     let ids = sandboxes.iter().filter_map(|one| match one.place {
-        Place::There(id) => id,
+        NamespaceState::There(id) => id,
         _ => None,
     });
     let namespaces: BTreeSet<i32> = ids.chain([90, 91]).collect();
@@ -130,28 +130,29 @@ fn without_a_mac_on_record_the_other_end_is_asked_once() {
 
 #[test]
 fn a_pod_that_takes_its_end_elsewhere_keeps_its_device() {
-    // Into a namespace of its own making, which no runtime names.
+    // It was moved into a namespace that the pod created itself, which no runtime names.
     let found = bind(
         &[wanted("a", "u1")],
         &[veth(7, 44)],
         &[sandbox("a", "u1", 1, 7)],
     );
     assert_eq!(bound(&found), [("u1", 7)]);
-    // Nothing of the node leads into its sandbox any longer.
+    // No device of the node leads into its sandbox any longer.
     let mut alone = sandbox("a", "u1", 1, 7);
-    alone.place = Place::There(None);
+    alone.place = NamespaceState::There(None);
     let found = bind(&[wanted("a", "u1")], &[veth(7, 44)], &[alone]);
     assert_eq!(bound(&found), [("u1", 7)]);
 }
 
 #[test]
 fn a_device_name_that_comes_again_is_the_newer_sandboxs() {
-    // Calico names devices by pod: the sandbox before has the same one on record.
+    // Calico names devices by pod: the previous sandbox has the same device on record.
     let old = sandbox("a", "u0", 1, 7);
     let new = sandbox("a", "u1", 2, 7);
     let found = bind(&[wanted("a", "u1")], &[veth(7, 2)], &[old.clone(), new]);
     assert_eq!(bound(&found), [("u1", 7)]);
-    // Before the new one is on record it is nobody's, in particular not the old one's.
+    // Until the new sandbox is on record the device belongs to no pod, least of all to the old
+    // one.
     let mut elsewhere = veth(7, 2);
     elsewhere.peer_netns = Some(90);
     let found = bind(&[wanted("a", "u0")], &[elsewhere], &[old]);
@@ -162,7 +163,7 @@ fn a_device_name_that_comes_again_is_the_newer_sandboxs() {
 #[test]
 fn a_sandbox_whose_namespace_is_gone_has_no_device_whatever_is_on_record() {
     let mut gone = sandbox("a", "u1", 1, 7);
-    gone.place = Place::Gone;
+    gone.place = NamespaceState::Gone;
     let found = bind(&[wanted("a", "u1")], &[veth(7, 44)], &[gone]);
     assert_eq!(bound(&found), []);
     assert!(found.unguarded[0].reason.contains("gone"), "{found:?}");
@@ -213,7 +214,7 @@ fn where_no_device_is_on_record_the_only_one_that_leads_there_is_taken() {
         found.unguarded[0].reason.contains("veth7, veth8"),
         "{found:?}"
     );
-    // A further interface is on record, and so is none of both.
+    // veth8 is on record as an additional interface, so only veth7 can be the first.
     bare.sandbox.others = vec!["veth8".into()];
     let found = bind(&pods, &[veth(7, 1), veth(8, 1)], &[bare]);
     assert_eq!(bound(&found), [("u1", 7)]);
@@ -251,7 +252,7 @@ fn while_the_runtime_is_silent_bindings_stay_and_nobody_gets_a_new_one() {
     assert_eq!(bound(&found), [("u1", 7)]);
     assert_eq!(found.unguarded[0].pod.uid, "u2");
     assert_eq!(strange(&found), [(8, true)]);
-    // The device went, and another has its index.
+    // The device was replaced by another one with the same index.
     let mut other = veth(7, 1);
     other.name = "veth70".into();
     let found = bind_knowing(&pods, &[other], &[], &known, &Exempt::default());

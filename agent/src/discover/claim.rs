@@ -1,18 +1,18 @@
-//! Which pod gets which device where several show up on one: pure.
+//! Assigns devices to pods if several pods appear on one device: pure.
 //!
-//! A pod that may configure its own interface can put any address on it, also
-//! one of another pod. What it can't do is to take its own address off another's
-//! device, so a pod that has its own device left never loses it here.
+//! A pod that may configure its own interface can put any address on it, including another pod's.
+//! But it can't remove its own address from another pod's device, so a pod that has its own device
+//! left never loses it here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Gives each device to one contender at most and each contender one device at
-/// most, to as many as can be. `wishes` lists each contender's devices, best
-/// first; the answer maps devices to contenders.
+/// Assigns at most one device to each contender and at most one contender to each device, to as
+/// many contenders as possible. `wishes` lists each contender's devices, best first; the result
+/// maps devices to contenders.
 ///
-/// As many as can be is what keeps impostors out: whoever has one possible
-/// device alone gets it, and so does a group of pods that has just as many
-/// devices as it has members, whatever addresses they swap among themselves.
+/// Maximizing the number is what keeps impostors out: a contender with only one possible device
+/// gets it, and so does a group of pods with exactly as many devices as members, whatever
+/// addresses they swap among themselves.
 pub(super) fn assign(wishes: &[Vec<u32>]) -> BTreeMap<u32, usize> {
     let mut owners = BTreeMap::new();
     for contender in 0..wishes.len() {
@@ -21,7 +21,7 @@ pub(super) fn assign(wishes: &[Vec<u32>]) -> BTreeMap<u32, usize> {
     owners
 }
 
-/// Finds a place for one more contender; the others move up where they can.
+/// Finds a device for one more contender, moving others to different devices where possible.
 fn settle(
     contender: usize,
     wishes: &[Vec<u32>],

@@ -1,5 +1,5 @@
-//! Discovery by the pod runtime's records: nothing is read inside a pod's namespace but
-//! the MAC of a device whose plugin recorded none.
+//! Discovery by the pod runtime's records: nothing is read inside a pod's namespace except the MAC
+//! of a device whose plugin recorded none.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use ringfence_policy::index;
 
-use super::bind::{Located, Place, Seen};
-use super::{DiscoverError, Discovery, Exempt, Finder, Wanted, files};
+use super::bind::{Located, NamespaceState, Seen};
+use super::{DiscoverError, Discovery, Exempt, Finder, Sought, files};
 use crate::datapath::Interface;
 use crate::failure::one_line;
 use crate::runtime::cri::Cri;
@@ -32,23 +32,23 @@ pub struct Records {
     cache: Cache,
     cri: Option<Cri>,
     exempt: Exempt,
-    /// What the runtime said last.
+    /// The last answer of the runtime.
     sandboxes: Vec<Sandbox>,
-    /// What of its records can't be used.
+    /// Records that can't be used.
     faults: Vec<String>,
 }
 
-/// The namespaces that are named by files, by the files' names.
+/// The namespaces named by files, by file name.
 struct Namespaces {
-    /// None of those into which no device of the node leads.
+    /// The id is none for namespaces into which no device of the node leads.
     by_name: BTreeMap<String, Option<i32>>,
-    /// Names of files that couldn't be looked at.
+    /// Names of files that couldn't be checked.
     unread: BTreeSet<String>,
     skipped: Vec<String>,
 }
 
 impl Records {
-    /// Discovery by what an agent with these settings is to look at.
+    /// Creates the discovery for an agent with these settings.
     pub fn new(settings: &Settings) -> Self {
         Self {
             netns_dir: settings.netns_dir.clone(),
@@ -80,13 +80,14 @@ impl Finder for Records {
             .extend(self.plugin.iter().flat_map(plugin::Records::faults));
         merge(&mut self.sandboxes, results.sandboxes.iter());
         if let Some(cri) = &mut self.cri {
-            // Beside the records: what it said before counts until it answers again.
+            // This supplements the records: the last answer stays valid until the runtime answers
+            // again.
             let asked = cri.look();
             self.faults
                 .extend(asked.err().map(|error| one_line(&error)));
             merge(&mut self.sandboxes, cri.sandboxes());
         }
-        // Whose namespace is gone has no addresses any longer, whatever is on record.
+        // A sandbox whose namespace is gone no longer has addresses, whatever is on record.
         let there = self.sandboxes.iter().filter(|one| {
             let file = own_file(&self.netns_dir, one);
             file.is_none_or(|file| is_namespace(&file))
@@ -100,9 +101,9 @@ impl Finder for Records {
         Some(Ok(shown.collect()))
     }
 
-    fn find(&mut self, wanted: &[Wanted], known: &[Interface]) -> Result<Discovery, DiscoverError> {
+    fn find(&mut self, wanted: &[Sought], known: &[Interface]) -> Result<Discovery, DiscoverError> {
         let mut netlink = Netlink::open()?;
-        // Before the ids are asked for: the kernel gives them out as it lists links.
+        // List the links before asking for ids: this makes the kernel assign them.
         let host = netlink.links()?;
         let namespaces = Namespaces::of(&self.netns_dir, &mut netlink)?;
         let located: Vec<Located> = self
@@ -142,7 +143,7 @@ impl Finder for Records {
     }
 }
 
-/// Adds what records don't have: sandboxes, and what is missing of one.
+/// Adds sandboxes that aren't in the records, and completes those that are.
 fn merge<'a>(sandboxes: &mut Vec<Sandbox>, others: impl Iterator<Item = &'a Sandbox>) {
     for other in others {
         match sandboxes.iter_mut().find(|one| one.id == other.id) {
@@ -189,21 +190,22 @@ impl Namespaces {
         Ok(found)
     }
 
-    fn place(&self, folder: &Path, sandbox: &Sandbox) -> Place {
+    fn place(&self, folder: &Path, sandbox: &Sandbox) -> NamespaceState {
         let Some(file) = own_file(folder, sandbox) else {
-            return Place::Unnamed;
+            return NamespaceState::Unnamed;
         };
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         match self.by_name.get(&*name) {
-            Some(id) => Place::There(*id),
-            // It may well be there: then the record's device counts.
-            None if self.unread.contains(&*name) => Place::Unnamed,
-            None => Place::Gone,
+            Some(id) => NamespaceState::There(*id),
+            // It may well exist, so the recorded device is used.
+            None if self.unread.contains(&*name) => NamespaceState::Unnamed,
+            None => NamespaceState::Gone,
         }
     }
 }
 
-/// The id of a namespace, if it has one; nothing if the file names none that is a pod's.
+/// Returns the id of a namespace, if it has one; nothing if the file doesn't name a pod's
+/// namespace.
 fn id(
     path: &Path,
     host: &mut Netlink,
@@ -211,7 +213,7 @@ fn id(
 ) -> anyhow::Result<Option<Option<i32>>> {
     let file = match File::open(path) {
         Ok(file) => file,
-        // It went while it was looked at.
+        // The file was removed in the meantime.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -227,8 +229,8 @@ fn is_namespace(path: &Path) -> bool {
     matches!(fs, Ok(Ok(fs)) if fs.filesystem_type() == NSFS_MAGIC)
 }
 
-/// The file of a sandbox's namespace in the folder that the agent sees: runtimes name it
-/// by `/var/run/netns` or `/run/netns`. None if it lies elsewhere, as below `/proc`.
+/// Returns the file of a sandbox's namespace in the folder that the agent sees: runtimes refer to
+/// it as `/var/run/netns` or `/run/netns`. None if it is elsewhere, for example below `/proc`.
 fn own_file(folder: &Path, sandbox: &Sandbox) -> Option<PathBuf> {
     let path = sandbox.netns.as_deref()?;
     let parent = path.parent()?;

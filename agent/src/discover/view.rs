@@ -1,4 +1,4 @@
-//! What one survey of the node and its pods tells about devices: pure.
+//! What one survey of the node and its pods shows about devices: pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,16 +7,16 @@ use std::net::IpAddr;
 
 use ringfence_policy::index::PodKey;
 
-use super::{Namespace, Wanted};
+use super::{Namespace, Sought};
 use crate::datapath::Interface;
 use crate::runtime::FoundBy;
 use ringfence_netlink::Link;
 
-/// What the survey saw, by what it is asked for.
+/// The survey, indexed for lookups.
 pub(super) struct View<'a> {
     host: BTreeMap<u32, &'a Link>,
     namespaces: &'a [Namespace],
-    /// Namespace and device that have an address.
+    /// Namespace and device of each address.
     holders: BTreeMap<IpAddr, Vec<(usize, u32)>>,
 }
 
@@ -36,8 +36,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Known devices that are still their pods', by index, under their present names.
-    pub(super) fn held(&self, wanted: &[Wanted], known: &[Interface]) -> BTreeMap<u32, Interface> {
+    /// Returns the known devices that still belong to their pods, by index, under their current
+    /// names.
+    pub(super) fn held(&self, wanted: &[Sought], known: &[Interface]) -> BTreeMap<u32, Interface> {
         let pods: BTreeSet<&PodKey> = wanted.iter().map(|wanted| &wanted.pod).collect();
         let mut held = BTreeMap::new();
         for own in known.iter().filter(|own| pods.contains(&own.pod)) {
@@ -54,11 +55,10 @@ impl<'a> View<'a> {
         held
     }
 
-    /// Whether a device only has the index of one that has gone. Indexes grow, but
-    /// a device that is moved into this namespace keeps its own if that is free
-    /// (`__dev_change_net_namespace`). A pod can change its MAC and can't rename
-    /// the node's end, and a rename by the node leaves the MAC: both differ only
-    /// where the device does.
+    /// Reports whether a device is a new one that reuses the index of a device that is gone.
+    /// Indexes increase, but a device moved into this namespace keeps its own if that is free
+    /// (`__dev_change_net_namespace`). A pod can change its MAC but can't rename the node's end,
+    /// and a rename by the node doesn't change the MAC: only for a new device both differ.
     fn is_successor(&self, device: &Link, own: &Interface) -> bool {
         device.name != own.name
             && self
@@ -66,8 +66,8 @@ impl<'a> View<'a> {
                 .is_some_and(|inside| inside.mac != Some(own.mac))
     }
 
-    /// Whether a pod's own device may be given up for one of these: only where it
-    /// can be seen that it has none of the pod's addresses left.
+    /// Reports whether a pod's device may be given up for one of these candidates: only if it is
+    /// visible that the device has none of the pod's addresses left.
     pub(super) fn may_leave(
         &self,
         own: &Interface,
@@ -78,7 +78,7 @@ impl<'a> View<'a> {
         is_seen && candidates.is_ok_and(|all| all.iter().all(|one| one.ifindex != own.ifindex))
     }
 
-    /// The pod's end of one of the node's devices, if its namespace could be entered.
+    /// Returns the pod's end of one of the node's devices, if its namespace could be entered.
     fn inside(&self, device: &Link) -> Option<&'a Link> {
         device.peer_netns?;
         let mut namespaces = self.namespaces.iter();
@@ -87,7 +87,7 @@ impl<'a> View<'a> {
         links.find(|link| Some(link.index) == device.peer && link.peer == Some(device.index))
     }
 
-    /// Pods whose MAC isn't what it was when they were found.
+    /// Returns a warning for each pod whose MAC has changed since it was found.
     pub(super) fn changed_macs(&self, interfaces: &[Interface]) -> Vec<String> {
         let changed = interfaces.iter().filter_map(|own| {
             let inside = self.inside(self.host.get(&own.ifindex)?)?;
@@ -103,8 +103,8 @@ impl<'a> View<'a> {
         changed.collect()
     }
 
-    /// The devices that lead to a pod's addresses, best first.
-    pub(super) fn candidates(&self, wanted: &Wanted) -> Result<Vec<Interface>, String> {
+    /// Returns the devices that lead to a pod's addresses, best first.
+    pub(super) fn candidates(&self, wanted: &Sought) -> Result<Vec<Interface>, String> {
         if wanted.addresses.is_empty() {
             return Err("it has no address yet".into());
         }
@@ -133,14 +133,14 @@ impl<'a> View<'a> {
         if found.is_empty() {
             return Err(reason.unwrap_or_else(|| nowhere(wanted)));
         }
-        // A namespace that is being torn down may still hold an address that was
-        // given to a newer pod, and newer devices mostly have higher indexes.
+        // A namespace that is being torn down may still have an address that was given to a newer
+        // pod, and newer devices mostly have higher indexes.
         found.sort_by_key(|(matched, interface)| Reverse((*matched, interface.ifindex)));
         Ok(found.into_iter().map(|(_, interface)| interface).collect())
     }
 }
 
-fn nowhere(wanted: &Wanted) -> String {
+fn nowhere(wanted: &Sought) -> String {
     let addresses: Vec<_> = wanted.addresses.iter().map(IpAddr::to_string).collect();
     format!(
         "no network namespace has its address {}",
@@ -157,7 +157,7 @@ impl fmt::Display for Mac {
     }
 }
 
-/// The node's end of a pod's device, and the pod's MAC.
+/// Returns the node's end of a pod's device, and the pod's MAC.
 fn host_side<'a>(
     namespace: &Namespace,
     index: u32,
@@ -169,7 +169,7 @@ fn host_side<'a>(
         .iter()
         .find(|link| link.index == index)
         .ok_or_else(|| format!("its device went while it was looked at ({path})"))?;
-    // A pod names its own devices; terminals see the name.
+    // A pod chooses the names of its own devices, and the name may be printed on a terminal.
     let name = link.name.escape_debug();
     if link.kind != "veth" {
         let kind = if link.kind.is_empty() {
@@ -189,8 +189,8 @@ fn host_side<'a>(
         .peer
         .and_then(|peer| host.get(&peer))
         .ok_or_else(elsewhere)?;
-    // Indexes are unique in a namespace only, so an unrelated pair may agree by
-    // chance. The device must be a veth whose other end is this one, and be there.
+    // Indexes are only unique within a namespace, so those of an unrelated pair may match by
+    // chance. The device must be a veth whose other end is this device in this namespace.
     let leads_here = device.kind == "veth"
         && device.peer == Some(index)
         && device.peer_netns.is_some()

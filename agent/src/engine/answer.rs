@@ -1,4 +1,4 @@
-//! Answers to what is asked of a pass.
+//! Answers to questions about the next pass.
 
 use ringfence_policy::index::{PodKey, Standing};
 
@@ -6,11 +6,11 @@ use super::Engine;
 use crate::questions::{PolicyInForce, PolicyName};
 
 impl Engine {
-    /// Answers all questions that were asked before this pass began.
+    /// Answers all questions that were asked before this pass started.
     pub(super) fn answer(&mut self, error: Option<&str>, generation: u64) {
         for question in std::mem::take(&mut self.asked) {
             let state = self.policy_in_force(&question.policy, error, generation);
-            // Whoever asked may have gone.
+            // The receiver may be gone.
             let _ = question.answer.send(state);
         }
     }
@@ -47,7 +47,7 @@ impl Engine {
         }
     }
 
-    /// The first of these pods that isn't guarded by its policy, and why.
+    /// Returns the first of these pods that isn't guarded by its policy, and why.
     fn unguarded_one(&self, pods: &[&PodKey]) -> Option<String> {
         let unguarded = self.unguarded().find(|one| pods.contains(&&one.pod));
         let unguarded = unguarded.map(|one| format!("{}: {}", one.pod, one.reason));

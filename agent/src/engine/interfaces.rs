@@ -1,4 +1,4 @@
-//! Which pod has which device, kept from pass to pass.
+//! The devices of pods, kept from pass to pass.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,8 @@ use super::Engine;
 use crate::datapath::Interface;
 
 impl Engine {
-    /// On failure the interfaces stay as they were: policy must not wait for them.
+    /// Finds the pods' interfaces. If that fails they stay as they were: policy must not wait for
+    /// them.
     pub(super) fn find_interfaces(&mut self) -> anyhow::Result<()> {
         let Some(compiled) = &self.compiled else {
             return Ok(());
@@ -50,8 +51,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The interfaces that are still known. A pod that now has other addresses
-    /// altogether is sought anew: its old device may be another pod's by now.
+    /// Returns the interfaces that are still valid. A pod of which all addresses have changed is
+    /// looked for again: its old device may be another pod's by now.
     fn known(&self, wanted: &BTreeMap<&PodKey, &[IpAddr]>) -> Vec<Interface> {
         let is_known = |interface: &&Interface| {
             let Some(now) = wanted.get(&interface.pod) else {

@@ -1,4 +1,4 @@
-//! Earlier forms of policies that are in force, from disk and to disk.
+//! Earlier versions of policies that are still in force, read from disk and written to disk.
 
 use std::path::Path;
 
@@ -6,18 +6,18 @@ use ringfence_policy::index::Index;
 
 use crate::forms::Forms;
 
-/// What is kept, and what couldn't be.
+/// The stored forms, and failures to store them.
 #[derive(Debug)]
 pub(super) struct Kept {
     forms: Forms,
-    /// What the index said when they were last written; `None` before the first time.
+    /// The index' change counter when they were last written; `None` before the first time.
     written: Option<u64>,
     faults: Vec<String>,
 }
 
 impl Kept {
-    /// Tells an index that knows no object yet which forms were in force. What can't
-    /// be read is named, and absent.
+    /// Reads the forms that were in force and passes them to an index that has no objects yet.
+    /// Forms that can't be read are reported and left out.
     pub(super) fn read(socket: &Path, index: &mut Index) -> Self {
         let mut kept = Self {
             forms: Forms::beside(socket),
@@ -41,8 +41,8 @@ impl Kept {
         kept
     }
 
-    /// Writes what has changed. After policy is in force: nobody's change waits for
-    /// the disk, and a form that is missing there is closed after a restart, not open.
+    /// Writes changed forms, after policy is in force: no change waits for the disk, and a policy
+    /// whose form is missing there is closed after a restart, not open.
     pub(super) fn write(&mut self, index: &mut Index) {
         let now = index.forms_changed();
         if self.written == Some(now) {
@@ -76,7 +76,7 @@ impl Kept {
         }
     }
 
-    /// What `status` says of it.
+    /// Returns the failures, for `status`.
     pub(super) fn faults(&self) -> &[String] {
         &self.faults
     }

@@ -1,4 +1,4 @@
-//! What a pass came to, into the status and the log.
+//! Writes the results of a pass to the status and the log.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use crate::source::{News, Source};
 use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
 
 impl Engine {
-    /// What was in force stays until everything is known that the first world needs.
+    /// Ends a pass without changes: the previous policy stays in force until everything is known
+    /// that the first tables depend on.
     pub(super) fn wait(&mut self, shared: &Shared, news: &News) -> Pass {
         for (kind, at) in &news.since {
             self.since.entry(kind).or_insert(*at);
@@ -25,12 +26,12 @@ impl Engine {
             .map(|kind| (*kind).to_owned())
             .collect();
         status.invalid = self.source.invalid();
-        let mut kernel = shared.kernel();
+        let mut kernel = shared.dataplane();
         status.generation = kernel.generation();
         drop(kernel);
         for question in std::mem::take(&mut self.asked) {
             let waits = format!("not known yet: {}", status.waits_for.join(", "));
-            // Whoever asked may have gone.
+            // The receiver may be gone.
             let _ = question.answer.send(PolicyInForce::not(waits));
         }
         shared.set_status(status);
@@ -57,7 +58,7 @@ impl Engine {
             None => {}
         }
         status.error = error;
-        let mut kernel = shared.kernel();
+        let mut kernel = shared.dataplane();
         status.generation = kernel.generation();
         status.seen_mark = kernel.seen_mark();
         let endpoints = kernel.endpoints();
@@ -73,7 +74,7 @@ impl Engine {
         status.unknown = strangers.map(unknown).collect();
         log_unknown(&status, &before);
         if let Ok(stats) = shared.counters.stats() {
-            status.picked_up = stats.flows_picked_up;
+            status.picked_up = stats.connections_picked_up;
         }
         status.source_connected = self.source.is_connected();
         status.waits_for.clear();
@@ -119,7 +120,7 @@ impl Engine {
         pod.sandbox != Sandbox::There && self.settling.is_pending(&pod.pod)
     }
 
-    /// Pods that aren't guarded and should be.
+    /// Returns the pods that should be guarded and aren't.
     fn alarming(&self) -> impl Iterator<Item = &Unguarded> {
         self.unguarded().filter(move |pod| !self.is_pending(pod))
     }
@@ -174,7 +175,7 @@ fn log_unknown(now: &Status, before: &[UnknownDevice]) {
     }
 }
 
-/// Pods whose programs can't be attached.
+/// Describes pods whose programs can't be attached.
 pub(super) fn refused(failed: Vec<(PodKey, String)>) -> Vec<Unguarded> {
     let each = failed.into_iter().map(|(pod, error)| Unguarded {
         pod,

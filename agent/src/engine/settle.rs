@@ -1,36 +1,37 @@
-//! Which pods without an interface only start or end: nobody has to look into those.
+//! Determines which pods without an interface are just starting or ending and need no attention.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ringfence_policy::index::PodKey;
 
-use crate::discover::{Sandbox, Unguarded, Wanted};
+use crate::discover::{Sandbox, Sought, Unguarded};
 
-/// How long the pod runtime, the network plugin and the API server may be apart about
-/// the start or the end of a pod.
+/// How long the pod runtime, the network plugin and the API server may disagree about the start or
+/// the end of a pod.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Pods that start or end, as far as that is known.
+/// Pods that are known to be starting or ending.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
-    /// Since when no sandbox of each is found; none if that was so at the first look.
+    /// Since when no sandbox is found for each pod; none if there was none in the first pass.
     since: BTreeMap<PodKey, Option<Instant>>,
-    /// Those that have no network yet, or any more.
+    /// Pods that have no network yet, or no longer.
     pending: BTreeSet<PodKey>,
-    /// The first look is done: what is missing from then on was there, or is new.
+    /// Whether the first pass is over: a sandbox missing after that has just disappeared, or its
+    /// pod is new.
     looked: bool,
 }
 
 impl Settling {
-    /// Takes in what discovery has said of pods that it found no interface for.
+    /// Evaluates what discovery reported about pods without an interface.
     ///
-    /// A pod that shows no address has no network yet, and one whose sandbox has gone has
-    /// none any more, for however long. For others the runtime may be some seconds ahead of
-    /// the API server, or behind it; who has been without a sandbox for longer, or since
-    /// before this agent, has a network that this node doesn't show.
-    pub(super) fn look(&mut self, unguarded: &[Unguarded], wanted: &[Wanted], now: Instant) {
-        let wanted: BTreeMap<&PodKey, &Wanted> =
+    /// A pod that shows no address has no network yet, and one whose sandbox is gone no longer has
+    /// any, however long that lasts. For other pods the runtime may be a few seconds ahead of the
+    /// API server or behind it; a pod that has been without a sandbox for longer, or since before
+    /// this agent started, has a network that this node doesn't see.
+    pub(super) fn look(&mut self, unguarded: &[Unguarded], wanted: &[Sought], now: Instant) {
+        let wanted: BTreeMap<&PodKey, &Sought> =
             wanted.iter().map(|wanted| (&wanted.pod, wanted)).collect();
         let mut since = BTreeMap::new();
         self.pending.clear();
@@ -59,7 +60,7 @@ impl Settling {
         self.looked = true;
     }
 
-    /// Whether a pod has no network yet, or any more.
+    /// Reports whether a pod has no network yet, or no longer.
     pub(super) fn is_pending(&self, pod: &PodKey) -> bool {
         self.pending.contains(pod)
     }
@@ -76,8 +77,8 @@ mod tests {
         }
     }
 
-    fn wanted(name: &str, address: bool, ends: bool) -> Wanted {
-        Wanted {
+    fn wanted(name: &str, address: bool, ends: bool) -> Sought {
+        Sought {
             pod: key(name),
             uid: name.into(),
             addresses: address.then(|| [10, 0, 0, 1].into()).into_iter().collect(),
@@ -112,7 +113,7 @@ mod tests {
         ];
         settling.look(&missing, &wanted, now);
         assert!(missing.iter().all(|one| settling.is_pending(&one.pod)));
-        // The API server shows that it has a network, and none is found for long.
+        // The API server shows that it has a network, but no sandbox is found for a long time.
         let later = now + GRACE;
         settling.look(&missing, &wanted, later);
         for one in &missing {
@@ -140,7 +141,7 @@ mod tests {
             settling.look(&missing, &[wanted("a", true, false)], now);
             assert!(!settling.is_pending(&key("a")));
         }
-        // But for one that has no network yet.
+        // Except for a pod that has no network yet.
         let mut settling = Settling::default();
         settling.look(&missing, &[wanted("a", false, false)], now);
         assert!(settling.is_pending(&key("a")));

@@ -1,4 +1,4 @@
-//! What the node's own network is, told to the index and the datapath.
+//! The node's own network, passed on to the index and the datapath.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use super::Engine;
 use crate::node::Surroundings;
 use crate::state::Shared;
 
-/// What the last looks at the node found.
+/// The results of the last scans of the node.
 #[derive(Default)]
 pub(super) struct Node {
-    /// None before the first look that found any.
+    /// None until a scan finds any.
     addresses: Option<BTreeSet<IpAddr>>,
-    /// None before the first look.
+    /// None before the first scan.
     tunnels: Option<BTreeSet<u16>>,
-    /// Ports that the agent was told of.
+    /// Ports from the agent's settings.
     told: BTreeSet<u16>,
-    /// What couldn't be listed.
+    /// Failures to list them.
     faults: Vec<String>,
 }
 
@@ -30,8 +30,8 @@ impl Node {
         }
     }
 
-    /// Whether the node's addresses were listed yet. Before that no policy is put in
-    /// force: calls of a node's port would pass by the caller's egress.
+    /// Reports whether the node's addresses have been listed. Until then no policy is put in
+    /// force: calls to a node's port would bypass the caller's egress policy.
     pub(super) const fn is_known(&self) -> bool {
         self.addresses.is_some()
     }
@@ -50,8 +50,8 @@ impl Node {
 }
 
 impl Engine {
-    /// Asks the pod runtime which sandboxes there are; whether they are others than
-    /// before. What it said last stays while it can't be asked.
+    /// Asks the pod runtime which sandboxes exist; returns whether they have changed. While it
+    /// can't be asked, its last answer stays valid.
     pub(super) fn ask_runtime(&mut self) -> (bool, anyhow::Result<()>) {
         match self.finder.sandboxes() {
             None => (false, Ok(())),
@@ -60,8 +60,8 @@ impl Engine {
         }
     }
 
-    /// Lists the node's addresses and tunnels; whether the addresses are others than
-    /// before. Tunnels are closed at once, also while policy isn't known yet.
+    /// Lists the node's addresses and tunnels; returns whether the addresses have changed. Tunnels
+    /// are closed at once, even while policy isn't known yet.
     pub(super) fn look_at_node(&mut self, shared: &Shared) -> (bool, anyhow::Result<()>) {
         let Surroundings { addresses, tunnels } = (self.look_around)();
         let faults: Vec<String> = [&addresses.fault, &tunnels.fault]
@@ -86,7 +86,7 @@ impl Engine {
                 .set_own_addresses(&self.node, now.iter().copied());
             self.surroundings.addresses = Some(now);
         }
-        let mut kernel = shared.kernel();
+        let mut kernel = shared.dataplane();
         let close = || -> anyhow::Result<()> {
             let last = match self.surroundings.tunnels.take() {
                 Some(last) => last,

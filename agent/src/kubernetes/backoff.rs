@@ -1,10 +1,10 @@
-//! How long to wait after a fault.
+//! Waits after faults.
 
 use std::hash::BuildHasher as _;
 use std::time::Duration;
 
-/// Waits that double, each somewhere between half and all of its length: agents
-/// that lost a server together don't come back together.
+/// Exponential backoff with jitter between half and all of each wait: agents that lost a server
+/// together don't come back together.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -13,7 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From the first wait to the last.
+    /// Creates a backoff with the given first and longest wait.
     pub const fn new([first, last]: [Duration; 2]) -> Self {
         Self {
             first,
@@ -22,12 +22,12 @@ impl Backoff {
         }
     }
 
-    /// All is well again.
+    /// Starts over from the first wait.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 
-    /// The next wait.
+    /// Returns the next wait.
     pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.last);
@@ -35,8 +35,8 @@ impl Backoff {
     }
 }
 
-/// From 0 to 1. The standard library's hash is keyed by the system's randomness,
-/// another key with each call.
+/// Returns a random number from 0 to 1. The standard library's hasher is keyed by the system's
+/// randomness, with a different key for each call.
 pub fn chance() -> f64 {
     let hash = std::collections::hash_map::RandomState::new().hash_one(0);
     f64::from((hash >> 32) as u32) / f64::from(u32::MAX)

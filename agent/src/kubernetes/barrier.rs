@@ -1,11 +1,11 @@
-//! Proof that the watches have told all that the API server has accepted, for a question
-//! that is about that, and not about what a watch has shown.
+//! Proof that the watches have delivered everything that the API server has accepted, for questions
+//! about the server's state rather than about what a watch has shown.
 //!
-//! Each kind is listed, metadata alone, at the server's newest resource version (a list
-//! that names none). Its watch has come that far once it has told an event from after the
-//! list, or knows each object as the list shows it. Where objects change all the time the
-//! first page is enough; the others are read if nothing changes for a second. Questions
-//! that come together share a list, and so are answered by one that began after each.
+//! Each kind is listed, metadata only, at the server's newest resource version (a list that names
+//! none). Its watch has caught up once it has delivered an event from after the list, or knows each
+//! object as the list shows it. For objects that change all the time the first page is enough; the
+//! other pages are read if nothing changes for a second. Concurrent questions share a list, and
+//! each is answered by a list that started after it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,25 +23,25 @@ use super::seen::Seen;
 use super::{Access, Kind};
 use crate::failure;
 
-/// Objects a page, as kubectl asks for.
+/// Objects per page, as in kubectl.
 const PAGE: u32 = 500;
-/// Between two looks at what a watch has told.
+/// Interval between two checks of what a watch has delivered.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a watch may take until the list is read on, or anew.
+/// How long to wait for a watch before the rest of the list is read, or the list is repeated.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A server that doesn't answer for so long is said to.
+/// How long to wait for an answer before the server is reported as silent.
 const SILENCE: Duration = Duration::from_secs(5);
-/// What is said of a watch that hasn't come so far.
+/// The report about a watch that hasn't caught up.
 const LATE: &str = "its watch hasn't shown all that the API server has accepted";
-/// Questions that wait for one watch.
+/// Capacity of the queue of questions to one watch.
 const WAITING: usize = 16;
 
-/// What a watch is asked about what it has told.
+/// What a watch is asked to confirm as delivered.
 #[derive(Clone, Debug)]
 pub enum Told {
-    /// All of a list.
+    /// Everything in a list.
     List(Arc<Shown>),
-    /// One object in this version, or a later one: namespace, name, version.
+    /// One object in this version or a later one: namespace, name, version.
     Object(String, String, u64),
 }
 
@@ -53,34 +53,35 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Answers it, between two events: what the ledger has is in the queue to the index.
+    /// Answers the question between two events: everything in the ledger is in the queue to the
+    /// index by then.
     pub fn answer(self, ledger: &Ledger) {
         let told = match &self.told {
             Told::List(shown) => ledger.has(shown),
             Told::Object(namespace, name, version) => ledger.has_object(namespace, name, *version),
         };
-        // Whoever asked may have gone.
+        // The caller may be gone.
         let _ = self.answer.send(told);
     }
 }
 
-/// The watches' ends, by kind.
+/// The watches' receiving ends, by kind.
 pub type Asks = BTreeMap<Kind, mpsc::Receiver<Asked>>;
 
-/// Asks all watches.
+/// The sending ends of questions to all watches.
 #[derive(Debug)]
 pub struct Barrier {
     access: Access,
     watches: BTreeMap<Kind, mpsc::Sender<Asked>>,
     questions: AtomicU64,
-    /// The last question that has its answer, and the answer.
+    /// The last answered question, and its answer.
     answered: AsyncMutex<(u64, Result<(), String>)>,
-    /// What the present question waits for, for whoever runs out of time.
+    /// What the present question is waiting for, to report on timeout.
     late: Mutex<BTreeMap<Kind, String>>,
 }
 
 impl Barrier {
-    /// A barrier, and what each watch is asked through.
+    /// Creates a barrier, and the receiving end for each watch.
     pub fn new(access: Access) -> (Self, Asks) {
         let mut asks = Asks::new();
         let mut watches = BTreeMap::new();
@@ -99,20 +100,22 @@ impl Barrier {
         (barrier, asks)
     }
 
-    /// Returns once the watches have told all that the server had accepted when this was
-    /// called, and it is in the queue to the index.
+    /// Returns once the watches have delivered everything that the server had accepted when this
+    /// was called, and it is in the queue to the index.
     ///
     /// # Errors
-    /// Says why the server couldn't be asked, or which watches are late after so long.
+    /// States why the server couldn't be asked, or which watches are late when the limit is
+    /// reached.
     pub async fn reached(self: &Arc<Self>, limit: Duration) -> Result<(), String> {
         let reached = timeout(limit, self.shared());
         reached.await.unwrap_or_else(|_| Err(self.describe_late()))
     }
 
-    /// As [`Barrier::reached`], of one kind.
+    /// Like [`Barrier::reached`], for one kind.
     ///
     /// # Errors
-    /// Says why the server couldn't be asked, or that the watch is late after so long.
+    /// States why the server couldn't be asked, or that the watch is late when the limit is
+    /// reached.
     pub async fn reached_kind(&self, kind: Kind, limit: Duration) -> Result<(), String> {
         let ask = async {
             let client = self.access.client().await;
@@ -123,10 +126,10 @@ impl Barrier {
         timeout(limit, ask).await.unwrap_or(Err(late))
     }
 
-    /// As [`Barrier::reached`], of one object in a version that the server has shown.
+    /// Like [`Barrier::reached`], for one object in a version that the server has shown.
     ///
     /// # Errors
-    /// Says which watch is late after so long.
+    /// States which watch is late when the limit is reached.
     pub async fn has(&self, kind: Kind, told: Told, limit: Duration) -> Result<(), String> {
         let until = Instant::now() + limit;
         match self.told(kind, told, until).await {
@@ -135,7 +138,7 @@ impl Barrier {
         }
     }
 
-    /// Asks, unless a question that began after this one has been answered meanwhile.
+    /// Asks, unless a question that started after this one has been answered meanwhile.
     async fn shared(self: &Arc<Self>) -> Result<(), String> {
         let mine = self.questions.fetch_add(1, Ordering::SeqCst) + 1;
         let mut answered = self.answered.lock().await;
@@ -166,7 +169,7 @@ impl Barrier {
     async fn ask_one(&self, kind: Kind, client: Client) -> Result<(), String> {
         loop {
             let first = page(&client, kind, None).await?;
-            // Of a kind that the cluster doesn't have nothing may be in force any more.
+            // If the cluster doesn't have the kind, none of its objects may stay in force.
             let (mut shown, mut rest) = first.unwrap_or_else(|| (Shown::none(), None));
             self.late(|late| drop(late.insert(kind, LATE.into())));
             let until = Instant::now() + PATIENCE;
@@ -194,7 +197,7 @@ impl Barrier {
         Ok(())
     }
 
-    /// Whether a watch says until then that it has told something.
+    /// Reports whether a watch confirms the delivery before the deadline.
     async fn told(&self, kind: Kind, told: Told, until: Instant) -> bool {
         let Some(watch) = self.watches.get(&kind) else {
             return false;
@@ -203,7 +206,7 @@ impl Barrier {
             loop {
                 let (answer, answered) = oneshot::channel();
                 let told = told.clone();
-                // One that has ended never answers.
+                // A watch that has ended never answers.
                 if watch.send(Asked { told, answer }).await.is_err() {
                     return std::future::pending().await;
                 }
@@ -231,8 +234,8 @@ impl Barrier {
     }
 }
 
-/// A page of a kind, and the token for the next; none if the cluster has no such kind.
-/// Read as the watches read objects: no oddity of one makes a list unreadable.
+/// Returns a page of a kind and the token of the next page; none if the cluster doesn't have the
+/// kind. Objects are read as leniently as in watches: no malformed object makes a list unreadable.
 async fn page(
     client: &Client,
     kind: Kind,

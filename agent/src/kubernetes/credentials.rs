@@ -1,4 +1,4 @@
-//! Who the agent is to the API server, and where that is.
+//! The agent's credentials for the API server, and the server's address.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
-/// A connection that isn't made within so long is tried anew: the kernel's own tries lie
-/// ever farther apart, and what comes back meanwhile would be noticed late.
+/// Limit for establishing a connection before it is retried: the kernel's own retries are spaced
+/// ever farther apart, so a returning server would be noticed late.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// Where credentials come from.
+/// The source of credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// `--kubeconfig`, if it was given.
@@ -20,41 +20,41 @@ pub struct Access {
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// A file that was named, or is where kubeconfigs are.
+    /// A kubeconfig that was given, or found in its default place, is invalid.
     #[error("{what}: {source}")]
     Kubeconfig {
-        /// How it came to be read.
+        /// How the file was chosen.
         what: String,
         /// What is wrong with it.
         source: KubeconfigError,
     },
-    /// No file is there, and the process runs in no pod.
+    /// There is no kubeconfig, and the process doesn't run in a pod.
     #[error(
-        "no cluster to ask: neither --kubeconfig nor KUBECONFIG is given, there is no \
-         ~/.kube/config, and there is no service account of a pod ({0}); or give --manifests PATH"
+        "no cluster to ask: neither --kubeconfig nor KUBECONFIG is given, and there is neither a \
+         ~/.kube/config nor a pod's service account ({0}); alternatively, give --manifests PATH"
     )]
     NoCluster(InClusterError),
-    /// They are there, but of no use: a certificate that isn't one, say.
+    /// The credentials exist but are unusable, for example because of a malformed certificate.
     #[error("the cluster's credentials can't be used: {0}")]
     Unusable(kube::Error),
 }
 
 impl Access {
-    /// Reads them, anew with each call: tokens and certificates are replaced while
-    /// the agent runs. In the order that kubectl has: the flag, `KUBECONFIG`,
+    /// Reads the credentials again on each call, since tokens and certificates are replaced while
+    /// the agent runs. Uses kubectl's order of precedence: the flag, `KUBECONFIG`,
     /// `~/.kube/config`, a pod's service account.
     pub async fn config(&self) -> Result<Config, AccessError> {
         let mut config = match &self.kubeconfig {
             Some(file) => from_file(file).await?,
             None => self.found().await?,
         };
-        // Retries are ours to make, and to show.
+        // The agent does its own retries, and reports them.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT);
         Ok(config)
     }
 
-    /// A client with these credentials.
+    /// Returns a client with these credentials.
     pub async fn client(&self) -> Result<Client, AccessError> {
         Client::try_from(self.config().await?).map_err(AccessError::Unusable)
     }
@@ -73,7 +73,7 @@ impl Access {
     }
 }
 
-/// `~/.kube/config`, if it is there.
+/// Returns the path of `~/.kube/config` if it exists.
 fn home_config() -> Option<PathBuf> {
     let home = std::env::var_os("HOME")?;
     let file = Path::new(&home).join(".kube/config");

@@ -1,9 +1,9 @@
-//! Kubernetes Events on callers' pods for what was dropped: the one thing that the
-//! agent writes, and only if asked to (`--emit-events`).
+//! Kubernetes Events on callers' pods about dropped packets: the only thing that the agent writes
+//! to the API server, and only if enabled (`--emit-events`).
 //!
-//! Denials are summed up by caller, callee, port and reason; each sum is told once
-//! in a while, and a node tells only so many: an Event is a hint to a person, and
-//! the API server's to keep. Counters are exact, and elsewhere.
+//! Denials are aggregated by caller, callee, port and reason. Each sum is reported once in a while,
+//! and a node writes a limited number of Events: an Event is a hint for a person, and uses storage
+//! of the API server. Exact counters are elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,33 +21,33 @@ use super::Access;
 use crate::datapath::EventRecord;
 use crate::failure;
 
-/// Denials of one kind are gathered for so long before they are told.
+/// How long denials of one kind are aggregated before they are reported.
 const GATHER: Duration = Duration::from_secs(5);
-/// The same is told again after so long at the earliest.
+/// Minimum interval between two reports of the same denial.
 const AGAIN: Duration = Duration::from_secs(300);
-/// Events a minute that one node makes at most.
+/// Maximum number of Events that one node writes per minute.
 const A_MINUTE: usize = 30;
-/// Sums that are kept; what doesn't fit isn't told.
+/// Maximum number of sums; denials beyond that aren't reported.
 const MOST: usize = 1024;
-/// Between two looks at what is to be told.
+/// Interval between two checks for due reports.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What was denied, as far as it makes a difference to who reads it.
+/// A denial, reduced to what matters to its reader.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Denial {
     /// The caller.
     pub source: IpAddr,
     /// The callee's workload.
     pub destination: String,
-    /// Its port.
+    /// The destination port.
     pub port: u16,
-    /// Of this protocol.
+    /// The IP protocol.
     pub protocol: &'static str,
     /// `ingress` or `egress`.
     pub direction: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
-    /// It passed all the same.
+    /// Whether the packet passed all the same.
     pub audited: bool,
 }
 
@@ -58,29 +58,29 @@ struct Sum {
     told: Option<Instant>,
 }
 
-/// One Event that is to be written.
+/// An Event to be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Draft {
     /// The caller's pod.
     pub pod: PodKey,
     /// What was denied.
     pub denial: Denial,
-    /// How many packets were reported since the last Event like it.
+    /// Number of packets reported since the last Event for this denial.
     pub packets: u64,
 }
 
-/// Gathers denials until they are told.
+/// Aggregates denials until they are reported.
 #[derive(Debug, Default)]
 pub struct Emitter(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     sums: BTreeMap<Denial, Sum>,
-    /// Addresses whose pods must be known to go on.
+    /// Addresses whose pods have to be looked up.
     asked: BTreeSet<IpAddr>,
-    /// Those pods, where there are any.
+    /// The pods found, by address; none if there is no pod at an address.
     pods: BTreeMap<IpAddr, Option<PodKey>>,
-    /// When Events were made in the last minute.
+    /// Times of the Events written in the last minute.
     made: Vec<Instant>,
 }
 
@@ -89,7 +89,7 @@ impl Emitter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A packet was denied, or would have been.
+    /// Records a packet that was denied, or would have been.
     pub fn note(&self, record: &EventRecord, now: Instant) {
         let Ok(source) = record.source_address.parse() else {
             return;
@@ -119,7 +119,7 @@ impl Emitter {
         sum.packets += 1;
     }
 
-    /// Says whose the addresses are that were asked for.
+    /// Looks up the pods of the pending addresses.
     pub fn answer(&self, pod_at: impl Fn(IpAddr) -> Option<PodKey>) {
         let mut state = self.state();
         for ip in std::mem::take(&mut state.asked) {
@@ -127,7 +127,7 @@ impl Emitter {
         }
     }
 
-    /// What is to be told now.
+    /// Returns the reports that are due.
     pub fn due(&self, now: Instant) -> Vec<Draft> {
         let mut state = self.state();
         let State {
@@ -151,7 +151,7 @@ impl Emitter {
                     asked.insert(denial.source);
                     true
                 }
-                // Nobody's pod, or one of another cluster.
+                // No pod has the address, or one of another cluster.
                 Some(None) => false,
                 Some(Some(pod)) => {
                     drafts.push(Draft {
@@ -165,21 +165,21 @@ impl Emitter {
                 }
             }
         });
-        // An address may be another pod's the next time.
+        // The address may belong to another pod the next time.
         pods.clear();
         drafts
     }
 }
 
-/// Writes what is due, for ever.
+/// Writes due Events, forever.
 pub async fn run(emitter: Arc<Emitter>, access: Access, node: String) {
     let mut client = None;
     loop {
         sleep(TICK).await;
         for draft in emitter.due(Instant::now()) {
             if let Err(error) = write(&mut client, &access, &draft, &node).await {
-                tracing::warn!("an Event isn't written: {}", failure::one_line(&error));
-                // The next one is tried with credentials read anew.
+                tracing::warn!("can't write an Event: {}", failure::one_line(&error));
+                // The next attempt reads the credentials again.
                 client = None;
             }
         }
@@ -207,7 +207,7 @@ async fn write(
     Ok(())
 }
 
-/// As `kubectl describe pod` shows it.
+/// Builds the Event, as shown by `kubectl describe pod`.
 fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
     let Draft {
         pod,
@@ -252,12 +252,12 @@ fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
     })
 }
 
-/// The pod's name, if need be its beginning, and a number: at most 253 characters,
-/// as every object's.
+/// Returns the pod's name, truncated if necessary, with a number appended: at most 253 characters,
+/// like the name of any object.
 fn event_name(pod: &str, now: Timestamp) -> String {
     let number = format!(".{:x}", now.as_nanosecond());
     let room = 253 - number.len();
-    // Names are ASCII. A part of one ends in a letter or a digit.
+    // Names are ASCII. A truncated name must end in a letter or a digit.
     let begin = pod.get(..room).unwrap_or(pod);
     format!("{}{number}", begin.trim_end_matches(['.', '-']))
 }
@@ -292,7 +292,7 @@ mod tests {
         })
     }
 
-    /// What is told after so many seconds, the caller being known.
+    /// Returns what is reported at this second, once the caller's pod is known.
     fn told(emitter: &Emitter, start: Instant, seconds: u64) -> Vec<u64> {
         let now = start + Duration::from_secs(seconds);
         let mut drafts = emitter.due(now);

@@ -1,30 +1,31 @@
-//! What went wrong with a watch, and what that says of the server.
+//! Faults of a watch, and what they imply about the server.
 
 use kube::core::Status;
 use kube::runtime::watcher;
 
-/// What a fault says of the server.
+/// What a fault implies about the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    /// It answers, or a file is at fault. Trying again costs it something.
+    /// The server answers, or a local file is at fault. A retry costs the server something.
     Answered,
-    /// It answers that it can't: 429 or 503.
+    /// The server answers that it is unavailable: 429 or 503.
     Busy,
-    /// It doesn't, or a watch's connection broke.
+    /// The server doesn't answer, or a watch's connection broke.
     Unreached,
-    /// It has forgotten the watch's place in its history.
+    /// The server has forgotten the watch's place in its history.
     Gone,
 }
 
 impl Fault {
-    /// Of an error; a list that breaks off has cost the server, whatever broke it.
+    /// Classifies an error. A list that breaks off has cost the server something, whatever broke
+    /// it.
     pub(super) fn of(error: &watcher::Error, is_listing: bool) -> Self {
         use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
         match (error, status(error).map(|status| status.code)) {
             (_, Some(410)) => Self::Gone,
             (_, Some(429 | 503)) => Self::Busy,
             (_, Some(_)) => Self::Answered,
-            // Of the connection, before anything was answered.
+            // A connection error before anything was answered.
             (
                 InitialListFailed(kube::Error::Service(_))
                 | WatchStartFailed(kube::Error::Service(_)),
@@ -38,14 +39,14 @@ impl Fault {
 }
 
 impl Fault {
-    /// Whether it says something of the server as a whole, so that it may be over once
-    /// anybody gets an answer.
+    /// Reports whether the fault concerns the server as a whole, so that it may be over once any
+    /// watch gets an answer.
     pub(super) const fn is_the_servers(self) -> bool {
         matches!(self, Self::Unreached | Self::Busy)
     }
 }
 
-/// The API's own account of an error, if it gave one.
+/// Returns the API's own description of an error, if it gave one.
 pub(super) fn status(error: &watcher::Error) -> Option<&Status> {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
     match error {
@@ -57,12 +58,12 @@ pub(super) fn status(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
-/// On one line: with its code where there is one, else with all its causes.
+/// Describes an error on one line: with its status code if it has one, otherwise with its causes.
 pub(super) fn describe(error: &watcher::Error) -> String {
     match status(error) {
         Some(status) => {
             let Status { code, message, .. } = status;
-            format!("the API server said {code}: {}", message.trim())
+            format!("the API server answered {code}: {}", message.trim())
         }
         None => {
             let mut text = error.to_string();

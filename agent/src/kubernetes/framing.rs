@@ -1,10 +1,9 @@
-//! Looks at answers as they come: how a watch is doing, and whether its events are
-//! whole.
+//! Inspects responses as they arrive: to track a watch's health, and to check that its events are
+//! complete.
 //!
-//! The client takes a line that ends in the middle of its JSON, or holds none, for
-//! the end of the stream, passes over it and reads on, so that an event would be
-//! lost for good. Here such a line breaks the watch, which then resumes from before
-//! it.
+//! The client takes a line with truncated or missing JSON for the end of the stream, skips it and
+//! reads on, so the event would be lost for good. Here such a line breaks the watch, which then
+//! resumes from before it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,10 +19,10 @@ use tower::{BoxError, Layer, Service};
 
 use super::health::Health;
 
-/// How long a server may take to begin its answer; its own limit is 60 s.
+/// How long a server may take to start its answer; its own limit is 60 s.
 const ANSWER: Duration = Duration::from_secs(75);
 
-/// Puts a [`Witness`] around a client.
+/// Wraps a client in a [`Witness`].
 #[derive(Clone, Debug)]
 pub struct Witnessed(pub Arc<Health>);
 
@@ -38,7 +37,7 @@ impl<S> Layer<S> for Witnessed {
     }
 }
 
-/// Tells one watch's health of every answer.
+/// Reports every answer to one watch's health.
 #[derive(Debug)]
 pub struct Witness<S> {
     inner: S,
@@ -70,7 +69,7 @@ where
                 BoxError::from(format!("no answer within {} s", ANSWER.as_secs()))
             })??;
             health.answered(answer.status(), answer.headers());
-            // A refusal is one text, of whatever kind.
+            // The body of a refusal is a single text of any format.
             let is_watch = is_watch && answer.status().is_success();
             Ok(answer.map(|body| Framed {
                 body: Box::pin(body),
@@ -82,10 +81,10 @@ where
     }
 }
 
-/// A body that is looked at as it passes.
+/// A body that is inspected as it passes.
 pub struct Framed<B> {
     body: Pin<Box<B>>,
-    /// Of a watch.
+    /// Present for the body of a watch.
     scan: Option<Scan>,
     health: Arc<Health>,
     is_over: bool,
@@ -132,7 +131,7 @@ where
                 this.is_over = !whole;
                 Some(match whole {
                     true => Ok(frame),
-                    false => Err("an event was cut off in its middle".into()),
+                    false => Err("an event was truncated".into()),
                 })
             }
         })
@@ -140,7 +139,7 @@ where
 }
 
 impl<B> Drop for Framed<B> {
-    /// The watcher lets a watch go of which nothing comes.
+    /// Reports a watch that the watcher gave up because no data arrived.
     fn drop(&mut self) {
         if self.scan.is_some() && !self.is_over {
             self.health.let_go();
@@ -148,10 +147,10 @@ impl<B> Drop for Framed<B> {
     }
 }
 
-/// Follows the braces of JSON lines, far enough to tell a line that ends too early.
+/// Tracks the braces of JSON lines, just enough to detect a line that ends too early.
 #[derive(Clone, Copy, Debug, Default)]
 struct Scan {
-    /// The line has begun, with a brace.
+    /// Whether the line has started with a brace.
     begun: bool,
     depth: u32,
     in_string: bool,
@@ -159,13 +158,13 @@ struct Scan {
 }
 
 impl Scan {
-    /// Whether every line that ends in these bytes is a complete object.
+    /// Reports whether every line that ends in these bytes is a complete object.
     fn is_whole(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| self.step(*byte))
     }
 
     fn step(&mut self, byte: u8) -> bool {
-        // No string of JSON holds a line's end, escaped or not.
+        // A JSON string never contains a raw newline, not even after a backslash.
         if byte == b'\n' && self.begun {
             let is_whole = !self.in_string && self.depth == 0;
             *self = Self::default();

@@ -1,4 +1,4 @@
-//! How each watch is doing, for `status`, for metrics, and for the next attempt.
+//! The health of each watch, for `status`, for metrics, and for the next attempt.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,22 +14,21 @@ use tokio::time::Instant;
 
 use super::Kind;
 
-/// A watch of which nothing has come for so long is taken for dead. Servers send a
-/// bookmark a minute.
+/// A watch without data for this long counts as dead. Servers send a bookmark every minute.
 const SILENCE: Duration = Duration::from_secs(90);
-/// No server's wish is followed for longer.
+/// The longest wait that a server may request.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// One watch's row in `status`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WatchStatus {
-    /// What is watched.
+    /// The watched kind.
     pub kind: String,
-    /// `connected`, `disconnected`, or `absent` where the cluster has no such kind.
+    /// `connected`, `disconnected`, or `absent` if the cluster doesn't have the kind.
     pub state: String,
     /// Since when, in seconds since 1970.
     pub since: u64,
-    /// Its objects have been listed in full: they are, or may be, in force.
+    /// Whether its objects have been listed in full, so that they are or may be in force.
     pub listed: bool,
     /// The last fault, over or not.
     pub error: Option<String>,
@@ -39,10 +38,10 @@ pub struct WatchStatus {
     pub lists: u64,
 }
 
-/// What all watches of one server have in common.
+/// State shared by all watches of one server.
 #[derive(Debug, Default)]
 struct Server {
-    /// Told when one of them has got an answer.
+    /// Notified when one of the watches has got an answer.
     back: Notify,
     outage: Mutex<Outage>,
 }
@@ -50,7 +49,7 @@ struct Server {
 /// The time in which some watch is disconnected.
 #[derive(Debug, Default)]
 struct Outage {
-    /// The watches that are.
+    /// The disconnected watches.
     down: BTreeSet<Kind>,
     since: Option<Instant>,
     faults: u64,
@@ -63,7 +62,7 @@ impl Server {
 }
 
 impl Outage {
-    /// Counts a fault; whether it is the first one.
+    /// Counts a fault; returns whether it is the first of the outage.
     fn fault(&mut self, kind: Kind) -> bool {
         let is_first = self.down.is_empty();
         self.down.insert(kind);
@@ -74,8 +73,8 @@ impl Outage {
         is_first
     }
 
-    /// A watch is connected, or not wanted any more; how long the outage was and how many
-    /// faults it had if that ends it.
+    /// Records that a watch is connected or no longer needed. If that ends the outage, returns its
+    /// duration and number of faults.
     fn over(&mut self, kind: Kind) -> Option<(Duration, u64)> {
         if !self.down.remove(&kind) || !self.down.is_empty() {
             return None;
@@ -86,7 +85,7 @@ impl Outage {
     }
 }
 
-/// How one watch is doing.
+/// The health of one watch.
 #[derive(Debug)]
 pub struct Health {
     kind: Kind,
@@ -135,7 +134,7 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server began to answer.
+    /// Records that the server started to answer.
     pub fn answered(&self, status: StatusCode, headers: &HeaderMap) {
         let mut state = self.state();
         state.heard = Instant::now();
@@ -151,21 +150,21 @@ impl Health {
         state.retry_after = seconds.map(|s| Duration::from_secs(s).min(LONGEST_WAIT));
     }
 
-    /// Bytes came.
+    /// Records that data arrived.
     pub fn heard(&self) {
         self.state().heard = Instant::now();
     }
 
-    /// How long nothing has come.
+    /// Returns for how long no data has arrived.
     pub fn silent_for(&self) -> Duration {
         self.state().heard.elapsed()
     }
 
-    /// The watcher let a watch go before its end.
+    /// Records that the watcher gave up a watch before its end.
     pub fn let_go(&self) {
         let silent = self.silent_for();
         if silent >= SILENCE {
-            self.failed(&format!("nothing was heard for {} s", silent.as_secs()));
+            self.failed(&format!("no data for {} s", silent.as_secs()));
         }
     }
 
@@ -174,7 +173,7 @@ impl Health {
         self.server.back.notified().await;
     }
 
-    /// Says once that all watches are connected again.
+    /// Logs once that all watches are connected again.
     fn over(&self) {
         if let Some((lasted, faults)) = self.server.outage().over(self.kind) {
             let seconds = lasted.as_secs_f64();
@@ -182,8 +181,7 @@ impl Health {
         }
     }
 
-    /// Something went wrong. The first fault of an outage is logged; `status` and metrics
-    /// have each.
+    /// Records a fault. The first fault of an outage is logged; `status` and metrics show each.
     pub fn failed(&self, error: &str) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         match self.server.outage().fault(self.kind) {
@@ -195,17 +193,17 @@ impl Health {
         state.turn(Link::Disconnected);
     }
 
-    /// A list began.
+    /// Records the start of a list.
     pub fn listing(&self) {
         self.lists.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A list is complete.
+    /// Records the completion of a list.
     pub fn listed(&self) {
         self.state().is_listed = true;
     }
 
-    /// The cluster has no such kind.
+    /// Records that the cluster doesn't have the kind.
     pub fn absent(&self) {
         let mut state = self.state();
         state.is_listed = true;
@@ -214,12 +212,12 @@ impl Health {
         self.over();
     }
 
-    /// What the server asked to wait, once.
+    /// Takes the wait that the server requested, if any.
     pub fn take_retry_after(&self) -> Option<Duration> {
         self.state().retry_after.take()
     }
 
-    /// One row.
+    /// Returns the row for `status`.
     pub fn status(&self) -> WatchStatus {
         let state = self.state();
         let since = state.since.duration_since(UNIX_EPOCH);
@@ -249,7 +247,7 @@ impl State {
     }
 }
 
-/// All watches.
+/// The health of all watches.
 #[derive(Clone, Debug)]
 pub struct Board(Arc<[Arc<Health>]>);
 
@@ -262,25 +260,25 @@ impl Default for Board {
 }
 
 impl Board {
-    /// The watch of one kind.
+    /// Returns the health of one kind's watch.
     pub fn of(&self, kind: Kind) -> Arc<Health> {
-        // All kinds are on it, in their order.
+        // All kinds are present, in their order.
         Arc::clone(&self.0[kind as usize])
     }
 
-    /// One row each.
+    /// Returns one row per watch.
     pub fn rows(&self) -> Vec<WatchStatus> {
         self.0.iter().map(|health| health.status()).collect()
     }
 
-    /// Whether no watch is disconnected.
+    /// Reports whether no watch is disconnected.
     pub fn is_connected(&self) -> bool {
         self.0
             .iter()
             .all(|health| health.state().link != Link::Disconnected)
     }
 
-    /// Adds its metrics to a page.
+    /// Adds the metrics to a page.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         let gauge = |name: &str, help: &str| {
             let gauge = IntGaugeVec::new(Opts::new(name, help), &["kind"])?;
@@ -298,15 +296,15 @@ impl Board {
         )?;
         let silent = gauge(
             "ringfence_watch_silent_seconds",
-            "How long nothing has come of the watch of a kind; servers send a bookmark a minute.",
+            "Seconds without data on the watch of a kind; servers send a bookmark every minute.",
         )?;
         let errors = counter(
             "ringfence_watch_errors_total",
-            "Faults of the watch of a kind; each is recovered from.",
+            "Faults of the watch of a kind; the agent recovers from each.",
         )?;
         let lists = counter(
             "ringfence_watch_lists_total",
-            "Lists of a kind that began; all but the first because a watch lost its place.",
+            "Lists of a kind; each after the first because a watch lost its place.",
         )?;
         for health in self.0.iter() {
             let row = health.status();

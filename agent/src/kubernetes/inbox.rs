@@ -1,54 +1,54 @@
-//! From the watches to the index.
+//! The queue from the watches to the index.
 //!
-//! Watches put what they see into a short queue; a pass empties it into the index.
-//! What comes while a pass runs waits for the next one, all together; a queue that
-//! is full makes watches wait, and through them the server.
+//! Watches put updates into a short queue, and a pass drains it into the index. Updates that arrive
+//! during a pass are left for the next one, all together. A full queue makes the watches wait, and
+//! through them the server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ringfence_policy::index::Index;
-use ringfence_policy::model::{Object, ObjectError, Pod};
+use ringfence_policy::model::{Object, ObjectError, ObjectKey, Pod};
 use tokio::sync::{Notify, mpsc};
 
 use super::Kind;
 use super::health::Board;
 use super::seen::CLOSED_NAMESPACE;
 
-/// Updates that may wait.
+/// Capacity of the queue.
 const LENGTH: usize = 1024;
 
-/// What a watch saw.
+/// An update from a watch.
 #[derive(Debug)]
 pub struct Update {
-    /// Of which kind.
+    /// The object's kind.
     pub kind: Kind,
-    /// What.
+    /// The change.
     pub what: What,
-    /// When.
+    /// When the watch saw it.
     pub at: Instant,
 }
 
-/// What a watch saw.
+/// A change that a watch saw.
 #[derive(Debug)]
 pub enum What {
-    /// An object, new or changed.
+    /// A new or changed object.
     Object(Box<Object>),
-    /// One that doesn't parse; for a pod, with its closed form.
+    /// An object that doesn't parse; for a pod, with its closed form.
     Invalid(Box<ObjectError>, Option<Box<Pod>>),
-    /// An object that is gone.
+    /// A deleted object.
     Gone {
-        /// Empty where it has none.
+        /// The namespace, or empty if the object has none.
         namespace: String,
-        /// Its name.
+        /// The object's name.
         name: String,
     },
-    /// All objects of the kind have been told.
+    /// All objects of the kind have been delivered.
     Listed,
 }
 
-/// Where watches put what they see.
+/// The sending end, for watches.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     sender: mpsc::Sender<Update>,
@@ -56,7 +56,8 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Waits while the queue is full. What nobody reads any more is lost.
+    /// Puts an update into the queue, and waits while it is full. An update that has no reader is
+    /// lost.
     pub async fn put(&self, kind: Kind, what: What) {
         let at = Instant::now();
         drop(self.sender.send(Update { kind, what, at }).await);
@@ -64,28 +65,28 @@ impl Outbox {
     }
 }
 
-/// What was taken out of the queue at once.
+/// The updates that were drained together.
 #[derive(Debug, Default)]
 pub struct Taken {
     /// When the first update of each kind came.
     pub since: BTreeMap<Kind, Instant>,
 }
 
-/// The other end, with what must be known beside the index.
+/// The receiving end, with the state that the index doesn't keep.
 #[derive(Debug)]
 pub struct Inbox {
     receiver: mpsc::Receiver<Update>,
     board: Board,
     listed: BTreeSet<Kind>,
-    /// Objects whose newest form doesn't parse, and why.
+    /// Objects whose newest form doesn't parse, and the error.
     invalid: BTreeMap<(Kind, String, String), String>,
     /// Namespaces that have a valid form.
     spaces: BTreeSet<String>,
-    /// Pods that never had one, by namespace and name.
+    /// Pods that never had a valid form, by namespace and name.
     closed: BTreeSet<(String, String)>,
 }
 
-/// A queue. `wake` is told when something is in it.
+/// Creates a queue. `wake` is notified of each update.
 pub fn queue(board: Board, wake: Arc<Notify>) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(LENGTH);
     let inbox = Inbox {
@@ -99,11 +100,16 @@ pub fn queue(board: Board, wake: Arc<Notify>) -> (Outbox, Inbox) {
     (Outbox { sender, wake }, inbox)
 }
 
+/// Returns the key of the policy that closes a namespace whose object doesn't parse.
+fn closed_key(namespace: &str) -> ObjectKey {
+    ObjectKey::new(Kind::NetworkPolicy, namespace, CLOSED_NAMESPACE)
+}
+
 impl Inbox {
-    /// Empties the queue into an index.
+    /// Drains the queue into an index.
     pub fn drain(&mut self, index: &mut Index) -> Taken {
         let mut taken = Taken::default();
-        // No more than fit at once, so that a flood can't hold a pass up for ever.
+        // At most one queue length, so that a flood can't delay a pass forever.
         for _ in 0..LENGTH {
             let Ok(update) = self.receiver.try_recv() else {
                 break;
@@ -114,7 +120,7 @@ impl Inbox {
         taken
     }
 
-    /// Tells an index of one update.
+    /// Applies one update to an index.
     pub fn take(&mut self, kind: Kind, what: What, index: &mut Index) {
         match what {
             What::Object(object) => {
@@ -122,16 +128,16 @@ impl Inbox {
                 let key = (kind, meta.namespace.clone(), meta.name.clone());
                 self.forget(&key);
                 if kind == Kind::Namespace {
-                    index.delete("NetworkPolicy", &key.2, CLOSED_NAMESPACE);
+                    index.delete(&closed_key(&key.2));
                     self.spaces.insert(key.2);
                 }
                 index.apply(*object);
             }
             What::Invalid(error, pod) => self.close(kind, &error, pod, index),
             What::Gone { namespace, name } => {
-                index.delete(kind.name(), &namespace, &name);
+                index.delete(&ObjectKey::new(kind, &namespace, &name));
                 if kind == Kind::Namespace {
-                    index.delete("NetworkPolicy", &name, CLOSED_NAMESPACE);
+                    index.delete(&closed_key(&name));
                     self.spaces.remove(&name);
                 }
                 self.forget(&(kind, namespace, name));
@@ -149,8 +155,8 @@ impl Inbox {
         }
     }
 
-    /// The last valid form stays. Without one, policies, pods and Namespaces are
-    /// closed; a Service, slice or Node that isn't known only allows less.
+    /// Keeps the last valid form in force. Without one, policies, pods and Namespaces are closed;
+    /// an unknown Service, slice or Node only allows less.
     fn close(&mut self, kind: Kind, error: &ObjectError, pod: Option<Box<Pod>>, index: &mut Index) {
         match kind {
             Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => drop(index.apply_closed(error)),
@@ -160,7 +166,7 @@ impl Inbox {
             Kind::Pod => {
                 let key = (error.namespace.clone(), error.name.clone());
                 let known = index.pod(&key.0, &key.1).map(|known| known.key().uid);
-                // Another pod that had that name lends this one no form.
+                // The form of an earlier pod of the same name doesn't apply to this one.
                 let is_new = |pod: &Pod| known.as_ref() != Some(&pod.metadata.uid);
                 if let Some(pod) = pod.filter(|pod| self.closed.contains(&key) || is_new(pod)) {
                     self.closed.insert(key);
@@ -172,24 +178,24 @@ impl Inbox {
         let text = error.to_string();
         let key = (kind, error.namespace.clone(), error.name.clone());
         if self.invalid.get(&key) != Some(&text) {
-            tracing::error!("{text}; its last good form stays in force, else it is closed");
+            tracing::error!("{text}; its last good form stays in force, or it is closed");
             self.invalid.insert(key, text);
         }
     }
 
-    /// Kinds that haven't been listed in full yet.
+    /// Lists the kinds that haven't been listed in full yet.
     pub fn waits_for(&self) -> Vec<Kind> {
         let mut all = Kind::ALL.to_vec();
         all.retain(|kind| !self.listed.contains(kind));
         all
     }
 
-    /// Objects whose newest form doesn't parse, one a line.
+    /// Lists the objects whose newest form doesn't parse, one per line.
     pub fn invalid(&self) -> Vec<String> {
         self.invalid.values().cloned().collect()
     }
 
-    /// How the watches are doing.
+    /// Returns the health of the watches.
     pub const fn board(&self) -> &Board {
         &self.board
     }

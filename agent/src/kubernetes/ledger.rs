@@ -1,23 +1,23 @@
-//! What has been told of one kind, so that news can be told from what isn't.
+//! Records what has been delivered of one kind, to distinguish news from repetition.
 //!
-//! Pure. A list that is read anew removes nothing before it is complete, and then
-//! only what it doesn't hold; an object that it shows as it was known is no news.
+//! Pure. A list that is read again removes nothing before it is complete, and then only objects
+//! that it doesn't contain. An object that the list shows as already known is no news.
 
 use std::collections::HashMap;
 
-/// Objects of a kind as a list shows them, to ask whether all of it has been told.
+/// Objects of a kind as shown by a list, to check whether all of them have been delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
     /// The list's own resource version, if it is a number.
     pub version: Option<u64>,
     /// Each object's namespace, name and resource version.
     pub objects: Vec<(String, String, Option<u64>)>,
-    /// The list is of all objects; else they are its first.
+    /// Whether the list contains all objects, not only the first ones.
     pub whole: bool,
 }
 
 impl Shown {
-    /// There are no objects.
+    /// Returns a complete list without objects.
     pub fn none() -> Self {
         Self {
             whole: true,
@@ -30,7 +30,7 @@ impl Shown {
 #[derive(Debug, Default)]
 pub struct Ledger {
     known: HashMap<Box<str>, Mark>,
-    /// Counts lists.
+    /// Number of the current list.
     round: u32,
     /// The highest version of an event of this watch.
     newest: u64,
@@ -42,26 +42,27 @@ struct Mark {
     round: u32,
 }
 
-/// What an event is.
+/// The classification of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
-    /// To be believed.
+    /// New information.
     Fresh,
-    /// What was known already.
+    /// Already known.
     Known,
-    /// Older than an event before it: the watch can't be trusted, list anew.
+    /// Older than an event before it: the watch can't be trusted, and the kind must be listed
+    /// again.
     Disorder,
 }
 
 impl Ledger {
-    /// A list begins.
+    /// Starts a list.
     pub fn list(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.newest = 0;
     }
 
-    /// Whether an object of the list is news. One that is older than what is known
-    /// isn't: servers may answer from different moments.
+    /// Records an object of the list and reports whether it is news. An object older than the known
+    /// version isn't: servers may answer with states of different moments.
     pub fn listed(&mut self, namespace: &str, name: &str, version: Option<u64>) -> bool {
         let round = self.round;
         match self.known.get_mut(&*key(namespace, name)) {
@@ -81,7 +82,8 @@ impl Ledger {
         }
     }
 
-    /// The list is complete: what it doesn't hold is gone. Namespace and name.
+    /// Completes the list: objects that it doesn't contain are gone. Returns their namespaces and
+    /// names.
     pub fn complete(&mut self) -> Vec<(String, String)> {
         let round = self.round;
         let gone = self.known.extract_if(|_, mark| mark.round != round);
@@ -90,14 +92,14 @@ impl Ledger {
             (namespace.to_owned(), name.to_owned())
         };
         let gone = gone.map(split).collect();
-        // After a list that found much less than before.
+        // The list may have found far fewer objects than before.
         if self.known.len() < self.known.capacity() / 4 {
             self.known.shrink_to_fit();
         }
         gone
     }
 
-    /// An object came or changed.
+    /// Records that an object was added or changed.
     pub fn applied(&mut self, namespace: &str, name: &str, version: Option<u64>) -> News {
         match self.order(version) {
             News::Fresh => {}
@@ -111,7 +113,7 @@ impl Ledger {
         News::Fresh
     }
 
-    /// An object is gone.
+    /// Records that an object was deleted.
     pub fn deleted(&mut self, namespace: &str, name: &str, version: Option<u64>) -> News {
         match self.order(version) {
             News::Fresh => {}
@@ -124,8 +126,8 @@ impl Ledger {
         News::Fresh
     }
 
-    /// Whether all that a list shows has been told: events have come from after it, or
-    /// what is known is what it says.
+    /// Reports whether everything in a list has been delivered: an event from after the list has
+    /// come, or the known objects match the list.
     pub fn has(&self, shown: &Shown) -> bool {
         if shown.version.is_some_and(|version| self.newest >= version) {
             return true;
@@ -137,22 +139,23 @@ impl Ledger {
         shown.whole && shown.objects.len() == self.known.len() && shown.objects.iter().all(is_known)
     }
 
-    /// Whether an object has been told in this version or a later one, or its end after it.
+    /// Reports whether an object has been delivered in this version or a later one, or its deletion
+    /// after it.
     pub fn has_object(&self, namespace: &str, name: &str, version: u64) -> bool {
         let known = self.known.get(&*key(namespace, name));
         let told = known.and_then(|mark| mark.version);
         told.unwrap_or(self.newest) >= version
     }
 
-    /// Whether an object is known as it was after an event: a watch that follows a
-    /// list of an earlier moment tells what came in between once more.
+    /// Reports whether an object is known in the version of an event or a later one: a watch that
+    /// follows a list of an earlier moment repeats the events in between.
     fn is_older(&self, key: &str, version: Option<u64>) -> bool {
         let known = self.known.get(key).and_then(|mark| mark.version);
         matches!((version, known), (Some(new), Some(old)) if new <= old)
     }
 
-    /// Versions rise within a watch, except that a resumed one may begin with its
-    /// last event, and faulty ones do anything.
+    /// Checks the order of events. Versions increase within a watch, except that a resumed one may
+    /// start with its last event, and a faulty one may do anything.
     fn order(&mut self, version: Option<u64>) -> News {
         let Some(version) = version else {
             return News::Fresh;
@@ -167,12 +170,12 @@ impl Ledger {
         News::Fresh
     }
 
-    /// How many objects are known.
+    /// Returns the number of known objects.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Whether none are.
+    /// Reports whether no object is known.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!(listed(&mut ledger, &[("a", 1), ("b", 2)]), [true, true]);
         assert_eq!(ledger.complete(), []);
         assert_eq!(listed(&mut ledger, &[("a", 1)]), [false]);
-        // Broken off; the next one is whole.
+        // The list broke off; the next one is complete.
         assert_eq!(listed(&mut ledger, &[("b", 3), ("c", 4)]), [true, true]);
         assert_eq!(ledger.complete(), [("ns".to_owned(), "a".to_owned())]);
         assert_eq!(ledger.len(), 2);
@@ -223,7 +226,7 @@ mod tests {
         assert_eq!(ledger.applied("ns", "b", Some(6)), News::Disorder);
         assert_eq!(ledger.deleted("ns", "a", Some(8)), News::Fresh);
         assert_eq!(ledger.deleted("ns", "a", Some(8)), News::Known);
-        // A new list begins a new order.
+        // A new list starts a new order.
         ledger.list();
         assert_eq!(ledger.applied("ns", "c", Some(3)), News::Fresh);
     }
@@ -243,7 +246,7 @@ mod tests {
         let mut ledger = Ledger::default();
         listed(&mut ledger, &[("a", 1), ("b", 2)]);
         ledger.complete();
-        // Other kinds have taken the versions in between.
+        // Other kinds have used the versions in between.
         assert!(ledger.has(&shown(9, &[("a", 1), ("b", 2)], true)));
         assert!(
             !ledger.has(&shown(9, &[("a", 1), ("b", 8)], true)),

@@ -1,4 +1,4 @@
-//! Everything once, for a question at the command line.
+//! Lists everything once, for a command-line question.
 
 use std::sync::Arc;
 
@@ -13,30 +13,30 @@ use super::inbox::{self, Inbox};
 use super::seen::Seen;
 use super::{Access, Board, Kind};
 
-/// Objects a page, as kubectl asks for.
+/// Objects per page, as in kubectl.
 const PAGE: u32 = 500;
 
 /// Why a cluster couldn't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// There are no credentials that can be used.
+    /// There are no usable credentials.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// A list failed.
     #[error("listing {kind}s: {source}")]
     List {
-        /// Of what.
+        /// The kind that was listed.
         kind: Kind,
-        /// Why.
+        /// The cause.
         source: kube::Error,
     },
-    /// Nothing can be waited for.
+    /// The async runtime couldn't be started.
     #[error("starting the runtime: {0}")]
     Runtime(std::io::Error),
 }
 
-/// Reads a cluster into an index. Objects that don't parse are said on stderr, and
-/// closed as an agent that starts now would have them.
+/// Reads a cluster into an index. Objects that don't parse are reported on stderr, and treated as
+/// closed, as by an agent that has just started.
 pub fn index(access: &Access, config: &Config) -> Result<Index, ListError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -54,7 +54,7 @@ pub fn index(access: &Access, config: &Config) -> Result<Index, ListError> {
             }
         }
         for line in inbox.invalid() {
-            eprintln!("ringfence: {line}; taken as closed");
+            eprintln!("ringfence: {line}; treated as closed");
         }
         Ok(index)
     })

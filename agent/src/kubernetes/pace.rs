@@ -1,22 +1,22 @@
-//! How patient a watch is.
+//! Time limits of a watch.
 
 use std::time::Duration;
 
-/// How patient a watch is.
+/// Time limits of a watch.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The server ends a watch after so long, and it is resumed. One of which
-    /// nothing comes for 5 s longer is taken for dead.
+    /// The server ends a watch after this long, and the watch is resumed. One without data for 5 s
+    /// longer than that counts as dead.
     pub watch: Duration,
-    /// A list of which nothing comes for so long begins anew.
+    /// A list without data for this long is started again.
     pub stall: Duration,
-    /// Whether a kind is still absent is asked so often.
+    /// Interval between checks whether a kind is still absent.
     pub recheck: Duration,
-    /// A kind that was there counts as gone once the server has said so for so long.
+    /// A kind counts as gone once the server has reported its absence for this long.
     pub certain: Duration,
-    /// The first wait after a fault, doubled with each up to the last; jittered.
+    /// The first and the longest wait after a fault, doubled with each fault, with jitter.
     pub backoff: [Duration; 2],
-    /// No wait is longer where the server couldn't be reached: that costs it nothing.
+    /// Upper limit of the wait if the server couldn't be reached, since a retry costs it nothing.
     pub unreached: Duration,
 }
 

@@ -1,8 +1,8 @@
 //! One object as the API server sent it.
 //!
-//! The watcher is given this type rather than one of Kubernetes' own: it keeps
-//! the text as it came and can't fail on what is in it, so that one bad object
-//! breaks no list and no watch. [`Seen::what`] is what policy makes of it.
+//! The watcher deserializes into this type rather than one of Kubernetes' own: it keeps the text as
+//! received and accepts any content, so that one malformed object breaks no list and no watch.
+//! [`Seen::what`] interprets it for policy.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use super::Kind;
 use super::inbox::What;
 
-/// An object's text, and the little that watching needs of it.
+/// An object's text, and the metadata that watching needs.
 #[derive(Clone, Debug)]
 pub struct Seen {
     meta: ObjectMeta,
@@ -61,7 +61,7 @@ impl<'de> Deserialize<'de> for Seen {
     }
 }
 
-/// Of an object whose very metadata isn't as it should be.
+/// Reads what can be read of malformed metadata.
 fn odd_meta(json: &str) -> ObjectMeta {
     let value: Value = serde_json::from_str(json).unwrap_or_default();
     let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
@@ -103,22 +103,21 @@ impl Resource for Seen {
 }
 
 impl Seen {
-    /// Namespace, empty where there is none, and name.
+    /// Returns the namespace, or an empty string, and the name.
     pub fn key(&self) -> (&str, &str) {
         let namespace = self.meta.namespace.as_deref();
         let name = self.meta.name.as_deref();
         (namespace.unwrap_or_default(), name.unwrap_or_default())
     }
 
-    /// Its resource version, if it is a number, as those of Kubernetes itself are.
+    /// Returns the resource version, if it is a number, as those of Kubernetes itself are.
     pub fn version(&self) -> Option<u64> {
         self.meta.resource_version.as_deref()?.parse().ok()
     }
 
-    /// What policy makes of it.
+    /// Interprets the object for policy.
     pub fn what(&self, kind: Kind, config: &Config) -> What {
-        let (name, api_version) = (kind.name(), kind.api_version());
-        let mut error = match Object::from_json(name, &api_version, self.json.get()) {
+        let mut error = match Object::from_json(kind, self.json.get()) {
             Ok(object) => return What::Object(object.into()),
             Err(error) => Box::new(error),
         };
@@ -132,8 +131,8 @@ impl Seen {
         What::Invalid(error, pod)
     }
 
-    /// What of a pod that doesn't parse can be read, under quarantine: its labels
-    /// may be what is wrong, and with them who may call it.
+    /// Returns what can be read of a pod that doesn't parse, under quarantine: the malformed part
+    /// may be its labels, which decide who may call it.
     fn closed_pod(&self, config: &Config) -> Pod {
         let value: Value = serde_json::from_str(self.json.get()).unwrap_or_default();
         let (meta, status) = (&value["metadata"], &value["status"]);
@@ -176,11 +175,11 @@ fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
     T::deserialize(value).ok()
 }
 
-/// The policy's name; no real policy can have it.
+/// The name of the closing policy, which no real policy can have.
 pub const CLOSED_NAMESPACE: &str = "(Namespace that doesn't parse)";
 
-/// What stands in for a Namespace whose labels can't be read: all of its pods
-/// are isolated, since any mode may stand there.
+/// Returns the policy that replaces a Namespace whose labels can't be read: all of its pods are
+/// isolated, since the labels may specify any mode.
 fn closed_namespace(name: &str) -> Closed {
     Closed::Namespaced(NetworkPolicy {
         metadata: Meta {

@@ -1,4 +1,4 @@
-//! How long a watch waits after each fault, by what it says of the server.
+//! How long a watch waits after each fault, depending on what the fault implies about the server.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use super::backoff::{Backoff, chance};
 use super::fault::Fault;
 use super::pace::Pace;
 
-/// Agents whose server is back, or has forgotten their place in its history, come back
-/// within so long, not all at once.
+/// Agents whose server is back, or has forgotten their place in its history, come back spread over
+/// this time, not all at once.
 pub(super) const TOGETHER: Duration = Duration::from_secs(1);
-/// A watch without faults for so long begins its next waits from the first.
+/// After this time without faults, the waits of a watch start over.
 const CALM: Duration = Duration::from_secs(60);
-/// A server that is back may refuse for so long what it will grant, until it has read who
-/// may do what.
+/// A server that is back may refuse requests that it will grant later, until it has loaded its
+/// authorization rules.
 const FINDING_ITSELF: Duration = Duration::from_secs(30);
 
-/// What has gone wrong lately, as far as waits depend on it.
+/// Recent faults, as far as waits depend on them.
 #[derive(Debug)]
 pub(super) struct Waits {
     pace: Pace,
     backoff: Backoff,
     last_fault: Option<Instant>,
-    /// The server couldn't be reached, and has answered nothing since but that it is busy.
+    /// The server couldn't be reached, and has given no answer since except that it is busy.
     is_away: bool,
-    /// When it began to answer after that.
+    /// When the server started to answer after an outage.
     back: Option<Instant>,
-    /// When the server had last forgotten where the watch was.
+    /// When the server had last forgotten the watch's place.
     last_gone: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ impl Waits {
         }
     }
 
-    /// How long to wait after a fault.
+    /// Returns how long to wait after a fault.
     pub(super) fn after(&mut self, fault: Fault) -> Duration {
         if self.last_fault.is_some_and(|last| last.elapsed() > CALM) {
             self.backoff.reset();
@@ -51,7 +51,7 @@ impl Waits {
         match fault {
             Fault::Unreached => self.is_away = true,
             Fault::Busy => {}
-            // How long it was away says nothing of how long it refuses.
+            // The length of the outage is unrelated to how long the server refuses.
             Fault::Answered | Fault::Gone => {
                 if std::mem::take(&mut self.is_away) {
                     self.backoff.reset();
@@ -61,7 +61,7 @@ impl Waits {
         }
         match fault {
             Fault::Unreached => self.backoff.wait().min(self.pace.unreached),
-            // A place that is lost again and again isn't an outage's doing.
+            // A place that is lost repeatedly isn't the result of an outage.
             Fault::Gone if !self.was_gone() => TOGETHER.min(self.pace.backoff[0]).mul_f64(chance()),
             Fault::Answered if self.finds_itself() => {
                 self.backoff.wait().min(self.pace.unreached / 2)
@@ -70,12 +70,12 @@ impl Waits {
         }
     }
 
-    /// The wait after the last fault is over.
+    /// Records that the wait after the last fault is over.
     pub(super) fn waited(&mut self) {
         self.last_fault = Some(Instant::now());
     }
 
-    /// Whether the place was lost lately before; it is now.
+    /// Records that the place was lost, and reports whether it was lost recently before.
     fn was_gone(&mut self) -> bool {
         let last = self.last_gone.replace(Instant::now());
         last.is_some_and(|at| at.elapsed() <= CALM)
@@ -90,7 +90,7 @@ impl Waits {
 mod tests {
     use super::*;
 
-    /// The longest of some faults' waits, the last ones'.
+    /// Returns the wait after the last of some faults.
     fn longest(waits: &mut Waits, faults: &[Fault]) -> Duration {
         let mut last = Duration::ZERO;
         for fault in faults {

@@ -1,4 +1,4 @@
-//! One kind's watch, for ever.
+//! One kind's endless watch.
 
 use std::future::Future;
 use std::pin::pin;
@@ -27,18 +27,18 @@ use super::waits::{TOGETHER, Waits};
 use super::{Access, Kind};
 use crate::failure;
 
-/// What to do after a fault.
+/// How to proceed after a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
-    /// The watcher goes on by itself, from where it was.
+    /// The watcher resumes by itself, from where it was.
     Resume,
-    /// Connect anew, and list.
+    /// Reconnect and list again.
     Anew,
-    /// As that, and at once: the server can't stream lists, which is no fault.
+    /// Like `Anew`, but at once: the server can't stream lists, which is no fault.
     Pages,
-    /// The cluster has no such kind.
+    /// The cluster doesn't have the kind.
     Absent,
-    /// It had, and may have no more.
+    /// The cluster had the kind, and may not have it any more.
     Vanished,
 }
 
@@ -51,11 +51,11 @@ pub struct Follow {
     health: Arc<Health>,
     pace: Pace,
     ledger: Ledger,
-    /// Who wants to know what it has told.
+    /// Questions about what the watch has delivered.
     asked: mpsc::Receiver<Asked>,
-    /// The first list is streamed: it costs the server least. Later ones are read
-    /// in pages, since those alone are of the newest state whichever server of
-    /// several answers; a list of an earlier moment would take back what is known.
+    /// Whether to stream the list. The first list is streamed, which costs the server least. Later
+    /// ones are read in pages: only those return the newest state whichever of several servers
+    /// answers, and a list of an earlier moment would revert what is known.
     streams: bool,
     is_listing: bool,
     waits: Waits,
@@ -63,7 +63,7 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// A watch that is still to be run.
+    /// Creates a watch without running it.
     pub fn new(
         kind: Kind,
         access: Access,
@@ -110,7 +110,7 @@ impl Follow {
             .build())
     }
 
-    /// Returns when a new connection is needed.
+    /// Watches until a new connection is needed.
     async fn watch(&mut self, client: Client) {
         let api: Api<Seen> = Api::all_with(client.clone(), &self.kind);
         let mut events = pin!(watcher(api, self.watcher_config()));
@@ -122,7 +122,7 @@ impl Follow {
                 Some(None) => return,
                 None => {
                     let silent = self.pace.stall.as_secs();
-                    let error = format!("the list stopped: nothing was heard for {silent} s");
+                    let error = format!("the list stalled: no data for {silent} s");
                     return self.fault(&error, Fault::Answered).await;
                 }
             };
@@ -142,7 +142,8 @@ impl Follow {
         }
     }
 
-    /// Each watch ends at another time, so that a server isn't asked by all at once.
+    /// Returns the watcher's configuration. Watches end at different times, so that a server isn't
+    /// asked by all at once.
     fn watcher_config(&self) -> watcher::Config {
         let lasts = self.pace.watch.mul_f64(1.0 + chance() / 2.0);
         watcher::Config {
@@ -155,8 +156,8 @@ impl Follow {
         }
     }
 
-    /// The next event, or none if a list has stopped. Meanwhile questions are answered:
-    /// all that the ledger has is in the queue then.
+    /// Returns the next event, or none if a list has stalled. Answers questions meanwhile:
+    /// everything in the ledger is already in the queue.
     async fn next_event<F: Future + Unpin>(&mut self, next: &mut F) -> Option<F::Output> {
         let (health, stall) = (Arc::clone(&self.health), self.pace.stall);
         let mut event = pin!(patiently(next, self.is_listing, &health, stall));
@@ -169,7 +170,7 @@ impl Follow {
     }
 
     async fn take(&mut self, event: Event<Seen>) -> Result<(), String> {
-        // A list that begins has shown nothing yet.
+        // A list that has just started has shown nothing yet.
         if !matches!(event, Event::Init) {
             self.absence.is_over();
         }
@@ -225,14 +226,14 @@ impl Follow {
         tracing::debug!(kind = %self.kind, objects = self.ledger.len(), "listed");
     }
 
-    /// Says what went wrong, waits, and says how to go on.
+    /// Reports a fault, waits, and returns how to proceed.
     async fn judge(&mut self, client: &Client, error: &watcher::Error) -> Next {
         let mut next = self.next(error);
         if next == Next::Vanished {
             let said = self.absence.ask(client, self.kind).await;
             let is_certain = said.is_some_and(|lasted| lasted >= self.pace.certain);
             if is_certain {
-                tracing::warn!(kind = %self.kind, "the cluster has no such kind any more");
+                tracing::warn!(kind = %self.kind, "the cluster doesn't have this kind any more");
                 self.ledger.list();
                 self.complete().await;
                 next = Next::Absent;
@@ -246,8 +247,9 @@ impl Follow {
             }
             Next::Vanished => {
                 let error = describe(error);
-                self.health
-                    .failed(&format!("{error}; it stays in force until that is certain"));
+                self.health.failed(&format!(
+                    "{error}; its objects stay in force until that is certain"
+                ));
                 self.recheck().await;
                 self.health.heard();
             }
@@ -260,13 +262,13 @@ impl Follow {
         next
     }
 
-    /// Agents don't ask all at once.
+    /// Waits before another check, with jitter: agents don't ask all at once.
     async fn recheck(&mut self) {
         self.rest(sleep(self.pace.recheck.mul_f64(0.75 + chance() / 4.0)))
             .await;
     }
 
-    /// Waits on purpose; what is known can be asked for meanwhile.
+    /// Waits on purpose, and answers questions about what is known meanwhile.
     async fn rest(&mut self, over: impl Future<Output = ()>) {
         let mut over = pin!(over);
         loop {
@@ -281,16 +283,16 @@ impl Follow {
         use watcher::Error::{NoResourceVersion, WatchFailed, WatchStartFailed};
         let code = status(error).map(|status| status.code);
         match (error, code) {
-            // What stands in the cluster's place there may come yet.
+            // Whatever occupies the cluster's address may still be starting up.
             (_, Some(404)) if self.kind.is_optional() && self.ledger.is_empty() => Next::Absent,
-            // Where a definition is deleted, its objects are told to go first: to whoever
+            // When a definition is deleted, its objects are reported as deleted first, to whoever
             // watches.
             (_, Some(404)) if self.kind.is_optional() => Next::Vanished,
             (WatchStartFailed(_), Some(400 | 422)) if self.streams => Next::Pages,
-            // Its place in the history is gone; or the credentials are read again.
+            // The place in the history is gone, or the credentials have to be read again.
             (_, Some(410 | 401)) => Next::Anew,
-            // An event that can't be read is an event lost. The client takes one that
-            // is JSON for a Status, whose fields may all be absent.
+            // An event that can't be read is lost. The client takes any JSON for a Status, whose
+            // fields may all be absent.
             (WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)), _) => Next::Anew,
             (NoResourceVersion, _) => Next::Anew,
             _ => Next::Resume,
@@ -305,7 +307,7 @@ impl Follow {
         let over = async move {
             tokio::select! {
                 () = sleep(wait.max(asked.unwrap_or_default())) => {}
-                // Who was told how long to wait does so.
+                // If the server requested a wait, the watch waits that long.
                 () = health.server_is_back(), if asked.is_none() && fault.is_the_servers() => {
                     sleep(TOGETHER.min(wait).mul_f64(chance())).await;
                 }
@@ -313,13 +315,13 @@ impl Follow {
         };
         self.rest(over).await;
         self.waits.waited();
-        // What happened while waiting on purpose says nothing of the server.
+        // A deliberate wait doesn't count as the server's silence.
         self.health.heard();
     }
 }
 
-/// The next event; none if a list has stopped. The watcher itself sees to watches that
-/// have.
+/// Returns the next event, or none if a list has stalled. The watcher itself handles watches that
+/// have stalled.
 async fn patiently<F: Future + Unpin>(
     next: &mut F,
     is_listing: bool,

@@ -1,28 +1,28 @@
-//! Text into documents into single objects, still untyped.
+//! Splits text into documents and these into single objects, still untyped.
 
 use serde_json::Value;
 
 use super::split::{Piece, split, without_marks};
 
-/// One object's value and where in the file it stood.
+/// One object's value and its position in the file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Item {
-    /// The document, from 1.
+    /// The document's number, from 1.
     pub document: usize,
-    /// The item of its List, from 1.
+    /// The item's number in its List, from 1.
     pub item: Option<usize>,
     /// The object.
     pub value: Value,
 }
 
-/// A document that isn't YAML or holds no object.
+/// A document that isn't YAML or contains no object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DocumentError {
-    /// The document, from 1.
+    /// The document's number, from 1.
     pub document: usize,
-    /// The item of its List, from 1.
+    /// The item's number in its List, from 1.
     pub item: Option<usize>,
-    /// What is wrong, with the line in the file where there is one.
+    /// What is wrong, with the line in the file if known.
     pub message: String,
 }
 
@@ -62,30 +62,30 @@ fn parse(piece: &Piece<'_>) -> Result<Value, String> {
     })
 }
 
-/// What stands where a template's output is to be.
+/// The message about an unrendered template.
 pub(super) const TEMPLATE: &str =
-    "{{ … }} of a template, which isn't read: render it first, as with `helm template`";
+    "{{ … }} is a template, which isn't read: render it first, for example with `helm template`";
 
-/// The line of the file with a template's first braces in a document, but for comments.
+/// Returns the line in the file of a document's first template braces, ignoring comments.
 fn template(piece: &Piece<'_>) -> Option<usize> {
     let is_template = |row: &str| row.contains("{{") && !row.trim_start().starts_with('#');
     let before = piece.text.lines().position(is_template)?;
     Some(piece.lines_before + before + 1)
 }
 
-/// The first line, without the parser's own position: that counts from the
-/// document's start, and we say the file's.
+/// Returns the first line of a message without the parser's own position, which counts from the
+/// document's start; we report the line in the file.
 fn one_line(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
     let cut = first.rfind(" at line ").unwrap_or(first.len());
     first[..cut].trim_end_matches([' ', ',', ':']).to_owned()
 }
 
-/// Limits for what a whole cluster prints (`kubectl get pods -A -o yaml` has some
-/// 200 nodes a pod), still bounded so that an alias bomb ends in an error.
+/// Limits that fit the output for a whole cluster (`kubectl get pods -A -o yaml` has some 200 nodes
+/// per pod), but still make an alias bomb end in an error.
 ///
-/// Only `true` and `false` are booleans, as in YAML 1.2: a node may be called `n`,
-/// and where a boolean is meant a `yes` is an error rather than a guess.
+/// Only `true` and `false` are booleans, as in YAML 1.2: a node may be called `n`, and a `yes` in
+/// place of a boolean is an error rather than a guess.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         strict_booleans: true,
@@ -98,7 +98,7 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// `kind: List` and every `XxxList` into their items.
+/// Expands `kind: List` and every `XxxList` into their items.
 fn expand(document: usize, value: Value, items: &mut Vec<Item>, errors: &mut Vec<DocumentError>) {
     let mut take = |item, read: Result<Value, String>| match read {
         Ok(value) => items.push(Item {
@@ -130,7 +130,7 @@ fn expand(document: usize, value: Value, items: &mut Vec<Item>, errors: &mut Vec
 enum Document {
     Object(Value),
     List {
-        /// What its items are; empty if they say so themselves.
+        /// The kind of the items; empty if each item has its own.
         kind: String,
         version: Option<Value>,
         items: Vec<Value>,
@@ -153,7 +153,7 @@ fn list(mut value: Value) -> Result<Document, String> {
         Some(Value::Array(items)) => items,
         // `kubectl get` prints an empty list of a kind as null.
         Some(Value::Null) => Vec::new(),
-        // A kind of its own that is merely called so.
+        // A kind of its own whose name merely ends in List.
         None if !item_kind.is_empty() => return Ok(Document::Object(value)),
         _ => return Err(format!("{kind}: items: not a list")),
     };
@@ -165,9 +165,9 @@ fn list(mut value: Value) -> Result<Document, String> {
 }
 
 const NO_OBJECT: &str = "not a Kubernetes object: a mapping with apiVersion, kind and metadata";
-const NO_KIND: &str = "kind: missing, so this is no Kubernetes object";
+const NO_KIND: &str = "kind: missing, so this isn't a Kubernetes object";
 
-/// Items of a typed list need not repeat what the list says.
+/// Fills in the kind and version from a typed list, whose items need not repeat them.
 fn complete(mut entry: Value, kind: &str, version: Option<&Value>) -> Result<Value, String> {
     let Value::Object(fields) = &mut entry else {
         return Err(NO_OBJECT.into());

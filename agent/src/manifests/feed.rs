@@ -1,31 +1,30 @@
-//! From the store to an index that lives on: only what differs is told.
+//! Feeds changes of the store to a long-lived index.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringfence_policy::index::Index;
-use ringfence_policy::model::{Object, ObjectError};
+use ringfence_policy::model::{Object, ObjectError, ObjectKey};
 
-use super::{ObjectKey, Store};
+use super::Store;
 
-/// What an index has been told.
+/// What an index has been given.
 #[derive(Default, Debug)]
 pub struct Feed {
     told: BTreeMap<ObjectKey, Said>,
 }
 
-/// What the files say of one object.
+/// The state of one object in the files.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Said {
-    /// Its last good form.
+    /// The object's last good form.
     object: Option<Arc<Object>>,
     /// Newer forms that can't be used.
     invalid: Vec<ObjectError>,
 }
 
 impl Feed {
-    /// Brings an index to what a store holds. The index has been told nothing
-    /// by anybody else.
+    /// Brings an index up to date with a store. Nobody else may have fed the index.
     pub fn tell(&mut self, store: &Store, index: &mut Index) {
         let mut now: BTreeMap<ObjectKey, Said> = BTreeMap::new();
         for (key, object) in store.objects() {
@@ -36,18 +35,18 @@ impl Feed {
             said.invalid.push(error.clone());
         }
         for key in self.told.keys().filter(|key| !now.contains_key(key)) {
-            index.delete(&key.kind, &key.namespace, &key.name);
+            index.delete(key);
         }
         for (key, said) in &now {
             let before = self.told.get(key);
             if before == Some(said) {
                 continue;
             }
-            // A form that is no longer held must not stay as the last valid one.
+            // A form that the store no longer has must not remain as the last valid one.
             let had = before.is_some_and(|before| before.object.is_some());
             match &said.object {
                 Some(object) => index.apply(Object::clone(object)),
-                None if had => index.delete(&key.kind, &key.namespace, &key.name),
+                None if had => index.delete(key),
                 None => {}
             }
             for error in &said.invalid {

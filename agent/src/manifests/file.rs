@@ -1,21 +1,23 @@
-//! One file's text into typed objects.
+//! Turns one file's text into typed objects.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ringfence_policy::model::{Object, ObjectError, Parsed, Spelling, Workload};
+use ringfence_policy::model::{
+    Object, ObjectError, ObjectKey, ObjectKind, Parsed, Spelling, Workload,
+};
 use serde_json::Value;
 
+use super::ManifestError;
 use super::document::{self, Item};
-use super::{ManifestError, ObjectKey};
 
 /// An object that policy may use.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// What it is called.
+    /// The object's key.
     pub key: ObjectKey,
-    /// The document it stood in, from 1.
+    /// The number of its document, from 1.
     pub document: usize,
     /// The object.
     pub object: Arc<Object>,
@@ -24,36 +26,36 @@ pub struct Entry {
 /// An object that doesn't parse, with the form that fails closed.
 #[derive(Clone, Debug)]
 pub struct Invalid {
-    /// What it is called, as far as that could be read.
+    /// The object's key, as far as it could be read.
     pub key: ObjectKey,
-    /// Why, and its closed form.
+    /// The error, and the closed form.
     pub error: ObjectError,
 }
 
-/// What may make pods and is left out.
+/// An object that may create pods and isn't read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unread {
     /// A kind in which no pod template was found, and an object.
     Kind(String, String),
-    /// An object that another made, which stands for its pods.
+    /// An object that was created by another one, which provides its pods.
     Made(ObjectKey, ObjectKey),
     /// A kind that Kubernetes' own group of that name doesn't have, and an object.
     Unknown(String, String),
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Default, Debug)]
 pub struct FileRead {
     /// Good objects, each key once.
     pub entries: Vec<Entry>,
     /// Objects that are named but invalid.
     pub invalid: Vec<Invalid>,
-    /// What it has that isn't read.
+    /// Objects in the file that aren't read.
     pub unread: Vec<Unread>,
     /// Everything wrong with the file.
     pub errors: Vec<ManifestError>,
-    /// Every document was YAML and every object has a name: what isn't seen isn't
-    /// there. Else an object that was there before may only be unreadable.
+    /// Whether every document was YAML and every object has a name, so that an object that wasn't
+    /// found is gone. Otherwise, an earlier object may merely be unreadable.
     pub complete: bool,
 }
 
@@ -72,13 +74,13 @@ pub fn read(file: &Path, text: &str) -> FileRead {
         });
     }
     let mut seen = BTreeMap::new();
-    // Almost no file has them, and it takes a walk through all of its values.
+    // Few files have braces, and the check walks through all values.
     let has_braces = text.contains("{{");
     for item in items {
         match misread(&item.value, has_braces) {
             None => object(file, item, &mut seen, &mut read),
             Some((field, message)) => {
-                // It may be any object that was there before.
+                // The document may be any object that was there before.
                 read.complete = false;
                 read.errors.push(ManifestError {
                     document: Some(item.document),
@@ -109,16 +111,12 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
     };
     let mut put = |object: Object, read: &mut FileRead| {
         let key = match &object {
-            // Named otherwise than its document may be.
-            Object::Pod(pod) if pod.stand_in.is_some() => ObjectKey {
-                kind: object.kind().to_owned(),
-                namespace: pod.metadata.namespace.clone(),
-                name: pod.metadata.name.clone(),
-            },
+            // A stand-in may have another name than its document.
+            Object::Pod(pod) if pod.stand_in.is_some() => object.key(),
             _ => key.clone(),
         };
         if let Some(first) = seen.insert(key.clone(), document) {
-            let message = format!("given twice in this file, first in document {first}");
+            let message = format!("defined twice in this file, first in document {first}");
             read.errors.push(fail(None, message));
         } else {
             read.entries.push(Entry {
@@ -136,11 +134,7 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
             return;
         }
         Workload::Made(kind, name) => {
-            let by = ObjectKey {
-                kind,
-                name,
-                namespace: key.namespace.clone(),
-            };
+            let by = ObjectKey::new(kind.as_str(), &key.namespace, &name);
             read.unread.push(Unread::Made(key, by));
             return;
         }
@@ -163,7 +157,7 @@ fn object(file: &Path, item: Item, seen: &mut BTreeMap<ObjectKey, usize>, read: 
     }
 }
 
-/// The field of a document that isn't what it was meant to be, and why.
+/// Returns the field of a document that is misspelled or a template, and the reason.
 fn misread(value: &Value, has_braces: bool) -> Option<(String, String)> {
     let (kind, api) = (value["kind"].as_str(), value["apiVersion"].as_str());
     match Spelling::of(kind.unwrap_or_default(), api) {
@@ -175,8 +169,8 @@ fn misread(value: &Value, has_braces: bool) -> Option<(String, String)> {
     }
 }
 
-/// The first name, label or selector in which a template's braces stand: in quotes they
-/// are YAML, and would name nothing.
+/// Returns the first name, label or selector that contains a template's braces: in quotes they are
+/// valid YAML, but would match nothing.
 fn template(value: &Value, path: &str, is_name: bool) -> Option<String> {
     const NAMES: [&str; 6] = [
         "kind",
@@ -206,39 +200,30 @@ fn template(value: &Value, path: &str, is_name: bool) -> Option<String> {
     }
 }
 
-/// An object of a kind that Kubernetes' own group of that name doesn't have.
+/// Returns an object of a kind that Kubernetes' own group of that name doesn't have.
 fn unknown(value: &Value, key: &ObjectKey) -> Option<Unread> {
     let api = value["apiVersion"].as_str()?;
     let object = format!("{}/{}", key.namespace, key.name);
-    let is_unknown = Spelling::of(&key.kind, Some(api)) == Spelling::Unknown;
+    let is_unknown = Spelling::of(key.kind.as_str(), Some(api)) == Spelling::Unknown;
     is_unknown.then(|| Unread::Unknown(format!("{} of {api}", key.kind), object))
 }
 
-/// Kinds without a namespace; a `metadata.namespace` on them means nothing.
-const CLUSTER_SCOPED: [&str; 5] = [
-    "AdminNetworkPolicy",
-    "BaselineAdminNetworkPolicy",
-    "ClusterNetworkPolicy",
-    "Namespace",
-    "Node",
-];
+/// Kinds that are an error and have no namespace: a `metadata.namespace` on them has no meaning.
+const UNENFORCED: [&str; 2] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
 
-/// The object's name, read without its type: an object that doesn't parse has one
-/// too, and it must be the one that it had when it did.
+/// Returns the object's key, read from the untyped value: an object that doesn't parse has a key,
+/// too, and it must be the same as when it parsed.
 fn key_of(value: &Value) -> ObjectKey {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let kind = text(&value["kind"]);
-    let namespace = if CLUSTER_SCOPED.contains(&kind.as_str()) {
-        String::new()
-    } else {
-        match text(&value["metadata"]["namespace"]) {
-            empty if empty.is_empty() => "default".to_owned(),
-            namespace => namespace,
-        }
+    let kind = ObjectKind::from(text(&value["kind"]).as_str());
+    let is_namespaced = match &kind {
+        ObjectKind::Read(kind) => kind.is_namespaced(),
+        ObjectKind::Other(kind) => !UNENFORCED.contains(&kind.as_str()),
     };
-    ObjectKey {
-        kind,
-        namespace,
-        name: text(&value["metadata"]["name"]),
-    }
+    let namespace = match text(&value["metadata"]["namespace"]) {
+        _ if !is_namespaced => String::new(),
+        empty if empty.is_empty() => "default".to_owned(),
+        namespace => namespace,
+    };
+    ObjectKey::new(kind, &namespace, &text(&value["metadata"]["name"]))
 }

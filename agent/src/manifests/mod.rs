@@ -1,8 +1,8 @@
 //! A folder of Kubernetes YAML as a source of policy.
 //!
-//! [`document`] turns text into values, [`file`] values into objects, [`walk`]
-//! finds the files, [`Store`] keeps the last good state of each object, and
-//! [`Watch`] says when to look again. Only `walk`, `store` and `watch` do I/O.
+//! [`document`] turns text into values, [`file`] turns values into objects, [`walk`] finds the
+//! files, [`Store`] keeps the last good state of each object, and [`Watch`] signals when to look
+//! again. Only `walk`, `store` and `watch` do I/O.
 
 pub mod document;
 pub mod feed;
@@ -23,25 +23,25 @@ pub use feed::Feed;
 pub use store::{Refresh, Store};
 pub use watch::Watch;
 
-/// What is wrong with a manifest, and where.
+/// An error in a manifest, and its position.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ManifestError {
-    /// The file, or folder.
+    /// The file or folder.
     pub file: PathBuf,
-    /// The YAML document in it, from 1.
+    /// The number of the YAML document in it, from 1.
     pub document: Option<usize>,
-    /// The item of the List that the document is, from 1.
+    /// The number of the item, if the document is a List, from 1.
     pub item: Option<usize>,
     /// Kind, namespace and name, as far as they could be read.
     pub object: Option<String>,
-    /// The field, as in `spec.ingress[0].from[1].ipBlock.cidr`.
+    /// The field, for example `spec.ingress[0].from[1].ipBlock.cidr`.
     pub field: Option<String>,
     /// What is wrong.
     pub message: String,
 }
 
 impl ManifestError {
-    /// An error of a whole file or folder.
+    /// Creates an error about a whole file or folder.
     pub fn of_file(file: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self {
             file: file.into(),
@@ -72,7 +72,7 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-/// Everything that is wrong with a folder of manifests at start, one a line.
+/// All errors in a folder of manifests at start, one per line.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", Lines(.0))]
 pub struct ManifestErrors(pub Vec<ManifestError>);
@@ -86,26 +86,5 @@ impl fmt::Display for Lines<'_> {
             write!(f, "{separator}{error}")?;
         }
         Ok(())
-    }
-}
-
-/// What two objects may not share.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ObjectKey {
-    /// Kind.
-    pub kind: String,
-    /// Namespace; empty for kinds that have none.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() {
-            write!(f, "{} {}", self.kind, self.name)
-        } else {
-            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
-        }
     }
 }

@@ -1,33 +1,34 @@
-//! A file's text into the texts of its documents.
+//! Splits a file's text into the texts of its documents.
 
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-/// What some editors put before a file's first character, and what is joined from such
-/// files has at later ones too.
+/// The byte order mark, which some editors write at the start of a file. Concatenated files have it
+/// in later lines, too.
 const MARK: char = '\u{feff}';
 
-/// A file's text, which is UTF-8.
+/// Decodes a file's text, which must be UTF-8.
 pub(super) fn decode(bytes: Vec<u8>) -> Result<String, String> {
     let starts = |marks: &[&[u8]]| marks.iter().any(|mark| bytes.starts_with(mark));
     let is_wide = starts(&[&[0xff, 0xfe], &[0xfe, 0xff], &[0, 0, 0xfe, 0xff]]);
     if is_wide && bytes.contains(&0) {
-        return Err("not UTF-8 but UTF-16 or UTF-32, as PowerShell writes it: save it anew".into());
+        return Err(
+            "not UTF-8 but UTF-16 or UTF-32, as written by PowerShell: save it as UTF-8".into(),
+        );
     }
     if bytes.contains(&0) {
-        return Err("not text: it has zero bytes".into());
+        return Err("not text: it contains zero bytes".into());
     }
     String::from_utf8(bytes).map_err(|_| "not UTF-8".into())
 }
 
-/// Whether a text has no character but blanks.
+/// Reports whether a text is blank.
 pub(super) fn is_empty(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c == MARK)
 }
 
-/// The text without byte order marks at the beginnings of lines, where no YAML can have
-/// them but before a document.
+/// Removes byte order marks at the starts of lines: YAML allows them only before a document.
 pub(super) fn without_marks(text: &str) -> Cow<'_, str> {
     if !text.contains(MARK) {
         return text.into();
@@ -39,16 +40,16 @@ pub(super) fn without_marks(text: &str) -> Cow<'_, str> {
 /// A document's text.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Piece<'a> {
-    /// From 1.
+    /// The document's number, from 1.
     pub(super) document: usize,
-    /// Lines of the file before it.
+    /// Number of lines of the file before it.
     pub(super) lines_before: usize,
     pub(super) text: &'a str,
 }
 
-/// Splits at lines that start with `---`, which YAML allows nowhere inside a
-/// document. The parser's own iterator would do, but it stops at the first
-/// error and passes over empty documents, so that their numbers would be wrong.
+/// Splits at lines that start with `---`, which YAML allows nowhere inside a document. The parser's
+/// own iterator isn't used because it stops at the first error and skips empty documents, which
+/// would make their numbers wrong.
 pub(super) fn split(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut document, mut from, mut lines_before) = (1, 0, 0);
@@ -56,8 +57,7 @@ pub(super) fn split(text: &str) -> Vec<Piece<'_>> {
     for row in text.split_inclusive('\n') {
         if is_marker(row) && at > 0 {
             let head = &text[from..at];
-            // What stands before the first marker is a document only if it says
-            // something.
+            // The text before the first marker is a document only if it has content.
             if document > 1 || !is_blank(head) {
                 pieces.push(Piece {
                     document,
@@ -87,8 +87,8 @@ pub(super) fn split(text: &str) -> Vec<Piece<'_>> {
     pieces.collect()
 }
 
-/// The parts of a document that is a stream of JSON objects, as `jq` prints it; else the
-/// document itself. Never none.
+/// Splits a document that is a stream of JSON objects, as printed by `jq`; otherwise returns the
+/// document itself. Never returns an empty list.
 fn stream(piece: Piece<'_>) -> Vec<Piece<'_>> {
     let Some(first) = content(piece.text).filter(|at| piece.text[*at..].starts_with('{')) else {
         return vec![piece];
@@ -99,7 +99,7 @@ fn stream(piece: Piece<'_>) -> Vec<Piece<'_>> {
     while let Some(Ok(_)) = values.next() {
         ends.push(first + values.byte_offset());
     }
-    // What follows the last value that could be read is for the parser to judge.
+    // What follows the last readable value is left for the parser to judge.
     let (mut from, mut line) = (0, piece.lines_before);
     let mut parts = Vec::new();
     ends.push(piece.text.len());
@@ -118,7 +118,7 @@ fn stream(piece: Piece<'_>) -> Vec<Piece<'_>> {
     parts
 }
 
-/// Where a document's content begins.
+/// Returns where a document's content starts.
 fn content(text: &str) -> Option<usize> {
     let mut at = 0;
     for row in text.split_inclusive('\n') {
@@ -137,7 +137,7 @@ fn is_marker(row: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
 }
 
-/// Comments, directives and markers alone make no document.
+/// Comments, directives and markers alone don't make a document.
 fn is_blank(text: &str) -> bool {
     text.lines().all(|row| {
         let row = row.trim_end();

@@ -9,34 +9,34 @@ use std::time::{Duration, Instant};
 
 use ringfence_policy::config::Config;
 use ringfence_policy::index::Index;
-use ringfence_policy::model::{Object, ObjectError};
+use ringfence_policy::model::{Object, ObjectError, ObjectKey};
 
 use super::file::{self, Entry, FileRead, Invalid, Unread};
 use super::split::{self, decode};
 use super::unread;
 use super::walk::{Stamp, Walk};
-use super::{ManifestError, ManifestErrors, ObjectKey};
+use super::{ManifestError, ManifestErrors};
 
-/// A file written less than this ago may still be being written: reading a
-/// truncated one would take policies away for a moment. So would believing at
-/// once that a file is gone: tools replace files by removing them first.
+/// A file written less than this ago may still be incomplete: reading a truncated one would remove
+/// policies for a moment. Likewise, a missing file isn't considered deleted at once, since tools
+/// may replace files by removing them first.
 const SETTLE: Duration = Duration::from_millis(40);
 
 const EMPTY: &str = "empty: its objects stay in force; delete the file to remove them";
 
-/// At start nothing is in force yet that could stay.
+/// Used at start, when there is no earlier state that could stay in force.
 const SAYS_NOTHING: &str =
-    "empty, as a file is whose writer died: delete it, or write a comment if that is meant";
+    "empty, perhaps because its writer failed: delete it, or add a comment if that is intended";
 
 /// Objects by file, each in the last form that parsed.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     files: BTreeMap<PathBuf, FileState>,
-    /// Which file an object is taken from, if several hold it: the one that held
-    /// it first.
+    /// The file that an object is taken from if several contain it: the one that contained it
+    /// first.
     owners: BTreeMap<ObjectKey, PathBuf>,
-    /// Of the folder, not of one file.
+    /// Errors of the folder rather than of one file.
     walk_errors: Vec<ManifestError>,
     duplicates: Vec<ManifestError>,
 }
@@ -48,32 +48,32 @@ struct FileState {
     invalid: Vec<Invalid>,
     unread: Vec<Unread>,
     errors: Vec<ManifestError>,
-    /// It has no character but blanks.
+    /// Whether the file is blank.
     is_blank: bool,
-    /// When it was first seen to be gone.
+    /// When the file was first seen to be missing.
     missing: Option<Instant>,
 }
 
-/// What [`Store::refresh`] found.
+/// The result of [`Store::refresh`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refresh {
-    /// Objects or problems may differ from before.
+    /// Whether objects or problems may have changed.
     pub changed: bool,
-    /// A file came, changed or went so lately that it was left for later: look
+    /// Whether a file was created, changed or removed so recently that it was left for later: look
     /// again soon.
     pub unsettled: bool,
 }
 
 impl Store {
-    /// Reads a folder or a file for the first time: any error is refused, so that nothing
-    /// is enforced from half a state.
+    /// Reads a folder or a file for the first time. Fails on any error, so that no partial state is
+    /// enforced.
     pub fn open(root: &Path) -> Result<Self, ManifestErrors> {
         let mut store = Self::new(root);
         store.read(Duration::ZERO);
         store.complete()
     }
 
-    /// Reads what was written to a pipe, once; `name` is what errors call it.
+    /// Reads the content of a pipe once; `name` is its name in errors.
     pub fn of_bytes(name: &Path, bytes: Vec<u8>) -> Result<Self, ManifestErrors> {
         let mut store = Self::new(name);
         store.read_text(name, None, decode(bytes));
@@ -81,7 +81,7 @@ impl Store {
         store.complete()
     }
 
-    /// Itself, if nothing is wrong with it.
+    /// Returns the store if nothing is wrong with it.
     fn complete(self) -> Result<Self, ManifestErrors> {
         let mut problems = self.problems();
         let blank = self.files.iter().filter(|(_, state)| state.is_blank);
@@ -104,8 +104,8 @@ impl Store {
         }
     }
 
-    /// Reads again what changed on disk. Never fails: what can't be read keeps its
-    /// last good state and shows in [`Store::problems`].
+    /// Reads again what changed on disk. Never fails: what can't be read keeps its last good state
+    /// and is listed in [`Store::problems`].
     pub fn refresh(&mut self) -> Refresh {
         self.read(SETTLE)
     }
@@ -142,7 +142,7 @@ impl Store {
                 state.missing = None;
                 return true;
             }
-            // A file that was moved must give way to its other name at once.
+            // A file that was moved must release its objects to the new name at once.
             refresh.changed |= state.missing.is_none();
             let since = *state.missing.get_or_insert(now);
             let is_gone = now.duration_since(since) >= settle;
@@ -160,7 +160,7 @@ impl Store {
                     state.missing = Some(Instant::now());
                 }
             }
-            // No stamp: an I/O error may pass without the file changing.
+            // No stamp: an I/O error may go away without a change of the file.
             Err(error) => self.read_text(path, None, Err(error.to_string())),
         }
     }
@@ -170,8 +170,8 @@ impl Store {
         state.stamp = stamp.cloned();
         state.is_blank = text.as_ref().is_ok_and(|text| split::is_empty(text));
         match text {
-            // The shell empties a file before the command that fills it has said
-            // anything, and a writer may die in between: nothing was stated.
+            // The shell truncates a file before the command that fills it has written anything, and
+            // a writer may die in between: an empty file states nothing.
             Ok(_) if state.is_blank && state.has_objects() => {
                 state.errors = vec![ManifestError::of_file(path, EMPTY)];
             }
@@ -180,12 +180,12 @@ impl Store {
         }
     }
 
-    /// Gives every object to one file and reports the others.
+    /// Assigns every object to one file and reports the others.
     fn find_duplicates(&mut self) {
         let mut owners: BTreeMap<ObjectKey, PathBuf> = BTreeMap::new();
         self.duplicates.clear();
-        // A file that has just gone missing comes last: if its objects stand
-        // elsewhere, it was moved.
+        // Files that have just gone missing come last: if their objects are in another file, they
+        // were moved.
         let (missing, present): (Vec<_>, Vec<_>) =
             (self.files.iter()).partition(|(_, state)| state.is_missing());
         for (path, state) in present.into_iter().chain(missing) {
@@ -216,7 +216,7 @@ impl Store {
             .is_some_and(|state| state.entries.iter().any(|entry| &entry.key == key))
     }
 
-    /// Everything that is wrong now, in order of files.
+    /// Returns all present errors, in order of files.
     pub fn problems(&self) -> Vec<ManifestError> {
         let mut problems: Vec<_> = self
             .walk_errors
@@ -229,12 +229,12 @@ impl Store {
         problems
     }
 
-    /// Whether the folder itself could be read the last time.
+    /// Reports whether the folder itself could be read the last time.
     pub fn is_connected(&self) -> bool {
         self.walk_errors.iter().all(|error| error.file != self.root)
     }
 
-    /// All objects in their last good form.
+    /// Returns all objects in their last good form.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Object>)> {
         self.files.iter().flat_map(move |(path, state)| {
             let entries = state.entries.iter();
@@ -243,34 +243,34 @@ impl Store {
         })
     }
 
-    /// Policies whose newest form can't be used.
+    /// Returns the policies whose newest form can't be used.
     pub fn invalid(&self) -> impl Iterator<Item = (&ObjectKey, &ObjectError)> {
         let invalid = self.files.values().flat_map(|state| &state.invalid);
         invalid.map(|invalid| (&invalid.key, &invalid.error))
     }
 
-    /// Objects that may make pods and aren't among [`Store::objects`], one line for each
-    /// kind of them.
+    /// Describes objects that may create pods and aren't among [`Store::objects`], one line per
+    /// kind.
     pub fn unread(&self) -> Vec<String> {
         unread::lines(self.files.values().flat_map(|state| &state.unread), |key| {
             self.owners.contains_key(key)
         })
     }
 
-    /// What there is to say of it all where it holds nothing that is read.
+    /// Describes a store that contains nothing that is read.
     pub fn emptiness(&self) -> Option<String> {
         let root = self.root.display();
         match (self.files.is_empty(), self.owners.is_empty()) {
             (true, _) => Some(format!(
-                "{root}: no manifests in it (files that end in .yaml, .yml or .json)"
+                "{root}: no manifests found (files that end in .yaml, .yml or .json)"
             )),
-            (false, true) => Some(format!("{root}: nothing in it is read")),
+            (false, true) => Some(format!("{root}: contains nothing that is read")),
             (false, false) => None,
         }
     }
 
-    /// An index of its own: all objects in their last good form; policies that
-    /// never had one, closed.
+    /// Creates a new index: all objects in their last good form, and policies that never had one
+    /// closed.
     pub fn index(&self, config: &Config) -> Index {
         let mut index = Index::new(config.clone());
         for (_, object) in self.objects() {
@@ -292,8 +292,7 @@ impl FileState {
         !self.entries.is_empty() || !self.invalid.is_empty()
     }
 
-    /// Takes over what a file now holds, and keeps what it held before where that
-    /// may be there still.
+    /// Takes over a file's new content, and keeps earlier objects that may still be in the file.
     fn take(&mut self, read: FileRead) {
         let FileRead {
             mut entries,

@@ -9,11 +9,11 @@ use tempfile::TempDir;
 use super::super::Feed;
 use super::*;
 
-/// A folder of manifests; files are read at once, however fresh.
+/// A folder of manifests; files are read at once, however recent.
 struct Folder {
     dir: TempDir,
     store: Store,
-    /// An index that is told every change, as the agent's is.
+    /// An index that is fed every change, like the agent's.
     fed: RefCell<(Feed, Index)>,
 }
 
@@ -36,7 +36,7 @@ impl Folder {
         self.dir.path().join(name)
     }
 
-    /// By rename, as editors and kubelets do, so that the inode changes.
+    /// Writes by rename, as editors and kubelets do, so that the inode changes.
     fn write(&mut self, name: &str, text: &str) {
         fs::write(self.path("new"), text).unwrap();
         fs::rename(self.path("new"), self.path(name)).unwrap();
@@ -58,7 +58,7 @@ impl Folder {
         self.read();
     }
 
-    /// The same from an index that was told all changes and from a new one.
+    /// Compiles tables, and checks that a long-lived index and a new one give the same.
     fn tables(&self) -> Tables {
         self.tell();
         let scope = Scope::Node("n".into());
@@ -78,7 +78,7 @@ impl Folder {
             .collect()
     }
 
-    /// Whether policy isolates `default/a` for ingress.
+    /// Reports whether policy isolates `default/a` for ingress.
     fn isolated(&self) -> bool {
         let tables = self.tables();
         let pod = tables
@@ -86,10 +86,10 @@ impl Folder {
             .iter()
             .find(|(pod, _)| pod.name == "a")
             .unwrap();
-        pod.1.flags & ringfence_ebpf::abi::EndpointWorld::INGRESS_ISOLATED != 0
+        pod.1.flags & ringfence_ebpf::abi::EndpointRules::INGRESS_ISOLATED != 0
     }
 
-    /// Problems without the folder's own path.
+    /// Returns the problems without the folder's own path.
     fn problems(&self) -> Vec<String> {
         let prefix = format!("{}/", self.dir.path().display());
         self.store
@@ -213,7 +213,7 @@ fn an_object_twice_in_one_file_is_an_error() {
     let folder = Folder::new(&[("a.yaml", &format!("{}---\n{}", pod("a"), pod("a")))]);
     assert_eq!(
         folder.problems(),
-        ["a.yaml: document 2: Pod default/a: given twice in this file, first in document 1"],
+        ["a.yaml: document 2: Pod default/a: defined twice in this file, first in document 1"],
     );
 }
 

@@ -1,14 +1,14 @@
-//! What is said of objects that aren't read.
+//! Describes objects that aren't read.
 
 use std::collections::BTreeMap;
 
-use super::ObjectKey;
 use super::file::Unread;
+use ringfence_policy::model::ObjectKey;
 
-/// More kinds than these are only counted.
+/// Kinds beyond this number are only counted.
 const MOST: usize = 20;
 
-/// One line for each kind of what isn't read, given what is.
+/// Returns one line for each kind of unread objects, given which objects are read.
 pub(super) fn lines<'u>(
     all: impl Iterator<Item = &'u Unread>,
     is_there: impl Fn(&ObjectKey) -> bool,
@@ -18,17 +18,17 @@ pub(super) fn lines<'u>(
         let (kind, why, object) = match one {
             Unread::Kind(kind, object) => {
                 let why =
-                    "no pod template was found in it; if it makes pods, they are missing here";
+                    "no pod template was found in it; if it creates pods, they are missing here";
                 (kind.as_str(), why.to_owned(), object.clone())
             }
             Unread::Unknown(kind, object) => {
-                let why = "no kind that this version knows; it is left out";
+                let why = "not a kind that this version knows; it is left out";
                 (kind.as_str(), why.to_owned(), object.clone())
             }
             Unread::Made(_, by) if is_there(by) => continue,
             Unread::Made(object, by) => {
                 let why = format!(
-                    "its pods are its {}'s, which isn't there; they are missing here",
+                    "its pods belong to its {}, which isn't there; they are missing here",
                     by.kind
                 );
                 let ObjectKey {

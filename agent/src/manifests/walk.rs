@@ -1,4 +1,4 @@
-//! Which files a folder of manifests holds, or a single one.
+//! Finds the files in a folder of manifests, or a single file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,15 +9,15 @@ use std::time::SystemTime;
 
 use super::ManifestError;
 
-/// What tells that a file isn't the one read before.
+/// Metadata that detects that a file has changed since it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// Device and inode: a ConfigMap's swap changes them and nothing else.
     inode: (u64, u64),
     size: u64,
-    /// Seconds and nanoseconds, of the content and of the inode.
+    /// Seconds and nanoseconds of the last change of the content and of the inode.
     times: (i64, i64, i64, i64),
-    /// For [`Stamp::age`].
+    /// Used by [`Stamp::age`].
     modified: Option<SystemTime>,
 }
 
@@ -36,25 +36,25 @@ impl Stamp {
         }
     }
 
-    /// Since the last write; nothing if the clock says that is ahead.
+    /// Returns the time since the last write; none if that is in the future by the clock.
     pub fn age(&self) -> Option<std::time::Duration> {
         self.modified?.elapsed().ok()
     }
 }
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Default, Debug)]
 pub struct Walk {
     /// Manifest files by path as seen, in order.
     pub files: BTreeMap<PathBuf, Stamp>,
-    /// Folders and files that couldn't be read: what was known below them stays.
+    /// Folders and files that couldn't be read: the known state below them stays.
     pub errors: Vec<ManifestError>,
 }
 
 impl Walk {
-    /// Walks `root`, or takes it if it is a file, whatever it is called. Hidden names are
-    /// passed over: editors keep their swap files there, and a ConfigMap its `..data`,
-    /// whose files are linked at the top.
+    /// Walks `root`, or takes `root` itself if it is a file, whatever its name. Hidden names are
+    /// skipped: editors use them for swap files, and a ConfigMap for `..data`, whose files are
+    /// linked at the top.
     pub fn of(root: &Path) -> Self {
         let mut walk = Self::default();
         let mut above = BTreeSet::new();
@@ -69,7 +69,7 @@ impl Walk {
         walk
     }
 
-    /// Whether something that holds `path` couldn't be read.
+    /// Reports whether a folder or file that contains `path` couldn't be read.
     pub fn is_unsure_of(&self, path: &Path) -> bool {
         self.errors
             .iter()
@@ -80,7 +80,7 @@ impl Walk {
         self.errors.push(ManifestError::of_file(path, message));
     }
 
-    /// `above` holds the folders on the way down, so that a link to one of them
+    /// Walks a folder. `above` contains the folders on the way down, so that a link to one of them
     /// ends there, and one to a sibling is followed.
     fn folder(&mut self, path: &Path, meta: &fs::Metadata, above: &mut BTreeSet<(u64, u64)>) {
         let inode = (meta.dev(), meta.ino());
@@ -115,7 +115,7 @@ impl Walk {
                 self.files.insert(path.to_owned(), Stamp::of(&meta));
             }
             Ok(_) => {}
-            // Gone since the folder was listed, or a dangling link: no file.
+            // Removed since the folder was listed, or a dangling link: no file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.fail(path, error.to_string()),
         }

@@ -1,4 +1,4 @@
-//! Says when the folder of manifests may have changed.
+//! Signals when the folder of manifests may have changed.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// Tells of changes below a folder for as long as it lives.
+/// Signals changes below a folder for as long as it lives.
 ///
-/// It is a hint alone: what was missed (a full queue, a folder that didn't exist
-/// yet, another file system behind a link) is found by the regular rescan.
+/// It is only a hint: missed changes (a full queue, a folder that didn't exist yet, another file
+/// system behind a link) are found by the regular rescan.
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
     recursive: RecursiveMode,
     signal: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the folder that is watched.
+    /// Device and inode of the watched folder.
     inode: Option<(u64, u64)>,
 }
 
@@ -27,8 +27,8 @@ impl Watch {
         Self::new(path, RecursiveMode::Recursive, signal)
     }
 
-    /// Watches a folder of manifests and everything below it, or the folder of a file: a
-    /// file that is replaced is another one.
+    /// Watches a folder of manifests and everything below it, or for a file its folder, since a
+    /// replaced file has a new inode.
     pub fn manifests(path: &Path, signal: Arc<Notify>) -> Self {
         match path.parent() {
             Some(folder) if path.is_file() && folder.as_os_str().is_empty() => {
@@ -39,7 +39,7 @@ impl Watch {
         }
     }
 
-    /// Watches `path` alone: what appears in it and what goes.
+    /// Watches only `path` itself: what is created in it and removed.
     pub fn folder(path: &Path, signal: Arc<Notify>) -> Self {
         Self::new(path, RecursiveMode::NonRecursive, signal)
     }
@@ -56,9 +56,8 @@ impl Watch {
         watch
     }
 
-    /// Starts watching if that failed before, as it does while the folder is
-    /// missing, and anew if the folder was replaced: inotify follows the folder,
-    /// not its name.
+    /// Starts watching if that failed earlier, for example because the folder was missing, and
+    /// restarts if the folder was replaced: inotify follows the folder, not its name.
     pub fn ensure(&mut self) {
         let inode = std::fs::metadata(&self.path)
             .map(|meta| (meta.dev(), meta.ino()))
@@ -68,7 +67,7 @@ impl Watch {
         }
         self.watcher = match self.start() {
             Ok(watcher) => {
-                // Something may have happened while nobody looked.
+                // Something may have changed while there was no watch.
                 self.signal.notify_one();
                 Some(watcher)
             }
@@ -84,7 +83,7 @@ impl Watch {
         let signal = Arc::clone(&self.signal);
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                // Our own reading of the files is an event too.
+                // Our own reading of the files causes events, too.
                 if !event.is_ok_and(|event| event.kind.is_access()) {
                     signal.notify_one();
                 }

@@ -17,7 +17,7 @@ const LEDGER: &str = "apiVersion: apps/v1\nkind: Deployment\n\
                       {labels: {app: ledger, ringfence.dev/ingress: enforce}}, \
                       spec: {containers: [{name: main}]}}}\n---\n";
 
-/// A workload of this kind and group in the bank; `spec` with `@` for the template.
+/// Returns a workload of this kind and group in the bank; `@` in `spec` stands for the template.
 fn workload(api: &str, kind: &str, name: &str, spec: &str) -> String {
     let spec = spec.replace('@', TEMPLATE);
     format!(
@@ -164,7 +164,7 @@ fn a_job_of_a_cron_job_is_the_cron_jobs_and_one_by_itself_a_caller() {
     assert_eq!(unread, [""; 0]);
     let (index, unread) = read(&(LEDGER.to_owned() + &run));
     assert_eq!(rows(&index), ["bank/ledger"]);
-    let expected = "Job bank/report-29372340: its pods are its CronJob's, which isn't there; \
+    let expected = "Job bank/report-29372340: its pods belong to its CronJob, which isn't there; \
                     they are missing here";
     assert_eq!(unread, [expected]);
 }
@@ -212,7 +212,7 @@ fn a_kind_that_can_not_be_read_is_said_with_an_object_and_how_many_there_are() {
         .map(|(api, kind)| workload(api, kind, "x", "{}"))
         .concat();
     let (_, unread) = read(&(LEDGER.to_owned() + &kafka("b") + &kafka("a") + &kyverno + &own));
-    let why = "no pod template was found in it; if it makes pods, they are missing here";
+    let why = "no pod template was found in it; if it creates pods, they are missing here";
     let expected = [
         format!("Kafka.kafka.strimzi.io bank/a and 1 more: {why}"),
         format!("Policy.kyverno.io bank/p: {why}"),

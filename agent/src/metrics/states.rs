@@ -1,4 +1,4 @@
-//! Pods of this node, by state.
+//! Number of this node's pods, by state.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(super) fn count_states(
     states
 }
 
-/// The strictest of an endpoint's two directions.
+/// Returns the stricter state of an endpoint's two directions.
 fn state(endpoint: &EndpointState) -> &'static str {
     if endpoint.gone {
         return "gone";

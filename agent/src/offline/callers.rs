@@ -1,4 +1,4 @@
-//! `ringfence callers`.
+//! The command `ringfence callers`.
 
 use ringfence_policy::callers::{self, Caller, Callers, Egress, Through};
 
@@ -17,7 +17,7 @@ pub fn run(args: &CallersArgs) -> Outcome {
     Ok(Found::Fine)
 }
 
-/// What isolates the service, then one row a caller.
+/// Formats what isolates the service, then one row per caller.
 fn text(found: &Callers) -> String {
     let Callers { service, .. } = found;
     let named: Vec<String> = found
@@ -76,8 +76,8 @@ fn egress(egress: Egress) -> &'static str {
     }
 }
 
-/// A label of the caller says enough; the mode label that it gets past doesn't
-/// tell one caller from another.
+/// Formats the rule that admits a caller. A label of the caller is sufficient; the mode label that
+/// the caller gets past is the same for all callers.
 fn rule(through: &Through) -> String {
     let staged = if through.staged { " [staged]" } else { "" };
     match through.policy.as_str() {

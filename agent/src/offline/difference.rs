@@ -1,11 +1,11 @@
-//! What `ringfence matrix --diff` prints.
+//! The output of `ringfence matrix --diff`.
 
 use ringfence_policy::matrix::{Difference, Edge};
 
 use crate::output::table;
 
-/// One line for each caller and callee, what opens first; what is there on one
-/// side only is marked.
+/// Formats one line for each caller and callee, opened calls first. Callers and callees that exist
+/// on one side only are marked.
 pub(super) fn text(found: &Difference) -> String {
     if found.opens.is_empty() && found.closes.is_empty() {
         let ports: Vec<String> = found.ports.iter().map(ToString::to_string).collect();

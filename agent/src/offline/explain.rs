@@ -1,4 +1,4 @@
-//! `ringfence explain`.
+//! The command `ringfence explain`.
 
 use ringfence_policy::explain::{
     self, Calls, Effect, Explanation, Fix, Form, Party, Side, Verdict, Via,
@@ -8,7 +8,7 @@ use crate::cli::{ExplainArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, print, print_json};
 
-/// Prints the verdict and why; exits 1 if the call is denied.
+/// Prints the verdict and its reasons; exits 1 if the call is denied.
 pub fn run(args: &ExplainArgs) -> Outcome {
     let port = super::port(&args.port)?;
     let index = super::load(&args.cluster, &args.policy)?;
@@ -24,7 +24,7 @@ pub fn run(args: &ExplainArgs) -> Outcome {
     })
 }
 
-/// Verdict first, then each direction, then what to paste.
+/// Formats the verdict, then each direction, then what to paste.
 fn text(explanation: &Explanation, paint: Paint) -> String {
     let Explanation { from, to, port, .. } = explanation;
     let headline = format!("{} -> {} {port}", party(from), party(to));
@@ -62,7 +62,7 @@ fn text(explanation: &Explanation, paint: Paint) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The Service that was called, and what becomes of the call by backend.
+/// Formats the called Service, and the verdict for each backend.
 fn through(via: &Via, paint: Paint, lines: &mut Vec<String>) {
     let Via {
         service,
@@ -79,7 +79,7 @@ fn through(via: &Via, paint: Paint, lines: &mut Vec<String>) {
     }));
 }
 
-/// Its name, and its service where that is called otherwise.
+/// Formats a party's name, and its service if that has a different name.
 fn party(party: &Party) -> String {
     let Party { name, workload, .. } = party;
     if name == workload {
@@ -121,7 +121,7 @@ fn describe(side: &Side, paint: Paint, lines: &mut Vec<String>) {
     }
 }
 
-/// The YAML stands at the left edge under a comment, so that it can be cut and
+/// Formats a fix. The YAML starts at the left edge below a comment, so that it can be cut and
 /// pasted as it is.
 fn paste(fix: &Fix, lines: &mut Vec<String>) {
     let form = match fix.form {
@@ -132,7 +132,7 @@ fn paste(fix: &Fix, lines: &mut Vec<String>) {
     lines.extend(fix.patch.lines().map(str::to_owned));
 }
 
-/// What the change does to other calls, as comments below it.
+/// Formats the change's effect on other calls, as comments below it.
 fn beside(effect: &Effect, lines: &mut Vec<String>) {
     for (does, calls) in [("closes", &effect.closes), ("also opens", &effect.opens)] {
         if calls.count > 0 {
@@ -238,7 +238,7 @@ mod tests {
         assert!(text.contains(line), "{text}");
         assert!(text.starts_with("DENIED"), "{text}");
         assert_eq!(found.to.address.unwrap().to_string(), "fd00::2");
-        // Who names an address asks about that one.
+        // A question about one address is answered for that address only.
         let four = explain("bank/caller", "10.0.0.2");
         assert_eq!((four.verdict, four.families), (Verdict::Allowed, None));
         let six = explain("bank/caller", "fd00::2");

@@ -1,4 +1,4 @@
-//! `ringfence matrix`.
+//! The command `ringfence matrix`.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,15 @@ use crate::cli::{self, MatrixArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, print, print_json, right, stream_json, width};
 
-/// Beyond so many rows or columns nobody can follow a line of characters.
+/// The largest grid: with more rows or columns, nobody can follow a line of characters.
 const WIDEST: usize = 60;
 
-/// Prints who can reach whom, or what a change does to that.
+/// Prints who can reach whom, or how a change affects that.
 pub fn run(args: &MatrixArgs) -> Outcome {
     let query = query(args)?;
     if args.diff.as_deref() == Some(super::STDIN.as_ref()) && args.cluster.is_stdin() {
         return Err(Failure::input(anyhow!(
-            "--manifests - and --diff -: stdin holds one of both"
+            "--manifests - and --diff -: stdin can be only one of them"
         )));
     }
     let index = super::load(&args.cluster, &args.policy)?;
@@ -49,7 +49,7 @@ pub fn run(args: &MatrixArgs) -> Outcome {
     }
 }
 
-/// A check that has looked at nothing has found nothing, and says nothing.
+/// The report of a check that had nothing to check, and so proves nothing.
 const NOTHING: &str = "nothing to judge: there is no caller, or no callee";
 
 fn query(args: &MatrixArgs) -> Result<Query, Failure> {
@@ -73,8 +73,8 @@ fn text(matrix: &Matrix, paint: Paint) -> String {
     }
 }
 
-/// Columns bear numbers: names would make the page too wide. Where rows are the
-/// same as columns, their numbers say whose; else a legend does.
+/// Formats a grid. Columns have numbers, since names would make the page too wide. If rows and
+/// columns are the same, the rows are numbered; otherwise there is a legend.
 fn grid(matrix: &Matrix, paint: Paint) -> String {
     let rows: Vec<&str> = matrix.rows().collect();
     let columns: Vec<&str> = matrix.columns().collect();
@@ -112,7 +112,7 @@ fn grid(matrix: &Matrix, paint: Paint) -> String {
     text
 }
 
-/// What characters mean; `~` only where there may be one.
+/// Explains the characters; `~` only if the grid may contain it.
 fn heading(matrix: &Matrix) -> String {
     let ports: Vec<String> = matrix.ports().iter().map(ToString::to_string).collect();
     let columns = 0..matrix.columns().len();
@@ -121,13 +121,13 @@ fn heading(matrix: &Matrix) -> String {
         .filter_map(|(row, column)| matrix.cell(row, column, Part::Allowed));
     let partly = cells.any(|cell| cell_text(cell, ports.len()).contains('~'));
     format!(
-        "From each row to each column, one character a port ({}): . allowed, X denied{}\n\n",
+        "From each row to each column, one character per port ({}): . allowed, X denied{}\n\n",
         ports.join(", "),
         if partly { ", ~ some of both" } else { "" }
     )
 }
 
-/// Padded first: escape sequences have no width.
+/// Pads before colouring, since escape sequences have no width.
 fn coloured(found: &str, width: usize, paint: Paint) -> String {
     let padded = right(found, width);
     match (found.contains(['.', '~']), found.contains(['X', '~'])) {
@@ -143,8 +143,8 @@ fn cell_text(cell: Cell, ports: usize) -> String {
     text
 }
 
-/// One line for each caller and set of ports: what it may call on them. Calls of
-/// a pod or workload to itself are left out.
+/// Formats one line for each caller and set of ports, with the callees that it may call on them.
+/// Calls of a pod or workload to itself are omitted.
 fn list(matrix: &Matrix) -> String {
     let ports: Vec<String> = matrix.ports().iter().map(ToString::to_string).collect();
     let columns: Vec<&str> = matrix.columns().collect();
@@ -177,7 +177,8 @@ fn list(matrix: &Matrix) -> String {
     text
 }
 
-/// `TCP/80,~UDP/53`: the tilde is for some of their pods or addresses.
+/// Formats ports like `TCP/80,~UDP/53`: the tilde marks a port that is open for some of the pods or
+/// addresses.
 fn allowed(cell: Cell, ports: &[String]) -> String {
     let ports = ports.iter().enumerate();
     let open = ports.filter_map(|(n, port)| match cell.port(n) {
@@ -188,7 +189,7 @@ fn allowed(cell: Cell, ports: &[String]) -> String {
     open.collect::<Vec<_>>().join(",")
 }
 
-/// What is allowed, or what isn't where that is shorter.
+/// Lists the allowed callees, or the exceptions if that is shorter.
 fn destinations(columns: &[&str], asked: &[usize], found: &[usize]) -> String {
     let names = |of: &[usize]| {
         let names: Vec<&str> = of.iter().map(|column| columns[*column]).collect();

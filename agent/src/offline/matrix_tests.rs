@@ -14,7 +14,7 @@ fn pod(name: &str, address: &str, labels: &str) -> String {
 
 const LEDGER: &str = "{app: ledger, ringfence.dev/ingress: enforce}";
 
-/// A bank whose API may call the ledger on these ports.
+/// Returns a bank whose API may call the ledger on these ports.
 fn bank(ports: &str) -> String {
     let api = format!("{{app: api, egress.ringfence.dev/ledger: \"{ports}\"}}");
     pod("api-0", "10.0.0.1", &api) + &pod("ledger-0", "10.0.0.2", LEDGER)
@@ -50,7 +50,7 @@ fn matrix(yaml: &str, more: &str) -> Matrix {
 #[test]
 fn rows_are_callers_and_columns_their_numbers() {
     let found = matrix(&bank("80_81"), "--port UDP/53");
-    let expected = "From each row to each column, one character a port (TCP/80, UDP/53): . allowed, X denied\n\n\
+    let expected = "From each row to each column, one character per port (TCP/80, UDP/53): . allowed, X denied\n\n\
                     \x20                 1   2\n1 bank/api-0     ..  .X\n2 bank/ledger-0  ..  ..\n";
     assert_eq!(text(&found, Paint::off()), expected);
 }
@@ -58,7 +58,7 @@ fn rows_are_callers_and_columns_their_numbers() {
 #[test]
 fn columns_that_are_not_the_rows_have_a_legend() {
     let more = "--from bank/api --to bank/ledger --peer 10.0.0.0/30 --by workload";
-    let expected = "From each row to each column, one character a port (TCP/80): . allowed, X denied, ~ some of both\n\n\
+    let expected = "From each row to each column, one character per port (TCP/80): . allowed, X denied, ~ some of both\n\n\
                     \x20            1  2\nbank/api     .  .\n10.0.0.0/30  ~\n\n1 bank/ledger\n2 10.0.0.0/30\n";
     assert_eq!(text(&matrix(&bank("80"), more), Paint::off()), expected);
 }

@@ -1,4 +1,5 @@
-//! The commands that need no root and no datapath: the same compiler over manifests, or over a cluster as it is now.
+//! The commands that need neither root nor a datapath: they use the same compiler on manifests, or
+//! on the present state of a cluster.
 
 pub mod callers;
 mod difference;
@@ -20,16 +21,16 @@ use crate::manifests::Store;
 use crate::output;
 use crate::settings::Origin;
 
-/// What stands for stdin where a path may be.
+/// Stands for stdin in place of a path.
 const STDIN: &str = "-";
 
-/// So many lines are said of what is left out.
+/// Maximum number of printed lines about what is left out.
 const MOST_LINES: usize = 20;
 
-/// So many names are in one line.
+/// Maximum number of names in one line.
 const MOST_NAMES: usize = 5;
 
-/// Reads what a question is about.
+/// Reads the cluster or manifests that a question is about.
 fn load(cluster: &ClusterArgs, policy: &PolicyArgs) -> Result<Index, Failure> {
     match Origin::of(cluster.manifests.clone(), cluster.kubeconfig.clone()) {
         Origin::Manifests(path) => read(&path, policy),
@@ -44,8 +45,8 @@ fn load(cluster: &ClusterArgs, policy: &PolicyArgs) -> Result<Index, Failure> {
     }
 }
 
-/// Reads a folder, a file or stdin; any error in it is refused, since an answer from half
-/// of the policies would be wrong.
+/// Reads a folder, a file or stdin. Fails on any error, since an answer from only some of the
+/// policies would be wrong.
 fn read(manifests: &Path, policy: &PolicyArgs) -> Result<Index, Failure> {
     let store = open(manifests)?;
     let index = store.index(&policy.config());
@@ -60,7 +61,7 @@ fn open(manifests: &Path) -> Result<Store, Failure> {
         true => ("stdin".as_ref(), "/dev/stdin".as_ref()),
         false => (manifests, manifests),
     };
-    // A pipe, as of a shell's `<(…)`, can be read once.
+    // A pipe, such as the shell's `<(…)`, can be read only once.
     let is_pipe = fs::metadata(source).is_ok_and(|meta| !meta.is_dir() && !meta.is_file());
     if !is_stdin && !is_pipe {
         return Store::open(manifests).map_err(Failure::input);
@@ -81,7 +82,7 @@ impl ClusterArgs {
     }
 }
 
-/// Says what an answer leaves out; of very much only how much more there is.
+/// Prints what an answer leaves out, and only counts the lines beyond a limit.
 fn say(lines: impl Iterator<Item = String>) {
     let mut lines = lines.map(|line| output::plain(&line));
     for line in lines.by_ref().take(MOST_LINES) {
@@ -93,14 +94,15 @@ fn say(lines: impl Iterator<Item = String>) {
     }
 }
 
-/// What isn't judged as it was meant, or not at all.
+/// Lists what isn't judged as intended, or not at all.
 fn left_out(index: &Index) -> impl Iterator<Item = String> {
     let problems = index.problems().into_iter();
     let problems = problems.map(|p| format!("{}: {}: {}", p.object, p.key_or_field, p.message));
     on_host_network(index).into_iter().chain(problems)
 }
 
-/// Pods that are the node, so that nothing can stand between.
+/// Describes the pods on the host network, which share the node's interfaces and so can't be
+/// filtered.
 fn on_host_network(index: &Index) -> Option<String> {
     let names = index.names_on_host_network();
     let named = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>();
@@ -110,7 +112,7 @@ fn on_host_network(index: &Index) -> Option<String> {
     };
     (!names.is_empty()).then(|| {
         format!(
-            "in their node's network, so that they count as the node and are not judged: {}{rest}",
+            "on the host network, so that they count as the node and are not judged: {}{rest}",
             named.join(", ")
         )
     })

@@ -78,7 +78,7 @@ fn labels_that_can_not_be_used_are_said() {
 fn an_empty_folder_and_one_of_which_nothing_is_read_are_said() {
     let folder = tempfile::tempdir().unwrap();
     let said = |folder: &Path| Store::open(folder).unwrap().emptiness();
-    let none = "no manifests in it (files that end in .yaml, .yml or .json)";
+    let none = "no manifests found (files that end in .yaml, .yml or .json)";
     assert!(said(folder.path()).unwrap().ends_with(none));
     fs::write(folder.path().join("a.txt"), CNP).unwrap();
     assert!(said(folder.path()).unwrap().ends_with(none));
@@ -90,7 +90,7 @@ fn an_empty_folder_and_one_of_which_nothing_is_read_are_said() {
     assert!(
         said(folder.path())
             .unwrap()
-            .ends_with("nothing in it is read")
+            .ends_with("contains nothing that is read")
     );
     fs::write(folder.path().join("b.yaml"), CNP).unwrap();
     assert_eq!(said(folder.path()), None);
@@ -138,7 +138,7 @@ fn what_is_no_utf_8_says_what_it_is() {
     let error = error(&path);
     assert!(
         error.ends_with(
-            "a.yaml: not UTF-8 but UTF-16 or UTF-32, as PowerShell writes it: save it anew"
+            "a.yaml: not UTF-8 but UTF-16 or UTF-32, as written by PowerShell: save it as UTF-8"
         ),
         "{error}"
     );
@@ -163,8 +163,7 @@ fn a_misspelt_kind_or_group_is_refused_with_its_place() {
                \"networkin.k8s.io/v1\"";
     assert!(group.ends_with(end), "{group}");
     let unknown = said("apiVersion: networking.k8s.io/v1\nkind: NetPol\nmetadata: {name: p}\n");
-    let line =
-        "NetPol of networking.k8s.io/v1 default/p: no kind that this version knows; it is left out";
+    let line = "NetPol of networking.k8s.io/v1 default/p: not a kind that this version knows; it is left out";
     assert!(unknown.contains(&line.to_owned()), "{unknown:?}");
 }
 
@@ -175,7 +174,7 @@ fn a_templates_braces_are_refused_where_they_would_name_something() {
     let (_folder, path) = file("a.yaml", quoted.as_bytes());
     let error = error(&path);
     assert!(
-        error.contains("Pod default/p: metadata.labels.app: {{ … }} of a template"),
+        error.contains("Pod default/p: metadata.labels.app: {{ … }} is a template"),
         "{error}"
     );
     let other = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {a: \"{{ x }}\"}}\n\

@@ -1,4 +1,4 @@
-//! Why agents can't be found, and why one can't be asked.
+//! Why agents can't be found, and why an agent can't be asked.
 
 use kube::config::InClusterError;
 
@@ -6,7 +6,7 @@ use crate::failure::{Failure, one_line};
 use crate::kubernetes::credentials::AccessError;
 use crate::output::plain;
 
-/// Characters of others' words that are passed on.
+/// Maximum length of foreign text that is passed on, in characters.
 const LONGEST: usize = 500;
 
 /// Why no agent could be asked at all.
@@ -14,47 +14,47 @@ const LONGEST: usize = 500;
 pub enum FindError {
     /// There are no credentials.
     #[error(
-        "no cluster to ask: neither --kubeconfig nor KUBECONFIG is given, there is no \
-         ~/.kube/config, and there is no service account of a pod ({0})"
+        "no cluster to ask: neither --kubeconfig nor KUBECONFIG is given, and there is neither a \
+         ~/.kube/config nor a pod's service account ({0})"
     )]
     NoCluster(InClusterError),
-    /// They can't be used.
+    /// The credentials can't be used.
     #[error(transparent)]
     Access(AccessError),
     /// The API server refuses a list.
-    #[error("you may not list {what}: it takes the verb list on {resource}{place} ({said})")]
+    #[error("you may not list {what}: this requires the verb list on {resource}{place} ({said})")]
     Forbidden {
-        /// Of what.
+        /// What was listed.
         what: String,
-        /// As a role names it.
+        /// The resource's name in a role.
         resource: &'static str,
-        /// Where a role has to allow it.
+        /// The namespace in which a role has to allow it.
         place: String,
-        /// What the API server says.
+        /// The API server's message.
         said: String,
     },
-    /// It takes the selector for none.
+    /// The API server rejects the selector.
     #[error("--agent-selector {selector:?}: {said}")]
     Selector {
         /// The selector.
         selector: String,
-        /// What the API server says.
+        /// The API server's message.
         said: String,
     },
     /// A list failed.
     #[error("listing {what}: {said}")]
     List {
-        /// Of what.
+        /// What was listed.
         what: String,
-        /// Why.
+        /// The cause.
         said: String,
     },
     /// A list takes too long.
-    #[error("listing {what}: no answer within {seconds} s; --node-timeout gives it longer")]
+    #[error("listing {what}: no answer within {seconds} s; raise --node-timeout to wait longer")]
     Late {
-        /// Of what.
+        /// What was listed.
         what: String,
-        /// How long it was given.
+        /// The time limit.
         seconds: u64,
     },
     /// The cluster has no nodes.
@@ -85,25 +85,25 @@ impl From<FindError> for Failure {
 /// Why a node has no agent that could be asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Absent {
-    /// No pod.
+    /// There is no pod.
     #[error(
         "no agent runs there: no pod with labels {selector} in namespace {namespace} is on that \
          node; does the node exist, and does the agents' DaemonSet reach it?"
     )]
     NoPod {
-        /// `--agent-namespace`.
+        /// The value of `--agent-namespace`.
         namespace: String,
-        /// `--agent-selector`.
+        /// The value of `--agent-selector`.
         selector: String,
     },
-    /// A pod that doesn't run.
-    #[error("its agent doesn't run ({why}); look with `kubectl -n {namespace} describe pod {pod}`")]
+    /// The pod isn't running.
+    #[error("its agent isn't running ({why}); see `kubectl -n {namespace} describe pod {pod}`")]
     NotRunning {
         /// The pod's namespace.
         namespace: String,
         /// The pod.
         pod: String,
-        /// What its status says.
+        /// The reason from its status.
         why: String,
     },
 }
@@ -111,62 +111,62 @@ pub enum Absent {
 /// Why one node's agent gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// There is none.
+    /// There is no agent.
     #[error(transparent)]
     Absent(#[from] Absent),
     /// The API server refuses the exec.
     #[error(
-        "you may not exec in its pod: it takes the verbs get and create on pods/exec in \
+        "you may not exec in its pod: this requires the verbs get and create on pods/exec in \
          namespace {namespace} ({said})"
     )]
     Forbidden {
         /// The pod's namespace.
         namespace: String,
-        /// What the API server says.
+        /// The API server's message.
         said: String,
     },
     /// The exec couldn't be started.
     #[error("exec in its pod {pod} failed: {said}")]
     Exec {
-        /// `namespace/name`.
+        /// The pod, as `namespace/name`.
         pod: String,
-        /// Why.
+        /// The cause.
         said: String,
     },
-    /// The container's runtime couldn't start the command.
+    /// The container runtime couldn't start the command.
     #[error("{program} couldn't be started in its pod {pod}: {said}")]
     NotStarted {
         /// The command.
         program: &'static str,
-        /// `namespace/name`.
+        /// The pod, as `namespace/name`.
         pod: String,
-        /// Why.
+        /// The cause.
         said: String,
     },
-    /// The command ended by itself, and not well.
+    /// The command ended by itself with an error.
     #[error("its agent says: {said} (exit code {code}){}", hint(*code))]
     Ended {
         /// The exit code, as of any `ringfence` command.
         code: u8,
-        /// What it wrote to stderr.
+        /// The command's stderr.
         said: String,
     },
-    /// No answer in time.
-    #[error("no answer within {seconds} s; --node-timeout gives it longer")]
+    /// No answer came in time.
+    #[error("no answer within {seconds} s; raise --node-timeout to wait longer")]
     Late {
-        /// How long it was given.
+        /// The time limit.
         seconds: u64,
     },
     /// The connection ended before the command did.
     #[error("the connection to its pod {pod} broke: {said}")]
     Broken {
-        /// `namespace/name`.
+        /// The pod, as `namespace/name`.
         pod: String,
-        /// Why.
+        /// The cause.
         said: String,
     },
     /// The answer isn't what this version expects.
-    #[error("its answer isn't understood ({said}); is its agent of another version?")]
+    #[error("can't parse its answer ({said}); is its agent of another version?")]
     Answer {
         /// What is wrong with it.
         said: String,
@@ -176,7 +176,7 @@ pub enum NodeError {
     TooLong(usize),
 }
 
-/// What an exit code suggests.
+/// Returns a hint for an exit code.
 fn hint(code: u8) -> &'static str {
     match code {
         2 => "; is it of an older version?",
@@ -184,7 +184,7 @@ fn hint(code: u8) -> &'static str {
     }
 }
 
-/// What the API server says, or why it said nothing.
+/// Returns the API server's message, or why there is none.
 pub(super) fn said(error: kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => printable(&status.message),
@@ -193,7 +193,7 @@ pub(super) fn said(error: kube::Error) -> String {
     }
 }
 
-/// Others' words on one line of bounded length, without what a terminal would obey.
+/// Puts foreign text on one line of bounded length, without terminal control characters.
 pub(super) fn printable(text: &str) -> String {
     let text = text
         .trim()

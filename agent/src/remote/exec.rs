@@ -1,4 +1,4 @@
-//! One command in one pod, over the API server's WebSocket.
+//! Runs one command in one pod, over the API server's WebSocket.
 
 use bytes::BytesMut;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
@@ -9,18 +9,18 @@ use super::Fleet;
 use super::error::{NodeError, printable, said};
 use super::find::CONTAINER;
 
-/// Where the image has the binary (deploy/Dockerfile).
+/// The path of the binary in the image (deploy/Dockerfile).
 pub(super) const PROGRAM: &str = "/bin/ringfence";
-/// More than a full table of flows takes as JSON.
+/// More than the JSON of a full table of connections.
 const LONGEST_ANSWER: usize = 1 << 28;
-/// What is kept of stderr; the rest is read all the same, so that nothing waits for it.
+/// Bytes of stderr that are kept; the rest is read and dropped, so that nothing blocks.
 const LONGEST_COMPLAINT: usize = 1 << 14;
-/// Read at once.
+/// Size of a read.
 const CHUNK: usize = 1 << 16;
 
 impl Fleet {
-    /// What a command that reads no stdin writes to stdout, if it ends well or with a finding
-    /// (exit code 1), as `status` does of an agent that isn't well.
+    /// Returns the stdout of a command that reads no stdin, if it succeeds or ends with a finding
+    /// (exit code 1), as `status` does if the agent isn't healthy.
     pub(super) async fn output(&self, pod: &str, args: &[&str]) -> Result<Vec<u8>, NodeError> {
         let process = self.start(pod, args, false).await?;
         let mut answer = Vec::new();
@@ -39,7 +39,7 @@ impl Fleet {
         }
     }
 
-    /// Starts a command. Its stdin, if any, stays open until the process is dropped.
+    /// Starts a command. Its stdin, if requested, stays open until the process is dropped.
     pub(super) async fn start(
         &self,
         pod: &str,
@@ -67,7 +67,7 @@ impl Fleet {
         })
     }
 
-    /// Hands stdout over until the process ends; how it ended, and the start of stderr.
+    /// Passes stdout on until the process ends. Returns how it ended, and the start of stderr.
     pub(super) async fn pump<E: From<NodeError>>(
         &self,
         pod: &str,
@@ -90,8 +90,8 @@ impl Fleet {
         while out_open || err_open || ended.is_none() {
             out.reserve(CHUNK);
             err.reserve(CHUNK);
-            // Both streams end when the process does. They don't where the connection
-            // breaks, which shows in the status alone.
+            // Both streams end when the process does. If the connection breaks, they don't, and
+            // only the status shows it.
             tokio::select! {
                 biased;
                 read = stdout.read_buf(&mut out), if out_open => {
@@ -108,7 +108,7 @@ impl Fleet {
                     Some(status) => ended = Some(status),
                     None => {
                         let why = match process.join().await {
-                            Ok(()) => "it ended without saying how the command did".into(),
+                            Ok(()) => "it ended without the command's result".into(),
                             Err(error) => printable(&error.to_string()),
                         };
                         return Err(broken(why).into());
@@ -116,12 +116,12 @@ impl Fleet {
                 },
             }
         }
-        // The loop ends with a status only.
+        // The loop ends only with a status.
         let status = ended.ok_or_else(|| broken("it has no status".into()))?;
         Ok((status, complaint))
     }
 
-    /// An error unless the command ended well.
+    /// Returns an error unless the command succeeded.
     pub(super) fn judge(
         &self,
         pod: &str,
@@ -131,7 +131,7 @@ impl Fleet {
         if status.status.as_deref() == Some("Success") {
             return Ok(());
         }
-        let message = status.message.as_deref().unwrap_or("it doesn't say why");
+        let message = status.message.as_deref().unwrap_or("no reason given");
         let Some(code) = exit_code(status) else {
             return Err(NodeError::NotStarted {
                 program: PROGRAM,
@@ -151,13 +151,13 @@ impl Fleet {
     }
 }
 
-/// The exit code of a command that ran and failed, as a kubelet reports it.
+/// Returns the exit code of a command that ran and failed, as reported by a kubelet.
 fn exit_code(status: &Status) -> Option<u8> {
     let causes = status.details.as_ref()?.causes.as_ref()?;
     let code = causes
         .iter()
         .find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
-    // One that is larger is a signal's, or no code of ours.
+    // A larger code is a signal's, or none of ours.
     let code: i32 = code.message.as_deref()?.parse().ok()?;
     Some(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -1,4 +1,4 @@
-//! Which pod is the agent of which node.
+//! Finds the pod of each node's agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use super::error::{Absent, FindError, printable, said};
 use crate::cli::NodeArgs;
 
-/// The agent's container, as deploy/base names it.
+/// The agent's container, as named in deploy/base.
 pub(super) const CONTAINER: &str = "agent";
-/// Objects a page, as kubectl asks for.
+/// Objects per page, as in kubectl.
 const PAGE: u32 = 500;
 
 /// A node, and the pod of its agent.
@@ -24,12 +24,12 @@ pub(super) struct Target {
     pub(super) pod: Result<String, Absent>,
 }
 
-/// Finds the agents of the nodes that are asked for, in the order of their names.
+/// Finds the agents of the requested nodes, in the order of their names.
 pub(super) async fn targets(client: &Client, args: &NodeArgs) -> Result<Vec<Target>, FindError> {
     let pods = pods(client, args).await?;
     let nodes = if args.all_nodes {
         let mut nodes = nodes(client, args).await?;
-        // A pod may be on a node whose object is gone, or not there yet.
+        // A pod may be on a node whose object is gone, or doesn't exist yet.
         nodes.extend(pods.iter().filter_map(node_of).map(str::to_owned));
         nodes
     } else {
@@ -59,12 +59,12 @@ async fn pods(client: &Client, args: &NodeArgs) -> Result<Vec<Pod>, FindError> {
     })
 }
 
-/// The names of all nodes.
+/// Returns the names of all nodes.
 async fn nodes(client: &Client, args: &NodeArgs) -> Result<BTreeSet<String>, FindError> {
     let api: Api<Node> = Api::all(client.clone());
     let listed = all(ListParams::default(), |page| {
         let api = api.clone();
-        // Without what nodes say of their images.
+        // Metadata only: a Node's status lists its images.
         async move { api.list_metadata(&page).await }
     });
     let listed = within(args, "nodes", listed).await?;
@@ -76,7 +76,7 @@ async fn nodes(client: &Client, args: &NodeArgs) -> Result<BTreeSet<String>, Fin
         .collect())
 }
 
-/// A list, page by page.
+/// Lists page by page.
 async fn all<T: Clone, F: Future<Output = kube::Result<ObjectList<T>>>>(
     params: ListParams,
     ask: impl Fn(ListParams) -> F,
@@ -117,7 +117,7 @@ fn list_error(
         return FindError::List { what, said };
     }
     let place = match namespace {
-        "" => "; --node NODE does without".to_owned(),
+        "" => "; --node NODE doesn't need it".to_owned(),
         namespace => format!(" in namespace {namespace}"),
     };
     FindError::Forbidden {
@@ -132,8 +132,7 @@ fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// The best pod of each node: one that runs before one that doesn't, one that stays
-/// before one that is being deleted.
+/// Chooses the best pod of each node: running ones first, then those that aren't being deleted.
 fn choose(pods: &[Pod], nodes: &BTreeSet<String>, args: &NodeArgs) -> Vec<Target> {
     let mut best: BTreeMap<&str, (bool, bool, &str)> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, String> = BTreeMap::new();
@@ -174,7 +173,7 @@ fn choose(pods: &[Pod], nodes: &BTreeSet<String>, args: &NodeArgs) -> Vec<Target
         .collect()
 }
 
-/// Why nothing can be run in a pod, if so.
+/// Returns why nothing can be run in a pod, if that is so.
 fn why_not(pod: &Pod) -> Option<String> {
     let Some(status) = &pod.status else {
         return Some("it has no status yet".into());
@@ -200,7 +199,7 @@ fn container_why_not(state: &ContainerState) -> Option<String> {
     let waiting = state.waiting.as_ref()?;
     Some(format!(
         "waits: {}",
-        waiting.reason.as_deref().unwrap_or("it doesn't say why")
+        waiting.reason.as_deref().unwrap_or("no reason given")
     ))
 }
 

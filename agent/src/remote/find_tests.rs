@@ -5,9 +5,9 @@ use super::*;
 use crate::cli::{Cli, Command};
 
 fn args() -> NodeArgs {
-    let line = ["ringfence", "flows", "--all-nodes"];
+    let line = ["ringfence", "connections", "--all-nodes"];
     match Cli::try_parse_from(line).unwrap().command {
-        Command::Flows(args) => args.nodes,
+        Command::Connections(args) => args.nodes,
         other => panic!("{other:?}"),
     }
 }
@@ -37,7 +37,7 @@ fn chosen(pods: &[Pod], nodes: &[&str]) -> Vec<Target> {
     choose(pods, &nodes, &args())
 }
 
-/// What is said of the one node whose one pod has this status.
+/// Returns the reason for a node whose only pod has this status.
 fn why(status: Value) -> String {
     let targets = chosen(&[pod("a", "n", status)], &["n"]);
     targets[0].pod.clone().unwrap_err().to_string()
@@ -63,7 +63,7 @@ fn a_pod_that_is_replaced_or_was_evicted_gives_way_to_the_one_that_runs() {
     let evicted = pod("b", "n", json!({"phase": "Failed", "reason": "Evicted"}));
     let pods = [leaving.clone(), evicted.clone(), running("c", "n")];
     assert_eq!(chosen(&pods, &["n"])[0].pod, Ok("c".into()));
-    // The one that leaves still answers.
+    // A pod that is being deleted still answers.
     assert_eq!(chosen(&[evicted, leaving], &["n"])[0].pod, Ok("a".into()));
 }
 

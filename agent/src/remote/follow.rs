@@ -1,4 +1,4 @@
-//! Lines of several agents as they come.
+//! Passes on lines of several agents as they arrive.
 
 use std::future::Future;
 use std::io;
@@ -13,19 +13,19 @@ use super::error::{NodeError, printable};
 use super::find::Target;
 use super::{AT_ONCE, Fleet};
 
-/// Agents that are followed at most: each is a connection that stays.
+/// Maximum number of followed agents: each is a lasting connection.
 pub const MOST_FOLLOWED: usize = 128;
-/// A line of JSON is shorter by far.
+/// Any line of JSON is far shorter.
 const LONGEST_LINE: usize = 1 << 20;
-/// How the command ends with its connection; older versions don't know it, and end with
-/// the next line that they can't write.
+/// Makes the command end with its connection. Older versions don't know the flag, and end at the
+/// next line that they can't write.
 const UNTIL: &str = "--until-stdin-closes";
 
-/// Why nothing more is read of an agent.
+/// Why following an agent ended.
 enum Stop {
-    /// The agent, or the way there.
+    /// The agent or the connection to it failed.
     Node(NodeError),
-    /// Whoever reads the lines.
+    /// The reader of the lines failed.
     Output(io::Error),
 }
 
@@ -36,19 +36,19 @@ impl From<NodeError> for Stop {
 }
 
 impl Fleet {
-    /// Runs `ringfence ARGS`, which prints lines of JSON and doesn't end by itself, in
-    /// every agent's pod. Each value goes to `line` with its node; each agent that gives
-    /// no more goes to `ended`. Returns when none is left.
+    /// Runs `ringfence ARGS`, which prints lines of JSON without end, in every agent's pod. Passes
+    /// each value to `line` with its node, and each agent that has ended to `ended`. Returns when
+    /// none is left.
     ///
     /// # Errors
-    /// What `line` fails with, at once.
+    /// Returns an error of `line` at once.
     pub async fn follow_all(
         &self,
         args: &[&str],
         line: impl Fn(&str, Value) -> io::Result<()>,
         ended: impl Fn(&str, &NodeError),
     ) -> io::Result<()> {
-        // Only as long as connections are opened.
+        // Limits only the opening of connections.
         let starts = Semaphore::new(AT_ONCE);
         let (starts, line) = (&starts, &line);
         let all = self.targets.iter().map(|target| async move {
@@ -113,13 +113,13 @@ impl Fleet {
         }))
     }
 
-    /// A start, not too many at once, and within `--node-timeout`.
+    /// Starts a command, with limited concurrency and within `--node-timeout`.
     async fn in_turn<T>(
         &self,
         starts: &Semaphore,
         start: impl Future<Output = Result<T, NodeError>>,
     ) -> Result<T, NodeError> {
-        // Nobody closes it.
+        // The semaphore is never closed.
         let _turn = starts.acquire().await;
         let started = timeout(self.patience, start).await;
         started.map_err(|_| NodeError::Late {
@@ -135,7 +135,7 @@ fn parsed(line: &[u8], take: &impl Fn(Value) -> io::Result<()>) -> Result<(), St
     take(value).map_err(Stop::Output)
 }
 
-/// Bytes into lines.
+/// Splits bytes into lines.
 #[derive(Default)]
 struct Lines {
     rest: Vec<u8>,
@@ -148,7 +148,7 @@ impl Lines {
         mut each: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut lines = bytes.split(|byte| *byte == b'\n');
-        // What comes behind the last end of a line is the start of the next one.
+        // The bytes after the last newline are the start of the next line.
         let last = lines.next_back().unwrap_or_default();
         for line in lines {
             self.add(line)?;

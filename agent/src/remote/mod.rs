@@ -1,16 +1,16 @@
-//! Agents of other nodes, asked by `exec` of the same binary in their pods, as tools of
-//! other network plugins do: nothing listens for it, and whoever may exec in the agents'
-//! namespace is as good as root on its nodes anyhow.
+//! Agents of other nodes, asked by `exec` of the same binary in their pods, like the tools of other
+//! network plugins: this needs no listener, and permission to exec in the agents' namespace is
+//! equivalent to root on the nodes anyway.
 //!
 //! | module | does |
 //! |---|---|
-//! | `find` | which pod is the agent of which node |
-//! | `exec` | one command in one pod: its output, and how it ended |
-//! | `follow` | lines of several agents as they come |
-//! | `error` | why agents can't be found, and why one can't be asked |
+//! | `find` | finds the pod of each node's agent |
+//! | `exec` | runs one command in one pod, and returns its output and result |
+//! | `follow` | passes on lines of several agents as they arrive |
+//! | `error` | why agents can't be found, and why an agent can't be asked |
 //!
-//! Commands and flags are those that every version of the binary has; what only newer
-//! ones know is tried first and done without where the answer is a usage error.
+//! Commands and flags are those that every version of the binary has. A flag that only newer
+//! versions know is tried first, and omitted if the answer is a usage error.
 
 mod error;
 mod exec;
@@ -35,7 +35,7 @@ use find::Target;
 pub use error::{Absent, FindError, NodeError};
 pub use follow::MOST_FOLLOWED;
 
-/// Agents that are asked at the same time.
+/// Number of agents that are asked concurrently.
 const AT_ONCE: usize = 16;
 
 /// The agents of the nodes that a command asks.
@@ -43,18 +43,18 @@ const AT_ONCE: usize = 16;
 pub struct Fleet {
     pods: Api<Pod>,
     namespace: String,
-    /// `--socket`, which is a place in the agents' pods.
+    /// The value of `--socket`: a path in the agents' pods.
     socket: PathBuf,
     patience: Duration,
     targets: Vec<Target>,
 }
 
 impl Fleet {
-    /// Finds the agents' pods by the API server's word.
+    /// Finds the agents' pods through the API server.
     ///
     /// # Errors
-    /// If there are no credentials, or pods or nodes can't be listed. A node without an
-    /// agent is none: asking it is.
+    /// If there are no credentials, or pods or nodes can't be listed. A node without an agent is no
+    /// error here, but asking it is.
     pub async fn find(global: &Global, args: &NodeArgs) -> Result<Self, FindError> {
         let access = Access {
             kubeconfig: args.kubeconfig.clone(),
@@ -70,14 +70,14 @@ impl Fleet {
         })
     }
 
-    /// The names of all nodes that are asked, in order.
+    /// Returns the names of all requested nodes, in order.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &str> {
         self.targets.iter().map(|target| target.node.as_str())
     }
 
-    /// Runs `ringfence ARGS` in each agent's pod and reads its stdout as JSON; one answer
-    /// a node, in the nodes' order. `longer` is what the command itself may wait, beyond
-    /// `--node-timeout`.
+    /// Runs `ringfence ARGS` in each agent's pod and parses its stdout as JSON. Returns one answer
+    /// per node, in the nodes' order. `longer` is how long the command itself may wait, in addition
+    /// to `--node-timeout`.
     pub async fn ask_all<T: DeserializeOwned>(
         &self,
         args: &[&str],
@@ -111,7 +111,7 @@ impl Fleet {
         })
     }
 
-    /// The command line in the pod.
+    /// Returns the command line for the pod.
     fn command(&self, args: &[&str]) -> Vec<String> {
         let socket = self.socket.display().to_string();
         let words = [exec::PROGRAM, "--socket", &socket];

@@ -1,6 +1,6 @@
-//! The results of network plugins that libcni keeps on the node, one file an attachment
-//! (`libcni/api.go`, `cachedInfo`): containerd and CRI-O both write them, when ADD has
-//! succeeded, and remove them with DEL.
+//! The results of network plugins that libcni caches on the node, one file per attachment
+//! (`libcni/api.go`, `cachedInfo`): both containerd and CRI-O write them once ADD has succeeded,
+//! and remove them with DEL.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::files::Files;
 use super::{FoundBy, Sandbox};
 
-/// The interface on which a pod has its addresses, in every runtime.
+/// The interface that has the pod's addresses, in every runtime.
 const FIRST: &str = "eth0";
 
 /// Why the results couldn't be read at all.
@@ -23,38 +23,39 @@ const FIRST: &str = "eth0";
 pub struct CacheError {
     /// The folder.
     path: PathBuf,
-    /// Why.
+    /// The cause.
     source: io::Error,
 }
 
-/// The folder of results, each file read once.
+/// The folder of results; each file is read once.
 #[derive(Debug)]
 pub struct Cache(Files<Attachment>);
 
-/// What the folder says.
+/// The contents of the folder.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Results {
-    /// Sandboxes, those that were recorded first first.
+    /// Sandboxes, oldest records first.
     pub sandboxes: Vec<Sandbox>,
     /// Files that can't be used: name and reason.
     pub faults: Vec<String>,
 }
 
 impl Cache {
-    /// Results in a folder, which needn't be there yet.
+    /// Creates a reader for a folder, which needn't exist yet.
     pub const fn new(folder: PathBuf) -> Self {
         Self(Files::new(folder, parse))
     }
 
-    /// Where they are.
+    /// Returns the folder.
     pub fn folder(&self) -> &Path {
         self.0.folder()
     }
 
-    /// Reads what is new.
+    /// Reads new and changed files.
     ///
     /// # Errors
-    /// If the folder can't be listed. No folder is no error: no pod has started yet.
+    /// Fails if the folder can't be listed. A missing folder isn't an error: no pod has started
+    /// yet.
     pub fn look(&mut self) -> Result<Results, CacheError> {
         self.0.look().map_err(|source| CacheError {
             path: self.0.folder().to_owned(),
@@ -103,7 +104,7 @@ struct Cached {
     result: Option<Made>,
 }
 
-/// What a file says; nothing if it is about no pod, or about a loopback device.
+/// Parses a file; returns nothing if it isn't about a pod, or is about a loopback device.
 fn parse(text: &[u8]) -> Result<Option<Attachment>, String> {
     let cached: Cached = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if cached.kind != "cniCacheV1" {
@@ -138,7 +139,7 @@ fn parse(text: &[u8]) -> Result<Option<Attachment>, String> {
     }))
 }
 
-/// A MAC as it is written, with colons.
+/// Parses a MAC written with colons.
 pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Vec<u8> = text
         .split(':')
@@ -147,7 +148,7 @@ pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     bytes.try_into().ok()
 }
 
-/// The sandbox of some attachments: its first interface, and what the others are.
+/// Combines attachments into a sandbox: the first interface, and the devices of the others.
 fn sandbox(all: &[(&Attachment, SystemTime)]) -> Option<Sandbox> {
     let is_later =
         |one: &&(&Attachment, SystemTime)| (one.0.interface != FIRST, one.0.interface.clone());

@@ -7,7 +7,7 @@ use std::fs;
 
 use super::*;
 
-/// As containerd 1.7 has libcni write it after the plugins `ptp` and `portmap`.
+/// Returns a result as containerd 1.7 has libcni write it after the plugins `ptp` and `portmap`.
 fn ptp() -> Value {
     json!({
         "kind": "cniCacheV1",
@@ -115,7 +115,7 @@ fn a_file_that_cant_be_used_is_named_and_hides_no_other() {
     assert_eq!(results.sandboxes.len(), 1);
     assert!(results.faults[0].starts_with("broken: "), "{results:?}");
     assert!(results.faults[1].contains("cniCacheV9"), "{results:?}");
-    // Half of it was there before; now all of it is.
+    // Half of the file existed before; now it is complete.
     let mut other = ptp();
     other["containerId"] = json!("c2");
     folder.write("broken", &other);

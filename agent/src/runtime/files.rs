@@ -1,4 +1,4 @@
-//! A folder of small files, each read once.
+//! A folder of small files; each is read once.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,13 +7,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// A result of a plugin, or a record, has a few kilobytes.
+/// A plugin's result or record takes a few kilobytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What is made of a file's text; nothing if it isn't about a pod.
+/// Parses a file's text; returns nothing if it isn't about a pod.
 type Parse<T> = fn(&[u8]) -> Result<Option<T>, String>;
 
-/// The folder, and what its files said.
+/// The folder and its parsed files.
 #[derive(Debug)]
 pub(super) struct Files<T> {
     folder: PathBuf,
@@ -21,15 +21,15 @@ pub(super) struct Files<T> {
     read: BTreeMap<PathBuf, Entry<T>>,
 }
 
-/// A file as it was read.
+/// A file as last read.
 #[derive(Debug)]
 struct Entry<T> {
     stamp: Stamp,
-    /// What it says; an error if it says nothing that can be used.
+    /// The parsed content; an error if it can't be used.
     said: Result<Option<T>, String>,
 }
 
-/// Tells one content of a file from the next: its writer may write over it.
+/// Distinguishes versions of a file, since its writer may overwrite it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp {
     inode: u64,
@@ -38,7 +38,7 @@ struct Stamp {
 }
 
 impl<T> Files<T> {
-    /// Files in a folder, which needn't be there yet.
+    /// Creates a reader for a folder, which needn't exist yet.
     pub(super) const fn new(folder: PathBuf, parse: Parse<T>) -> Self {
         Self {
             folder,
@@ -47,15 +47,16 @@ impl<T> Files<T> {
         }
     }
 
-    /// Where they are.
+    /// Returns the folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Reads what is new.
+    /// Reads new and changed files.
     ///
     /// # Errors
-    /// If the folder can't be listed. No folder is no error: no pod has started yet.
+    /// Fails if the folder can't be listed. A missing folder isn't an error: no pod has started
+    /// yet.
     pub(super) fn look(&mut self) -> io::Result<()> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -68,7 +69,7 @@ impl<T> Files<T> {
         let mut now = BTreeMap::new();
         for entry in entries {
             let path = entry?.path();
-            // Of a file that is being written; it gets its name when it is whole.
+            // A file that is being written; it is renamed once it is complete.
             let name = path.file_name().unwrap_or_default();
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;
@@ -82,7 +83,7 @@ impl<T> Files<T> {
         Ok(())
     }
 
-    /// What they say, and when each was written.
+    /// Returns the parsed contents, and when each file was written.
     pub(super) fn said(&self) -> impl Iterator<Item = (&T, SystemTime)> {
         self.read.values().filter_map(|entry| {
             let at = entry.stamp.modified.unwrap_or(SystemTime::UNIX_EPOCH);
@@ -90,7 +91,7 @@ impl<T> Files<T> {
         })
     }
 
-    /// Files that can't be used: name and reason.
+    /// Returns the files that can't be used: name and reason.
     pub(super) fn faults(&self) -> impl Iterator<Item = String> {
         self.read.iter().filter_map(|(path, entry)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -99,7 +100,7 @@ impl<T> Files<T> {
         })
     }
 
-    /// A file's entry; none if it has gone.
+    /// Returns the current entry of a file; none if the file is gone.
     fn refreshed(&self, path: &Path, before: Option<Entry<T>>) -> Option<Entry<T>> {
         let stamp = match fs::metadata(path) {
             Ok(meta) if meta.is_file() => Stamp {

@@ -1,8 +1,8 @@
-//! What the node's pod runtime says of its sandboxes, from the host's side: whose they
-//! are, which devices and addresses their network plugins made.
+//! What the node's pod runtime reports about its sandboxes, from the host's side: their pods, and
+//! the devices and addresses that their network plugins created.
 //!
-//! A pod has no hand in any of it. What is read inside its network namespace is what
-//! the pod says of itself.
+//! A pod can't influence any of this. Anything read inside its network namespace is only a claim
+//! of the pod.
 
 mod cache;
 pub mod cri;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cache::{Cache, CacheError};
 
-/// What told whose device it is.
+/// The source of the information that a device belongs to a pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FoundBy {
@@ -27,16 +27,16 @@ pub enum FoundBy {
     CniCache,
     /// The container runtime, asked over its socket.
     Cri,
-    /// The slot that an earlier agent gave it: the runtime says nothing of it now.
+    /// The slot assigned by an earlier agent; the runtime reports nothing for the device now.
     Pin,
-    /// The addresses in its network namespace, which the pod itself can change: good
-    /// enough for manifests alone.
+    /// The addresses in its network namespace, which the pod itself can change: good enough for
+    /// manifests only.
     #[default]
     Claim,
 }
 
 impl FoundBy {
-    /// Whether it was told by somebody other than the pod.
+    /// Reports whether the source can't be influenced by the pod.
     pub const fn is_certain(self) -> bool {
         matches!(self, Self::CniPlugin | Self::CniCache | Self::Cri)
     }
@@ -51,22 +51,22 @@ pub struct Sandbox {
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The pod's UID; runtimes from before 2021 don't record it.
+    /// The pod's UID; runtimes released before 2021 don't record it.
     pub uid: Option<String>,
-    /// The file that names its network namespace, as the runtime calls it.
+    /// The file that names its network namespace, as the runtime refers to it.
     pub netns: Option<PathBuf>,
-    /// Names of the devices that the plugin made on the node's side.
+    /// Names of the devices that the plugin created on the node's side.
     pub devices: Vec<String>,
-    /// The same of its further interfaces, which no policy is about.
+    /// The same for its additional interfaces, which policy doesn't cover.
     pub others: Vec<String>,
-    /// The MAC that the plugin gave the pod's side, if it says.
+    /// The MAC that the plugin gave the pod's side, if recorded.
     pub mac: Option<[u8; 6]>,
-    /// Its addresses.
+    /// Addresses of the pod.
     pub addresses: Vec<IpAddr>,
-    /// When that was recorded.
+    /// When it was recorded.
     pub recorded: SystemTime,
-    /// Who says so.
+    /// The source of the record.
     pub by: FoundBy,
-    /// Its device is open until its policy is in force.
+    /// Whether its device is open until its policy is in force.
     pub open: bool,
 }

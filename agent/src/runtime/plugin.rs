@@ -1,4 +1,4 @@
-//! The records of the chained network plugin: made before a pod has a process.
+//! The records of the chained network plugin, which are made before a pod has a process.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,32 +10,32 @@ use super::cache::mac;
 use super::files::Files;
 use super::{FoundBy, Sandbox};
 
-/// The folder of records, each file read once.
+/// The folder of records; each file is read once.
 #[derive(Debug)]
 pub struct Records(Files<Record>);
 
 impl Records {
-    /// Those in a state folder, which needn't be there yet.
+    /// Creates a reader for the records in a state folder, which needn't exist yet.
     pub fn new(state: &Path) -> Self {
         Self(Files::new(folder(state), parse))
     }
 
-    /// Reads what is new.
+    /// Reads new and changed files.
     ///
     /// # Errors
-    /// If the folder can't be listed.
+    /// Fails if the folder can't be listed.
     pub fn look(&mut self) -> io::Result<Vec<Sandbox>> {
         self.0.look()?;
         Ok(self.0.said().map(sandbox).collect())
     }
 
-    /// Files that can't be used: name and reason.
+    /// Returns the files that can't be used: name and reason.
     pub fn faults(&self) -> impl Iterator<Item = String> {
         self.0.faults()
     }
 }
 
-/// Where the records are.
+/// Returns the folder of the records.
 pub fn folder(state: &Path) -> PathBuf {
     state.join(ENDPOINTS)
 }

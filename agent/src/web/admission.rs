@@ -1,4 +1,4 @@
-//! Who may read the metrics page.
+//! Decides who may read the metrics page.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use ringfence_policy::index::Index;
 
 use super::refused::Reason;
 
-/// Whom `--metrics-from` lets in, and who never is: pods under quarantine, as the
-/// last pass knew them.
+/// The clients that `--metrics-from` admits, and those that are never admitted: pods under
+/// quarantine as of the last pass.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// Empty: everybody.
+    /// Admitted clients; everybody if empty.
     from: Vec<Clients>,
     pods: RwLock<Arc<Pods>>,
 }
 
-/// Addresses of pods that are told apart by their labels.
+/// Addresses of pods that are classified by their labels.
 #[derive(Debug, Default)]
 struct Pods {
     quarantined: HashSet<IpAddr>,
@@ -26,7 +26,7 @@ struct Pods {
 }
 
 impl Admission {
-    /// For these clients; for everybody if there are none.
+    /// Admits these clients; everybody if there are none.
     pub fn new(from: Vec<Clients>) -> Self {
         Self {
             from,
@@ -34,8 +34,8 @@ impl Admission {
         }
     }
 
-    /// Until the first pass knows all pods: those that the datapath holds under
-    /// quarantine. No pod is selected until then.
+    /// Sets the addresses under quarantine from the datapath, until the first pass knows all pods.
+    /// No pod is selected until then.
     pub fn begin_with(&self, quarantined: Vec<IpAddr>) {
         self.put(Pods {
             quarantined: quarantined.into_iter().collect(),
@@ -43,7 +43,7 @@ impl Admission {
         });
     }
 
-    /// Takes over what the labels of all pods say. Costs as much as there are pods
+    /// Updates the addresses from the labels of all pods. The cost is proportional to the pods
     /// under quarantine and in the Namespaces of `--metrics-from`.
     pub fn refresh(&self, index: &Index) {
         let selected = self.from.iter().filter_map(|clients| match clients {
@@ -63,8 +63,8 @@ impl Admission {
         *self.pods.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pods);
     }
 
-    /// Whether a peer may read the metrics page. An IPv4 address in IPv6's form is
-    /// the IPv4 address.
+    /// Decides whether a peer may read the metrics page. An IPv4-mapped IPv6 address counts as the
+    /// IPv4 address.
     pub fn admit(&self, peer: IpAddr) -> Result<(), Reason> {
         let peer = peer.to_canonical();
         let pods = self.not_cut_off(peer)?;
@@ -76,13 +76,13 @@ impl Admission {
         }
     }
 
-    /// Whether a peer may probe the agent: everybody who isn't cut off.
+    /// Decides whether a peer may probe the agent: everybody who isn't under quarantine.
     pub fn admit_probe(&self, peer: IpAddr) -> Result<(), Reason> {
         self.not_cut_off(peer.to_canonical()).map(drop)
     }
 
-    /// A link-local address belongs to whoever is on the link and names no pod: a
-    /// pod under quarantine has one too, so nobody is served by it.
+    /// A link-local address belongs to any host on the link and identifies no pod. A pod under
+    /// quarantine has one, too, so clients with such an address aren't served.
     fn not_cut_off(&self, peer: IpAddr) -> Result<Arc<Pods>, Reason> {
         let link_local = match peer {
             IpAddr::V4(v4) => v4.is_link_local(),
@@ -114,7 +114,7 @@ mod tests {
         admission.admit(peer.parse().unwrap())
     }
 
-    /// An index of pods in namespace `ns`: address and labels of each.
+    /// Returns an index of pods in namespace `ns`, given the address and labels of each.
     fn index(pods: &[(&str, &str)]) -> Index {
         let mut index = Index::new(Config::default());
         for (n, (ip, labels)) in pods.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The agent's certificate and the authorities of its clients, read again when their
-//! files change. Files that can't be used leave in force what was read before.
+//! The agent's certificate and the authorities of its clients, reloaded when their files change. If
+//! the files can't be used, the state read earlier stays in force.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,29 +11,29 @@ use tokio::time::sleep;
 
 use super::identity::Identity;
 
-/// Between two looks at the files.
+/// Interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(2);
-/// Bytes of a file; a chain of certificates has some thousands.
+/// Size limit of a file in bytes; a chain of certificates has a few thousand.
 const MOST: u64 = 1 << 20;
 
-/// `--api-cert`.
+/// The flag of the agent's certificate.
 pub(super) const CERT: &str = "--api-cert";
-/// `--api-key`.
+/// The flag of the agent's key.
 pub(super) const KEY: &str = "--api-key";
-/// `--api-client-ca`.
+/// The flag of the clients' authorities.
 pub(super) const CLIENT_CA: &str = "--api-client-ca";
 
-/// Where they are, all in PEM.
+/// The files, all in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CertificateFiles {
-    /// The agent's certificate, with those that lead to its authority.
+    /// The agent's certificate, with the chain to its authority.
     pub cert: PathBuf,
-    /// Its key.
+    /// The agent's key.
     pub key: PathBuf,
-    /// The authorities whose certificates let clients in.
+    /// The authorities whose client certificates are accepted.
     pub client_ca: PathBuf,
-    /// DNS names, URIs and common names, one of which a client's certificate must
-    /// have; any will do if empty.
+    /// DNS names, URIs and common names, one of which a client's certificate must have; any
+    /// certificate will do if empty.
     pub client_names: Vec<String>,
 }
 
@@ -43,17 +43,17 @@ pub enum CertificateError {
     /// A file can't be read.
     #[error("{flag} {}: {source}", path.display())]
     Read {
-        /// The flag that names it.
+        /// The flag that names the file.
         flag: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file holds something else than it should.
+    /// A file has the wrong content.
     #[error("{flag} {}: {what}", path.display())]
     Bad {
-        /// The flag that names it.
+        /// The flag that names the file.
         flag: &'static str,
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum CertificateError {
     },
 }
 
-/// What the files hold.
+/// The contents of the files.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Contents {
     pub(super) cert: Vec<u8>,
@@ -97,18 +97,18 @@ fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> {
     })
 }
 
-/// How the certificate is doing.
+/// The state of the certificate.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Health {
-    /// When it expires, in seconds since 1970.
+    /// When the certificate expires, in seconds since 1970.
     pub expires: i64,
-    /// Why the files as they are now can't be used; none if they are in force.
+    /// Why the present files can't be used; none if they are in force.
     pub error: Option<String>,
-    /// How often they couldn't be used since the start.
+    /// How often files couldn't be used since the start.
     pub errors: u64,
 }
 
-/// What is in force, and the files that it came from.
+/// The certificates in force, and the files that they came from.
 pub struct Certificates {
     files: CertificateFiles,
     state: RwLock<State>,
@@ -117,8 +117,8 @@ pub struct Certificates {
 struct State {
     contents: Contents,
     identity: Arc<Identity>,
-    /// What the last look found wrong. It counts once the next finds the same: files
-    /// that don't change all at once are at odds for a moment.
+    /// The error of the last check. It counts once the next check finds the same error: files that
+    /// aren't replaced atomically are inconsistent for a moment.
     found: Option<String>,
     health: Health,
 }
@@ -127,7 +127,7 @@ impl Certificates {
     /// Reads the files.
     ///
     /// # Errors
-    /// If one can't be read or used, or they don't fit each other: names flag and file.
+    /// If a file can't be read or used, or the files don't match: names the flag and the file.
     pub fn read(files: CertificateFiles) -> Result<Self, CertificateError> {
         let contents = files.read()?;
         let identity = Identity::new(&files, &contents)?;
@@ -145,31 +145,30 @@ impl Certificates {
         Ok(Self { files, state })
     }
 
-    /// What is in force.
+    /// Returns the identity in force.
     pub(super) fn current(&self) -> Arc<Identity> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&state.identity)
     }
 
-    /// How it is doing.
+    /// Returns the state of the certificate.
     pub fn health(&self) -> Health {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.health.clone()
     }
 
-    /// Looks at the files until the process ends.
+    /// Checks the files until the process ends.
     pub async fn watch(self: Arc<Self>) {
         loop {
             sleep(PERIOD).await;
             let looking = Arc::clone(&self);
             if let Err(error) = tokio::task::spawn_blocking(move || looking.look()).await {
-                tracing::warn!("looking at the API's certificate: {error}");
+                tracing::warn!("checking the API's certificate: {error}");
             }
         }
     }
 
-    /// Takes over what the files hold, if that is something else and can be used. The
-    /// log is told once of what can't.
+    /// Loads the files if they have changed and are valid. Logs each error once.
     pub(super) fn look(&self) {
         let read = self.files.read();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -182,7 +181,7 @@ impl Certificates {
             Ok(None) => state.is_well(),
             Ok(Some((contents, identity))) => {
                 warn_of_expiry(&identity);
-                tracing::info!("the API's certificate and its clients' authorities were read anew");
+                tracing::info!("the API's certificate and its clients' authorities were reloaded");
                 state.health.expires = identity.expires;
                 (state.contents, state.identity) = (contents, Arc::new(identity));
                 state.is_well();
@@ -201,7 +200,7 @@ impl State {
         let was_found = self.found.as_ref() == Some(&error);
         let was_told = self.health.error.as_ref() == Some(&error);
         if was_found && !was_told {
-            tracing::warn!("{error}; what was read before stays in force");
+            tracing::warn!("{error}; what was read earlier stays in force");
             self.health.errors += 1;
             self.health.error = Some(error.clone());
         }
@@ -211,11 +210,11 @@ impl State {
 
 fn warn_of_expiry(identity: &Identity) {
     if identity.expires <= now() {
-        tracing::warn!("{CERT}: the certificate has expired, so that no client will take it");
+        tracing::warn!("{CERT}: the certificate has expired, so no client will accept it");
     }
 }
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 fn now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs().try_into().unwrap_or(i64::MAX))

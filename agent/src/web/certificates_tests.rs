@@ -21,7 +21,7 @@ impl Site {
         issued::files(self.folder.path(), own, &self.authority.pem())
     }
 
-    /// Why these files can't be used.
+    /// Returns why these files can't be used.
     fn error(&self, change: impl FnOnce(&CertificateFiles)) -> String {
         let files = self.write(&self.authority.issue("agent"));
         change(&files);
@@ -30,7 +30,7 @@ impl Site {
     }
 }
 
-/// The next look, and the one that makes sure.
+/// Checks twice: the second check confirms the result of the first.
 fn look(certificates: &Certificates) -> Health {
     certificates.look();
     certificates.look();

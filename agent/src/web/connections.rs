@@ -1,4 +1,4 @@
-//! Which connections a listener holds, and which one gives way: pure.
+//! Decides which connections a listener holds and which one is closed for a new one. Pure.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,19 +10,19 @@ pub struct Bounds {
     pub total: usize,
     /// Connections of one client.
     pub per_client: usize,
-    /// From a connection to its whole request head.
+    /// Time limit from a connection to its complete request head.
     pub head: Duration,
-    /// From a connection to its end; none where answers go on, as events do.
+    /// Time limit from a connection to its end; none if responses are endless, like events.
     pub whole: Option<Duration>,
-    /// Whether one that is being answered gives way to a newer one as well.
+    /// Whether a connection that is being answered may be closed for a newer one, too.
     pub answered_give_way: bool,
 }
 
-/// One connection, as its task and its listener know it.
+/// One connection, as seen by its task and its listener.
 pub(super) trait Connection {
-    /// It ended by itself.
+    /// Reports whether it ended by itself.
     fn has_ended(&self) -> bool;
-    /// Its request is there.
+    /// Reports whether its request has been received.
     fn is_answered(&self) -> bool;
     /// Closes it.
     fn close(&self);
@@ -34,14 +34,14 @@ pub(super) struct Connections<C> {
     held: Vec<(IpAddr, C)>,
 }
 
-/// What a new connection finds.
+/// The result of making room for a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Room {
+pub(super) enum Vacancy {
     /// There was room.
     Free,
-    /// An older one has been closed for it.
+    /// An older connection has been closed.
     Made,
-    /// None: it is to be closed itself.
+    /// There is no room: the new connection must be closed.
     Taken,
 }
 
@@ -55,12 +55,12 @@ impl<C: Connection> Connections<C> {
 
     /// Makes room for one more connection of a client.
     ///
-    /// A client that holds its share gives up one of its own. Where all is taken,
-    /// the client that holds most does, so that nobody's first connection gives
-    /// way to another's second. Of several, one that waits for its request goes
-    /// before one that is being answered, and the oldest first: a scrape, which
-    /// takes milliseconds, gets through while others open one after the other.
-    pub(super) fn make_room(&mut self, client: IpAddr) -> Room {
+    /// A client at its limit loses one of its own. If the total limit is reached, the client that
+    /// holds most loses one, so that nobody's first connection is closed for another's second. Of
+    /// several, one that waits for its request is closed before one that is being answered, and the
+    /// oldest first: a scrape, which takes milliseconds, gets through while others open connection
+    /// after connection.
+    pub(super) fn make_room(&mut self, client: IpAddr) -> Vacancy {
         self.held.retain(|(_, one)| !one.has_ended());
         let share = self.share(client);
         let giving = if share >= self.bounds.per_client {
@@ -70,14 +70,14 @@ impl<C: Connection> Connections<C> {
             let most = clients.max().unwrap_or_default();
             self.giving(|held| self.share(held) == most)
         } else {
-            return Room::Free;
+            return Vacancy::Free;
         };
         let Some(place) = giving else {
-            return Room::Taken;
+            return Vacancy::Taken;
         };
         let (_, one) = self.held.remove(place);
         one.close();
-        Room::Made
+        Vacancy::Made
     }
 
     pub(super) fn add(&mut self, client: IpAddr, one: C) {
@@ -88,7 +88,7 @@ impl<C: Connection> Connections<C> {
         self.held.iter().filter(|(held, _)| *held == client).count()
     }
 
-    /// The place of the one that gives way first among those of some clients.
+    /// Returns the index of the connection to be closed first among those of some clients.
     fn giving(&self, is_meant: impl Fn(IpAddr) -> bool) -> Option<usize> {
         let held = self.held.iter().enumerate();
         let meant = held.filter(|(_, (client, _))| is_meant(*client));
@@ -146,8 +146,8 @@ mod tests {
         IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, number))
     }
 
-    fn open(connections: &mut Connections<Fake>, number: u8, room: Room) -> Fake {
-        assert_eq!(connections.make_room(client(number)), room);
+    fn open(connections: &mut Connections<Fake>, number: u8, vacancy: Vacancy) -> Fake {
+        assert_eq!(connections.make_room(client(number)), vacancy);
         let fake = Fake::default();
         connections.add(client(number), fake.clone());
         fake
@@ -156,38 +156,38 @@ mod tests {
     #[test]
     fn a_client_with_its_share_gives_up_its_own_oldest() {
         let mut all = connections(true);
-        let other = open(&mut all, 2, Room::Free);
-        let first = open(&mut all, 1, Room::Free);
-        let second = open(&mut all, 1, Room::Free);
-        let _third = open(&mut all, 1, Room::Free);
-        open(&mut all, 1, Room::Made);
+        let other = open(&mut all, 2, Vacancy::Free);
+        let first = open(&mut all, 1, Vacancy::Free);
+        let second = open(&mut all, 1, Vacancy::Free);
+        let _third = open(&mut all, 1, Vacancy::Free);
+        open(&mut all, 1, Vacancy::Made);
         assert!(first.is(CLOSED) && !second.is(CLOSED) && !other.is(CLOSED));
         second.0[ENDED].set(true);
-        open(&mut all, 1, Room::Free);
+        open(&mut all, 1, Vacancy::Free);
     }
 
     #[test]
     fn where_all_is_taken_whoever_holds_most_gives_way_to_a_first_one() {
         let mut all = connections(true);
-        let scraper = open(&mut all, 2, Room::Free);
-        let flood = [(); 3].map(|()| open(&mut all, 1, Room::Free));
-        open(&mut all, 3, Room::Made);
+        let scraper = open(&mut all, 2, Vacancy::Free);
+        let flood = [(); 3].map(|()| open(&mut all, 1, Vacancy::Free));
+        open(&mut all, 3, Vacancy::Made);
         assert!(flood[0].is(CLOSED) && !scraper.is(CLOSED));
-        open(&mut all, 4, Room::Made);
+        open(&mut all, 4, Vacancy::Made);
         assert!(flood[1].is(CLOSED) && !scraper.is(CLOSED));
     }
 
     #[test]
     fn of_equals_one_that_waits_for_its_request_goes_before_one_that_is_answered() {
         let mut all = connections(true);
-        let scrape = open(&mut all, 1, Room::Free);
+        let scrape = open(&mut all, 1, Vacancy::Free);
         scrape.0[ANSWERED].set(true);
-        let idle = [2, 3, 4].map(|number| open(&mut all, number, Room::Free));
+        let idle = [2, 3, 4].map(|number| open(&mut all, number, Vacancy::Free));
         for (number, idle) in (5..).zip(&idle) {
-            open(&mut all, number, Room::Made).0[ANSWERED].set(true);
+            open(&mut all, number, Vacancy::Made).0[ANSWERED].set(true);
             assert!(idle.is(CLOSED) && !scrape.is(CLOSED));
         }
-        open(&mut all, 8, Room::Made);
+        open(&mut all, 8, Vacancy::Made);
         assert!(scrape.is(CLOSED), "all are answered, and it is the oldest");
     }
 
@@ -195,9 +195,9 @@ mod tests {
     fn an_answer_that_may_go_on_is_kept_and_the_newcomer_closed() {
         let mut all = connections(false);
         for number in 1..=4 {
-            open(&mut all, number, Room::Free).0[ANSWERED].set(true);
+            open(&mut all, number, Vacancy::Free).0[ANSWERED].set(true);
         }
-        assert_eq!(all.make_room(client(5)), Room::Taken);
+        assert_eq!(all.make_room(client(5)), Vacancy::Taken);
     }
 
     #[test]

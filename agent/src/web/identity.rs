@@ -1,5 +1,5 @@
-//! From files in PEM to how TLS is spoken: TLS 1.3 alone, with a certificate of each
-//! side, and nothing that is carried over from one connection to the next.
+//! Turns PEM files into a TLS configuration: TLS 1.3 only, with certificates on both sides, and no
+//! resumption of sessions.
 
 use std::fmt;
 use std::path::Path;
@@ -20,9 +20,9 @@ use x509_parser::parse_x509_certificate;
 
 use super::certificates::{CERT, CLIENT_CA, CertificateError, CertificateFiles, Contents, KEY};
 
-/// What the agent shows its clients, and whom it lets in.
+/// The agent's certificate, and the verifier of its clients.
 pub(super) struct Identity {
-    /// For handshakes.
+    /// The configuration for handshakes.
     pub(super) config: Arc<ServerConfig>,
     /// When the agent's certificate expires, in seconds since 1970.
     pub(super) expires: i64,
@@ -39,7 +39,7 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Fails if something can't be used: names flag and file.
+    /// Fails if something can't be used: names the flag and the file.
     pub(super) fn new(
         files: &CertificateFiles,
         contents: &Contents,
@@ -66,8 +66,8 @@ impl Identity {
             .with_single_cert(chain, key)
             .map_err(|error| unfit(files, &error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A session that is resumed would show no certificate: it could outlive the
-        // client's own, or its authority.
+        // A resumed session would present no certificate: it could outlive the client's own, or its
+        // authority.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Self {
@@ -77,7 +77,7 @@ impl Identity {
         })
     }
 
-    /// Whether a client with these certificates, its own first, would be let in now.
+    /// Checks whether a client with these certificates, its own first, would be admitted now.
     pub(super) fn admit(&self, shown: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         let (own, others) = shown
             .split_first()
@@ -89,7 +89,7 @@ impl Identity {
     }
 }
 
-/// An error about a file.
+/// Returns a constructor of errors about a file.
 fn bad(flag: &'static str, path: &Path) -> impl Fn(String) -> CertificateError {
     move |what| CertificateError::Bad {
         flag,
@@ -129,7 +129,7 @@ fn expiry(certificate: &CertificateDer<'_>) -> Result<i64, String> {
     Ok(parsed.validity().not_after.timestamp())
 }
 
-/// Why certificate and key can't be used together.
+/// Describes why certificate and key can't be used together.
 fn unfit(files: &CertificateFiles, error: &rustls::Error) -> CertificateError {
     match error {
         rustls::Error::InconsistentKeys(_) => {
@@ -143,7 +143,7 @@ fn unfit(files: &CertificateFiles, error: &rustls::Error) -> CertificateError {
     }
 }
 
-/// As rustls' own, of certificates that have one of some names.
+/// Wraps rustls' verifier, and requires that a certificate has one of some names.
 #[derive(Debug)]
 struct Named {
     inner: Arc<dyn ClientCertVerifier>,
@@ -166,7 +166,7 @@ impl Named {
         let is_listed = |name: &str| self.names.iter().any(|listed| listed == name);
         let common = parsed.subject().iter_common_name();
         let mut common = common.filter_map(|name| name.as_str().ok());
-        // One that is there twice, or can't be read, counts as none.
+        // A duplicate or unreadable extension counts as absent.
         let others = parsed.subject_alternative_name().ok().flatten();
         let others = others.map_or(&[][..], |names| &names.value.general_names[..]);
         let mut others = others.iter().filter_map(|name| match name {

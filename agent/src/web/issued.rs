@@ -22,12 +22,12 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion
 
 use super::CertificateFiles;
 
-/// Where clients of tests call from.
+/// The address of clients in tests.
 pub(crate) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Another client on the loopback device.
 pub(crate) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// Who issues certificates.
+/// An issuer of certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -50,12 +50,12 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate for `localhost` with a common name.
+    /// Issues a certificate for `localhost` with a common name.
     pub(crate) fn issue(&self, common_name: &str) -> Issued {
         self.issue_with(common_name, |_| {})
     }
 
-    /// The same of the past.
+    /// Issues a certificate that has expired.
     pub(crate) fn expired(&self, common_name: &str) -> Issued {
         self.issue_with(common_name, |params| {
             params.not_before = date_time_ymd(2020, 1, 1);
@@ -63,14 +63,14 @@ impl Authority {
         })
     }
 
-    /// The same that servers alone may use.
+    /// Issues a certificate that only servers may use.
     pub(crate) fn for_servers(&self, common_name: &str) -> Issued {
         self.issue_with(common_name, |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         })
     }
 
-    /// The same with a URI.
+    /// Issues a certificate with a URI.
     pub(crate) fn with_uri(&self, common_name: &str, uri: &str) -> Issued {
         self.issue_with(common_name, |params| {
             let uri = SanType::URI(uri.try_into().unwrap());
@@ -92,7 +92,7 @@ impl Authority {
     }
 }
 
-/// Writes what an agent is given into a folder.
+/// Writes the agent's files into a folder.
 pub(crate) fn files(folder: &Path, own: &Issued, client_ca: &str) -> CertificateFiles {
     let write = |name, text: &str| {
         let path = folder.join(name);
@@ -107,12 +107,12 @@ pub(crate) fn files(folder: &Path, own: &Issued, client_ca: &str) -> Certificate
     }
 }
 
-/// A client that trusts an authority, and shows a certificate if it has one.
+/// Returns a client that trusts an authority, and presents a certificate if it has one.
 pub(crate) fn client(trusted: &Authority, own: Option<&Issued>) -> Arc<ClientConfig> {
     client_of(&[&TLS13], trusted, own)
 }
 
-/// The same of other versions of TLS.
+/// Returns such a client for other versions of TLS.
 pub(crate) fn client_of(
     versions: &[&'static SupportedProtocolVersion],
     trusted: &Authority,
@@ -141,7 +141,7 @@ pub(crate) async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStrea
     socket.connect(to).await
 }
 
-/// A request, sent over TLS; the answer hasn't been read yet.
+/// Sends a request over TLS, and doesn't read the answer.
 pub(crate) async fn ask(
     to: SocketAddr,
     client: &Arc<ClientConfig>,
@@ -157,7 +157,7 @@ pub(crate) async fn ask(
     Ok(stream)
 }
 
-/// The whole answer: its first line, and its body.
+/// Returns the first line and the body of an answer.
 pub(crate) async fn answer(
     to: SocketAddr,
     client: &Arc<ClientConfig>,

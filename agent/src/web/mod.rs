@@ -1,9 +1,9 @@
-//! `/metrics` for whoever may read it, and `/livez`, `/readyz` and `/healthz` on a
-//! listener of their own for whoever probes the agent. Beside that what listeners have
-//! in common, and TLS for the one that has it ([`crate::api::remote`]).
+//! `/metrics` for authorized readers, and `/livez`, `/readyz` and `/healthz` on a separate listener
+//! for probes. Also the code that all listeners share, and TLS for the API
+//! ([`crate::api::remote`]).
 //!
-//! The metrics listener is open to the node's pods, so it has a thread of its own
-//! and shares nothing with passes but the page that it makes once a second.
+//! The metrics listener is open to the node's pods, so it has its own thread and shares nothing
+//! with passes except the page, which is rendered at most once a second.
 
 mod admission;
 mod certificates;
@@ -41,16 +41,16 @@ pub use refused::{Door, Reason, Refused};
 pub use serve::{Accept, Admitting, Client, GoesOn, Incoming, Stay, serve};
 pub use tls::{Handshake, TlsListener};
 
-/// Connections that wait in the kernel until they are accepted.
+/// Connections that wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
-/// Bytes that the kernel keeps of what a client sends, and of what it hasn't read
+/// Bytes that the kernel buffers of a client's requests, and of answers that the client hasn't read
 /// yet; the kernel doubles both for its own needs (`man 7 socket`).
 const BUFFERS: (u32, u32) = (8 << 10, 64 << 10);
-/// Seconds after which the kernel asks a silent client whether it is still there, how
-/// often, and how far apart: one that has vanished is gone after 90 s.
+/// Seconds after which the kernel probes a silent client, the number of probes, and the seconds
+/// between them: a vanished client is gone after 90 s.
 const KEEPALIVE: (u32, u32, u32) = (60, 3, 10);
 
-/// What scrapers may hold.
+/// Limits for scrapers.
 pub const METRICS: Bounds = Bounds {
     total: 64,
     per_client: 8,
@@ -59,7 +59,7 @@ pub const METRICS: Bounds = Bounds {
     answered_give_way: true,
 };
 
-/// What probes may hold.
+/// Limits for probes.
 pub const HEALTH: Bounds = Bounds {
     total: 16,
     per_client: 16,
@@ -68,15 +68,15 @@ pub const HEALTH: Bounds = Bounds {
     answered_give_way: true,
 };
 
-/// Takes an address, before anything else of the machine is touched; `flag` is the
-/// one that gave it.
+/// Binds an address, before anything else of the machine is touched; `flag` is the flag that
+/// specified it.
 pub fn bind(flag: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
     let listen = || {
         let socket = match addr {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
-        // Where an agent has just ended, its last connections may linger.
+        // Connections of an agent that has just ended may linger.
         socket.set_reuseaddr(true)?;
         // Connections inherit all of these.
         socket.set_recv_buffer_size(BUFFERS.0)?;
@@ -88,10 +88,10 @@ pub fn bind(flag: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
         socket.bind(addr)?;
         socket.listen(BACKLOG)
     };
-    listen().with_context(|| format!("{flag} {addr}: can't listen there; give another, or `none`"))
+    listen().with_context(|| format!("{flag} {addr}: can't listen there; use another, or `none`"))
 }
 
-/// Serves metrics until the process ends, on a thread of its own.
+/// Serves metrics on a dedicated thread until the process ends.
 pub fn serve_metrics(
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -109,15 +109,15 @@ pub fn serve_metrics(
     })
 }
 
-/// Has a listener served until the process ends on a thread that does nothing else, so
-/// that a flood of it holds up no pass. What blocks there happens one at a time.
+/// Serves a listener on a dedicated thread until the process ends, so that a flood of connections
+/// delays no pass. Blocking work there runs one at a time.
 pub fn on_own_thread(
     name: &'static str,
     listener: TcpListener,
     serve: impl AsyncFnOnce(TcpListener) + Send + 'static,
 ) -> anyhow::Result<()> {
     let listener = listener.into_std();
-    let listener = listener.with_context(|| format!("moving the listener of the {name}"))?;
+    let listener = listener.with_context(|| format!("moving the {name} listener"))?;
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -130,12 +130,12 @@ pub fn on_own_thread(
     };
     let told = move || {
         if let Err(error) = run() {
-            tracing::error!("the listener of the {name} ended: {error}");
+            tracing::error!("the {name} listener ended: {error}");
         }
     };
     let thread = std::thread::Builder::new().name(name.into());
     let started = thread.spawn(told);
-    started.with_context(|| format!("starting the thread of the {name}"))?;
+    started.with_context(|| format!("starting the {name} thread"))?;
     Ok(())
 }
 
@@ -158,7 +158,7 @@ fn health_router() -> Router<Arc<Shared>> {
         .route("/livez", get(livez))
 }
 
-/// With the probes' pages, for whoever asks for them where they used to be.
+/// Includes the probes' pages, for clients that request them on the metrics listener.
 fn metrics_router(shared: Arc<Shared>) -> Router {
     let of = Arc::clone(&shared);
     let page = Page::new(move || Ok(of.metrics.render(&Snapshot::take(&of)?)?));
@@ -182,18 +182,18 @@ fn metrics(made: Made) -> Response {
     }
 }
 
-/// Whether all is well.
+/// Reports whether the agent is healthy.
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     health(shared.unhealthy())
 }
 
-/// Whether policy of this agent's own is in force: a rollout waits for it.
+/// Reports whether this agent's own policy is in force, which a rollout waits for.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     health(shared.unready())
 }
 
-/// Whether the process does its work, well or not: otherwise it is to be started
-/// again, which is no help where a server is away.
+/// Reports whether the process works at all, healthy or not. If it doesn't, it should be restarted;
+/// a restart doesn't help if a server is unavailable.
 async fn livez(State(shared): State<Arc<Shared>>) -> Response {
     health(shared.stuck())
 }
@@ -208,11 +208,11 @@ fn health(complaint: Option<String>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{FakeKernel, shared};
+    use crate::testing::{FakeDataplane, shared};
 
     #[test]
     fn an_agent_that_waits_or_fails_is_alive_but_not_ready() {
-        let shared = shared(&FakeKernel::default());
+        let shared = shared(&FakeDataplane::default());
         let codes = || {
             let complaints = [shared.stuck(), shared.unhealthy(), shared.unready()];
             complaints.map(|why| health(why).status())

@@ -1,5 +1,5 @@
-//! The metrics page: made once a second at most, whoever asks and how often, and
-//! never twice at a time.
+//! A page rendered at most once a second, however many clients request it, and never twice at a
+//! time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// How long a page is the newest.
+/// How long a page is served.
 const FRESH: Duration = Duration::from_secs(1);
-/// Bytes of older pages that slow readers may still hold. As long as they hold
-/// more, the newest page stays the newest: their time is bounded.
+/// Bytes of older pages that slow readers may hold. While they hold more, the newest page isn't
+/// replaced; the readers' time is limited.
 const OLDER: usize = 8 << 20;
 
 /// A page, or why there is none.
@@ -20,18 +20,18 @@ pub(crate) type Made = Result<Bytes, Arc<str>>;
 
 type Make = Box<dyn Fn() -> anyhow::Result<Vec<u8>> + Send + Sync>;
 
-/// The newest page, and how to make the next.
+/// The newest page, and how to render the next.
 pub(crate) struct Page {
     make: Make,
     newest: watch::Sender<Option<Made>>,
-    /// A page is being made, or is the newest.
+    /// Whether a page is being rendered or served.
     at_work: AtomicBool,
-    /// Bytes of all pages that somebody holds.
+    /// Bytes of all pages that are still referenced.
     held: Arc<AtomicUsize>,
 }
 
 impl Page {
-    /// `make` may block.
+    /// Creates a page; `make` may block.
     pub(crate) fn new(
         make: impl Fn() -> anyhow::Result<Vec<u8>> + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -43,7 +43,7 @@ impl Page {
         })
     }
 
-    /// The newest page, no older than [`FRESH`] where readers keep up.
+    /// Returns the newest page, no older than [`FRESH`] as long as readers keep up.
     pub(crate) async fn get(self: Arc<Self>) -> Made {
         let mut newest = self.newest.subscribe();
         loop {
@@ -51,17 +51,18 @@ impl Page {
                 return made.clone();
             }
             if !self.at_work.swap(true, Ordering::SeqCst) {
-                // Whoever asked first may go before it is made; others wait for it too.
+                // The first client may disconnect before the page is rendered; others wait for it,
+                // too.
                 tokio::spawn(Arc::clone(&self).renew());
             }
-            // A page may be gone again before this task runs: then the next is waited for.
+            // The page may be gone again before this task runs; it then waits for the next one.
             if newest.changed().await.is_err() {
                 return Err("the page was lost".into());
             }
         }
     }
 
-    /// Makes a page, and lets it be the newest for a while.
+    /// Renders a page, and serves it for a while.
     async fn renew(self: Arc<Self>) {
         let maker = Arc::clone(&self);
         let made = tokio::task::spawn_blocking(move || (maker.make)()).await;
@@ -79,7 +80,7 @@ impl Page {
                 break;
             }
         }
-        // In this order: whoever finds no page also finds nobody at work.
+        // In this order: a task that finds no page also finds that none is being rendered.
         self.at_work.store(false, Ordering::SeqCst);
         self.newest.send_replace(None);
     }
@@ -91,7 +92,7 @@ impl Page {
     }
 }
 
-/// A page's text, which counts as long as somebody holds it.
+/// A page's text, which is counted for as long as it is referenced.
 struct Held {
     text: Vec<u8>,
     held: Arc<AtomicUsize>,

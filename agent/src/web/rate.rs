@@ -1,22 +1,22 @@
-//! How often each client may have a TLS handshake made, which costs up to a
-//! millisecond of a CPU before anything is known of it: pure.
+//! Limits how often each client may start a TLS handshake, which costs up to a millisecond of a CPU
+//! before anything is known about the client. Pure.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Handshakes at once, of one client that made none for a while.
+/// Burst of handshakes of one client.
 const BURST: u32 = 64;
-/// Between two handshakes of a client, in the long run.
+/// Average interval between two handshakes of a client.
 const EACH: Duration = Duration::from_micros(62_500);
-/// The same of all clients together.
+/// Burst of handshakes of all clients together.
 const BURST_OF_ALL: u32 = 512;
-/// See [`BURST_OF_ALL`]: a quarter of a CPU at most.
+/// Average interval of all clients together: at most a quarter of a CPU.
 const EACH_OF_ALL: Duration = Duration::from_micros(3_906);
-/// Clients that are remembered. Who has had its rest is forgotten first.
+/// Maximum number of clients that are tracked. Those whose bucket is full are dropped first.
 const CLIENTS: usize = 4096;
 
-/// What has been spent lately.
+/// Recent use.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     all: Bucket,
@@ -24,7 +24,8 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// Takes one handshake; false if the client, or all together, have had theirs.
+    /// Takes one handshake; returns false if the client or all clients together have reached their
+    /// limit.
     pub(super) fn take(&mut self, client: IpAddr, now: Instant) -> bool {
         if self.clients.len() >= CLIENTS {
             self.clients.retain(|_, bucket| !bucket.is_full(now));
@@ -34,12 +35,12 @@ impl Rate {
             return false;
         }
         let bucket = self.clients.entry(client).or_default();
-        // In this order: whoever is over its own share takes nothing of the others'.
+        // In this order: a client over its own limit takes nothing from the shared budget.
         bucket.take(now, BURST, EACH) && self.all.take(now, BURST_OF_ALL, EACH_OF_ALL)
     }
 }
 
-/// When all that was taken is given back; none if nothing is owed.
+/// A token bucket, represented by the time at which it is full again; none if it is full.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     owes_until: Option<Instant>,

@@ -1,15 +1,15 @@
-//! Connections that are closed unserved: counted one by one, and told in the log
-//! once a minute at most.
+//! Connections that are closed unserved: each is counted, and they are logged at most once a
+//! minute.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{IntCounterVec, Opts};
 
-/// Between two lines of the log about one listener.
+/// Interval between two log lines about one listener.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// Where connections come in.
+/// A listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Door {
     /// `--metrics-addr`.
@@ -23,10 +23,10 @@ pub enum Door {
 }
 
 impl Door {
-    /// Every one of them.
+    /// All listeners.
     pub const ALL: [Self; 4] = [Self::Metrics, Self::Health, Self::Socket, Self::Api];
 
-    /// As the metric and the log name it.
+    /// Returns the name used in the metric and the log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Metrics => "metrics",
@@ -40,41 +40,41 @@ impl Door {
 /// Why a connection is closed unserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// Its client, or all clients together, hold as many as they may.
+    /// The client, or all clients together, hold as many connections as they may.
     Full,
-    /// No whole request came in time, or the answer wasn't read in time.
+    /// No complete request came in time, or the answer wasn't read in time.
     Slow,
-    /// What came is no request, or is too large.
+    /// The data is no request, or is too large.
     Malformed,
-    /// Its client is a pod under quarantine.
+    /// The client is a pod under quarantine.
     Quarantine,
-    /// `--metrics-from` doesn't name its client.
+    /// The client isn't in `--metrics-from`.
     NotListed,
-    /// Its client has a link-local address.
+    /// The client has a link-local address.
     LinkLocal,
-    /// It couldn't be accepted: the process or the machine has no files or memory left.
+    /// The connection couldn't be accepted: the process or the machine is out of files or memory.
     NoResources,
-    /// Its client is another user than root.
+    /// The client is a user other than root.
     NotRoot,
-    /// Its client opens more connections a second than it may.
+    /// The client opens more connections per second than it may.
     TooOften,
-    /// The client broke the TLS handshake off, as one does that doesn't trust the
-    /// agent's certificate, or speaks no TLS 1.3.
+    /// The client aborted the TLS handshake, for example because it doesn't trust the agent's
+    /// certificate or doesn't support TLS 1.3.
     Handshake,
-    /// The client showed no certificate.
+    /// The client presented no certificate.
     NoCertificate,
-    /// The client's certificate is of none of the authorities of `--api-client-ca`.
+    /// The client's certificate is from none of the authorities of `--api-client-ca`.
     UnknownAuthority,
     /// The client's certificate has expired, or isn't valid yet.
     ExpiredCertificate,
-    /// The client's certificate can't be used for something else.
+    /// The client's certificate can't be used for another reason.
     BadCertificate,
     /// No name of the client's certificate is an `--api-client-name`.
     NameNotListed,
 }
 
 impl Reason {
-    /// Every one of them.
+    /// All reasons.
     pub const ALL: [Self; 15] = [
         Self::Full,
         Self::Slow,
@@ -93,7 +93,7 @@ impl Reason {
         Self::NameNotListed,
     ];
 
-    /// As the metric and the log name it.
+    /// Returns the name used in the metric and the log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -114,7 +114,7 @@ impl Reason {
         }
     }
 
-    /// Whether connections at a door can end so.
+    /// Reports whether the reason can occur on a listener.
     const fn is_of(self, door: Door) -> bool {
         match self {
             Self::Full | Self::Slow | Self::Malformed | Self::NoResources => true,
@@ -134,26 +134,26 @@ impl Reason {
     }
 }
 
-/// The counters of all doors.
+/// The counters of all listeners.
 #[derive(Debug)]
 pub struct Refused {
     counters: IntCounterVec,
     told: Mutex<[Told; Door::ALL.len()]>,
 }
 
-/// What the log was told about one door.
+/// The state of the log about one listener.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     at: Option<Instant>,
-    /// Refusals since then.
+    /// Refusals since the last log line.
     since: u64,
 }
 
 impl Refused {
-    /// Counters at zero. Fails only if a name here is malformed.
+    /// Creates counters at zero; fails only if a name here is malformed.
     pub fn new() -> prometheus::Result<Self> {
         let opts = Opts::new(
-            "ringfence_connections_refused_total",
+            "ringfence_clients_refused_total",
             "Connections to the agent that were closed unserved, by listener and reason.",
         );
         let counters = IntCounterVec::new(opts, &["listener", "reason"])?;
@@ -168,12 +168,12 @@ impl Refused {
         })
     }
 
-    /// For a registry; a handle on the same counters.
+    /// Returns a handle on the same counters, for a registry.
     pub fn counters(&self) -> IntCounterVec {
         self.counters.clone()
     }
 
-    /// One more.
+    /// Counts a refusal.
     pub fn note(&self, door: Door, reason: Reason) {
         let values = [door.name(), reason.name()];
         self.counters.with_label_values(&values).inc();
@@ -181,12 +181,12 @@ impl Refused {
             tracing::warn!(
                 listener = door.name(),
                 reason = reason.name(),
-                "{count} connections closed unserved; said once a minute at most"
+                "{count} connections closed unserved; reported at most once a minute"
             );
         }
     }
 
-    /// How many since the last line, where it is time for another.
+    /// Returns the number of refusals since the last log line, if another line is due.
     fn is_to_be_told(&self, door: Door, now: Instant) -> Option<u64> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let told = &mut told[door as usize];
@@ -198,7 +198,7 @@ impl Refused {
         })
     }
 
-    /// How many of one kind so far.
+    /// Returns the number of refusals of one kind.
     #[cfg(test)]
     pub(crate) fn count(&self, door: Door, reason: Reason) -> u64 {
         let values = [door.name(), reason.name()];

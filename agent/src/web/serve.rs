@@ -1,8 +1,8 @@
-//! HTTP/1 on a listener of which clients can take only so much: connections, time
-//! and bytes are bounded, and what exceeds a bound is closed and counted.
+//! HTTP/1 on a listener with limits for its clients: connections, time and bytes are bounded, and
+//! what exceeds a bound is closed and counted.
 //!
-//! A connection costs a task, a read buffer of 8 KiB and one file. What a client may
-//! keep waiting, a TLS handshake too, is waited for in its own connection's task.
+//! A connection costs a task, a read buffer of 8 KiB and one file. Whatever a client can delay,
+//! including a TLS handshake, is awaited in its own connection's task.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -26,30 +26,30 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant as TokioInstant, sleep, timeout};
 use tower::ServiceExt as _;
 
-use super::connections::{Bounds, Connection, Connections, Room};
+use super::connections::{Bounds, Connection, Connections, Vacancy};
 use super::refused::{Door, Reason, Refused};
 
-/// Bytes of a request head; hyper takes no fewer.
+/// Limit of a request head in bytes; hyper accepts no smaller one.
 const HEAD: usize = 8192;
-/// Headers of a request.
+/// Limit of headers per request.
 const HEADERS: usize = 64;
-/// After a failed accept: files or memory may be there again.
+/// Wait after a failed accept, until files or memory may be available again.
 const RECOVER: Duration = Duration::from_secs(1);
-/// A flood costs the closing of this many connections in each [`PACE`]; the others
-/// wait in the kernel's queue, which is bounded too.
+/// A flood causes at most this many closings per [`PACE`]; the other connections wait in the
+/// kernel's queue, which is bounded, too.
 const CLOSED_PER_PACE: u32 = 20;
 /// See [`CLOSED_PER_PACE`].
 const PACE: Duration = Duration::from_millis(10);
-/// Between two looks at whether a client whose answer goes on may still be served.
+/// Interval between two checks whether the client of an endless response may still be served.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Where connections come from.
+/// A source of connections.
 pub trait Accept: Send + 'static {
     /// One connection.
     type Incoming: Incoming;
 
-    /// The next connection and its client, or why it is closed unserved. An error
-    /// is one of the process or the machine.
+    /// Returns the next connection and its client, or why it is closed unserved. An error concerns
+    /// the process or the machine.
     fn accept(
         &mut self,
     ) -> impl Future<Output = io::Result<Result<(Self::Incoming, IpAddr), Reason>>> + Send;
@@ -57,14 +57,14 @@ pub trait Accept: Send + 'static {
 
 /// A connection that has been accepted.
 pub trait Incoming: Send + 'static {
-    /// What HTTP is spoken over.
+    /// The stream that carries HTTP.
     type Io: AsyncRead + AsyncWrite + Send + Unpin;
 
-    /// Readies it for HTTP, in a task of its own and within [`Bounds::head`].
+    /// Prepares the connection for HTTP, in its own task and within [`Bounds::head`].
     fn open(self) -> impl Future<Output = Result<(Self::Io, Stay), Reason>> + Send;
 }
 
-/// Asked of a client whose answer goes on: whether it may still be served.
+/// Checks whether the client of an endless response may still be served.
 pub type Stay = Box<dyn Fn() -> Result<(), Reason> + Send>;
 
 impl Incoming for TcpStream {
@@ -83,11 +83,11 @@ impl Incoming for UnixStream {
     }
 }
 
-/// Whose request it is: an extension of each.
+/// The client of a request, as an extension of each request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Client(pub IpAddr);
 
-/// An extension of responses that go on beyond [`Bounds::whole`].
+/// An extension that marks responses that may outlast [`Bounds::whole`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GoesOn;
 
@@ -96,7 +96,7 @@ pub struct GoesOn;
 pub struct Admitting<F> {
     /// The listener.
     pub listener: TcpListener,
-    /// Whether a peer is served.
+    /// Decides whether a peer is served.
     pub admit: F,
 }
 
@@ -128,7 +128,7 @@ pub async fn serve(
                 pace.keep().await;
                 continue;
             }
-            // The client has gone before it was accepted.
+            // The client disconnected before it was accepted.
             Err(error) if is_of_the_client(&error) => continue,
             Err(_) => {
                 refused.note(door, Reason::NoResources);
@@ -136,13 +136,13 @@ pub async fn serve(
                 continue;
             }
         };
-        let room = connections.make_room(client);
-        if room != Room::Free {
+        let vacancy = connections.make_room(client);
+        if vacancy != Vacancy::Free {
             refused.note(door, Reason::Full);
-            // The task of the one that gave way lets go of its file meanwhile.
+            // Meanwhile, the task of the closed connection releases its file.
             pace.keep().await;
         }
-        if room == Room::Taken {
+        if vacancy == Vacancy::Taken {
             continue;
         }
         let progress = Arc::new(Progress::default());
@@ -158,16 +158,16 @@ pub async fn serve(
     }
 }
 
-/// How far a connection has come.
+/// The progress of a connection.
 #[derive(Default)]
 struct Progress {
-    /// Its request is there.
+    /// Whether its request has been received.
     answered: AtomicBool,
-    /// Its answer has no end in time.
+    /// Whether its response is endless.
     goes_on: AtomicBool,
 }
 
-/// One request and its answer.
+/// Serves one request.
 async fn answer(
     incoming: impl Incoming,
     client: Client,
@@ -188,7 +188,7 @@ async fn answer(
         .header_read_timeout(bounds.head.saturating_sub(since.elapsed()))
         .max_buf_size(HEAD)
         .max_headers(HEADERS)
-        // A scrape every few seconds saves nothing by an open connection.
+        // An open connection would save nothing for a scrape every few seconds.
         .keep_alive(false)
         .serve_connection(TokioIo::new(io), service);
     let connection = pin!(connection);
@@ -199,7 +199,7 @@ async fn answer(
     match ended {
         Err(error) if error.is_timeout() => Err(Reason::Slow),
         Err(error) if error.is_parse() || error.is_parse_too_large() => Err(Reason::Malformed),
-        // Answered, or the client has gone.
+        // Answered, or the client has disconnected.
         _ => Ok(()),
     }
 }
@@ -215,8 +215,8 @@ async fn respond(
     Ok(response)
 }
 
-/// Returns when a connection has to end, and why: an answer in its time, one that goes
-/// on when its client may no longer be served.
+/// Returns when a connection has to end, and why: at its time limit, or for an endless response
+/// when its client may no longer be served.
 async fn time_is_over(
     whole: Option<Duration>,
     since: TokioInstant,
@@ -261,7 +261,7 @@ impl Connection for Held {
     }
 }
 
-/// Keeps a flood from taking a CPU.
+/// Keeps a flood from occupying a CPU.
 #[derive(Default)]
 struct Pace {
     since: Option<Instant>,
@@ -269,7 +269,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// After each connection that was closed. Other tasks run in any case.
+    /// Called after each closed connection. Lets other tasks run in any case.
     async fn keep(&mut self) {
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);

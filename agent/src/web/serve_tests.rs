@@ -1,4 +1,4 @@
-//! Over real sockets on the loopback device.
+//! Tests over real sockets on the loopback device.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -51,7 +51,7 @@ impl Site {
         self.refused.count(Door::Metrics, reason)
     }
 
-    /// What counts are once they don't change any more.
+    /// Waits until a count no longer changes, and compares it.
     async fn settled(&self, reason: Reason, expected: u64) {
         let start = TokioInstant::now();
         while self.count(reason) != expected && start.elapsed() < Duration::from_secs(5) {
@@ -61,12 +61,12 @@ impl Site {
     }
 }
 
-/// Everybody.
+/// Admits everybody.
 const fn all(_: IpAddr) -> Result<(), Reason> {
     Ok(())
 }
 
-/// All that comes until the end; whether that was an answer.
+/// Reads until the end; returns whether the data was an answer.
 async fn is_answered(mut stream: TcpStream) -> bool {
     let mut text = Vec::new();
     // A connection that is closed with unread bytes is reset.
@@ -86,7 +86,7 @@ async fn a_request_is_answered_while_clients_that_say_nothing_hold_all_connectio
     for stream in idle {
         assert!(!is_answered(stream).await);
     }
-    // The three that were held until their time was over.
+    // The three connections that were held until their time was over.
     site.settled(Reason::Slow, 3).await;
 }
 
@@ -152,7 +152,7 @@ async fn answers_that_go_on_are_kept_and_newcomers_turned_away() {
     for _ in 0..4 {
         followers.push(site.ask("/never").await);
     }
-    // Until their requests have been read.
+    // Wait until their requests have been read.
     sleep(Duration::from_millis(100)).await;
     assert!(!is_answered(site.ask("/").await).await);
     site.settled(Reason::Full, 1).await;
@@ -161,7 +161,7 @@ async fn answers_that_go_on_are_kept_and_newcomers_turned_away() {
     assert!(is_answered(site.ask("/").await).await);
 }
 
-/// Fails like a process without files, then has one connection.
+/// Fails like a process without files, then returns one connection.
 struct Failing {
     failures: u32,
     inner: Admitting<fn(IpAddr) -> Result<(), Reason>>,

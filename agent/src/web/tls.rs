@@ -1,5 +1,5 @@
-//! A listener whose clients show certificates. The handshake is made in the
-//! connection's own task, so that who says nothing keeps nobody waiting.
+//! A listener whose clients present certificates. The handshake runs in the connection's own task,
+//! so that a silent client delays nobody else.
 
 use std::io;
 use std::net::IpAddr;
@@ -26,7 +26,8 @@ pub struct TlsListener<F> {
 }
 
 impl<F> TlsListener<F> {
-    /// With these certificates. `admission` is asked again of clients whose answers go on.
+    /// Creates a listener with these certificates. `admission` is checked again for clients of
+    /// endless responses.
     pub fn new(
         inner: Admitting<F>,
         admission: Arc<Admission>,
@@ -78,7 +79,7 @@ impl Incoming for Handshake {
         let stream = TlsAcceptor::from(config).accept(self.stream).await;
         let stream = stream.map_err(|error| broken_off(&error))?;
         let (_, session) = stream.get_ref();
-        // The handshake has seen to it that there are some.
+        // The handshake guarantees that there are some.
         let shown = session.peer_certificates().ok_or(Reason::NoCertificate)?;
         let shown: Vec<_> = shown.iter().map(|one| one.clone().into_owned()).collect();
         let stay = move || {
@@ -90,7 +91,7 @@ impl Incoming for Handshake {
     }
 }
 
-/// Why a handshake failed. Where the client has gone, there is no error of TLS.
+/// Classifies a failed handshake. If the client has disconnected, there is no TLS error.
 fn broken_off(error: &io::Error) -> Reason {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     inner.map_or(Reason::Handshake, refused)

@@ -1,4 +1,4 @@
-//! Over real sockets on the loopback device.
+//! Tests over real sockets on the loopback device.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl Site {
         self.settled(reason, 1).await;
     }
 
-    /// What counts are once they don't change any more.
+    /// Waits until a count no longer changes, and compares it.
     async fn settled(&self, reason: Reason, expected: u64) {
         let count = || self.refused.count(Door::Api, reason);
         let wait = async {
@@ -103,7 +103,7 @@ impl Site {
     }
 }
 
-/// An answer that begins and never ends.
+/// An answer that starts and never ends.
 fn follow() -> Response {
     let mut response = Response::new(Body::from_stream(pending::<Result<Bytes, io::Error>>()));
     response.extensions_mut().insert(GoesOn);
@@ -173,7 +173,7 @@ async fn who_says_nothing_in_the_handshake_is_cut_off_in_time() {
     let site = Site::open(&[]).await;
     let silent = connect(HERE, site.addr).await.unwrap();
     let mut slow = connect(HERE, site.addr).await.unwrap();
-    // A record of a handshake that comes byte by byte.
+    // A handshake record that arrives byte by byte.
     let mut sent = vec![0x16, 3, 1, 2, 0];
     sent.resize(200, 1);
     for byte in sent {

@@ -1,37 +1,37 @@
-//! What the hooks are measured against, and how their packets are varied
-//! (`cargo xtask bench packet`): never part of the release object.
+//! Baselines for measuring the hooks, and the variation of their packets (`cargo xtask bench
+//! packet`). Never part of the release object.
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::helpers::bpf_skb_store_bytes;
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::TcContext;
-use ringfence_ebpf::abi::{Direction, Endpoint, Flow, FlowKey};
+use ringfence_ebpf::abi::{Connection, ConnectionKey, Direction, Endpoint};
 use ringfence_ebpf::packet::{self, Frame, Head};
 
 use super::{Skb, maps};
 
-/// How the next packets are varied; written by the bench.
+/// How to vary the next packets; written by the bench.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Vary {
-    /// Packets so far.
+    /// Number of packets so far.
     turn: u32,
     /// Bits of the constants below.
     what: u32,
     /// Slot of the endpoint.
     slot: u32,
-    /// Where the peer's last two address bytes lie in the frame.
+    /// Offset of the peer's last two address bytes in the frame.
     peer_at: u32,
-    /// Where the source port lies in the frame.
+    /// Offset of the source port in the frame.
     port_at: u32,
-    /// Peers to choose from.
+    /// Number of peers to choose from.
     peers: u32,
 }
 
-/// Another source port each packet.
+/// A different source port for each packet.
 const PORTS: u32 = 1;
-/// A random peer each packet.
+/// A random peer for each packet.
 const PEERS: u32 = 2;
 /// The endpoint's epoch rises before each packet.
 const STALE: u32 = 4;
@@ -39,24 +39,24 @@ const STALE: u32 = 4;
 #[map]
 static VARY: Array<Vary> = Array::with_max_entries(1, 0);
 
-/// Flows where every other firewall has them; the bench puts them there.
+/// Connections stored as other firewalls store them; inserted by the bench.
 #[map]
-static FLOOR: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(262_144, 0);
+static FLOOR: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(262_144, 0);
 
-/// A classifier that does nothing: the cost of being called.
+/// A classifier that does nothing: measures the cost of the call.
 #[classifier]
 fn empty(_: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// What no stateful firewall can do without: parse, and one lookup by flow key in
-/// a hash table of the kernel's.
+/// The minimum of any stateful firewall: parse, and look up a connection key in one of the
+/// kernel's hash tables.
 #[classifier]
 fn floor(ctx: TcContext) -> i32 {
     parse_and_look(&ctx)
 }
 
-/// The harness alone: its cost is taken off what follows.
+/// The harness alone: its cost is subtracted from that of the programs below.
 #[classifier]
 fn vary(ctx: TcContext) -> i32 {
     change(&ctx);
@@ -81,20 +81,20 @@ fn vary_to_pod(ctx: TcContext) -> i32 {
     super::pod(&ctx, Direction::Ingress, &Skb(&ctx))
 }
 
-/// `from_pod` without a look at pending checksums.
+/// `from_pod` without the check for pending checksums.
 #[classifier]
 fn from_pod_unchecked(ctx: TcContext) -> i32 {
     super::pod(&ctx, Direction::Egress, &Otherwise::<false>(Skb(&ctx)))
 }
 
-/// `from_pod` of a frame that is taken for one with a pending checksum: no test run
-/// can make one.
+/// `from_pod` for a frame that is treated as one with a pending checksum: a test run can't create
+/// one.
 #[classifier]
 fn from_pod_pending(ctx: TcContext) -> i32 {
     super::pod(&ctx, Direction::Egress, &Otherwise::<true>(Skb(&ctx)))
 }
 
-/// A frame whose checksum is never pending, or is although it isn't.
+/// A frame that always or never reports a pending checksum.
 struct Otherwise<'a, const PENDING: bool>(Skb<'a>);
 
 impl<const PENDING: bool> Frame for Otherwise<'_, PENDING> {
@@ -135,12 +135,12 @@ fn parse_and_look(ctx: &TcContext) -> i32 {
     };
     let packet = maps::room_for_packet(&mut scratch.packet);
     packet::parse(&Skb(ctx), packet);
-    let mut key = FlowKey::EMPTY;
-    packet.put_flow_key(Direction::Egress, 1, &mut key);
+    let mut key = ConnectionKey::EMPTY;
+    packet.put_connection_key(Direction::Egress, 1, &mut key);
     match FLOOR.get_ptr(&key) {
-        // Read, so that the lookup can't be left out.
-        // SAFETY: nobody writes here while it runs.
-        Some(flow) if unsafe { (*flow).state } > 3 => 0,
+        // Read so that the lookup can't be optimized away.
+        // SAFETY: nothing writes here during a run.
+        Some(connection) if unsafe { (*connection).state } > 3 => 0,
         _ => TC_ACT_UNSPEC,
     }
 }
@@ -150,7 +150,7 @@ fn change(ctx: &TcContext) {
     let Some(vary) = VARY.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: test runs of one bench, one after the other.
+    // SAFETY: test runs of one bench are sequential.
     let vary = unsafe { &mut *vary };
     vary.turn = vary.turn.wrapping_add(1);
     if vary.what & PORTS != 0 {
@@ -164,16 +164,16 @@ fn change(ctx: &TcContext) {
     if vary.what & STALE != 0
         && let Some(endpoint) = maps::ENDPOINTS.get_ptr_mut(vary.slot)
     {
-        // SAFETY: nobody else has this endpoint.
+        // SAFETY: nothing else accesses this endpoint.
         let endpoint: &mut Endpoint = unsafe { &mut *endpoint };
-        endpoint.worlds[0].epoch += 1;
-        endpoint.worlds[1].epoch += 1;
+        endpoint.rules[0].epoch += 1;
+        endpoint.rules[1].epoch += 1;
     }
 }
 
 #[inline(always)]
 fn store(ctx: &TcContext, at: u32, value: u16) {
-    // SAFETY: the helper reads two bytes, and refuses what isn't in the frame.
+    // SAFETY: the helper reads two bytes, and rejects offsets outside of the frame.
     unsafe {
         bpf_skb_store_bytes(
             ctx.skb.skb.cast(),

@@ -1,9 +1,9 @@
-//! The maps, and the library's tables over them.
+//! The maps, and the library's tables on top of them.
 //!
-//! All maps are pinned by name under the agent's ABI-versioned directory, so
-//! that enforcement goes on while no agent runs. Policy maps are not
-//! preallocated: they cost what they hold, and an element that is removed is
-//! freed after readers have left, never handed to another key under them.
+//! All maps are pinned by name in the agent's ABI-versioned directory, so that enforcement
+//! continues while no agent runs. Policy maps are not preallocated: they use only the memory of
+//! their entries, and a removed element is freed after its readers have left, never reused for
+//! another key while they read it.
 
 use core::mem::MaybeUninit;
 
@@ -14,17 +14,17 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use ringfence_ebpf::abi::{
-    Addr, CidrKey, Claim, Control, DropCount, DropKey, Endpoint, FlowKey, Grant, Identity,
-    PortBlock, PortKey, RuleKey, ServiceKey, Stat, TunnelPorts, World, capacity,
+    Addr, Buffer, CidrKey, Claim, ConnectionKey, Control, DropCount, DropKey, Endpoint, Grant,
+    Identity, PortBlock, PortKey, RuleKey, ServiceKey, Stat, TunnelPorts, capacity,
 };
 use ringfence_ebpf::conntrack::Clock;
-use ringfence_ebpf::packet::{Packet, Shape};
-use ringfence_ebpf::shared::{Shared, SharedBudget, SharedFlow, SharedQuota};
+use ringfence_ebpf::packet::{Layout, Packet};
+use ringfence_ebpf::shared::{Shared, SharedBudget, SharedConnection, SharedQuota};
 use ringfence_ebpf::verdict::{Memo, PolicyTables, Scratch, Tables};
 
 use super::buckets;
 
-/// Mapped into the agent's memory, which so writes its first word with one store.
+/// Mapped into the agent's memory, so that the agent can write its first word with one store.
 #[map]
 static CONTROL: Array<Control> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
@@ -44,16 +44,16 @@ static TUNNELS: Array<Shared<u64>> = Array::pinned(capacity::TUNNELS, 0);
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(capacity::SERVICES, BPF_F_NO_PREALLOC);
 #[map]
 pub(super) static QUOTA: Array<SharedQuota> = Array::pinned(capacity::ENDPOINTS, 0);
-/// Replied flows that are gone and still counted, by slot. Written by the agent.
+/// Replied connections that are gone but still counted, by slot. Written by the agent.
 #[map]
 static GONE: Array<Shared<u32>> = Array::pinned(capacity::ENDPOINTS, 0);
 #[map]
 static CLAIMS: HashMap<Addr, Claim> = HashMap::pinned(capacity::CLAIMS, BPF_F_NO_PREALLOC);
-/// The slot of the endpoint that has an address, link-local ones included. Written by
-/// the agent.
+/// The slot of the endpoint that owns an address, link-local addresses included. Written by the
+/// agent.
 #[map]
 static LOCALS: HashMap<Addr, u32> = HashMap::pinned(capacity::LOCALS, BPF_F_NO_PREALLOC);
-/// Series in `DROPS` by source workload.
+/// Number of series in `DROPS` by source workload.
 #[map]
 pub(super) static SOURCES: HashMap<u32, Shared<u32>> =
     HashMap::pinned(capacity::SOURCES, BPF_F_NO_PREALLOC);
@@ -69,11 +69,11 @@ pub(super) static BUDGET: Array<SharedBudget> = Array::pinned(capacity::ENDPOINT
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::pinned(capacity::EVENTS, 0);
 
-/// Where program `clock` leaves what it reads: a test run returns 32 bits.
+/// The result of program `clock`, since a test run returns only 32 bits.
 #[map]
 pub(super) static TICKS: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Forgotten with the programs.
+/// Not pinned: dropped together with the programs.
 #[map]
 static MEMO: PerCpuArray<Memo> = PerCpuArray::with_max_entries(Memo::ENTRIES, 0);
 
@@ -83,47 +83,47 @@ static SCRATCH: PerCpuArray<OfCpu> = PerCpuArray::with_max_entries(1, 0);
 #[repr(transparent)]
 struct OfCpu(Scratch);
 
-// SAFETY: every CPU has an element of its own.
+// SAFETY: every CPU has its own element.
 unsafe impl Sync for OfCpu {}
 
-/// The agent's way to wait for readers: updating a map in map waits for a grace
-/// period (the contract of `maybe_wait_bpf_programs`, Linux 4.16; about 8 ms).
+/// Lets the agent wait for readers: updating a map in map waits for a grace period (the contract
+/// of `maybe_wait_bpf_programs`, Linux 4.16; about 8 ms).
 #[btf_map]
 static GRACE: ArrayOfMaps<btf_maps::Array<u32, 1>, 1> = ArrayOfMaps::new();
 
-/// This CPU's scratch; what was in it is of no meaning.
+/// Returns this CPU's scratch memory; its previous content is undefined.
 #[inline(always)]
 pub(super) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: hooks run with softirqs off and don't nest, so this CPU's element
-    // has one user, and no bit pattern of it is invalid.
+    // SAFETY: hooks run with softirqs off and don't nest, so this CPU's element has one user, and
+    // every bit pattern of it is valid.
     SCRATCH
         .get_ptr_mut(0)
         .map(|scratch| unsafe { &mut (*scratch).0 })
 }
 
-/// Room for a packet, which the parser fills.
+/// Returns memory for a packet, which the parser fills.
 #[inline(always)]
 pub(super) fn room_for_packet(room: &mut MaybeUninit<Packet>) -> &mut Packet {
     let packet = room.as_mut_ptr();
-    // SAFETY: memory of a map is never uninitialised, and all fields are integers
-    // but for these two, which are written before anybody reads them. Writing all
-    // of them would cost as much as parsing does.
+    // SAFETY: map memory is never uninitialised, and all fields are integers except these two,
+    // which are written before they are read. Initialising all fields would cost as much as
+    // parsing.
     unsafe {
-        (&raw mut (*packet).shape).write(Shape::Ip);
+        (&raw mut (*packet).layout).write(Layout::Ip);
         (&raw mut (*packet).first_fragment).write(false);
         &mut *packet
     }
 }
 
-/// What is in force; read once a hook and packet.
+/// Returns the state that is in force; each hook reads it once per packet.
 #[inline(always)]
 pub(super) fn control() -> Control {
     let Some(control) = CONTROL.get_ptr(0) else {
-        // An array of one has element 0; the verifier wants to hear it.
+        // An array of one has element 0; the check is for the verifier.
         return Control::default();
     };
-    // SAFETY: aligned integers of an array's element. The agent may store to
-    // `state` meanwhile: a volatile load is one load of the whole word.
+    // SAFETY: aligned integers of an array's element. The agent may store to `state`
+    // concurrently: a volatile load is one load of the full word.
     unsafe {
         Control {
             state: (&raw const (*control).state).read_volatile(),
@@ -145,24 +145,24 @@ pub(super) fn count(stat: Stat) {
     }
 }
 
-/// The eBPF maps as the library's tables.
+/// Implements the library's tables over the eBPF maps.
 pub(super) struct Maps;
 
-// Off the established path, and called from several places of it: functions of
-// their own keep their keys out of the hooks' 512 bytes of stack.
+// Not on the established path, and called from several places: separate functions keep their keys
+// out of the hooks' 512 bytes of stack.
 impl PolicyTables for Maps {
     #[inline(never)]
-    fn class(&self, world: World, addr: &Addr) -> u32 {
-        match self.identity(addr).class(world) {
-            Identity::BY_PREFIX => self.class_by_prefix(world, addr),
+    fn class(&self, buffer: Buffer, addr: &Addr) -> u32 {
+        match self.identity(addr).class(buffer) {
+            Identity::BY_PREFIX => self.class_by_prefix(buffer, addr),
             class => class,
         }
     }
 
     #[inline(never)]
-    fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant {
+    fn grant(&self, buffer: Buffer, ruleset: u32, class: u32) -> Grant {
         let mut key = RuleKey {
-            world,
+            buffer,
             ruleset,
             class,
         };
@@ -212,9 +212,12 @@ impl Tables for Maps {
     }
 
     #[inline(never)]
-    fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {
-        let key = CidrKey { world, addr: *addr };
-        match CIDRS.get(&Key::new(CidrKey::WORLD_BITS + 128, key)) {
+    fn class_by_prefix(&self, buffer: Buffer, addr: &Addr) -> u32 {
+        let key = CidrKey {
+            buffer,
+            addr: *addr,
+        };
+        match CIDRS.get(&Key::new(CidrKey::BUFFER_BITS + 128, key)) {
             Some(class) => *class,
             None => 0,
         }
@@ -223,7 +226,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_tunnel_port(&self, port: u16) -> bool {
         let word = TUNNELS.get(TunnelPorts::word(port));
-        // The verifier wants to hear of a word that isn't there.
+        // The check for a missing word is for the verifier.
         word.is_none_or(|word| word.get() & TunnelPorts::bit(port) != 0)
     }
 
@@ -234,43 +237,62 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn tag(&self, key: &FlowKey) -> u64 {
+    fn tag(&self, key: &ConnectionKey) -> u64 {
         buckets::tag(key)
     }
 
     #[inline(always)]
-    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&SharedFlow> {
-        buckets::flow(tag, key)
+    fn connection(&self, tag: u64, key: &ConnectionKey) -> Option<&SharedConnection> {
+        buckets::connection(tag, key)
     }
 
     #[inline(always)]
-    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&SharedFlow> {
+    fn opening(&self, tag: u64, key: &ConnectionKey, clock: Clock) -> Option<&SharedConnection> {
         buckets::opening(tag, key, clock)
     }
 
     #[inline(always)]
-    fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-        buckets::open(tag, key, flow, clock)
+    fn open(
+        &self,
+        tag: u64,
+        key: &ConnectionKey,
+        connection: &SharedConnection,
+        clock: Clock,
+    ) -> bool {
+        buckets::open(tag, key, connection, clock)
     }
 
     #[inline(always)]
-    fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, slot: u32, clock: Clock) -> bool {
-        buckets::promote(tag, key, flow, slot, &clock)
+    fn promote(
+        &self,
+        tag: u64,
+        key: &ConnectionKey,
+        connection: &SharedConnection,
+        slot: u32,
+        clock: Clock,
+    ) -> bool {
+        buckets::promote(tag, key, connection, slot, &clock)
     }
 
     #[inline(always)]
-    fn swap(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-        buckets::swap(tag, key, flow, &clock)
+    fn swap(
+        &self,
+        tag: u64,
+        key: &ConnectionKey,
+        connection: &SharedConnection,
+        clock: Clock,
+    ) -> bool {
+        buckets::swap(tag, key, connection, &clock)
     }
 
     #[inline(always)]
-    fn forget(&self, tag: u64, key: &FlowKey) -> bool {
+    fn forget(&self, tag: u64, key: &ConnectionKey) -> bool {
         buckets::forget(tag, key)
     }
 
     #[inline(always)]
     fn quota(&self, slot: u32) -> Option<&SharedQuota> {
-        // CPUs may race here; the worst is a few flows more or fewer.
+        // CPUs may race here; at worst a few connections more or fewer are kept.
         QUOTA.get(slot)
     }
 
@@ -309,16 +331,16 @@ impl Tables for Maps {
             return false;
         }
         if held.endpoint != 0 {
-            // Its holder is gone.
+            // The holder no longer exists.
             let _ = CLAIMS.remove(addr);
         }
-        // Two may claim at once: who is first has it.
+        // If two claim at once, the first one gets the address.
         CLAIMS.insert(addr, &claim, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]
     fn monotonic(&self) -> u64 {
-        // SAFETY: a helper without arguments.
+        // SAFETY: the helper has no arguments.
         unsafe { bpf_ktime_get_coarse_ns() }
     }
 

@@ -1,4 +1,4 @@
-//! Counts and events of denied and audited packets: off the fast path.
+//! Counts and events of denied and audited packets, off the fast path.
 
 use core::cell::Cell;
 
@@ -6,47 +6,51 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use ringfence_ebpf::abi::{DropCount, DropKey, Event, Protocol, Stat};
 use ringfence_ebpf::packet::Packet;
 use ringfence_ebpf::shared::Shared;
-use ringfence_ebpf::verdict::{Context, Noted, Tables};
+use ringfence_ebpf::verdict::{Context, Denial, Tables};
 
 use super::maps::{BUDGET, DROPS, DROPS_OTHER, EVENTS, Maps, SOURCES, count};
 
-/// The same as [`note`] in a function of its own: what comes before it is walked by the
-/// verifier once, not once for each way to get there.
+/// [`note`] as a separate function: the verifier walks the code before the call once, not once
+/// for each path that leads to it.
 #[inline(never)]
-pub(super) fn note_apart(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
-    note(context, packet, noted);
+pub(super) fn note_apart(context: &Context, packet: &Packet, denial: &Cell<Denial>) {
+    note(context, packet, denial);
 }
 
-/// Counts the packet, exactly, and then tells about it, if there is room.
+/// Counts the packet, always, and then emits an event if the budget allows.
 ///
-/// Within the hook a return from a function is saved, which costs a denied packet 6 ns
-/// where the kernel must not trust the return predictor.
+/// Inlined into a hook, it saves a function return, which costs a denied packet 6 ns where the
+/// kernel mitigates return speculation.
 #[inline(always)]
-pub(super) fn note(context: &Context, packet: &Packet, noted: &Cell<Noted>) {
-    if noted.get().is_vague() {
-        place(packet, noted);
+pub(super) fn note(context: &Context, packet: &Packet, denial: &Cell<Denial>) {
+    if denial.get().is_vague() {
+        place(context, packet, denial);
     }
-    let noted = &noted.get();
+    let denial = &denial.get();
     add(
         &DropKey {
-            source: noted.source,
-            destination: noted.destination,
-            direction: noted.direction as u8,
-            reason: noted.reason as u8,
+            source: denial.source,
+            destination: denial.destination,
+            direction: denial.direction as u8,
+            reason: denial.reason as u8,
             protocol: Protocol::from_iana(packet.protocol) as u8,
-            audited: u8::from(noted.audited),
+            audited: u8::from(denial.audited),
         },
         u64::from(context.len),
     );
     if within_budget(context) {
-        tell(context, packet, noted);
+        tell(context, packet, denial);
     }
 }
 
-/// Tells unknown pods from the outside.
+/// Distinguishes unknown pods from addresses outside the cluster.
 #[inline(never)]
-fn place(packet: &Packet, noted: &Cell<Noted>) {
-    noted.set(noted.get().placed(&Maps, packet));
+fn place(context: &Context, packet: &Packet, denial: &Cell<Denial>) {
+    denial.set(
+        denial
+            .get()
+            .placed(&Maps, packet, context.control.generation()),
+    );
 }
 
 #[inline(always)]
@@ -58,31 +62,31 @@ fn add(key: &DropKey, bytes: u64) {
     if may_name_another(key.source) && DROPS.insert(key, &first, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
-    // Another CPU was first, or the map or the source's share of it is full: then
-    // it counts as `other`.
+    // Either another CPU was first, or the map or the source's share of it is full: in that case
+    // the packet counts as `other`.
     if !bump(DROPS.get_ptr_mut(key), bytes) {
         bump(DROPS_OTHER.get_ptr_mut(key.other()), bytes);
     }
 }
 
-/// Whether a source may have one more series of its own, which then counts: one
-/// pod that tries everybody must not leave the others nameless.
+/// Reports whether a source may have one more series, and counts it. A pod that tries every
+/// destination must not use up the series of all others.
 #[inline(always)]
 fn may_name_another(source: u32) -> bool {
     if SOURCES.get_ptr(&source).is_none() {
-        // Another CPU may be first: then its entry stands.
+        // Another CPU may be first: its entry remains.
         let _ = SOURCES.insert(&source, &Shared::new(0), u64::from(BPF_NOEXIST));
     }
-    // SAFETY: not preallocated: no element becomes another source's under us.
+    // SAFETY: not preallocated: no element is reused for another source while it is read.
     match unsafe { SOURCES.get(&source) } {
-        // CPUs may race here; the worst is a few series more.
+        // CPUs may race here; at worst there are a few series more.
         Some(series) => {
             let named = series.get();
             let may = named < DropKey::PER_SOURCE;
             series.set(named + u32::from(may));
             may
         }
-        // No room to count sources: as many as there are have a share already.
+        // The map of sources is full: all of its sources have a share already.
         None => false,
     }
 }
@@ -100,7 +104,7 @@ fn bump(counter: Option<*mut DropCount>, bytes: u64) -> bool {
     }
 }
 
-/// Whether this endpoint may still tell something in this second.
+/// Reports whether this endpoint may emit one more event in the current second, and counts it.
 #[inline(always)]
 fn within_budget(context: &Context) -> bool {
     let limit = u64::from(context.control.events_per_second);
@@ -110,7 +114,7 @@ fn within_budget(context: &Context) -> bool {
     let Some(budget) = BUDGET.get(context.slot) else {
         return false;
     };
-    // CPUs may race here; the worst is a few events more or fewer.
+    // CPUs may race here; at worst there are a few events more or fewer.
     let since = context.clock.now.saturating_sub(budget.since.get());
     let events = if since >= context.clock.second {
         budget.since.set(context.clock.now);
@@ -127,7 +131,7 @@ fn within_budget(context: &Context) -> bool {
 }
 
 #[inline(always)]
-fn tell(context: &Context, packet: &Packet, noted: &Noted) {
+fn tell(context: &Context, packet: &Packet, denial: &Denial) {
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count(Stat::EventsLost);
         return;
@@ -140,19 +144,19 @@ fn tell(context: &Context, packet: &Packet, noted: &Noted) {
         time: Maps.monotonic(),
         source: packet.source,
         destination: packet.destination,
-        source_workload: noted.source,
-        destination_workload: noted.destination,
+        source_workload: denial.source,
+        destination_workload: denial.destination,
         endpoint,
-        world: context.control.world(),
+        buffer: context.control.buffer(),
         len: context.len,
         ingress_ifindex: context.ingress_ifindex,
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         ethertype: packet.ethertype,
         protocol: packet.protocol,
-        direction: noted.direction as u8,
-        reason: noted.reason as u8,
-        audited: u8::from(noted.audited),
+        direction: denial.direction as u8,
+        reason: denial.reason as u8,
+        audited: u8::from(denial.audited),
         detail: packet.detail,
         pad: [0; 13],
     });

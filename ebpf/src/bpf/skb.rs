@@ -1,4 +1,4 @@
-//! A frame in the kernel's hands.
+//! Access to a frame in the kernel's `sk_buff`.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -13,8 +13,8 @@ use ringfence_ebpf::packet::{Frame, Head, ethertype};
 /// `BPF_HDR_START_NET` (linux/bpf.h).
 const BPF_HDR_START_NET: u32 = 1;
 
-/// Where the running kernel keeps its fields. The agent sets it before it loads the
-/// programs; the verifier takes what it holds for constants.
+/// Offsets of the running kernel's fields. The agent sets them before it loads the programs; the
+/// verifier treats the values as constants.
 // SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
 static KERNEL: Kernel = Kernel {
@@ -32,8 +32,8 @@ static KERNEL: Kernel = Kernel {
     seen_mark: 0,
 };
 
-/// One of its fields: volatile, since the compiler takes the zeros above for what
-/// it holds.
+/// Reads one of its fields. The load is volatile, since the compiler takes the zeros above for
+/// the actual values.
 macro_rules! kernel {
     ($field:ident) => {
         // SAFETY: an aligned integer of a static.
@@ -41,53 +41,53 @@ macro_rules! kernel {
     };
 }
 
-/// The bit of `skb->mark` that says that an ingress hook has seen the packet.
+/// Returns the bit of `skb->mark` that ingress hooks set on packets they have seen.
 #[inline(always)]
 pub(super) fn seen_mark() -> u32 {
     kernel!(seen_mark)
 }
 
-/// A frame whose start mostly lies in one piece and is read in place, which
-/// costs a nanosecond. `bpf_skb_load_bytes` reads what doesn't (AF_PACKET senders
-/// can deliver 14 linear bytes) and costs 15 ns a call.
+/// A frame whose start is usually contiguous and then read in place, which costs a nanosecond.
+/// Otherwise (AF_PACKET senders can deliver 14 linear bytes) it is read by `bpf_skb_load_bytes`,
+/// which costs 15 ns a call.
 pub(super) struct Skb<'a>(pub(super) &'a TcContext);
 
 impl Skb<'_> {
-    /// The source address in the IP header, whether or not a link header stands before
-    /// it; `None` of anything but IP.
+    /// Returns the source address in the IP header, with or without a link header before it;
+    /// `None` for anything but IP.
     #[inline(always)]
     pub(super) fn source(&self) -> Option<Addr> {
         self.address(12, 8)
     }
 
-    /// The destination address alike.
+    /// Returns the destination address in the same way.
     #[inline(always)]
     pub(super) fn destination(&self) -> Option<Addr> {
         self.address(16, 24)
     }
 
-    /// Whether it is one of the pieces into which IPv6 cuts a packet, or may be: its
-    /// fragment header stands behind other ones at most (RFC 8200, 4.5).
+    /// Reports whether this is, or may be, one of the pieces into which IPv6 cuts a packet: only
+    /// certain extension headers can precede its fragment header (RFC 8200, 4.5).
     #[inline(always)]
     pub(super) fn may_be_piece_v6(&self) -> bool {
         self.kind() == ethertype::IPV6 && matches!(self.of_network(6), Some(0_u8 | 43 | 44 | 60))
     }
 
-    /// Whether it is about a group's listeners: IGMP, or IPv6 behind hop-by-hop options.
+    /// Reports whether this is about a group's listeners: IGMP, or IPv6 with hop-by-hop options.
     #[inline(always)]
     pub(super) fn may_be_of_group(&self) -> bool {
         let next = self.kind() == ethertype::IPV6 && self.protocol() == Some(0);
         (next || self.is_igmp()) && self.destination().is_some_and(|to| to.is_group())
     }
 
-    /// Whether it is IGMP.
+    /// Reports whether this is IGMP.
     #[inline(always)]
     pub(super) fn is_igmp(&self) -> bool {
         const IGMP: u8 = 2;
         self.kind() == ethertype::IPV4 && self.protocol() == Some(IGMP)
     }
 
-    /// IPv4's protocol or IPv6's next header, alike.
+    /// Returns IPv4's protocol or IPv6's next header.
     #[inline(always)]
     pub(super) fn protocol(&self) -> Option<u8> {
         match self.kind() {
@@ -106,19 +106,19 @@ impl Skb<'_> {
         }
     }
 
-    /// The EtherType, as the kernel has it: behind VLAN tags that it took off.
+    /// Returns the EtherType that the kernel recorded, after any VLAN tags that it stripped.
     #[inline(always)]
     fn kind(&self) -> u16 {
         // SAFETY: the kernel passes a valid __sk_buff.
         u16::from_be(unsafe { (*self.skb()).protocol } as u16)
     }
 
-    /// Bytes from the start of the network header on (Linux 4.18).
+    /// Reads bytes at an offset from the start of the network header (Linux 4.18).
     #[inline(always)]
     fn of_network<T: Copy + Default>(&self, offset: u32) -> Option<T> {
         let mut value = T::default();
-        // SAFETY: the helper writes all of `value`, with zeros if it fails; integers
-        // and arrays of them have no invalid patterns.
+        // SAFETY: the helper writes all of `value`, with zeros if it fails; integers and arrays
+        // of them have no invalid bit patterns.
         let failed = unsafe {
             bpf_skb_load_bytes_relative(
                 self.skb().cast(),
@@ -131,8 +131,8 @@ impl Skb<'_> {
         (failed == 0).then_some(value)
     }
 
-    /// Where a checksum will be written; of frames without a pending one if `pending`
-    /// is false.
+    /// Returns where a pending checksum will be written. If `pending` is false, it answers for
+    /// frames without a pending checksum instead.
     #[inline(always)]
     pub(super) fn checksum_place(&self, pending: bool) -> Option<u32> {
         if kernel!(casts) != 0 {
@@ -152,8 +152,8 @@ impl Skb<'_> {
     #[inline(always)]
     unsafe fn read<T>(&self, offset: u32) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes all of `value` or fails; on failure (offset
-        // past the end) it is not read.
+        // SAFETY: the helper writes all of `value` or fails; `value` isn't read after a failure
+        // (offset past the end).
         unsafe {
             let failed = bpf_skb_load_bytes(
                 self.skb().cast(),
@@ -166,21 +166,21 @@ impl Skb<'_> {
     }
 }
 
-/// A field of a structure of the kernel's; zero where the memory isn't there.
+/// Reads a field of a kernel structure; returns zero if the memory isn't accessible.
 #[inline(always)]
 fn probe<T: Copy + Default>(base: u64, offset: u16) -> T {
     let mut value = T::default();
     let from = (base + u64::from(offset)) as *const core::ffi::c_void;
-    // SAFETY: the helper writes `value` in whole, with zeros if it fails, and bears
-    // any address (Linux 5.5).
+    // SAFETY: the helper writes all of `value`, with zeros if it fails, and accepts any address
+    // (Linux 5.5).
     unsafe {
         bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from);
     }
     value
 }
 
-/// A field of the kernel's `sk_buff` by a plain load; its offset stands for the real
-/// one, which the agent knows.
+/// Reads a field of the kernel's `sk_buff` by a plain load; its offset is a placeholder, which
+/// the agent replaces by the real one.
 macro_rules! load {
     ($kind:literal, $base:expr, $mark:expr) => {{
         let value: u64;
@@ -198,15 +198,15 @@ macro_rules! load {
     }};
 }
 
-/// Where the bytes lie, from the frame's start, that a checksum will be written to
-/// when the frame leaves: the sender left that to a device, or to the kernel in its
-/// place (`CHECKSUM_PARTIAL`). A bench turns the question round (`pending` is false),
-/// since none of its frames is such a one.
+/// Returns the offset from the frame's start at which a checksum will be written when the frame
+/// leaves: the sender left that to a device, or to the kernel in its place (`CHECKSUM_PARTIAL`).
+/// A bench inverts the condition (`pending` is false), since none of its frames has a pending
+/// checksum.
 #[inline(always)]
 fn pending_by_cast(skb: *mut __sk_buff, pending: bool) -> Option<u32> {
     let kernel: u64;
-    // SAFETY: a call of a kernel function that takes the context and gives the
-    // `sk_buff` behind it; the agent has written the function's id into it.
+    // SAFETY: calls a kernel function that takes the context and returns the `sk_buff` behind it;
+    // the agent has patched the function's id into the call.
     unsafe {
         asm!(
             ".quad {call}",
@@ -229,7 +229,7 @@ fn pending_by_cast(skb: *mut __sk_buff, pending: bool) -> Option<u32> {
     Some((at - headroom) as u32)
 }
 
-/// The same on kernels without that function.
+/// Does the same on kernels without that function.
 #[inline(never)]
 fn pending_by_probes(skb: *mut __sk_buff, pending: bool) -> Option<u32> {
     let skb = skb as u64;
@@ -243,13 +243,13 @@ fn pending_by_probes(skb: *mut __sk_buff, pending: bool) -> Option<u32> {
     Some((at - headroom) as u32)
 }
 
-/// Whether a socket of this node sent the frame: of the network namespace in which
-/// the hook stands.
+/// Reports whether a socket of this node sent the frame: one of the network namespace of the
+/// device to which the hook is attached.
 ///
-/// That is proof, unlike an ingress interface of 0, which a packet that was forwarded
-/// and refragmented has as well: forwarding refuses packets with a socket
-/// (`ip_forward`, `ip6_forward`), receiving IP takes the socket off (`ip_rcv_core`),
-/// and one that a bridge hands on from a pod is a socket of the pod's namespace.
+/// That is proof, unlike an ingress interface of 0, which a packet that was forwarded and
+/// refragmented has too. Forwarding refuses packets with a socket (`ip_forward`, `ip6_forward`),
+/// receiving IP removes the socket (`ip_rcv_core`), and a packet that a bridge forwards from a
+/// pod has a socket of the pod's namespace.
 #[inline(always)]
 pub(super) fn is_sent_here(ctx: &TcContext) -> bool {
     let skb = ctx.skb.skb as u64;
@@ -265,20 +265,20 @@ pub(super) fn is_sent_here(ctx: &TcContext) -> bool {
 impl Frame for Skb<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        // SAFETY: bytes have no invalid patterns.
+        // SAFETY: bytes have no invalid bit patterns.
         unsafe { self.read(offset) }
     }
 
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        // SAFETY: integers have no invalid patterns.
+        // SAFETY: integers have no invalid bit patterns.
         unsafe { self.read(offset) }
     }
 
     #[inline(always)]
     fn head<const N: usize>(&self) -> Option<impl Head> {
-        // SAFETY: the kernel passes a valid __sk_buff; the verifier takes these
-        // two fields for the packet's start and end.
+        // SAFETY: the kernel passes a valid __sk_buff; the verifier recognizes these two fields
+        // as the packet's start and end.
         let (start, end) =
             unsafe { ((*self.skb()).data as usize, (*self.skb()).data_end as usize) };
         (start + N <= end).then_some(InPlace(start))
@@ -295,18 +295,17 @@ impl Frame for Skb<'_> {
     }
 }
 
-/// The packet's start, as far as it was compared with its end.
+/// The start of the packet, as far as it was compared with the packet's end.
 ///
-/// Headers don't lie at multiples of their fields' sizes, which every machine
-/// that Linux runs BPF on can read all the same. LLVM reads such a field byte by
-/// byte, so the loads are written out.
+/// Headers aren't aligned to their fields' sizes; every machine on which Linux runs BPF can read
+/// them anyway. LLVM reads such a field byte by byte, so the loads are written in assembly.
 struct InPlace(usize);
 
 impl Head for InPlace {
     #[inline(always)]
     fn half<const AT: usize>(&self) -> u16 {
         let value: u64;
-        // SAFETY: within the bytes that `head` compared; the verifier checks that.
+        // SAFETY: within the bytes that `head` checked; the verifier enforces that.
         unsafe {
             asm!(
                 "{value} = *(u16 *)({start} + {at})",

@@ -1,68 +1,73 @@
-//! What begins a connection, answers it or ends it, by its numbers: a segment that neither
-//! end's TCP would take must not shorten a connection's life.
+//! State changes of a connection: packets that start, answer or end it, checked by their numbers.
+//! A segment that neither end's TCP would accept must not shorten a connection's life.
 //!
-//! What a side would take is known from its own last word: the number that it has
-//! acknowledged is the next one that it waits for. So nobody who speaks for one side only
-//! can say what that side's segments are to look like.
+//! What a side accepts follows from its own last packet: the number that it acknowledged is the
+//! next one that it expects. So a sender that controls only one side can't determine what is
+//! accepted as that side's segments.
 
 use super::{ANSWERS_ANEW, State, UNBELIEVED, timeout};
 use crate::abi::Direction;
 use crate::packet::{Packet, mark, protocol, tcp};
-use crate::shared::SharedFlow;
+use crate::shared::SharedConnection;
 
-/// Bytes that may be under way and not acknowledged: more is taken for a stray number.
+/// Maximum number of unacknowledged bytes in flight; a number further off counts as stray.
 const REACH: u32 = 1 << 24;
-/// Bytes of data that a SYN may carry (RFC 7413), and one for itself.
+/// Maximum number of data bytes in a SYN (RFC 7413), plus one for the SYN itself.
 const OF_SYN: u32 = 2048;
 
-/// Takes into account what may change a flow's state; see [`super::advance`].
+/// Accounts a packet that may change a connection's state; see [`super::advance`].
 #[inline(never)]
-pub(super) fn turn(flow: &SharedFlow, direction: Direction, packet: &Packet, now: u64) -> u8 {
-    let before = flow.state.get();
-    let state = next(flow, before, direction, packet);
+pub(super) fn turn(
+    connection: &SharedConnection,
+    direction: Direction,
+    packet: &Packet,
+    now: u64,
+) -> u8 {
+    let before = connection.state.get();
+    let state = next(connection, before, direction, packet);
     if state == UNBELIEVED {
         return before;
     }
     if state == ANSWERS_ANEW {
         return state;
     }
-    flow.last_seen.set(now);
+    connection.last_seen.set(now);
     let numbers = packet.numbers;
     let fin = packet.protocol == protocol::TCP && packet.detail & tcp::FIN != 0;
-    // A FIN takes a number of its own.
+    // A FIN consumes one sequence number.
     let behind = if fin {
         numbers.wrapping_add(1 << 32)
     } else {
         numbers
     };
     if direction as u8 == Direction::Ingress as u8 {
-        flow.numbers[0].set(behind);
+        connection.numbers[0].set(behind);
     } else {
-        flow.numbers[1].set(behind);
+        connection.numbers[1].set(behind);
     }
     if state != before {
-        flow.state.set(state);
-        flow.timeout.set(timeout(packet.protocol, state));
+        connection.state.set(state);
+        connection.timeout.set(timeout(packet.protocol, state));
     }
     state
 }
 
-/// Whether a SYN-ACK answers the SYN that has opened a flow.
+/// Reports whether a SYN-ACK answers the SYN that opened a connection.
 #[inline(always)]
-pub fn answers(flow: &SharedFlow, direction: Direction, packet: &Packet) -> bool {
-    let opening = flow.state.get() == State::Opening as u8;
+pub fn answers(connection: &SharedConnection, direction: Direction, packet: &Packet) -> bool {
+    let opening = connection.state.get() == State::Opening as u8;
     opening
-        && flow.opened_by.get() != direction as u8
-        && acknowledges(flow, direction.reverse(), packet)
+        && connection.opened_by.get() != direction as u8
+        && acknowledges(connection, direction.reverse(), packet)
 }
 
-/// The state of a flow after a packet, or one of the two numbers that are none.
+/// Returns the state of a connection after a packet, or [`ANSWERS_ANEW`] or [`UNBELIEVED`].
 #[inline(always)]
-fn next(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -> u8 {
-    let by_opener = flow.opened_by.get() == direction as u8;
+fn next(connection: &SharedConnection, before: u8, direction: Direction, packet: &Packet) -> u8 {
+    let by_opener = connection.opened_by.get() == direction as u8;
     let turns = packet.is(mark::TURNS);
     if before == State::PickedUp as u8 {
-        // A reset says that there is no such connection.
+        // A reset reports that there is no such connection.
         return if by_opener && !turns {
             State::Replied as u8
         } else {
@@ -73,16 +78,16 @@ fn next(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) ->
         return heard(before, by_opener, packet);
     }
     if packet.protocol != protocol::TCP {
-        return abort(flow, before, direction, packet);
+        return abort(connection, before, direction, packet);
     }
     if packet.detail & tcp::RST != 0 {
-        return reset(flow, before, direction, packet);
+        return reset(connection, before, direction, packet);
     }
     if packet.detail & tcp::FIN != 0 {
-        return fin(flow, before, direction, packet);
+        return fin(connection, before, direction, packet);
     }
     // A SYN-ACK.
-    if before == State::Opening as u8 && !acknowledges(flow, direction.reverse(), packet) {
+    if before == State::Opening as u8 && !acknowledges(connection, direction.reverse(), packet) {
         return UNBELIEVED;
     }
     if before == State::Opening as u8 || before == State::Answered as u8 {
@@ -91,12 +96,12 @@ fn next(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) ->
     ANSWERS_ANEW
 }
 
-/// The state after a packet that neither answers a SYN nor ends anything.
+/// Returns the state after a packet that neither answers a SYN nor ends the connection.
 #[inline(always)]
 fn heard(before: u8, by_opener: bool, packet: &Packet) -> u8 {
     if before == State::Opening as u8 {
-        // An unanswered flow stays what it is, whatever its opener sends: alone it must
-        // not be able to fill the table of replied ones.
+        // An unanswered connection stays in its state, whatever its opener sends: an opener alone
+        // must not be able to fill the table of replied connections.
         return match (by_opener, packet.is(mark::SHAKES)) {
             (true, _) => before,
             (false, true) => State::Answered as u8,
@@ -109,20 +114,21 @@ fn heard(before: u8, by_opener: bool, packet: &Packet) -> u8 {
     before
 }
 
-/// After a reset.
+/// Returns the state after a reset.
 #[inline(always)]
-fn reset(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -> u8 {
-    let by_opener = flow.opened_by.get() == direction as u8;
+fn reset(connection: &SharedConnection, before: u8, direction: Direction, packet: &Packet) -> u8 {
+    let by_opener = connection.opened_by.get() == direction as u8;
     let believed = if before == State::Opening as u8 {
         if by_opener {
             return UNBELIEVED;
         }
-        // A refusal shows that its sender got the SYN (RFC 9293, 3.10.7.3).
+        // A refusal proves that its sender received the SYN (RFC 9293, 3.10.7.3).
         let refusal = packet.detail & tcp::ACK != 0;
-        refusal && acknowledges(flow, direction.reverse(), packet)
-            || awaited(flow, direction.reverse()) != 0 && fits(flow, before, direction, packet)
+        refusal && acknowledges(connection, direction.reverse(), packet)
+            || awaited(connection, direction.reverse()) != 0
+                && fits(connection, before, direction, packet)
     } else {
-        fits(flow, before, direction, packet)
+        fits(connection, before, direction, packet)
     };
     if believed {
         State::Closing as u8
@@ -131,15 +137,15 @@ fn reset(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -
     }
 }
 
-/// After a FIN. Without ACK no end would take it, nor where it acknowledges what was never
-/// sent.
+/// Returns the state after a FIN. No end would accept one without ACK, or one that acknowledges
+/// data that was never sent.
 #[inline(always)]
-fn fin(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -> u8 {
-    let by_opener = flow.opened_by.get() == direction as u8;
+fn fin(connection: &SharedConnection, before: u8, direction: Direction, packet: &Packet) -> u8 {
+    let by_opener = connection.opened_by.get() == direction as u8;
     let acknowledged = packet.numbers as u32;
-    let off = acknowledged.wrapping_sub(sent(flow, direction.reverse()));
+    let off = acknowledged.wrapping_sub(sent(connection, direction.reverse()));
     let plausible = packet.detail & tcp::ACK != 0 && off.wrapping_add(REACH) < 2 * REACH;
-    if !plausible || !fits(flow, before, direction, packet) {
+    if !plausible || !fits(connection, before, direction, packet) {
         return UNBELIEVED;
     }
     let state = heard(before, by_opener, packet);
@@ -157,12 +163,12 @@ fn fin(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -> 
     }
 }
 
-/// After an SCTP chunk that ends an association: it shows the tag that its sender uses, or
-/// the one that it was sent (RFC 9260, 8.5.1).
+/// Returns the state after an SCTP chunk that ends an association. Such a chunk carries the tag
+/// that its sender uses, or the one that its sender received (RFC 9260, 8.5.1).
 #[inline(always)]
-fn abort(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -> u8 {
+fn abort(connection: &SharedConnection, before: u8, direction: Direction, packet: &Packet) -> u8 {
     let tag = (packet.numbers >> 32) as u32;
-    let known = tag == sent(flow, direction) || tag == sent(flow, direction.reverse());
+    let known = tag == sent(connection, direction) || tag == sent(connection, direction.reverse());
     if before == State::Opening as u8 || !known {
         UNBELIEVED
     } else {
@@ -170,19 +176,19 @@ fn abort(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -
     }
 }
 
-/// Whether a RST or FIN is what its receiver waits for: it begins where the receiver has
-/// acknowledged everything, or in what was sent since and isn't acknowledged. A FIN may
-/// come again together with data that has arrived.
+/// Reports whether a RST or FIN is within what its receiver expects: it starts at the number up
+/// to which the receiver has acknowledged everything, or within the data sent since then and not
+/// acknowledged yet. A FIN may be retransmitted together with data that has already arrived.
 #[inline(always)]
-fn fits(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) -> bool {
-    let by_opener = flow.opened_by.get() == direction as u8;
+fn fits(connection: &SharedConnection, before: u8, direction: Direction, packet: &Packet) -> bool {
+    let by_opener = connection.opened_by.get() == direction as u8;
     let unheard = before == State::Answered as u8 && !by_opener;
-    let sent = sent(flow, direction);
-    // Who has only sent a SYN has acknowledged nothing.
+    let sent = sent(connection, direction);
+    // A side that has only sent a SYN has acknowledged nothing.
     let (awaited, under_way) = if unheard {
         (sent, 1)
     } else {
-        let awaited = awaited(flow, direction.reverse());
+        let awaited = awaited(connection, direction.reverse());
         (awaited, sent.wrapping_sub(awaited))
     };
     let under_way = if under_way < REACH { under_way } else { 0 };
@@ -191,30 +197,31 @@ fn fits(flow: &SharedFlow, before: u8, direction: Direction, packet: &Packet) ->
     again || begins.wrapping_sub(awaited) <= under_way
 }
 
-/// Whether a packet acknowledges a SYN that was the last word of the other side.
+/// Reports whether a packet acknowledges a SYN that was the last packet of the other side.
 #[inline(always)]
-fn acknowledges(flow: &SharedFlow, of: Direction, packet: &Packet) -> bool {
-    let behind = sent(flow, of).wrapping_add(1);
+fn acknowledges(connection: &SharedConnection, of: Direction, packet: &Packet) -> bool {
+    let behind = sent(connection, of).wrapping_add(1);
     behind.wrapping_sub(packet.numbers as u32) < OF_SYN
 }
 
-/// The number behind the last byte of a side, given by the direction of its packets.
+/// Returns the number after the last byte of a side, which is given by the direction of its
+/// packets.
 #[inline(always)]
-fn sent(flow: &SharedFlow, by: Direction) -> u32 {
-    (numbers(flow, by) >> 32) as u32
+fn sent(connection: &SharedConnection, by: Direction) -> u32 {
+    (numbers(connection, by) >> 32) as u32
 }
 
-/// The number that a side waits for.
+/// Returns the next number that a side expects.
 #[inline(always)]
-fn awaited(flow: &SharedFlow, by: Direction) -> u32 {
-    numbers(flow, by) as u32
+fn awaited(connection: &SharedConnection, by: Direction) -> u32 {
+    numbers(connection, by) as u32
 }
 
 #[inline(always)]
-fn numbers(flow: &SharedFlow, by: Direction) -> u64 {
+fn numbers(connection: &SharedConnection, by: Direction) -> u64 {
     if by as u8 == Direction::Ingress as u8 {
-        flow.numbers[0].get()
+        connection.numbers[0].get()
     } else {
-        flow.numbers[1].get()
+        connection.numbers[1].get()
     }
 }

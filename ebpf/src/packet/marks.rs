@@ -1,13 +1,13 @@
-//! What a packet means to a flow, by its protocol.
+//! What a packet means for a connection, by protocol.
 
 use core::hint::cold_path;
 
 use super::{Packet, icmpv6, is_tunnel_protocol, mark, protocol, sctp, tcp};
 
 impl Packet {
-    /// Sets what TCP says beside its ports: its sequence number, what it acknowledges, and
-    /// the fourth word of its header, host order. `false` if the header is longer than
-    /// what there is, or shorter than a header.
+    /// Sets the TCP fields other than the ports, given the sequence number, the acknowledgment
+    /// number and the fourth word of the header, all in host order. Returns `false` if the header
+    /// is longer than the segment, or shorter than the minimum.
     #[inline(always)]
     pub(crate) fn set_tcp(&mut self, sequence: u32, acknowledged: u32, word: u32) -> bool {
         let header_len = (word >> 28) * 4;
@@ -27,7 +27,7 @@ impl Packet {
         true
     }
 
-    /// The marks of a segment with SYN, FIN or RST.
+    /// Returns the marks of a segment with SYN, FIN or RST.
     #[inline(always)]
     const fn marks_of_turn(flags: u8) -> u8 {
         let mut marks = mark::ANY | mark::SHAKES;
@@ -41,7 +41,7 @@ impl Packet {
         marks
     }
 
-    /// Sets the marks of UDP. Which ports are tunnels' is for the tables to say.
+    /// Sets the marks of UDP. Which ports are tunnel ports is in the tables.
     #[inline(always)]
     pub(crate) const fn mark_udp(&mut self) {
         self.marks = mark::ANY | mark::TUNNEL;
@@ -72,10 +72,9 @@ impl Packet {
             };
     }
 
-    /// Sets the marks of ICMP or ICMPv6, given its type, and puts a query's
-    /// identifier on the querier's side, so that both directions of one query
-    /// share a key and a query from the peer has another. `word` is the second of
-    /// the header.
+    /// Sets the marks of ICMP or ICMPv6, given its type, and puts a query's identifier on
+    /// the querier's side, so that both directions of one query share a key and a query
+    /// from the peer has a different one. `word` is the second word of the header.
     #[inline(always)]
     pub(crate) const fn mark_icmp(&mut self, word: u32) {
         let identifier = (u32::from_be(word) >> 16) as u16;

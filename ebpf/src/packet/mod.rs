@@ -1,8 +1,8 @@
-//! Bytes to a packet, or the reason why it can't be accounted for.
+//! Parses bytes into a packet, or into the reason why they can't be accounted for.
 //!
-//! The parser walks IPv4 options and IPv6 extension headers, never skips over
-//! them by a fixed offset, and reads only inside what the IP header claims as
-//! its own: link padding is no header.
+//! The parser walks IPv4 options and IPv6 extension headers and never skips them
+//! by a fixed offset. It reads only within the length claimed by the IP header: link
+//! padding is never read as a header.
 
 mod marks;
 mod numbers;
@@ -12,7 +12,7 @@ mod quoted;
 
 use core::hint::cold_path;
 
-use crate::abi::{Addr, Direction, FlowKey, Mac, Reason};
+use crate::abi::{Addr, ConnectionKey, Direction, Mac, Reason};
 
 pub use numbers::{
     ETHERNET, EXTENSION_HEADERS, TUNNEL_PORTS, ethertype, icmpv6, is_tunnel_port,
@@ -21,11 +21,11 @@ pub use numbers::{
 pub use parse::{parse_any, parse_l3};
 pub use quoted::quoted;
 
-/// Parses a frame into `packet`, which may lie in a map: a BPF stack has 512 bytes.
-/// What was in it is of no meaning.
+/// Parses a frame into `packet`, whose previous contents are ignored. `packet` may be in
+/// a map: a BPF stack has 512 bytes.
 ///
-/// Most frames are plain, and read in one piece; [`parse_any`] says the same of
-/// them, only slower.
+/// Most frames are plain and are read in one piece; [`parse_any`] gives the same result
+/// for them, only more slowly.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     if !plain::parse(frame, packet) {
@@ -39,32 +39,32 @@ fn parse_odd<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     parse_any(frame, packet);
 }
 
-/// A frame as the hook sees it, from the Ethernet header on.
+/// A frame as the hook sees it, starting with the Ethernet header.
 pub trait Frame {
-    /// `N` bytes at `offset`, wherever they lie in memory; `None` past the end.
+    /// Returns `N` bytes at `offset`, wherever they are in memory; `None` past the end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
-    /// `N` words at `offset`, as they lie in memory.
+    /// Returns `N` words at `offset`, in memory byte order.
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
-    /// The first `N` bytes, if they lie in one piece.
+    /// Returns the first `N` bytes, if they are contiguous.
     fn head<const N: usize>(&self) -> Option<impl Head>;
-    /// Length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> u32;
-    /// Whether it has no bytes.
+    /// Reports whether the frame has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Where a checksum will be written when the frame leaves, in bytes from its
-    /// start; the two bytes there are not yet what the receiver will see.
+    /// Returns where a checksum will be written when the frame leaves, in bytes from its
+    /// start; the two bytes there are not yet those that the receiver will see.
     fn pending_checksum(&self) -> Option<u32> {
         None
     }
 }
 
-/// The start of a frame, in one piece; the offsets are known to be within.
+/// The contiguous start of a frame; the offsets are known to be within it.
 pub trait Head {
-    /// Two bytes at `AT`, as they lie in memory.
+    /// Returns two bytes at `AT`, in memory byte order.
     fn half<const AT: usize>(&self) -> u16;
-    /// Four bytes at `AT`, as they lie in memory.
+    /// Returns four bytes at `AT`, in memory byte order.
     fn word<const AT: usize>(&self) -> u32;
 }
 
@@ -101,49 +101,49 @@ impl Frame for [u8] {
     }
 }
 
-/// What a packet means to a flow.
+/// What a packet means for a connection.
 pub mod mark {
-    /// It asks for a new connection: a TCP SYN without ACK, an SCTP INIT.
+    /// The packet asks for a new connection: a TCP SYN without ACK, an SCTP INIT.
     pub const STARTS: u8 = 1;
-    /// It answers a new connection (TCP's SYN-ACK), or ends one, or its half of it: whether
-    /// that is so, its numbers say.
+    /// The packet answers a new connection (TCP's SYN-ACK), or ends a connection or one
+    /// direction of it. Its sequence numbers decide whether it is believed.
     pub const TURNS: u8 = 2;
-    /// Of a protocol (TCP) whose opener shows that it got the answer.
+    /// The packet's protocol (TCP) has a handshake in which the opener confirms the answer.
     pub const SHAKES: u8 = 4;
-    /// If it is allowed, it opens a flow. ICMP replies and errors don't: a flow
-    /// made by a stray echo reply would let the peer's queries in. Nor does what turns a
-    /// connection: without one it is of no meaning.
+    /// If allowed, the packet opens a connection. ICMP replies and errors don't: a connection
+    /// opened by a stray echo reply would let the peer's queries in. Nor does a packet with
+    /// [`TURNS`]: without a connection it means nothing.
     pub const OPENS: u8 = 8;
-    /// It can be a packet of a flow's opener: of ICMP only queries are.
+    /// The packet can come from a connection's opener: for ICMP, only queries can.
     pub const BY_OPENER: u8 = 16;
-    /// It can be one of the other side's: of ICMP only replies are.
+    /// The packet can come from the other side: for ICMP, only replies can.
     pub const BY_OTHER: u8 = 32;
-    /// An ICMP or ICMPv6 error, which quotes a packet.
+    /// The packet is an ICMP or ICMPv6 error, which quotes a packet.
     pub const ERROR: u8 = 64;
-    /// Of a protocol in which tunnels run. Of UDP the port says whether a node that
-    /// it reaches would unpack what is inside.
+    /// The packet's protocol can carry a tunnel. For UDP, the port decides whether a node
+    /// that it reaches would decapsulate it.
     pub const TUNNEL: u8 = 128;
-    /// Of any protocol without ICMP's rules.
+    /// The marks of any protocol to which ICMP's rules don't apply.
     pub const ANY: u8 = OPENS | BY_OPENER | BY_OTHER;
 }
 
-/// What the bytes turned out to be.
+/// What the parser recognized.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
+pub enum Layout {
     /// IP, with all headers up to the ports accounted for.
     Ip,
     /// ARP for IPv4 over Ethernet: `source`, `destination` and `sender_mac` are its own.
     Arp,
-    /// Something that can't be accounted for; addresses are set if they were read.
+    /// A frame that can't be accounted for; addresses are set if they were read.
     Fault(Reason),
 }
 
-/// A parsed frame. Ports in host order, addresses and MACs as on the wire. Fields of one
-/// kind of packets only are of no meaning in others.
+/// A parsed frame. Ports are in host order, addresses and MACs as on the wire. Fields that
+/// apply to one kind of packet are undefined for others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// What it is.
-    pub shape: Shape,
+    /// What the parser recognized.
+    pub layout: Layout,
     /// EtherType.
     pub ethertype: u16,
     /// Sender's MAC in the Ethernet header.
@@ -154,45 +154,45 @@ pub struct Packet {
     pub source: Addr,
     /// Destination address.
     pub destination: Addr,
-    /// Source port. ICMP: the identifier of a query, 0 of a reply.
+    /// Source port. For ICMP, the identifier of a query, 0 for a reply.
     pub source_port: u16,
-    /// Destination port. ICMP: the identifier of a reply, 0 of a query.
+    /// Destination port. For ICMP, the identifier of a reply, 0 for a query.
     pub destination_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
     /// TCP flags, ICMP type, or type of the first SCTP chunk (0 is data).
     pub detail: u8,
-    /// What it means to a flow: bits of [`mark`], set by whoever reads the
-    /// transport header, so that nobody else has to tell protocols apart.
+    /// What the packet means for a connection: bits of [`mark`], set where the transport
+    /// header is read, so that other code needn't distinguish protocols.
     pub marks: u8,
     /// IPv6 only: the hop limit.
     pub hop_limit: u8,
     /// Offset of the transport header from the start of the frame.
     pub transport: u32,
-    /// Bytes of the transport header and payload that the IP header claims.
+    /// Bytes of transport header and payload claimed by the IP header.
     pub transport_len: u32,
     /// ARP only: the sender's MAC in its body.
     pub sender_mac: Mac,
     /// Whether more fragments of the packet follow this first one.
     pub first_fragment: bool,
-    /// Of a fragment: where it belongs in the packet's payload, in bytes; 0 of the first,
-    /// and of whatever can't be accounted for otherwise.
+    /// Fragments: offset within the packet's payload, in bytes; 0 for the first fragment, and
+    /// for any packet that can't be accounted for for another reason.
     pub fragment_at: u16,
-    /// Of any fragment: bytes of the packet's payload that it holds.
+    /// Fragments: bytes of the packet's payload that this one holds.
     pub fragment_len: u32,
-    /// Of any fragment: what ties it to the others.
+    /// Fragments: the identification shared by all fragments of a packet.
     pub identification: u32,
-    /// TCP only: bytes of data, of a segment with SYN, FIN or RST.
+    /// TCP only: bytes of data in a segment with SYN, FIN or RST.
     pub payload: u32,
-    /// TCP: the sequence number behind its data in the high half, and in the low one the
-    /// number that it acknowledges. SCTP: the verification tag in the high half.
+    /// TCP: the sequence number after its data in the high half, and the number that it
+    /// acknowledges in the low half. SCTP: the verification tag in the high half.
     pub numbers: u64,
 }
 
 impl Packet {
-    /// A packet of which nothing is known yet.
+    /// A packet that hasn't been parsed yet.
     pub const EMPTY: Self = Self {
-        shape: Shape::Fault(Reason::Malformed),
+        layout: Layout::Fault(Reason::Malformed),
         ethertype: 0,
         source_mac: Mac::from_parts(0, 0),
         destination_mac: Mac::from_parts(0, 0),
@@ -215,68 +215,68 @@ impl Packet {
         numbers: 0,
     };
 
-    /// Whether it has one of the marks.
+    /// Reports whether the packet has at least one of the marks.
     #[inline(always)]
     pub const fn is(&self, mark: u8) -> bool {
         self.marks & mark != 0
     }
 
-    /// Whether a checksum that is still to be written at `at` (bytes from the frame's
-    /// start) leaves alone all that a verdict reads. The packet's own transport
-    /// checksum does; so does one behind the headers, as of a packet inside of a
-    /// tunnel's.
+    /// Reports whether a checksum yet to be written at `at` (bytes from the frame's start)
+    /// leaves all bytes that a verdict reads unchanged. This holds for the packet's own
+    /// transport checksum, and for one behind the headers, such as that of a packet inside
+    /// a tunnel.
     #[inline(always)]
     pub const fn bears_checksum_at(&self, at: u32) -> bool {
         let (own, read) = match self.protocol {
             // Ports and flags.
             protocol::TCP => (16, 20),
             protocol::UDP => (6, 8),
-            // The type of the first chunk; its sum has four bytes.
+            // The type of the first chunk. SCTP's checksum has four bytes.
             protocol::SCTP => (8, 16),
             // Errors quote headers, neighbour discovery names addresses.
             protocol::ICMP | protocol::ICMPV6 => (2, u32::MAX / 2),
             _ => (0, 0),
         };
-        match self.shape {
-            Shape::Ip => at >= self.transport + read || own != 0 && at == self.transport + own,
-            // A later fragment's payload; a whole frame that is no IP but for the
-            // link header.
-            Shape::Fault(Reason::Fragment) if self.fragment_at != 0 => at >= self.transport,
-            Shape::Fault(Reason::NonIp) => at >= ETHERNET,
+        match self.layout {
+            Layout::Ip => at >= self.transport + read || own != 0 && at == self.transport + own,
+            // The payload of a later fragment, or everything after the link header in a
+            // frame that isn't IP.
+            Layout::Fault(Reason::Fragment) if self.fragment_at != 0 => at >= self.transport,
+            Layout::Fault(Reason::NonIp) => at >= ETHERNET,
             _ => false,
         }
     }
 
-    /// The key by which its fragments are tied together at one hook, given by a
-    /// number from 0 on, written where it is to lie.
+    /// Writes to `key` the key that ties the packet's fragments together at one hook. `hook`
+    /// is the hook's number, from 0.
     #[inline(always)]
     pub fn put_fragment_key(
         &self,
         hook: u32,
         direction: Direction,
         endpoint: u32,
-        key: &mut FlowKey,
+        key: &mut ConnectionKey,
     ) {
-        self.put_flow_key(direction, endpoint, key);
+        self.put_connection_key(direction, endpoint, key);
         let protocol = match self.ethertype {
             ethertype::IPV4 => u32::from(self.protocol),
-            // There a later fragment may name another header than the first one.
+            // In IPv6 a later fragment may name another next header than the first one.
             _ => 0,
         };
-        key.protocol = protocol + (hook + 1) * FlowKey::FRAGMENTS;
+        key.protocol = protocol + (hook + 1) * ConnectionKey::FRAGMENTS;
         key.local_port = (self.identification >> 16) as u16;
         key.remote_port = self.identification as u16;
     }
 
-    /// Whether it goes to everybody on the link or to a group: by its address, or by its
-    /// MAC, as a subnet's broadcast does, whose address shows nothing.
+    /// Reports whether the packet goes to everyone on the link or to a group: by its address, or
+    /// by its MAC for a subnet broadcast, which can't be recognized by its address.
     #[inline(always)]
     pub const fn is_to_group(&self) -> bool {
         self.destination_mac.is_group() || self.destination.is_group()
     }
 
-    /// Whether it is neighbour discovery, which routers don't forward: its hop
-    /// limit is 255, and receivers refuse any other (RFC 4861, 6.1 and 7.1).
+    /// Reports whether the packet is neighbour discovery, which routers don't forward: its hop
+    /// limit is 255, and receivers reject any other (RFC 4861, 6.1 and 7.1).
     #[inline(always)]
     pub const fn is_neighbour_discovery(&self) -> bool {
         self.protocol == protocol::ICMPV6
@@ -284,13 +284,13 @@ impl Packet {
             && self.hop_limit == 255
     }
 
-    /// Whether it is multicast listener discovery: hop limit 1, to a group
-    /// (RFC 2710, 3; RFC 3810, 5). A report longer than a few records without sources
-    /// needs is taken for what it may be, data in disguise.
+    /// Reports whether the packet is multicast listener discovery: hop limit 1, to a group
+    /// (RFC 2710, 3; RFC 3810, 5). A report longer than needed for a few records without
+    /// sources is rejected, since it may be data in disguise.
     #[inline(always)]
     pub const fn is_listener_discovery(&self) -> bool {
         let longest = match self.detail {
-            // A query of version 2 may name sources; only routers send one.
+            // A version 2 query may name sources; only routers send queries.
             icmpv6::MLD_QUERY => u32::MAX,
             icmpv6::MLD_REPORT | icmpv6::MLD_DONE => 24,
             icmpv6::MLD2_REPORT => 8 + 20 * Self::MLD2_RECORDS,
@@ -302,14 +302,14 @@ impl Packet {
             && self.destination.is_group_v6()
     }
 
-    /// Records of an MLD version 2 report that pass for listener discovery: a pod
-    /// that starts reports its solicited-node groups, one for each address.
+    /// Most records in an MLD version 2 report that passes as listener discovery: a pod
+    /// reports its solicited-node groups when it starts, one for each address.
     const MLD2_RECORDS: u32 = 8;
 
-    /// The key of its flow, seen from the endpoint, written where it is to lie: a
-    /// copy of it costs what ten loads and stores cost.
+    /// Writes to `key` the packet's connection key, from the endpoint's point of view. Written
+    /// in place: copying a key costs as much as ten loads and stores.
     #[inline(always)]
-    pub fn put_flow_key(&self, direction: Direction, endpoint: u32, key: &mut FlowKey) {
+    pub fn put_connection_key(&self, direction: Direction, endpoint: u32, key: &mut ConnectionKey) {
         key.endpoint = endpoint;
         key.protocol = u32::from(self.protocol);
         match direction {

@@ -1,4 +1,4 @@
-//! Numbers of the field: protocols, flags, types, and the parser's bounds.
+//! Protocol constants: protocols, flags, types, and the parser's bounds.
 
 /// IANA protocol numbers that the datapath knows.
 pub mod protocol {
@@ -67,25 +67,25 @@ pub mod ethertype {
 pub const ETHERNET: u32 = 14;
 
 /// How many IPv6 extension headers are walked. RFC 8200 expects each kind at
-/// most once (destination options twice): six, and one to spare.
+/// most once (destination options twice), which makes six; one more is spare.
 pub const EXTENSION_HEADERS: u32 = 7;
 
-/// UDP ports of tunnels that Linux unpacks: VXLAN (IANA's, and the one of Linux,
-/// flannel and Cilium), VXLAN-GPE, Geneve. Host order. These always count as tunnels';
-/// those in map `TUNNELS` do as well.
+/// UDP ports of tunnels that Linux decapsulates: VXLAN (IANA's port, and the one used by
+/// Linux, flannel and Cilium), VXLAN-GPE, Geneve. Host order. These always count as tunnel
+/// ports, in addition to those in the `TUNNELS` map.
 pub const TUNNEL_PORTS: [u16; 4] = [4789, 8472, 4790, 6081];
 
-/// Whether a UDP port is one of [`TUNNEL_PORTS`].
+/// Reports whether a UDP port is one of [`TUNNEL_PORTS`].
 #[inline(always)]
 pub const fn is_tunnel_port(port: u16) -> bool {
-    // Not `contains`: that is a loop over memory.
+    // Not `contains`, which is a loop over memory.
     let [a, b, c, d] = TUNNEL_PORTS;
     port == a || port == b || port == c || port == d
 }
 
-/// Whether Linux unpacks an IP protocol and takes what is inside as if it had come
-/// in by a device of its own, without proof of who sent it: IP-in-IP, 6in4, GRE,
-/// EtherIP, PIM's registers, L2TPv3, MPLS, and Ethernet in IPv6 (SRv6).
+/// Reports whether Linux decapsulates an IP protocol and treats the inner packet as if it had
+/// come in by a device of its own, without proof of its sender: IP-in-IP, 6in4, GRE,
+/// EtherIP, PIM registers, L2TPv3, MPLS, and Ethernet in IPv6 (SRv6).
 #[inline(always)]
 pub const fn is_tunnel_protocol(number: u8) -> bool {
     matches!(

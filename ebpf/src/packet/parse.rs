@@ -1,9 +1,9 @@
-//! The walk through the headers.
+//! The full parser, which walks header by header.
 
-use super::{ETHERNET, EXTENSION_HEADERS, Frame, Packet, Shape, ethertype, protocol};
+use super::{ETHERNET, EXTENSION_HEADERS, Frame, Layout, Packet, ethertype, protocol};
 use crate::abi::{Addr, Mac, Reason};
 
-/// Parses any frame, header by header, wherever its bytes lie.
+/// Parses any frame, header by header, wherever its bytes are.
 #[inline(always)]
 pub fn parse_any<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     *packet = Packet::EMPTY;
@@ -13,45 +13,45 @@ pub fn parse_any<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) {
     packet.destination_mac = Mac::new([e[0], e[1], e[2], e[3], e[4], e[5]]);
     packet.source_mac = Mac::new([e[6], e[7], e[8], e[9], e[10], e[11]]);
     packet.ethertype = u16::from_be_bytes([e[12], e[13]]);
-    packet.shape = match packet.ethertype {
+    packet.layout = match packet.ethertype {
         ethertype::IPV4 => ipv4(frame, ETHERNET, packet),
         ethertype::IPV6 => ipv6(frame, ETHERNET, packet),
         ethertype::ARP => arp(frame, packet),
-        ethertype::VLAN | ethertype::QINQ => Shape::Fault(Reason::Vlan),
-        _ => Shape::Fault(Reason::NonIp),
+        ethertype::VLAN | ethertype::QINQ => Layout::Fault(Reason::Vlan),
+        _ => Layout::Fault(Reason::NonIp),
     };
 }
 
-/// Parses a packet of a device without link headers; its EtherType is the
-/// kernel's word.
+/// Parses a packet of a device without link headers. The kernel supplies its
+/// EtherType.
 #[inline(never)]
 pub fn parse_l3<F: Frame + ?Sized>(frame: &F, kind: u16, packet: &mut Packet) {
     *packet = Packet::EMPTY;
     packet.ethertype = kind;
-    packet.shape = match kind {
+    packet.layout = match kind {
         ethertype::IPV4 => ipv4(frame, 0, packet),
         ethertype::IPV6 => ipv6(frame, 0, packet),
-        _ => Shape::Fault(Reason::NonIp),
+        _ => Layout::Fault(Reason::NonIp),
     };
 }
 
 #[inline(always)]
-fn arp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
+fn arp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Layout {
     let Some(w) = frame.words::<7>(ETHERNET) else {
-        return Shape::Fault(Reason::Malformed);
+        return Layout::Fault(Reason::Malformed);
     };
-    // Hardware Ethernet or IEEE 802 (Linux takes both on Ethernet devices, see
+    // Hardware type Ethernet or IEEE 802 (Linux accepts both on Ethernet devices, see
     // arp_process), protocol IPv4, lengths 6 and 4.
     let kind = u32::from_be(w[0]);
     if !matches!(kind, 0x0001_0800 | 0x0006_0800) || u32::from_be(w[1]) >> 16 != 0x0604 {
-        return Shape::Fault(Reason::NonIp);
+        return Layout::Fault(Reason::NonIp);
     }
     let (a, b, c) = (w[2].to_ne_bytes(), w[3].to_ne_bytes(), w[4].to_ne_bytes());
     packet.sender_mac = Mac::new([a[0], a[1], a[2], a[3], b[0], b[1]]);
     packet.source = Addr::v4([b[2], b[3], c[0], c[1]]);
     packet.destination = Addr::v4(w[6].to_ne_bytes());
     packet.detail = u32::from_be(w[1]) as u8;
-    Shape::Arp
+    Layout::Arp
 }
 
 /// Bits of the fragment offset in IPv4's flags-and-offset field.
@@ -59,7 +59,7 @@ pub(super) const FRAGMENT_OFFSET: u32 = 0x1fff;
 /// "More fragments" in the same field.
 const MORE_FRAGMENTS: u32 = 0x2000;
 
-/// An IPv4 header without options, as it lies in memory (RFC 791).
+/// An IPv4 header without options, in memory byte order (RFC 791).
 pub(super) struct Ipv4(pub(super) [u32; 5]);
 
 impl Ipv4 {
@@ -88,7 +88,7 @@ impl Ipv4 {
         u32::from_be(self.0[1]) >> 16
     }
 
-    /// Addresses and protocol.
+    /// Stores the addresses and the protocol.
     #[inline(always)]
     pub(super) const fn addresses(&self, packet: &mut Packet) {
         packet.protocol = (u32::from_be(self.0[2]) >> 16) as u8;
@@ -97,7 +97,7 @@ impl Ipv4 {
     }
 }
 
-/// An IPv6 header, as it lies in memory (RFC 8200).
+/// An IPv6 header, in memory byte order (RFC 8200).
 pub(super) struct Ipv6(pub(super) [u32; 10]);
 
 impl Ipv6 {
@@ -129,8 +129,8 @@ impl Ipv6 {
     }
 }
 
-/// The length that an IP header claims. BIG TCP packets are longer than the
-/// field can say and carry 0 there (Linux 5.19 for IPv6, 6.3 for IPv4).
+/// Returns the length claimed by an IP header. BIG TCP packets are longer than the
+/// field can express and have 0 there (Linux 5.19 for IPv6, 6.3 for IPv4).
 #[inline(always)]
 const fn claimed_len(field: u32, room: u32) -> u32 {
     if field == 0 && room > 0xffff {
@@ -141,19 +141,19 @@ const fn claimed_len(field: u32, room: u32) -> u32 {
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
+fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Layout {
     let Some(header) = frame.words(at).map(Ipv4) else {
-        return Shape::Fault(Reason::Malformed);
+        return Layout::Fault(Reason::Malformed);
     };
     header.addresses(packet);
     let len = header.len();
     let room = frame.len().saturating_sub(at);
     let claimed = claimed_len(header.first() & 0xffff, room);
     if !header.is_sound() || claimed < len || claimed > room {
-        return Shape::Fault(Reason::Malformed);
+        return Layout::Fault(Reason::Malformed);
     }
     if len > 20 && is_source_routed(frame, at + 20, at + len) {
-        return Shape::Fault(Reason::ExtensionHeader);
+        return Layout::Fault(Reason::ExtensionHeader);
     }
     packet.transport = at + len;
     packet.transport_len = claimed - len;
@@ -162,14 +162,15 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
     let offset = header.fragment() & FRAGMENT_OFFSET;
     if offset != 0 {
         packet.fragment_at = (offset * 8) as u16;
-        return Shape::Fault(Reason::Fragment);
+        return Layout::Fault(Reason::Fragment);
     }
     packet.first_fragment = header.fragment() & MORE_FRAGMENTS != 0;
     transport(frame, packet)
 }
 
-/// Whether IPv4 options between two offsets hold a source route (RFC 791, 3.1), which
-/// leads on from the destination that is judged. So does what can't be walked.
+/// Reports whether the IPv4 options between two offsets contain a source route (RFC 791, 3.1),
+/// which continues past the destination that is judged. Options that can't be walked count as
+/// one too.
 #[inline(never)]
 fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: u32, end: u32) -> bool {
     const END: u8 = 0;
@@ -197,21 +198,21 @@ fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: u32, end: u32) -> bool
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Shape {
+fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Layout {
     let Some(header) = frame.words(at).map(Ipv6) else {
-        return Shape::Fault(Reason::Malformed);
+        return Layout::Fault(Reason::Malformed);
     };
     header.addresses(packet);
     packet.hop_limit = header.hop_limit();
     let room = frame.len().saturating_sub(at + 40);
     let claimed = claimed_len(header.payload_len(), room);
     if header.version() != 6 || claimed > room {
-        return Shape::Fault(Reason::Malformed);
+        return Layout::Fault(Reason::Malformed);
     }
     if packet.source.is_v4() || packet.destination.is_v4() {
-        // Never legal on the wire (RFC 4291, 2.5.5.2), and here it would pass
-        // for the IPv4 address that it maps.
-        return Shape::Fault(Reason::Malformed);
+        // Never legal on the wire (RFC 4291, 2.5.5.2), and it would be treated here
+        // as the IPv4 address that it maps.
+        return Layout::Fault(Reason::Malformed);
     }
     extensions(frame, packet, header.next(), at + 40, at + 40 + claimed)
 }
@@ -224,7 +225,7 @@ fn extensions<F: Frame + ?Sized>(
     mut next: u8,
     mut offset: u32,
     end: u32,
-) -> Shape {
+) -> Layout {
     for walked in 0..=EXTENSION_HEADERS {
         if !is_extension(next) {
             packet.protocol = next;
@@ -236,9 +237,9 @@ fn extensions<F: Frame + ?Sized>(
         if walked == EXTENSION_HEADERS || (next == 0 && walked != 0) {
             break;
         }
-        // Every extension header has eight bytes at least.
+        // Every extension header is at least eight bytes long.
         let Some(words) = frame.words::<2>(offset) else {
-            return Shape::Fault(Reason::Malformed);
+            return Layout::Fault(Reason::Malformed);
         };
         let word = u32::from_be(words[0]);
         if next == 44 {
@@ -248,31 +249,32 @@ fn extensions<F: Frame + ?Sized>(
             if packet.fragment_at != 0 {
                 packet.transport = offset + 8;
                 packet.transport_len = end.saturating_sub(offset + 8);
-                return Shape::Fault(Reason::Fragment);
+                return Layout::Fault(Reason::Fragment);
             }
             packet.first_fragment = word & 1 != 0;
         }
         if next == 43 && word & 0xff != 0 {
-            // Segments are left: the destination isn't the last one.
+            // Segments are left: this isn't the final destination.
             break;
         }
         offset += extension_len(next, word);
         next = (word >> 24) as u8;
         if offset > end {
-            return Shape::Fault(Reason::Malformed);
+            return Layout::Fault(Reason::Malformed);
         }
     }
-    Shape::Fault(Reason::ExtensionHeader)
+    Layout::Fault(Reason::ExtensionHeader)
 }
 
-/// Whether it is the number of an IPv6 extension header that is walked: hop-by-hop
+/// Reports whether a number is that of an IPv6 extension header that is walked: hop-by-hop
 /// options, routing, fragment, authentication, destination options.
 #[inline(always)]
 pub(super) const fn is_extension(next: u8) -> bool {
     matches!(next, 0 | 43 | 44 | 51 | 60)
 }
 
-/// Length of an extension header in bytes, given its kind and its first word, host order.
+/// Returns the length of an extension header in bytes, given its kind and its first word in
+/// host order.
 #[inline(always)]
 pub(super) const fn extension_len(kind: u8, word: u32) -> u32 {
     let units = word >> 16 & 0xff;
@@ -283,11 +285,11 @@ pub(super) const fn extension_len(kind: u8, word: u32) -> u32 {
     }
 }
 
-/// Reads what the flow key needs. A first fragment has to hold the whole
-/// transport header: a SYN split at byte 8 was answered with a SYN-ACK.
+/// Reads the fields for the connection key. A first fragment has to contain the complete
+/// transport header: a SYN split at byte 8 was seen to be answered with a SYN-ACK.
 #[inline(always)]
-fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
-    let short = Shape::Fault(if packet.first_fragment {
+fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Layout {
+    let short = Layout::Fault(if packet.first_fragment {
         Reason::Fragment
     } else {
         Reason::Malformed
@@ -302,11 +304,11 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
                 _ => 0,
             };
             packet.mark_other();
-            return Shape::Ip;
+            return Layout::Ip;
         }
         _ => {
             packet.mark_other();
-            return Shape::Ip;
+            return Layout::Ip;
         }
     };
     if packet.transport_len < least {
@@ -341,15 +343,15 @@ fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Shape {
             packet.mark_sctp(words[1]);
         }
         _ => {
-            // ICMP is of the family that carries it; the other one is no ICMP.
+            // Each ICMP version belongs to one IP version; the other combination isn't ICMP.
             if (packet.protocol == protocol::ICMP) != (packet.ethertype == ethertype::IPV4) {
-                return Shape::Fault(Reason::Malformed);
+                return Layout::Fault(Reason::Malformed);
             }
             packet.detail = (u32::from_be(words[0]) >> 24) as u8;
             packet.mark_icmp(words[1]);
         }
     }
-    Shape::Ip
+    Layout::Ip
 }
 
 #[inline(always)]

@@ -1,9 +1,9 @@
-//! The shortcut for frames in which every header lies where it mostly does: TCP,
-//! UDP or ICMP right behind an IP header without options or extensions, no
-//! fragment, all of it in one piece. Whatever else there is, `parse_any` reads.
+//! The fast path for frames with every header in its usual place: TCP, UDP or
+//! ICMP directly behind an IP header without options or extensions, not a
+//! fragment, all in one piece. Every other frame is read by `parse_any`.
 
 use super::parse::set_ports;
-use super::{ETHERNET, Frame, Head, Packet, Shape, ethertype, protocol};
+use super::{ETHERNET, Frame, Head, Layout, Packet, ethertype, protocol};
 use crate::abi::{Addr, Mac};
 
 /// EtherType IPv4, version 4, five words of header.
@@ -11,11 +11,11 @@ const PLAIN_V4: u32 = 0x0008_0045;
 /// EtherType IPv6, version 6.
 const PLAIN_V6: u32 = 0x0008_6dd6;
 
-/// Parses a plain frame into `packet`, field by field as they are read; whether it
-/// is plain. If not, what is in `packet` is of no meaning.
+/// Parses a plain frame into `packet`, storing each field as it is read; returns whether the
+/// frame is plain. If it isn't, the contents of `packet` are undefined.
 #[inline(always)]
 pub(super) fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
-    // The shortest: Ethernet, IPv4, eight bytes of UDP or ICMP.
+    // The shortest plain frame: Ethernet, IPv4, eight bytes of UDP or ICMP.
     let Some(head) = frame.head::<42>() else {
         return false;
     };
@@ -29,11 +29,11 @@ pub(super) fn parse<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> bool {
     }
 }
 
-/// The link header. What only fragments and ARP have is left as it is: nobody reads it
-/// of a packet that is neither, and a store is a store.
+/// Reads the link header. Fields used only for fragments and ARP are left unchanged, to save
+/// the stores: no code reads them for other packets.
 #[inline(always)]
 fn link(head: &impl Head, ethertype: u16, transport: u32, packet: &mut Packet) {
-    packet.shape = Shape::Ip;
+    packet.layout = Layout::Ip;
     packet.ethertype = ethertype;
     packet.destination_mac = Mac::from_parts(head.word::<0>(), head.half::<4>());
     packet.source_mac = Mac::from_parts(head.word::<6>(), head.half::<10>());
@@ -134,7 +134,7 @@ fn tcp(packet: &mut Packet, sequence: u32, acknowledged: u32, word: u32) -> bool
     packet.set_tcp(sequence, acknowledged, word)
 }
 
-/// Neither queries nor replies have a port on their other side.
+/// Reads ICMP. Queries and replies have a port only on one side.
 #[inline(always)]
 fn icmp(packet: &mut Packet, first: u32, second: u32) {
     packet.detail = (u32::from_be(first) >> 24) as u8;

@@ -1,20 +1,20 @@
-//! The packet that an ICMP error quotes.
+//! The packet quoted by an ICMP error.
 
 use super::parse::{FRAGMENT_OFFSET, Ipv4, Ipv6, extension_len, is_extension, set_ports};
-use super::{EXTENSION_HEADERS, Frame, Packet, Shape, mark, protocol};
+use super::{EXTENSION_HEADERS, Frame, Layout, Packet, mark, protocol};
 
-/// The flow that an ICMP or ICMPv6 error quotes: the addresses and ports of the
-/// packet that met the error go to `inner`. `None` if it can't be told.
+/// Parses the packet quoted by an ICMP or ICMPv6 error: its addresses and ports go to
+/// `inner`. Returns `None` if they can't be determined.
 ///
-/// A later fragment shows no ports, over neither family: an error about one is of no flow.
-/// The first one of the same packet is as long, and meets the same error.
+/// A later fragment has no ports, in either family: an error about one belongs to no
+/// connection. The first fragment of the same packet is as long and triggers the same error.
 #[inline(always)]
 pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) -> Option<()> {
     *inner = Packet::EMPTY;
     inner.ethertype = error.ethertype;
     let (at, end) = (error.transport + 8, error.transport + error.transport_len);
-    // Errors quote a packet's start, so its claimed length reaches past the end:
-    // only the addresses, the headers up to the transport's and eight bytes of that are read.
+    // Errors quote the start of a packet, so its claimed length reaches past the end: read
+    // only the addresses, the headers up to the transport header and eight bytes of that.
     let transport = if error.protocol == protocol::ICMP {
         let header = Ipv4(frame.words(at)?);
         if !header.is_sound() || header.fragment() & FRAGMENT_OFFSET != 0 {
@@ -46,12 +46,12 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) 
         }
         _ => {}
     }
-    inner.shape = Shape::Ip;
+    inner.layout = Layout::Ip;
     Some(())
 }
 
-/// Where the transport header begins behind extension headers; its protocol goes to
-/// `inner`. As many are walked as of a packet that isn't quoted, on the same terms.
+/// Returns the offset of the transport header behind extension headers; its protocol goes to
+/// `inner`. The same limits and conditions apply as for a packet that isn't quoted.
 #[inline(always)]
 fn behind_extensions<F: Frame + ?Sized>(
     frame: &F,

@@ -1,43 +1,43 @@
-//! ICMP errors: which of them belong to a flow.
+//! ICMP errors that belong to a connection.
 
 use super::Tables;
 use super::path::Path;
-use crate::abi::{Direction, EndpointWorld, FlowKey, Identity};
+use crate::abi::{ConnectionKey, Direction, EndpointRules, Identity};
 use crate::packet::{self, Frame, Packet};
-use crate::shared::SharedFlow;
+use crate::shared::SharedConnection;
 
 impl<T: Tables> Path<'_, T> {
-    /// Whether it is an ICMP error about a live flow of this endpoint, which
-    /// path-MTU discovery can't do without.
+    /// Reports whether the packet is an ICMP error about a live connection of this endpoint.
+    /// Path-MTU discovery depends on these errors.
     #[inline(never)]
     pub(super) fn related<F: Frame + ?Sized>(
         &self,
         frame: &F,
         inner: &mut Packet,
-        key: &mut FlowKey,
+        key: &mut ConnectionKey,
     ) -> bool {
-        if self.half.flags & EndpointWorld::QUARANTINE != 0 {
+        if self.rules.flags & EndpointRules::QUARANTINE != 0 {
             return false;
         }
         if packet::quoted(frame, self.packet, inner).is_none() {
             return false;
         }
-        // An error goes to the sender of the packet that it quotes; to anybody
-        // else it would carry what it likes past policy.
+        // An error goes to the sender of the packet that it quotes; sent to anyone
+        // else, it could carry arbitrary data past policy.
         if !self.packet.destination.same(&inner.source) {
             return false;
         }
         if self.direction == Direction::Ingress && !self.may_report(inner) {
             return false;
         }
-        // The packet that met the error went the other way.
-        inner.put_flow_key(self.direction.reverse(), self.endpoint.id, key);
-        let live = |flow: &SharedFlow| {
-            self.is_current(flow.epoch.get()) && !flow.expired(self.context.clock)
+        // The quoted packet went in the opposite direction.
+        inner.put_connection_key(self.direction.reverse(), self.endpoint.id, key);
+        let live = |connection: &SharedConnection| {
+            self.is_current(connection.epoch.get()) && !connection.expired(self.context.clock)
         };
         let tag = self.tables.tag(key);
-        match self.tables.flow(tag, key) {
-            Some(flow) => live(flow),
+        match self.tables.connection(tag, key) {
+            Some(connection) => live(connection),
             None => self
                 .tables
                 .opening(tag, key, self.context.clock)
@@ -45,13 +45,14 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Whether the sender of an ICMP error can have seen the packet that it quotes, as
+    /// Reports whether the sender of an ICMP error can have seen the packet that it quotes, as
     /// far as this node can tell.
     ///
-    /// This node has seen all that its pods send. A pod has only seen what was for it:
-    /// it reports as the far end, under the address that the quoted packet went to (NAT
-    /// rewrites the error's source as it does a reply's). Anybody else may be a router on
-    /// the way, unless there is none: to another endpoint of this node.
+    /// This node has seen every packet that its pods send. A pod has seen only packets sent to
+    /// it: it reports as the far end, from the address that the quoted packet went to (NAT
+    /// rewrites the error's source like that of a reply). Any other sender may be a router on
+    /// the path, unless the quoted packet went to another endpoint of this node, where there
+    /// is no router.
     #[inline(never)]
     fn may_report(&self, quoted: &Packet) -> bool {
         let packet = self.packet;

@@ -1,30 +1,34 @@
-//! Which answered flows are kept where nobody pushes them out, and for how long.
+//! Which answered connections are kept safe from eviction, and for how long.
 
 use super::path::Path;
-use super::{Tables, Track};
-use crate::abi::{Direction, EndpointWorld, Quota, Stat};
+use super::{Pending, Tables};
+use crate::abi::{Direction, EndpointRules, Quota, Stat};
 use crate::conntrack::{self, State};
 use crate::packet::protocol;
-use crate::shared::SharedFlow;
+use crate::shared::SharedConnection;
 
 impl<T: Tables> Path<'_, T> {
-    /// Moves a flow to those that a flood can't push out, as many as this endpoint may
-    /// have there. The others go on where they are; whether the packet may pass.
+    /// Moves an answered connection to the table that a flood can't evict from, within this
+    /// endpoint's quota. A connection over the quota stays where it is. Returns whether the
+    /// packet may pass.
     ///
-    /// One that is pushed out there is decided anew with each packet. So a connection whose
-    /// answers policy denies has to be kept, or doesn't come about.
+    /// Once a connection is evicted there, each of its packets is decided in full. So if policy
+    /// denies a connection's answers, the connection has to be kept or is refused.
     #[inline(never)]
-    pub(super) fn replied(&self, track: &Track, flow: &SharedFlow) -> bool {
+    pub(super) fn replied(&self, pending: &Pending, connection: &SharedConnection) -> bool {
         let (slot, clock) = (self.context.slot, self.context.clock);
         let lasts = matches!(self.packet.protocol, protocol::TCP | protocol::SCTP);
         if !self.may_keep(lasts) {
-            if self.tables.swap(track.tag, &track.key, flow, clock) {
+            if self
+                .tables
+                .swap(pending.tag, &pending.key, connection, clock)
+            {
                 return true;
             }
-            self.tables.count(Stat::FlowsOverQuota);
+            self.tables.count(Stat::ConnectionsOverQuota);
         } else if self
             .tables
-            .promote(track.tag, &track.key, flow, slot, clock)
+            .promote(pending.tag, &pending.key, connection, slot, clock)
         {
             for slot in [slot, Quota::NODE] {
                 if let Some(quota) = self.tables.quota(slot) {
@@ -33,22 +37,22 @@ impl<T: Tables> Path<'_, T> {
             }
             return true;
         } else {
-            self.tables.count(Stat::FlowsNotStored);
+            self.tables.count(Stat::ConnectionsNotStored);
         }
-        let answers = if flow.opened_by.get() == Direction::Egress as u8 {
-            EndpointWorld::INGRESS_ISOLATED
+        let answers = if connection.opened_by.get() == Direction::Egress as u8 {
+            EndpointRules::INGRESS_ISOLATED
         } else {
-            EndpointWorld::EGRESS_ISOLATED
+            EndpointRules::EGRESS_ISOLATED
         };
-        if !lasts || self.half.flags & answers == 0 {
+        if !lasts || self.rules.flags & answers == 0 {
             return true;
         }
-        conntrack::hold_back(flow, self.packet.protocol);
+        conntrack::hold_back(connection, self.packet.protocol);
         false
     }
 
-    /// Whether the endpoint may keep one more replied flow, of a protocol with connections
-    /// or of another.
+    /// Reports whether the endpoint may keep one more replied connection; `lasts` is true for
+    /// connection-oriented protocols.
     #[inline(always)]
     fn may_keep(&self, lasts: bool) -> bool {
         let all = match self.tables.quota(Quota::NODE) {
@@ -68,21 +72,24 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Makes room for those that live: what has ended is kept with the brief ones, and a
-    /// connection in whose place there is a new one goes.
+    /// Frees room for live connections: an ended connection moves to the brief ones, and a
+    /// connection replaced by a new one on its ports is removed.
     #[inline(never)]
-    pub(super) fn turned(&self, track: &Track, flow: &SharedFlow, state: u8) {
+    pub(super) fn turned(&self, pending: &Pending, connection: &SharedConnection, state: u8) {
         let clock = self.context.clock;
         if state == State::Closing as u8 {
-            // There first: there is no moment without it.
-            if !self.tables.open(track.tag, &track.key, flow, clock) {
+            // Insert first, so that the connection is never missing from both tables.
+            if !self
+                .tables
+                .open(pending.tag, &pending.key, connection, clock)
+            {
                 return;
             }
-        } else if state != conntrack::ANSWERS_ANEW || !self.is_answered(track) {
+        } else if state != conntrack::ANSWERS_ANEW || !self.is_answered(pending) {
             return;
         }
-        // Only who takes it out counts it.
-        if !self.tables.forget(track.tag, &track.key) {
+        // Only the CPU that removed the entry adjusts the counts.
+        if !self.tables.forget(pending.tag, &pending.key) {
             return;
         }
         if let Some(quota) = self.tables.quota(self.context.slot)
@@ -95,12 +102,12 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Whether the packet answers a SYN that came while its ports had a live connection:
-    /// then that is over, and the new one goes on.
+    /// Reports whether the packet answers a SYN that came while its ports had a live connection.
+    /// If so, that connection is over, and the new one continues.
     #[inline(always)]
-    fn is_answered(&self, track: &Track) -> bool {
+    fn is_answered(&self, pending: &Pending) -> bool {
         let clock = self.context.clock;
-        let Some(new) = self.tables.opening(track.tag, &track.key, clock) else {
+        let Some(new) = self.tables.opening(pending.tag, &pending.key, clock) else {
             return false;
         };
         let (direction, packet) = (self.direction, self.packet);

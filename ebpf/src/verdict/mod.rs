@@ -1,12 +1,12 @@
-//! Endpoint, packet and tables to a verdict.
+//! The decision: from an endpoint, a packet and the tables to a verdict.
 //!
 //! [`from_pod`] and [`to_pod`] decide for the two hooks of a pod's host-side
-//! device, [`to_network`] for what leaves by any other; [`policy()`] is what all
-//! of them, `matrix` and `explain` ask of the compiled tables. Nothing here reads
-//! a clock or a map by itself.
+//! device, [`to_network`] for packets that leave by any other device. All of them,
+//! and the `matrix` and `explain` commands, use [`policy()`] to query the compiled
+//! tables. Nothing here reads a clock or a map directly.
 
+mod connections;
 mod errors;
-mod flows;
 mod fragments;
 mod kept;
 mod memo;
@@ -25,13 +25,14 @@ use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, FlowKey, Identity, Reason, Stat, Tag, World,
+    Addr, Buffer, ConnectionKey, Control, Direction, Endpoint, EndpointRules, Identity, Reason,
+    Stat, Tag,
 };
 use crate::conntrack::Clock;
 use crate::packet::Packet;
-use crate::shared::SharedFlow;
+use crate::shared::SharedConnection;
 
-use memo::Peer;
+use memo::PeerPolicy;
 use opens::New;
 
 pub use memo::Memo;
@@ -40,39 +41,39 @@ pub use pod::{from_pod, to_pod};
 pub use policy::{Policy, PolicyTables, in_set, policy};
 pub use tables::Tables;
 
-/// What the hook knows beside the frame's bytes.
+/// What the hook knows about the packet besides the frame's bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// What is in force, read once for this packet.
+    /// The control word in force, read once per packet.
     pub control: Control,
     /// The endpoint's slot.
     pub slot: u32,
-    /// The flows' clock.
+    /// The conntrack clock.
     pub clock: Clock,
     /// `skb->len`, bytes.
     pub len: u32,
-    /// `skb->ingress_ifindex`, for people only. 0 proves nothing: a packet that was
-    /// forwarded and refragmented has it too.
+    /// `skb->ingress_ifindex`, used in reports only. 0 proves nothing: it is also 0 on a
+    /// packet that was forwarded and refragmented.
     pub ingress_ifindex: u32,
-    /// Whether a socket of this node is known to have sent the packet, and no device
-    /// to have brought it.
+    /// Whether a socket of this node is known to have sent the packet, and the packet
+    /// came in by no device.
     pub by_node: bool,
-    /// Nothing shows that a hook of this node saw the packet come in, nor that a socket
-    /// of this node sent it.
+    /// Whether there is no proof that a hook of this node saw the packet come in, or that
+    /// a socket of this node sent it.
     pub unseen: bool,
-    /// The tag that the packet carries.
+    /// The tag carried by the packet.
     pub tag: Tag,
-    /// Whether the packet carries a VLAN tag, which is never in its bytes at tc.
+    /// Whether the packet has a VLAN tag. At tc the tag is never part of the frame's bytes.
     pub vlan: bool,
 }
 
-/// What becomes of a packet: it passes, or [`Room::noted`] says the rest.
+/// The decision on a packet. Unless it simply passes, [`Workspace::denial`] has the details.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// It is denied, or would be ([`Noted::audited`]).
+    /// Whether the packet is denied, or would be if it weren't audited ([`Denial::audited`]).
     pub noted: bool,
-    /// Egress only: the destination may lead anywhere (a Service, a node), so
-    /// the sender's egress has to be decided again where the packet arrives.
+    /// Egress only: the destination (a Service, a node) may forward the packet anywhere,
+    /// so the sender's egress has to be decided again where the packet arrives.
     pub service: bool,
 }
 
@@ -86,21 +87,22 @@ impl Verdict {
         service: false,
     };
 
-    /// Whether the packet passes.
+    /// Reports whether the packet passes.
     #[inline(always)]
-    pub fn passes(self, noted: &Cell<Noted>) -> bool {
-        !self.noted || noted.get().audited
+    pub fn passes(self, denial: &Cell<Denial>) -> bool {
+        !self.noted || denial.get().audited
     }
 }
 
-/// What is counted of a packet that is denied, or would be.
+/// The details counted for a packet that is denied, or that would be if it weren't audited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Noted {
-    /// Why.
+pub struct Denial {
+    /// Why the packet is denied.
     pub reason: Reason,
-    /// The reason was only noted; the packet passes.
+    /// Whether the reason is only recorded and the packet passes.
     pub audited: bool,
-    /// In which direction, of which end, that was decided.
+    /// The direction in which the decision was made: egress of the sender or ingress of
+    /// the receiver.
     pub direction: Direction,
     /// The sender's workload id.
     pub source: u32,
@@ -108,8 +110,8 @@ pub struct Noted {
     pub destination: u32,
 }
 
-impl Noted {
-    /// On an interface of nobody's.
+impl Denial {
+    /// A denial on an interface that has no endpoint.
     const NOBODY: Self = Self {
         reason: Reason::UnknownEndpoint,
         audited: false,
@@ -118,120 +120,122 @@ impl Noted {
         destination: Identity::OUTSIDE,
     };
 
-    /// Whether an end of the packet may be an unknown pod, which [`Noted::placed`] tells.
+    /// Reports whether either end may be an unknown pod, which [`Denial::placed`] resolves.
     #[inline(always)]
     pub const fn is_vague(&self) -> bool {
-        // Without branches, each of which the verifier would follow.
+        // Branch-free, since the verifier follows each branch.
         (self.source == Identity::OUTSIDE) | (self.destination == Identity::OUTSIDE)
     }
 
-    /// The same with unknown pods told from the outside, by the packet's addresses. Not
-    /// where it is noted: a program's calls share 512 bytes of stack.
+    /// Returns the same denial with unknown pods distinguished from outside addresses, by the
+    /// packet's addresses. The hook that records the denial doesn't do this: all nested calls
+    /// of a program share 512 bytes of stack.
     #[inline(always)]
     #[must_use]
-    pub fn placed<T: Tables>(mut self, tables: &T, packet: &Packet) -> Self {
+    pub fn placed<T: Tables>(mut self, tables: &T, packet: &Packet, generation: u32) -> Self {
         if self.source == Identity::OUTSIDE {
-            self.source = tables.range(&packet.source);
+            self.source = memo::range(tables, &packet.source, generation);
         }
         if self.destination == Identity::OUTSIDE {
-            self.destination = tables.range(&packet.destination);
+            self.destination = memo::range(tables, &packet.destination, generation);
         }
         self
     }
 }
 
-/// Room for what is too large for a BPF stack of 512 bytes; what was in it is of
-/// no meaning.
+/// Scratch memory for values too large for the 512-byte BPF stack. Its previous
+/// contents are never read.
 #[derive(Clone, Debug)]
 pub struct Scratch {
-    /// For the packet that is decided.
+    /// The packet being decided.
     pub packet: MaybeUninit<Packet>,
-    /// For what else the hook knows of it.
+    /// The rest of what the hook knows about the packet.
     pub context: MaybeUninit<Context>,
-    /// For everything else.
-    pub room: Room,
+    /// Everything else.
+    pub workspace: Workspace,
 }
 
-/// The part of [`Scratch`] that deciding needs.
+/// The part of [`Scratch`] used by the decision.
 #[derive(Clone, Debug)]
-pub struct Room {
-    /// What there is to count, where the verdict says so. Not in the verdict
-    /// itself: the verifier would walk what follows once for each value.
-    pub noted: Cell<Noted>,
-    /// Whether the sender's egress is what was noted; in memory for the same reason.
+pub struct Workspace {
+    /// The details to count, if the verdict is `noted`. Kept out of the verdict
+    /// itself: the verifier would walk the code that follows once for each value.
+    pub denial: Cell<Denial>,
+    /// Whether the recorded denial is of the sender's egress. In memory for the same reason.
     by_sender: bool,
-    work: Work,
+    work: Inner,
 }
 
 #[derive(Clone, Debug)]
-struct Work {
-    /// The packet that an ICMP error quotes.
+struct Inner {
+    /// The packet quoted by an ICMP error.
     inner: MaybeUninit<Packet>,
-    /// The key of its flow.
-    quoted: FlowKey,
-    track: Track,
+    /// The connection key of the quoted packet.
+    quoted: ConnectionKey,
+    pending: Pending,
 }
 
-/// A flow on its way into a table.
+/// A connection that is about to be looked up or stored.
 ///
-/// Apart from the rest: the kernel refuses the type information of functions
-/// that get a `MaybeUninit`.
+/// Kept apart from the other fields: the kernel rejects the type information of functions
+/// that take a `MaybeUninit`.
 #[derive(Clone, Debug)]
-struct Track {
-    flow: SharedFlow,
-    key: FlowKey,
-    /// What the key is found by, once it has been looked for.
+struct Pending {
+    connection: SharedConnection,
+    key: ConnectionKey,
+    /// The hash by which the tables find the key, once it has been computed.
     tag: u64,
-    /// What is noted of the flow, if the packet opens one.
+    /// The properties of the connection, if the packet opens one.
     new: New,
-    /// Whether the flow is audited by another word than this end's on this packet.
+    /// Whether the connection is audited for a reason other than this end's decision on
+    /// this packet.
     audited: bool,
-    /// The address by which the other end is judged. In memory, wherever it comes from:
-    /// the verifier walks what follows once for each kind of pointer.
+    /// The address by which the other end is judged. Always copied here, whatever its
+    /// origin: the verifier walks the code that follows once for each kind of pointer.
     judged: Addr,
-    /// Who that is, and what policy says of it.
-    peer: Peer,
+    /// The peer at that address, and policy's decision on it.
+    peer: PeerPolicy,
 }
 
-impl Track {
+impl Pending {
     fn empty() -> Self {
         Self {
-            flow: SharedFlow::default(),
-            key: FlowKey::EMPTY,
+            connection: SharedConnection::default(),
+            key: ConnectionKey::EMPTY,
             tag: 0,
             new: New {
                 peer: Identity::OUTSIDE,
                 flags: 0,
-                stat: Stat::FlowsAllowed,
+                stat: Stat::ConnectionsAllowed,
                 asked: Policy::Deny,
             },
             audited: false,
             judged: Addr::UNSPECIFIED,
-            peer: Peer::UNKNOWN,
+            peer: PeerPolicy::UNKNOWN,
         }
     }
 }
 
 impl Scratch {
-    /// With nothing in it yet.
+    /// Returns an empty scratch.
     pub fn empty() -> Self {
         Self {
             packet: MaybeUninit::uninit(),
             context: MaybeUninit::uninit(),
-            room: Room {
-                noted: Cell::new(Noted::NOBODY),
+            workspace: Workspace {
+                denial: Cell::new(Denial::NOBODY),
                 by_sender: false,
-                work: Work {
+                work: Inner {
                     inner: MaybeUninit::uninit(),
-                    quoted: FlowKey::EMPTY,
-                    track: Track::empty(),
+                    quoted: ConnectionKey::EMPTY,
+                    pending: Pending::empty(),
                 },
             },
         }
     }
 }
 
-/// Finds the endpoint of an interface: its slot and itself.
+/// Finds the endpoint of an interface and its slot.
 #[inline(always)]
 pub fn find<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<(u32, &Endpoint)> {
     let home = Endpoint::home_slot(ifindex);
@@ -246,7 +250,7 @@ pub fn find<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<(u32, &Endpo
     Some((slot, endpoint))
 }
 
-/// The slot of an interface that doesn't sit in its first one.
+/// Returns the slot of an interface that isn't in its home slot.
 #[inline(never)]
 fn away<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<u32> {
     let mut slot = Endpoint::home_slot(ifindex);
@@ -254,37 +258,37 @@ fn away<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<u32> {
         slot = Endpoint::next_slot(slot);
         match tables.endpoint(slot) {
             Some(endpoint) if endpoint.ifindex == ifindex => return Some(slot),
-            // A freed slot doesn't end the search: others may lie behind it.
+            // A freed slot doesn't end the search: later slots may be in use.
             _ => {}
         }
     }
     None
 }
 
-/// The verdict on a frame of an interface that has no endpoint: closed.
+/// Returns the verdict on a frame of an interface that has no endpoint: denied.
 #[inline(always)]
-pub fn unknown_endpoint(control: &Control, direction: Direction, noted: &Cell<Noted>) -> Verdict {
-    noted.set(Noted {
+pub fn unknown_endpoint(control: &Control, direction: Direction, denial: &Cell<Denial>) -> Verdict {
+    denial.set(Denial {
         audited: control.flags & Control::AUDIT != 0,
         direction,
-        ..Noted::NOBODY
+        ..Denial::NOBODY
     });
     Verdict::NOTED
 }
 
-/// Whether the address is the endpoint's own.
+/// Reports whether the address is one of the endpoint's own.
 #[inline(always)]
 pub fn endpoint_owns(endpoint: &Endpoint, addr: &Addr) -> bool {
     let unset = addr.same(&Addr::UNSPECIFIED);
     !unset && (endpoint.v4.same(addr) || endpoint.v6.same(addr) || endpoint.link_local.same(addr))
 }
 
-/// The half of the endpoint that is in force in a world.
+/// Returns the endpoint's rules in a buffer.
 #[inline(always)]
-fn half(endpoint: &Endpoint, world: World) -> &EndpointWorld {
-    if world & 1 == 0 {
-        &endpoint.worlds[0]
+fn rules(endpoint: &Endpoint, buffer: Buffer) -> &EndpointRules {
+    if buffer & 1 == 0 {
+        &endpoint.rules[0]
     } else {
-        &endpoint.worlds[1]
+        &endpoint.rules[1]
     }
 }

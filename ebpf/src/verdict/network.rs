@@ -1,47 +1,47 @@
-//! The egress hook of every other device: a pod's call of a Service, decided
-//! once DNAT has shown where it goes.
+//! The egress hook of every other device: a pod's call to a Service, decided
+//! once DNAT has revealed its destination.
 
 use core::cell::Cell;
 use core::hint::cold_path;
 
 use super::path::{Hook, Path};
 use super::unseen;
-use super::{Context, Noted, Policy, Room, Tables, Verdict, endpoint_owns};
-use crate::abi::{Addr, Control, Direction, EndpointWorld, Identity, Reason};
-use crate::packet::{Packet, Shape, mark};
+use super::{Context, Denial, Policy, Tables, Verdict, Workspace, endpoint_owns};
+use crate::abi::{Addr, Control, Direction, EndpointRules, Identity, Reason};
+use crate::packet::{Layout, Packet, mark};
 
 /// Decides on a packet that carries the Service bit and leaves by a device that
-/// isn't a pod's. If it passes, the bit is to be cleared.
+/// isn't a pod's. If the packet passes, the caller has to clear the bit.
 #[inline(always)]
 pub fn to_network<T: Tables>(
     tables: &T,
     context: &Context,
     packet: &Packet,
-    room: &mut Room,
+    workspace: &mut Workspace,
 ) -> Verdict {
-    let noted = &room.noted;
+    let denial = &workspace.denial;
     let sender = tables.endpoint(context.tag.slot());
     let Some(sender) = sender.filter(|endpoint| endpoint.ifindex != 0) else {
-        // Its slot is free: nobody can say any more what it may.
-        return super::unknown_endpoint(&context.control, Direction::Egress, noted);
+        // The slot is free: the sender's rules are gone.
+        return super::unknown_endpoint(&context.control, Direction::Egress, denial);
     };
-    let path = Path::new(tables, context, sender, packet, noted, Hook::ToNetwork);
+    let path = Path::new(tables, context, sender, packet, denial, Hook::ToNetwork);
     let verdict = path.egress(&packet.destination);
-    if path.is_followed(verdict) {
-        path.follow(&mut room.work.track, false);
+    if path.tracks_fragments(verdict) {
+        path.track_fragments(&mut workspace.work.pending, false);
     }
     verdict
 }
 
-/// The verdict on a packet that another device than a pod's refuses: because it came in
-/// with the address of an endpoint of this node, whose sender isn't that endpoint, or
-/// because no hook saw it come in.
+/// Returns the verdict on a packet refused at a device that isn't a pod's: either it came in
+/// with the address of an endpoint of this node but wasn't sent by that endpoint, or no hook
+/// saw it come in.
 #[inline(always)]
 pub fn refused<T: Tables>(
     tables: &T,
     context: &Context,
     packet: &Packet,
-    noted: &Cell<Noted>,
+    denial: &Cell<Denial>,
 ) -> Verdict {
     let (reason, direction, source) = if context.unseen {
         let sender = unseen::sender(tables, context, packet);
@@ -50,7 +50,7 @@ pub fn refused<T: Tables>(
         let outside = Identity::OUTSIDE;
         (Reason::SpoofedFromOutside, Direction::Ingress, outside)
     };
-    noted.set(Noted {
+    denial.set(Denial {
         reason,
         audited: context.control.flags & Control::AUDIT != 0,
         direction,
@@ -61,15 +61,15 @@ pub fn refused<T: Tables>(
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// What the sender's egress says of a packet, now that its real destination is known.
+    /// Decides the sender's egress for a packet, now that its real destination is known.
     #[inline(always)]
     pub(super) fn egress(&self, to: &Addr) -> Verdict {
-        const JUDGED: u32 = EndpointWorld::EGRESS_ISOLATED
-            | EndpointWorld::EGRESS_STAGED
-            | EndpointWorld::QUARANTINE;
-        let flags = self.half.flags;
-        if self.packet.shape != Shape::Ip || self.context.vlan {
-            return self.without_flow();
+        const JUDGED: u32 = EndpointRules::EGRESS_ISOLATED
+            | EndpointRules::EGRESS_STAGED
+            | EndpointRules::QUARANTINE;
+        let flags = self.rules.flags;
+        if self.packet.layout != Layout::Ip || self.context.vlan {
+            return self.without_connection();
         }
         let packet = self.packet;
         if flags & JUDGED == 0 && !packet.is(mark::TUNNEL) {
@@ -88,10 +88,10 @@ impl<T: Tables> Path<'_, T> {
         }
         let note =
             |reason, audited| self.note(reason, audited, self.endpoint.workload, peer.workload);
-        if flags & EndpointWorld::QUARANTINE != 0 {
+        if flags & EndpointRules::QUARANTINE != 0 {
             note(Reason::Quarantine, self.auditing())
-        } else if flags & EndpointWorld::EGRESS_ISOLATED != 0
-            // A node's address may be a Service's too, and is resolved as it is.
+        } else if flags & EndpointRules::EGRESS_ISOLATED != 0
+            // A node's address may also be a Service's; it counts as resolved.
             && peer.flags & (Identity::IS_SERVICE | Identity::IS_NODE)
                 == Identity::IS_SERVICE
         {
@@ -105,13 +105,13 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Whether later fragments belong to a packet that passes.
+    /// Reports whether later fragments have to be tracked for a packet with this verdict.
     #[inline(always)]
-    pub(super) fn is_followed(&self, verdict: Verdict) -> bool {
-        let first = self.packet.first_fragment && self.packet.shape == Shape::Ip;
+    pub(super) fn tracks_fragments(&self, verdict: Verdict) -> bool {
+        let first = self.packet.first_fragment && self.packet.layout == Layout::Ip;
         if first {
             cold_path();
         }
-        first && verdict.passes(self.noted)
+        first && verdict.passes(self.denial)
     }
 }

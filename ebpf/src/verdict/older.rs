@@ -1,36 +1,36 @@
-//! Connections that are older than the hooks: nobody saw which end opened them.
+//! Connections that are older than the hooks: no hook saw which end opened them.
 //!
-//! Whoever is taken for the opener, the other end's packets pass as replies. So nobody is
-//! taken for it by whom policy has nothing to say: that would let a forbidden opener in as
-//! the other end's reply. What opens nothing may pass all the same, and the other end's
-//! packets are then decided by themselves.
+//! Once an end is taken for the opener, the other end's packets pass as replies. So an end
+//! is never taken for the opener merely because no policy applies to it: a forbidden opener
+//! would then get in as the other end's reply. A packet that opens no connection may still
+//! pass, and the other end's packets are then decided on their own.
 
 use super::path::{Known, Path};
-use super::{Policy, Tables, Track};
-use crate::abi::{Direction, EndpointWorld, Flow, Stat};
+use super::{Pending, Policy, Tables};
+use crate::abi::{Connection, Direction, EndpointRules, Stat};
 use crate::packet::{self, mark, protocol};
 
-/// The first of the ports that Linux gives a socket which asks for none
+/// The first port that Linux assigns to a socket which requests none
 /// (`net.ipv4.ip_local_port_range`).
 const FIRST_GIVEN: u16 = 32_768;
 
-/// Whose a connection is that nobody saw begin. Numbers: a function that the verifier walks
-/// by itself returns one register.
+/// Which end owns a connection whose opening no hook saw. Plain numbers, because a function
+/// that the verifier walks on its own returns one register.
 pub(super) struct Whose;
 
 impl Whose {
-    /// It isn't taken for one.
+    /// Neither: the packet opens no connection.
     pub(super) const NOBODYS: u32 = 0;
-    /// The sender's, who has opened it.
+    /// The sender, which opened the connection.
     pub(super) const SENDERS: u32 = 1;
-    /// The other end's.
+    /// The other end.
     pub(super) const OTHERS: u32 = 2;
-    /// Either's: both directions allow it.
+    /// Either end: both directions allow the connection.
     pub(super) const EITHERS: u32 = 3;
 }
 
-/// Which end has opened a connection, as far as ports say: a server has chosen its own, a
-/// client was given one.
+/// Which end opened a connection, judging by ports: a server's port is chosen, a client's
+/// is assigned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ports {
     Sender,
@@ -39,15 +39,15 @@ enum Ports {
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// Whether the packet, which is allowed and opens a flow, may be of a connection that
-    /// was there before: TCP or SCTP that doesn't ask for a new one; in the pick-up window
-    /// any other, unless its ports say that its sender asks; a datagram whose ports say
-    /// that it answers, always.
+    /// Reports whether an allowed packet that would open a connection may belong to an older one.
+    /// True for TCP or SCTP that doesn't start a connection; in the pick-up window for any other
+    /// protocol, unless the ports mark the sender as the client; and at any time for a datagram
+    /// whose ports mark it as an answer.
     #[inline(always)]
     pub(super) fn may_be_older(&self) -> bool {
         match self.packet.protocol {
             protocol::TCP | protocol::SCTP => !self.packet.is(mark::STARTS),
-            // Queries say that they are.
+            // ICMP queries identify themselves.
             protocol::ICMP | protocol::ICMPV6 => false,
             protocol::UDP => match self.ports() {
                 Ports::Sender => false,
@@ -58,47 +58,48 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Whose such a connection is: a number of [`Whose`].
+    /// Returns the owner of such a connection: a number of [`Whose`].
     ///
-    /// In the window ports tell, or both directions allow it. Later a rule has to admit the
-    /// sender as its opener, not only the want of a rule, or the other direction has to
-    /// allow it too. Where what is staged would deny the other direction the connection is
-    /// nobody's, so that the other end's packets are counted.
+    /// In the window the ports decide, or both directions have to allow the connection. After
+    /// it, a rule has to admit the sender as the opener (the absence of isolation isn't enough),
+    /// or the other direction has to allow the connection too. If a staged policy would deny
+    /// the other direction, the connection has no owner, so that the other end's packets are
+    /// counted.
     #[inline(never)]
-    pub(super) fn whose(&self, track: &mut Track) -> u32 {
-        let always = track.new.flags & Flow::ALWAYS != 0;
+    pub(super) fn whose(&self, pending: &mut Pending) -> u32 {
+        let always = pending.new.flags & Connection::ALWAYS != 0;
         let incoming = self.direction as u8 == Direction::Ingress as u8;
         let lasts = matches!(self.packet.protocol, protocol::TCP | protocol::SCTP);
         let whose = if incoming && always {
-            // The node's, which is proven, or the pod's own.
+            // From the node, which is proven, or from the pod itself.
             Whose::SENDERS
         } else if self.is_in_window() {
             match self.ports() {
                 Ports::Sender => Whose::SENDERS,
-                Ports::Other => self.if_opposite(track, Whose::OTHERS),
-                Ports::Unclear => self.if_opposite(track, Whose::EITHERS),
+                Ports::Other => self.if_opposite(pending, Whose::OTHERS),
+                Ports::Unclear => self.if_opposite(pending, Whose::EITHERS),
             }
-        } else if self.half.flags & self.isolated() != 0 && !always {
+        } else if self.rules.flags & self.isolated() != 0 && !always {
             Whose::SENDERS
         } else {
-            self.if_opposite(track, Whose::EITHERS)
+            self.if_opposite(pending, Whose::EITHERS)
         };
         if whose == Whose::OTHERS {
-            track.new.flags = 0;
+            pending.new.flags = 0;
         }
         if whose == Whose::OTHERS || lasts && whose != Whose::NOBODYS {
-            self.note_older(track);
+            self.note_older(pending);
         }
         whose
     }
 
-    /// Whether an unknown packet that policy denies, or would deny, may be the reply of a connection that
-    /// was open, or of a question that was asked, before the endpoint came under
-    /// management. A bounded window: a FIN to an open port gets silence, so loose pick-up
-    /// is a port scanner.
+    /// Reports whether an unknown packet that policy denies, or would deny, may be the reply of
+    /// a connection that was open, or of a query that was sent, before the endpoint came under
+    /// management. The window is bounded: a FIN to an open port gets no answer, so loose pick-up
+    /// works as a port scanner.
     #[inline(never)]
-    pub(super) fn picks_up(&self, track: &mut Track, known: Known) -> bool {
-        // What has an entry was tracked, and policy has taken it back.
+    pub(super) fn picks_up(&self, pending: &mut Pending, known: Known) -> bool {
+        // A connection with an entry was tracked, and policy has revoked it.
         if known != Known::Nothing
             || !self.is_in_window()
             || self.ports() != Ports::Other
@@ -106,28 +107,28 @@ impl<T: Tables> Path<'_, T> {
         {
             return false;
         }
-        let opposite = self.opposite(track);
+        let opposite = self.opposite(pending);
         if opposite == Policy::Deny {
             return false;
         }
         // Its opener's packets are counted.
-        track.audited = opposite == Policy::Audit;
-        track.new.flags = 0;
-        self.note_older(track);
+        pending.audited = opposite == Policy::Audit;
+        pending.new.flags = 0;
+        self.note_older(pending);
         true
     }
 
     #[inline(always)]
-    fn note_older(&self, track: &mut Track) {
-        track.new.flags |= Flow::PICKED_UP;
-        if track.new.stat as u32 == Stat::FlowsAllowed as u32 {
-            track.new.stat = Stat::FlowsPickedUp;
+    fn note_older(&self, pending: &mut Pending) {
+        pending.new.flags |= Connection::PICKED_UP;
+        if pending.new.stat as u32 == Stat::ConnectionsAllowed as u32 {
+            pending.new.stat = Stat::ConnectionsPickedUp;
         }
     }
 
-    /// Whether a packet may belong to a connection that nobody saw begin, as far as it
-    /// shows: TCP that neither begins nor ends one; in the window a datagram to a port that
-    /// a socket was given, from one that was chosen.
+    /// Reports whether a packet may belong to a connection whose opening no hook saw, judging by
+    /// its headers: TCP that neither starts nor ends a connection; in the window, a datagram to
+    /// an assigned port from a chosen one.
     #[inline(always)]
     pub(super) fn may_be_reply(&self) -> bool {
         match self.packet.protocol {
@@ -143,7 +144,7 @@ impl<T: Tables> Path<'_, T> {
         until != 0 && self.tables.monotonic() < until
     }
 
-    /// Whether a TCP packet neither begins a connection nor ends one.
+    /// Reports whether a TCP packet neither starts nor ends a connection.
     #[inline(always)]
     const fn is_bare_ack(&self) -> bool {
         use packet::tcp;
@@ -161,29 +162,30 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// The bit of an enforced policy in the packet's direction.
+    /// Returns the flag of an enforced policy in the packet's direction.
     #[inline(always)]
     const fn isolated(&self) -> u32 {
         match self.direction {
-            Direction::Ingress => EndpointWorld::INGRESS_ISOLATED,
-            Direction::Egress => EndpointWorld::EGRESS_ISOLATED,
+            Direction::Ingress => EndpointRules::INGRESS_ISOLATED,
+            Direction::Egress => EndpointRules::EGRESS_ISOLATED,
         }
     }
 
     #[inline(always)]
-    fn if_opposite(&self, track: &Track, whose: u32) -> u32 {
-        if self.opposite(track) == Policy::Allow {
+    fn if_opposite(&self, pending: &Pending, whose: u32) -> u32 {
+        if self.opposite(pending) == Policy::Allow {
             whose
         } else {
             Whose::NOBODYS
         }
     }
 
-    /// What policy says of the connection of which this packet would be an answer.
+    /// Returns policy's decision on the connection to which this packet would be an answer.
     #[inline(always)]
-    fn opposite(&self, track: &Track) -> Policy {
+    fn opposite(&self, pending: &Pending) -> Policy {
         let (direction, port) = (self.direction.reverse(), self.packet.source_port);
         let protocol = self.packet.protocol;
-        self.judge(direction, &track.judged, protocol, port).policy
+        self.judge(direction, &pending.judged, protocol, port)
+            .policy
     }
 }

@@ -1,35 +1,35 @@
-//! The flow that an allowed packet opens, or confirms.
+//! The connection that an allowed packet opens or confirms.
 
 use super::older::Whose;
 use super::path::{Known, Path};
-use super::{Policy, Tables, Track};
-use crate::abi::{Direction, EndpointWorld, Flow, Stat};
+use super::{Pending, Policy, Tables};
+use crate::abi::{Connection, Direction, EndpointRules, Stat};
 use crate::conntrack::{self, State};
 use crate::packet::{mark, protocol};
-use crate::shared::SharedFlow;
+use crate::shared::SharedConnection;
 
-/// What is noted of a flow that an allowed packet opens.
+/// The properties of a connection that an allowed packet opens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct New {
     /// Workload of the peer.
     pub(super) peer: u32,
-    /// Bits of [`Flow`]'s constants.
+    /// Bits of [`Connection`]'s constants.
     pub(super) flags: u8,
-    /// What counts it.
+    /// The counter that counts it.
     pub(super) stat: Stat,
-    /// What policy says of it, where it opens a connection in the direction of the packet.
+    /// Policy's decision, if the packet opens a connection in its own direction.
     pub(super) asked: Policy,
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// Tracks an allowed packet's connection under the key in `track`; an adopted one as
-    /// the reply of a connection that its other end opened before anybody looked.
+    /// Tracks an allowed packet's connection under the key in `pending`. An adopted packet is
+    /// tracked as the reply of a connection that its other end opened before the hooks saw it.
     #[inline(never)]
-    pub(super) fn open(&self, track: &mut Track, known: Known, adopted: bool) {
-        if known == Known::Untracked || self.half.flags & EndpointWorld::QUARANTINE != 0 {
+    pub(super) fn open(&self, pending: &mut Pending, known: Known, adopted: bool) {
+        if known == Known::Untracked || self.rules.flags & EndpointRules::QUARANTINE != 0 {
             return;
         }
-        if known == Known::Something && self.confirm(track) {
+        if known == Known::Something && self.confirm(pending) {
             return;
         }
         let whose = if adopted {
@@ -37,36 +37,36 @@ impl<T: Tables> Path<'_, T> {
         } else if !self.packet.is(mark::OPENS) {
             return;
         } else if self.may_be_older() {
-            self.whose(track)
+            self.whose(pending)
         } else {
             Whose::SENDERS
         };
         match whose {
             Whose::NOBODYS => return,
-            Whose::OTHERS => self.adopt(track),
-            _ => self.begin(track, whose == Whose::EITHERS),
+            Whose::OTHERS => self.adopt(pending),
+            _ => self.begin(pending, whose == Whose::EITHERS),
         }
-        self.store(track, known, track.new.stat);
+        self.store(pending, known, pending.new.stat);
     }
 
-    /// The flow that the packet opens.
+    /// Builds the connection that the packet opens.
     #[inline(always)]
-    fn begin(&self, track: &mut Track, either: bool) {
+    fn begin(&self, pending: &mut Pending, either: bool) {
         let clock = self.context.clock;
         let opened = conntrack::opened(
             self.direction,
             self.packet.protocol,
-            self.epoch(track),
-            track.new.peer,
+            self.epoch(pending),
+            pending.new.peer,
             self.context.len,
             clock.now,
         );
-        let flags = track.new.flags | if either { Flow::EITHER } else { 0 };
+        let flags = pending.new.flags | if either { Connection::EITHER } else { 0 };
         let numbers = match self.direction {
             Direction::Ingress => [self.packet.numbers, 0],
             Direction::Egress => [0, self.packet.numbers],
         };
-        track.flow.set(&Flow {
+        pending.connection.set(&Connection {
             flags,
             numbers,
             minute: clock.minute(),
@@ -74,41 +74,46 @@ impl<T: Tables> Path<'_, T> {
         });
     }
 
-    /// The epoch of a flow that is opened or confirmed now.
+    /// Returns the epoch of a connection that is opened or confirmed now.
     #[inline(always)]
-    fn epoch(&self, track: &Track) -> u32 {
-        let audited = track.audited || track.new.stat as u32 == Stat::FlowsAudited as u32;
-        self.half.epoch | if audited { Flow::AUDITED } else { 0 }
+    fn epoch(&self, pending: &Pending) -> u32 {
+        let audited = pending.audited || pending.new.stat as u32 == Stat::ConnectionsAudited as u32;
+        self.rules.epoch | if audited { Connection::AUDITED } else { 0 }
     }
 
     #[inline(always)]
-    fn store(&self, track: &mut Track, known: Known, stat: Stat) {
+    fn store(&self, pending: &mut Pending, known: Known, stat: Stat) {
         if known != Known::Nothing {
-            // A reused port takes its old entry over, wherever that lies.
-            track.tag = self.tables.tag(&track.key);
-            if let Some(old) = self.tables.flow(track.tag, &track.key) {
+            // A connection on reused ports overwrites the old entry, in whichever table it is.
+            pending.tag = self.tables.tag(&pending.key);
+            if let Some(old) = self.tables.connection(pending.tag, &pending.key) {
                 if !self.outlives(old) {
-                    old.copy(&track.flow);
+                    old.copy(&pending.connection);
                     self.tables.count(stat);
                     return;
                 }
                 if self.packet.protocol != protocol::TCP {
                     return;
                 }
-                // Beside it, until it is answered.
+                // Store the new connection beside the old one until it is answered.
             }
         }
         let clock = self.context.clock;
-        let stored = self.tables.open(track.tag, &track.key, &track.flow, clock);
-        self.tables
-            .count(if stored { stat } else { Stat::FlowsNotStored });
+        let stored = self
+            .tables
+            .open(pending.tag, &pending.key, &pending.connection, clock);
+        self.tables.count(if stored {
+            stat
+        } else {
+            Stat::ConnectionsNotStored
+        });
     }
 
-    /// Whether a live connection stays what it is under a packet that asks for a new one on
-    /// its ports: its far end refuses a stray SYN, and answers one of a new connection
+    /// Reports whether a live connection survives a packet that asks for a new one on its ports:
+    /// its far end rejects a stray SYN, and answers the SYN of a real new connection
     /// (RFC 9293, 3.10.7.4; RFC 9260, 5.2.2).
     #[inline(always)]
-    fn outlives(&self, old: &SharedFlow) -> bool {
+    fn outlives(&self, old: &SharedConnection) -> bool {
         let state = old.state.get();
         let lives = state == State::Replied as u8
             || state == State::OpenerDone as u8
@@ -121,27 +126,28 @@ impl<T: Tables> Path<'_, T> {
                 || old.opened_by.get() == self.direction as u8)
     }
 
-    /// Confirms a live flow whose opener was decided anew: it goes on as it was.
+    /// Confirms a live connection after its opener was decided in full: the connection continues.
     #[inline(never)]
-    fn confirm(&self, track: &Track) -> bool {
-        let new = &track.new;
-        let confirmed = |flow: &SharedFlow| {
+    fn confirm(&self, pending: &Pending) -> bool {
+        let new = &pending.new;
+        let confirmed = |connection: &SharedConnection| {
             let clock = self.context.clock;
-            let by_opener = flow.opened_by.get() == self.direction as u8;
-            let flags = flow.flags.get();
-            if !by_opener || !self.packet.is(mark::BY_OPENER) || flow.expired(clock) {
+            let by_opener = connection.opened_by.get() == self.direction as u8;
+            let flags = connection.flags.get();
+            if !by_opener || !self.packet.is(mark::BY_OPENER) || connection.expired(clock) {
                 return false;
             }
-            if flags & Flow::EITHER != 0 && !self.is_current(flow.epoch.get()) {
+            if flags & Connection::EITHER != 0 && !self.is_current(connection.epoch.get()) {
                 return false;
             }
-            flow.epoch.set(self.epoch(track));
-            flow.minute.set(clock.minute());
-            flow.peer.set(new.peer);
-            flow.flags
-                .set(new.flags | flags & (Flow::PICKED_UP | Flow::EITHER));
+            connection.epoch.set(self.epoch(pending));
+            connection.minute.set(clock.minute());
+            connection.peer.set(new.peer);
+            connection
+                .flags
+                .set(new.flags | flags & (Connection::PICKED_UP | Connection::EITHER));
             conntrack::advance(
-                flow,
+                connection,
                 self.direction,
                 self.packet,
                 self.context.len,
@@ -149,38 +155,38 @@ impl<T: Tables> Path<'_, T> {
             );
             true
         };
-        if let Some(flow) = self.tables.flow(track.tag, &track.key) {
-            return confirmed(flow);
+        if let Some(connection) = self.tables.connection(pending.tag, &pending.key) {
+            return confirmed(connection);
         }
         let clock = self.context.clock;
-        match self.tables.opening(track.tag, &track.key, clock) {
-            Some(flow) => confirmed(flow),
+        match self.tables.opening(pending.tag, &pending.key, clock) {
+            Some(connection) => confirmed(connection),
             None => false,
         }
     }
 
-    /// The flow of which an unknown packet is taken for the reply.
+    /// Builds the connection for an unknown packet that is taken for its reply.
     #[inline(never)]
-    fn adopt(&self, track: &mut Track) {
+    fn adopt(&self, pending: &mut Pending) {
         let context = self.context;
         let opened = conntrack::opened(
             self.direction.reverse(),
             self.packet.protocol,
-            self.epoch(track),
-            track.new.peer,
+            self.epoch(pending),
+            pending.new.peer,
             0,
             context.clock.now,
         );
-        track.flow.set(&Flow {
+        pending.connection.set(&Connection {
             packets: [0; 2],
             state: State::PickedUp as u8,
-            flags: track.new.flags,
-            // With its opener's first packet it is counted, if it is audited.
+            flags: pending.new.flags,
+            // If audited, the connection is counted with its opener's first packet.
             minute: context.clock.minute().wrapping_sub(1),
             ..opened
         });
         conntrack::advance(
-            &track.flow,
+            &pending.connection,
             self.direction,
             self.packet,
             context.len,

@@ -1,24 +1,25 @@
-//! One packet on its way through one hook, and what policy says of it.
+//! One packet at one hook, and policy's decision on it.
 
 use core::cell::Cell;
 
-use super::memo::{Asks, Memo, Peer};
+use super::memo::{Asks, Memo, PeerPolicy};
 use super::opens::New;
 use super::policy::policy_of_class;
-use super::{Context, Noted, Policy, Tables, Track, Verdict, half};
+use super::{Context, Denial, Pending, Policy, Tables, Verdict, rules};
 use crate::abi::{
-    Addr, Control, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, ServiceKey, Stat,
+    Addr, Connection, Control, Direction, Endpoint, EndpointRules, Identity, Reason, ServiceKey,
+    Stat,
 };
-use crate::packet::{self, Packet, Shape};
+use crate::packet::{self, Layout, Packet};
 
-/// Where a packet is looked at.
+/// The hook at which a packet is decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hook {
-    /// On its way to the endpoint.
+    /// The packet is about to reach the endpoint.
     ToPod = 0,
-    /// As the endpoint sends it.
+    /// The endpoint sends the packet.
     FromPod = 1,
-    /// On its way out by another device, after DNAT; the endpoint is the sender.
+    /// The packet leaves by another device, after DNAT; the endpoint is the sender.
     ToNetwork = 2,
 }
 
@@ -27,24 +28,24 @@ pub(super) struct Path<'a, T: Tables> {
     pub(super) tables: &'a T,
     pub(super) context: &'a Context,
     pub(super) endpoint: &'a Endpoint,
-    pub(super) half: &'a EndpointWorld,
+    pub(super) rules: &'a EndpointRules,
     pub(super) packet: &'a Packet,
-    /// Where it goes when something is noted.
-    pub(super) noted: &'a Cell<Noted>,
+    /// Where a denial is recorded.
+    pub(super) denial: &'a Cell<Denial>,
     pub(super) hook: Hook,
     pub(super) direction: Direction,
 }
 
-/// What the flow tables hold under a packet's key.
+/// What the connection tables hold under a packet's key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Known {
-    /// Nobody asked: the packet is decided anew whatever they hold.
+    /// Not looked up: the packet is decided in full whatever they hold.
     Unasked,
     /// Nothing.
     Nothing,
-    /// Something that the packet can't be taken into as it is.
+    /// A connection that the packet doesn't simply continue.
     Something,
-    /// Whatever they hold, the packet leaves no flow.
+    /// The packet stores no connection, whatever they hold.
     Untracked,
 }
 
@@ -55,16 +56,16 @@ impl<'a, T: Tables> Path<'a, T> {
         context: &'a Context,
         endpoint: &'a Endpoint,
         packet: &'a Packet,
-        noted: &'a Cell<Noted>,
+        denial: &'a Cell<Denial>,
         hook: Hook,
     ) -> Self {
         Self {
             tables,
             context,
             endpoint,
-            half: half(endpoint, context.control.world()),
+            rules: rules(endpoint, context.control.buffer()),
             packet,
-            noted,
+            denial,
             hook,
             direction: match hook {
                 Hook::ToPod => Direction::Ingress,
@@ -73,7 +74,7 @@ impl<'a, T: Tables> Path<'a, T> {
         }
     }
 
-    /// A denial with both names; audited if the whole agent audits.
+    /// Denies the packet, recording both workloads; audited if the whole agent audits.
     #[inline(never)]
     pub(super) fn deny(&self, reason: Reason) -> Verdict {
         let (source, destination) = match self.direction {
@@ -101,7 +102,7 @@ impl<'a, T: Tables> Path<'a, T> {
         source: u32,
         destination: u32,
     ) -> Verdict {
-        self.noted.set(Noted {
+        self.denial.set(Denial {
             reason,
             audited,
             direction: self.direction,
@@ -116,111 +117,117 @@ impl<'a, T: Tables> Path<'a, T> {
         self.context.control.flags & Control::AUDIT != 0
     }
 
-    /// Frames without a flow: ARP passes (its sender was checked where it was
-    /// sent), and so does a fragment that follows an allowed one; what the parser
-    /// can't account for passes only where no policy isolates the endpoint.
+    /// Decides on frames without a connection. ARP passes (its sender was checked where it was
+    /// sent), and so does a fragment that follows an allowed one. Anything that the parser
+    /// can't account for passes only if no policy isolates the endpoint.
     #[inline(never)]
-    pub(super) fn without_flow(&self) -> Verdict {
-        let reason = match self.packet.shape {
+    pub(super) fn without_connection(&self) -> Verdict {
+        let reason = match self.packet.layout {
             _ if self.context.vlan => Reason::Vlan,
-            Shape::Arp => return Verdict::ALLOW,
-            Shape::Fault(reason) => reason,
-            // Not asked for.
-            Shape::Ip => Reason::Malformed,
+            Layout::Arp => return Verdict::ALLOW,
+            Layout::Fault(reason) => reason,
+            // Callers don't ask about these.
+            Layout::Ip => Reason::Malformed,
         };
         if reason == Reason::Fragment
-            && let Some(verdict) = self.follows()
+            && let Some(verdict) = self.of_first_fragment()
         {
             return verdict;
         }
         let (isolated, staged) = match self.direction {
             Direction::Ingress => (
-                EndpointWorld::INGRESS_ISOLATED,
-                EndpointWorld::INGRESS_STAGED,
+                EndpointRules::INGRESS_ISOLATED,
+                EndpointRules::INGRESS_STAGED,
             ),
-            Direction::Egress => (EndpointWorld::EGRESS_ISOLATED, EndpointWorld::EGRESS_STAGED),
+            Direction::Egress => (EndpointRules::EGRESS_ISOLATED, EndpointRules::EGRESS_STAGED),
         };
-        let flags = self.half.flags;
-        let enforced = flags & (isolated | EndpointWorld::QUARANTINE) != 0;
+        let flags = self.rules.flags;
+        let enforced = flags & (isolated | EndpointRules::QUARANTINE) != 0;
         if !enforced && flags & staged == 0 {
             return Verdict::ALLOW;
         }
         let verdict = self.deny(reason);
         if !enforced {
-            self.noted.set(Noted {
+            self.denial.set(Denial {
                 audited: true,
-                ..self.noted.get()
+                ..self.denial.get()
             });
         }
         verdict
     }
 
-    /// The full decision of this endpoint in this direction, on the peer whose address
-    /// lies in `track`. What passes `always` does so whatever policy says.
+    /// Makes this endpoint's full decision in this direction, on the peer whose address is
+    /// in `pending`. With `always`, the packet passes whatever policy says.
     ///
-    /// One place that stores flows, for all of them: the verifier walks what it calls
-    /// once for each place.
+    /// The only place that stores connections: the verifier walks the callee once for each
+    /// call site.
     #[inline(always)]
     pub(super) fn decide(
         &self,
-        track: &mut Track,
+        pending: &mut Pending,
         known: Known,
-        peer: &Peer,
+        peer: &PeerPolicy,
         flags: u8,
         always: bool,
     ) -> Verdict {
-        track.new = New {
+        pending.new = New {
             peer: peer.workload,
             flags,
-            stat: Stat::FlowsAllowed,
+            stat: Stat::ConnectionsAllowed,
             asked: if always { Policy::Allow } else { peer.policy },
         };
-        if self.half.flags & EndpointWorld::QUARANTINE != 0 && !always {
-            return self.note_peer(Reason::Quarantine, self.auditing(), track);
+        if self.rules.flags & EndpointRules::QUARANTINE != 0 && !always {
+            return self.note_peer(Reason::Quarantine, self.auditing(), pending);
         }
-        let asked = track.new.asked;
-        // It goes on as the flow that its other end opened.
+        let asked = pending.new.asked;
+        // Continues as a connection opened by the other end.
         let adopted = asked != Policy::Allow
             && self.endpoint.pickup_until != 0
-            && self.picks_up(track, known);
+            && self.picks_up(pending, known);
         if asked == Policy::Deny && !adopted && !self.auditing() {
-            return self.note_peer(Reason::Policy, false, track);
+            return self.note_peer(Reason::Policy, false, pending);
         }
         let allowed = asked == Policy::Allow || adopted;
         if !allowed {
-            track.new.stat = Stat::FlowsAudited;
+            pending.new.stat = Stat::ConnectionsAudited;
         }
-        self.open(track, known, adopted);
+        self.open(pending, known, adopted);
         if allowed {
             Verdict::ALLOW
         } else {
-            self.note_peer(Reason::Policy, true, track)
+            self.note_peer(Reason::Policy, true, pending)
         }
     }
 
-    /// Notes a denial with both names, that of the peer from `track`.
+    /// Records a denial with both workloads, taking the peer's from `pending`.
     #[inline(always)]
-    fn note_peer(&self, reason: Reason, audited: bool, track: &Track) -> Verdict {
-        let (own, peer) = (self.endpoint.workload, track.new.peer);
+    fn note_peer(&self, reason: Reason, audited: bool, pending: &Pending) -> Verdict {
+        let (own, peer) = (self.endpoint.workload, pending.new.peer);
         match self.direction {
             Direction::Egress => self.note(reason, audited, own, peer),
             Direction::Ingress => self.note(reason, audited, peer, own),
         }
     }
 
-    /// Who is at an address, and what policy says of a packet from or to there.
+    /// Looks up the peer at an address, and policy's decision on a packet from or to it.
     #[inline(always)]
-    pub(super) fn judge(&self, direction: Direction, addr: &Addr, protocol: u8, port: u16) -> Peer {
-        let (ruleset, asks) = Asks::of(self.half, direction, protocol, port);
+    pub(super) fn judge(
+        &self,
+        direction: Direction,
+        addr: &Addr,
+        protocol: u8,
+        port: u16,
+    ) -> PeerPolicy {
+        let (ruleset, asks) = Asks::of(self.rules, direction, protocol, port);
         self.judge_by(ruleset, asks, addr)
     }
 
-    /// The same by a ruleset.
+    /// Does the same for a given ruleset.
     #[inline(always)]
-    pub(super) fn judge_by(&self, ruleset: u32, asks: Asks, addr: &Addr) -> Peer {
+    pub(super) fn judge_by(&self, ruleset: u32, asks: Asks, addr: &Addr) -> PeerPolicy {
         let place = Memo::place(addr, ruleset, asks);
         let Some(mut memo) = self.tables.memo(place) else {
-            return Peer::UNKNOWN;
+            return PeerPolicy::UNKNOWN;
         };
         if !memo.answers(addr, ruleset, asks, self.context.control.generation()) {
             self.look_up(addr, ruleset, asks, &mut memo);
@@ -228,28 +235,28 @@ impl<'a, T: Tables> Path<'a, T> {
         memo.peer()
     }
 
-    /// The same from the tables.
+    /// Does the same from the tables, past the cache.
     #[inline(never)]
     fn look_up(&self, addr: &Addr, ruleset: u32, asks: Asks, memo: &mut Memo) {
         let (tables, control) = (self.tables, &self.context.control);
-        let world = control.world();
+        let buffer = control.buffer();
         let mut identity = tables.identity(addr);
         if identity.flags & Identity::SHOWN != 0 && !self.is_forwarded(addr, asks) {
             identity = identity.without_service();
         }
         if control.flags & Control::HIDES_SERVICES != 0 {
-            // As at an address of a Service that lists no ports: policy decides here, and
-            // once more behind DNAT.
+            // Treat the address like that of a Service that lists no ports: policy decides here,
+            // and once more behind DNAT.
             identity.flags |= Identity::IS_CLAIMED;
         }
         if identity.workload == Identity::OUTSIDE {
             identity.workload = tables.range(addr);
         }
-        let class = || match identity.class(world) {
-            Identity::BY_PREFIX => tables.class_by_prefix(world, addr),
+        let class = || match identity.class(buffer) {
+            Identity::BY_PREFIX => tables.class_by_prefix(buffer, addr),
             class => class,
         };
-        let policy = policy_of_class(tables, world, ruleset, class, asks);
+        let policy = policy_of_class(tables, buffer, ruleset, class, asks);
         memo.note(
             (addr, ruleset, asks),
             control.generation(),
@@ -258,7 +265,7 @@ impl<'a, T: Tables> Path<'a, T> {
         );
     }
 
-    /// Whether a Service has the port at the address.
+    /// Reports whether a Service has the port at the address.
     #[inline(never)]
     fn is_forwarded(&self, addr: &Addr, asks: Asks) -> bool {
         self.tables.service(&ServiceKey {
@@ -268,8 +275,8 @@ impl<'a, T: Tables> Path<'a, T> {
         })
     }
 
-    /// Whether the packet is for a tunnel's end on a node: what is inside would come out
-    /// there with any source.
+    /// Reports whether the packet goes to a tunnel's end on a node: the inner packet would
+    /// emerge there with any source.
     #[inline(always)]
     pub(super) fn enters_tunnel(&self, workload: u32, flags: u32) -> bool {
         let who = Identity {
@@ -280,8 +287,8 @@ impl<'a, T: Tables> Path<'a, T> {
         self.may_be_unpacked() && who.may_unpack()
     }
 
-    /// Whether a node that the packet reaches would unpack it. Nodes of a cluster
-    /// run the same tunnels, so the ports of this one's count for all.
+    /// Reports whether a node that receives the packet would decapsulate it. All nodes of a
+    /// cluster run the same tunnels, so this node's tunnel ports count for all.
     #[inline(always)]
     pub(super) fn may_be_unpacked(&self) -> bool {
         let packet = self.packet;
@@ -292,7 +299,7 @@ impl<'a, T: Tables> Path<'a, T> {
                 || self.tables.is_tunnel_port(port))
     }
 
-    /// The sender's endpoint on this node, by its tag.
+    /// Returns the sender's endpoint on this node, identified by the packet's tag.
     #[inline(always)]
     pub(super) fn sender(&self) -> Option<&'a Endpoint> {
         match self.context.tag.slot() {
@@ -304,24 +311,24 @@ impl<'a, T: Tables> Path<'a, T> {
         }
     }
 
-    /// The flow of a packet that a first look has let through, and the flags of
-    /// what it leads to: bits of [`Flow`], from bits of [`Identity`].
+    /// Returns the flags of a connection to a peer: bits of [`Connection`] from bits of
+    /// [`Identity`].
     #[inline(always)]
     pub(super) fn flags(&self, who: u32) -> u8 {
         let mut flags = 0;
         if who & (Identity::IS_NODE | Identity::SHOWN) != 0 {
-            // A node's port may lead anywhere (NodePort, hostPort).
-            flags |= Flow::SERVICE;
+            // A node's port may forward anywhere (NodePort, hostPort).
+            flags |= Connection::SERVICE;
         }
         if who & Identity::IS_THIS_NODE != 0 {
-            flags |= Flow::ALWAYS;
+            flags |= Connection::ALWAYS;
         }
         flags
     }
 }
 
-/// The address by which a known endpoint is judged: a masqueraded packet shows the
-/// node's, and is judged as the pod's all the same. So is one from or to a link-local
+/// Returns the address by which a known endpoint is judged. A masqueraded packet shows the
+/// node's address but is judged by the pod's. So is a packet from or to a link-local
 /// address, which no policy names.
 #[inline(always)]
 pub(super) fn peer_address<'e>(endpoint: &'e Endpoint, shown: &Addr) -> &'e Addr {

@@ -2,11 +2,11 @@
 
 use core::hint::{black_box, cold_path};
 
-use super::flows::Found;
+use super::connections::Found;
 use super::path::{Hook, Known, Path, peer_address};
-use super::{Context, Noted, Policy, Room, Tables, Track, Verdict, Work, endpoint_owns};
-use crate::abi::{Addr, Direction, Endpoint, EndpointWorld, Flow, Identity, Reason, Tag};
-use crate::packet::{Frame, Packet, Shape, icmpv6, mark};
+use super::{Context, Denial, Inner, Pending, Policy, Tables, Verdict, Workspace, endpoint_owns};
+use crate::abi::{Addr, Connection, Direction, Endpoint, EndpointRules, Identity, Reason, Tag};
+use crate::packet::{Frame, Layout, Packet, icmpv6, mark};
 use crate::spoof;
 
 /// Decides on a frame that a pod sends.
@@ -17,14 +17,14 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
     endpoint: &Endpoint,
     frame: &F,
     packet: &Packet,
-    room: &mut Room,
+    workspace: &mut Workspace,
 ) -> Verdict {
     let path = Path::new(
         tables,
         context,
         endpoint,
         packet,
-        &room.noted,
+        &workspace.denial,
         Hook::FromPod,
     );
     if let Some(at) = frame.pending_checksum()
@@ -38,26 +38,26 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         return path.deny(reason);
     }
     if context.vlan {
-        // Linux takes a tag of VLAN 0 off after tc and delivers what is inside.
+        // Linux strips a tag of VLAN 0 after tc and delivers the packet inside.
         return path.deny(Reason::Vlan);
     }
-    if packet.shape != Shape::Ip {
+    if packet.layout != Layout::Ip {
         cold_path();
-        return path.without_flow();
+        return path.without_connection();
     }
-    // Before flows: one that the other side has opened may lead to a tunnel too.
+    // Before the lookup: a connection opened by the other side may lead to a tunnel too.
     if path.may_be_unpacked() && path.is_for_tunnel() {
         return path.deny(Reason::Tunnel);
     }
-    let verdict = match path.established(&mut room.work.track) {
+    let verdict = match path.established(&mut workspace.work.pending) {
         Found::Passes(flags) => Verdict {
-            service: flags & Flow::SERVICE != 0,
+            service: flags & Connection::SERVICE != 0,
             ..Verdict::ALLOW
         },
         Found::Denied(reason) => path.deny(reason),
-        Found::Absent(known) => path.opens_from_pod(frame, &mut room.work, known),
+        Found::Absent(known) => path.opens_from_pod(frame, &mut workspace.work, known),
     };
-    path.followed(&mut room.work.track, verdict)
+    path.track_if_first(&mut workspace.work.pending, verdict)
 }
 
 /// Decides on a frame that is about to reach a pod.
@@ -68,9 +68,16 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     endpoint: &Endpoint,
     frame: &F,
     packet: &Packet,
-    room: &mut Room,
+    workspace: &mut Workspace,
 ) -> Verdict {
-    let path = Path::new(tables, context, endpoint, packet, &room.noted, Hook::ToPod);
+    let path = Path::new(
+        tables,
+        context,
+        endpoint,
+        packet,
+        &workspace.denial,
+        Hook::ToPod,
+    );
     if !spoof::addressed_to(endpoint, packet) {
         cold_path();
         return path.deny(Reason::NotAddressed);
@@ -79,60 +86,60 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
         cold_path();
         return path.unseen();
     }
-    room.by_sender = false;
+    workspace.by_sender = false;
     if path.senders_egress_counts() {
         cold_path();
         let egress = path.senders_egress();
-        if !egress.passes(path.noted) {
+        if !egress.passes(path.denial) {
             return egress;
         }
-        room.by_sender = egress.noted;
+        workspace.by_sender = egress.noted;
     }
-    if packet.shape != Shape::Ip || context.vlan {
+    if packet.layout != Layout::Ip || context.vlan {
         cold_path();
-        let verdict = path.without_flow();
-        let noted = verdict.noted || room.by_sender;
+        let verdict = path.without_connection();
+        let noted = verdict.noted || workspace.by_sender;
         return Verdict { noted, ..verdict };
     }
-    let verdict = match path.established(&mut room.work.track) {
-        // Nothing follows.
+    let verdict = match path.established(&mut workspace.work.pending) {
+        // No later fragments to track.
         Found::Passes(_) if !packet.first_fragment => return Verdict::ALLOW,
         Found::Passes(_) => {
-            room.by_sender = false;
+            workspace.by_sender = false;
             Verdict::ALLOW
         }
         Found::Denied(reason) => path.deny(reason),
-        Found::Absent(_) if path.belongs_to_pod(frame, &mut room.work) => Verdict::ALLOW,
+        Found::Absent(_) if path.belongs_to_pod(frame, &mut workspace.work) => Verdict::ALLOW,
         Found::Absent(known) => {
             let known = if path.is_owned() {
                 known
             } else {
                 Known::Untracked
             };
-            let track = &mut room.work.track;
-            track.audited = room.by_sender;
-            let flags = path.judge_sender(track);
-            path.opens_to_pod(track, known, flags)
+            let pending = &mut workspace.work.pending;
+            pending.audited = workspace.by_sender;
+            let flags = path.judge_sender(pending);
+            path.opens_to_pod(pending, known, flags)
         }
     };
-    // What was only noted of the sender's egress is counted with the packet
-    // that opens the flow, unless this end has more to say.
-    let noted = verdict.noted || room.by_sender;
+    // An audited denial of the sender's egress is counted with the packet that opens the
+    // connection, unless this end records a denial of its own.
+    let noted = verdict.noted || workspace.by_sender;
     let verdict = Verdict { noted, ..verdict };
-    if packet.first_fragment && verdict.passes(path.noted) {
+    if packet.first_fragment && verdict.passes(path.denial) {
         cold_path();
-        path.followed_to_pod(&mut room.work.track);
+        path.track_if_first_to_pod(&mut workspace.work.pending);
     }
     verdict
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// Decides on a packet from the pod that belongs to no flow.
+    /// Decides on a packet from the pod that belongs to no connection.
     #[inline(always)]
     fn opens_from_pod<F: Frame + ?Sized>(
         &self,
         frame: &F,
-        work: &mut Work,
+        work: &mut Inner,
         known: Known,
     ) -> Verdict {
         let to = &self.packet.destination;
@@ -143,60 +150,61 @@ impl<T: Tables> Path<'_, T> {
             return Verdict::ALLOW;
         }
         if to.is_loopback() {
-            // With `route_localnet`, which kube-proxy sets, the node would take it for
-            // its own, and forward its ports as those of its other addresses.
+            // With `route_localnet`, which kube-proxy sets, the node would accept the packet as
+            // its own, and forward its ports like those of the node's other addresses.
             return self.deny(Reason::Loopback);
         }
         let packet = self.packet;
-        let track = &mut work.track;
-        track.audited = false;
+        let pending = &mut work.pending;
+        pending.audited = false;
         let mut asks = 0;
         if (packet.is_to_group() || to.is_on_link()) && self.is_judged() {
             cold_path();
-            asks = self.on_link(&mut track.judged);
+            asks = self.on_link(&mut pending.judged);
         } else {
-            track.judged = *to;
+            pending.judged = *to;
         }
-        // What follows is the same: the verifier must not walk it once for each.
+        // The code below is common to both cases: keep the verifier from walking it twice.
         let noise = packet.transport_len;
         let asks = black_box(asks ^ noise) ^ noise;
         let port = packet.destination_port;
-        let mut peer = self.judge(Direction::Egress, &track.judged, packet.protocol, port);
+        let mut peer = self.judge(Direction::Egress, &pending.judged, packet.protocol, port);
         if asks & Self::LOST != 0 {
             peer.policy = Policy::Deny;
         }
-        let flags = self.flags(peer.flags) | (asks & u32::from(Flow::SERVICE)) as u8;
-        let own = flags & Flow::ALWAYS != 0;
+        let flags = self.flags(peer.flags) | (asks & u32::from(Connection::SERVICE)) as u8;
+        let own = flags & Connection::ALWAYS != 0;
         let mut always = own || self.leads_to_service(peer.flags);
-        if own && self.half.flags & EndpointWorld::QUARANTINE == 0 {
-            // Whatever a Service shows there: no hook sees what the node takes for its own.
-            peer.policy = self.by_tiers(Direction::Egress, &track.judged, packet.protocol, port);
+        if own && self.rules.flags & EndpointRules::QUARANTINE == 0 {
+            // Even at a Service's address: no hook sees packets that the node delivers to itself.
+            peer.policy = self.by_tiers(Direction::Egress, &pending.judged, packet.protocol, port);
             always = false;
         }
-        let verdict = self.decide(track, known, &peer, flags, always);
+        let verdict = self.decide(pending, known, &peer, flags, always);
         Verdict {
-            service: flags & Flow::SERVICE != 0,
+            service: flags & Connection::SERVICE != 0,
             ..verdict
         }
     }
 
-    /// Nobody could tell, where the packet arrives, whose it is.
+    /// Set if the sender of the packet couldn't be identified where the packet arrives.
     const LOST: u32 = 1 << 8;
 
-    /// Finds the address by which a packet to a group or a link-local address is judged:
-    /// a neighbour's, for which its link-local one stands, or the one that it names. Who
-    /// gets the packet shows where it arrives: there its sender's egress is decided once
-    /// more ([`Flow::SERVICE`]), unless its tag doesn't get that far.
+    /// Finds the address by which a packet to a group or a link-local address is judged: the
+    /// main address of the neighbour that owns the link-local one, or else the packet's
+    /// destination. The receiver is known only where the packet arrives. There the sender's
+    /// egress is decided once more ([`Connection::SERVICE`]), unless the tag gets lost on
+    /// the way.
     #[inline(never)]
     fn on_link(&self, judged: &mut Addr) -> u32 {
         let to = &self.packet.destination;
         let neighbour = self.neighbour(to);
         *judged = *neighbour.map_or(to, |neighbour| peer_address(neighbour, to));
         let lost = self.endpoint.flags & Endpoint::TAG_LOST != 0 && neighbour.is_none();
-        u32::from(Flow::SERVICE) | if lost { Self::LOST } else { 0 }
+        u32::from(Connection::SERVICE) | if lost { Self::LOST } else { 0 }
     }
 
-    /// The endpoint of this node that has a link-local address, which stands for it.
+    /// Returns the endpoint of this node that owns a link-local address.
     #[inline(always)]
     fn neighbour(&self, addr: &Addr) -> Option<&Endpoint> {
         if !addr.is_link_local() {
@@ -210,96 +218,96 @@ impl<T: Tables> Path<'_, T> {
         spoof::owns(self.tables, endpoint, addr).then_some(endpoint)
     }
 
-    /// Whether policy has a say in what the pod sends.
+    /// Reports whether any egress policy or quarantine applies to the pod.
     #[inline(always)]
     fn is_judged(&self) -> bool {
-        const JUDGED: u32 = EndpointWorld::EGRESS_ISOLATED
-            | EndpointWorld::EGRESS_STAGED
-            | EndpointWorld::QUARANTINE;
-        self.half.flags & JUDGED != 0
+        const JUDGED: u32 = EndpointRules::EGRESS_ISOLATED
+            | EndpointRules::EGRESS_STAGED
+            | EndpointRules::QUARANTINE;
+        self.rules.flags & JUDGED != 0
     }
 
-    /// Whether the packet is discovery, or an error about a flow of the endpoint's.
+    /// Reports whether the packet is discovery, or an error about a connection of the endpoint.
     #[inline(always)]
-    fn belongs_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work) -> bool {
+    fn belongs_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Inner) -> bool {
         let packet = self.packet;
         packet.is_neighbour_discovery()
             || packet.is_listener_discovery()
             || self.is_related(frame, work)
     }
 
-    /// Whether the packet goes to an address of the endpoint's. What goes to another, as
-    /// to a group, makes no flow: its sender's egress is decided for each packet, and no
-    /// reply comes from there.
+    /// Reports whether the packet goes to an address of the endpoint. A packet to any other
+    /// address, such as a group, opens no connection: its sender's egress is decided for each
+    /// packet, and no reply comes from that address.
     #[inline(never)]
     fn is_owned(&self) -> bool {
         spoof::owns(self.tables, self.endpoint, &self.packet.destination)
     }
 
-    /// Finds out who sent a packet to the pod, and what policy says of that; gives the
-    /// flags of the flow that it opens. [`Flow::ALWAYS`]: no policy has a say.
+    /// Identifies the sender of a packet to the pod and asks policy about it. Returns the flags
+    /// of the connection that the packet opens; with [`Connection::ALWAYS`], no policy applies.
     ///
-    /// Apart from what follows on it: together they don't fit the stack.
+    /// Separate from the steps that follow: together they don't fit on the stack.
     #[inline(never)]
-    fn judge_sender(&self, track: &mut Track) -> u32 {
+    fn judge_sender(&self, pending: &mut Pending) -> u32 {
         let packet = self.packet;
         let sender = self.sender();
         let source = &packet.source;
         let shown = sender.map_or(source, |sender| peer_address(sender, source));
-        track.judged = *shown;
+        pending.judged = *shown;
         let (protocol, port) = (packet.protocol, packet.destination_port);
-        track.peer = self.judge(Direction::Ingress, &track.judged, protocol, port);
+        pending.peer = self.judge(Direction::Ingress, &pending.judged, protocol, port);
         let Some(sender) = sender else {
             if !self.context.by_node {
                 return 0;
             }
-            // Probes, and whatever else the node itself sends.
-            track.peer.workload = Identity::NODE;
-            return u32::from(Flow::ALWAYS);
+            // Probes, and anything else sent by the node itself.
+            pending.peer.workload = Identity::NODE;
+            return u32::from(Connection::ALWAYS);
         };
-        track.peer.workload = sender.workload;
+        pending.peer.workload = sender.workload;
         if sender.id == self.endpoint.id {
-            // What a pod sends to its own address stays in its namespace: this came back
-            // from a Service.
-            let policy = self.by_tiers(Direction::Ingress, &track.judged, protocol, port);
-            track.peer.policy = policy;
+            // Packets that a pod sends to its own address stay in its namespace: this one came
+            // back from a Service.
+            let policy = self.by_tiers(Direction::Ingress, &pending.judged, protocol, port);
+            pending.peer.policy = policy;
             let itself = if policy == Policy::Allow {
                 Self::ITSELF
             } else {
                 0
             };
-            u32::from(Flow::MASQUERADED) | itself
+            u32::from(Connection::MASQUERADED) | itself
         } else if endpoint_owns(sender, source) {
             0
         } else {
-            u32::from(Flow::MASQUERADED)
+            u32::from(Connection::MASQUERADED)
         }
     }
 
-    /// Beside the flags of a flow: the pod called itself, which nothing forbids.
+    /// Set besides the connection's flags if the pod called itself and no policy forbids it.
     const ITSELF: u32 = 1 << 8;
 
-    /// Decides on a packet to the pod that belongs to no flow, given whose it is.
+    /// Decides on a packet to the pod that belongs to no connection, once its sender is known.
     #[inline(never)]
-    fn opens_to_pod(&self, track: &mut Track, known: Known, flags: u32) -> Verdict {
-        let peer = track.peer;
-        let always = flags & (u32::from(Flow::ALWAYS) | Self::ITSELF) != 0;
-        self.decide(track, known, &peer, flags as u8, always)
+    fn opens_to_pod(&self, pending: &mut Pending, known: Known, flags: u32) -> Verdict {
+        let peer = pending.peer;
+        let always = flags & (u32::from(Connection::ALWAYS) | Self::ITSELF) != 0;
+        self.decide(pending, known, &peer, flags as u8, always)
     }
 
     #[inline(always)]
-    fn is_related<F: Frame + ?Sized>(&self, frame: &F, work: &mut Work) -> bool {
+    fn is_related<F: Frame + ?Sized>(&self, frame: &F, work: &mut Inner) -> bool {
         self.packet.is(mark::ERROR)
             && self.related(frame, work.inner.write(Packet::EMPTY), &mut work.quoted)
     }
 
-    /// Whether the peer is a Service's address, so that this end can't know yet
-    /// whom the packet is for: that is decided where it arrives. Where the tag
-    /// doesn't get that far, and for a pod that is cut off, the address is judged.
+    /// Reports whether the peer is a Service's address, so that the real destination isn't known
+    /// yet and is decided where the packet arrives. If the tag would get lost on the way, or the
+    /// pod is quarantined, the address itself is judged.
     #[inline(always)]
     pub(super) fn leads_to_service(&self, flags: u32) -> bool {
         flags & Identity::IS_SERVICE != 0
-            && self.half.flags & EndpointWorld::QUARANTINE == 0
+            && self.rules.flags & EndpointRules::QUARANTINE == 0
             && self.endpoint.flags & Endpoint::TAG_LOST == 0
     }
 
@@ -309,15 +317,15 @@ impl<T: Tables> Path<'_, T> {
         identity.may_unpack()
     }
 
-    /// Whether the sender's egress is decided here: `from_pod` left it open, or decided
-    /// by an address that isn't this endpoint's (a bridge delivers by MAC).
+    /// Reports whether the sender's egress has to be decided here: `from_pod` left it open, or
+    /// decided it by an address that isn't this endpoint's (a bridge delivers by MAC).
     #[inline(always)]
     pub(super) fn senders_egress_counts(&self) -> bool {
         let tag = self.context.tag;
         tag != Tag::NONE && (tag.service() || !self.is_owned())
     }
 
-    /// The same packet as one of its sender's, which is decided here.
+    /// Returns the path of the same packet from its sender's point of view, at this hook.
     #[inline(always)]
     pub(super) fn of_sender<'s>(&'s self, sender: &'s Endpoint) -> Path<'s, T> {
         Path::new(
@@ -325,26 +333,26 @@ impl<T: Tables> Path<'_, T> {
             self.context,
             sender,
             self.packet,
-            self.noted,
+            self.denial,
             Hook::ToNetwork,
         )
     }
 
-    /// The egress of a sender on this node, now that it has shown that the packet goes
-    /// to this endpoint. Where the packet names a group or a link-local address, or one
-    /// that isn't the endpoint's, the endpoint's own is judged in its place.
+    /// Decides the egress of a sender on this node, now that the packet is known to go to this
+    /// endpoint. If the packet's destination is a group, a link-local address or an address that
+    /// isn't the endpoint's, the endpoint's own address is judged instead.
     #[inline(never)]
     fn senders_egress(&self) -> Verdict {
         let packet = self.packet;
         let Some(sender) = self.sender() else {
-            // Its slot is free: nobody can say any more what it may.
+            // The slot is free: the sender's rules are gone.
             return self.deny(Reason::UnknownEndpoint);
         };
         let discovery = packet.is_neighbour_discovery() || packet.is_listener_discovery();
         let to = &packet.destination;
         let names_somebody = !packet.is_to_group() && !to.is_on_link();
         let itself = sender.id == self.endpoint.id;
-        if discovery || itself && !(names_somebody && packet.shape == Shape::Ip) {
+        if discovery || itself && !(names_somebody && packet.layout == Layout::Ip) {
             return Verdict::ALLOW;
         }
         let path = self.of_sender(sender);
@@ -357,27 +365,27 @@ impl<T: Tables> Path<'_, T> {
             peer_address(self.endpoint, to)
         };
         let verdict = path.egress(to);
-        // The address may be one that nobody knows yet; the endpoint is known.
-        self.noted.set(Noted {
+        // The address may not be known yet; the endpoint is.
+        self.denial.set(Denial {
             destination: self.endpoint.workload,
-            ..self.noted.get()
+            ..self.denial.get()
         });
         verdict
     }
 
-    /// Whether the address is a known pod's or node's: a Service's has no neighbour.
+    /// Reports whether the address is a known pod's or node's: a Service's has no neighbour.
     #[inline(always)]
     fn is_known(&self, addr: &Addr) -> bool {
         self.tables.identity(addr).without_service().workload != Identity::OUTSIDE
     }
 
-    /// Whether it is neighbour or listener discovery that goes no further than a
-    /// neighbour: otherwise a cut-off pod could send what it likes as such.
+    /// Reports whether the packet is neighbour or listener discovery that goes no further than
+    /// a neighbour: otherwise a quarantined pod could send arbitrary data as discovery.
     #[inline(always)]
     fn stays_on_link(&self) -> bool {
         let packet = self.packet;
         let to = &packet.destination;
-        // Reports, not queries: those are the router's.
+        // Only reports: queries come from the router.
         packet.is_listener_discovery() && packet.detail != icmpv6::MLD_QUERY
             || packet.is_neighbour_discovery()
                 && (to.is_group_v6() || to.is_link_local() || self.is_known(to))

@@ -1,35 +1,35 @@
-//! What the compiled tables say of one packet in one direction.
+//! The decision of the compiled tables on one packet in one direction.
 
 use super::memo::Asks;
-use crate::abi::{Addr, Direction, EndpointWorld, Grant, PortKey, PortSet, World};
+use crate::abi::{Addr, Buffer, Direction, EndpointRules, Grant, PortKey, PortSet};
 
-/// The policy tables of both worlds, read-only to the datapath.
+/// The policy tables of both buffers, read-only to the datapath.
 ///
 /// The kernel implements this over eBPF maps, the policy package over ordered
-/// maps in memory: one decision, two homes.
+/// maps in memory: one decision with two implementations.
 pub trait PolicyTables {
-    /// The peer class of an address: its exact entry, else its longest prefix, else 0.
-    fn class(&self, world: World, addr: &Addr) -> u32;
-    /// What a ruleset grants a class: its entry, else that of class 0, else
+    /// Returns the peer class of an address: its exact entry, else its longest prefix, else 0.
+    fn class(&self, buffer: Buffer, addr: &Addr) -> u32;
+    /// Returns the grant of a ruleset to a class: its entry, else that of class 0, else
     /// [`Grant::default`].
-    fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant;
-    /// Whether the block of ports at `key` holds `port` (host order); of a summary
-    /// ([`PortKey::SUMMARY`]) whether the block of that number is whole.
+    fn grant(&self, buffer: Buffer, ruleset: u32, class: u32) -> Grant;
+    /// Reports whether the block of ports at `key` holds `port` (host order); for a summary
+    /// ([`PortKey::SUMMARY`]), whether the block with that number is complete.
     fn port(&self, key: &PortKey, port: u16) -> bool;
 }
 
-/// What policy says of a packet in one direction of one endpoint.
+/// Policy's decision on a packet in one direction of one endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
-    /// Allowed by what is enforced and by what is staged.
+    /// Allowed by both enforced and staged policies.
     Allow,
     /// Allowed, but a staged policy would deny it.
     Audit,
-    /// Denied by what is enforced.
+    /// Denied by an enforced policy.
     Deny,
 }
 
-/// Decides by policy alone: no flows, no spoofing checks, no node.
+/// Decides by policy alone: no connections, no spoofing checks, no node.
 ///
 /// `peer` is the remote address, `protocol` the IANA number, `port` the
 /// destination port of the packet that opens the connection, in host order
@@ -37,22 +37,22 @@ pub enum Policy {
 #[inline(always)]
 pub fn policy<T: PolicyTables + ?Sized>(
     tables: &T,
-    world: World,
-    half: &EndpointWorld,
+    buffer: Buffer,
+    rules: &EndpointRules,
     direction: Direction,
     peer: &Addr,
     protocol: u8,
     port: u16,
 ) -> Policy {
-    let (ruleset, asks) = Asks::of(half, direction, protocol, port);
-    policy_of_class(tables, world, ruleset, || tables.class(world, peer), asks)
+    let (ruleset, asks) = Asks::of(rules, direction, protocol, port);
+    policy_of_class(tables, buffer, ruleset, || tables.class(buffer, peer), asks)
 }
 
-/// The same for a peer whose class is found elsewhere, and only if it matters.
+/// Decides in the same way for a peer whose class the caller supplies, only if it is needed.
 #[inline(always)]
 pub(super) fn policy_of_class<T: PolicyTables + ?Sized>(
     tables: &T,
-    world: World,
+    buffer: Buffer,
     ruleset: u32,
     class: impl FnOnce() -> u32,
     asks: Asks,
@@ -62,21 +62,21 @@ pub(super) fn policy_of_class<T: PolicyTables + ?Sized>(
         return Policy::Allow;
     }
     let (protocol, port) = (asks.protocol(), asks.port());
-    let grant = tables.grant(world, ruleset, class());
-    if isolated && !in_set(tables, world, grant.enforced, protocol, port) {
+    let grant = tables.grant(buffer, ruleset, class());
+    if isolated && !in_set(tables, buffer, grant.enforced, protocol, port) {
         return Policy::Deny;
     }
-    if staged && !in_set(tables, world, grant.staged, protocol, port) {
+    if staged && !in_set(tables, buffer, grant.staged, protocol, port) {
         return Policy::Audit;
     }
     Policy::Allow
 }
 
-/// Whether a port set holds a protocol and port.
+/// Reports whether a port set holds a protocol and port.
 #[inline(always)]
 pub fn in_set<T: PolicyTables + ?Sized>(
     tables: &T,
-    world: World,
+    buffer: Buffer,
     set: u32,
     protocol: u8,
     port: u16,
@@ -90,12 +90,12 @@ pub fn in_set<T: PolicyTables + ?Sized>(
         return false;
     }
     let mut key = PortKey {
-        world,
+        buffer,
         set: blocks,
         protocol: u16::from(protocol),
         block: port >> 8,
     };
-    // Single ports are asked for most, and are found at once.
+    // Single ports are the most common case, so they are looked up first.
     if tables.port(&key, port) {
         return true;
     }

@@ -1,75 +1,98 @@
-//! What the datapath reads and writes beside policy.
+//! The tables that the datapath reads and writes besides those of policy.
 
 use core::ops::DerefMut;
 
 use super::{Memo, PolicyTables};
-use crate::abi::{Addr, CidrKey, Claim, Endpoint, FlowKey, Identity, ServiceKey, Stat, World};
+use crate::abi::{
+    Addr, Buffer, CidrKey, Claim, ConnectionKey, Endpoint, Identity, ServiceKey, Stat,
+};
 use crate::conntrack::Clock;
-use crate::shared::{SharedFlow, SharedQuota};
+use crate::shared::{SharedConnection, SharedQuota};
 
-/// Endpoints, addresses, flows: over eBPF maps in the kernel, in memory in tests.
+/// Endpoints, addresses and connections: in eBPF maps in the kernel, in memory in tests.
 pub trait Tables: PolicyTables {
-    /// What a CPU remembers.
+    /// Reference to an entry of the CPU's cache.
     type MemoRef<'a>: DerefMut<Target = Memo>
     where
         Self: 'a;
 
-    /// The endpoint in a slot; `None` where the slot is out of range.
+    /// Returns the endpoint in a slot; `None` if the slot is out of range.
     fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
-    /// Who an address is; [`Identity::UNKNOWN`] if no entry names it.
+    /// Returns the identity of an address; [`Identity::UNKNOWN`] if it has no entry.
     fn identity(&self, addr: &Addr) -> Identity;
-    /// Whether a Service has a port at an address.
+    /// Reports whether a Service has a port at an address.
     fn service(&self, key: &ServiceKey) -> bool;
-    /// The peer class that prefixes give an address.
-    fn class_by_prefix(&self, world: World, addr: &Addr) -> u32;
+    /// Returns the peer class of an address by prefix.
+    fn class_by_prefix(&self, buffer: Buffer, addr: &Addr) -> u32;
 
-    /// Whom an address is counted as at which nobody is known: [`Identity::OUTSIDE`], or
-    /// in pods' ranges [`Identity::UNKNOWN_POD`].
+    /// Returns the workload id under which an unknown address is counted:
+    /// [`Identity::UNKNOWN_POD`] in pod ranges, else [`Identity::OUTSIDE`].
     #[inline(always)]
     fn range(&self, addr: &Addr) -> u32 {
         self.class_by_prefix(CidrKey::RANGES, addr)
     }
 
-    /// Whether a UDP port is a tunnel's on this node, or the agent was told so;
-    /// beside [`crate::packet::TUNNEL_PORTS`].
+    /// Reports whether a UDP port belongs to a tunnel on this node or was configured as one, in
+    /// addition to [`crate::packet::TUNNEL_PORTS`].
     fn is_tunnel_port(&self, port: u16) -> bool;
 
-    /// What this CPU remembers at a place below [`Memo::ENTRIES`].
+    /// Returns this CPU's cache entry at an index below [`Memo::ENTRIES`].
     fn memo(&self, place: u32) -> Option<Self::MemoRef<'_>>;
 
-    /// What a key is found by in both tables of flows.
-    fn tag(&self, key: &FlowKey) -> u64;
-    /// A replied flow, live or not.
-    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&SharedFlow>;
-    /// A flow that isn't replied yet or no longer, live or not.
-    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&SharedFlow>;
-    /// Stores a flow among those that aren't replied, in whose place one of its own
-    /// pair, kind or endpoint may have to go; whether that worked.
-    fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
-    /// Moves a flow of the endpoint in a slot to the replied ones; whether that worked.
-    fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, slot: u32, clock: Clock) -> bool;
-    /// Moves a flow to the replied ones in the place of one of the same endpoint whose time
-    /// is over; whether there was one.
-    fn swap(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool;
-    /// Takes a flow out of the replied ones; whether it was there.
-    fn forget(&self, tag: u64, key: &FlowKey) -> bool;
-    /// The quota of the endpoint in a slot, or of all together ([`Quota::NODE`](crate::abi::Quota::NODE)).
+    /// Returns the hash by which both connection tables find a key.
+    fn tag(&self, key: &ConnectionKey) -> u64;
+    /// Returns an answered connection, live or not.
+    fn connection(&self, tag: u64, key: &ConnectionKey) -> Option<&SharedConnection>;
+    /// Returns a connection that isn't answered yet or is over, live or not.
+    fn opening(&self, tag: u64, key: &ConnectionKey, clock: Clock) -> Option<&SharedConnection>;
+    /// Stores a connection among the unanswered ones; this may evict another one of its
+    /// pair, kind or endpoint. Returns whether it was stored.
+    fn open(
+        &self,
+        tag: u64,
+        key: &ConnectionKey,
+        connection: &SharedConnection,
+        clock: Clock,
+    ) -> bool;
+    /// Moves a connection of the endpoint in a slot to the answered ones; returns whether that
+    /// worked.
+    fn promote(
+        &self,
+        tag: u64,
+        key: &ConnectionKey,
+        connection: &SharedConnection,
+        slot: u32,
+        clock: Clock,
+    ) -> bool;
+    /// Moves a connection to the answered ones in place of an expired one of the same endpoint;
+    /// returns whether there was one.
+    fn swap(
+        &self,
+        tag: u64,
+        key: &ConnectionKey,
+        connection: &SharedConnection,
+        clock: Clock,
+    ) -> bool;
+    /// Removes a connection from the answered ones; returns whether it was there.
+    fn forget(&self, tag: u64, key: &ConnectionKey) -> bool;
+    /// Returns the quota of the endpoint in a slot, or of the whole node
+    /// ([`Quota::NODE`](crate::abi::Quota::NODE)).
     fn quota(&self, slot: u32) -> Option<&SharedQuota>;
-    /// How many of the flows that the quota counts as replied are gone: the
-    /// agent's word.
+    /// Returns how many of the connections counted by the quota are gone, as reported by
+    /// the agent.
     fn gone(&self, slot: u32) -> u32;
 
-    /// The slot of the endpoint of this node that has an address; 0 if none has.
+    /// Returns the slot of this node's endpoint that has an address; 0 if none has.
     fn local(&self, addr: &Addr) -> u32;
 
-    /// Who has claimed a link-local address; [`Claim::default`] if nobody has.
+    /// Returns the claim on a link-local address; [`Claim::default`] if there is none.
     fn claimed(&self, addr: &Addr) -> Claim;
-    /// Claims a link-local address for an endpoint, unless another one that is
-    /// still there has it or the endpoint has claimed enough; whether that worked.
+    /// Claims a link-local address for an endpoint, unless another existing endpoint has
+    /// claimed it or the endpoint is at its limit; returns whether that worked.
     fn claim(&self, addr: &Addr, endpoint: &Endpoint, slot: u32) -> bool;
 
-    /// Coarse `CLOCK_MONOTONIC`, nanoseconds: dearer than the flows' clock.
+    /// Returns coarse `CLOCK_MONOTONIC` in nanoseconds; slower to read than the conntrack clock.
     fn monotonic(&self) -> u64;
-    /// Counts.
+    /// Increments a counter.
     fn count(&self, stat: Stat);
 }

@@ -1,16 +1,16 @@
-//! What ClusterNetworkPolicies alone say, for whom NetworkPolicies and labels have no say:
-//! the pod's own node, and the pod itself behind a Service.
+//! Decisions by ClusterNetworkPolicies alone, for peers that NetworkPolicies and labels don't
+//! govern: the pod's own node, and the pod itself behind a Service.
 
-use super::memo::{Asks, Peer};
+use super::memo::{Asks, PeerPolicy};
 use super::path::Path;
 use super::{Policy, Tables, Verdict};
 use crate::abi::{Addr, Direction, Identity, Reason};
 
 impl<T: Tables> Path<'_, T> {
-    /// The ruleset of what they say; 0 where they say nothing.
+    /// Returns the ruleset of the endpoint's ClusterNetworkPolicies; 0 if none applies.
     #[inline(always)]
     pub(super) fn tiers(&self, direction: Direction) -> u32 {
-        let tiers = match self.context.control.world() & 1 {
+        let tiers = match self.context.control.buffer() & 1 {
             0 => &self.endpoint.tiers[0],
             _ => &self.endpoint.tiers[1],
         };
@@ -20,8 +20,8 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// What they say of a packet; everything is allowed where they say nothing. A function
-    /// of its own, for the verifier to walk once.
+    /// Returns the ClusterNetworkPolicies' decision on a packet; `Allow` if none applies. A
+    /// function of its own, so that the verifier walks it once.
     #[inline(never)]
     pub(super) fn by_tiers(
         &self,
@@ -33,25 +33,25 @@ impl<T: Tables> Path<'_, T> {
         self.asked(direction, addr, protocol, port)
     }
 
-    /// The same where the stack has no room for one more call.
+    /// Does the same inline, for callers whose stack has no room for another call.
     #[inline(always)]
     fn asked(&self, direction: Direction, addr: &Addr, protocol: u8, port: u16) -> Policy {
         let ruleset = self.tiers(direction);
         if ruleset == 0 {
             return Policy::Allow;
         }
-        let (_, asks) = Asks::of(self.half, direction, protocol, port);
+        let (_, asks) = Asks::of(self.rules, direction, protocol, port);
         self.judge_by(ruleset, asks, addr).policy
     }
 
-    /// What they say of a flow with this node that was opened before they said it, given
-    /// the peer by their ruleset.
+    /// Checks again a connection with this node that was opened in an older epoch, given the peer
+    /// as judged by their ruleset.
     #[inline(always)]
-    pub(super) fn again_with_node(&self, by_pod: bool, ruleset: u32, peer: &Peer) -> Policy {
+    pub(super) fn again_with_node(&self, by_pod: bool, ruleset: u32, peer: &PeerPolicy) -> Policy {
         if !by_pod {
             return Policy::Allow;
         }
-        // The node's address may have become somebody else's.
+        // The node's address may have passed to someone else.
         if peer.flags & Identity::IS_THIS_NODE == 0 {
             return Policy::Deny;
         }
@@ -61,8 +61,8 @@ impl<T: Tables> Path<'_, T> {
         peer.policy
     }
 
-    /// The egress of a packet that comes back to its sender from a Service: a pod may call
-    /// itself, unless they say otherwise.
+    /// Decides the egress of a packet that comes back to its sender from a Service: a pod may call
+    /// itself, unless ClusterNetworkPolicies forbid it.
     #[inline(always)]
     pub(super) fn to_itself(&self, to: &Addr) -> Verdict {
         let (packet, own) = (self.packet, self.endpoint.workload);

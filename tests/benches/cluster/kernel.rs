@@ -17,13 +17,13 @@ const CONTROL: usize = size_of::<Control>();
 /// The random numbers of the tables here: the mirror numbers by them as well.
 const SEED: [u8; size_of::<Seed>()] = [7; size_of::<Seed>()];
 
-/// The key of the ids in tables of [`sow`]'s.
+/// The key of the ids in tables of [`seed`]'s.
 pub(crate) fn id_key() -> IdKey {
     IdKey::from_secret(&SEED)
 }
 
 /// Gives tables that nobody has made yet their random numbers; an agent keeps those.
-pub(crate) fn sow(pin_dir: &Path) -> Result<()> {
+pub(crate) fn seed(pin_dir: &Path) -> Result<()> {
     let folder = pin_dir.join(format!("v{ABI_VERSION}"));
     std::fs::create_dir_all(&folder)?;
     let mut seed: Array<MapData, Bytes<{ size_of::<Seed>() }>> = Array::create(1, 0)?;
@@ -31,7 +31,7 @@ pub(crate) fn sow(pin_dir: &Path) -> Result<()> {
     seed.pin(folder.join("SEED")).context("pinning map SEED")
 }
 
-/// What one entry is to be in the active world.
+/// What one entry is to be in the active buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mark {
     /// An address: whether it has an element, and its class there.
@@ -63,17 +63,17 @@ impl Kernel {
 
     /// Whether an entry is as it should be.
     pub(crate) fn has(&self, mark: &Mark) -> Result<bool> {
-        let world = word(&self.control.get(&0, 0)?, 0) & 1;
+        let buffer = word(&self.control.get(&0, 0)?, 0) & 1;
         Ok(match mark {
             Mark::Address(addr, class) => {
                 let found = some(self.addresses.get(&addr.octets(), 0))?;
                 // After workload and flags.
-                let at = |identity| word(&identity, 2 + world as usize);
+                let at = |identity| word(&identity, 2 + buffer as usize);
                 found.map(at) == *class
             }
             Mark::Rule(ruleset, class, grant) => {
                 let mut key = [0; RULE];
-                for (to, part) in key.chunks_exact_mut(4).zip([world, *ruleset, *class]) {
+                for (to, part) in key.chunks_exact_mut(4).zip([buffer, *ruleset, *class]) {
                     to.copy_from_slice(&part.to_ne_bytes());
                 }
                 let found = some(self.rules.get(&key, 0))?;

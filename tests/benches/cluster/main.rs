@@ -7,7 +7,7 @@
 //! entries, and what they should be.
 //!
 //! A change is timed from the moment before the double is told, up to the moment
-//! when the pinned maps, read as packets read them (the active world first, then
+//! when the pinned maps, read as packets read them (the active buffer first, then
 //! its entry), hold what the change makes of one entry. They are looked at every
 //! 100 µs, which is what a figure may be too high by.
 //!
@@ -70,7 +70,7 @@ fn table(variant: &str, memory: f64, measured: &Measured) -> Vec<Value> {
         row("apply_p99", "s", vec![at(99)], Some(0.05)),
         row("memory", "bytes", measured.memory.clone(), Some(memory)),
         row("maps", "bytes", vec![measured.maps], None),
-        row("first_world", "s", vec![measured.first_world], Some(10.0)),
+        row("first_tables", "s", vec![measured.first_tables], Some(10.0)),
     ]
 }
 

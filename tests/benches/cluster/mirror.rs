@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::changes::Change;
 use crate::kernel::{self, Mark};
+use ringfence_policy::model::ObjectKey;
 
 pub(crate) struct Mirror {
     index: Index,
@@ -41,7 +42,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// After the last of them: an entry that the first world has. So many pods run on
+    /// After the last of them: an entry that the first tables has. So many pods run on
     /// the node.
     pub(crate) fn first(&mut self, pods: usize) -> Result<Mark> {
         self.compiler.update(&mut self.index);
@@ -67,7 +68,7 @@ impl Mirror {
                     "networkpolicies" => "NetworkPolicy",
                     other => bail!("{other} aren't deleted here"),
                 };
-                self.index.delete(kind, namespace, name);
+                self.index.delete(&ObjectKey::new(kind, namespace, name));
             }
         }
         let done = self.compiler.update(&mut self.index);

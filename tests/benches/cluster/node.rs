@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::kernel::{self, Kernel, Mark};
 
-/// How long the first world may take before the bench gives up.
+/// How long the first tables may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Node {
@@ -53,7 +53,7 @@ impl Node {
         ApiServer::on(listener)
     }
 
-    /// Starts the agent; returns how long it took until the first world was in
+    /// Starts the agent; returns how long it took until the first tables was in
     /// force on every pod, and its maps.
     pub(crate) fn start(&mut self, server: &ApiServer, first: &Mark) -> Result<(f64, Kernel)> {
         let binary = binary()?;
@@ -78,7 +78,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        kernel::sow(&self.net.pin_dir())?;
+        kernel::seed(&self.net.pin_dir())?;
         let start = Instant::now();
         self.agent = Some(self.net.spawn(&mut command)?);
         loop {
@@ -89,7 +89,7 @@ impl Node {
                 }
             }
             if start.elapsed() > PATIENCE {
-                bail!("no first world; the agent says:\n{}", self.said()?);
+                bail!("no first tables; the agent says:\n{}", self.said()?);
             }
             thread::sleep(Duration::from_millis(5));
         }

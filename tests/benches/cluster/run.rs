@@ -36,7 +36,7 @@ pub(crate) struct Measured {
     /// Bytes of its maps in the kernel.
     pub(crate) maps: f64,
     /// Seconds from the agent's start.
-    pub(crate) first_world: f64,
+    pub(crate) first_tables: f64,
 }
 
 /// A change that has been told to the double, and what it makes of an entry.
@@ -59,8 +59,8 @@ pub(crate) fn measure(cluster: Cluster) -> Result<Measured> {
     let first = mirror.first(pods.len())?;
     changes.keep(|pod| shown(pod).is_some_and(|addr| mirror.is_peer(&addr)));
     ensure!(changes.len() > 200, "{} peers take part", changes.len());
-    let (first_world, kernel) = node.start(&server, &first)?;
-    eprintln!("{}: first world after {first_world:.2} s", cluster.name());
+    let (first_tables, kernel) = node.start(&server, &first)?;
+    eprintln!("{}: first tables after {first_tables:.2} s", cluster.name());
     thread::sleep(Duration::from_secs(3));
 
     let mirror = Arc::new(Mutex::new(mirror));
@@ -91,7 +91,7 @@ pub(crate) fn measure(cluster: Cluster) -> Result<Measured> {
         apply,
         memory,
         maps,
-        first_world,
+        first_tables,
     })
 }
 

@@ -24,7 +24,7 @@ use crate::node::Node;
 
 /// How often each change is made.
 const ROUNDS: usize = 30;
-/// Between two changes: the one before is in both worlds, and its status is worked out.
+/// Between two changes: the one before is in both buffers, and its status is worked out.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(100);
@@ -132,7 +132,7 @@ impl Side {
         }
         let first = mirror.first(pods.len())?;
         let (took, kernel) = node.start(&server, &first)?;
-        eprintln!("shares: first world after {took:.2} s");
+        eprintln!("shares: first tables after {took:.2} s");
         Ok(Self {
             node,
             server,

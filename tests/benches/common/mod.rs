@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, bail};
 use ringfence_policy::compile::Compiler;
 use ringfence_policy::index::Scope;
-use ringfence_policy::model::Object;
+use ringfence_policy::model::{Object, ObjectKey};
 use ringfence_tests::clusters::{Cluster, NODE};
 use serde_json::Value;
 
@@ -22,17 +22,9 @@ pub(crate) fn parsed(cluster: Cluster) -> impl Iterator<Item = Result<Object>> {
         .map(move |object| object.with_context(|| format!("{name}: an object doesn't parse")))
 }
 
-/// Kind, namespace and name.
-type Key = (String, String, String);
-
 /// What no index can do without: the objects, each under its key.
-pub(crate) fn stored(objects: Vec<Object>) -> HashMap<Key, Object> {
-    let key = |object: &Object| {
-        let meta = object.meta();
-        let kind = object.kind().to_owned();
-        (kind, meta.namespace.clone(), meta.name.clone())
-    };
-    objects.into_iter().map(|o| (key(&o), o)).collect()
+pub(crate) fn stored(objects: Vec<Object>) -> HashMap<ObjectKey, Object> {
+    objects.into_iter().map(|o| (o.key(), o)).collect()
 }
 
 /// Tables of something else would be quick to make.

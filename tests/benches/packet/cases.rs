@@ -3,16 +3,16 @@
 use ringfence_ebpf::packet::tcp;
 use ringfence_tests::packets::{Frame, fixture};
 
-use super::world::{self, PEERS};
+use super::setup::{self, PEERS};
 
 // How packets are varied, as `ebpf/src/bpf/bench.rs` has it.
 const EACH_PORT: u32 = 1;
 const EACH_PEER: u32 = 2;
 const EACH_STALE: u32 = 4;
 
-/// So many peers times 65,536 ports: no flow is opened twice while it lives.
+/// So many peers times 65,536 ports: no connection is opened twice while it lives.
 const FEW_PEERS: u32 = 16;
-/// The end of a variant's name in a world of many rules.
+/// The end of a variant's name in a setup of many rules.
 pub(super) const MANY: &str = ", 100k rules";
 
 /// An established packet at a hook that doesn't look at pending checksums.
@@ -33,7 +33,7 @@ pub(super) const SETTINGS: [Setting; 3] = [
         events: 0,
     },
     Setting {
-        rules: world::MANY_RULES,
+        rules: setup::MANY_RULES,
         events: 0,
     },
     Setting {
@@ -143,7 +143,7 @@ pub(super) fn all(setting: &Setting) -> Vec<Case> {
 fn call(v4: bool, flags: u8) -> Frame {
     Frame::tcp(
         (fixture::address("caller", v4), 40_000),
-        (world::peer(v4, 0), 8080),
+        (setup::peer(v4, 0), 8080),
         flags,
     )
 }
@@ -156,7 +156,7 @@ fn datagram(v4: bool, peer: std::net::IpAddr) -> Frame {
 fn one_peer(v4: bool) -> Vec<Case> {
     use Program::{Empty, Floor, FromPod, ToPod};
     let data = call(v4, tcp::ACK);
-    let denied = datagram(v4, world::stranger(v4));
+    let denied = datagram(v4, setup::stranger(v4));
     let outside = datagram(v4, fixture::address("stranger", v4));
     let anew = EACH_PORT | EACH_PEER;
     vec![
@@ -215,7 +215,7 @@ fn checksum_check(v4: bool, family: &str) -> impl Iterator<Item = Case> {
 fn many_peers(v4: bool) -> Vec<Case> {
     use Program::{Empty, Floor, FromPod, ToPod};
     let data = call(v4, tcp::ACK);
-    let denied = datagram(v4, world::stranger(v4));
+    let denied = datagram(v4, setup::stranger(v4));
     let each = |case: Case| case.vary(EACH_PEER, PEERS);
     vec![
         Case::new("empty", Empty, &data),

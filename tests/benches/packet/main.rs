@@ -11,7 +11,7 @@
 
 mod cases;
 mod own;
-mod world;
+mod setup;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use cases::{Case, Program};
 use own::Own;
-use world::World;
+use setup::Setup;
 
 /// Rounds over all cases; RINGFENCE_BENCH_ROUNDS says otherwise.
 const ROUNDS: usize = 11;
@@ -115,7 +115,7 @@ fn by_one_rule(cases: &[Case]) -> Vec<Value> {
 /// One datapath with its network, and the cases that are measured in it.
 struct Stage {
     net: Net,
-    world: World,
+    setup: Setup,
     datapath: Datapath,
     own: Own,
     cases: Vec<Case>,
@@ -128,18 +128,18 @@ impl Stage {
             builder = builder.pod(pod.name, pod.addresses());
         }
         let net = builder.build()?;
-        let (world, datapath, own) = net.node().run(|| Self::inside(&net, setting))??;
+        let (setup, datapath, own) = net.node().run(|| Self::inside(&net, setting))??;
         Ok(Self {
             cases: cases::all(setting),
             net,
-            world,
+            setup,
             datapath,
             own,
         })
     }
 
     /// To be called inside the node's namespace.
-    fn inside(net: &Net, setting: &cases::Setting) -> Result<(World, Datapath, Own)> {
+    fn inside(net: &Net, setting: &cases::Setting) -> Result<(Setup, Datapath, Own)> {
         let mut datapath = Datapath::open(&Options {
             pin_dir: net.pin_dir(),
             audit: false,
@@ -149,28 +149,28 @@ impl Stage {
             seen_mark: SEEN_MARK,
             enters_namespaces: false,
         })?;
-        let world = World::new(net, setting.rules)?;
-        datapath.apply(&world.tables, &world.interfaces)?;
+        let setup = Setup::new(net, setting.rules)?;
+        datapath.apply(&setup.tables, &setup.interfaces)?;
         // Somebody takes the events off, as the agent does.
         if let Some(events) = datapath.take_events().filter(|_| setting.events > 0) {
-            world::read_events(events);
+            setup::read_events(events);
         }
         for v4 in [true, false] {
-            world.open_flows(&mut datapath, v4)?;
+            setup.open_connections(&mut datapath, v4)?;
         }
         let endpoints = datapath.endpoints();
         let slot = endpoints.iter().find(|e| e.id == 1).map(|e| e.slot);
-        let own = Own::load(net, world.ifindex(), slot.context("no endpoint 1")?)?;
-        Ok((world, datapath, own))
+        let own = Own::load(net, setup.ifindex(), slot.context("no endpoint 1")?)?;
+        Ok((setup, datapath, own))
     }
 
     fn round(&mut self) -> Result<()> {
-        let (world, datapath, own) = (&self.world, &mut self.datapath, &mut self.own);
+        let (setup, datapath, own) = (&self.setup, &mut self.datapath, &mut self.own);
         let cases = &mut self.cases;
         self.net.node().run(|| {
             let empty = own.run("empty", &cases[0].frame, REPEAT)?.0;
             for case in cases {
-                let time = once(datapath, own, world, case, empty)?;
+                let time = once(datapath, own, setup, case, empty)?;
                 case.samples.push(time);
             }
             Ok(())
@@ -182,7 +182,7 @@ impl Stage {
 fn once(
     datapath: &mut Datapath,
     own: &mut Own,
-    world: &World,
+    setup: &Setup,
     case: &Case,
     empty: f64,
 ) -> Result<f64> {
@@ -197,7 +197,7 @@ fn once(
     };
     let (time, passes) = match hook {
         Some(hook) if case.vary == 0 => {
-            let run = datapath.run(hook, &case.frame.bytes(), world.ifindex(), 1, true, REPEAT)?;
+            let run = datapath.run(hook, &case.frame.bytes(), setup.ifindex(), 1, true, REPEAT)?;
             (run.duration.as_nanos() as f64, run.passes)
         }
         None if case.vary == 0 => own.run(name, &case.frame, REPEAT)?,

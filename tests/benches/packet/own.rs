@@ -5,19 +5,19 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use ringfence::datapath::{SEEN_MARK, over_pins};
-use ringfence_ebpf::abi::{Flow, FlowKey};
+use ringfence_ebpf::abi::{Connection, ConnectionKey};
 use ringfence_tests::packets::Frame;
 use ringfence_tests::testnet::Net;
 
 use super::cases::{Case, Program};
-use super::world::{self, PEERS};
+use super::setup::{self, PEERS};
 
-/// Bytes of a flow's key, and of a flow.
-const KEY: usize = size_of::<FlowKey>();
-const FLOW: usize = size_of::<Flow>();
+/// Bytes of a connection's key, and of a connection.
+const KEY: usize = size_of::<ConnectionKey>();
+const CONNECTION: usize = size_of::<Connection>();
 
 /// The bench's own programs, over the datapath's own maps, so that the floor
-/// finds the very flows.
+/// finds the very connections.
 pub(super) struct Own {
     ebpf: Ebpf,
     ifindex: u32,
@@ -57,15 +57,15 @@ impl Own {
         Ok(own)
     }
 
-    /// Gives the floor a flow of each peer's to find, as the datapath has one.
+    /// Gives the floor a connection of each peer's to find, as the datapath has one.
     fn fill_floor(&mut self) -> Result<()> {
         let map = self.ebpf.map_mut("FLOOR");
         let map = map.context("the bench's object has no map FLOOR")?;
-        let mut floor = HashMap::<_, [u8; KEY], [u8; FLOW]>::try_from(map)?;
+        let mut floor = HashMap::<_, [u8; KEY], [u8; CONNECTION]>::try_from(map)?;
         for v4 in [true, false] {
             for number in 0..PEERS as u16 {
-                let key = world::flow_key(v4, number);
-                floor.insert(key, [0; FLOW], 0)?;
+                let key = setup::connection_key(v4, number);
+                floor.insert(key, [0; CONNECTION], 0)?;
             }
         }
         Ok(())

@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use ringfence_ebpf::abi::{Direction, EndpointWorld, Identity, ServiceKey};
-use ringfence_ebpf::packet::{self, Packet, Shape, ethertype, icmpv6, protocol};
+use ringfence_ebpf::abi::{Direction, EndpointRules, Identity, ServiceKey};
+use ringfence_ebpf::packet::{self, Layout, Packet, ethertype, icmpv6, protocol};
 use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::fixture::{self, PODS, Pod};
 use ringfence_tests::packets::host::{Host, SECOND, said};
@@ -34,11 +34,11 @@ mod bits {
 /// Frames as the hooks see them.
 pub fn packet(input: &[u8]) {
     let mut host = Host::new(policy().clone());
-    let shut = EndpointWorld {
-        flags: EndpointWorld::INGRESS_ISOLATED | EndpointWorld::EGRESS_ISOLATED,
-        ..EndpointWorld::default()
+    let shut = EndpointRules {
+        flags: EndpointRules::INGRESS_ISOLATED | EndpointRules::EGRESS_ISOLATED,
+        ..EndpointRules::default()
     };
-    host.endpoint_mut(SHUT).worlds = [shut; 2];
+    host.endpoint_mut(SHUT).rules = [shut; 2];
     let mut acquainted = false;
     for (how, frame) in Frames(input).take(MOST) {
         reads_only_its_own(frame);
@@ -46,10 +46,14 @@ pub fn packet(input: &[u8]) {
             host.now += 61 * SECOND;
         }
         let step = step(how, frame);
-        let flows = host.flow_count();
+        let connections = host.connection_count();
         let verdict = host.run(&step);
         if matches!(verdict, Expected::Drop(_)) {
-            assert_eq!(host.flow_count(), flows, "a dropped frame made a flow");
+            assert_eq!(
+                host.connection_count(),
+                connections,
+                "a dropped frame made a connection"
+            );
             continue;
         }
         let Some(pod) = step.pod.map(fixture::find) else {
@@ -61,7 +65,7 @@ pub fn packet(input: &[u8]) {
             Direction::Egress => is_honest(&pod, frame, &parsed),
             Direction::Ingress => is_addressed(&pod, frame),
         }
-        // What the node has to do with opens flows, whose packets pass as well.
+        // What the node has to do with opens connections, whose packets pass as well.
         if pod.name == CUT || pod.name == SHUT && !acquainted {
             assert!(
                 always_allowed(&pod, &step, &parsed),
@@ -136,7 +140,7 @@ fn reads_only_its_own(frame: &[u8]) {
     };
     let whole = parse(frame);
     let ports = |packet: &Packet| (packet.source_port, packet.destination_port);
-    if whole.shape != Shape::Ip {
+    if whole.layout != Layout::Ip {
         assert_eq!(ports(&whole), (0, 0), "ports of what isn't accounted for");
         return;
     }
@@ -152,7 +156,7 @@ fn reads_only_its_own(frame: &[u8]) {
         if cut < end {
             let less = parse(&frame[..cut]);
             assert!(
-                matches!(less.shape, Shape::Fault(_)) && ports(&less) == (0, 0),
+                matches!(less.layout, Layout::Fault(_)) && ports(&less) == (0, 0),
                 "{cut} of {end} bytes: {less:?}"
             );
         }
@@ -209,7 +213,7 @@ fn starts_up(packet: &Packet) -> bool {
 }
 
 fn deceives(packet: &Packet) -> bool {
-    packet.shape == Shape::Ip
+    packet.layout == Layout::Ip
         && packet.protocol == protocol::ICMPV6
         && matches!(packet.detail, icmpv6::ROUTER_ADVERT | icmpv6::REDIRECT)
 }
@@ -221,13 +225,13 @@ fn is_addressed(pod: &Pod, frame: &[u8]) {
     assert!(group || to == Some(&pod.mac[..]), "for another's MAC");
 }
 
-/// What passes whatever policy says, but for what an open flow lets through.
+/// What passes whatever policy says, but for what an open connection lets through.
 fn always_allowed(pod: &Pod, step: &Step, packet: &Packet) -> bool {
-    let discovery = packet.shape == Shape::Ip
+    let discovery = packet.layout == Layout::Ip
         && packet.protocol == protocol::ICMPV6
         && matches!(packet.detail, 130..=137 | 143);
-    packet.shape == Shape::Arp
-        || packet.shape == Shape::Ip
+    packet.layout == Layout::Arp
+        || packet.layout == Layout::Ip
             && (discovery
                 || with_node_or_itself(pod, step, packet)
                 || to_service(pod, step, packet))

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::parts::{self, Deployment, Labels, PODS_PER_NODE, Seat, condition, equal};
+use super::parts::{self, Deployment, Labels, PODS_PER_NODE, Placement, condition, equal};
 use super::rules::{self, Ways};
 use crate::random::Dice;
 
@@ -70,7 +70,7 @@ impl Grid {
             (0..REPLICAS).map(move |replica| {
                 let number = n * REPLICAS + replica;
                 let nodes = self.nodes();
-                parts::pod(&deployment, Seat { number, nodes })
+                parts::pod(&deployment, Placement { number, nodes })
             })
         });
         spaces

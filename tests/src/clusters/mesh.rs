@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::edges;
-use super::parts::{self, Deployment, Labels, PODS_PER_NODE, Seat, condition, equal};
+use super::parts::{self, Deployment, Labels, PODS_PER_NODE, Placement, condition, equal};
 use super::rules::{self, Ways};
 use crate::random::Dice;
 
@@ -56,11 +56,11 @@ pub(super) fn objects() -> impl Iterator<Item = Value> {
         let first = number;
         number += sizes[service];
         (first..number).map(move |number| {
-            let seat = Seat {
+            let placement = Placement {
                 number,
                 nodes: NODES,
             };
-            parts::pod(&deployment, seat)
+            parts::pod(&deployment, placement)
         })
     });
     spaces

@@ -29,12 +29,12 @@ pub(super) fn hash(dice: &mut Dice) -> String {
 /// Where a pod runs: pods are dealt to the nodes one by one, so that a node
 /// has pods of many applications.
 #[derive(Clone, Copy)]
-pub(super) struct Seat {
+pub(super) struct Placement {
     pub(super) number: usize,
     pub(super) nodes: usize,
 }
 
-impl Seat {
+impl Placement {
     fn node(self) -> usize {
         self.number % self.nodes
     }
@@ -81,7 +81,7 @@ pub(super) fn node(number: usize) -> Value {
 
 /// Cluster DNS, behind it the first two pods.
 pub(super) fn dns() -> Vec<Value> {
-    let backend = |number| Seat { number, nodes: 4 }.addresses().swap_remove(0);
+    let backend = |number| Placement { number, nodes: 4 }.addresses().swap_remove(0);
     let port = json!({"name": "dns", "port": 53, "protocol": "UDP"});
     vec![
         json!({
@@ -102,10 +102,10 @@ pub(super) fn dns() -> Vec<Value> {
 }
 
 /// One pod of a Deployment.
-pub(super) fn pod(of: &Deployment, seat: Seat) -> Value {
+pub(super) fn pod(of: &Deployment, placement: Placement) -> Value {
     let set = format!("{}-{}", of.name, of.hash);
-    let number = seat.number;
-    let addresses = seat.addresses();
+    let number = placement.number;
+    let addresses = placement.addresses();
     let listed: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -119,7 +119,7 @@ pub(super) fn pod(of: &Deployment, seat: Seat) -> Value {
             ],
         },
         "spec": {
-            "nodeName": format!("node-{}", seat.node()),
+            "nodeName": format!("node-{}", placement.node()),
             "containers": [
                 {"name": "main", "ports": [
                     {"name": "http", "containerPort": of.http},

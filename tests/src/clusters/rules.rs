@@ -91,7 +91,7 @@ fn ports(dice: &mut Dice) -> Value {
     (0..count).map(|_| port(dice)).collect()
 }
 
-/// The world outside, a partner, or the pods of one node.
+/// The outside, a partner, or the pods of one node.
 fn block(dice: &mut Dice, nodes: usize) -> Value {
     let block = match dice.below(4) {
         0 => json!({

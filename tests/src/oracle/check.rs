@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ringfence_ebpf::abi::{Direction, EndpointWorld};
+use ringfence_ebpf::abi::{Direction, EndpointRules};
 use ringfence_ebpf::verdict::{self, Policy};
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, PodKey, Scope};
@@ -66,7 +66,7 @@ pub fn judge(
     (protocol, port): (u8, u16),
 ) -> Verdict {
     let policy = tables.endpoints.get(endpoint);
-    let half = policy.map(EndpointPolicy::half);
+    let half = policy.map(EndpointPolicy::rules);
     by_half(tables, half, direction, peer, (protocol, port))
 }
 
@@ -79,13 +79,13 @@ pub fn judge_exempt(
     traffic: (u8, u16),
 ) -> Verdict {
     let policy = tables.endpoints.get(endpoint);
-    let half = policy.map(EndpointPolicy::exempt_half);
+    let half = policy.map(EndpointPolicy::exempt_rules);
     by_half(tables, half, direction, peer, traffic)
 }
 
 fn by_half(
     tables: &Tables,
-    half: Option<EndpointWorld>,
+    half: Option<EndpointRules>,
     direction: Direction,
     peer: IpAddr,
     (protocol, port): (u8, u16),
@@ -143,7 +143,7 @@ pub fn oracle<'a>(objects: &'a [Value], view: View<'a>) -> Oracle<'a> {
 pub fn wrong_quarantine(objects: &[Value], tables: &Tables) -> Vec<PodKey> {
     let oracle = Oracle::of_cluster(objects);
     let wrong = tables.endpoints.iter().filter(|(key, policy)| {
-        let flag = policy.flags & EndpointWorld::QUARANTINE != 0;
+        let flag = policy.flags & EndpointRules::QUARANTINE != 0;
         flag != oracle.quarantined(&key.namespace, &key.name)
     });
     wrong.map(|(key, _)| key.clone()).collect()

@@ -1,15 +1,21 @@
-//! One bucket of flows in memory.
+//! One bucket of connections in memory.
 
-use ringfence_ebpf::abi::{Bucket, FlowKey};
-use ringfence_ebpf::shared::{SharedBucket, SharedFlow};
+use ringfence_ebpf::abi::{Bucket, ConnectionKey};
+use ringfence_ebpf::shared::{SharedBucket, SharedConnection};
 
-pub(super) fn write(bucket: &SharedBucket, way: usize, tag: u64, key: &FlowKey, flow: &SharedFlow) {
+pub(super) fn write(
+    bucket: &SharedBucket,
+    way: usize,
+    tag: u64,
+    key: &ConnectionKey,
+    connection: &SharedConnection,
+) {
     bucket.tags[way].set(tag);
-    bucket.flows[way].flow.copy(flow);
-    bucket.flows[way].key.set(key);
+    bucket.connections[way].connection.copy(connection);
+    bucket.connections[way].key.set(key);
 }
 
-pub(super) fn release(bucket: &SharedBucket, tag: u64, key: &FlowKey) -> bool {
+pub(super) fn release(bucket: &SharedBucket, tag: u64, key: &ConnectionKey) -> bool {
     let way = bucket.find(tag, key);
     if let Some(way) = way {
         bucket.tags[way].set(Bucket::FREE);

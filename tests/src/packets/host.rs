@@ -1,19 +1,20 @@
 //! The datapath library over maps in memory, for the level without a kernel.
 
-use std::cell::{RefCell, RefMut};
+mod tables;
+
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use ringfence_ebpf::abi::{
-    Addr, Claim, Control, Direction, Endpoint, FlowKey, Grant, Identity, Mac, PortKey, Protocol,
-    Quota, Seed, ServiceKey, Stat, Tag, World,
+    Addr, Claim, Control, Direction, Endpoint, Identity, Mac, Protocol, Quota, Seed, Stat, Tag,
 };
 use ringfence_ebpf::conntrack::Clock;
 use ringfence_ebpf::packet::{self, Packet};
-use ringfence_ebpf::shared::{SharedBucket, SharedFlow, SharedQuota};
-use ringfence_ebpf::verdict::{self, Context, Memo, PolicyTables, Scratch, Tables};
+use ringfence_ebpf::shared::{SharedBucket, SharedQuota};
+use ringfence_ebpf::verdict::{self, Context, Memo, Scratch};
 use ringfence_policy::tables::Tables as Policy;
 
-use super::bucket::{held, release, write};
+use super::bucket::held;
 use super::fixture::{self, PODS, Pod};
 pub use super::said::said;
 use super::sent::Sent;
@@ -23,7 +24,7 @@ use super::step::{Expected, Series, Source, Step};
 const FIRST_IFINDEX: u32 = 100;
 /// An interface that nobody manages.
 const UNMANAGED: u32 = 99;
-/// Buckets of each table of flows: fewer than the kernel has, for they are made
+/// Buckets of each table of connections: fewer than the kernel has, for they are made
 /// anew for each test.
 const BUCKETS: u32 = 64;
 /// Any will do.
@@ -38,7 +39,7 @@ pub struct Host {
     endpoints: HashMap<u32, Endpoint>,
     workloads: Vec<String>,
     identities: HashMap<Addr, Identity>,
-    flows: Vec<SharedBucket>,
+    connections: Vec<SharedBucket>,
     opening: Vec<SharedBucket>,
     memos: RefCell<Vec<Memo>>,
     quotas: HashMap<u32, SharedQuota>,
@@ -63,7 +64,7 @@ impl Host {
             endpoints: HashMap::new(),
             workloads: Vec::new(),
             identities: HashMap::new(),
-            flows: vec![SharedBucket::default(); BUCKETS as usize],
+            connections: vec![SharedBucket::default(); BUCKETS as usize],
             opening: vec![SharedBucket::default(); BUCKETS as usize],
             memos: RefCell::new(vec![Memo::default(); Memo::ENTRIES as usize]),
             quotas: HashMap::from([(Quota::NODE, SharedQuota::default())]),
@@ -112,7 +113,7 @@ impl Host {
             v4: address(true),
             v6: address(false),
             link_local: pod.link_local().into(),
-            worlds: [policy.half(); 2],
+            rules: [policy.rules(); 2],
             tiers: [policy.tiers; 2],
             mac: Mac::new(pod.mac),
             ..Endpoint::default()
@@ -137,6 +138,17 @@ impl Host {
         }
     }
 
+    /// Makes a prefix a range of pods. CPUs hear of it with the next generation.
+    pub fn add_range(&mut self, prefix: (Addr, u8)) {
+        self.policy.ranges.insert(prefix, Identity::UNKNOWN_POD);
+    }
+
+    /// Puts the next generation in force.
+    pub fn next_generation(&mut self) {
+        let (next, buffer) = (self.control.generation() + 1, self.control.buffer());
+        self.control.state = Control::state(next.into(), buffer);
+    }
+
     /// The endpoint of a pod, to be changed.
     ///
     /// # Panics
@@ -146,12 +158,12 @@ impl Host {
         self.endpoints.get_mut(&slot).expect("every pod has a slot")
     }
 
-    /// Lets a pod count as keeping so many answered flows.
-    pub fn keep(&mut self, pod: &str, flows: u32) {
+    /// Lets a pod count as keeping so many answered connections.
+    pub fn keep(&mut self, pod: &str, connections: u32) {
         let endpoint = self.endpoint_mut(pod).id;
         let quota = &self.quotas[&Endpoint::home_slot(ifindex(Some(pod)))];
         quota.endpoint.set(endpoint);
-        quota.replied.set(flows);
+        quota.replied.set(connections);
     }
 
     /// A counter of the datapath's own.
@@ -159,9 +171,9 @@ impl Host {
         self.stats.borrow()[stat as usize]
     }
 
-    /// Live and dead flows, replied and unreplied ones.
-    pub fn flow_count(&self) -> (usize, usize) {
-        (held(&self.flows), held(&self.opening))
+    /// Live and dead connections, replied and unreplied ones.
+    pub fn connection_count(&self) -> (usize, usize) {
+        (held(&self.connections), held(&self.opening))
     }
 
     /// Runs a step's hook and counts as the hooks do.
@@ -169,7 +181,7 @@ impl Host {
     /// # Panics
     /// If the parser's shortcut reads another packet than its long way.
     pub fn run(&mut self, step: &Step) -> Expected {
-        let Scratch { mut room, .. } = Scratch::empty();
+        let Scratch { mut workspace, .. } = Scratch::empty();
         let frame = step.frame.as_slice();
         // Into what the last one left, as on a CPU.
         let mut packet = self.last;
@@ -190,27 +202,30 @@ impl Host {
             pending: step.pending,
         };
         let verdict = match found {
-            Some((_, endpoint)) => decide(self, &context, endpoint, &sent, packet, &mut room),
-            None => verdict::unknown_endpoint(&self.control, step.hook, &room.noted),
+            Some((_, endpoint)) => decide(self, &context, endpoint, &sent, packet, &mut workspace),
+            None => verdict::unknown_endpoint(&self.control, step.hook, &workspace.denial),
         };
         self.service = verdict.service;
         if !verdict.noted {
             return Expected::Pass;
         }
-        let noted = room.noted.get().placed(self, packet);
+        let denial = workspace
+            .denial
+            .get()
+            .placed(self, packet, self.control.generation());
         let series = Series {
-            source: self.name(noted.source),
-            destination: self.name(noted.destination),
-            direction: noted.direction.name(),
-            reason: noted.reason.name(),
+            source: self.name(denial.source),
+            destination: self.name(denial.destination),
+            direction: denial.direction.name(),
+            reason: denial.reason.name(),
             protocol: Protocol::from_iana(packet.protocol).name(),
-            audited: noted.audited,
+            audited: denial.audited,
         };
         *self.drops.entry(series).or_default() += 1;
-        if noted.audited {
-            Expected::Audit(noted.reason)
+        if denial.audited {
+            Expected::Audit(denial.reason)
         } else {
-            Expected::Drop(noted.reason)
+            Expected::Drop(denial.reason)
         }
     }
 
@@ -246,151 +261,6 @@ fn ifindex(pod: Option<&str>) -> u32 {
     };
     let number = PODS.iter().position(|one| one.name == pod);
     FIRST_IFINDEX + number.map_or(u32::MAX - FIRST_IFINDEX, |number| number as u32)
-}
-
-impl PolicyTables for Host {
-    fn class(&self, world: World, addr: &Addr) -> u32 {
-        self.policy.class(world, addr)
-    }
-
-    fn grant(&self, world: World, ruleset: u32, class: u32) -> Grant {
-        self.policy.grant(world, ruleset, class)
-    }
-
-    fn port(&self, key: &PortKey, port: u16) -> bool {
-        self.policy.port(key, port)
-    }
-}
-
-fn number(tag: u64) -> usize {
-    Seed::bucket::<BUCKETS>(tag) as usize
-}
-
-fn opening_number(tag: u64, key: &FlowKey) -> usize {
-    SEED.opening_bucket::<BUCKETS>(tag, key.endpoint) as usize
-}
-
-impl Tables for Host {
-    type MemoRef<'a> = RefMut<'a, Memo>;
-
-    fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
-        self.endpoints.get(&slot)
-    }
-
-    fn is_tunnel_port(&self, port: u16) -> bool {
-        fixture::TUNNEL_PORTS.contains(&port)
-    }
-
-    fn memo(&self, place: u32) -> Option<RefMut<'_, Memo>> {
-        let memos = self.memos.borrow_mut();
-        RefMut::filter_map(memos, |memos| memos.get_mut(place as usize)).ok()
-    }
-
-    fn identity(&self, addr: &Addr) -> Identity {
-        self.identities.get(addr).copied().unwrap_or_default()
-    }
-
-    fn service(&self, key: &ServiceKey) -> bool {
-        self.policy.services.contains_key(key)
-    }
-
-    fn class_by_prefix(&self, world: World, addr: &Addr) -> u32 {
-        self.policy.class(world, addr)
-    }
-
-    fn range(&self, addr: &Addr) -> u32 {
-        self.policy.range_of(addr)
-    }
-
-    fn tag(&self, key: &FlowKey) -> u64 {
-        SEED.tag(key)
-    }
-
-    fn flow(&self, tag: u64, key: &FlowKey) -> Option<&SharedFlow> {
-        let bucket = &self.flows[number(tag)];
-        let way = bucket.find(tag, key)?;
-        Some(&bucket.flows[way].flow)
-    }
-
-    fn opening(&self, tag: u64, key: &FlowKey, clock: Clock) -> Option<&SharedFlow> {
-        let bucket = &self.opening[opening_number(tag, key)];
-        let way = bucket.find(tag, key)?;
-        bucket.touch(way, clock);
-        Some(&bucket.flows[way].flow)
-    }
-
-    fn open(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-        let bucket = &self.opening[opening_number(tag, key)];
-        let owner = SEED.owner(key, flow);
-        let way = bucket.place(tag, owner, clock.now);
-        if bucket.holds_answered(way, tag, clock.now) {
-            self.count(Stat::FlowsEvicted);
-        }
-        write(bucket, way, tag, key, flow);
-        bucket.own(way, owner, flow, clock);
-        true
-    }
-
-    fn promote(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, _: u32, clock: Clock) -> bool {
-        let bucket = &self.flows[number(tag)];
-        let room = bucket.room(tag, clock);
-        if let Some(way) = room {
-            write(bucket, way, tag, key, flow);
-            release(&self.opening[opening_number(tag, key)], tag, key);
-        }
-        room.is_some()
-    }
-
-    fn swap(&self, tag: u64, key: &FlowKey, flow: &SharedFlow, clock: Clock) -> bool {
-        let bucket = &self.flows[number(tag)];
-        let over = bucket.over(key.endpoint, clock);
-        if let Some(way) = over {
-            write(bucket, way, tag, key, flow);
-            release(&self.opening[opening_number(tag, key)], tag, key);
-        }
-        over.is_some()
-    }
-
-    fn forget(&self, tag: u64, key: &FlowKey) -> bool {
-        release(&self.flows[number(tag)], tag, key)
-    }
-
-    fn quota(&self, slot: u32) -> Option<&SharedQuota> {
-        self.quotas.get(&slot)
-    }
-
-    fn gone(&self, _: u32) -> u32 {
-        0
-    }
-
-    fn local(&self, addr: &Addr) -> u32 {
-        let has = |endpoint: &Endpoint| verdict::endpoint_owns(endpoint, addr);
-        let found = self.endpoints.iter().find(|(_, endpoint)| has(endpoint));
-        found.map_or(0, |(slot, _)| *slot)
-    }
-
-    fn claimed(&self, addr: &Addr) -> Claim {
-        self.claims.borrow().get(addr).copied().unwrap_or_default()
-    }
-
-    fn claim(&self, addr: &Addr, endpoint: &Endpoint, slot: u32) -> bool {
-        let held = self.claimed(addr).endpoint;
-        if held == 0 {
-            let endpoint = endpoint.id;
-            self.claims
-                .borrow_mut()
-                .insert(*addr, Claim { endpoint, slot });
-        }
-        held == 0 || held == endpoint.id
-    }
-
-    fn monotonic(&self) -> u64 {
-        self.now
-    }
-
-    fn count(&self, stat: Stat) {
-        self.stats.borrow_mut()[stat as usize] += 1;
-    }
 }
 
 impl Default for Host {

@@ -8,7 +8,7 @@
 //! | wire | real frames between network namespaces | `tests/packets_wire.rs` |
 //!
 //! All of them use the tables that the compiler makes of [`fixture`]'s objects.
-//! Every row has ports of its own, so that no row meets another one's flows,
+//! Every row has ports of its own, so that no row meets another one's connections,
 //! and a fixed bug becomes one more row.
 
 mod bucket;

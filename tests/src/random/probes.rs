@@ -109,7 +109,7 @@ fn pod_ends(objects: &[Value], wanted: impl Fn(&Value) -> bool) -> Vec<End> {
     .collect()
 }
 
-/// Addresses of nodes and Services, the edges of all CIDRs, and the world's.
+/// Addresses of nodes and Services, the edges of all CIDRs, and the buffer's.
 fn other_ends(dice: &mut Dice, objects: &[Value]) -> Vec<End> {
     let mut found = BTreeSet::new();
     for object in objects {

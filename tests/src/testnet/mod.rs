@@ -1,6 +1,6 @@
 //! Test networks in Linux network namespaces of our own making.
 //!
-//! A [`Net`] is a node, its pods and the world outside, each a namespace. The
+//! A [`Net`] is a node, its pods and the outside, each a namespace. The
 //! node is a namespace too: nothing on the machine's own interfaces is touched.
 //!
 //! ```text
@@ -67,7 +67,7 @@ impl Builder {
         self
     }
 
-    /// Addresses of the world outside; the first of a family is its default.
+    /// Addresses of the outside; the first of a family is its default.
     pub fn outside(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.outside = addresses.into_iter().collect();
         self
@@ -181,7 +181,7 @@ impl Net {
         addresses.copied().find(|address| address.is_ipv4() == v4)
     }
 
-    /// The world outside.
+    /// The outside.
     pub fn outside(&self) -> &Ns {
         &self.outside
     }

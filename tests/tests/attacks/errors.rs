@@ -1,4 +1,4 @@
-//! ICMP errors of third parties about a victim's live flows.
+//! ICMP errors of third parties about a victim's live connections.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -12,7 +12,7 @@ use crate::lab::{Lab, UDP};
 
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack::new(
-        "a denied pod's word on a smaller MTU of a live flow",
+        "a denied pod's word on a smaller MTU of a live connection",
         smaller_mtu,
     ),
     Attack::new(
@@ -20,29 +20,29 @@ pub(crate) const ATTACKS: &[Attack] = &[
         smaller_mtu_of_a_caller,
     ),
     Attack::new(
-        "a denied pod's port unreachable about a live flow",
+        "a denied pod's port unreachable about a live connection",
         unreachable,
     ),
     Attack::new(
-        "a quarantined pod's port unreachable about a live flow",
+        "a quarantined pod's port unreachable about a live connection",
         of_the_cut,
     ),
-    Attack::new("an error about a flow that nobody has", about_nothing),
+    Attack::new("an error about a connection that nobody has", about_nothing),
     Attack::honest(
-        "the far end's port unreachable about a live flow",
+        "the far end's port unreachable about a live connection",
         of_the_far_end,
     ),
     Attack::honest(
-        "the far end's word on a smaller MTU of a live flow",
+        "the far end's word on a smaller MTU of a live connection",
         mtu_of_the_far_end,
     ),
     Attack::new(
-        "a denied pod's word on a smaller MTU for the fragments of a live flow",
+        "a denied pod's word on a smaller MTU for the fragments of a live connection",
         smaller_mtu_of_fragments,
     )
     .v6(),
     Attack::honest(
-        "the far end's word on a smaller MTU for the fragments of a live flow",
+        "the far end's word on a smaller MTU for the fragments of a live connection",
         mtu_of_fragments,
     )
     .v6(),
@@ -112,7 +112,7 @@ fn forget(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// About a flow that the friend has opened.
+/// About a connection that the friend has opened.
 fn smaller_mtu_of_a_caller(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("victim", v4, UDP);
     let socket = lab.ns("friend").run(|| {

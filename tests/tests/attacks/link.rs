@@ -52,7 +52,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::new("a frame of a macvlan device inside of a pod", macvlan),
     Attack::futile("a packet's mark that a pod has set", mark).v4(),
     Attack::new(
-        "a SYN of the far end upon a flow that the victim has opened",
+        "a SYN of the far end upon a connection that the victim has opened",
         crossing_syn,
     ),
     Attack::new(

@@ -105,7 +105,7 @@ fn every_address_of_the_node_is_the_nodes_and_a_service_takes_no_others() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn whoever_fills_the_tables_of_flows_silences_nobody_else() {
+fn whoever_fills_the_tables_of_connections_silences_nobody_else() {
     attempt(starving::ATTACKS, |_| Ok(()));
 }
 

@@ -53,7 +53,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
         backwards,
     ),
     Attack::new(
-        "an outsider's datagram after one in pieces, of the same flow",
+        "an outsider's datagram after one in pieces, of the same connection",
         follow_up,
     ),
     Attack::new(

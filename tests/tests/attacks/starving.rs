@@ -10,7 +10,7 @@ use ringfence_tests::testnet::{Frames, Probe, call_tcp, probe_udp};
 use crate::attack::Attack;
 use crate::lab::{Lab, TCP, UDP};
 
-/// More than an endpoint may have of flows that nobody has answered.
+/// More than an endpoint may have of connections that nobody has answered.
 const MANY: u16 = 10_000;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;

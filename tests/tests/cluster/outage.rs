@@ -65,7 +65,7 @@ fn what_changed_during_an_outage_is_in_force_soon_after_it_and_two_lines_say_so(
     let said = cluster.shop.agent.run(&["status"]).unwrap();
     assert_eq!(said.code, 1, "{said:?}");
     assert!(
-        said.stdout.starts_with("running on what was last known"),
+        said.stdout.starts_with("running on the last known state"),
         "{said:?}"
     );
     sleep(AWAY);

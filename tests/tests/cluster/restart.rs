@@ -9,7 +9,7 @@ use crate::{Cluster, PATIENCE};
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn the_last_world_stays_until_every_list_is_complete() {
+fn the_last_buffer_stays_until_every_list_is_complete() {
     let mut cluster = Cluster::start();
     let address = cluster.shop.address("server", true, TCP).unwrap();
     let mut talk = Talk::open(cluster.shop.ns("client").unwrap(), address).unwrap();
@@ -28,7 +28,7 @@ fn the_last_world_stays_until_every_list_is_complete() {
     });
     cluster
         .shop
-        .is_guarded("by the last agent's world")
+        .is_guarded("by the last agent's buffer")
         .unwrap();
     assert!(talk.echo(Duration::from_secs(3)).unwrap());
     let shown = cluster.shop.agent.run(&["status"]).unwrap().stdout;

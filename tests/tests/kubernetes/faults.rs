@@ -190,7 +190,7 @@ async fn a_list_that_stops_begins_anew() {
     mirror.server.apply(&pod("d", 9)).unwrap();
     mirror.recovers("after the list that stopped").await;
     let row = mirror.row(Kind::Pod);
-    assert!(row.error.unwrap().contains("the list stopped"));
+    assert!(row.error.unwrap().contains("the list stalled"));
 }
 
 #[tokio::test]

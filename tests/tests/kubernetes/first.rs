@@ -1,4 +1,4 @@
-//! The first world, and servers that have less than others.
+//! The first tables, and servers that have less than others.
 
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,7 @@ async fn cluster_network_policies_are_found_once_their_api_is_there() {
     server.apply(CLUSTER_POLICY).unwrap();
     let mut mirror = Mirror::new(server);
     let complete = |mirror: &mut Mirror| mirror.inbox.waits_for().is_empty();
-    mirror.until("a world without them", complete).await;
+    mirror.until("a buffer without them", complete).await;
     assert!(mirror.board.is_connected());
     assert_eq!(mirror.row(Kind::ClusterNetworkPolicy).state, "absent");
     assert_ne!(mirror.tables(), mirror.scratch());

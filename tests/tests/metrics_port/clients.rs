@@ -55,7 +55,7 @@ const CLOSED: [Answer; 2] = [Answer::Closed; 2];
 
 fn refused(shop: &Shop, reason: &str) -> f64 {
     let name =
-        format!("ringfence_connections_refused_total{{listener=\"metrics\",reason=\"{reason}\"}}");
+        format!("ringfence_clients_refused_total{{listener=\"metrics\",reason=\"{reason}\"}}");
     shop.agent.metric(&name).unwrap()
 }
 

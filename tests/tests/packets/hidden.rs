@@ -52,7 +52,7 @@ fn what_goes_to_any_address_is_decided_once_more_while_services_are_hidden() {
             assert_eq!(host.service, once_more);
             let answer = call(8443, SYN).reply().flags(SYN | ACK);
             assert_step(&mut host, &to_pod("caller", &answer));
-            // So it is with all packets of the flow.
+            // So it is with all packets of the connection.
             assert_step(&mut host, &from_pod("caller", &call(8443, ACK)));
             assert_eq!(host.service, once_more);
             // Policy decides first.

@@ -175,7 +175,7 @@ fn what_ends_a_connection_for_both_ends_it_soon() {
         for step in steps {
             assert_step(&mut host, &step);
         }
-        assert_eq!(host.flow_count(), (0, 1), "case {number}");
+        assert_eq!(host.connection_count(), (0, 1), "case {number}");
         host.now += 121 * SECOND;
         assert!(!lives(&mut host), "case {number}");
     }
@@ -192,7 +192,7 @@ fn a_reset_that_ends_what_is_under_way_counts() {
     }
     let reset = theirs(RST).numbers(THEIRS.wrapping_add(3000), 0);
     assert_step(&mut host, &to_pod("callee", &reset));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_refusal_counts_if_it_is_one_of_this_call() {
         let request = ours(ACK).numbers(OURS - 8, THEIRS);
         assert_step(&mut host, &from_pod("callee", &request));
         let kept = if believed { (0, 1) } else { (1, 0) };
-        assert_eq!(host.flow_count(), kept, "{acknowledged}");
+        assert_eq!(host.connection_count(), kept, "{acknowledged}");
     }
 }
 
@@ -217,20 +217,20 @@ fn an_answered_syn_on_the_ports_of_an_old_connection_is_a_new_one() {
     let mut host = idle();
     let syn = outgoing(SYN).numbers(77, 0);
     assert_step(&mut host, &from_pod("callee", &syn));
-    assert_eq!(host.flow_count(), (1, 1));
+    assert_eq!(host.connection_count(), (1, 1));
     // The far end still has the old one: it says so, and it goes on.
     assert_step(&mut host, &to_pod("callee", &theirs(ACK)));
     let stray = theirs(SYN | ACK).numbers(900, 79);
     assert_step(&mut host, &to_pod("callee", &stray));
-    assert_eq!(host.flow_count(), (1, 1));
+    assert_eq!(host.connection_count(), (1, 1));
     let answer = theirs(SYN | ACK).numbers(900, 78);
     assert_step(&mut host, &to_pod("callee", &answer));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
     assert_step(&mut host, &from_pod("callee", &ours(ACK).numbers(78, 901)));
-    assert_eq!(host.flow_count(), (1, 0));
+    assert_eq!(host.connection_count(), (1, 0));
     let reset = theirs(RST).numbers(901, 0);
     assert_step(&mut host, &to_pod("callee", &reset));
-    assert_eq!(host.flow_count(), (0, 1));
+    assert_eq!(host.connection_count(), (0, 1));
 }
 
 /// A pod that keeps as many connections as it may, in tables with room for more.
@@ -254,7 +254,7 @@ fn a_connection_that_cant_be_kept_is_refused_and_counted_where_its_answers_need_
     // As soon as there is room it goes on.
     host.keep("callee", Quota::REPLIED - 1);
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
-    assert_eq!(host.flow_count(), (1, 0));
+    assert_eq!(host.connection_count(), (1, 0));
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn one_that_is_past_its_time_makes_room_for_another_of_its_pod() {
         host.run(&last) == last.expected
     });
     assert!(kept.is_some());
-    assert_eq!(host.flow_count().0, 1);
+    assert_eq!(host.connection_count().0, 1);
 }
 
 #[test]
@@ -285,8 +285,8 @@ fn where_no_answer_needs_it_a_pod_has_as_many_connections_as_it_likes() {
         assert_step(&mut host, &from_pod("plain", &syn.reply().flags(SYN | ACK)));
         assert_step(&mut host, &to_pod("plain", &syn.flags(ACK)));
     }
-    assert!(host.stat(Stat::FlowsOverQuota) > 0);
-    assert!(host.stat(Stat::FlowsEvicted) > 0, "it is counted");
+    assert!(host.stat(Stat::ConnectionsOverQuota) > 0);
+    assert!(host.stat(Stat::ConnectionsEvicted) > 0, "it is counted");
     for port in 1..5000 {
         let data = Frame::tcp((peer, port), (plain, 80), ACK);
         assert_step(&mut host, &from_pod("plain", &data.reply()));
@@ -368,12 +368,12 @@ fn whatever_is_said_and_whatever_strays_only_what_an_end_would_take_ends_a_conne
                     sends(&mut host, by_us, &stray);
                 }
             }
-            assert_eq!(host.flow_count(), (1, 0), "seed {seed}");
+            assert_eq!(host.connection_count(), (1, 0), "seed {seed}");
         }
         let by_us = dice.chance(50);
         let End { next, awaits, .. } = ends[usize::from(by_us)];
         let reset = frame(by_us, RST | ACK).numbers(next, awaits);
         sends(&mut host, by_us, &reset);
-        assert_eq!(host.flow_count(), (0, 1), "seed {seed}");
+        assert_eq!(host.connection_count(), (0, 1), "seed {seed}");
     }
 }

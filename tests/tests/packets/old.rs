@@ -1,6 +1,6 @@
 //! Connections older than the hooks: what audit shows of them, and what a change takes.
 
-use ringfence_ebpf::abi::{EndpointWorld, Reason, Stat};
+use ringfence_ebpf::abi::{EndpointRules, Reason, Stat};
 use ringfence_tests::packets::fixture::address;
 use ringfence_tests::packets::host::{Host, SECOND};
 use ringfence_tests::packets::step::{Step, from_pod, to_pod};
@@ -10,10 +10,10 @@ use super::{ACK, SYN, assert_step, outgoing};
 
 const MINUTE: u64 = 60 * SECOND;
 
-/// The pod's policies in both worlds, in a new epoch.
+/// The pod's policies in both buffers, in a new epoch.
 fn policy(host: &mut Host, pod: &str, flags: u32) {
-    for half in &mut host.endpoint_mut(pod).worlds {
-        *half = EndpointWorld {
+    for half in &mut host.endpoint_mut(pod).rules {
+        *half = EndpointRules {
             ingress: u32::MAX,
             egress: u32::MAX,
             flags,
@@ -52,14 +52,14 @@ fn says() -> Step {
 fn what_audit_lets_go_on_is_counted_and_ends_with_enforcement() {
     let cases = [
         (
-            EndpointWorld::EGRESS_STAGED,
-            EndpointWorld::EGRESS_ISOLATED,
+            EndpointRules::EGRESS_STAGED,
+            EndpointRules::EGRESS_ISOLATED,
             says(),
             hears(),
         ),
         (
-            EndpointWorld::INGRESS_STAGED,
-            EndpointWorld::INGRESS_ISOLATED,
+            EndpointRules::INGRESS_STAGED,
+            EndpointRules::INGRESS_ISOLATED,
             to_pod("plain", &served().reply()),
             from_pod("plain", &served()),
         ),
@@ -92,7 +92,7 @@ fn what_audit_lets_go_on_is_counted_and_ends_with_enforcement() {
 #[test]
 fn what_the_window_would_let_go_on_isnt_counted() {
     let mut host = Host::default();
-    policy(&mut host, "plain", EndpointWorld::INGRESS_STAGED);
+    policy(&mut host, "plain", EndpointRules::INGRESS_STAGED);
     host.endpoint_mut("plain").pickup_until = host.now + SECOND;
     for step in [hears(), says(), hears()] {
         assert_step(&mut host, &step);
@@ -102,7 +102,7 @@ fn what_the_window_would_let_go_on_isnt_counted() {
 #[test]
 fn an_audited_connection_counts_once_a_minute_as_long_as_its_opener_sends() {
     let mut host = Host::default();
-    policy(&mut host, "plain", EndpointWorld::EGRESS_STAGED);
+    policy(&mut host, "plain", EndpointRules::EGRESS_STAGED);
     let audited = says().audits(Reason::Policy);
     let syn = from_pod("plain", &theirs().reply().flags(SYN));
     assert_step(&mut host, &syn.audits(Reason::Policy));
@@ -118,7 +118,7 @@ fn an_audited_connection_counts_once_a_minute_as_long_as_its_opener_sends() {
         assert_step(&mut host, &audited);
         assert_step(&mut host, &says());
     }
-    assert_eq!(host.flow_count(), (1, 0));
+    assert_eq!(host.connection_count(), (1, 0));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn an_error_about_an_audited_connection_arrives() {
     policy(
         &mut host,
         "plain",
-        EndpointWorld::EGRESS_STAGED | EndpointWorld::INGRESS_ISOLATED,
+        EndpointRules::EGRESS_STAGED | EndpointRules::INGRESS_ISOLATED,
     );
     let syn = theirs().reply().flags(SYN);
     assert_step(&mut host, &from_pod("plain", &syn).audits(Reason::Policy));
@@ -139,15 +139,15 @@ fn an_error_about_an_audited_connection_arrives() {
 #[test]
 fn an_old_connection_of_a_pod_without_policy_ends_once_a_policy_forbids_it() {
     for (flags, forbidden, other) in [
-        (EndpointWorld::EGRESS_ISOLATED, says(), hears()),
-        (EndpointWorld::INGRESS_ISOLATED, hears(), says()),
+        (EndpointRules::EGRESS_ISOLATED, says(), hears()),
+        (EndpointRules::INGRESS_ISOLATED, hears(), says()),
     ] {
         for first in [&forbidden, &other] {
             let mut host = Host::default();
             for step in [first, &other, &forbidden, &other] {
                 assert_step(&mut host, step);
             }
-            assert_eq!(host.stat(Stat::FlowsPickedUp), 1);
+            assert_eq!(host.stat(Stat::ConnectionsPickedUp), 1);
             policy(&mut host, "plain", flags);
             for _ in 0..3 {
                 assert_step(&mut host, &other);
@@ -168,7 +168,7 @@ fn what_is_picked_up_is_counted_and_nothing_else() {
     );
     assert_step(&mut host, &from_pod("plain", &ask));
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
-    let stats = [Stat::FlowsPickedUp, Stat::FlowsAllowed].map(|stat| host.stat(stat));
+    let stats = [Stat::ConnectionsPickedUp, Stat::ConnectionsAllowed].map(|stat| host.stat(stat));
     assert_eq!(stats, [1, 2]);
 }
 

@@ -79,7 +79,7 @@ fn an_open_connection_to_the_own_node_ends_when_a_cluster_policy_denies_it_whoev
         assert_step(&mut host, &to_pod("plain", &answer).by_node());
         let endpoint = host.endpoint_mut("plain");
         endpoint.tiers = tiers;
-        endpoint.worlds.iter_mut().for_each(|half| half.epoch += 1);
+        endpoint.rules.iter_mut().for_each(|half| half.epoch += 1);
         let by_node = to_pod("plain", &call.reply().flags(ACK)).by_node();
         let by_pod = from_pod("plain", &call.flags(ACK)).drops(Policy);
         if first == "node" {

@@ -129,13 +129,13 @@ fn agents_of_all_nodes_answer_in_one_table_that_says_whose_each_row_is() {
     let line = |n: usize| (lines[n][0], lines[n][2], lines[n][3], lines[n][6]);
     assert_eq!(
         line(1),
-        ("node-1", "enforce", "3", "well"),
+        ("node-1", "enforce", "3", "healthy"),
         "{}",
         table.stdout
     );
     assert_eq!(
         line(2),
-        ("node-2", "enforce", "0", "well"),
+        ("node-2", "enforce", "0", "healthy"),
         "{}",
         table.stdout
     );
@@ -166,12 +166,12 @@ fn agents_of_all_nodes_answer_in_one_table_that_says_whose_each_row_is() {
     );
     assert_eq!(of(&rows, "node-1").len(), rows.len());
     assert_eq!(nodes.rows(&["drops", "--node", "node-2"]), [json!(null); 0]);
-    let rows = nodes.rows(&["flows", "--all-nodes"]);
+    let rows = nodes.rows(&["connections", "--all-nodes"]);
     assert!(
         !rows.is_empty() && of(&rows, "node-2").is_empty(),
         "{rows:?}"
     );
-    let none = nodes.run(&["flows", "--node", "node-2"]);
+    let none = nodes.run(&["connections", "--node", "node-2"]);
     assert_eq!((none.code, none.stderr.as_str()), (0, "none\n"), "{none:?}");
 }
 
@@ -185,14 +185,14 @@ fn whoever_gives_no_answer_is_named_and_the_others_are_shown() {
         nodes.server.apply_value(node_object(node)).unwrap();
     }
     nodes.server.apply_value(agent_pod("node-4")).unwrap();
-    for command in ["status", "endpoints", "flows", "drops"] {
+    for command in ["status", "endpoints", "connections", "drops"] {
         let ended = nodes.run(&[command, "--all-nodes"]);
         assert_eq!(ended.code, 3, "{ended:?}");
         for expected in [
             "ringfence: node-2: its agent says: no agent answers on ",
             "ringfence: node-3: no agent runs there: no pod with labels",
-            "ringfence: node-4: its answer isn't understood",
-            "ringfence: no answer of 3 of 4 nodes\n",
+            "ringfence: node-4: can't parse its answer",
+            "ringfence: no answer from 3 of 4 nodes\n",
         ] {
             assert!(ended.stderr.contains(expected), "{command}: {ended:?}");
         }
@@ -300,12 +300,12 @@ fn what_the_api_server_refuses_is_said_with_the_right_exit_code() {
     nodes.server.inject("pods/exec", forbidden, 2);
     let ended = nodes.run(&["drops", "--all-nodes"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (3, ""), "{ended:?}");
-    let expected = "ringfence: node-1: you may not exec in its pod: it takes the verbs get and \
-                    create on pods/exec in namespace ringfence";
+    let expected = "ringfence: node-1: you may not exec in its pod: this requires the verbs get \
+                    and create on pods/exec in namespace ringfence";
     assert!(ended.stderr.starts_with(expected), "{ended:?}");
     // The agents' own watches may get one in its place.
     nodes.server.inject("nodes", Fault::status(403), usize::MAX);
-    let ended = nodes.run(&["flows", "--all-nodes"]);
+    let ended = nodes.run(&["connections", "--all-nodes"]);
     assert_eq!(ended.code, 3, "{ended:?}");
     assert!(
         ended
@@ -313,12 +313,12 @@ fn what_the_api_server_refuses_is_said_with_the_right_exit_code() {
             .starts_with("ringfence: you may not list nodes"),
         "{ended:?}"
     );
-    let ended = nodes.run(&["flows", "--node", "node-1"]);
+    let ended = nodes.run(&["connections", "--node", "node-1"]);
     assert_eq!(ended.code, 0, "{ended:?}");
 
     let mut nowhere = Command::new(&nodes.shop.agent.binary);
     nowhere
-        .args(["flows", "--all-nodes"])
+        .args(["connections", "--all-nodes"])
         .env_remove("KUBECONFIG")
         .env("HOME", "/nonexistent");
     nowhere.env_remove("KUBERNETES_SERVICE_HOST");

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use crate::{Cluster, NAMESPACE, agent_pod, node_object};
 
-const FLOWS: [&str; 3] = ["flows", "-o", "json"];
+const CONNECTIONS: [&str; 3] = ["connections", "-o", "json"];
 
-/// Every node's answer to `flows`, or what is said of it.
+/// Every node's answer to `connections`, or what is said of it.
 async fn answers(fleet: &Fleet) -> Vec<(String, Result<Vec<Value>, String>)> {
-    let answers = fleet.ask_all(&FLOWS, Duration::ZERO).await;
+    let answers = fleet.ask_all(&CONNECTIONS, Duration::ZERO).await;
     let plain =
         |(node, answer): (_, Result<_, NodeError>)| (node, answer.map_err(|e| e.to_string()));
     answers.into_iter().map(plain).collect()
@@ -50,7 +50,14 @@ async fn every_agent_is_asked_in_its_container_in_words_that_every_version_knows
     assert_eq!(answers(&fleet).await, expected);
     let mut asked = asked.lock().unwrap().clone();
     asked.sort_by(|one, other| one.pod.cmp(&other.pod));
-    let words = ["/bin/ringfence", "--socket", "/s", "flows", "-o", "json"];
+    let words = [
+        "/bin/ringfence",
+        "--socket",
+        "/s",
+        "connections",
+        "-o",
+        "json",
+    ];
     let expected = ["agent-a", "agent-b"].map(|pod| Exec {
         namespace: NAMESPACE.to_owned(),
         pod: pod.to_owned(),
@@ -74,7 +81,7 @@ async fn nodes_without_a_running_agent_are_named_and_the_others_answer() {
     let said = |n: usize| answers[n].1.clone().unwrap_err();
     assert_eq!((answers[1].0.as_str(), answers[2].0.as_str()), ("b", "c"));
     assert!(
-        said(1).starts_with("its agent doesn't run (phase Pending)"),
+        said(1).starts_with("its agent isn't running (phase Pending)"),
         "{}",
         said(1)
     );
@@ -88,9 +95,12 @@ async fn nodes_without_a_running_agent_are_named_and_the_others_answer() {
 #[tokio::test]
 async fn a_fault_of_an_agent_says_what_to_do() {
     let cases = [
-        ("echo no json", "its answer isn't understood"),
-        ("echo '{\"flows\": []}'", "is its agent of another version?"),
-        ("true", "its answer isn't understood"),
+        ("echo no json", "can't parse its answer"),
+        (
+            "echo '{\"connections\": []}'",
+            "is its agent of another version?",
+        ),
+        ("true", "can't parse its answer"),
         (
             "echo 'ringfence: no agent answers on /s' >&2; exit 3",
             "its agent says: no agent answers on /s (exit code 3)",
@@ -98,7 +108,7 @@ async fn a_fault_of_an_agent_says_what_to_do() {
         ("exit 2", "is it of an older version?"),
         (
             "sleep 60",
-            "no answer within 1 s; --node-timeout gives it longer",
+            "no answer within 1 s; raise --node-timeout to wait longer",
         ),
         ("echo '['; sleep 60", "no answer within 1 s"),
     ];

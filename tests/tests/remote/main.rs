@@ -49,7 +49,7 @@ impl Cluster {
         self.server.on_exec(move |exec| Ok(shell(&script(exec))));
     }
 
-    /// As `ringfence flows FLAGS` would find them.
+    /// As `ringfence connections FLAGS` would find them.
     async fn find(&self, flags: &str) -> Result<Fleet, FindError> {
         let (global, mut nodes) = arguments(flags);
         nodes.kubeconfig = Some(self.kubeconfig());
@@ -58,10 +58,10 @@ impl Cluster {
 }
 
 fn arguments(flags: &str) -> (Global, NodeArgs) {
-    let line = format!("ringfence flows {flags}");
+    let line = format!("ringfence connections {flags}");
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     match cli.command {
-        Subcommand::Flows(args) => (cli.global, args.nodes),
+        Subcommand::Connections(args) => (cli.global, args.nodes),
         other => panic!("{other:?}"),
     }
 }

@@ -33,7 +33,7 @@ async fn the_operators_roles_grant_each_verb_that_asking_takes_and_none_to_spare
     cluster.run_in_pods(|_| "echo []".to_owned());
     let fleet = cluster.find("--all-nodes").await.unwrap();
     let answers = fleet
-        .ask_all::<Vec<Value>>(&["flows"], Duration::ZERO)
+        .ask_all::<Vec<Value>>(&["connections"], Duration::ZERO)
         .await;
     assert!(answers[0].1.is_ok());
     assert_eq!(cluster.server.requests(), granted());
@@ -54,22 +54,22 @@ async fn a_refusal_names_the_verb_the_resource_and_the_namespace() {
     };
     forbid("pods");
     let said = cluster.find("--node a").await.unwrap_err().to_string();
-    let expected = "you may not list pods in namespace ringfence: it takes the verb list on pods \
-                    in namespace ringfence (User \"dev\" cannot create resource)";
+    let expected = "you may not list pods in namespace ringfence: this requires the verb list \
+                    on pods in namespace ringfence (User \"dev\" cannot create resource)";
     assert_eq!(said, expected);
     forbid("nodes");
     let said = cluster.find("--all-nodes").await.unwrap_err().to_string();
-    let expected = "you may not list nodes: it takes the verb list on nodes; --node NODE does \
-                    without (User \"dev\" cannot create resource)";
+    let expected = "you may not list nodes: this requires the verb list on nodes; --node NODE \
+                    doesn't need it (User \"dev\" cannot create resource)";
     assert_eq!(said, expected);
     let fleet = cluster.find("--node a").await.unwrap();
     forbid("pods/exec");
     let mut answers = fleet
-        .ask_all::<Vec<Value>>(&["flows"], Duration::ZERO)
+        .ask_all::<Vec<Value>>(&["connections"], Duration::ZERO)
         .await;
     let said = answers.remove(0).1.unwrap_err().to_string();
-    let expected = "you may not exec in its pod: it takes the verbs get and create on pods/exec in \
-                    namespace ringfence (User \"dev\" cannot create resource)";
+    let expected = "you may not exec in its pod: this requires the verbs get and create on \
+                    pods/exec in namespace ringfence (User \"dev\" cannot create resource)";
     assert_eq!(said, expected);
 }
 

@@ -17,12 +17,12 @@ fn warnings(shop: &Shop) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// `status` says that all is well, whatever is under way.
+/// `status` says that the agent is healthy, whatever is under way.
 #[track_caller]
 fn is_well(shop: &Shop, when: &str) {
     let said = shop.agent.run(&["status"]).unwrap();
     assert_eq!(said.code, 0, "{when}: {said:?}");
-    assert!(said.stdout.starts_with("well\n"), "{when}: {said:?}");
+    assert!(said.stdout.starts_with("healthy\n"), "{when}: {said:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Policy that never stands still: two worlds in turn that have nothing in
+//! Policy that never stands still: two buffers in turn that have nothing in
 //! common but what they say of these pods.
 
 use std::collections::BTreeSet;
@@ -65,7 +65,7 @@ pub(crate) fn by_labels() -> Vec<Value> {
 }
 
 /// The same as NetworkPolicies, among blocks, ports and pods that the other
-/// world knows nothing of.
+/// buffer knows nothing of.
 fn by_policies() -> Vec<Value> {
     let mut objects = fixture::objects();
     objects.retain(|o| o["kind"] != "NetworkPolicy");
@@ -100,9 +100,9 @@ fn by_policies() -> Vec<Value> {
     objects
 }
 
-/// Nothing of one world's numbers means anything in the other.
-fn assert_worlds_differ(worlds: &[Tables; 2]) {
-    let [a, b] = worlds;
+/// Nothing of one buffer's numbers means anything in the other.
+fn assert_buffers_differ(buffers: &[Tables; 2]) {
+    let [a, b] = buffers;
     let ids = |tables: &Tables| -> BTreeSet<u32> {
         let rules = tables.rules.keys();
         rules
@@ -177,11 +177,11 @@ fn listens(ns: &Ns) -> UdpSocket {
     socket
 }
 
-fn flips(datapath: &mut Datapath, worlds: &[Tables; 2], net: &Net, time: Duration) -> u64 {
-    let places = worlds.each_ref().map(|tables| interfaces(net, tables));
+fn flips(datapath: &mut Datapath, buffers: &[Tables; 2], net: &Net, time: Duration) -> u64 {
+    let places = buffers.each_ref().map(|tables| interfaces(net, tables));
     let (start, mut count) = (Instant::now(), 0);
     while start.elapsed() < time {
-        for (tables, interfaces) in worlds.iter().zip(&places) {
+        for (tables, interfaces) in buffers.iter().zip(&places) {
             let applied = datapath.apply(tables, interfaces).unwrap();
             assert!(applied.flipped && applied.failed.is_empty(), "{applied:?}");
             count += 1;
@@ -192,9 +192,9 @@ fn flips(datapath: &mut Datapath, worlds: &[Tables; 2], net: &Net, time: Duratio
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn no_packet_is_judged_wrongly_while_policy_flips_between_two_worlds_that_agree_on_it() {
-    let worlds = [by_labels(), by_policies()].map(|o| check::compile(&o, Some(NODE)).unwrap());
-    assert_worlds_differ(&worlds);
+fn no_packet_is_judged_wrongly_while_policy_flips_between_two_buffers_that_agree_on_it() {
+    let buffers = [by_labels(), by_policies()].map(|o| check::compile(&o, Some(NODE)).unwrap());
+    assert_buffers_differ(&buffers);
     let net = network(Mode::Routed);
     let places = ["callee", "caller", "plain"].map(|pod| net.pod(pod).unwrap().ns.clone());
     let [callee, caller, plain] = &places;
@@ -203,7 +203,7 @@ fn no_packet_is_judged_wrongly_while_policy_flips_between_two_worlds_that_agree_
     let storm = || {
         let mut node = Node::guard(&net, false);
         node.datapath
-            .apply(&worlds[1], &interfaces(&net, &worlds[1]))
+            .apply(&buffers[1], &interfaces(&net, &buffers[1]))
             .unwrap();
         let witness = Witness::default();
         let count = thread::scope(|scope| {
@@ -214,7 +214,7 @@ fn no_packet_is_judged_wrongly_while_policy_flips_between_two_worlds_that_agree_
                 denied(scope, &witness, plain, address("callee", v4));
                 denied(scope, &witness, caller, address("plain", v4));
             }
-            let count = flips(&mut node.datapath, &worlds, &net, lasting(10));
+            let count = flips(&mut node.datapath, &buffers, &net, lasting(10));
             drop(curtain);
             count
         });
@@ -223,7 +223,9 @@ fn no_packet_is_judged_wrongly_while_policy_flips_between_two_worlds_that_agree_
     let (count, witness, risen) = net.node().run(storm).unwrap();
     let [old, new, denied] =
         [&witness.old, &witness.new, &witness.denied].map(|n| n.load(Ordering::Relaxed));
-    eprintln!("{count} flips, {old} echoes on old flows, {new} new ones, {denied} rounds denied");
+    eprintln!(
+        "{count} flips, {old} echoes on old connections, {new} new ones, {denied} rounds denied"
+    );
     assert!(count > 50 && old > 20 && new > 10 && denied > 10);
     for socket in &heard {
         let got = socket.recv_from(&mut [0; 64]);

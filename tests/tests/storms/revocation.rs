@@ -23,7 +23,7 @@ const TCP: u16 = 8080;
 const UDP: u16 = 5353;
 /// Between two packets of each end.
 const PAUSE: Duration = Duration::from_micros(200);
-/// How long everything flows before a change, and may arrive after one.
+/// How long everything connections before a change, and may arrive after one.
 const WHILE: Duration = Duration::from_millis(60);
 /// How long that may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ impl Talks {
     }
 
     /// The same in datagrams. Whoever is called speaks second: what it sends of
-    /// its own accord would be a flow of its own, which nobody revokes.
+    /// its own accord would be a connection of its own, which nobody revokes.
     fn exchange(&self, end: usize, socket: &UdpSocket, to: SocketAddr, calls: bool) {
         socket.set_nonblocking(true).unwrap();
         while self.runs() {
@@ -108,7 +108,7 @@ impl Talks {
     }
 
     /// Returns once every end has heard something that was said after `since`.
-    fn flows(&self, since: u64) {
+    fn connections(&self, since: u64) {
         let start = Instant::now();
         while self.heard().iter().any(|heard| *heard <= since) {
             assert!(start.elapsed() < PATIENCE, "{:?} at {since}", self.ends);
@@ -174,7 +174,7 @@ fn revoked() -> Vec<serde_json::Value> {
 /// Open, revoked in mid-stream, and what arrived after all.
 fn round(
     node: &mut Node,
-    worlds: &[(Tables, Vec<ringfence::datapath::Interface>); 2],
+    buffers: &[(Tables, Vec<ringfence::datapath::Interface>); 2],
     sockets: Sockets,
 ) {
     let talks = Talks {
@@ -182,7 +182,7 @@ fn round(
         stop: AtomicBool::new(false),
         ends: Default::default(),
     };
-    let [open, shut] = worlds;
+    let [open, shut] = buffers;
     let at = sockets.sockets.each_ref().map(|s| s.local_addr().unwrap());
     let (revoked, settled) = thread::scope(|scope| {
         // Declared first, so that it drops last: a panic ends the threads too.
@@ -195,9 +195,9 @@ fn round(
             let to = at[1 - end];
             scope.spawn(move || talks.exchange(2 + end, socket, to, end == 0));
         }
-        talks.flows(0);
+        talks.connections(0);
         thread::sleep(WHILE);
-        talks.flows(talks.now());
+        talks.connections(talks.now());
         node.datapath.apply(&shut.0, &shut.1).unwrap();
         let revoked = talks.now();
         talks.settles();
@@ -229,23 +229,23 @@ impl Drop for Stop<'_> {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn nothing_of_a_revoked_flow_that_is_sent_after_the_change_arrives_at_either_end() {
+fn nothing_of_a_revoked_connection_that_is_sent_after_the_change_arrives_at_either_end() {
     let net = network(Mode::Routed);
     let [caller, callee] = ["caller", "callee"].map(|pod| &net.pod(pod).unwrap().ns);
     let storm = || {
         let mut node = Node::guard(&net, false);
-        let worlds = [by_labels(), revoked()].map(|objects| {
+        let buffers = [by_labels(), revoked()].map(|objects| {
             let tables = check::compile(&objects, Some(NODE)).unwrap();
             let interfaces = interfaces(&net, &tables);
             (tables, interfaces)
         });
-        node.datapath.apply(&worlds[0].0, &worlds[0].1).unwrap();
+        node.datapath.apply(&buffers[0].0, &buffers[0].1).unwrap();
         let (start, time, mut rounds) = (Instant::now(), lasting(8), 0);
         while start.elapsed() < time {
             let to = address("callee", rounds % 2 == 0);
             let before = node.risen();
             assert!(before.values().all(|n| *n > 0));
-            round(&mut node, &worlds, connect(caller, callee, to, rounds));
+            round(&mut node, &buffers, connect(caller, callee, to, rounds));
             let risen = node.risen();
             // Both ends spoke on after the change, and both were counted.
             for ends in [

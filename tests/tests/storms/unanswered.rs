@@ -1,7 +1,7 @@
 //! One who opens what nobody answers takes nothing from others: the answers of
 //! connections that policy allows pass all the same.
 //!
-//! Each victim's other direction is closed, so that an answer without a flow is
+//! Each victim's other direction is closed, so that an answer without a connection is
 //! denied. That nothing at all is denied also shows that the attack gets through.
 
 use std::collections::BTreeMap;

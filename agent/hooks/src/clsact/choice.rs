@@ -1,13 +1,13 @@
-//! Where a filter is to stand among those that are there: pure.
+//! The position of a new filter among those already attached. Pure.
 
 use aya::programs::TcAttachType;
 
-use super::tc::{Filter, Place};
+use super::tc::{Filter, Position};
 
-/// Handles are counted from here: "RF", then a number.
+/// The first handle: "RF", then a number.
 const HANDLE: u32 = 0x5246_0001;
 
-/// A filter in words.
+/// Describes a filter.
 pub(super) fn shown(filter: &Filter, side: TcAttachType) -> String {
     let side = match side {
         TcAttachType::Egress => "egress",
@@ -24,12 +24,12 @@ pub(super) fn shown(filter: &Filter, side: TcAttachType) -> String {
     format!("{side} {kind}{name} (priority {})", place.priority)
 }
 
-/// Where to stand, and whether that is in front of everybody else.
+/// Returns a position for our filter, and whether it is in front of all others.
 ///
-/// Priority 1 is in front of all others, and a new filter in front of the old
-/// ones of its priority; but a priority is of one kind and protocol, so one of
-/// another kind there can't be passed.
-pub(super) fn choose(there: &[Filter], ours: Option<Place>) -> (Place, bool) {
+/// Priority 1 runs before all other priorities, and a new filter runs before older
+/// ones of its priority. But each priority holds filters of one kind and protocol, so
+/// ours can't be placed in front of a filter of another kind there.
+pub(super) fn choose(there: &[Filter], ours: Option<Position>) -> (Position, bool) {
     let mut others = there.iter().filter(|filter| Some(filter.place) != ours);
     let joins = |filter: &Filter| filter.kind == "bpf" && filter.every_protocol;
     let blocked = others.any(|filter| filter.place.priority == 1 && !joins(filter));
@@ -40,14 +40,14 @@ pub(super) fn choose(there: &[Filter], ours: Option<Place>) -> (Place, bool) {
         1
     };
     let free = |handle: &u32| {
-        let place = Place {
+        let place = Position {
             priority,
             handle: *handle,
         };
         there.iter().all(|filter| filter.place != place)
     };
     let handle = (HANDLE..).find(free).unwrap_or(HANDLE);
-    (Place { priority, handle }, !blocked)
+    (Position { priority, handle }, !blocked)
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
 
     fn filter(kind: &str, priority: u16, handle: u32) -> Filter {
         Filter {
-            place: Place { priority, handle },
+            place: Position { priority, handle },
             kind: kind.to_owned(),
             every_protocol: true,
             name: String::new(),
@@ -64,8 +64,8 @@ mod tests {
         }
     }
 
-    fn place(priority: u16, handle: u32) -> Place {
-        Place { priority, handle }
+    fn place(priority: u16, handle: u32) -> Position {
+        Position { priority, handle }
     }
 
     #[test]
@@ -79,7 +79,7 @@ mod tests {
     fn a_program_at_the_lowest_one_is_joined_with_a_handle_that_is_free() {
         let there = [filter("bpf", 1, 1)];
         assert_eq!(choose(&there, None), (place(1, HANDLE), true));
-        // Our own old filter stays until the new one stands in front.
+        // Our old filter stays until the new one is in front.
         let behind = [filter("bpf", 1, 1), filter("bpf", 1, HANDLE)];
         let ours = Some(place(1, HANDLE));
         assert_eq!(choose(&behind, ours), (place(1, HANDLE + 1), true));

@@ -1,8 +1,8 @@
-//! Filters on clsact qdiscs, where there are no tcx links (before Linux 6.6) or
-//! where the agent is told to use them.
+//! Filters on clsact qdiscs, for kernels without tcx links (before Linux 6.6) or
+//! if the agent is configured to use them.
 //!
-//! A filter belongs to its device and stays when the agent ends. The next agent
-//! finds it by its record, and puts its own program in its place.
+//! A filter belongs to its device and stays when the agent exits. The next agent
+//! finds it by its record and replaces its program.
 
 mod choice;
 mod records;
@@ -23,12 +23,12 @@ pub use versions::{recorded, uninstall};
 
 use choice::{choose, shown};
 use records::{Record, Records};
-use tc::{CLSACT, Candidate, Filter, Place, Tc};
+use tc::{CLSACT, Candidate, Filter, Position, Tc};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Attach {
-    /// By tcx links where the kernel has them (Linux 6.6), else as `Clsact`.
+    /// By tcx links if the kernel has them (Linux 6.6), else as `Clsact`.
     #[default]
     Best,
     /// As filters on clsact qdiscs. Linux 4.5.
@@ -36,7 +36,7 @@ pub enum Attach {
 }
 
 impl Attach {
-    /// Whether that comes down to filters on this kernel. tcx and its links came
+    /// Reports whether this means filters on this kernel. tcx and its links came
     /// with 6.6 (commit e420bed02507).
     pub fn by_clsact(self) -> bool {
         let has_tcx = || KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
@@ -48,14 +48,15 @@ impl Attach {
 pub struct Filters {
     tc: Tc,
     records: Records,
-    held: BTreeMap<(u32, Hook), Place>,
+    held: BTreeMap<(u32, Hook), Position>,
 }
 
 impl Filters {
-    /// Those of a pin directory of one ABI version, none of which is known yet.
+    /// Opens the filters recorded in a pin directory of one ABI version. None is known to be
+    /// attached yet.
     ///
     /// # Errors
-    /// If its records are of another network namespace.
+    /// If the records belong to another network namespace.
     pub fn open(folder: &Path) -> Result<Self, HookError> {
         Ok(Self {
             tc: Tc::open()?,
@@ -64,11 +65,11 @@ impl Filters {
         })
     }
 
-    /// Puts the new programs in the place of those of the last agent, each at
-    /// once; records of filters that are gone are removed.
+    /// Replaces the programs of the last agent with the new ones, each atomically;
+    /// removes the records of filters that are gone.
     ///
     /// # Errors
-    /// If a filter can't be replaced, or a record not be read.
+    /// If a filter can't be replaced, or a record can't be read.
     pub fn adopt(folder: &Path, programs: &mut impl Programs) -> Result<Self, HookError> {
         let mut filters = Self::open(folder)?;
         for record in filters.records.list()? {
@@ -84,7 +85,7 @@ impl Filters {
         let there = self.tc.filters(ifindex, hook.attach_type())?;
         let is_ours = |filter: &Filter| filter.place == place && is_named(filter, hook);
         let is_there = there.iter().any(is_ours);
-        // Of two, one was about to be moved in front of the other.
+        // If there are two, one was about to be moved in front of the other.
         if is_there && !self.held.contains_key(&(ifindex, hook)) {
             let program = candidate(programs, hook)?;
             self.tc
@@ -98,13 +99,13 @@ impl Filters {
         self.records.remove(record)
     }
 
-    /// Whether a filter of ours is on a hook, as far as is known.
+    /// Reports whether one of our filters is known to be on a hook.
     pub fn holds(&self, ifindex: u32, hook: Hook) -> bool {
         self.held.contains_key(&(ifindex, hook))
     }
 
-    /// Whether a filter of ours is on a hook, by the records: another process may have
-    /// put it there.
+    /// Looks for one of our filters on a hook, by the records: another process may have
+    /// attached it. Returns whether there is one.
     ///
     /// # Errors
     /// If records or filters can't be listed.
@@ -118,7 +119,8 @@ impl Filters {
             _ => None,
         });
         let there = self.tc.filters(ifindex, hook.attach_type())?;
-        let is_there = |place: &Place| there.iter().any(|f| f.place == *place && is_named(f, hook));
+        let is_there =
+            |place: &Position| there.iter().any(|f| f.place == *place && is_named(f, hook));
         let found = places.find(is_there);
         if let Some(place) = found {
             self.held.insert((ifindex, hook), place);
@@ -126,18 +128,18 @@ impl Filters {
         Ok(found.is_some())
     }
 
-    /// Devices that have one.
+    /// Returns the devices that have at least one of our filters.
     pub fn interfaces(&self) -> Vec<u32> {
         let mut interfaces: Vec<u32> = self.held.keys().map(|(ifindex, _)| *ifindex).collect();
         interfaces.dedup();
         interfaces
     }
 
-    /// Attaches a program first on a hook, or sees to it that it stands there. What another
-    /// process has put there is taken over.
+    /// Attaches a program first on a hook, or makes sure that it is there. A filter that another
+    /// process of ours has attached is taken over.
     ///
     /// # Errors
-    /// If the kernel refuses, or somebody else's filter can't be passed.
+    /// If the kernel refuses, or another program's filter stays in front of ours.
     pub fn attach(
         &mut self,
         ifindex: u32,
@@ -168,7 +170,7 @@ impl Filters {
         if first || ours.is_none() {
             self.ensure_clsact(ifindex, name)?;
             self.put(ifindex, hook, place, program)?;
-            // In between the program runs twice, which changes no verdict.
+            // For a moment the program runs twice, which changes no verdict.
             if let Some(old) = ours {
                 self.tc.remove(ifindex, side, old)?;
                 self.records.remove(Record::Filter(ifindex, hook, old))?;
@@ -188,13 +190,13 @@ impl Filters {
         &mut self,
         ifindex: u32,
         hook: Hook,
-        place: Place,
+        place: Position,
         program: Candidate<'_>,
     ) -> Result<(), HookError> {
         let record = Record::Filter(ifindex, hook, place);
         self.records.add(record)?;
         if let Err(error) = self.tc.add(ifindex, hook.attach_type(), place, program) {
-            // The error tells more than one from tidying up would.
+            // This error is more useful than one from the cleanup.
             let _ = self.records.remove(record);
             return Err(error);
         }
@@ -202,8 +204,8 @@ impl Filters {
         Ok(())
     }
 
-    /// On a plain `ingress` qdisc a filter for egress would be taken, and run at
-    /// ingress.
+    /// Makes sure that the device has a clsact qdisc. A plain `ingress` qdisc would accept a
+    /// filter for egress and run it at ingress.
     fn ensure_clsact(&mut self, ifindex: u32, name: &str) -> Result<(), HookError> {
         if self.tc.qdisc(ifindex)?.is_none() {
             let record = Record::Qdisc(ifindex);
@@ -230,10 +232,10 @@ impl Filters {
         }
     }
 
-    /// Removes our filter from a hook. The qdisc stays, also if we made it, until
-    /// the device goes or we are uninstalled: the kernel stops a device for a
-    /// moment when one comes or goes (`qdisc_graft` of net/sched/sch_api.c), and
-    /// loses what is sent then.
+    /// Removes our filter from a hook. The qdisc stays, even if we added it, until
+    /// the device goes away or Ringfence is uninstalled: the kernel briefly stops a device
+    /// when a qdisc is added or removed (`qdisc_graft` of net/sched/sch_api.c), and drops
+    /// packets sent in the meantime.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -245,7 +247,7 @@ impl Filters {
         self.records.remove(Record::Filter(ifindex, hook, place))
     }
 
-    /// Lets go of a device that has vanished, and of what was on it.
+    /// Drops the state and records of a device that has vanished.
     ///
     /// # Errors
     /// If a record can't be removed.
@@ -262,12 +264,12 @@ impl Filters {
         Ok(())
     }
 
-    /// The filters of others on a device, in words. They run after tcx programs
-    /// and, where ours are filters too, after ours; an OK of theirs takes the
-    /// tag from the packet that says who sent it.
+    /// Describes the filters of other programs on a device. They run after tcx programs
+    /// and, if ours are filters too, after ours; if one of them returns OK, the packet loses
+    /// the tag that identifies its sender.
     ///
     /// # Errors
-    /// If they can't be listed.
+    /// If the filters can't be listed.
     pub fn foreign(&mut self, ifindex: u32) -> Result<Vec<String>, HookError> {
         let mut foreign = Vec::new();
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
@@ -284,7 +286,7 @@ impl Filters {
         Ok(foreign)
     }
 
-    /// Removes the qdisc that we made, if nothing is on it.
+    /// Removes the qdisc that we added, if it has no filters.
     fn drop_qdisc(&mut self, ifindex: u32) -> Result<(), HookError> {
         let mut empty = self.tc.qdisc(ifindex)?.as_deref() == Some(CLSACT);
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
@@ -309,7 +311,7 @@ fn candidate(programs: &mut impl Programs, hook: Hook) -> Result<Candidate<'_>, 
     })
 }
 
-/// The program's own id is another with every agent.
+/// Matches by name, since the program's id differs with every agent.
 fn is_named(filter: &Filter, hook: Hook) -> bool {
     filter.kind == "bpf" && filter.name == hook.program()
 }

@@ -1,32 +1,32 @@
-//! Which filters are ours: empty folders on the bpffs, named by what they record.
+//! Records of our filters: empty folders on the bpffs, named after what they record.
 //!
-//! A filter can't be pinned, and outlives the agent by itself. Its record lies
-//! where pins do, so that both are gone after the next boot, as filters are.
+//! A filter can't be pinned, and outlives the agent without a pin. Its record is kept on
+//! the bpffs, like pins, so that it is gone after a reboot, as the filter is.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::tc::Place;
+use super::tc::Position;
 use crate::Hook;
 use crate::HookError;
 
-/// One thing that is ours.
+/// One object that we own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Record {
     /// A filter.
-    Filter(u32, Hook, Place),
-    /// The clsact qdisc of a device, which had none.
+    Filter(u32, Hook, Position),
+    /// The clsact qdisc of a device that had none.
     Qdisc(u32),
-    /// The network namespace, by its inode, of all the others.
+    /// The network namespace of all other records, by its inode.
     Netns(u64),
 }
 
 impl Record {
     fn name(self) -> String {
         match self {
-            Self::Filter(ifindex, hook, Place { priority, handle }) => {
+            Self::Filter(ifindex, hook, Position { priority, handle }) => {
                 format!("{ifindex}-{}-{priority}-{handle:08x}", hook.program())
             }
             Self::Qdisc(ifindex) => format!("{ifindex}-qdisc"),
@@ -45,7 +45,7 @@ impl Record {
                 let hook = Hook::of_program(program)?;
                 let priority = priority.parse().ok()?;
                 let handle = u32::from_str_radix(handle, 16).ok()?;
-                let place = Place { priority, handle };
+                let place = Position { priority, handle };
                 Some(Self::Filter(ifindex.parse().ok()?, hook, place))
             }
             _ => None,
@@ -60,9 +60,9 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Those below a pin directory of one ABI version, which may have none.
+    /// Opens the records below a pin directory of one ABI version, which may have none.
     ///
-    /// Refuses those of another network namespace: their filters can't be seen from here.
+    /// Rejects records of another network namespace: their filters can't be seen from here.
     pub(super) fn open(folder: &Path) -> Result<Self, HookError> {
         let records = Self {
             folder: folder.join("clsact"),
@@ -95,8 +95,8 @@ impl Records {
         Ok(records)
     }
 
-    /// Written before what it records is made: what is made but not recorded
-    /// would stay for ever.
+    /// Adds a record. Called before the recorded object is created: an object that isn't
+    /// recorded would stay forever.
     pub(super) fn add(&self, record: Record) -> Result<(), HookError> {
         make(&self.folder)?;
         make(&self.folder.join(Record::Netns(netns()?).name()))?;
@@ -113,7 +113,7 @@ impl Records {
         }
     }
 
-    /// Removes the folder, which must hold nothing but the namespace's record.
+    /// Removes the folder, which must contain only the namespace's record.
     pub(super) fn remove_folder(&self) -> Result<(), HookError> {
         for record in self.list()? {
             if matches!(record, Record::Netns(_)) {
@@ -138,7 +138,7 @@ fn make(folder: &Path) -> Result<(), HookError> {
     }
 }
 
-/// The calling thread's network namespace.
+/// Returns the inode of the calling thread's network namespace.
 fn netns() -> Result<u64, HookError> {
     let path = Path::new("/proc/thread-self/ns/net");
     let inode = fs::metadata(path).map_err(|error| HookError::file("looking at", path, error))?;
@@ -149,7 +149,7 @@ fn netns() -> Result<u64, HookError> {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place {
+    const PLACE: Position = Position {
         priority: 1,
         handle: 0x5246_0001,
     };

@@ -1,6 +1,6 @@
 //! Qdiscs and filters over rtnetlink. Linux 4.5 (clsact).
 //!
-//! aya attaches by netlink too, but takes names instead of indexes, and neither
+//! aya attaches by netlink too, but takes names instead of indexes. It neither
 //! lists filters nor leaves them in place when its link is dropped.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -21,10 +21,10 @@ const EVERY_PROTOCOL: u16 = 3;
 /// The kind of qdisc that has filters on both sides.
 pub(super) const CLSACT: &str = "clsact";
 
-/// Where a filter stands: priorities run from the lowest number up, and within
-/// one the filter that was added last runs first, whatever its handle.
+/// The position of a filter: priorities run from the lowest number up, and within
+/// one priority the filter that was added last runs first, whatever its handle.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) priority: u16,
     pub(super) handle: u32,
 }
@@ -32,10 +32,10 @@ pub(super) struct Place {
 /// One filter, as the kernel lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Filter {
-    pub(super) place: Place,
+    pub(super) place: Position,
     /// `bpf`, `flower`, …
     pub(super) kind: String,
-    /// Whether it sees packets of every protocol.
+    /// Whether the filter sees packets of every protocol.
     pub(super) every_protocol: bool,
     /// The name under which a program was attached.
     pub(super) name: String,
@@ -46,7 +46,7 @@ pub(super) struct Filter {
 impl Filter {
     fn unreadable() -> Self {
         Self {
-            place: Place {
+            place: Position {
                 priority: 0,
                 handle: 0,
             },
@@ -58,7 +58,7 @@ impl Filter {
     }
 }
 
-/// A program that is to be attached.
+/// A program to attach.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<'a> {
     pub(super) name: &'static str,
@@ -70,17 +70,17 @@ pub(super) struct Candidate<'a> {
 pub(super) struct Tc(Netlink);
 
 impl Tc {
-    /// Opens it in the namespace of the calling thread.
+    /// Opens the socket in the namespace of the calling thread.
     pub(super) fn open() -> Result<Self, HookError> {
         let netlink = Netlink::open().map_err(|error| failed("opening a socket".into(), &error))?;
         Ok(Self(netlink))
     }
 
-    /// The filters of one side of a device, in the order in which they run. None
-    /// where there is no qdisc, or no device.
+    /// Returns the filters of one side of a device, in the order in which they run. Empty
+    /// if there is no qdisc, or no device.
     ///
-    /// A plain `ingress` qdisc has no other side, but lists its filters whichever is
-    /// asked for (`ingress_tcf_block` of net/sched/sch_ingress.c).
+    /// A plain `ingress` qdisc has no egress side, but lists its filters for either
+    /// (`ingress_tcf_block` of net/sched/sch_ingress.c).
     pub(super) fn filters(
         &mut self,
         ifindex: u32,
@@ -106,13 +106,13 @@ impl Tc {
         };
         let mut filters: Vec<Filter> = replies.iter().filter_map(filter).collect();
         if self.0.unread > unread {
-            // Somebody's, of whatever kind: at least it is shown.
+            // A filter of unknown owner and kind: at least report that it exists.
             filters.push(Filter::unreadable());
         }
         Ok(filters)
     }
 
-    /// The kind of qdisc through which packets enter a device, if it has one.
+    /// Returns the kind of qdisc through which packets enter a device, if it has one.
     pub(super) fn qdisc(&mut self, ifindex: u32) -> Result<Option<String>, HookError> {
         let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
         let replies = self.0.dump("GETQDISC", &request);
@@ -128,7 +128,7 @@ impl Tc {
         }))
     }
 
-    /// Gives a device a clsact qdisc; false if it got one meanwhile.
+    /// Adds a clsact qdisc to a device; returns false if it already has one.
     pub(super) fn add_clsact(&mut self, ifindex: u32) -> Result<bool, HookError> {
         let request = RouteNetlinkMessage::NewQueueDiscipline(clsact(ifindex));
         match self.order("NEWQDISC", &request, NLM_F_CREATE | NLM_F_EXCL) {
@@ -138,32 +138,31 @@ impl Tc {
         }
     }
 
-    /// Takes a device's clsact qdisc away, and all filters with it.
+    /// Removes a device's clsact qdisc, and all filters with it.
     pub(super) fn remove_clsact(&mut self, ifindex: u32) -> Result<(), HookError> {
         let request = RouteNetlinkMessage::DelQueueDiscipline(clsact(ifindex));
         gone(self.order("DELQDISC", &request, 0))
             .map_err(|error| failed(format!("removing clsact from {ifindex}"), &error))
     }
 
-    /// Adds a filter, in front of those of its priority. Fails if its place is taken.
+    /// Adds a filter, in front of those of its priority. Fails if its position is taken.
     pub(super) fn add(
         &mut self,
         ifindex: u32,
         side: TcAttachType,
-        place: Place,
+        place: Position,
         program: Candidate<'_>,
     ) -> Result<(), HookError> {
         self.put(ifindex, side, place, program, NLM_F_EXCL)
     }
 
-    /// Puts another program in the place of a filter that is there. The kernel
-    /// swaps them under its readers (`cls_bpf_change` of net/sched/cls_bpf.c): no
-    /// packet passes by neither.
+    /// Replaces the program of an existing filter. The kernel swaps them under RCU
+    /// (`cls_bpf_change` of net/sched/cls_bpf.c), so every packet runs one of the two.
     pub(super) fn replace(
         &mut self,
         ifindex: u32,
         side: TcAttachType,
-        place: Place,
+        place: Position,
         program: Candidate<'_>,
     ) -> Result<(), HookError> {
         self.put(ifindex, side, place, program, 0)
@@ -173,14 +172,14 @@ impl Tc {
         &mut self,
         ifindex: u32,
         side: TcAttachType,
-        place: Place,
+        place: Position,
         program: Candidate<'_>,
         flags: u16,
     ) -> Result<(), HookError> {
         let options = [
             TcFilterBpfOption::ProgFd(program.fd.as_raw_fd().unsigned_abs()),
             TcFilterBpfOption::ProgName(program.name.to_owned()),
-            // What the program returns is the action.
+            // The program's return value is the action.
             TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
         ];
         let mut message = placed(ifindex, side, place);
@@ -192,12 +191,12 @@ impl Tc {
             .map_err(|error| failed(format!("attaching {} to {ifindex}", program.name), &error))
     }
 
-    /// Removes a filter. One that is gone already is no error.
+    /// Removes a filter. It is no error if it is already gone.
     pub(super) fn remove(
         &mut self,
         ifindex: u32,
         side: TcAttachType,
-        place: Place,
+        place: Position,
     ) -> Result<(), HookError> {
         let request = RouteNetlinkMessage::DelTrafficFilter(placed(ifindex, side, place));
         gone(self.order("DELTFILTER", &request, 0))
@@ -215,7 +214,7 @@ impl Tc {
     }
 }
 
-/// A device that vanished took everything with it.
+/// Ignores errors about a missing device or object: a vanished device takes everything with it.
 fn gone(done: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match done {
         Err(error) if matches!(errno(&error), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
@@ -240,10 +239,10 @@ fn clsact(ifindex: u32) -> TcMessage {
     message
 }
 
-fn placed(ifindex: u32, side: TcAttachType, place: Place) -> TcMessage {
+fn placed(ifindex: u32, side: TcAttachType, place: Position) -> TcMessage {
     let mut message = message(ifindex, parent(side));
     message.header.handle = place.handle.into();
-    // TC_H_MAKE: the priority above, the protocol below, in network order.
+    // TC_H_MAKE: the priority in the high half, the protocol in the low half, in network order.
     message.header.info = u32::from(place.priority) << 16 | u32::from(EVERY_PROTOCOL.to_be());
     let kind = TcAttribute::Kind(TcFilterBpf::KIND.into());
     message.attributes.push(kind);
@@ -271,13 +270,13 @@ fn kind(message: &TcMessage) -> Option<String> {
         })
 }
 
-/// The bits of a `u32` filter's handle that are 0 where it is one of its hash tables
+/// The bits of a `u32` filter's handle that are 0 if it is one of its hash tables
 /// (`TC_U32_HASH` and `TC_U32_NODE` of linux/pkt_cls.h), which the kernel lists as well.
 const IN_HASH_TABLE: u32 = 0x000f_ffff;
 
-/// A filter of the chain in which every packet begins. The kernel lists the head
-/// of each priority as well, with handle 0; other chains are reached only by
-/// the action of a filter in this one.
+/// Parses a filter of the chain in which every packet starts. The kernel also lists the
+/// head of each priority, with handle 0. Other chains are reached only through the action
+/// of a filter in this one.
 fn filter(message: &RouteNetlinkMessage) -> Option<Filter> {
     let RouteNetlinkMessage::NewTrafficFilter(message) = message else {
         return None;
@@ -294,7 +293,7 @@ fn filter(message: &RouteNetlinkMessage) -> Option<Filter> {
     let [priority, protocol] = [message.header.info >> 16, message.header.info & 0xffff]
         .map(|half| u16::try_from(half).unwrap_or_default());
     let mut filter = Filter {
-        place: Place { priority, handle },
+        place: Position { priority, handle },
         kind,
         every_protocol: u16::from_be(protocol) == EVERY_PROTOCOL,
         name: String::new(),
@@ -330,7 +329,7 @@ fn failed(operation: String, error: &NetlinkError) -> HookError {
 mod tests {
     use super::*;
 
-    fn reply(place: Place, chain: u32) -> RouteNetlinkMessage {
+    fn reply(place: Position, chain: u32) -> RouteNetlinkMessage {
         let mut message = placed(7, TcAttachType::Ingress, place);
         message.attributes.push(TcAttribute::Chain(chain));
         let options = [
@@ -344,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_read_back_as_it_was_asked_for() {
-        let place = Place {
+        let place = Position {
             priority: 0x1234,
             handle: 0x5246_0001,
         };
@@ -359,7 +358,7 @@ mod tests {
 
     #[test]
     fn heads_of_priorities_and_filters_of_other_chains_are_passed_over() {
-        let place = |handle| Place {
+        let place = |handle| Position {
             priority: 1,
             handle,
         };
@@ -371,7 +370,7 @@ mod tests {
     #[test]
     fn a_hash_table_of_u32_is_no_filter() {
         let listed = |handle| {
-            let place = Place {
+            let place = Position {
                 priority: 1,
                 handle,
             };

@@ -1,4 +1,4 @@
-//! Filters that a folder of some version records: taken over, or removed.
+//! Filters recorded in the folder of any version: taking them over or removing them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,11 +9,11 @@ use super::records::{Record, Records};
 use super::{Filter, Filters, is_named};
 
 impl Filters {
-    /// Puts the new programs in the place of those that another version's folder records
-    /// on these devices. The first thing that fails keeps no other from being replaced.
+    /// Replaces the programs of the filters that another version's folder records on these
+    /// devices. A failure doesn't keep the remaining filters from being replaced.
     ///
     /// # Errors
-    /// If a filter can't be replaced, or a record not be read.
+    /// If a filter can't be replaced, or a record can't be read.
     pub fn take_over(
         &mut self,
         from: &Path,
@@ -33,8 +33,8 @@ impl Filters {
         taken
     }
 
-    /// Its record comes first and theirs goes last: a filter that runs the new program
-    /// has a record here.
+    /// Adds our record first and removes theirs last: a filter that runs the new program
+    /// always has a record here.
     fn take_over_one(
         &mut self,
         record: Record,
@@ -53,10 +53,10 @@ impl Filters {
     }
 }
 
-/// Devices that have filters by a pin directory of one ABI version.
+/// Returns the devices with filters recorded in a pin directory of one ABI version.
 ///
 /// # Errors
-/// If the records can't be read, or are another network namespace's.
+/// If the records can't be read, or belong to another network namespace.
 pub fn recorded(folder: &Path) -> Result<BTreeSet<u32>, HookError> {
     let records = Records::open(folder)?.list()?;
     let filters = records.into_iter().filter_map(|record| match record {
@@ -66,11 +66,11 @@ pub fn recorded(folder: &Path) -> Result<BTreeSet<u32>, HookError> {
     Ok(filters.collect())
 }
 
-/// Removes all filters that a pin directory of one ABI version records, and the
-/// qdiscs made for them that hold nothing else. Returns how many filters.
+/// Removes all filters recorded in a pin directory of one ABI version, and the
+/// qdiscs added for them that hold nothing else. Returns the number of filters.
 ///
 /// # Errors
-/// Names what couldn't be removed.
+/// Names the filter or file that couldn't be removed.
 pub fn uninstall(folder: &Path) -> Result<usize, HookError> {
     let mut filters = Filters::open(folder)?;
     let mut removed = 0;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_ebpf::{
-    abi::{Direction, EndpointWorld, PortSet},
+    abi::{Direction, EndpointRules, PortSet},
     verdict::PolicyTables as _,
 };
 
@@ -15,24 +15,24 @@ use crate::{
     tables::{EndpointPolicy, Tables},
 };
 
-/// Pods of the service that nothing tells apart.
+/// Pods of the service with identical policies and address classes.
 #[derive(Debug)]
 pub(super) struct Callee {
-    /// By their places in the snapshot.
+    /// Positions in the snapshot.
     pub(super) pods: Vec<usize>,
     pub(super) policy: EndpointPolicy,
     pub(super) seen: Vec<Seen>,
-    /// In the order in which they decide.
+    /// In evaluation order.
     pub(super) policies: Vec<Policy>,
 }
 
 impl Callee {
     pub(super) fn is_quarantined(&self) -> bool {
-        self.policy.flags & EndpointWorld::QUARANTINE != 0
+        self.policy.flags & EndpointRules::QUARANTINE != 0
     }
 }
 
-/// What is allowed now, and once staged policies are enforced.
+/// The ports allowed now, and once staged policies are enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Allowed {
     pub(crate) now: Ports,
@@ -64,7 +64,7 @@ impl Allowed {
     }
 }
 
-/// Reads sets of ports back out of tables.
+/// Reads port sets back out of the tables.
 pub(crate) struct Reader<'t> {
     tables: &'t Tables,
     sets: BTreeMap<u32, Ports>,
@@ -78,26 +78,26 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// What an endpoint allows a class in one direction.
+    /// Returns the ports an endpoint allows a class in one direction.
     pub(crate) fn allowed(
         &mut self,
         policy: &EndpointPolicy,
         direction: Direction,
         class: u32,
     ) -> Allowed {
-        if policy.flags & EndpointWorld::QUARANTINE != 0 {
+        if policy.flags & EndpointRules::QUARANTINE != 0 {
             return Allowed::default();
         }
         let (ruleset, isolated, staged) = match direction {
             Direction::Ingress => (
                 policy.ingress,
-                EndpointWorld::INGRESS_ISOLATED,
-                EndpointWorld::INGRESS_STAGED,
+                EndpointRules::INGRESS_ISOLATED,
+                EndpointRules::INGRESS_STAGED,
             ),
             Direction::Egress => (
                 policy.egress,
-                EndpointWorld::EGRESS_ISOLATED,
-                EndpointWorld::EGRESS_STAGED,
+                EndpointRules::EGRESS_ISOLATED,
+                EndpointRules::EGRESS_STAGED,
             ),
         };
         let grant = self.tables.grant(0, ruleset, class);
@@ -138,7 +138,7 @@ impl<'t> Reader<'t> {
         ports
     }
 
-    /// Every class that an address has or may have.
+    /// Returns every class that an address has or may have.
     pub(super) fn classes(&self) -> BTreeSet<u32> {
         let exact = self.tables.classes.values();
         let all = exact.chain(self.tables.cidrs.values()).chain(&[0]);

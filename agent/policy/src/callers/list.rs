@@ -1,4 +1,4 @@
-//! Every caller of a service, one row each.
+//! Lists every caller of a service, one row each.
 
 use std::{
     cell::RefCell,
@@ -30,17 +30,17 @@ use super::{
     through::{self, From},
 };
 
-/// The service, and what was found out about it.
+/// The service, with cached results.
 pub(super) struct Service<'s> {
     snapshot: &'s Snapshot,
     callees: Vec<Callee>,
     reader: RefCell<Reader<'s>>,
-    /// By callee and class.
+    /// Results by callee and class.
     known: RefCell<HashMap<(usize, u32), Rc<Found>>>,
 }
 
 impl<'s> Service<'s> {
-    /// `pods` by their places in the snapshot.
+    /// `pods` are positions in the snapshot.
     pub(super) fn new(snapshot: &'s Snapshot, pods: &[usize]) -> Self {
         let facts = Facts::new(&snapshot.index);
         let mut parsed = Parsed::default();
@@ -70,7 +70,7 @@ impl<'s> Service<'s> {
         }
     }
 
-    /// All of it.
+    /// Returns all callers.
     pub(super) fn callers(&self, service: String) -> Callers {
         let (anybody, any) = self.anybody();
         let mut callers = Vec::new();
@@ -102,7 +102,7 @@ impl<'s> Service<'s> {
         names.into_iter().collect()
     }
 
-    /// What every class is allowed, and by which rules.
+    /// Returns the access that every class has, and the rules that allow it.
     fn anybody(&self) -> (Allowed, Sum) {
         let mut sum = Sum::default();
         for callee in &self.callees {
@@ -114,11 +114,11 @@ impl<'s> Service<'s> {
             let through = self.lines(callee, From::Anyone, &allowed);
             sum.add(&Found { allowed, through }, Egress::None);
         }
-        // What only some of the service's pods allow isn't for anybody.
+        // Ports that only some of the service's pods allow aren't open to any address.
         (sum.all.clone().unwrap_or_default(), sum)
     }
 
-    /// Addresses that no prefix tells apart from others of their family.
+    /// Adds the addresses that no prefix distinguishes from others of their family.
     fn outside(&self, anybody: &Allowed, callers: &mut Vec<Caller>) {
         let families = [(V4_ROOT, true), (V6_ROOT, false)];
         let rows = families.map(|(root, is_v4)| {
@@ -143,7 +143,7 @@ impl<'s> Service<'s> {
         }
     }
 
-    /// One row for all nodes if they may the same, else one for each.
+    /// Adds one row for all nodes if their access is the same, otherwise one row per node.
     fn nodes(&self, anybody: &Allowed, callers: &mut Vec<Caller>) {
         let index = &self.snapshot.index;
         let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
@@ -183,8 +183,8 @@ impl<'s> Service<'s> {
         }
     }
 
-    /// No node is known, so that the tables have no class to ask for: what the
-    /// rules say of nodes.
+    /// Returns the access the rules give to nodes. Used if no node is known, so the tables have
+    /// no class to look up.
     fn unknown_node(&self) -> Sum {
         let mut sum = Sum::default();
         for callee in &self.callees {
@@ -207,8 +207,8 @@ impl<'s> Service<'s> {
         sum
     }
 
-    /// The blocks that the service's policies name, as far as nobody is known to
-    /// own their addresses.
+    /// Adds the blocks that the service's policies name, limited to addresses without a known
+    /// owner.
     fn blocks(&self, anybody: &Allowed, callers: &mut Vec<Caller>) {
         let policies = self.callees.iter().flat_map(|callee| &callee.policies);
         let rules = policies
@@ -268,7 +268,7 @@ impl<'s> Service<'s> {
         }
     }
 
-    /// A caller's pod and pods of the service; a pod always reaches itself.
+    /// Adds a pair of a caller's pod and the pods of the service. A pod always reaches itself.
     fn pair(&self, at: usize, place: usize, sum: &mut Sum) {
         let (pod, callee) = (&self.snapshot.pods[at], &self.callees[place]);
         if callee.pods.iter().all(|other| *other == at) {
@@ -289,8 +289,8 @@ impl<'s> Service<'s> {
         }
     }
 
-    /// What a caller's egress says of the ports that the callee allows it, at an address of
-    /// that class.
+    /// Returns the caller's egress verdict on the ports that the callee allows it, for callee
+    /// addresses of this class.
     fn egress(&self, at: usize, class: Option<u32>, ports: &Ports) -> Egress {
         let pod = &self.snapshot.pods[at];
         let Some(class) = class else {
@@ -314,7 +314,7 @@ impl<'s> Service<'s> {
         reader.allowed(&callee.policy, Direction::Ingress, class)
     }
 
-    /// What a callee allows a class; `address` is one of that class.
+    /// Returns what a callee allows a class; `address` returns an address of that class.
     fn found(&self, place: usize, class: u32, address: impl Fn() -> Option<IpAddr>) -> Rc<Found> {
         if let Some(known) = self.known.borrow().get(&(place, class)) {
             return Rc::clone(known);
@@ -332,8 +332,8 @@ impl<'s> Service<'s> {
         found
     }
 
-    /// The rules that allow a caller what it is allowed: of enforced policies
-    /// for now, and of all for once they are enforced.
+    /// Returns the rules that give a caller its access: enforced policies for the current access,
+    /// all policies for the access once all are enforced.
     fn lines(&self, callee: &Callee, from: From, allowed: &Allowed) -> Vec<Line> {
         let index = &self.snapshot.index;
         let line = |(rule, ports): through::Hit<'_>| {

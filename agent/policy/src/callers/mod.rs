@@ -1,8 +1,8 @@
-//! Who may call a service, on which ports, and through which rule.
+//! Lists who may call a service, on which ports, and through which rule.
 //!
-//! The ports come from the compiled tables. The rules come from going through
-//! the callee's policies in their order, as the compiler does, once per class of
-//! callers: addresses of one class match the same peers.
+//! The ports come from the compiled tables. To find the rules, the callee's policies are
+//! evaluated in order, as the compiler does, once per class of callers: all addresses of a class
+//! match the same peers.
 
 pub(crate) mod callee;
 mod list;
@@ -21,21 +21,21 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Who may call a service.
+/// The callers of a service.
 ///
-/// A pod itself and its node always may and aren't listed.
+/// A pod itself and its node are always allowed and aren't listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Callers {
-    /// As asked for, without `pod:` or `svc:`.
+    /// The name as requested, without `pod:` or `svc:`.
     pub service: String,
     /// Its pods, by name.
     pub pods: Vec<String>,
-    /// Whether enforced policy closes any of its pods to anybody.
+    /// Whether enforced policy isolates any of its pods for ingress.
     pub isolated: bool,
-    /// What has a say in who may call it.
+    /// The policies and labels that affect who may call it.
     pub policies: Vec<PolicyName>,
-    /// Those who may, or may once staged policies are enforced: kinds in the
-    /// order of [`CallerKind`], then by name.
+    /// The callers allowed now or once staged policies are enforced, sorted by kind in the order
+    /// of [`CallerKind`], then by name.
     pub callers: Vec<Caller>,
 }
 
@@ -44,40 +44,41 @@ pub struct Callers {
 pub struct PolicyName {
     /// `NetworkPolicy bank/ledger`, or the label.
     pub policy: String,
-    /// Only counts what it would deny.
+    /// Whether it only counts the packets that it would deny.
     pub staged: bool,
 }
 
-/// What a caller is.
+/// The kind of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallerKind {
-    /// Any address at all; callers that may no more than this aren't listed.
+    /// Any address at all; callers with no access beyond this aren't listed.
     Any,
-    /// Addresses of no known pod or node, but for those of listed blocks.
+    /// Addresses of no known pod or node, outside the listed blocks.
     Outside,
     /// Nodes.
     Node,
-    /// Addresses of an `ipBlock` or `networks` that no known pod or node has.
+    /// Addresses of an `ipBlock` or `networks` without a known pod or node.
     Block,
     /// Pods of one `namespace/service`.
     Workload,
 }
 
-/// Somebody who may call the service.
+/// A caller of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Caller {
-    /// What it is.
+    /// Its kind.
     pub kind: CallerKind,
-    /// `namespace/service`, the block as its policy has it, a node's name,
-    /// `nodes`, `outside` or `any address`.
+    /// `namespace/service`, the block as written in its policy, a node's name, `nodes`, `outside`
+    /// or `any address`.
     pub caller: String,
-    /// What the service's ingress allows: `TCP/8080`, `TCP/8080-8090`, `TCP`,
-    /// `ICMP` (with it all protocols without ports), or `all`.
+    /// The ports that the service's ingress allows: `TCP/8080`, `TCP/8080-8090`, `TCP`, `ICMP`
+    /// (meaning all protocols without ports), or `all`.
     pub ports: Vec<String>,
     /// The same once staged policies are enforced.
     pub once_enforced: Vec<String>,
-    /// Whether this holds only for some of its pods or addresses, or of the service's.
+    /// Whether this holds only for some of the caller's pods or addresses, or some of the
+    /// service's pods.
     pub partly: bool,
     /// Whether the caller's own egress allows it on these ports.
     pub egress: Egress,
@@ -85,40 +86,40 @@ pub struct Caller {
     pub through: Vec<Through>,
 }
 
-/// What a caller's own egress says.
+/// The verdict of a caller's own egress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Egress {
     /// It allows the call.
     Allowed,
-    /// It does, but a staged policy wouldn't.
+    /// It allows the call, but a staged policy would deny it.
     Staged,
-    /// It allows some ports, or those of some pods.
+    /// It allows some of the ports, or some pods' calls.
     Partly,
     /// It denies the call.
     Denied,
-    /// There is no firewall around the caller.
+    /// The caller has no firewall.
     None,
 }
 
 /// A rule that allows a caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Through {
-    /// `NetworkPolicy bank/ledger`, or the label; empty where none denies.
+    /// `NetworkPolicy bank/ledger`, or the label; empty if no policy denies the call.
     pub policy: String,
-    /// `spec.ingress[0]`, the caller's label, or that nothing denies it.
+    /// `spec.ingress[0]`, the caller's label, or a note that nothing denies the call.
     pub rule: String,
-    /// What of [`Caller::ports`] and [`Caller::once_enforced`] it allows.
+    /// The part of [`Caller::ports`] and [`Caller::once_enforced`] that it allows.
     pub ports: Vec<String>,
-    /// Only counts: it allows nothing before its policy is enforced.
+    /// Whether it is staged: it allows nothing until its policy is enforced.
     pub staged: bool,
 }
 
-/// Who may call `service`: `ns/service` or `ns/pod`; `svc:` and `pod:` in front
-/// say which is meant.
+/// Lists who may call `service`, given as `ns/service` or `ns/pod`; a leading `svc:` or `pod:`
+/// resolves ambiguity.
 ///
 /// # Errors
-/// A name that isn't known, or that is both a pod and a service of other pods.
+/// If the name isn't known, or is both a pod and a service of other pods.
 pub fn callers(index: &Index, service: &str) -> Result<Callers, NameError> {
     let name = PodsName::parse(service, "ns/pod and ns/service")?;
     let snapshot = Snapshot::new(index);
@@ -126,7 +127,7 @@ pub fn callers(index: &Index, service: &str) -> Result<Callers, NameError> {
     Ok(list::Service::new(&snapshot, &pods).callers(name.to_string()))
 }
 
-/// Whether all of some ports are among others.
+/// Reports whether all of some ports are among others.
 fn within(ports: &Ports, others: &Ports) -> bool {
     let mut rest = ports.clone();
     rest.subtract(others);

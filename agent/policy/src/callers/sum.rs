@@ -1,16 +1,16 @@
-//! One caller, put together from its pairs with the service's pods.
+//! One caller, combined from its pairs with the service's pods.
 
 use crate::ports::Ports;
 
 use super::{Caller, CallerKind, Egress, Through, callee::Allowed};
 
-/// What a callee allows a class, and by which rules.
+/// The ports a callee allows a class, and the rules that allow them.
 pub(super) struct Found {
     pub(super) allowed: Allowed,
     pub(super) through: Vec<Line>,
 }
 
-/// As [`Through`], with ports that can be added.
+/// Like [`Through`], but with ports as a set that can be added to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) policy: String,
@@ -19,7 +19,7 @@ pub(super) struct Line {
     pub(super) ports: Ports,
 }
 
-/// One caller as it is put together from pairs of its and the service's pods.
+/// One caller, combined from the pairs of its pods with the service's pods.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
     any: Allowed,
@@ -29,14 +29,14 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    /// Adds what one kind of the service's pods allows one kind of the caller's.
+    /// Adds the ports one kind of the service's pods allows one kind of the caller's pods.
     pub(super) fn add(&mut self, found: &Found, egress: Egress) {
         self.any.add(&found.allowed);
         self.all = Some(match &self.all {
             Some(all) => all.both(&found.allowed),
             None => found.allowed.clone(),
         });
-        // Of an egress that isn't needed nothing is said.
+        // Egress doesn't matter if ingress allows nothing.
         if !found.allowed.now.is_empty() {
             self.egress = Some(match self.egress {
                 Some(known) if known != egress => Egress::Partly,
@@ -55,7 +55,7 @@ impl Sum {
         }
     }
 
-    /// Nothing if it may no more than anybody.
+    /// Returns the caller's row; `None` if it has no access beyond that of any address.
     pub(super) fn row(self, kind: CallerKind, caller: String, anybody: &Allowed) -> Option<Caller> {
         if self.any.is_within(anybody) {
             return None;

@@ -1,4 +1,4 @@
-//! Which rules of the callee allow a caller, and on which ports.
+//! Finds the callee's rules that allow a caller, and the ports they allow.
 
 use std::net::IpAddr;
 
@@ -7,33 +7,32 @@ use ringfence_ebpf::abi::Addr;
 use crate::{
     compile::{
         peer::Base,
-        policy::{Place, Policy, Rule, Who},
+        policy::{Policy, Rank, Rule, Who},
     },
     index::{Index, Owner},
     model::{Action, PolicyType, Tier},
     ports::Ports,
 };
 
-/// Who calls.
+/// The caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum From {
     Address(IpAddr),
-    /// Any address of a family that nobody is known to own, outside of all
-    /// blocks but the whole family.
+    /// Any address of a family that has no known owner and lies outside all blocks except one
+    /// that covers the whole family.
     Outside {
         is_v4: bool,
     },
-    /// Any node, of which none is known.
+    /// Any node, when none is known.
     Node,
-    /// Anybody whatever.
+    /// Any caller at all.
     Anyone,
 }
 
-/// A rule and the ports that it allows; no rule where nothing denies.
+/// A rule and the ports that it allows; no rule if nothing denies the call.
 pub(super) type Hit<'p> = (Option<(&'p Policy, &'p Rule)>, Ports);
 
-/// The rules that allow a caller by these policies, in the order in which they
-/// decide.
+/// Returns the rules of these policies that allow a caller, in evaluation order.
 pub(super) fn hits<'p>(index: &Index, policies: &[&'p Policy], from: From) -> Vec<Hit<'p>> {
     let mut walk = Walk {
         index,
@@ -45,7 +44,7 @@ pub(super) fn hits<'p>(index: &Index, policies: &[&'p Policy], from: From) -> Ve
     let mut isolated = false;
     let open = walk.open.clone();
     for policy in policies {
-        let Place::Network { isolates } = policy.place else {
+        let Rank::Network { isolates } = policy.rank else {
             continue;
         };
         let Some(rules) = policy.rules(PolicyType::Ingress) else {
@@ -69,7 +68,7 @@ pub(super) fn hits<'p>(index: &Index, policies: &[&'p Policy], from: From) -> Ve
 struct Walk<'i, 'p> {
     index: &'i Index,
     from: From,
-    /// What nothing has decided yet.
+    /// The ports not decided yet.
     open: Ports,
     hits: Vec<Hit<'p>>,
 }
@@ -77,7 +76,7 @@ struct Walk<'i, 'p> {
 impl<'p> Walk<'_, 'p> {
     fn tier(&mut self, policies: &[&'p Policy], tier: Tier) {
         let mut passed = Ports::default();
-        for policy in policies.iter().filter(|p| p.place == Place::Tier(tier)) {
+        for policy in policies.iter().filter(|p| p.rank == Rank::Tier(tier)) {
             for rule in policy.rules(PolicyType::Ingress).into_iter().flatten() {
                 let matched = self.granted(rule).both(&self.open);
                 self.open.subtract(&matched);
@@ -97,8 +96,8 @@ impl<'p> Walk<'_, 'p> {
         }
     }
 
-    /// The ports of a rule for this caller. Ports by name are the callee's own
-    /// here, so the compiler has resolved them.
+    /// Returns the ports that a rule allows this caller. Named ports are the callee's own here,
+    /// so the compiler has resolved them.
     fn granted(&self, rule: &Rule) -> Ports {
         let mut ports = Ports::default();
         for (who, granted) in &rule.grants {
@@ -143,8 +142,8 @@ impl<'p> Walk<'_, 'p> {
             Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
             Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => match owner {
                 Some(Owner::Pod(id)) => self.index.entry(id).is_some_and(|pod| {
-                    let shape = &pod.shape;
-                    base.names(&self.index.namespace(&shape.namespace), shape)
+                    let traits = &pod.traits;
+                    base.names(&self.index.namespace(&traits.namespace), traits)
                 }),
                 _ => false,
             },

@@ -1,4 +1,4 @@
-//! The class and the name of each address.
+//! The class and the identity of each address.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
         Index, Owner, Scope,
         groups::GroupId,
         owners::{NodeClaim, ServiceClaim},
-        pods::Shape,
+        pods::PodTraits,
     },
     intern::{HashMap, HashSet, Text},
     prefix::{self, Prefix, V6_ROOT},
@@ -18,32 +18,32 @@ use crate::{
 use super::{
     State,
     classes::{ClassSlot, NO_CLASS},
-    covers::{self, Anew, Covered},
+    covers::{self, Covered, Recovered},
     peer::Base,
     peers::{Member, PeerId},
 };
 
-/// What addresses and prefixes were found to be, before classes have ids.
+/// The classes found for addresses and prefixes, before classes have ids.
 #[derive(Debug, Default)]
 pub(super) struct Placed {
     addresses: Vec<(Addr, Option<ClassSlot>)>,
     cidrs: Vec<(Prefix, Option<ClassSlot>)>,
-    /// Classes of groups under prefixes, worked out once.
+    /// Classes of groups under prefixes, computed once.
     classes: HashMap<(GroupId, Option<Prefix>, bool), ClassSlot>,
     names: HashMap<GroupId, Text>,
 }
 
 impl State {
-    /// Finds the classes of prefixes, if the blocks in use have changed, and
-    /// the addresses that this or other peers by address concern.
+    /// Recomputes the classes of prefixes, if the blocks in use have changed, and adds the
+    /// addresses that this or other peers by address affect.
     pub(super) fn cover_anew(&mut self, index: &Index, addresses: &mut HashSet<Addr>) {
         if std::mem::take(&mut self.peers.nodes_changed) {
-            // In pods' ranges the outside is told apart from nobody but these.
+            // In pods' ranges only these addresses are distinguished from the outside.
             addresses.extend(index.owners.of_nodes());
             addresses.extend(index.ranges.balancers());
         }
-        let Anew { all, apart } = self.cover(index);
-        // Made-up addresses lie in no block but whole ones, whatever covers them.
+        let Recovered { all, apart } = self.cover(index);
+        // Made-up addresses match no block except whole families, whatever covers them.
         let made_up = index.made_up.iter();
         addresses.extend(made_up.filter(|addr| covers::within(&all, addr)));
         let classed = &self.writer.tables.classes;
@@ -56,11 +56,11 @@ impl State {
         }
     }
 
-    /// Finds the classes of the prefixes that blocks which came or went concern;
-    /// gives the addresses that are covered otherwise than before.
-    pub(super) fn cover(&mut self, index: &Index) -> Anew {
+    /// Recomputes the classes of the prefixes affected by added or removed blocks; returns the
+    /// addresses whose coverage changed.
+    pub(super) fn cover(&mut self, index: &Index) -> Recovered {
         let touched = self.peers.take_touched();
-        let mut anew = Anew::default();
+        let mut anew = Recovered::default();
         if !touched.is_empty() {
             for region in covers::regions(touched, self.prefixes.len()) {
                 anew.extend(self.cover_region(index, &region));
@@ -69,7 +69,7 @@ impl State {
         anew
     }
 
-    fn cover_region(&mut self, index: &Index, region: &Prefix) -> Anew {
+    fn cover_region(&mut self, index: &Index, region: &Prefix) -> Recovered {
         let shorter = region.1.checked_sub(1);
         let above = shorter.and_then(|len| prefix::longest(&self.prefixes, &region.0, len));
         let above = above.map(|(prefix, known)| (*prefix, known.clone()));
@@ -120,21 +120,21 @@ impl State {
         self.prefixes.insert(prefix, (covered, slot));
     }
 
-    /// Finds the class and the name of every address.
-    pub(super) fn place_all(&mut self, scope: &Scope, index: &Index) {
+    /// Finds the class and the identity of every address.
+    pub(super) fn rebuild(&mut self, scope: &Scope, index: &Index) {
         for addr in index.owners.all() {
-            self.place(scope, index, addr);
+            self.classify(scope, index, addr);
         }
-        // Those of pods and nodes have been placed.
+        // Addresses of pods and nodes are already classified.
         let others = index.owners.of_services().chain(index.ranges.balancers());
         let others: BTreeSet<Addr> = others.collect();
         for addr in others.iter().filter(|addr| index.owner(addr).is_none()) {
-            self.place(scope, index, *addr);
+            self.classify(scope, index, *addr);
         }
     }
 
-    /// Finds the class and the name of an address.
-    pub(super) fn place(&mut self, scope: &Scope, index: &Index, addr: Addr) {
+    /// Finds the class and the identity of an address.
+    pub(super) fn classify(&mut self, scope: &Scope, index: &Index, addr: Addr) {
         let found = prefix::longest(&self.prefixes, &addr, 128);
         let prefix = found.map(|(prefix, _)| *prefix);
         let by_prefix = found.map_or(NO_CLASS, |(_, (_, slot))| *slot);
@@ -155,13 +155,13 @@ impl State {
         let class = owner.and_then(|owner| match owner {
             Owner::Pod(id) => {
                 let group = index.group_of(id)?;
-                let shape = index.groups.shape(group);
-                let name = self.name(group, shape);
+                let traits = index.groups.traits(group);
+                let name = self.name(group, traits);
                 let flags = flag(Identity::IS_CLAIMED);
                 self.writer.identity(addr, Some((name, flags)));
                 let claims = index.owners.nodes(&addr);
                 let made_up = index.made_up.contains(&addr);
-                Some(self.class_of_pod(index, (group, shape), (prefix, made_up), claims))
+                Some(self.class_of_pod(index, (group, traits), (prefix, made_up), claims))
             }
             Owner::Node(claims) => {
                 let this = is_this(scope, claims);
@@ -183,7 +183,7 @@ impl State {
             }
             class => class,
         };
-        // An address that its prefix describes needs no entry of its own.
+        // An address that its prefix already describes needs no entry of its own.
         let class = class.filter(|class| *class != by_prefix);
         if let Some(class) = class {
             self.classes.enter(class);
@@ -194,9 +194,9 @@ impl State {
         self.placed.addresses.push((addr, class));
     }
 
-    fn name(&mut self, group: GroupId, shape: &Shape) -> Text {
+    fn name(&mut self, group: GroupId, traits: &PodTraits) -> Text {
         let known = self.placed.names.entry(group);
-        let name = known.or_insert_with(|| self.names.get(shape.workload().as_str()));
+        let name = known.or_insert_with(|| self.names.get(traits.workload().as_str()));
         Arc::clone(name)
     }
 
@@ -208,7 +208,7 @@ impl State {
     fn class_of_pod(
         &mut self,
         index: &Index,
-        (group, shape): (GroupId, &Shape),
+        (group, traits): (GroupId, &PodTraits),
         (prefix, made_up): (Option<Prefix>, bool),
         claims: &[NodeClaim],
     ) -> ClassSlot {
@@ -224,7 +224,7 @@ impl State {
                 Base::Block(block) => !block.is_whole(),
                 base => matches!(base, Base::Addresses(_)),
             };
-            let number = peer.number(shape)?;
+            let number = peer.number(traits)?;
             (!made_up || !somewhere).then_some((*id, number))
         });
         let naming = self.peers.naming(group).iter().copied();
@@ -254,7 +254,7 @@ impl State {
         self.classes.find(set)
     }
 
-    /// Writes what was found, now that all classes have ids.
+    /// Writes the results, now that all classes have ids.
     pub(super) fn write_placed(&mut self) {
         let placed = std::mem::take(&mut self.placed);
         for (addr, class) in placed.addresses {
@@ -268,9 +268,9 @@ impl State {
     }
 }
 
-/// The ports that any of the Services has at an address. Where two have the same
-/// one, kube-proxy goes by whichever rule it wrote first, in no order: the egress of
-/// whoever calls is decided on the backend that it picks.
+/// Returns the union of the ports that Services have at an address. If two Services share a port,
+/// kube-proxy applies whichever rule it wrote first, in no defined order: the caller's egress is
+/// decided on the backend that it picks.
 fn ports(addr: Addr, services: &[ServiceClaim]) -> BTreeSet<ServiceKey> {
     let all = services.iter().flat_map(|claim| claim.ports.iter());
     let key = |(protocol, port): &(u16, u16)| ServiceKey {
@@ -281,7 +281,7 @@ fn ports(addr: Addr, services: &[ServiceClaim]) -> BTreeSet<ServiceKey> {
     all.map(key).collect()
 }
 
-/// Whether the claims say that an address is of the node that is compiled for.
+/// Reports whether the claims say that an address belongs to the node being compiled for.
 fn is_this(scope: &Scope, claims: &[NodeClaim]) -> bool {
     let Scope::Node(name) = scope else {
         return false;

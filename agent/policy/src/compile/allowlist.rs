@@ -1,13 +1,13 @@
 //! Label allowlists as policies of a group.
 //!
-//! A call is a property of the caller: its egress labels open the callee's
-//! ingress and, where the caller's egress is closed, its egress as well: by
-//! whatever policy it is closed, so that a mode only ever tightens.
+//! A call is a property of the caller: its egress labels open the callee's ingress and, where the
+//! caller's egress is closed, the caller's egress as well. This holds whichever policy closes it,
+//! so a mode only ever tightens.
 
 use std::collections::BTreeSet;
 
 use crate::{
-    index::pods::Shape,
+    index::pods::PodTraits,
     intern::Text,
     labels::{Mode, PortRef, Target, Value, What},
     model::{Action, Protocol},
@@ -18,11 +18,11 @@ use crate::{
 
 use super::{
     peer::Base,
-    policy::{Facts, Origin, Place, Policy, Rule, RuleName, Who, named_grant},
+    policy::{Facts, Origin, Policy, Rank, Rule, RuleName, Who, named_grant},
 };
 
-/// The label allowlists in force for a group.
-pub(super) fn of(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
+/// Returns the label allowlists in force for a group.
+pub(super) fn of(facts: &Facts<'_>, group: &PodTraits) -> Vec<Policy> {
     let namespace = facts.namespace(&group.namespace);
     let mode = |word: &str| {
         let key = facts.config().key(word);
@@ -33,7 +33,7 @@ pub(super) fn of(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
     let ingress = mode("ingress").map(|(origin, staged)| Policy {
         origin,
         staged,
-        place: Place::Network { isolates: true },
+        rank: Rank::Network { isolates: true },
         ingress: Some(ingress(facts, group)),
         egress: None,
     });
@@ -43,13 +43,17 @@ pub(super) fn of(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
         .collect()
 }
 
-/// What a mode adds is the isolation, and with it the way to DNS. The labels
-/// themselves grant whatever the mode is.
-fn egress_policies(facts: &Facts<'_>, group: &Shape, mode: Option<(Origin, bool)>) -> Vec<Policy> {
+/// Returns the egress policies of a group. A mode adds isolation and, with it, the way to DNS. The
+/// labels themselves grant in every mode.
+fn egress_policies(
+    facts: &Facts<'_>,
+    group: &PodTraits,
+    mode: Option<(Origin, bool)>,
+) -> Vec<Policy> {
     let policy = |origin, staged, isolates, rules| Policy {
         origin,
         staged,
-        place: Place::Network { isolates },
+        rank: Rank::Network { isolates },
         ingress: None,
         egress: Some(rules),
     };
@@ -73,7 +77,7 @@ fn egress_policies(facts: &Facts<'_>, group: &Shape, mode: Option<(Origin, bool)
     }
 }
 
-fn ingress(facts: &Facts<'_>, callee: &Shape) -> Vec<Rule> {
+fn ingress(facts: &Facts<'_>, callee: &PodTraits) -> Vec<Rule> {
     let config = facts.config();
     let here = &callee.namespace;
     let namespace = facts.namespace(here);
@@ -108,10 +112,11 @@ fn ingress(facts: &Facts<'_>, callee: &Shape) -> Vec<Rule> {
     rules
 }
 
-/// Where other nodes pass calls from outside on: they send them with an address of their
-/// own, and nothing tells these from what else they send. So whoever admits the outside
-/// admits nodes on the ports that it has behind such a Service, and on no others.
-fn doors(facts: &Facts<'_>, callee: &Shape, rules: &mut Vec<Rule>) {
+/// Adds the rules for calls from outside that other nodes forward. Nodes forward them with a source
+/// address of their own, and nothing distinguishes those packets from other node traffic. So a
+/// callee that admits the outside also admits nodes, on the ports that it has behind such a Service
+/// and on no others.
+fn doors(facts: &Facts<'_>, callee: &PodTraits, rules: &mut Vec<Rule>) {
     let key = format!("{}/{OUTSIDE}", facts.config().callers_prefix);
     for service in facts.doors(&callee.namespace) {
         if !select::is_behind(service, callee) {
@@ -135,7 +140,7 @@ const ANY_NAMESPACE: &str = "any_namespace";
 const OUTSIDE: &str = "outside_cluster";
 const NODES: &str = "all_nodes";
 
-/// Whom a callee admits beyond its own namespace.
+/// What a callee admits besides its own namespace.
 struct Admits<'a> {
     listed: BTreeSet<&'a str>,
     any: bool,
@@ -158,7 +163,7 @@ impl<'a> Admits<'a> {
         }
     }
 
-    /// Namespaces whose callers are admitted; `None` is any.
+    /// Returns the namespaces whose callers are admitted; `None` means any.
     fn namespaces(&self, own: &'a str) -> Vec<Option<&'a str>> {
         if self.any {
             return vec![None];
@@ -169,10 +174,10 @@ impl<'a> Admits<'a> {
     }
 }
 
-/// A rule for each value in which callers carry a label.
+/// Adds a rule for each value with which callers carry a label.
 fn callers(
     facts: &Facts<'_>,
-    callee: &Shape,
+    callee: &PodTraits,
     key: &str,
     namespaces: &[Option<&str>],
     rules: &mut Vec<Rule>,
@@ -200,8 +205,8 @@ fn callers(
     }
 }
 
-/// Listed ports of the pod itself; a name stands for every protocol it is declared for.
-fn own_ports(callee: &Shape, list: &[PortRef]) -> Ports {
+/// Returns the listed ports of the pod itself; a name means every protocol it is declared for.
+fn own_ports(callee: &PodTraits, list: &[PortRef]) -> Ports {
     let mut ports = Ports::default();
     for port in list {
         match port {
@@ -218,7 +223,7 @@ fn own_ports(callee: &Shape, list: &[PortRef]) -> Ports {
     ports
 }
 
-fn calls(facts: &Facts<'_>, caller: &Shape) -> Vec<Rule> {
+fn calls(facts: &Facts<'_>, caller: &PodTraits) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (key, text) in caller.labels.iter() {
         let Some(Ok(target)) = Target::parse(facts.config(), key) else {
@@ -238,12 +243,12 @@ fn calls(facts: &Facts<'_>, caller: &Shape) -> Vec<Rule> {
 
 fn call_grants(
     facts: &Facts<'_>,
-    caller: &Shape,
+    caller: &PodTraits,
     target: &Target<'_>,
     value: &Value,
 ) -> Vec<(Who, Ports)> {
     let namespace = target.namespace.unwrap_or(&caller.namespace);
-    // A type is taken service by service: `"true"` means other ports for each.
+    // A type is resolved service by service: `"true"` means different ports for each.
     let services: Vec<(Text, Option<&str>)> = match target.what {
         What::Service(service) => vec![(service.into(), None)],
         What::Type(kind) => {

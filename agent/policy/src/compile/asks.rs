@@ -1,9 +1,9 @@
-//! What namespaces ask for: the policies that select pods in scope, the label
-//! allowlists about them, and their weights.
+//! What namespaces ask for: the policies that select pods in scope, the label allowlists that
+//! involve those pods, and their weights.
 //!
-//! Kept up to date from the journal. A policy that changed is tried against the groups
-//! of its namespace, a group that is new in scope against the policies of its namespace.
-//! A group's labels are weighed anew when what they mean has changed.
+//! This is kept up to date from the journal. A policy that changed is matched against the groups of
+//! its namespace, and a group that is new in scope against the policies of its namespace. A group's
+//! labels are weighed again when their meaning has changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use crate::{
         Index,
         groups::GroupId,
         held::{CLUSTER, Unit},
-        pods::Shape,
+        pods::PodTraits,
         policies::StoredPolicy,
     },
     intern::{HashMap, HashSet, Text},
@@ -27,33 +27,33 @@ use super::{
     shares::Here,
 };
 
-/// What each namespace asks for, and under [`CLUSTER`] what ClusterNetworkPolicies do.
+/// What each namespace asks for, and under [`CLUSTER`] what ClusterNetworkPolicies ask for.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     spaces: BTreeMap<Text, Space>,
-    /// What the labels about each group in scope ask for, and whom they equal.
+    /// For each group in scope: the signature of the labels that involve it, and what they ask for.
     labels: HashMap<GroupId, (u64, Asked)>,
 }
 
-/// What one of them asks for.
+/// What one namespace asks for.
 #[derive(Debug, Default)]
 struct Space {
     /// Its groups in scope, and the policies that select each.
     groups: HashMap<GroupId, HashSet<Text>>,
-    /// Its policies that select somebody: their weight, and how many groups.
+    /// Its policies that select at least one group: their weight, and how many groups they select.
     policies: HashMap<Text, (u32, u32)>,
-    /// Its labels: for each signature their weight, and how many groups.
+    /// Its labels: the weight for each signature, and how many groups share it.
     labels: HashMap<Unit, HashMap<u64, (u32, u32)>>,
-    /// All of these by weight.
+    /// All policies and labels by weight.
     by_weight: BTreeSet<(u32, Unit)>,
     sum: u64,
 }
 
 impl Asks {
-    /// Brings everything to what the index says now; gives the namespaces that ask for
-    /// something else than before, or whose policies have changed. `stale` are groups
-    /// about which labels may mean something else.
-    pub(super) fn follow(
+    /// Brings everything up to date with the index. Returns the namespaces that ask for something
+    /// different now or whose policies have changed. `stale` lists groups for which labels may have
+    /// a new meaning.
+    pub(super) fn apply_changes(
         &mut self,
         index: &Index,
         here: &Here,
@@ -85,7 +85,8 @@ impl Asks {
         concerned
     }
 
-    /// Takes note of ClusterNetworkPolicies, of all of them or of what the journal names.
+    /// Records ClusterNetworkPolicies: those named by the journal if `follows`, otherwise all.
+    /// Returns whether there were any.
     pub(super) fn clusters(&mut self, index: &Index, follows: bool) -> bool {
         let all = index.cluster_policies.keys();
         let names: Vec<&Text> = match follows {
@@ -101,8 +102,8 @@ impl Asks {
         changed
     }
 
-    /// Weighs the labels about groups that are new in scope, or where they may mean
-    /// something else than before.
+    /// Weighs the labels that involve groups which are new in scope, and those whose meaning may
+    /// have changed.
     fn labels(
         &mut self,
         index: &Index,
@@ -123,15 +124,15 @@ impl Asks {
         let new = now.iter().filter(|id| !self.labels.contains_key(*id));
         let mut after: HashMap<GroupId, (u64, Asked)> = HashMap::default();
         for id in new {
-            let shape = index.groups.shape(*id);
-            let asked = labelled::weigh(index, shape);
+            let traits = index.groups.traits(*id);
+            let asked = labelled::weigh(index, traits);
             let signature = match asked.is_empty() {
                 true => 0,
-                false => labelled::signature(index, key, shape),
+                false => labelled::signature(index, key, traits),
             };
             after.insert(*id, (signature, asked));
         }
-        // Groups of one signature share an entry: the old ones go before any comes.
+        // Groups with the same signature share an entry: remove the old ones before adding any.
         let differs = |id: &GroupId| before.get(id) != after.get(id);
         let gone = before.iter().filter(|(id, _)| differs(id));
         let come = after.iter().filter(|(id, _)| differs(id));
@@ -147,23 +148,23 @@ impl Asks {
         self.labels.extend(after);
     }
 
-    /// Everybody who asks for something, and every namespace with pods in scope.
+    /// Returns [`CLUSTER`], and every namespace that asks for something or has pods in scope.
     pub(super) fn spaces(&self) -> impl Iterator<Item = &Text> {
         self.spaces.keys()
     }
 
-    /// Whether a namespace is among those.
+    /// Reports whether [`Self::spaces`] includes a namespace.
     pub(super) fn has(&self, space: &Text) -> bool {
         self.spaces.contains_key(space)
     }
 
-    /// What everything of a namespace weighs.
+    /// Returns the weight of everything that a namespace asks for.
     pub(super) fn total(&self, space: &Text) -> u64 {
         self.spaces.get(space).map_or(0, |space| space.sum)
     }
 
-    /// The same, where what is heavier than `most` asks for no more than what
-    /// may stay in force instead: there is never room for it.
+    /// Like [`Self::total`], but a unit heavier than `most` counts only with the weight of its last
+    /// form that may stay in force: the unit itself can never fit.
     pub(super) fn sum(&self, index: &Index, name: &Text, most: u64) -> u64 {
         let Some(space) = self.spaces.get(name) else {
             return 0;
@@ -179,7 +180,7 @@ impl Asks {
         sum
     }
 
-    /// What a namespace asks for, with weights.
+    /// Returns the units that a namespace asks for with their weights, lightest first.
     pub(super) fn lightest_first(&self, space: &Text) -> impl Iterator<Item = (u32, &Unit)> {
         let asked = self.spaces.get(space).into_iter();
         let asked = asked.flat_map(|space| &space.by_weight);
@@ -188,12 +189,12 @@ impl Asks {
 }
 
 impl Space {
-    /// Takes note of what became of a policy.
+    /// Records a change of a policy.
     fn policy(&mut self, index: &Index, name: &Text, now: Option<&StoredPolicy>) {
         let mut count = 0;
         for (group, selecting) in &mut self.groups {
             selecting.remove(name);
-            if now.is_some_and(|policy| selects(policy, index.groups.shape(*group))) {
+            if now.is_some_and(|policy| selects(policy, index.groups.traits(*group))) {
                 selecting.insert(Arc::clone(name));
                 count += 1;
             }
@@ -201,9 +202,9 @@ impl Space {
         self.set(name, now.map_or(0, |policy| policy.weight), count);
     }
 
-    /// Takes note of which groups are in scope; whether others than before.
+    /// Records which groups are in scope; returns whether that changed.
     fn groups(&mut self, index: &Index, space: &Text, now: &[GroupId]) -> bool {
-        // An id that was given anew has come, whoever had it before.
+        // A reused id counts as a new group, whatever it meant before.
         let is_new = |id: &GroupId| index.journal.groups.contains(id);
         let now: HashSet<GroupId> = now.iter().copied().collect();
         let gone = self.groups.keys();
@@ -220,9 +221,9 @@ impl Space {
                 continue;
             }
             changed = true;
-            let shape = index.groups.shape(id);
+            let traits = index.groups.traits(id);
             let all = index.policies.get(space).into_iter().flatten();
-            let selecting = all.filter(|(_, policy)| selects(policy, shape));
+            let selecting = all.filter(|(_, policy)| selects(policy, traits));
             let selecting: Vec<(&Text, u32)> = selecting.map(|(n, p)| (n, p.weight)).collect();
             for (name, weight) in &selecting {
                 match self.policies.contains_key(*name) {
@@ -242,7 +243,7 @@ impl Space {
         }
     }
 
-    /// A policy has this weight and selects so many groups.
+    /// Sets the weight of a policy and the number of groups that it selects.
     fn set(&mut self, name: &Text, weight: u32, count: u32) {
         let before = self.policies.remove(name).map_or(0, |(weight, _)| weight);
         let unit = Unit::Policy(Arc::clone(name));
@@ -255,7 +256,7 @@ impl Space {
         }
     }
 
-    /// A group more or less has labels of this signature and weight.
+    /// Counts one group more or less with labels of this signature and weight.
     fn label(&mut self, unit: &Unit, signature: u64, weight: u32, more: bool) {
         let weigh = |own: &HashMap<u64, (u32, u32)>| {
             let weights = own.values().map(|(weight, _)| *weight);
@@ -280,7 +281,7 @@ impl Space {
     }
 }
 
-fn selects(policy: &StoredPolicy, shape: &Shape) -> bool {
+fn selects(policy: &StoredPolicy, traits: &PodTraits) -> bool {
     let subjects = &policy.subjects;
-    !subjects.rules_out(&shape.labels) && subjects.matches(&shape.labels)
+    !subjects.rules_out(&traits.labels) && subjects.matches(&traits.labels)
 }

@@ -1,12 +1,13 @@
-//! Who makes tables large.
+//! Attributes table entries to namespaces.
 //!
-//! A rule is there for a ruleset and a class that holds a peer of it. Where others
-//! tell addresses of one peer apart, the ruleset has a rule for each of their classes:
-//! the first is the ruleset's own, and all further ones are charged to whoever tells
-//! them apart. What callers' labels open in a callee's ruleset is charged to the
-//! callers' namespaces, and what ClusterNetworkPolicies do to none. So a namespace whose many blocks lie within everybody's 0.0.0.0/0 is
-//! charged for what it does to the others' rulesets, and they aren't. What a ruleset
-//! grants any address is one rule, however many classes there are.
+//! A rule exists for a ruleset and a class that contains a peer of the ruleset. Where other
+//! namespaces' peers split the addresses of one peer, the ruleset has a rule for each of the
+//! resulting classes: the first is charged to the ruleset's own namespaces, and all further ones to
+//! the namespaces whose peers cause the split. What callers' labels open in a callee's ruleset is
+//! charged to the callers' namespaces, and what ClusterNetworkPolicies open to no namespace. So a
+//! namespace with many blocks within everybody's 0.0.0.0/0 is charged for its effect on the others'
+//! rulesets, and the others aren't. What a ruleset grants to any address is one rule, however many
+//! classes there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,14 +27,14 @@ use super::{
     rulesets::{Pair, Ruleset, RulesetSlot},
 };
 
-/// A table that policies may fill.
+/// A table that policies may fill up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
     Rules,
     Ports,
 }
 
-/// Namespaces by the rulesets that their pods are under.
+/// The namespaces of the pods under each ruleset.
 #[derive(Debug)]
 pub(super) struct Owners {
     spaces: HashMap<RulesetSlot, BTreeSet<Text>>,
@@ -65,14 +66,14 @@ struct Charges<'s> {
     index: &'s Index,
     owners: &'s Owners,
     cluster: &'s Text,
-    /// Whoever made the peers, as far as it was asked for.
+    /// The namespaces that caused each peer to exist, as far as looked up.
     makers: HashMap<PeerId, BTreeSet<&'s Text>>,
-    /// Entries by namespace.
+    /// Entries charged to each namespace.
     sums: BTreeMap<&'s Text, u64>,
 }
 
-/// What a class holds of a ruleset's peers, by who made them: its own policies, labels
-/// of callers, ClusterNetworkPolicies.
+/// The peers of a ruleset that a class contains, by their origin: its own policies, labels of
+/// callers, ClusterNetworkPolicies.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Told {
     own: Vec<Member>,
@@ -80,8 +81,8 @@ struct Told {
     cluster: Vec<Member>,
 }
 
-/// How many entries of a table each namespace is charged for, and under [`CLUSTER`]
-/// ClusterNetworkPolicies.
+/// Returns how many entries of a table each namespace is charged for, and under [`CLUSTER`] how
+/// many ClusterNetworkPolicies are.
 pub(super) fn of<'s>(
     state: &'s State,
     index: &'s Index,
@@ -106,9 +107,10 @@ pub(super) fn of<'s>(
 }
 
 impl<'s> Charges<'s> {
-    /// Whoever made what a ruleset grants by no peer of callers' labels.
+    /// Returns the namespaces to charge for what a ruleset grants other than by callers' labels.
     fn own(&self, slot: RulesetSlot, ruleset: &Ruleset) -> Vec<&'s Text> {
-        // What no pod is under in the first place is what ClusterNetworkPolicies alone say.
+        // A ruleset that isn't the regular ingress or egress ruleset of any pod comes from
+        // ClusterNetworkPolicies alone.
         let own: Vec<&'s Text> = self.owners.of(slot).collect();
         match ruleset.has_network() && !own.is_empty() {
             true => own,
@@ -116,8 +118,9 @@ impl<'s> Charges<'s> {
         }
     }
 
-    /// The first rule of what a ruleset's own peers tell apart is its own; what else
-    /// labels tell apart is theirs, and the rest ClusterNetworkPolicies'.
+    /// Charges the rules of a ruleset. The first rule for each combination of its own peers is
+    /// charged to its own namespaces; further ones that labels split off are charged to the labels'
+    /// namespaces, and the rest to ClusterNetworkPolicies.
     fn rules(&mut self, slot: RulesetSlot, ruleset: &'s Ruleset) {
         let own = self.own(slot, ruleset);
         if is_open(&ruleset.default) {
@@ -149,7 +152,7 @@ impl<'s> Charges<'s> {
         }
     }
 
-    /// Each set of ports is charged to all who made one of its rules.
+    /// Charges each port set to all namespaces that contribute to one of its rules.
     fn ports(&mut self, slot: RulesetSlot, ruleset: &'s Ruleset) {
         let own = self.own(slot, ruleset);
         let mut sets: HashMap<Ports, BTreeSet<&'s Text>> = HashMap::default();
@@ -172,7 +175,7 @@ impl<'s> Charges<'s> {
         }
     }
 
-    /// Whoever a rule is charged to that nobody else multiplies.
+    /// Returns the namespaces to charge for a rule that exists without any split by other peers.
     fn payers(&self, told: &Told, own: &[&'s Text]) -> Vec<&'s Text> {
         if !told.labels.is_empty() {
             let peers = told.labels.iter();
@@ -187,8 +190,8 @@ impl<'s> Charges<'s> {
         }
     }
 
-    /// What a ruleset tells apart, whether it has a rule for that, and for each class
-    /// beyond the first what tells it from the others.
+    /// Returns the combinations of peers that a ruleset distinguishes. For each: whether it has a
+    /// rule, and for each class beyond the first the peers that split it from the others.
     fn told(&self, ruleset: &Ruleset) -> Vec<(Told, bool, Vec<Vec<Member>>)> {
         let peers = ruleset.peers.iter();
         let peers = peers.filter_map(|id| self.state.peers.get(*id));
@@ -235,7 +238,7 @@ impl<'s> Charges<'s> {
         known.is_some_and(|known| matches!(known.peer.base, Base::Label { .. }))
     }
 
-    /// Whoever names a peer.
+    /// Returns the namespaces that cause a peer to exist.
     fn makers(&mut self, peer: PeerId) -> BTreeSet<&'s Text> {
         let (state, index, owners) = (self.state, self.index, self.owners);
         let (is_label, cluster) = (self.is_label(peer), self.cluster);

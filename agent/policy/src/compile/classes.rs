@@ -1,8 +1,8 @@
 //! Which peers each address matches.
 //!
-//! A peer class is the set of peers that an address matches among those in use.
-//! Prefixes give the classes of addresses that nobody is known to own, exact
-//! entries those of pods and nodes where prefixes alone would be wrong.
+//! A peer class is the set of peers in use that an address matches. Prefixes give the classes of
+//! addresses without a known owner; exact entries give those of pods and nodes where prefixes alone
+//! would be wrong.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
 /// Index of a class in use.
 pub(super) type ClassSlot = u32;
 
-/// The class of no match, always there.
+/// The class that matches no peer; it always exists.
 pub(super) const NO_CLASS: ClassSlot = 0;
 
 /// A class in use.
@@ -25,9 +25,9 @@ pub(super) const NO_CLASS: ClassSlot = 0;
 pub(super) struct Class {
     /// Sorted.
     pub(super) set: Arc<[Member]>,
-    /// Entries of tables that name it.
+    /// Number of table entries that refer to it.
     uses: u32,
-    /// `None` before it is numbered.
+    /// `None` until it is numbered.
     pub(super) id: Option<u32>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Classes {
     by_set: HashMap<Arc<[Member]>, ClassSlot>,
     by_id: HashMap<u32, ClassSlot>,
     ids: Ids,
-    /// Found or left since the last numbering.
+    /// Classes created or released since the last numbering.
     touched: Vec<ClassSlot>,
 }
 
@@ -65,22 +65,22 @@ impl Classes {
         self.slots.get(slot)
     }
 
-    /// The id of a class that is numbered.
+    /// Returns the id of a numbered class.
     pub(super) fn id(&self, slot: ClassSlot) -> u32 {
         self.get(slot).and_then(|class| class.id).unwrap_or(0)
     }
 
-    /// Whether a class of this id is in use.
+    /// Reports whether a class with this id is in use.
     pub(super) fn is_live(&self, id: u32) -> bool {
         self.by_id.contains_key(&id)
     }
 
-    /// Every class in use.
+    /// Iterates over the classes in use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (ClassSlot, &Class)> {
         self.slots.iter()
     }
 
-    /// The class of a set, which is sorted here.
+    /// Returns the class of a set, creating it if needed. Sorts the set.
     pub(super) fn find(&mut self, mut set: Vec<Member>) -> ClassSlot {
         set.sort_unstable();
         set.dedup();
@@ -99,14 +99,14 @@ impl Classes {
         slot
     }
 
-    /// Notes that an entry names a class.
+    /// Counts a table entry that refers to a class.
     pub(super) fn enter(&mut self, slot: ClassSlot) {
         if let Some(class) = self.slots.get_mut(slot) {
             class.uses += 1;
         }
     }
 
-    /// Notes that an entry with this id is gone.
+    /// Counts the removal of a table entry with this class id.
     pub(super) fn leave(&mut self, id: u32) {
         let Some(slot) = self.by_id.get(&id).copied() else {
             return;
@@ -119,8 +119,8 @@ impl Classes {
         }
     }
 
-    /// Drops classes that nothing names and numbers those that have no id yet.
-    pub(super) fn settle(&mut self, peers: &mut Peers) -> Result<Turnover, Clash> {
+    /// Drops unreferenced classes and numbers those that have no id yet.
+    pub(super) fn reconcile(&mut self, peers: &mut Peers) -> Result<Turnover, Clash> {
         let mut turnover = Turnover::default();
         for slot in std::mem::take(&mut self.touched) {
             match self.get(slot) {
@@ -144,8 +144,8 @@ impl Classes {
         Ok(turnover)
     }
 
-    /// Drops what nothing names and numbers all that is left, whatever ids they had.
-    pub(super) fn settle_all(&mut self, peers: &mut Peers) {
+    /// Drops unreferenced classes and renumbers all others, whatever ids they had.
+    pub(super) fn rebuild(&mut self, peers: &mut Peers) {
         self.touched.clear();
         let slots: Vec<_> = self.iter().map(|(slot, c)| (slot, c.uses)).collect();
         for (slot, _) in slots.iter().filter(|(_, uses)| *uses == 0) {
@@ -186,7 +186,7 @@ impl Classes {
     }
 }
 
-/// The hash of the peers in a set, whatever their indexes.
+/// Hashes the peers of a set, independent of their indexes.
 fn hash(set: &[Member], peers: &Peers) -> u64 {
     let one = |(id, number): &Member| (peers.get(*id).map_or(0, |known| known.hash), *number);
     let mut hashes: Vec<(u64, Option<u16>)> = set.iter().map(one).collect();
@@ -198,7 +198,7 @@ fn hash(set: &[Member], peers: &Peers) -> u64 {
     peers.key.hash(&bytes.collect::<Vec<u8>>())
 }
 
-/// The peers of a set in the order of what they are.
+/// Returns the peers of a set, ordered by their content.
 fn content<'p>(
     set: &[Member],
     peers: &'p Peers,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    index::{pods::Shape, policies::StoredCluster},
+    index::{pods::PodTraits, policies::StoredCluster},
     intern::{Pool, Text},
     model::{
         Action, ClusterPeer, NamespacedPods, PolicyType, PortMatch, Protocol, ProtocolMatch, Tier,
@@ -15,22 +15,22 @@ use crate::{
 use super::{
     netpol::{is_staged, range},
     peer::Base,
-    policy::{Origin, Place, Policy, Rule, RuleName, Who, named_grant},
+    policy::{Origin, Policy, Rank, Rule, RuleName, Who, named_grant},
 };
 
-/// A ClusterNetworkPolicy with what doesn't depend on its subjects worked out once.
+/// A ClusterNetworkPolicy with everything that doesn't depend on its subjects precomputed.
 #[derive(Debug)]
 pub(crate) struct Cnp {
     name: Text,
     tier: Tier,
     closed: bool,
     staged: bool,
-    /// `None` where it has no rules, and so no say.
+    /// `None` if it has no rules and therefore no effect on the direction.
     ingress: Option<Vec<Ingress>>,
     egress: Option<Vec<Rule>>,
 }
 
-/// An ingress rule, but for the ports by name: those are the subject's own.
+/// An ingress rule without its named ports resolved: those depend on the subject.
 #[derive(Debug)]
 struct Ingress {
     name: RuleName,
@@ -81,8 +81,8 @@ impl Cnp {
         cnp
     }
 
-    /// A policy that isn't in force for want of room: it denies its pods everything in
-    /// its tier, in the directions in which it has rules.
+    /// Returns the form of a policy that isn't in force for lack of room: it denies its pods
+    /// everything in its tier, in the directions in which it has rules.
     pub(super) fn closed(name: Text, stored: &StoredCluster) -> Self {
         let mut cnp = Self {
             name,
@@ -116,8 +116,8 @@ impl Cnp {
         self.egress = egress.then(|| vec![deny_to()]);
     }
 
-    /// As it applies to pods that it selects.
-    pub(super) fn under(&self, pods: &Shape) -> Policy {
+    /// Returns the policy as it applies to pods that it selects.
+    pub(super) fn under(&self, pods: &PodTraits) -> Policy {
         let rule = |rule: &Ingress| Rule {
             name: rule.name.clone(),
             action: rule.action,
@@ -130,19 +130,19 @@ impl Cnp {
                 closed: self.closed,
             },
             staged: self.staged,
-            place: Place::Tier(self.tier),
+            rank: Rank::Tier(self.tier),
             ingress: ingress.map(|rules| rules.iter().map(rule).collect()),
             egress: self.egress.clone(),
         }
     }
 }
 
-/// Whether a rule accepts by something that can't be read.
+/// Reports whether a rule accepts something that can't be parsed.
 fn matches_nothing(action: Action, unread: bool) -> bool {
     unread && action == Action::Accept
 }
 
-/// What can't be read is passed on to nobody.
+/// Turns Pass into Deny for rules that can't be parsed: nothing may pass through them.
 fn closed_side(action: Action, unread: bool) -> Action {
     match action {
         Action::Pass if unread => Action::Deny,
@@ -150,7 +150,8 @@ fn closed_side(action: Action, unread: bool) -> Action {
     }
 }
 
-/// Closed forms, and rules that can't be read, name no peers and mean everybody.
+/// Returns the peers of a rule. Closed forms and rules that can't be parsed list none and mean
+/// everybody.
 fn everyone(texts: &mut Pool<str>, peers: &[ClusterPeer]) -> Vec<Who> {
     if peers.is_empty() {
         return vec![Who::Anyone];
@@ -159,7 +160,8 @@ fn everyone(texts: &mut Pool<str>, peers: &[ClusterPeer]) -> Vec<Who> {
     bases.map(Who::from).collect()
 }
 
-/// Domain names name nobody: no version of this program resolves names.
+/// Returns the bases of a peer. Domain names match nothing: no version of this program resolves
+/// them.
 fn bases(texts: &mut Pool<str>, peer: &ClusterPeer) -> Vec<Base> {
     let mut selector = |s| Selector::new(texts, s);
     if let Some(namespaces) = &peer.namespaces {
@@ -181,7 +183,7 @@ fn bases(texts: &mut Pool<str>, peer: &ClusterPeer) -> Vec<Base> {
 }
 
 impl Ingress {
-    fn grants(&self, subject: &Shape) -> Vec<(Who, Ports)> {
+    fn grants(&self, subject: &PodTraits) -> Vec<(Who, Ports)> {
         let mut granted = numbers(&self.protocols);
         for name in names(&self.protocols) {
             for protocol in Protocol::ALL {
@@ -195,8 +197,8 @@ impl Ingress {
     }
 }
 
-/// A name means another number for each destination, of whichever protocol it
-/// declares it for.
+/// Returns the grants of an egress rule. A name means a different number on each destination, for
+/// whichever protocol the destination declares it.
 fn egress_grants(to: Vec<Who>, protocols: &[ProtocolMatch]) -> Vec<(Who, Ports)> {
     let granted = numbers(protocols);
     let mut by_name = Vec::new();
@@ -211,7 +213,8 @@ fn egress_grants(to: Vec<Who>, protocols: &[ProtocolMatch]) -> Vec<(Who, Ports)>
     grants.chain(by_name).collect()
 }
 
-/// No list means everything, ICMP too.
+/// Returns what a list of protocols grants apart from names. No list means everything, including
+/// ICMP.
 fn numbers(protocols: &[ProtocolMatch]) -> Ports {
     if protocols.is_empty() {
         return Ports::all();

@@ -1,4 +1,4 @@
-//! Which peers go by address, prefix by prefix.
+//! Which peers match by address, prefix by prefix.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,18 +14,18 @@ use crate::{
 
 use super::peers::{Member, PeerId, Peers};
 
-/// A prefix of some block or exception.
+/// What applies to a prefix of some block or exception.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Covered {
     /// Peers whose block covers it, sorted.
     pub(super) by: Vec<PeerId>,
-    /// What its addresses match that nobody is known to own, sorted.
+    /// What addresses without a known owner match here, sorted.
     pub(super) plain: Vec<Member>,
 }
 
 impl Covered {
-    /// Whether a pod and an address that nobody is known to own match the same here,
-    /// as far as it goes by address.
+    /// Reports whether pods and addresses without a known owner match the same here, as far as
+    /// matching goes by address.
     pub(super) fn is_plain(&self) -> bool {
         self.plain.iter().map(|(id, _)| id).eq(&self.by)
     }
@@ -33,17 +33,17 @@ impl Covered {
 
 /// Peers whose blocks begin and end at a prefix, sorted.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct Boundary {
     pub(super) begin: Vec<PeerId>,
     pub(super) end: Vec<PeerId>,
 }
 
-/// Whether a prefix is told apart although nothing begins or ends there.
+/// Reports whether a root prefix needs an entry although nothing begins or ends there.
 fn is_root(peers: &Peers, prefix: &Prefix) -> bool {
     if *prefix != V4_ROOT {
         return *prefix == V6_ROOT && !peers.outside().is_empty();
     }
-    // IPv4 lies within IPv6 in the tables: what covers the mapped prefix stops there.
+    // IPv4 lies within IPv6 in the tables: coverage from above must stop at the mapped prefix.
     let over_v4 = |len| {
         let prefix = (prefix::mask(&V4_ROOT.0, len), len);
         peers.turns().contains_key(&prefix)
@@ -51,15 +51,15 @@ fn is_root(peers: &Peers, prefix: &Prefix) -> bool {
     !peers.outside().is_empty() || (0..V4_ROOT.1).any(over_v4)
 }
 
-/// So few regions are looked at one by one, however few prefixes there are.
+/// Up to this many regions are always processed one by one, however few prefixes there are.
 const FEW: usize = 8;
 
-/// The regions to be looked at again where these prefixes were touched: each in no
-/// other. All there is if they are many.
+/// Returns the disjoint regions to recompute where these prefixes were touched; the whole address
+/// space if there are many.
 pub(super) fn regions(touched: BTreeSet<Prefix>, known: usize) -> Vec<Prefix> {
     let mut regions: Vec<Prefix> = Vec::new();
     for prefix in touched {
-        // What encloses a prefix comes before it, and all between lies in that too.
+        // An enclosing prefix sorts before this one, and everything between them lies in it too.
         let enclosed = |last: &Prefix| prefix::within(last).contains(&prefix);
         if !regions.last().is_some_and(enclosed) {
             regions.push(prefix);
@@ -71,12 +71,12 @@ pub(super) fn regions(touched: BTreeSet<Prefix>, known: usize) -> Vec<Prefix> {
     regions
 }
 
-/// Every prefix within a region at which a block begins or ends, with the peers
-/// that cover it; and `above`, the longest that encloses the region. Where something is
-/// the outside's, pods' ranges are told apart from it.
+/// Returns every prefix within a region at which a block begins or ends, with the peers that cover
+/// it, and `above`, the longest prefix that encloses the region. If a peer selects the outside,
+/// pods' ranges get prefixes of their own.
 ///
-/// Between two nested prefixes of this list nothing begins or ends, so the
-/// longest one decides for an address.
+/// Between two nested prefixes of this list nothing begins or ends, so the longest one decides for
+/// an address.
 pub(super) fn prefixes(
     peers: &Peers,
     ranges: &Ranges,
@@ -84,11 +84,11 @@ pub(super) fn prefixes(
     above: Option<(Prefix, Covered)>,
 ) -> BTreeMap<Prefix, Covered> {
     let mut found: BTreeMap<Prefix, Covered> = above.into_iter().collect();
-    let none = Turn::default();
+    let none = Boundary::default();
     let within = prefix::within(region);
     let roots = [V6_ROOT, V4_ROOT].into_iter();
     let roots = roots.filter(|root| within.contains(root) && is_root(peers, root));
-    let mut turns: BTreeMap<Prefix, &Turn> = roots.map(|root| (root, &none)).collect();
+    let mut turns: BTreeMap<Prefix, &Boundary> = roots.map(|root| (root, &none)).collect();
     if !peers.outside().is_empty() {
         turns.extend(ranges.within(region).map(|range| (range, &none)));
     }
@@ -98,7 +98,7 @@ pub(super) fn prefixes(
             .range(within)
             .map(|(prefix, turn)| (*prefix, turn)),
     );
-    // In this order what encloses a prefix is there before it.
+    // In this order an enclosing prefix is inserted before the prefixes within it.
     for ((addr, len), turn) in turns {
         let enclosing = match len.checked_sub(1) {
             Some(shorter) if (addr, len) != V4_ROOT => prefix::longest(&found, &addr, shorter),
@@ -125,40 +125,40 @@ pub(super) fn prefixes(
     found
 }
 
-/// The addresses that are covered otherwise than before; each list in order and apart.
+/// The addresses whose coverage changed; each list is sorted and disjoint.
 #[derive(Default, PartialEq, Eq, Debug)]
-pub(super) struct Anew {
+pub(super) struct Recovered {
     pub(super) all: Vec<RangeInclusive<Addr>>,
-    /// Those of them where pods match otherwise than addresses that nobody is known
-    /// to own, before or now. Elsewhere a pod without a class of its own needs none.
+    /// The subset where pods match differently from addresses without a known owner, before or
+    /// after the change. Elsewhere a pod without a class of its own needs none.
     pub(super) apart: Vec<RangeInclusive<Addr>>,
 }
 
-impl Anew {
-    /// Adds what comes behind all that is there.
+impl Recovered {
+    /// Appends ranges that lie behind all existing ones.
     pub(super) fn extend(&mut self, behind: Self) {
         self.all.extend(behind.all);
         self.apart.extend(behind.apart);
     }
 }
 
-/// What is covered otherwise than before.
+/// Returns the addresses whose coverage changed.
 ///
-/// Not all that lies within a prefix which came or went: an exception that comes
-/// with its block leaves what lies in it as it was.
+/// That isn't everything within an added or removed prefix: an exception added together with its
+/// block leaves its addresses as they were.
 pub(super) fn covered_anew<T>(
     before: &BTreeMap<Prefix, (Covered, T)>,
     now: &BTreeMap<Prefix, Covered>,
-) -> Anew {
+) -> Recovered {
     let none = Covered::default();
-    // Whether pods are apart there; nothing where it is covered as before.
+    // Returns whether pods match differently there; `None` if the coverage is unchanged.
     let compare = |(addr, len): &Prefix| {
         let before = prefix::longest(before, addr, *len).map_or(&none, |(_, (c, _))| c);
         let now = prefix::longest(now, addr, *len).map_or(&none, |(_, c)| c);
         (now != before).then(|| !(before.is_plain() && now.is_plain()))
     };
-    // From each address on, up to the next one. A prefix comes after what encloses
-    // it, and before all else that follows.
+    // Maps each address at which something changes to the state up to the next one. A prefix sorts
+    // after the prefixes that enclose it and before everything else that follows.
     let mut from: BTreeMap<Addr, Option<bool>> = BTreeMap::new();
     let both: BTreeSet<&Prefix> = before.keys().chain(now.keys()).collect();
     for prefix in both {
@@ -170,7 +170,7 @@ pub(super) fn covered_anew<T>(
             from.entry(beyond).or_insert(enclosing);
         }
     }
-    let mut anew = Anew::default();
+    let mut anew = Recovered::default();
     let mut ends = from.keys().skip(1);
     for (start, differs) in &from {
         let end = ends
@@ -187,7 +187,7 @@ pub(super) fn covered_anew<T>(
     anew
 }
 
-/// Whether an address lies in one of these ranges, which are in order and apart.
+/// Reports whether an address lies in one of these ranges, which are sorted and disjoint.
 pub(super) fn within(ranges: &[RangeInclusive<Addr>], addr: &Addr) -> bool {
     let begun = ranges.partition_point(|range| range.start() <= addr);
     begun > 0 && ranges[begun - 1].contains(addr)
@@ -195,13 +195,13 @@ pub(super) fn within(ranges: &[RangeInclusive<Addr>], addr: &Addr) -> bool {
 
 const LAST: Addr = Addr::v6([0xff; 16]);
 
-/// The address one further on, or one back.
+/// Returns the next address, or the previous one.
 fn stepped(addr: &Addr, step: fn(u128, u128) -> Option<u128>) -> Option<Addr> {
     let bits = u128::from_be_bytes(addr.octets());
     step(bits, 1).map(|bits| Addr::v6(bits.to_be_bytes()))
 }
 
-/// The addresses that a prefix covers.
+/// Returns the addresses that a prefix covers.
 fn range(prefix: &Prefix) -> RangeInclusive<Addr> {
     prefix.0..=prefix::last(prefix)
 }
@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    /// Addresses at both ends of the form, and at the end of IPv4's.
+    /// Addresses at both ends of the address space, and at the end of IPv4.
     fn addr() -> impl Strategy<Value = Addr> {
         (0..3, 0..16_u8).prop_map(|(place, low)| match place {
             0 => Addr::v4([255, 255, 255, 240 | low]),
@@ -222,14 +222,14 @@ mod tests {
         })
     }
 
-    /// Prefixes that hold each other or touch, few of which cover alike.
+    /// Prefixes that nest or touch, few of which have equal coverage.
     fn cover() -> impl Strategy<Value = BTreeMap<Prefix, u32>> {
         let len = prop_oneof![Just(0), Just(96), 124..=128_u8];
         let prefix = (addr(), len).prop_map(|(addr, len)| (prefix::mask(&addr, len), len));
         btree_map(prefix, 0..=NAMED, 0..8)
     }
 
-    /// A peer with a port by name, which only a pod can have.
+    /// A peer with a named port, which only a pod can have.
     const NAMED: u32 = 2;
 
     fn by(peer: u32) -> Covered {
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// What the longest prefix that holds an address says.
+    /// Returns the value of the longest prefix that contains an address.
     fn naive(cover: &BTreeMap<Prefix, u32>, addr: Addr) -> Option<u32> {
         let holds = |p: &&Prefix| prefix::mask(&addr, p.1) == p.0;
         let longest = cover.keys().filter(holds).max_by_key(|prefix| prefix.1);
@@ -254,7 +254,7 @@ mod tests {
         ) {
             let old = before.iter().map(|(p, peer)| (*p, (by(*peer), ()))).collect();
             let new = now.iter().map(|(p, peer)| (*p, by(*peer))).collect();
-            let Anew { all, apart } = covered_anew(&old, &new);
+            let Recovered { all, apart } = covered_anew(&old, &new);
             for ranges in [&all, &apart] {
                 let in_order = ranges.windows(2).all(|pair| pair[0].end() < pair[1].start());
                 prop_assert!(in_order, "{ranges:?}");

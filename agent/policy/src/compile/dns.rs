@@ -1,8 +1,8 @@
-//! The way to cluster DNS, which no caller has to list.
+//! The way to cluster DNS, which callers don't have to list.
 //!
-//! It leads to port 53, UDP and TCP, of the Services' own addresses and of caches on the
-//! nodes, and to where those ports lead on whoever is behind a Service: pods by its
-//! selector, in their node's network too, and addresses that EndpointSlices name.
+//! It covers port 53, UDP and TCP, of the Services' own addresses and of the nodes' DNS caches, and
+//! the target ports on the backends of a Service: pods by its selector, including those in their
+//! node's network, and addresses from EndpointSlices.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,14 +23,14 @@ use super::{
     policy::{Who, named_grant},
 };
 
-/// The port that resolvers ask, over UDP and TCP.
+/// The port of DNS resolvers, over UDP and TCP.
 const PORT: u16 = 53;
 
-/// Addresses by what is open there: one peer for each set of ports, so that thousands
-/// of nodes with a DNS pod each are one class.
+/// Addresses by the ports that are open there: one peer for each port set, so that thousands of
+/// nodes with a DNS pod each are one class.
 type At = BTreeMap<Ports, BTreeSet<IpAddr>>;
 
-/// What every caller may reach whose egress is closed.
+/// Returns what every caller with closed egress may reach.
 pub(super) fn grants(index: &Index) -> Vec<(Who, Ports)> {
     let services: Vec<&Service> = index.dns_services().collect();
     let mut grants = Vec::new();
@@ -39,7 +39,7 @@ pub(super) fn grants(index: &Index) -> Vec<(Who, Ports)> {
         at.entry(port_53()).or_default().insert(*ip);
     }
     if services.is_empty() {
-        // Manifests often show the pods without it.
+        // Plain manifests often contain the pods without the Service.
         let (key, value) = DNS_LABEL;
         let selector = || Selector::equal([(key.into(), value.into())]);
         let spaces: BTreeSet<&str> = index.config.dns().map(|(space, _)| space).collect();
@@ -68,7 +68,7 @@ fn to_service(index: &Index, service: &Service, grants: &mut Vec<(Who, Ports)>, 
         .filter(|p| p.port == PORT && p.protocol != Protocol::Sctp)
         .collect();
     if dns.is_empty() && !all.is_empty() {
-        // One beside it, for metrics say.
+        // A Service next to it, for metrics for example.
         return;
     }
     let mut own = Ports::default();
@@ -86,8 +86,8 @@ fn to_service(index: &Index, service: &Service, grants: &mut Vec<(Who, Ports)>, 
     }
 }
 
-/// Pods with a network of their own. Whatever the Service's ports lead to, they may
-/// be asked at port 53 as well.
+/// Adds pods with a network of their own. Port 53 is allowed on them as well, wherever the
+/// Service's ports lead.
 fn to_pods(service: &Service, dns: &[&ServicePort], grants: &mut Vec<(Who, Ports)>) {
     let labels = service.spec.selector.iter();
     let selector = labels.map(|(k, v)| (k.as_str().into(), v.as_str().into()));
@@ -104,13 +104,13 @@ fn to_pods(service: &Service, dns: &[&ServicePort], grants: &mut Vec<(Who, Ports
     grants.push((base.into(), ports));
 }
 
-/// Pods in their node's network: at the node's addresses.
+/// Adds pods in their node's network, at the node's addresses.
 fn to_hosts(index: &Index, service: &Service, dns: &[&ServicePort], at: &mut At) {
     for pod in index.dns_hosts(service) {
         let mut ports = port_53();
         for port in dns {
             let found = match &port.target_port {
-                Some(IntOrString::String(name)) => pod.shape.named(name, port.protocol),
+                Some(IntOrString::String(name)) => pod.traits.named(name, port.protocol),
                 _ => port.number(),
             };
             ports.add(&number(port, found));

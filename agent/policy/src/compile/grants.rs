@@ -1,4 +1,4 @@
-//! What each ruleset grants each class, as entries of tables.
+//! What each ruleset grants each class, as table entries.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ type SetSlot = u32;
 struct Set {
     ports: Ports,
     uses: u32,
-    /// As [`Grant`] has it; `None` before it is numbered.
+    /// In the form that [`Grant`] uses; `None` until it is numbered.
     id: Option<u32>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct PortSets {
     touched: Vec<SetSlot>,
 }
 
-/// A rule whose port sets may not be numbered yet.
+/// A rule (ruleset id, class id) whose port sets may not be numbered yet.
 type Pending = (u32, u32, [SetSlot; 2]);
 
 impl PortSets {
@@ -88,8 +88,8 @@ impl PortSets {
         }
     }
 
-    /// Drops sets that no rule names, and numbers and writes new ones.
-    fn settle(&mut self, writer: &mut Writer, room: &mut Room) -> Result<(), Clash> {
+    /// Drops sets that no rule refers to, and numbers and writes new ones.
+    fn reconcile(&mut self, writer: &mut Writer, room: &mut Remaining) -> Result<(), Clash> {
         let mut new = Vec::new();
         for slot in std::mem::take(&mut self.touched) {
             match self.slots.get(slot) {
@@ -114,7 +114,7 @@ impl PortSets {
     }
 
     /// Numbers all sets.
-    fn settle_all(&mut self, writer: &mut Writer, room: &mut Room) {
+    fn rebuild(&mut self, writer: &mut Writer, room: &mut Remaining) {
         self.touched.clear();
         let mut contents = Vec::new();
         let mut given = Vec::new();
@@ -132,7 +132,7 @@ impl PortSets {
         }
     }
 
-    fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer, room: &mut Room) {
+    fn number(&mut self, slot: SetSlot, blocks: u32, writer: &mut Writer, room: &mut Remaining) {
         let Some(set) = self.slots.get_mut(slot) else {
             return;
         };
@@ -168,27 +168,28 @@ impl PortSets {
     }
 }
 
-/// Everything that rules are made of.
+/// Everything that rules are built from.
 pub(super) struct Parts<'p> {
     pub(super) peers: &'p Peers,
     pub(super) classes: &'p Classes,
     pub(super) rulesets: &'p Rulesets,
     pub(super) sets: &'p mut PortSets,
     pub(super) writer: &'p mut Writer,
-    pub(super) room: &'p mut Room,
+    pub(super) room: &'p mut Remaining,
 }
 
-/// How many entries tables may have. What is more isn't written, and isn't allowed: a
-/// port that isn't there is closed, and a ruleset that lacks a rule has none for class 0.
+/// How many entries the tables may have. Entries beyond that aren't written, and nothing they would
+/// grant is allowed: a missing port is closed, and a ruleset that lacks a rule has none for class
+/// 0.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Remaining {
     pub(super) rules: usize,
     pub(super) ports: usize,
-    /// The table that was full first, if one was.
+    /// The first table that became full, if any.
     pub(super) full: Option<Table>,
 }
 
-impl Room {
+impl Remaining {
     fn takes_rules(&mut self, count: usize) -> bool {
         self.takes(Table::Rules, count <= self.rules)
     }
@@ -206,9 +207,12 @@ impl Room {
 }
 
 impl Parts<'_> {
-    /// Writes the rules of rulesets and classes that came, and takes back those
-    /// of what went.
-    pub(super) fn settle(&mut self, rulesets: &Turnover, classes: &Turnover) -> Result<(), Clash> {
+    /// Writes the rules of new rulesets and classes, and removes those of dropped ones.
+    pub(super) fn reconcile(
+        &mut self,
+        rulesets: &Turnover,
+        classes: &Turnover,
+    ) -> Result<(), Clash> {
         for ruleset in &rulesets.gone {
             self.drop_ruleset(*ruleset);
         }
@@ -222,19 +226,19 @@ impl Parts<'_> {
         for class in &classes.new {
             self.of_class(*class, &rulesets.new, &mut pending);
         }
-        self.sets.settle(self.writer, self.room)?;
+        self.sets.reconcile(self.writer, self.room)?;
         self.write(pending);
         Ok(())
     }
 
     /// Writes all rules.
-    pub(super) fn settle_all(&mut self) {
+    pub(super) fn rebuild(&mut self) {
         let mut pending = Vec::new();
         let slots: Vec<_> = self.rulesets.iter().map(|(slot, _)| slot).collect();
         for ruleset in slots {
             self.of_ruleset(ruleset, &mut pending);
         }
-        self.sets.settle_all(self.writer, self.room);
+        self.sets.rebuild(self.writer, self.room);
         self.write(pending);
     }
 
@@ -273,9 +277,8 @@ impl Parts<'_> {
         }
     }
 
-    /// The rules of a ruleset: for the classes that hold a peer of it, and for class 0,
-    /// which stands for all that have none, if whoever isn't told apart is granted
-    /// something.
+    /// Adds the rules of a ruleset: for the classes that contain one of its peers and, if unmatched
+    /// addresses are granted something, for class 0, which covers every class without a rule.
     fn of_ruleset(&mut self, slot: RulesetSlot, pending: &mut Vec<Pending>) {
         let Some(ruleset) = self.rulesets.get(slot) else {
             return;
@@ -286,15 +289,15 @@ impl Parts<'_> {
         for class in told {
             is_whole &= self.of_told(slot, class, pending);
         }
-        // A class whose rule found no room may be granted less than the others: then
-        // what it falls back to has to be nothing.
+        // A class whose rule didn't fit may be granted less than the default: the rule that it
+        // would fall back to must not exist then.
         if is_whole && is_open(&ruleset.default) {
             self.add(slot, NO_CLASS, &ruleset.default, pending);
         }
     }
 
-    /// The rules of a class, but for those of new rulesets, which are there already.
-    /// If one finds no room, all of them are compiled anew (`Compiler::follow`).
+    /// Adds the rules of a class, except those of new rulesets, which exist already. If one doesn't
+    /// fit, everything is recompiled (`Compiler::apply_changes`).
     fn of_class(&mut self, class: ClassSlot, new: &[RulesetSlot], pending: &mut Vec<Pending>) {
         let Some(found) = self.classes.get(class) else {
             return;
@@ -310,8 +313,8 @@ impl Parts<'_> {
         }
     }
 
-    /// The rule of a class that holds a peer of a ruleset, if it is granted something
-    /// else than class 0, be it nothing. False if there is no room for it.
+    /// Adds the rule of a class that contains a peer of a ruleset, if its grants differ from those
+    /// of class 0; they may be empty. Returns false if there is no room for it.
     fn of_told(&mut self, slot: RulesetSlot, class: ClassSlot, to: &mut Vec<Pending>) -> bool {
         let (Some(ruleset), Some(found)) = (self.rulesets.get(slot), self.classes.get(class))
         else {
@@ -321,7 +324,7 @@ impl Parts<'_> {
         grants == ruleset.default || self.add(slot, class, &grants, to)
     }
 
-    /// False if there is no room for it.
+    /// Adds a rule; returns false if there is no room for it.
     fn add(
         &mut self,
         ruleset: RulesetSlot,
@@ -344,7 +347,7 @@ impl Parts<'_> {
     }
 }
 
-/// Whether anything is granted.
+/// Reports whether anything is granted.
 pub(super) fn is_open(grants: &Pair) -> bool {
     grants.iter().any(|ports| !ports.is_empty())
 }

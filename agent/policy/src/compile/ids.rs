@@ -1,10 +1,9 @@
-//! Ids that are hashes of what they stand for.
+//! Ids that are hashes of their content.
 //!
-//! So an unrelated change doesn't renumber, and one agent before and after a
-//! restart numbers alike. The hash has a key that lives as long as the tables do:
-//! nobody who writes policies can find two contents of one hash. Where two have one
-//! by chance, they are told apart in the order of their contents, never by who
-//! came first.
+//! An unrelated change therefore doesn't renumber, and an agent assigns the same ids before and
+//! after a restart. The hash has a key that lives as long as the tables do: a policy author can't
+//! construct two contents with the same hash. Contents that collide by chance get their ids in the
+//! order of their contents, never in the order of their arrival.
 
 use std::fmt;
 
@@ -14,48 +13,48 @@ use siphasher::sip::SipHasher13;
 
 use crate::intern::HashSet;
 
-/// Which ids may be given.
+/// The range of valid ids.
 #[derive(Debug)]
 pub(super) struct Space {
     mask: u32,
     step: u32,
 }
 
-/// Class and ruleset ids; 0 is the class of no match and the ruleset of no policy.
+/// Class and ruleset ids; 0 is the class that matches nothing and the ruleset without policies.
 pub(super) const PLAIN: Space = Space {
     mask: u32::MAX,
     step: 1,
 };
 
-/// Ids of blocks: the low bits belong to whole protocols.
+/// Ids of blocks: the low bits are used for whole protocols.
 pub(super) const BLOCKS: Space = Space {
     mask: PortSet::BLOCKS,
     step: 16,
 };
 
-/// The key of the hash behind ids. Under one key the same objects give the same
-/// tables; those of another key can't be compared with them.
+/// The key of the hash behind ids. The same objects give the same tables under the same key; tables
+/// of different keys can't be compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IdKey([u64; 2]);
 
 impl IdKey {
-    /// For tables that stay in this process: anybody may know it.
+    /// The key of tables that stay in this process; it is no secret.
     pub const FIXED: Self = Self([0; 2]);
 
-    /// From a secret that is as hard to guess as 128 random bits.
+    /// Derives a key from a secret that is as hard to guess as 128 random bits.
     pub fn from_secret(secret: &[u8]) -> Self {
         Self([1, 2].map(|half| SipHasher13::new_with_keys(half, half).hash(secret)))
     }
 
-    /// SipHash-1-3.
+    /// Hashes bytes with SipHash-1-3.
     pub fn hash(&self, bytes: &[u8]) -> u64 {
         SipHasher13::new_with_keys(self.0[0], self.0[1]).hash(bytes)
     }
 
-    /// The hash of a canonical value: its compact JSON, in which sets are sorted.
+    /// Hashes a canonical value: its compact JSON, in which sets are sorted.
     pub(super) fn of<T: Serialize>(&self, content: &T) -> u64 {
-        // Serializing to memory fails only for maps with keys that aren't text or
-        // numbers; no content has one, and an empty text would only mean more collisions.
+        // Serializing to memory fails only for maps whose keys aren't text or numbers. No content
+        // has one, and an empty text would only cause more collisions.
         self.hash(&serde_json::to_vec(content).unwrap_or_default())
     }
 }
@@ -66,7 +65,7 @@ impl Default for IdKey {
     }
 }
 
-/// Nothing that ends in a log.
+/// Omits the key, so that it never ends up in a log.
 impl fmt::Debug for IdKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdKey")
@@ -74,7 +73,7 @@ impl fmt::Debug for IdKey {
 }
 
 impl Space {
-    /// The id that a hash asks for; 0 is none.
+    /// Returns the preferred id of a hash; 0 is not a valid id.
     pub(super) fn preferred(&self, hash: u64) -> u32 {
         #[allow(clippy::cast_possible_truncation)]
         let id = hash as u32 & self.mask;
@@ -86,26 +85,25 @@ impl Space {
 
 #[cfg(test)]
 thread_local! {
-    /// Bits that ids may have: with few of them there are clashes.
+    /// A mask for ids: with few bits there are collisions.
     pub(super) static FEW: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
 }
 
-/// Gives contents ids one by one, as long as that gives what numbering all of them
-/// would.
+/// Assigns ids to contents one by one, as long as the result equals that of numbering all of them.
 ///
-/// An id that is free was passed over by nobody, so whoever asks for it may have it.
-/// Only where an id goes that was passed over would another content get that one.
+/// A free id that no content has skipped may be given to any content that prefers it. Only when an
+/// id is freed that some content skipped would that content get it in a full numbering.
 #[derive(Debug)]
 pub(super) struct Ids {
     space: Space,
     taken: HashSet<u32>,
-    /// Ids that contents asked for or came across, and found taken.
+    /// Ids that contents preferred or probed and found taken.
     passed: HashSet<u32>,
-    /// One of those was given free.
+    /// One of the skipped ids was freed.
     disturbed: bool,
 }
 
-/// Two contents ask for one id: all have to be numbered anew.
+/// Two contents prefer the same id: all have to be renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Clash;
 
@@ -119,7 +117,7 @@ impl Ids {
         }
     }
 
-    /// The id that a hash asks for.
+    /// Takes the preferred id of a hash.
     pub(super) fn take(&mut self, hash: u64) -> Result<u32, Clash> {
         let id = self.space.preferred(hash);
         (id != 0 && self.taken.insert(id))
@@ -127,13 +125,13 @@ impl Ids {
             .ok_or(Clash)
     }
 
-    /// Gives an id free.
+    /// Frees an id.
     pub(super) fn free(&mut self, id: u32) {
         self.taken.remove(&id);
         self.disturbed |= self.passed.contains(&id);
     }
 
-    /// Fails if contents would have other ids by now, were all of them numbered.
+    /// Fails if a full numbering would give some contents other ids.
     pub(super) fn check(&self) -> Result<(), Clash> {
         match self.disturbed {
             true => Err(Clash),
@@ -141,9 +139,8 @@ impl Ids {
         }
     }
 
-    /// Numbers all contents: each gets what it asks for or the next free one,
-    /// in the order of what they ask for and, where that is the same, of the
-    /// contents.
+    /// Numbers all contents: each gets its preferred id or the next free one, in the order of
+    /// preferred ids and, where these are equal, of the contents.
     pub(super) fn assign<T>(
         &mut self,
         contents: &mut [(u64, T)],
@@ -228,7 +225,7 @@ mod tests {
     #[test]
     fn contents_that_clash_under_one_key_do_not_under_another() {
         let id = |key: IdKey, n: u32| PLAIN.preferred(key.of(&n));
-        // Two of 200,000 contents that have one id of 32 bits.
+        // Two of 200,000 contents that share a 32-bit id.
         let mut first = std::collections::HashMap::new();
         let clash = (0..200_000).find_map(|n| {
             let other = first.insert(id(IdKey::FIXED, n), n)?;

@@ -1,13 +1,13 @@
-//! Which label allowlists are in force, and what they weigh.
+//! Which label allowlists are in force, and their weights.
 //!
-//! The labels that pods carry are their namespace's, wherever they grant something:
-//! in the carriers' own egress, and in the ingress of whoever they call. Where a
-//! namespace's share has no room for them they grant nothing, and nobody else's do less.
+//! The labels that pods carry are charged to the pods' namespace, wherever they grant something: in
+//! the carriers' own egress, and in the ingress of the pods they call. If a namespace's share has
+//! no room for them they grant nothing, and no other namespace loses anything.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    index::{Index, held::Unit, pods::Shape},
+    index::{Index, held::Unit, pods::PodTraits},
     intern::Text,
     labels::Target,
 };
@@ -19,17 +19,17 @@ use super::{
     policy::{Facts, Policy, Who},
 };
 
-/// How many peers of labels weigh as much as one entry of a policy: they make rules, of
-/// which there may be so many times as many, and no prefixes.
+/// How many peers of labels weigh as much as one entry of a policy. Labels add rules, of which
+/// there may be at least this many per entry, and no prefixes.
 const PEERS: u32 = 4;
 
 const _: () = assert!(Capacity::MAPS.entries * PEERS <= Capacity::MAPS.rules);
 
-/// What labels of whom ask for: the namespace, what shares a fate, its weight.
+/// What labels ask for: the weight for each namespace and each unit that is admitted as one.
 pub(super) type Asked = BTreeMap<(Text, Unit), u32>;
 
-/// The label allowlists of a group, without what has no room.
-pub(super) fn in_force(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
+/// Returns the label allowlists of a group, without those that have no room.
+pub(super) fn in_force(facts: &Facts<'_>, group: &PodTraits) -> Vec<Policy> {
     let mut policies = allowlist::of(facts, group);
     if policies.is_empty() {
         return policies;
@@ -55,9 +55,9 @@ pub(super) fn in_force(facts: &Facts<'_>, group: &Shape) -> Vec<Policy> {
     policies
 }
 
-/// What the label allowlists of a group ask for, whatever of them has room: an entry
-/// for each [`PEERS`] that they name.
-pub(super) fn weigh(index: &Index, group: &Shape) -> Asked {
+/// Returns what the label allowlists of a group ask for, whether there is room for it or not: one
+/// entry for every [`PEERS`] peers that they name.
+pub(super) fn weigh(index: &Index, group: &PodTraits) -> Asked {
     let mut asked = Asked::new();
     let mut add = |space: &Text, unit: Unit, weight: usize| {
         if weight > 0 {
@@ -82,8 +82,9 @@ pub(super) fn weigh(index: &Index, group: &Shape) -> Asked {
     asked
 }
 
-/// Equal for groups of one workload whose allowlists are equal: those are compiled once.
-pub(super) fn signature(index: &Index, key: IdKey, group: &Shape) -> u64 {
+/// Returns a value that is equal for groups of one workload with equal allowlists: those are
+/// compiled once.
+pub(super) fn signature(index: &Index, key: IdKey, group: &PodTraits) -> u64 {
     let config = &index.config;
     let modes = [config.key("ingress"), config.key("egress")];
     let counts = |label: &str| {
@@ -98,7 +99,8 @@ pub(super) fn signature(index: &Index, key: IdKey, group: &Shape) -> u64 {
     key.of(&(labels, group.kind.as_deref(), ports.collect::<Vec<_>>()))
 }
 
-/// The namespaces whose pods' labels name a peer; none if no labels of callers do.
+/// Returns the namespaces whose pods' labels name a peer; none if it isn't named by callers'
+/// labels.
 pub(super) fn said_by<'i>(index: &'i Index, who: &'i Who) -> Vec<&'i Text> {
     match who {
         Who::Peer(peer) => carriers(index, &peer.base),
@@ -106,7 +108,7 @@ pub(super) fn said_by<'i>(index: &'i Index, who: &'i Who) -> Vec<&'i Text> {
     }
 }
 
-/// The namespaces whose pods carry the label that a peer is named by.
+/// Returns the namespaces whose pods carry the label that a peer is named by.
 pub(super) fn carriers<'i>(index: &'i Index, base: &'i Base) -> Vec<&'i Text> {
     match base {
         Base::Label {
@@ -118,10 +120,10 @@ pub(super) fn carriers<'i>(index: &'i Index, base: &'i Base) -> Vec<&'i Text> {
     }
 }
 
-fn calls(group: &Shape) -> Unit {
+fn calls(group: &PodTraits) -> Unit {
     Unit::Calls(Arc::clone(&group.service))
 }
 
-fn callers(group: &Shape) -> Unit {
+fn callers(group: &PodTraits) -> Unit {
     Unit::Callers(Arc::clone(&group.namespace), Arc::clone(&group.service))
 }

@@ -1,8 +1,8 @@
-//! The pods in scope and what they are under.
+//! The pods in scope and the rules that apply to them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ringfence_ebpf::abi::{EndpointWorld, Tiers};
+use ringfence_ebpf::abi::{EndpointRules, Tiers};
 
 use crate::{
     index::{
@@ -20,7 +20,7 @@ use super::{
     is_local,
     peers::Peers,
     policy::{self, Facts, Origin, Parsed, Policy},
-    ruleset::Under,
+    ruleset::AppliedRules,
     rulesets::{RulesetSlot, Rulesets},
     writer::Writer,
 };
@@ -31,19 +31,19 @@ struct Local {
     pods: u32,
     ingress: Option<RulesetSlot>,
     egress: Option<RulesetSlot>,
-    /// For whom NetworkPolicies don't count, of both directions.
+    /// The rulesets of both directions for packets that are exempt from NetworkPolicies.
     tiers: [Option<RulesetSlot>; 2],
-    /// Bits of [`EndpointWorld`].
+    /// Bits of [`EndpointRules`].
     flags: u32,
-    /// What its policies were worked out from.
+    /// The facts that its policies depend on.
     facts: BTreeSet<Fact>,
-    /// Policies that select it, by name: of its namespace, and of the cluster.
+    /// Names of the policies that select it: of its namespace, and of the cluster.
     netpols: BTreeSet<Text>,
     clusters: BTreeSet<Text>,
 }
 
 impl Local {
-    /// Every ruleset that it uses, as often as it does.
+    /// Returns every ruleset that it uses, once per use.
     fn slots(&self) -> impl Iterator<Item = RulesetSlot> + use<> {
         let [a, b] = self.tiers;
         [self.ingress, self.egress, a, b].into_iter().flatten()
@@ -54,30 +54,30 @@ impl Local {
 #[derive(Debug, Default)]
 pub(super) struct Locals {
     groups: HashMap<GroupId, Local>,
-    /// Groups by the facts that they were worked out from.
+    /// Groups by the facts that they depend on.
     asking: HashMap<Fact, HashSet<GroupId>>,
     endpoints: HashMap<PodId, (PodKey, GroupId)>,
     parsed: Parsed,
-    /// Groups that lost their last pod in scope.
+    /// Groups whose last pod in scope is gone.
     emptied: HashSet<GroupId>,
 }
 
 impl Locals {
-    /// Groups that were worked out from a fact.
+    /// Returns the groups that depend on a fact.
     pub(super) fn asking(&self, fact: &Fact) -> impl Iterator<Item = GroupId> + '_ {
         self.asking.get(fact).into_iter().flatten().copied()
     }
 
-    /// Groups with pods in scope.
+    /// Returns the groups with pods in scope.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.keys().copied()
     }
 
-    /// Namespaces by the rulesets that their pods are under.
+    /// Returns the namespaces of the pods under each ruleset.
     pub(super) fn owners(&self, index: &Index) -> Owners {
         let mut owners = Owners::new();
         for (group, local) in &self.groups {
-            let space = &index.groups.shape(*group).namespace;
+            let space = &index.groups.traits(*group).namespace;
             for slot in [local.ingress, local.egress].into_iter().flatten() {
                 owners.note(slot, space);
             }
@@ -85,9 +85,9 @@ impl Locals {
         owners
     }
 
-    /// Takes pods in that are in scope now and out that aren't any longer; gives
-    /// the groups that are new in scope.
-    pub(super) fn enlist(
+    /// Adds pods that are in scope now and removes those that aren't; returns the groups that are
+    /// new in scope.
+    pub(super) fn register(
         &mut self,
         scope: &Scope,
         index: &Index,
@@ -127,7 +127,7 @@ impl Locals {
         new
     }
 
-    /// Groups in scope that a policy selects or did, of policies that changed.
+    /// Returns the groups in scope that a changed policy selects or used to select.
     pub(super) fn under_policies(
         &mut self,
         index: &Index,
@@ -139,10 +139,10 @@ impl Locals {
             self.parsed.forget(key);
             let now = index.policy(&key.0, &key.1);
             for (group, local) in &self.groups {
-                let shape = index.groups.shape(*group);
+                let traits = index.groups.traits(*group);
                 let name = (&*key.0, &*key.1);
-                let selects = now.is_some_and(|p| index.form(name, p, &shape.labels).is_some());
-                if shape.namespace == key.0 && (selects || local.netpols.contains(&key.1)) {
+                let selects = now.is_some_and(|p| index.form(name, p, &traits.labels).is_some());
+                if traits.namespace == key.0 && (selects || local.netpols.contains(&key.1)) {
                     stale.insert(*group);
                 }
             }
@@ -151,9 +151,9 @@ impl Locals {
             self.parsed.forget_cluster(name);
             let now = index.cluster_policies.get(name);
             for (group, local) in &self.groups {
-                let shape = index.groups.shape(*group);
-                let namespace = index.namespace(&shape.namespace);
-                let selects = now.is_some_and(|p| policy::selects(&p.subjects, &namespace, shape));
+                let traits = index.groups.traits(*group);
+                let namespace = index.namespace(&traits.namespace);
+                let selects = now.is_some_and(|p| policy::selects(&p.subjects, &namespace, traits));
                 if selects || local.clusters.contains(name) {
                     stale.insert(*group);
                 }
@@ -162,7 +162,8 @@ impl Locals {
         stale
     }
 
-    /// Works out what a group is under; lets go of what emptied groups held.
+    /// Computes the rules of a group and releases the rulesets that it used so far. Does nothing
+    /// for groups without pods in scope.
     pub(super) fn work_out(
         &mut self,
         index: &Index,
@@ -175,7 +176,7 @@ impl Locals {
         }
         let facts = Facts::new(index);
         let policies = self.parsed.of(&facts, group);
-        let under = Under::new(&policies);
+        let under = AppliedRules::new(&policies);
         let mut acquire = |content| rulesets.acquire(content, peers);
         let new = Local {
             pods: 0,
@@ -214,7 +215,7 @@ impl Locals {
         }
     }
 
-    /// Lets go of groups that have no pods in scope any longer.
+    /// Drops groups that have no pods left in scope.
     pub(super) fn forget_emptied(&mut self, rulesets: &mut Rulesets) {
         for group in std::mem::take(&mut self.emptied) {
             let Some(local) = self.groups.remove(&group) else {
@@ -229,7 +230,7 @@ impl Locals {
         }
     }
 
-    /// Writes the endpoints among these pods.
+    /// Writes the endpoints of the pods in scope among these.
     pub(super) fn write(
         &self,
         index: &Index,
@@ -245,14 +246,14 @@ impl Locals {
             let Some(local) = self.groups.get(group) else {
                 continue;
             };
-            let shape = index.groups.shape(*group);
+            let traits = index.groups.traits(*group);
             let ruleset = |slot: Option<RulesetSlot>| slot.map_or(0, |slot| rulesets.id(slot));
-            let cut_off = match labels::is_true(&shape.labels, &quarantine) {
-                true => EndpointWorld::QUARANTINE,
+            let cut_off = match labels::is_true(&traits.labels, &quarantine) {
+                true => EndpointRules::QUARANTINE,
                 false => 0,
             };
             let policy = EndpointPolicy {
-                workload: shape.workload(),
+                workload: traits.workload(),
                 addresses: index.addresses_of(*id),
                 ingress: ruleset(local.ingress),
                 egress: ruleset(local.egress),

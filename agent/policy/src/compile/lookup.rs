@@ -1,4 +1,4 @@
-//! How peers and groups of pods find each other without trying every pair.
+//! Finds candidate peers for groups of pods and vice versa, without trying every pair.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -9,8 +9,8 @@ use crate::{
 
 use super::peer::{Base, Block, Namespaces};
 
-/// What finds a peer.
-pub(super) enum Place<'p> {
+/// The key under which a peer is looked up.
+pub(super) enum LookupKey<'p> {
     Label(&'p Text, &'p Text),
     Service(&'p Text, &'p Text),
     Space(&'p Text),
@@ -22,27 +22,27 @@ pub(super) enum Place<'p> {
     Addresses(&'p BTreeSet<IpAddr>),
 }
 
-/// Where a base is to be looked for.
-pub(super) fn place(base: &Base) -> Place<'_> {
+/// Returns the key under which a base is looked up.
+pub(super) fn lookup_key(base: &Base) -> LookupKey<'_> {
     match base {
         Base::Pods(both) => match (both.1.required().next(), space(&both.0)) {
-            (Some((key, value)), _) => Place::Label(key, value),
-            (None, Some(namespace)) => Place::Space(namespace),
-            (None, None) => Place::Others,
+            (Some((key, value)), _) => LookupKey::Label(key, value),
+            (None, Some(namespace)) => LookupKey::Space(namespace),
+            (None, None) => LookupKey::Others,
         },
         Base::Service {
             namespace, service, ..
-        } => Place::Service(namespace, service),
-        Base::Label { key, value, .. } => Place::Label(key, value),
-        Base::Block(block) => Place::Block(block),
-        Base::Addresses(addresses) => Place::Addresses(addresses),
-        Base::Nodes(_) => Place::ByNode,
-        Base::Outside => Place::Outside,
-        Base::AllNodes => Place::AllNodes,
+        } => LookupKey::Service(namespace, service),
+        Base::Label { key, value, .. } => LookupKey::Label(key, value),
+        Base::Block(block) => LookupKey::Block(block),
+        Base::Addresses(addresses) => LookupKey::Addresses(addresses),
+        Base::Nodes(_) => LookupKey::ByNode,
+        Base::Outside => LookupKey::Outside,
+        Base::AllNodes => LookupKey::AllNodes,
     }
 }
 
-/// The one namespace that a selection can mean.
+/// Returns the namespace if a selection can mean only one.
 fn space(namespaces: &Namespaces) -> Option<&Text> {
     match namespaces {
         Namespaces::Name(name) => Some(name),
@@ -54,8 +54,8 @@ fn space(namespaces: &Namespaces) -> Option<&Text> {
     }
 }
 
-/// Groups that a base may name: all that carry its rarest required label, or
-/// are in a namespace that it selects; every group if it requires neither.
+/// Returns the groups that a base may select: those that carry its rarest required label, or those
+/// in the namespaces that it selects; every group if it requires neither.
 pub(super) fn candidates(index: &Index, base: &Base) -> Vec<GroupId> {
     match base {
         Base::Pods(both) => {
@@ -89,10 +89,10 @@ pub(super) fn candidates(index: &Index, base: &Base) -> Vec<GroupId> {
     }
 }
 
-/// So few candidates that to look for a shorter list would take longer.
+/// Below this many candidates, searching for a shorter list would take longer.
 const FEW: usize = 64;
 
-/// Groups of the namespaces that are selected; `None` if all are.
+/// Returns the groups of the selected namespaces; `None` if all are selected.
 fn in_spaces<'i>(index: &'i Index, namespaces: &Namespaces) -> Option<Vec<&'i [GroupId]>> {
     let of = |name: &Text| index.spaces.get(name).map_or(&[][..], |s| &s.groups);
     if let Some(name) = space(namespaces) {

@@ -1,15 +1,15 @@
-//! Policies to tables, and changes of objects to changes of tables.
+//! Compiles policies into tables, and changes of objects into changes of tables.
 //!
-//! 1. [`policy`]: what applies to each group of pods in scope: NetworkPolicies,
-//!    label allowlists and ClusterNetworkPolicies in one form.
-//! 2. [`ruleset`]: what they come to per direction, one value per distinct content.
-//! 3. [`peers`]: which groups of pods each peer in use names.
-//! 4. [`covers`]: which peers go by address, per prefix; [`classes`]: which peers
-//!    each address matches.
+//! 1. [`policy`]: which policies apply to each group of pods in scope: NetworkPolicies, label
+//!    allowlists and ClusterNetworkPolicies in one form.
+//! 2. [`ruleset`]: the combined content per direction, one value per distinct content.
+//! 3. [`peers`]: which groups of pods each peer in use selects.
+//! 4. [`covers`]: which peers match by address, per prefix; [`classes`]: which peers each address
+//!    matches.
 //! 5. [`grants`]: ids, and what each ruleset grants each class.
 //!
-//! Each stage keeps what it found and is asked again only for what a change
-//! concerns. From scratch is the same with everything concerned.
+//! Each stage keeps its results and recomputes only what a change affects. A full compile is the
+//! same with everything affected.
 
 mod addresses;
 mod allowlist;
@@ -56,7 +56,7 @@ use crate::{
 use addresses::Placed;
 use classes::{ClassSlot, Classes};
 use covers::Covered;
-use grants::{Parts, PortSets, Room};
+use grants::{Parts, PortSets, Remaining};
 use ids::Clash;
 pub use ids::IdKey;
 use locals::Locals;
@@ -66,25 +66,25 @@ pub use shares::Capacity;
 use shares::Shares;
 use writer::Writer;
 
-/// Keeps tables at what an index says.
+/// Keeps tables up to date with an index.
 #[derive(Debug)]
 pub struct Compiler {
     scope: Scope,
-    /// [`Journal::looked`] of the index at the last look; 0 before the first.
+    /// [`Journal::looked`] of the index at the last update; 0 before the first.
     looked: u64,
-    /// How often the tables were brought up to date.
+    /// How many times the tables were brought up to date.
     updates: u64,
     state: State,
-    /// None where everything has room.
+    /// `None` if capacity is unlimited.
     shares: Option<Shares>,
-    /// Up to which size of rules and ports nobody can have too much of them.
+    /// The sizes of the rules and ports tables up to which no namespace can exceed its limit.
     quiet: [usize; 2],
-    /// How often everything was compiled from scratch.
+    /// How many times everything was compiled from scratch.
     #[cfg(test)]
     rebuilds: u64,
 }
 
-/// Everything that was found out for one set of tables.
+/// All intermediate results for one set of tables.
 #[derive(Debug)]
 struct State {
     key: IdKey,
@@ -99,30 +99,31 @@ struct State {
     /// Names of workloads.
     names: Pool<str>,
     writer: Writer,
-    room: Room,
-    /// What had no room is missing: the next change starts from scratch.
+    room: Remaining,
+    /// Something didn't fit and is missing from the tables: the next change recompiles from
+    /// scratch.
     partial: bool,
 }
 
-/// What a change concerns.
+/// What a change affects.
 #[derive(Debug, Default)]
-struct Work {
-    /// Pods that came, went or changed.
+struct Affected {
+    /// Pods that were added, removed or changed.
     pods: HashSet<PodId>,
-    /// Groups to be tried against the peers in use.
+    /// Groups to match against the peers in use.
     groups: HashSet<GroupId>,
     /// Addresses whose class or name may have changed.
     addresses: HashSet<Addr>,
 }
 
 impl Compiler {
-    /// A compiler that has seen nothing yet, whose tables nobody else compares.
+    /// Creates an empty compiler whose tables aren't compared with those of any other compiler.
     pub fn new(scope: Scope) -> Self {
         Self::keyed(scope, IdKey::FIXED)
     }
 
-    /// One whose ids are hashes under a key: that of the tables in force, so that
-    /// what stays the same keeps its entries.
+    /// Creates a compiler whose ids are hashes under a key. Pass the key of the tables in force, so
+    /// that unchanged content keeps its entries.
     pub fn keyed(scope: Scope, key: IdKey) -> Self {
         Self {
             scope,
@@ -136,8 +137,8 @@ impl Compiler {
         }
     }
 
-    /// The same with tables of this size, which are shared out among namespaces:
-    /// see [`Index::problems`] for what had no room.
+    /// Limits the tables to this size and shares it out among namespaces. [`Index::problems`]
+    /// reports what didn't fit.
     #[must_use]
     pub fn with_capacity(self, capacity: Capacity) -> Self {
         Self {
@@ -147,18 +148,20 @@ impl Compiler {
         }
     }
 
-    /// Brings the tables to what the index says now, and says what that may
-    /// take from whom.
+    /// Brings the tables up to date with the index and returns the change, including the traffic it
+    /// may take away.
     ///
-    /// Costs as much as what changed since the last call concerns; the first
-    /// call, and one with an index that it didn't see last, starts from scratch.
+    /// The cost is proportional to what the changes since the last call affect. The first call, and
+    /// a call with an index other than that of the last call, start from scratch.
     pub fn update(&mut self, index: &mut Index) -> Change {
         index.make_room_for_pods();
         self.share_out(index);
         let journal = std::mem::replace(&mut index.journal, Journal::listening());
         let follows = self.looked != 0 && self.looked == journal.looked && !self.state.partial;
         self.looked = index.journal.looked;
-        let followed = follows.then(|| self.follow(index, journal).ok()).flatten();
+        let followed = follows
+            .then(|| self.apply_changes(index, journal).ok())
+            .flatten();
         let mut change = if let Some(new) = followed.filter(|_| !self.is_crowded(index)) {
             let state = &mut self.state;
             let before = state.writer.remember();
@@ -179,7 +182,7 @@ impl Compiler {
         change
     }
 
-    /// The change that nothing is, as of the last update.
+    /// Returns an empty change as of the last update.
     pub fn unchanged(&self) -> Change {
         Change {
             additive: true,
@@ -189,18 +192,18 @@ impl Compiler {
         }
     }
 
-    /// The tables as of the last update.
+    /// Returns the tables as of the last update.
     pub fn tables(&self) -> &Tables {
         &self.state.writer.tables
     }
 
-    /// Whether anything was worked out from a fact.
+    /// Reports whether any result depends on a fact.
     #[cfg(test)]
     fn asks(&self, fact: &Fact) -> bool {
         self.state.locals.asking(fact).next().is_some()
     }
 
-    /// The tables, given away.
+    /// Consumes the compiler and returns its tables.
     pub(crate) fn into_tables(self) -> Tables {
         self.state.writer.tables
     }
@@ -217,15 +220,17 @@ impl Compiler {
         let scope = &self.scope;
         let local = index.live().filter(|(_, pod)| is_local(scope, pod));
         let pods: HashSet<PodId> = local.map(|(id, _)| id).collect();
-        let touched = state.locals.enlist(scope, index, &pods, &mut state.writer);
+        let touched = state
+            .locals
+            .register(scope, index, &pods, &mut state.writer);
         state.work_out(index, touched);
         state.rulesets.drop_unused(&mut state.peers);
-        state.peers.settle(index, |_| {});
+        state.peers.reconcile(index, |_| {});
         state.cover(index);
-        state.place_all(scope, index);
+        state.rebuild(scope, index);
         state.rulesets.number_all();
-        state.classes.settle_all(&mut state.peers);
-        state.parts().settle_all();
+        state.classes.rebuild(&mut state.peers);
+        state.parts().rebuild();
         state.partial = state.room.full.is_some();
         for range in index.ranges.entries() {
             state.writer.range(range, index.ranges.entry(&range));
@@ -233,11 +238,11 @@ impl Compiler {
         state.write_all(index, &pods);
     }
 
-    /// Follows what changed since the last look; gives the classes that nobody was in
+    /// Applies the changes since the last update; returns the ids of classes that had no addresses
     /// before.
-    fn follow(&mut self, index: &Index, journal: Journal) -> Result<HashSet<u32>, Clash> {
+    fn apply_changes(&mut self, index: &Index, journal: Journal) -> Result<HashSet<u32>, Clash> {
         let (state, scope) = (&mut self.state, &self.scope);
-        let mut work = Work {
+        let mut work = Affected {
             pods: journal.pods,
             groups: journal.groups,
             addresses: journal.addresses,
@@ -257,7 +262,7 @@ impl Compiler {
         stale.extend(
             state
                 .locals
-                .enlist(scope, index, &work.pods, &mut state.writer),
+                .register(scope, index, &work.pods, &mut state.writer),
         );
         for range in journal.ranges {
             state.writer.range(range, index.ranges.entry(&range));
@@ -268,11 +273,11 @@ impl Compiler {
         state.name_groups(index, &mut work);
         state.cover_anew(index, &mut work.addresses);
         for addr in &work.addresses {
-            state.place(scope, index, *addr);
+            state.classify(scope, index, *addr);
         }
         state.rulesets.number(&rulesets.new)?;
-        let classes = state.classes.settle(&mut state.peers)?;
-        state.parts().settle(&rulesets, &classes)?;
+        let classes = state.classes.reconcile(&mut state.peers)?;
+        state.parts().reconcile(&rulesets, &classes)?;
         if state.room.full.is_some() {
             return Err(Clash);
         }
@@ -282,14 +287,14 @@ impl Compiler {
             .collect();
         pods.extend(work.pods);
         state.write_all(index, &pods);
-        // An id that went and came has had addresses all along, whatever it stands for.
+        // An id that was freed and reused has had addresses all along, whatever it means now.
         let gone: HashSet<u32> = classes.gone.into_iter().collect();
         let new = classes.new.iter().map(|class| state.classes.id(*class));
         Ok(new.filter(|id| !gone.contains(id)).collect())
     }
 }
 
-/// Whether a pod is compiled.
+/// Reports whether a pod is in scope.
 fn is_local(scope: &Scope, pod: &PodEntry) -> bool {
     match scope {
         Scope::Everything => true,
@@ -305,7 +310,7 @@ impl State {
         };
         Self {
             key,
-            room: Room {
+            room: Remaining {
                 rules: count(|c| c.rules),
                 ports: count(|c| c.ports),
                 full: None,
@@ -323,7 +328,7 @@ impl State {
         }
     }
 
-    /// Works out anew what groups in scope are under; gives those of them.
+    /// Recomputes the rules of the groups in scope among these; returns `groups`.
     fn work_out(&mut self, index: &Index, groups: HashSet<GroupId>) -> HashSet<GroupId> {
         for group in &groups {
             let (rulesets, peers) = (&mut self.rulesets, &mut self.peers);
@@ -333,13 +338,13 @@ impl State {
         groups
     }
 
-    /// Finds out who is named by which peer, where either changed.
-    fn name_groups(&mut self, index: &Index, work: &mut Work) {
+    /// Finds which peers select which groups, for groups and peers that changed.
+    fn name_groups(&mut self, index: &Index, work: &mut Affected) {
         for group in &work.groups {
             self.peers.try_peers(index, *group);
         }
         let mut changed: HashSet<GroupId> = std::mem::take(&mut work.groups);
-        self.peers.settle(index, |group| {
+        self.peers.reconcile(index, |group| {
             changed.insert(group);
         });
         for group in changed {
@@ -351,14 +356,14 @@ impl State {
         }
     }
 
-    /// Writes what was found of addresses and of these pods, now that rulesets
-    /// and classes have ids; nothing names the peers that died any longer.
+    /// Writes the results for addresses and for these pods. Call it once rulesets and classes have
+    /// ids; by then nothing refers to dead peers.
     fn write_all(&mut self, index: &Index, pods: &HashSet<PodId>) {
         self.write_placed();
         self.writer.hides_services(index.hides_services());
         let (rulesets, writer) = (&self.rulesets, &mut self.writer);
         self.locals.write(index, rulesets, pods, writer);
-        self.peers.bury();
+        self.peers.free_dead();
     }
 
     fn parts(&mut self) -> Parts<'_> {

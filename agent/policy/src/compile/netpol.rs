@@ -1,7 +1,7 @@
 //! NetworkPolicies as policies of a group.
 
 use crate::{
-    index::{Key, pods::Shape, policies::StoredPolicy},
+    index::{Key, pods::PodTraits, policies::StoredPolicy},
     intern::Pool,
     model::{Action, IntOrString, NetworkPolicyPort, Peer as PeerSpec, PolicyType, Protocol},
     ports::Ports,
@@ -10,21 +10,21 @@ use crate::{
 
 use super::{
     peer::Base,
-    policy::{Origin, Place, Policy, Rule, RuleName, Who, named_grant},
+    policy::{Origin, Policy, Rank, Rule, RuleName, Who, named_grant},
 };
 
-/// A NetworkPolicy with what doesn't depend on its subjects worked out once.
+/// A NetworkPolicy with everything that doesn't depend on its subjects precomputed.
 #[derive(Debug)]
 pub(crate) struct NetPol {
     origin: Origin,
     staged: bool,
-    /// Ports of each rule of a direction, `None` where it has no say; egress
-    /// names are in the grants already.
+    /// The rules of a direction, `None` if the policy doesn't apply to it. Named ports of egress
+    /// rules are already in the grants.
     ingress: Option<Vec<Ingress>>,
     egress: Option<Vec<Rule>>,
 }
 
-/// An ingress rule, but for the ports by name: those are the subject's own.
+/// An ingress rule without its named ports resolved: those depend on the subject.
 #[derive(Debug)]
 struct Ingress {
     from: Vec<Who>,
@@ -68,8 +68,8 @@ impl NetPol {
         }
     }
 
-    /// A policy that isn't in force for want of room: it isolates the pods that it
-    /// selects, and allows nothing.
+    /// Returns the form of a policy that isn't in force for lack of room: it isolates the pods that
+    /// it selects, and allows nothing.
     pub(super) fn closed((namespace, name): Key, stored: &StoredPolicy) -> Self {
         let [ingress, egress] = stored.isolates;
         Self {
@@ -84,8 +84,8 @@ impl NetPol {
         }
     }
 
-    /// As it applies to pods that it selects.
-    pub(super) fn under(&self, pods: &Shape) -> Policy {
+    /// Returns the policy as it applies to pods that it selects.
+    pub(super) fn under(&self, pods: &PodTraits) -> Policy {
         let ingress = self.ingress.as_ref().map(|rules| {
             let rules = rules.iter().enumerate();
             let rule = rules.map(|(i, rule)| Rule {
@@ -98,14 +98,14 @@ impl NetPol {
         Policy {
             origin: self.origin.clone(),
             staged: self.staged,
-            place: Place::Network { isolates: true },
+            rank: Rank::Network { isolates: true },
             ingress,
             egress: self.egress.clone(),
         }
     }
 }
 
-/// Whether a mode annotation stages its policy.
+/// Reports whether a mode annotation stages its policy.
 pub(super) fn is_staged(mode: Option<&str>) -> bool {
     mode == Some("audit")
 }
@@ -122,7 +122,7 @@ fn base(texts: &mut Pool<str>, namespace: &str, peer: &PeerSpec) -> Base {
     }
 }
 
-/// An empty list means anyone.
+/// Returns the peers of a rule; an empty list means anyone.
 fn everyone(peers: Vec<Base>) -> Vec<Who> {
     match peers.is_empty() {
         true => vec![Who::Anyone],
@@ -131,7 +131,7 @@ fn everyone(peers: Vec<Base>) -> Vec<Who> {
 }
 
 impl Ingress {
-    fn grants(&self, subject: &Shape) -> Vec<(Who, Ports)> {
+    fn grants(&self, subject: &PodTraits) -> Vec<(Who, Ports)> {
         let mut granted = numbers(&self.ports);
         for (name, protocol) in names(&self.ports) {
             if let Some(number) = subject.named(name, protocol) {
@@ -143,8 +143,8 @@ impl Ingress {
     }
 }
 
-/// Ports are the peer's. A name means another number for each pod, and nothing
-/// for an address that is no pod, also where the rule names no peers.
+/// Ports are the peer's. A name means a different number for each pod, and nothing for an address
+/// that isn't a pod, even if the rule lists no peers.
 fn egress_grants(to: Vec<Base>, ports: &[NetworkPolicyPort]) -> Vec<(Who, Ports)> {
     let mut by_name = Vec::new();
     let anybody = [Base::any_pod()];
@@ -162,8 +162,8 @@ fn egress_grants(to: Vec<Base>, ports: &[NetworkPolicyPort]) -> Vec<(Who, Ports)
     grants.chain(by_name).collect()
 }
 
-/// What a list of ports grants apart from names. No list grants everything;
-/// no port grants all ports of the protocol.
+/// Returns what a list of ports grants apart from names. An empty list grants everything; an entry
+/// without a port grants all ports of the protocol.
 fn numbers(ports: &[NetworkPolicyPort]) -> Ports {
     if ports.is_empty() {
         return Ports::all();
@@ -182,7 +182,8 @@ fn numbers(ports: &[NetworkPolicyPort]) -> Ports {
     granted
 }
 
-/// Validation has refused what isn't a range; should one slip through, it grants nothing.
+/// Returns a range of ports. Validation has rejected invalid ranges; one that slips through grants
+/// nothing.
 pub(super) fn range(protocol: Protocol, first: i64, last: i64) -> Ports {
     match (u16::try_from(first), u16::try_from(last)) {
         (Ok(first), Ok(last)) if first <= last => Ports::range(protocol, first, last),

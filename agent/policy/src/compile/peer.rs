@@ -6,18 +6,18 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    index::pods::Shape,
+    index::pods::PodTraits,
     intern::Text,
     model::Protocol,
     selector::{Labels, Selector},
 };
 
-/// One peer selector: equal ones are equal values, whoever wrote them.
+/// A peer selector: equal selectors are equal values, whoever wrote them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Peer {
     pub(crate) base: Base,
-    /// Only pods that declare this port: named ports of egress rules mean
-    /// another number on each destination.
+    /// Restricts the peer to pods that declare this port: a named port of an egress rule means a
+    /// different number on each destination.
     pub(crate) named: Option<Named>,
 }
 
@@ -28,10 +28,10 @@ pub(crate) struct Named {
     pub(crate) protocol: Protocol,
 }
 
-/// Whom a peer selector names.
+/// The addresses or pods that a peer selector selects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) enum Base {
-    /// Pods by their and their namespace's labels.
+    /// Pods by their labels and those of their namespace.
     Pods(Arc<(Namespaces, Selector)>),
     /// Pods of a service and, if given, of a type.
     Service {
@@ -45,14 +45,14 @@ pub(crate) enum Base {
         key: Text,
         value: Text,
     },
-    /// Addresses; those of pods too.
+    /// Addresses, including those of pods.
     Block(Arc<Block>),
-    /// Single addresses, those of pods too: one peer, however many they are.
+    /// Single addresses, including those of pods: one peer, however many there are.
     Addresses(Arc<BTreeSet<IpAddr>>),
     /// Addresses in the status of Nodes with these labels.
     Nodes(Arc<Selector>),
-    /// Addresses of no known pod and no known node, and this node's own: a
-    /// packet from elsewhere that this node masqueraded.
+    /// Addresses of no known pod and no known node, and this node's own, which is the source of
+    /// packets from elsewhere that this node masqueraded.
     Outside,
     /// Addresses of other nodes.
     AllNodes,
@@ -65,7 +65,7 @@ pub(crate) enum Namespaces {
     Selected(Selector),
 }
 
-/// A block of addresses without some parts.
+/// A block of addresses with exceptions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Block {
     pub(crate) cidr: IpNet,
@@ -74,22 +74,22 @@ pub(crate) struct Block {
 }
 
 impl Base {
-    /// Pods of one namespace.
+    /// Creates a selector of pods in one namespace.
     pub(crate) fn pods_in(namespace: &str, pods: Selector) -> Self {
         Self::Pods(Arc::new((Namespaces::Name(namespace.into()), pods)))
     }
 
-    /// Pods of namespaces by label.
+    /// Creates a selector of pods in namespaces by label.
     pub(crate) fn pods_by(namespaces: Selector, pods: Selector) -> Self {
         Self::Pods(Arc::new((Namespaces::Selected(namespaces), pods)))
     }
 
-    /// Every pod everywhere.
+    /// Creates a selector of every pod in every namespace.
     pub(crate) fn any_pod() -> Self {
         Self::pods_by(Selector::default(), Selector::default())
     }
 
-    /// A block of addresses.
+    /// Creates a selector of a block of addresses.
     pub(crate) fn block(cidr: IpNet, except: &[IpNet]) -> Self {
         let mut except: Vec<_> = except.iter().map(IpNet::trunc).collect();
         except.sort();
@@ -100,9 +100,9 @@ impl Base {
         }))
     }
 
-    /// Whether it names pods by what they are. Never true of selectors that go
-    /// by address.
-    pub(crate) fn names(&self, namespace: &Labels, pods: &Shape) -> bool {
+    /// Reports whether it selects pods by their traits. Always false for selectors that match by
+    /// address.
+    pub(crate) fn names(&self, namespace: &Labels, pods: &PodTraits) -> bool {
         match self {
             Self::Pods(both) => {
                 let in_namespace = match &both.0 {
@@ -138,21 +138,21 @@ impl Base {
 }
 
 impl Block {
-    /// Whether it holds every address of its family.
+    /// Reports whether it contains every address of its family.
     pub(crate) fn is_whole(&self) -> bool {
         self.cidr.prefix_len() == 0 && self.except.is_empty()
     }
 
-    /// Whether an address lies in it.
+    /// Reports whether it contains an address.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.cidr.contains(&ip) && !self.except.iter().any(|e| e.contains(&ip))
     }
 }
 
 impl Peer {
-    /// The port that it means on such pods: `None` if they don't declare it,
-    /// `Some(None)` if it asks for none.
-    pub(crate) fn number(&self, pods: &Shape) -> Option<Option<u16>> {
+    /// Returns the port that it means on such pods: `None` if they don't declare it, `Some(None)`
+    /// if the peer has no named port.
+    pub(crate) fn number(&self, pods: &PodTraits) -> Option<Option<u16>> {
         match &self.named {
             None => Some(None),
             Some(n) => pods.named(&n.name, n.protocol).map(Some),

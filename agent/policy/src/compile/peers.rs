@@ -1,4 +1,4 @@
-//! The peers in use, and which groups of pods each of them names.
+//! The peers in use, and which groups of pods each of them selects.
 
 use std::{
     collections::{BTreeMap, BTreeSet, hash_map::Entry},
@@ -13,23 +13,23 @@ use crate::{
         Index,
         groups::{GroupId, insert, remove},
         owners::NodeClaim,
-        pods::Shape,
+        pods::PodTraits,
     },
     intern::{HashMap, Text},
     prefix::{self, Prefix, V6_ROOT},
 };
 
 use super::{
-    covers::Turn,
+    covers::Boundary,
     ids::IdKey,
-    lookup::{Place, candidates, place},
+    lookup::{LookupKey, candidates, lookup_key},
     peer::{Base, Peer},
     slots::Slots,
 };
 
 /// Index of a peer in use.
 pub(super) type PeerId = u32;
-/// A peer that something matches, and the number that its port name means there.
+/// A peer that matches, and the number of its named port there.
 pub(super) type Member = (PeerId, Option<u16>);
 
 /// A peer in use.
@@ -37,19 +37,18 @@ pub(super) type Member = (PeerId, Option<u16>);
 pub(super) struct Known {
     pub(super) peer: Peer,
     pub(super) hash: u64,
-    /// Rulesets that tell it apart, sorted.
+    /// Rulesets that distinguish it, sorted.
     pub(super) users: Vec<u32>,
-    /// Classes that hold it, sorted.
+    /// Classes that contain it, sorted.
     pub(super) classes: Vec<u32>,
-    /// Groups that it names, sorted.
+    /// Groups that it selects, sorted.
     groups: Vec<GroupId>,
 }
 
-/// Peers in use by what finds them, so that a group is tried only against
-/// likely ones.
+/// The peers in use by lookup key, so that a group is matched only against likely ones.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    /// Of the ids of whatever names them.
+    /// The key of the ids of rulesets and classes.
     pub(super) key: IdKey,
     slots: Slots<Known>,
     ids: HashMap<Peer, PeerId>,
@@ -61,16 +60,16 @@ pub(super) struct Peers {
     all_nodes: Vec<PeerId>,
     by_node: Vec<PeerId>,
     /// Where blocks begin and end.
-    turns: BTreeMap<Prefix, Turn>,
-    /// What each group is named by, sorted; absent if by nobody.
+    turns: BTreeMap<Prefix, Boundary>,
+    /// The peers that select each group, sorted; absent if there are none.
     naming: HashMap<GroupId, Vec<Member>>,
-    /// Not yet tried against groups.
+    /// Peers not yet matched against groups.
     born: Vec<PeerId>,
-    /// Not used any longer.
+    /// Peers that aren't used any more.
     died: Vec<PeerId>,
-    /// Prefixes within which other peers go by address than before.
+    /// Prefixes within which the set of peers that match by address changed.
     touched: BTreeSet<Prefix>,
-    /// Peers that go by nodes' addresses came or went.
+    /// Peers that match by nodes' addresses were added or removed.
     pub(super) nodes_changed: bool,
 }
 
@@ -82,7 +81,7 @@ impl Peers {
         }
     }
 
-    /// A peer in use; only ids that are still given out may be asked for.
+    /// Returns a peer in use; the id must not have been freed.
     pub(super) fn get(&self, id: PeerId) -> Option<&Known> {
         self.slots.get(id)
     }
@@ -91,7 +90,7 @@ impl Peers {
         self.slots.get_mut(id)
     }
 
-    /// Notes that a ruleset tells a peer apart.
+    /// Records that a ruleset distinguishes a peer.
     pub(super) fn acquire(&mut self, peer: &Peer, ruleset: u32) -> PeerId {
         let id = match self.ids.get(peer) {
             Some(id) => *id,
@@ -103,7 +102,7 @@ impl Peers {
         id
     }
 
-    /// Notes that a ruleset no longer does.
+    /// Records that a ruleset has stopped distinguishing a peer.
     pub(super) fn release(&mut self, id: PeerId, ruleset: u32) {
         if let Some(known) = self.get_mut(id) {
             remove(&mut known.users, ruleset);
@@ -124,32 +123,32 @@ impl Peers {
         let id = self.slots.insert(known);
         self.ids.insert(peer.clone(), id);
         self.born.push(id);
-        self.with_place(peer, |ids| insert(ids, id));
+        self.with_key(peer, |ids| insert(ids, id));
         id
     }
 
-    /// Changes the list in which a peer is found.
-    fn with_place(&mut self, peer: &Peer, change: impl Fn(&mut Vec<PeerId>)) {
+    /// Changes the list in which a peer is looked up.
+    fn with_key(&mut self, peer: &Peer, change: impl Fn(&mut Vec<PeerId>)) {
         let pair = |a: &Text, b: &Text| (Arc::clone(a), Arc::clone(b));
-        match place(&peer.base) {
-            Place::Label(k, v) => change_list(&mut self.by_label, pair(k, v), change),
-            Place::Service(n, s) => change_list(&mut self.by_service, pair(n, s), change),
-            Place::Space(n) => change_list(&mut self.by_space, Arc::clone(n), change),
-            Place::Others => change(&mut self.others),
-            Place::AllNodes => {
+        match lookup_key(&peer.base) {
+            LookupKey::Label(k, v) => change_list(&mut self.by_label, pair(k, v), change),
+            LookupKey::Service(n, s) => change_list(&mut self.by_service, pair(n, s), change),
+            LookupKey::Space(n) => change_list(&mut self.by_space, Arc::clone(n), change),
+            LookupKey::Others => change(&mut self.others),
+            LookupKey::AllNodes => {
                 self.nodes_changed = true;
                 change(&mut self.all_nodes);
             }
-            Place::ByNode => {
+            LookupKey::ByNode => {
                 self.nodes_changed = true;
                 change(&mut self.by_node);
             }
-            Place::Outside => {
+            LookupKey::Outside => {
                 self.nodes_changed = true;
                 self.touched.insert(V6_ROOT);
                 change(&mut self.outside);
             }
-            Place::Block(block) => {
+            LookupKey::Block(block) => {
                 self.touched.insert(prefix::of(&block.cidr));
                 self.touched.extend(block.except.iter().map(prefix::of));
                 change_turn(
@@ -162,7 +161,7 @@ impl Peers {
                     change_turn(&mut self.turns, except, |turn| &mut turn.end, &change);
                 }
             }
-            Place::Addresses(addresses) => {
+            LookupKey::Addresses(addresses) => {
                 for net in addresses.iter().copied().map(IpNet::from) {
                     self.touched.insert(prefix::of(&net));
                     change_turn(&mut self.turns, &net, |turn| &mut turn.begin, &change);
@@ -171,10 +170,10 @@ impl Peers {
         }
     }
 
-    /// Brings groups up to date with the peers that came and went; `changed`
-    /// hears of every group that is now named otherwise.
-    pub(super) fn settle(&mut self, index: &Index, mut changed: impl FnMut(GroupId)) {
-        // A peer may have come back after it went, or gone before it was tried.
+    /// Brings groups up to date with added and removed peers; `changed` is called for every group
+    /// that is selected by other peers now.
+    pub(super) fn reconcile(&mut self, index: &Index, mut changed: impl FnMut(GroupId)) {
+        // A peer may have been revived after its removal, or removed before it was matched.
         let mut died = std::mem::take(&mut self.died);
         died.retain(|id| self.get(*id).is_some_and(|known| known.users.is_empty()));
         died.sort_unstable();
@@ -194,7 +193,7 @@ impl Peers {
         self.died = died;
     }
 
-    /// Takes a dead peer from the groups that it named.
+    /// Removes a dead peer from the groups that it selected.
     fn unnamed(&mut self, id: PeerId) -> Vec<GroupId> {
         let Some(known) = self.get_mut(id) else {
             return Vec::new();
@@ -202,7 +201,7 @@ impl Peers {
         let groups = std::mem::take(&mut known.groups);
         let peer = known.peer.clone();
         self.ids.remove(&peer);
-        self.with_place(&peer, |ids| remove(ids, id));
+        self.with_key(&peer, |ids| remove(ids, id));
         for group in &groups {
             if let Some(members) = self.naming.get_mut(group) {
                 members.retain(|m| m.0 != id);
@@ -214,24 +213,24 @@ impl Peers {
         groups
     }
 
-    /// Gives the ids of dead peers free; to be called when nothing names them any longer.
-    pub(super) fn bury(&mut self) {
+    /// Frees the ids of dead peers; call it when nothing refers to them any more.
+    pub(super) fn free_dead(&mut self) {
         for id in std::mem::take(&mut self.died) {
-            // A class that still held it would soon be taken for another's.
+            // A class that still contained it would be mistaken for another once the id is reused.
             debug_assert!(self.get(id).is_none_or(|known| known.classes.is_empty()));
             self.slots.remove(id);
         }
     }
 
-    /// Finds the groups that a new peer names.
+    /// Finds the groups that a new peer selects.
     fn try_groups(&mut self, index: &Index, id: PeerId) -> Vec<GroupId> {
         let Some(peer) = self.get(id).map(|known| known.peer.clone()) else {
             return Vec::new();
         };
         let mut named = Vec::new();
         for group in candidates(index, &peer.base) {
-            let shape = index.groups.shape(group);
-            let Some(number) = matches(index, &peer, shape) else {
+            let traits = index.groups.traits(group);
+            let Some(number) = matches(index, &peer, traits) else {
                 continue;
             };
             let members = self.naming.entry(group).or_default();
@@ -245,8 +244,7 @@ impl Peers {
         named
     }
 
-    /// Finds the peers that name a group which is new, or gone, or whose
-    /// namespace has other labels.
+    /// Finds the peers that select a group that is new or gone, or whose namespace has new labels.
     pub(super) fn try_peers(&mut self, index: &Index, group: GroupId) {
         for (id, _) in self.naming.remove(&group).unwrap_or_default() {
             if let Some(known) = self.get_mut(id) {
@@ -256,11 +254,11 @@ impl Peers {
         if !index.groups.is_alive(group) {
             return;
         }
-        let shape = index.groups.shape(group);
+        let traits = index.groups.traits(group);
         let mut members = Vec::new();
-        for id in self.likely(shape) {
+        for id in self.likely(traits) {
             let peer = self.get(id).map(|known| &known.peer);
-            if let Some(number) = peer.and_then(|peer| matches(index, peer, shape)) {
+            if let Some(number) = peer.and_then(|peer| matches(index, peer, traits)) {
                 members.push((id, number));
             }
         }
@@ -276,16 +274,16 @@ impl Peers {
         }
     }
 
-    fn likely(&self, shape: &Shape) -> Vec<PeerId> {
-        let service = (Arc::clone(&shape.namespace), Arc::clone(&shape.service));
+    fn likely(&self, traits: &PodTraits) -> Vec<PeerId> {
+        let service = (Arc::clone(&traits.namespace), Arc::clone(&traits.service));
         let mut likely = self.others.clone();
         let found = [
             self.by_service.get(&service),
-            self.by_space.get(&shape.namespace),
+            self.by_space.get(&traits.namespace),
         ];
         likely.extend(found.into_iter().flatten().flatten());
         if !self.by_label.is_empty() {
-            for (key, value) in shape.labels.iter() {
+            for (key, value) in traits.labels.iter() {
                 let label = (Arc::clone(key), Arc::clone(value));
                 likely.extend(self.by_label.get(&label).into_iter().flatten());
             }
@@ -293,30 +291,30 @@ impl Peers {
         likely
     }
 
-    /// Peers that name a group by what it is, sorted.
+    /// Returns the peers that select a group by its traits, sorted.
     pub(super) fn naming(&self, group: GroupId) -> &[Member] {
         self.naming.get(&group).map_or(&[], Vec::as_slice)
     }
 
-    /// Peers that a node's address matches for being a node's.
+    /// Returns the peers that match an address because it is a node's.
     pub(super) fn of_node(&self, this: bool) -> &[PeerId] {
         if this { &self.outside } else { &self.all_nodes }
     }
 
-    /// Peers that an address which nobody is known to own matches for that.
+    /// Returns the peers that match an address because it has no known owner.
     pub(super) fn outside(&self) -> &[PeerId] {
         &self.outside
     }
 
-    /// Notes that a range of pods came or went.
+    /// Records that a pod range was added or removed.
     pub(super) fn touch(&mut self, range: Prefix) {
         if !self.outside.is_empty() {
             self.touched.insert(range);
         }
     }
 
-    /// Peers that select a node by label in whose status an address is. The node that is
-    /// compiled for is selected at all its addresses: its processes answer at each.
+    /// Returns the peers that select by label a node whose status contains an address. The node
+    /// being compiled for is selected at all its addresses: its processes answer at each.
     pub(super) fn by_node(&self, index: &Index, this: bool, claims: &[NodeClaim]) -> Vec<PeerId> {
         if self.by_node.is_empty() {
             return Vec::new();
@@ -331,17 +329,18 @@ impl Peers {
         self.by_node.iter().filter(selects).copied().collect()
     }
 
-    /// Where blocks begin and end.
-    pub(super) fn turns(&self) -> &BTreeMap<Prefix, Turn> {
+    /// Returns where blocks begin and end.
+    pub(super) fn turns(&self) -> &BTreeMap<Prefix, Boundary> {
         &self.turns
     }
 
-    /// The prefixes within which other peers go by address than at the last call.
+    /// Returns and clears the prefixes within which the peers that match by address changed since
+    /// the last call.
     pub(super) fn take_touched(&mut self) -> BTreeSet<Prefix> {
         std::mem::take(&mut self.touched)
     }
 
-    /// Notes that a class holds peers, or no longer does.
+    /// Records that a class contains peers, or doesn't any more.
     pub(super) fn hold(&mut self, set: &[Member], class: u32, holds: bool) {
         for (id, _) in set {
             if let Some(known) = self.get_mut(*id) {
@@ -354,11 +353,11 @@ impl Peers {
     }
 }
 
-/// Changes the list of a prefix at which blocks begin, or end.
+/// Changes the list of blocks that begin, or end, at a prefix.
 fn change_turn(
-    turns: &mut BTreeMap<Prefix, Turn>,
+    turns: &mut BTreeMap<Prefix, Boundary>,
     net: &IpNet,
-    list: fn(&mut Turn) -> &mut Vec<PeerId>,
+    list: fn(&mut Boundary) -> &mut Vec<PeerId>,
     change: impl Fn(&mut Vec<PeerId>),
 ) {
     let prefix = prefix::of(net);
@@ -369,7 +368,7 @@ fn change_turn(
     }
 }
 
-/// Changes a list of a map, in which no empty one stays.
+/// Changes a list of a map, which never keeps an empty list.
 fn change_list<K: Hash + Eq>(
     lists: &mut HashMap<K, Vec<PeerId>>,
     key: K,
@@ -392,9 +391,9 @@ fn change_list<K: Hash + Eq>(
     }
 }
 
-/// Whether a peer names pods, and which number its port name means there.
-fn matches(index: &Index, peer: &Peer, shape: &Shape) -> Option<Option<u16>> {
-    let space = index.spaces.get(&shape.namespace)?;
-    let named = peer.base.names(&space.labels, shape);
-    named.then(|| peer.number(shape)).flatten()
+/// Reports whether a peer selects pods, and the number of its named port there.
+fn matches(index: &Index, peer: &Peer, traits: &PodTraits) -> Option<Option<u16>> {
+    let space = index.spaces.get(&traits.namespace)?;
+    let named = peer.base.names(&space.labels, traits);
+    named.then(|| peer.number(traits)).flatten()
 }

@@ -1,4 +1,4 @@
-//! One form for all that restricts a pod.
+//! One form for everything that restricts a pod.
 
 use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
         groups::GroupId,
         held::{Form, Unit},
         journal::Fact,
-        pods::Shape,
+        pods::PodTraits,
     },
     intern::{HashMap, Pool, Text},
     labels::Decider,
@@ -29,21 +29,21 @@ use super::{
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) origin: Origin,
-    /// Only counted, not enforced.
+    /// Audited only, not enforced.
     pub(crate) staged: bool,
-    pub(crate) place: Place,
-    /// Rules of the directions that it has a say in.
+    pub(crate) rank: Rank,
+    /// Rules of the directions that it applies to.
     pub(crate) ingress: Option<Vec<Rule>>,
     pub(crate) egress: Option<Vec<Rule>>,
 }
 
-/// Where in the order of evaluation a policy stands.
+/// The position of a policy in the order of evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Among the ordered rules above or below the others.
+pub(crate) enum Rank {
+    /// Among the ordered rules above or below the `Network` ones.
     Tier(Tier),
-    /// Among those whose union counts. Some don't close their directions, and
-    /// only add to what others allow there.
+    /// Among the policies that are combined as a union. Some don't close their directions, and only
+    /// add to what others allow there.
     Network { isolates: bool },
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum Origin {
         name: Text,
         closed: bool,
     },
-    /// The mode label of a direction, and whose it is.
+    /// The mode label of a direction, and the object that carries it.
     Label {
         key: String,
         on_namespace: bool,
@@ -78,7 +78,7 @@ impl Origin {
     }
 }
 
-/// What people call a policy.
+/// Formats the policy's name for people.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,19 +96,19 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What one rule says of whom, and what it is called.
+/// A rule: its name, its action and the peers and ports it applies to.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) name: RuleName,
     pub(crate) action: Action,
-    /// A named port needs no ports here: its peer says which.
+    /// A grant by named port has no ports here: its peer defines the port.
     pub(crate) grants: Vec<(Who, Ports)>,
 }
 
-/// Where in its policy a rule is.
+/// The position of a rule in its policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RuleName {
-    /// `spec.ingress[n]` or `spec.egress[n]`, and the name it may have.
+    /// `spec.ingress[n]` or `spec.egress[n]`, and its optional name.
     Index(PolicyType, usize, Option<String>),
     /// A label of the caller: key and value.
     Caller(String, String),
@@ -116,12 +116,12 @@ pub(crate) enum RuleName {
     Callee(String),
     /// The way to cluster DNS.
     Dns,
-    /// A label of the callee, and the Service through which other nodes send it calls
-    /// from outside.
+    /// A label of the callee, and the Service through which other nodes forward calls from outside
+    /// to it.
     Door(String, String),
 }
 
-/// Whom a grant is for.
+/// The peer that a grant applies to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     /// Any address.
@@ -136,7 +136,7 @@ impl From<Base> for Who {
 }
 
 impl Policy {
-    /// The rules of a direction that it has a say in.
+    /// Returns the rules of a direction, if the policy applies to it.
     pub(crate) fn rules(&self, direction: PolicyType) -> Option<&[Rule]> {
         match direction {
             PolicyType::Ingress => self.ingress.as_deref(),
@@ -145,8 +145,8 @@ impl Policy {
     }
 }
 
-/// What policies are worked out from. Remembers which facts about other pods
-/// were asked for: when one of them changes, so may the policies.
+/// The input of policies. Records which facts about other pods were looked up: when one of them
+/// changes, the policies may change too.
 pub(crate) struct Facts<'a> {
     pub(crate) index: &'a Index,
     asked: RefCell<BTreeSet<Fact>>,
@@ -160,7 +160,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// Every fact that was asked for.
+    /// Returns every fact that was looked up.
     pub(crate) fn asked(self) -> BTreeSet<Fact> {
         self.asked.into_inner()
     }
@@ -192,8 +192,8 @@ impl<'a> Facts<'a> {
         self.index.spaces.services_of(namespace, kind)
     }
 
-    /// Values of an egress label in use in some namespaces (`None`: any), and in
-    /// which of them. What others write there concerns nobody.
+    /// Returns the values of an egress label in use in some namespaces (`None`: any), and in which
+    /// of them. Values in other namespaces have no effect.
     pub(super) fn egress_values<'n>(
         &self,
         key: &str,
@@ -213,17 +213,18 @@ impl<'a> Facts<'a> {
             .collect()
     }
 
-    /// Whether there is room for labels about a workload, which a namespace's pods carry.
+    /// Reports whether there is room for the labels about a workload that a namespace's pods carry.
     pub(super) fn has_room(&self, space: &str, unit: &Unit) -> bool {
         !self.index.held.holds_labels(space, unit)
     }
 
-    /// Labels about a workload grant something else once they have room.
+    /// Records a dependency on room for labels about a workload: they grant more once they have
+    /// room.
     pub(super) fn ask_for_room(&self, namespace: &str, service: &str) {
         self.ask(Fact::Room(namespace.into(), service.into()));
     }
 
-    /// The Services through which other nodes send calls from outside on to pods.
+    /// Returns the Services through which other nodes forward calls from outside to pods.
     pub(super) fn doors<'n>(
         &self,
         namespace: &'n str,
@@ -232,7 +233,7 @@ impl<'a> Facts<'a> {
         self.index.doors(namespace)
     }
 
-    /// The way to cluster DNS.
+    /// Returns the way to cluster DNS.
     pub(super) fn dns(&self) -> &'a [(Who, Ports)] {
         self.ask(Fact::Dns);
         self.index
@@ -241,7 +242,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Policies that select somebody in scope, parsed once.
+/// The policies that select pods in scope, each parsed once.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
     texts: Pool<str>,
@@ -260,19 +261,19 @@ impl Parsed {
         self.clusters.remove(policy);
     }
 
-    /// Every policy that applies to a group: Admin tier in order, those whose
-    /// union counts, Baseline tier in order.
+    /// Returns every policy that applies to a group: Admin tier in order, the union of network
+    /// policies, Baseline tier in order.
     pub(crate) fn of(&mut self, facts: &Facts<'_>, group: GroupId) -> Vec<Policy> {
-        let pods = facts.index.groups.shape(group);
+        let pods = facts.index.groups.traits(group);
         let mut all = self.network(facts, pods);
         all.extend(labelled::in_force(facts, pods));
         let mut tiers = self.clusters(facts, pods);
-        let admin = tiers.partition_point(|p| p.place == Place::Tier(Tier::Admin));
+        let admin = tiers.partition_point(|p| p.rank == Rank::Tier(Tier::Admin));
         let baseline = tiers.split_off(admin);
         tiers.into_iter().chain(all).chain(baseline).collect()
     }
 
-    fn network(&mut self, facts: &Facts<'_>, pods: &Shape) -> Vec<Policy> {
+    fn network(&mut self, facts: &Facts<'_>, pods: &PodTraits) -> Vec<Policy> {
         let here = facts.index.policies.get_key_value(&pods.namespace);
         let Some((namespace, here)) = here else {
             return Vec::new();
@@ -299,7 +300,7 @@ impl Parsed {
         policies
     }
 
-    fn clusters(&mut self, facts: &Facts<'_>, pods: &Shape) -> Vec<Policy> {
+    fn clusters(&mut self, facts: &Facts<'_>, pods: &PodTraits) -> Vec<Policy> {
         let all = &facts.index.cluster_policies;
         if all.is_empty() {
             return Vec::new();
@@ -326,16 +327,16 @@ impl Parsed {
     }
 }
 
-/// Whether a ClusterNetworkPolicy's subject selects pods.
+/// Reports whether a ClusterNetworkPolicy's subject selects pods.
 pub(super) fn selects(
     (namespaces, labels): &(Selector, Selector),
     namespace: &Labels,
-    pods: &Shape,
+    pods: &PodTraits,
 ) -> bool {
     namespaces.matches(namespace) && labels.matches(&pods.labels)
 }
 
-/// A grant of a port by name to those of `base` who declare it.
+/// Returns a grant of a named port to those pods of `base` that declare it.
 pub(super) fn named_grant(base: &Base, name: &str, protocol: Protocol) -> (Who, Ports) {
     let named = Named {
         name: name.into(),
@@ -349,7 +350,7 @@ pub(super) fn named_grant(base: &Base, name: &str, protocol: Protocol) -> (Who, 
 }
 
 impl RuleName {
-    /// How people find it.
+    /// Returns the text by which people find the rule.
     pub(crate) fn text(&self) -> Cow<'static, str> {
         match self {
             Self::Index(direction, i, name) => {

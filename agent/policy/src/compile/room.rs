@@ -1,4 +1,4 @@
-//! Before and after tables are compiled: who may have how much of them.
+//! Shares out table space among namespaces, before and after tables are compiled.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use super::{
     shares::{Here, most},
 };
 
-/// By how much a table may grow before it is counted again who has how much of it:
-/// counting costs as much as there is.
+/// Returns by how much a table may grow before its entries are attributed to namespaces again: that
+/// costs as much as the table has entries.
 const fn slack(capacity: usize) -> usize {
     capacity / 64
 }
 
 impl Compiler {
-    /// Decides which policies are in force in which form, before any is worked out.
+    /// Decides which policies are in force in which form, before any is compiled.
     pub(super) fn share_out(&mut self, index: &mut Index) {
         if self.shares.is_none() {
             return;
@@ -45,12 +45,13 @@ impl Compiler {
         index.held.listen();
     }
 
-    /// Compiles with less and less of whoever fills a table, until everything fits.
+    /// Recompiles with ever tighter limits for the namespaces that fill a table, until everything
+    /// fits.
     pub(super) fn make_room(&mut self, index: &mut Index) {
         let mut limited = false;
         while let Some(table) = self.crowded(index) {
             if !self.limit_largest(index, table) {
-                // Nothing that policies say: it is as it is.
+                // Policies aren't the cause: nothing more can be limited.
                 if let Some(shares) = &self.shares {
                     let sizes = self.sizes();
                     let capacity = |table| shares.of(table) as usize;
@@ -63,16 +64,16 @@ impl Compiler {
         }
         let used = self.used();
         if let Some(shares) = self.shares.as_mut() {
-            shares.settle(used);
+            shares.reconcile(used);
         }
         if limited {
-            // What was held meanwhile is compiled.
+            // The changes of held units in the meantime are already compiled.
             index.journal = Journal::listening();
             self.looked = index.journal.looked;
         }
     }
 
-    /// Whether a table is full, or one namespace has more of it than it may.
+    /// Reports whether a table is full, or one namespace exceeds its limit in it.
     pub(super) fn is_crowded(&mut self, index: &Index) -> bool {
         self.crowded(index).is_some()
     }
@@ -85,8 +86,8 @@ impl Compiler {
         for (place, (table, size)) in self.sizes().into_iter().enumerate() {
             let capacity = shares.of(table) as usize;
             let may = most(shares.of(table)) as usize;
-            // Up to here nobody can have more than that. What shrinks may be another's
-            // by the time that it grows again.
+            // Up to this size no namespace can exceed its limit. Space that one namespace frees may
+            // belong to another by the time the table grows again.
             let quiet = self.quiet[place].max(may);
             if size <= quiet {
                 self.quiet[place] = quiet.min(size + slack(capacity));
@@ -103,8 +104,9 @@ impl Compiler {
         None
     }
 
-    /// Limits the namespace that has most of a table, of those that can have less;
-    /// ClusterNetworkPolicies only if they have more than they may, or nobody else can.
+    /// Limits the namespace that has most of a table, among those that can be reduced.
+    /// ClusterNetworkPolicies are limited only if they exceed their limit, or if no namespace can
+    /// be reduced.
     fn limit_largest(&mut self, index: &mut Index, table: Table) -> bool {
         let owners = self.state.locals.owners(index);
         let charges = charges::of(&self.state, index, &owners, table);
@@ -127,12 +129,12 @@ impl Compiler {
         limited
     }
 
-    /// Whether the journal says all that has changed since the last look.
+    /// Reports whether the journal contains all changes since the last update.
     fn follows(&self, index: &Index) -> bool {
         self.looked != 0 && self.looked == index.journal.looked
     }
 
-    /// Groups with pods in scope, those of pods that have just come among them.
+    /// Returns the groups with pods in scope, including those of newly added pods.
     fn here(&self, index: &Index) -> Here {
         let local = |id: PodId| {
             let pod = index.entry(id)?;
@@ -147,7 +149,7 @@ impl Compiler {
         };
         let mut here = Here::default();
         for id in groups.into_iter().filter(|id| index.groups.is_alive(*id)) {
-            let space = Arc::clone(&index.groups.shape(id).namespace);
+            let space = Arc::clone(&index.groups.traits(id).namespace);
             here.entry(space).or_default().push(id);
         }
         here

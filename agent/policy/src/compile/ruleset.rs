@@ -1,9 +1,9 @@
-//! What a pod's policies come to in one direction, before it is known who
-//! matches which peer.
+//! The combined content of a pod's policies in one direction, before it is known which addresses
+//! match which peer.
 
 use std::collections::BTreeMap;
 
-use ringfence_ebpf::abi::EndpointWorld;
+use ringfence_ebpf::abi::EndpointRules;
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -13,26 +13,26 @@ use crate::{
 
 use super::{
     peer::Peer,
-    policy::{Place, Policy, Rule, Who},
+    policy::{Policy, Rank, Rule, Who},
 };
 
-/// What one ruleset says; equal contents share one id.
+/// The content of a ruleset; equal contents share one id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Content {
-    /// By enforced policies; `None` if they don't close this direction.
-    pub(crate) enforced: Option<Half>,
-    /// By enforced and staged ones together; `None` if none is staged here.
-    pub(crate) staged: Option<Half>,
+    /// From enforced policies; `None` if they don't close this direction.
+    pub(crate) enforced: Option<TieredRules>,
+    /// From enforced and staged policies together; `None` if none is staged here.
+    pub(crate) staged: Option<TieredRules>,
 }
 
-/// Rules in the order in which they decide.
+/// Rules in the order of evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub(crate) struct Half {
-    /// The first step that matches decides; `Pass` leaves the tier.
+pub(crate) struct TieredRules {
+    /// The first matching step decides; `Pass` leaves the tier.
     pub(crate) admin: Vec<Step>,
-    /// What is allowed next, all else being denied; `None` if nothing isolates there.
+    /// What is allowed next, with everything else denied; `None` if nothing isolates there.
     pub(crate) network: Option<Grants>,
-    /// As `admin`, where nothing isolates; what no step matches is allowed.
+    /// Like `admin`, used where nothing isolates; what no step matches is allowed.
     pub(crate) baseline: Vec<Step>,
 }
 
@@ -48,12 +48,12 @@ pub(crate) struct Step {
 pub(crate) struct Grants {
     /// To any address.
     pub(crate) anyone: Ports,
-    /// Nothing for a peer by port name: it means the port that it asks for.
+    /// A peer with a named port has no ports here: it means the port that it names.
     #[serde(serialize_with = "as_pairs")]
     pub(crate) peers: BTreeMap<Peer, Ports>,
 }
 
-/// JSON has text keys only.
+/// Serializes as pairs, since JSON allows text keys only.
 fn as_pairs<S: Serializer>(peers: &BTreeMap<Peer, Ports>, s: S) -> Result<S::Ok, S::Error> {
     s.collect_seq(peers)
 }
@@ -76,36 +76,36 @@ impl Grants {
     }
 }
 
-impl Half {
-    /// Of these policies; `None` if they don't close the direction.
+impl TieredRules {
+    /// Combines these policies; `None` if they don't close the direction.
     fn new<'p>(policies: impl Iterator<Item = &'p Policy>, direction: PolicyType) -> Option<Self> {
-        let mut half = Self::default();
+        let mut tiers = Self::default();
         let mut grants = Grants::default();
         let mut isolated = false;
         for policy in policies {
             let Some(rules) = policy.rules(direction) else {
                 continue;
             };
-            match policy.place {
-                Place::Network { isolates } => {
+            match policy.rank {
+                Rank::Network { isolates } => {
                     isolated |= isolates;
                     rules.iter().for_each(|rule| grants.extend(rule));
                 }
-                Place::Tier(tier) => {
+                Rank::Tier(tier) => {
                     let steps = match tier {
-                        Tier::Admin => &mut half.admin,
-                        Tier::Baseline => &mut half.baseline,
+                        Tier::Admin => &mut tiers.admin,
+                        Tier::Baseline => &mut tiers.baseline,
                     };
                     steps.extend(rules.iter().map(Step::new));
                 }
             }
         }
         if isolated {
-            half.network = Some(grants);
-            half.baseline.clear();
+            tiers.network = Some(grants);
+            tiers.baseline.clear();
         }
-        let closes = isolated || !half.admin.is_empty() || !half.baseline.is_empty();
-        closes.then_some(half)
+        let closes = isolated || !tiers.admin.is_empty() || !tiers.baseline.is_empty();
+        closes.then_some(tiers)
     }
 }
 
@@ -122,33 +122,33 @@ impl Step {
 
 impl Content {
     fn new(policies: &[Policy], direction: PolicyType) -> Self {
-        let has_say = |p: &&Policy| match p.place {
-            Place::Network { isolates } => isolates && p.rules(direction).is_some(),
-            Place::Tier(_) => p.rules(direction).is_some(),
+        let has_say = |p: &&Policy| match p.rank {
+            Rank::Network { isolates } => isolates && p.rules(direction).is_some(),
+            Rank::Tier(_) => p.rules(direction).is_some(),
         };
         let staged = policies.iter().filter(|p| p.staged).any(|p| has_say(&p));
         let enforced = policies.iter().filter(|p| !p.staged);
-        let all = Half::new(policies.iter(), direction);
+        let all = TieredRules::new(policies.iter(), direction);
         Self {
-            enforced: Half::new(enforced, direction),
+            enforced: TieredRules::new(enforced, direction),
             staged: all.filter(|_| staged),
         }
     }
 }
 
 impl Content {
-    /// The same for whom NetworkPolicies and labels have no say: they allow everything,
-    /// and where they isolate the Baseline tier isn't asked either.
+    /// Returns the content for packets that NetworkPolicies and labels don't apply to: these allow
+    /// everything, and where they isolate, the Baseline tier isn't evaluated either.
     fn exempt(&self) -> Self {
-        let open = |half: &Option<Half>| {
-            let mut half = half.clone()?;
-            if let Some(network) = &mut half.network {
+        let open = |rules: &Option<TieredRules>| {
+            let mut rules = rules.clone()?;
+            if let Some(network) = &mut rules.network {
                 *network = Grants {
                     anyone: Ports::all(),
                     ..Grants::default()
                 };
             }
-            Some(half)
+            Some(rules)
         };
         Self {
             enforced: open(&self.enforced),
@@ -157,31 +157,31 @@ impl Content {
     }
 }
 
-/// What a pod is under.
+/// The rules that apply to a pod.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Under {
-    /// `None` if nothing closes it, enforced or staged.
+pub(crate) struct AppliedRules {
+    /// `None` if nothing closes the direction, enforced or staged.
     pub(crate) ingress: Option<Content>,
     pub(crate) egress: Option<Content>,
-    /// Bits of [`EndpointWorld`] for isolation.
+    /// Bits of [`EndpointRules`] for isolation.
     pub(crate) flags: u32,
-    /// What ClusterNetworkPolicies alone say of ingress and egress; `None` if nothing.
+    /// The rules of ClusterNetworkPolicies alone for ingress and egress; `None` if there are none.
     pub(crate) tiers: [Option<Content>; 2],
 }
 
-impl Under {
+impl AppliedRules {
     pub(crate) fn new(policies: &[Policy]) -> Self {
         let mut under = Self::default();
         let [ingress, egress] = [
             (
                 PolicyType::Ingress,
-                EndpointWorld::INGRESS_ISOLATED,
-                EndpointWorld::INGRESS_STAGED,
+                EndpointRules::INGRESS_ISOLATED,
+                EndpointRules::INGRESS_STAGED,
             ),
             (
                 PolicyType::Egress,
-                EndpointWorld::EGRESS_ISOLATED,
-                EndpointWorld::EGRESS_STAGED,
+                EndpointRules::EGRESS_ISOLATED,
+                EndpointRules::EGRESS_STAGED,
             ),
         ]
         .map(|(direction, isolated, staged)| {
@@ -195,9 +195,7 @@ impl Under {
             (content != Content::default()).then_some(content)
         });
         let say = [PolicyType::Ingress, PolicyType::Egress].map(|direction| {
-            let mut tiers = policies
-                .iter()
-                .filter(|p| matches!(p.place, Place::Tier(_)));
+            let mut tiers = policies.iter().filter(|p| matches!(p.rank, Rank::Tier(_)));
             tiers.any(|p| p.rules(direction).is_some())
         });
         let exempt = |content: &Option<Content>, say: bool| {
@@ -213,7 +211,7 @@ impl Under {
     }
 }
 
-/// What a half grants to one class of addresses; `hit` says which ports of some
+/// Returns what tiered rules grant to one class of addresses; `hit` returns which ports of some
 /// grants a packet to or from that class matches.
 pub(super) fn resolve<G>(
     admin: &[(Action, G)],
@@ -237,7 +235,7 @@ pub(super) fn resolve<G>(
     allowed
 }
 
-/// What a tier accepts, and what it leaves to the next.
+/// Returns what a tier accepts, and what it leaves to the next.
 fn tier<G>(steps: &[(Action, G)], hit: &impl Fn(&G) -> Ports) -> (Ports, Ports) {
     let (mut accepted, mut passed, mut open) = (Ports::default(), Ports::default(), Ports::all());
     for (action, grants) in steps {

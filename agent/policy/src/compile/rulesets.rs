@@ -11,14 +11,14 @@ use crate::{
 use super::{
     ids::{self, Clash, Ids},
     peers::{Member, PeerId, Peers},
-    ruleset::{Content, Grants, Half, Step, resolve},
+    ruleset::{Content, Grants, Step, TieredRules, resolve},
     slots::{Slots, Turnover},
 };
 
 /// Index of a ruleset in use.
 pub(super) type RulesetSlot = u32;
 
-/// Ports of enforced policies, and of enforced and staged ones together.
+/// Ports granted by enforced policies, and by enforced and staged ones together.
 pub(super) type Pair = [Ports; 2];
 
 /// A ruleset in use.
@@ -26,18 +26,18 @@ pub(super) type Pair = [Ports; 2];
 pub(super) struct Ruleset {
     content: Arc<Content>,
     uses: u32,
-    /// `None` before it is numbered.
+    /// `None` until it is numbered.
     pub(super) id: Option<u32>,
-    halves: [Option<Ready>; 2],
-    /// Of the content, made of the hashes of its peers.
+    stages: [Option<Ready>; 2],
+    /// Hash of the content, built from the hashes of its peers.
     hash: u64,
-    /// Every peer that it tells apart, sorted.
+    /// Every peer that it distinguishes, sorted.
     pub(super) peers: Vec<PeerId>,
-    /// What it grants a class that holds none of them.
+    /// What it grants a class that contains none of them.
     pub(super) default: Pair,
 }
 
-/// A half with peers by their indexes.
+/// Tiered rules with peers by their indexes.
 #[derive(Debug)]
 struct Ready {
     admin: Vec<(Action, ByPeer)>,
@@ -52,11 +52,11 @@ struct ByPeer {
     peers: Vec<(PeerId, Given)>,
 }
 
-/// What a peer is given.
+/// What a peer is granted.
 #[derive(Debug)]
 enum Given {
     Ports(Ports),
-    /// The port that it asks for by name.
+    /// The port that the peer names.
     Asked(Protocol),
 }
 
@@ -83,17 +83,17 @@ impl Rulesets {
         self.slots.get(slot)
     }
 
-    /// The id of a ruleset that is numbered.
+    /// Returns the id of a numbered ruleset.
     pub(super) fn id(&self, slot: RulesetSlot) -> u32 {
         self.get(slot).and_then(|r| r.id).unwrap_or(0)
     }
 
-    /// Every ruleset in use.
+    /// Iterates over the rulesets in use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RulesetSlot, &Ruleset)> {
         self.slots.iter()
     }
 
-    /// The ruleset of a content, used once more.
+    /// Returns the ruleset of a content and counts one more use of it.
     pub(super) fn acquire(&mut self, content: Content, peers: &mut Peers) -> RulesetSlot {
         if let Some(slot) = self.by_content.get(&content).copied() {
             if let Some(ruleset) = self.slots.get_mut(slot) {
@@ -109,7 +109,7 @@ impl Rulesets {
         slot
     }
 
-    /// Used once less. It stays until the next numbering.
+    /// Counts one use less. The ruleset stays until the next call of [`Self::drop_unused`].
     pub(super) fn release(&mut self, slot: RulesetSlot) {
         if let Some(ruleset) = self.slots.get_mut(slot) {
             ruleset.uses -= 1;
@@ -119,7 +119,8 @@ impl Rulesets {
         }
     }
 
-    /// Drops rulesets that nobody uses. Before peers are settled, since theirs go too.
+    /// Drops unused rulesets. Call it before peers are reconciled, since this releases their peers
+    /// too.
     pub(super) fn drop_unused(&mut self, peers: &mut Peers) -> Turnover {
         let mut turnover = Turnover::default();
         for slot in std::mem::take(&mut self.touched) {
@@ -145,7 +146,7 @@ impl Rulesets {
         Some(id)
     }
 
-    /// Numbers new ones.
+    /// Numbers new rulesets.
     pub(super) fn number(&mut self, new: &[RulesetSlot]) -> Result<(), Clash> {
         for slot in new {
             let hash = self.get(*slot).map_or(0, |r| r.hash);
@@ -157,7 +158,7 @@ impl Rulesets {
         self.ids.check()
     }
 
-    /// Numbers all of them, whatever ids they had.
+    /// Renumbers all rulesets, whatever ids they had.
     pub(super) fn number_all(&mut self) {
         let all = self.iter();
         let content = all.map(|(slot, r)| (r.hash, (Arc::clone(&r.content), slot)));
@@ -177,19 +178,19 @@ impl Rulesets {
 impl Ruleset {
     fn new(content: &Arc<Content>, slot: RulesetSlot, peers: &mut Peers) -> Self {
         let mut used = Vec::new();
-        let halves = [&content.enforced, &content.staged].map(|half| {
-            let half = half.as_ref()?;
-            Some(Ready::new(half, slot, peers, &mut used))
+        let stages = [&content.enforced, &content.staged].map(|rules| {
+            let rules = rules.as_ref()?;
+            Some(Ready::new(rules, slot, peers, &mut used))
         });
         used.sort_unstable();
         used.dedup();
-        let hash = hash(&halves, peers);
+        let hash = hash(&stages, peers);
         let mut ruleset = Self {
             hash,
             content: Arc::clone(content),
             uses: 1,
             id: None,
-            halves,
+            stages,
             peers: used,
             default: Pair::default(),
         };
@@ -197,70 +198,76 @@ impl Ruleset {
         ruleset
     }
 
-    /// Whether NetworkPolicies or labels have a say in it.
+    /// Reports whether NetworkPolicies or labels apply to it.
     pub(super) fn has_network(&self) -> bool {
-        let mut halves = self.halves.iter().flatten();
-        halves.any(|half| half.network.is_some())
+        let mut stages = self.stages.iter().flatten();
+        stages.any(|rules| rules.network.is_some())
     }
 
-    /// Whether NetworkPolicies or labels name a peer of it, and not
+    /// Reports whether NetworkPolicies or labels use one of its peers, rather than
     /// ClusterNetworkPolicies alone.
     pub(super) fn in_network(&self, peer: PeerId) -> bool {
-        let halves = self.halves.iter().flatten();
-        let mut networks = halves.filter_map(|half| half.network.as_ref());
+        let stages = self.stages.iter().flatten();
+        let mut networks = stages.filter_map(|rules| rules.network.as_ref());
         networks.any(|given| {
             let found = given.peers.binary_search_by_key(&peer, |(id, _)| *id);
             found.is_ok()
         })
     }
 
-    /// What it grants a class of these members, which are sorted.
+    /// Returns what it grants a class with these members, which are sorted.
     pub(super) fn grants(&self, set: &[Member]) -> Pair {
         [0, 1].map(|i| {
-            let half = self.halves[i].as_ref();
-            half.map_or_else(Ports::default, |half| {
-                let (admin, baseline) = (&half.admin, &half.baseline);
+            let rules = self.stages[i].as_ref();
+            rules.map_or_else(Ports::default, |rules| {
+                let (admin, baseline) = (&rules.admin, &rules.baseline);
                 let hit = |given: &ByPeer| given.hit(set);
-                resolve(admin, half.network.as_ref(), baseline, hit)
+                resolve(admin, rules.network.as_ref(), baseline, hit)
             })
         })
     }
 }
 
 impl Ready {
-    fn new(half: &Half, slot: RulesetSlot, peers: &mut Peers, used: &mut Vec<PeerId>) -> Self {
+    fn new(
+        rules: &TieredRules,
+        slot: RulesetSlot,
+        peers: &mut Peers,
+        used: &mut Vec<PeerId>,
+    ) -> Self {
         let mut by_peer = |grants: &Grants| ByPeer::new(grants, slot, peers, used);
         let mut steps = |steps: &[Step]| {
             let steps = steps.iter();
             steps.map(|s| (s.action, by_peer(&s.what))).collect()
         };
-        let (admin, baseline) = (steps(&half.admin), steps(&half.baseline));
+        let (admin, baseline) = (steps(&rules.admin), steps(&rules.baseline));
         Self {
             admin,
             baseline,
-            network: half.network.as_ref().map(by_peer),
+            network: rules.network.as_ref().map(by_peer),
         }
     }
 }
 
-/// The hash of two halves, whatever the indexes of peers.
-fn hash(halves: &[Option<Ready>; 2], peers: &Peers) -> u64 {
+/// Hashes the rules of both stages, independent of the indexes of peers.
+fn hash(stages: &[Option<Ready>; 2], peers: &Peers) -> u64 {
     let mut bytes = Vec::new();
-    for half in halves {
-        let Some(half) = half else {
+    for rules in stages {
+        let Some(rules) = rules else {
             bytes.push(0);
             continue;
         };
         bytes.push(1);
-        for tier in [&half.admin, &half.baseline] {
+        for tier in [&rules.admin, &rules.baseline] {
             bytes.extend(tier.len().to_be_bytes());
             for (action, given) in tier {
                 bytes.push(*action as u8);
                 given.hash(peers, &mut bytes);
             }
         }
-        bytes.push(u8::from(half.network.is_some()));
-        half.network
+        bytes.push(u8::from(rules.network.is_some()));
+        rules
+            .network
             .iter()
             .for_each(|given| given.hash(peers, &mut bytes));
     }
@@ -271,7 +278,7 @@ impl ByPeer {
     fn hash(&self, peers: &Peers, bytes: &mut Vec<u8>) {
         let ports = |given: &Given| match given {
             Given::Ports(ports) => peers.key.of(ports),
-            // The peer says which.
+            // The peer defines the port.
             Given::Asked(_) => 0,
         };
         let one = |(id, given): &(PeerId, Given)| {
@@ -305,7 +312,7 @@ impl ByPeer {
         }
     }
 
-    /// The ports of whom a set holds.
+    /// Returns the ports granted to the members of a set.
     fn hit(&self, set: &[Member]) -> Ports {
         let mut ports = self.anyone.clone();
         for (id, number) in set {

@@ -1,25 +1,24 @@
-//! Who may use how much: policies and label allowlists are admitted namespace by
+//! Shares table capacity among namespaces: policies and label allowlists are admitted namespace by
 //! namespace.
 //!
-//! A policy weighs as many entries as it lists: peers, blocks, exceptions and ports;
-//! labels weigh a quarter of the peers that they name. Together those that concern pods
-//! in scope may weigh so much that their blocks fit the tables and the agent's memory.
-//! What there is is shared out by max-min fairness: who asks for no more than a fair
-//! share gets it, and what they leave is shared by the others. One namespace alone may
-//! have three quarters. ClusterNetworkPolicies come first, and have three quarters at
-//! most.
+//! A policy weighs as many entries as it lists: peers, blocks, exceptions and ports; labels weigh a
+//! quarter of the peers that they name. The total weight of those that select pods in scope is
+//! limited so that their blocks fit the tables and the agent's memory. The capacity is shared by
+//! max-min fairness: a namespace that asks for no more than a fair share gets it, and what it
+//! leaves is shared by the others. One namespace alone may have three quarters.
+//! ClusterNetworkPolicies come first, and have three quarters at most.
 //!
-//! Rules are products of what several namespaces say (`charges.rs`), so a table
-//! may be full all the same. Then the namespace that fills it most gets a limit of
-//! its own, until everything fits.
+//! Rules are products of the policies of several namespaces (`charges.rs`), so a table may fill up
+//! all the same. Then the namespace that fills it most gets a limit of its own, until everything
+//! fits.
 //!
-//! Within a namespace the lightest are admitted first, so that what came first doesn't
-//! matter. The newest form of a policy that isn't admitted has no effect; labels that
-//! aren't admitted grant nothing; a ClusterNetworkPolicy is closed.
+//! Within a namespace the lightest are admitted first, so the order of arrival doesn't matter. The
+//! newest form of a policy that isn't admitted has no effect; labels that aren't admitted grant
+//! nothing; a ClusterNetworkPolicy that isn't admitted is closed.
 //!
-//! What each namespace asks for follows the journal (`asks.rs`), and a namespace is
-//! decided about again only where it asks for something else, or may have so much
-//! more or less that it matters: a change costs what it concerns, not what others hold.
+//! What each namespace asks for follows the journal (`asks.rs`). The decisions about a namespace
+//! are repeated only if it asks for something else, or if its allowance changes enough to matter:
+//! the cost of a change is proportional to what it affects, not to what other namespaces have.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -36,14 +35,14 @@ use crate::{
 
 use super::{asks::Asks, charges::Table, ids::IdKey};
 
-/// ClusterNetworkPolicies that weigh no more than this take nothing of what there is.
+/// ClusterNetworkPolicies up to this weight don't reduce what is left for namespaces.
 const LIGHT: u32 = 128;
 
-/// How many entries there may be, in one world.
+/// The maximum number of entries, in one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers, blocks, exceptions and ports in policies that select pods in scope, and a
-    /// quarter of the peers of label allowlists.
+    /// Peers, blocks, exceptions and ports in policies that select pods in scope, and a quarter of
+    /// the peers of label allowlists.
     pub entries: u32,
     /// Entries of table `rules`.
     pub rules: u32,
@@ -52,7 +51,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What the maps hold: half of each, since both worlds share them.
+    /// The capacity of the maps: half of each, since both buffers share them.
     pub const MAPS: Self = Self {
         entries: 65_536,
         rules: capacity::RULES / 2,
@@ -65,32 +64,32 @@ const _: () = assert!(Capacity::MAPS.ports * 2 <= capacity::PORTS);
 // Each block and each exception is one prefix at most.
 const _: () = assert!(Capacity::MAPS.entries < capacity::CIDRS / 4);
 
-/// What of a capacity one namespace alone may use.
+/// Returns how much of a capacity one namespace alone may use.
 pub(super) const fn most(capacity: u32) -> u32 {
     capacity - capacity / 4
 }
 
-/// What a namespace that filled a table may have.
+/// The limit of a namespace that filled a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
-    /// Entries that it may have.
+    /// The maximum number of entries.
     pub(super) entries: u32,
-    /// What it asked for when it got the limit.
+    /// What the namespace asked for when the limit was set.
     asked: u64,
-    /// How large the tables were once it had the limit; `None` up to then.
+    /// The size of the tables once the limit was applied; `None` until then.
     used: Option<usize>,
 }
 
 /// Groups in scope by namespace.
 pub(super) type Here = HashMap<Text, Vec<GroupId>>;
 
-/// Who may have how much.
+/// The shares of namespaces.
 #[derive(Debug)]
 pub(super) struct Shares {
     pub(super) capacity: Capacity,
     limits: BTreeMap<Text, Limit>,
     asks: Asks,
-    /// For what each namespace may have the decisions about its policies stay.
+    /// For each namespace, the range of allowances that leads to the same decisions.
     decided: HashMap<Text, Range<u64>>,
 }
 
@@ -104,7 +103,7 @@ impl Shares {
         }
     }
 
-    /// How many entries a table may have.
+    /// Returns the maximum number of entries of a table.
     pub(super) const fn of(&self, table: Table) -> u32 {
         match table {
             Table::Rules => self.capacity.rules,
@@ -112,9 +111,8 @@ impl Shares {
         }
     }
 
-    /// Takes note of what of whom concerns pods in scope now: of what the journal names
-    /// if nothing else has changed. `stale` are groups about which labels may mean
-    /// something else.
+    /// Records what each namespace asks for in scope. If `follows`, only what the journal names has
+    /// changed. `stale` lists groups for which labels may have a new meaning.
     pub(super) fn take_note(
         &mut self,
         index: &Index,
@@ -126,7 +124,7 @@ impl Shares {
             self.asks = Asks::default();
             self.decided.clear();
         }
-        for space in self.asks.follow(index, here, stale, key) {
+        for space in self.asks.apply_changes(index, here, stale, key) {
             self.decided.remove(&space);
         }
         if self.asks.clusters(index, follows) {
@@ -153,7 +151,8 @@ impl Shares {
         self.decided.retain(|space, _| asks.has(space));
     }
 
-    /// Decides what of a namespace is in force, unless it may have as much as before.
+    /// Decides which units of a namespace are in force, unless its allowance leads to the same
+    /// decisions.
     fn decide(&mut self, index: &mut Index, space: &Text, level: u64) {
         let limit = self.limits.get(space);
         let may = level.min(limit.map_or(u64::MAX, |limit| limit.entries.into()));
@@ -164,7 +163,7 @@ impl Shares {
         }
     }
 
-    /// What ClusterNetworkPolicies leave: they come first.
+    /// Returns the capacity that ClusterNetworkPolicies leave: they come first.
     fn left(&self, index: &Index) -> u64 {
         let all = index.cluster_policies.iter();
         let in_force = all.filter(|(name, _)| !index.held.holds_cluster(name));
@@ -173,8 +172,8 @@ impl Shares {
         u64::from(self.capacity.entries) - heavy.sum::<u64>()
     }
 
-    /// Limits a namespace; `fits` of `fills` is what it may have of the table that
-    /// it fills. Whether there was something to take.
+    /// Limits a namespace in proportion: it has `fills` entries of a table and may have `fits`.
+    /// Returns whether there was something to reduce.
     pub(super) fn limit(&mut self, index: &Index, space: &Text, (fits, fills): (u64, u64)) -> bool {
         let has = self.in_force(index, space);
         if has == 0 {
@@ -191,7 +190,7 @@ impl Shares {
         true
     }
 
-    /// What is in force of a namespace weighs.
+    /// Returns the weight of what is in force of a namespace.
     fn in_force(&self, index: &Index, space: &Text) -> u32 {
         let weights = self.asks.lightest_first(space).map(|(weight, unit)| {
             match index.held.is_held(space, unit) {
@@ -202,15 +201,15 @@ impl Shares {
         weights.fold(0, u32::saturating_add)
     }
 
-    /// Notes how large the tables are under new limits.
-    pub(super) fn settle(&mut self, used: usize) {
+    /// Records the size of the tables under new limits.
+    pub(super) fn reconcile(&mut self, used: usize) {
         for limit in self.limits.values_mut() {
             limit.used.get_or_insert(used);
         }
     }
 
-    /// Forgets limits of namespaces that ask for less now, and all of them where the
-    /// tables have emptied: a quarter, so that nobody goes back and forth.
+    /// Drops the limits of namespaces that ask for a quarter less than when they were limited, and
+    /// all limits set when the tables were a quarter larger. The margin avoids oscillation.
     pub(super) fn reconsider(&mut self, used: usize) {
         let less = |now: u64, then: u64| now < then && now <= then - then / 4;
         let asks = &self.asks;
@@ -223,8 +222,8 @@ impl Shares {
     }
 }
 
-/// What each may have at most, so that all fit and nobody gives way to someone who
-/// has more.
+/// Returns the most that each namespace may have, such that everything fits and no namespace yields
+/// to one that has more.
 fn level(mut asked: Vec<u64>, capacity: u64) -> u64 {
     let most = capacity - capacity / 4;
     asked.sort_unstable();
@@ -240,8 +239,7 @@ fn level(mut asked: Vec<u64>, capacity: u64) -> u64 {
     most
 }
 
-/// Admits the lightest first; gives what the namespace may have for the decisions
-/// to be the same.
+/// Admits the lightest units first; returns the range of allowances that gives the same decisions.
 fn decide<'a>(
     index: &mut Index,
     space: &Text,
@@ -250,7 +248,7 @@ fn decide<'a>(
 ) -> Range<u64> {
     let mut others: HashSet<Unit> = index.held.of(space).collect();
     let (mut used, mut same) = (0, 0..u64::MAX);
-    // Whether there is room for so many more.
+    // Reports whether there is room for this much more.
     let mut fits = |used: u64, weight: u32| {
         let needed = used + u64::from(weight);
         if needed <= may {
@@ -272,7 +270,7 @@ fn decide<'a>(
         used += u64::from(last.unwrap_or(0));
         index.hold(space, unit, last.is_some());
     }
-    // They concern nobody here any longer.
+    // These units don't select anything here any more.
     for unit in others {
         index.release(space, &unit);
     }
@@ -294,11 +292,11 @@ mod tests {
             prop_assert!(level <= most);
             let given: Vec<u64> = asked.iter().map(|sum| (*sum).min(level)).collect();
             prop_assert!(given.iter().sum::<u64>() <= capacity);
-            // Whoever gets less than it asked for has as much as anybody.
+            // A namespace that gets less than it asked for has as much as any other.
             for (asked, given) in asked.iter().zip(&given) {
                 prop_assert!(given == asked || *given == level);
             }
-            // Nothing that one of them could have is left lying.
+            // Nothing that a namespace could use is left over.
             let clipped: Vec<u64> = asked.iter().map(|sum| (*sum).min(most)).collect();
             if clipped.iter().sum::<u64>() <= capacity {
                 prop_assert_eq!(given, clipped);

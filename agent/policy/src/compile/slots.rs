@@ -1,18 +1,18 @@
-//! Things in use under small numbers, which are given anew once they are free.
+//! Items in use under small numbers, which are reused once they are free.
 
-/// Things by their numbers.
+/// Items by their numbers.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     slots: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
-/// Which things came and which went since they were numbered last.
+/// Items added and removed since the last numbering.
 #[derive(Debug, Default)]
 pub(super) struct Turnover {
-    /// By their slots.
+    /// Slots of the added items.
     pub(super) new: Vec<u32>,
-    /// By the ids that they had in tables.
+    /// The ids that the removed items had in tables.
     pub(super) gone: Vec<u32>,
 }
 
@@ -26,7 +26,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// The slot that the next thing gets.
+    /// Returns the slot that the next item will get.
     pub(super) fn vacant(&self) -> u32 {
         let end = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         self.free.last().copied().unwrap_or(end)
@@ -55,7 +55,7 @@ impl<T> Slots<T> {
         Some(thing)
     }
 
-    /// Everything that is there.
+    /// Iterates over all items.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let slots = (0..).zip(&self.slots);
         slots.filter_map(|(slot, thing)| Some((slot, thing.as_ref()?)))

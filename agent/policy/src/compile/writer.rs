@@ -1,4 +1,4 @@
-//! Tables as they are written, and what they held before.
+//! Tables being written, and their previous content.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use crate::{
     tables::{EndpointPolicy, Tables},
 };
 
-/// Entries as they were before they were written to; `None` where there was none.
+/// The previous values of entries that were written to; `None` where there was none.
 type Old<K, V> = HashMap<K, Option<V>>;
 
-/// What tables held before the entries that were written to.
+/// What the tables held before they were written to, for the entries that were.
 #[derive(Debug, Default)]
 pub(crate) struct Before {
     pub(crate) classes: Old<Addr, u32>,
@@ -28,7 +28,7 @@ pub(crate) struct Before {
     pub(crate) hides_services: Option<bool>,
 }
 
-/// Tables that remember what was in them.
+/// Tables that remember their previous content.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     pub(super) tables: Tables,
@@ -37,12 +37,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Remembers from now on; gives what was remembered up to now.
+    /// Starts to remember changes; returns what was remembered so far.
     pub(super) fn remember(&mut self) -> Before {
         self.before.replace(Before::default()).unwrap_or_default()
     }
 
-    /// Puts back what was in the tables.
+    /// Restores the previous content of the tables.
     pub(super) fn undo(&mut self) {
         let before = self.remember();
         let tables = &mut self.tables;
@@ -58,7 +58,8 @@ impl Writer {
     }
 
     pub(super) fn class(&mut self, addr: Addr, class: Option<u32>) {
-        // Where prefixes change, most addresses under them go by these before and after.
+        // When prefixes change, most addresses under them have no entry of their own before or
+        // after.
         if self.tables.classes.get(&addr) == class.as_ref() {
             return;
         }
@@ -87,7 +88,7 @@ impl Writer {
     }
 
     pub(super) fn identity(&mut self, addr: Addr, identity: Option<(Text, u32)>) {
-        // Most often an address is looked at for its class.
+        // Most often an address is processed because of its class.
         if self.tables.identities.get(&addr) == identity.as_ref() {
             return;
         }
@@ -95,13 +96,13 @@ impl Writer {
         write(&mut self.tables.identities, old, addr, identity);
     }
 
-    /// Writes whom addresses in a prefix are counted as.
+    /// Writes the workload that addresses in a prefix are counted under.
     pub(super) fn range(&mut self, prefix: Prefix, workload: Option<u32>) {
         let old = self.before.as_mut().map(|b| &mut b.ranges);
         write(&mut self.tables.ranges, old, prefix, workload);
     }
 
-    /// Writes whether some Services' addresses have no room.
+    /// Writes whether some Services' addresses didn't fit.
     pub(super) fn hides_services(&mut self, hides: bool) {
         let held = std::mem::replace(&mut self.tables.hides_services, hides);
         if let Some(before) = self.before.as_mut() {
@@ -131,7 +132,7 @@ fn write<K: Ord + std::hash::Hash + Clone, V: PartialEq>(
         None => map.remove(&key),
     };
     if let Some(old) = old {
-        // The first write saw what was there before.
+        // The first write saw the previous value.
         old.entry(key).or_insert(replaced);
     }
 }

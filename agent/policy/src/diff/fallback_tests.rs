@@ -1,4 +1,4 @@
-//! What a change takes where classes fall back to what class 0 is granted.
+//! Changes in which classes fall back to the grant of class 0.
 
 use proptest::prelude::*;
 
@@ -8,13 +8,13 @@ const ANY: u32 = PortSet::ALL;
 const TCP: u32 = PortSet::whole(6);
 const NONE: u32 = PortSet::NONE;
 
-/// Tables in which one pod is under a ruleset, with what that grants by class, and the
+/// Returns tables with one pod under a ruleset, the grants of that ruleset by class, and the
 /// classes of addresses.
 fn tables(ruleset: u32, rules: &[(u32, u32, u32)], classes: &[(u8, u32)]) -> Tables {
     let mut tables = Tables::default();
     let under = EndpointPolicy {
         ingress: ruleset,
-        flags: EndpointWorld::INGRESS_ISOLATED,
+        flags: EndpointRules::INGRESS_ISOLATED,
         ..EndpointPolicy::default()
     };
     tables.endpoints.insert(PodKey::default(), under);
@@ -32,7 +32,7 @@ fn tables(ruleset: u32, rules: &[(u32, u32, u32)], classes: &[(u8, u32)]) -> Tab
     tables
 }
 
-/// What was written to make one of the other.
+/// Returns the writes that turn one generation into the other.
 fn written(old: &Tables, new: &Tables) -> Before {
     fn differing<K: Ord + std::hash::Hash + Clone, V: PartialEq + Clone>(
         old: &BTreeMap<K, V>,
@@ -53,7 +53,7 @@ fn written(old: &Tables, new: &Tables) -> Before {
     before
 }
 
-/// Whether a change raises the pod, seen through what was written.
+/// Reports whether a change raises the pod, judged by the writes.
 fn raises_by_writes(old: &Tables, new: &Tables) -> bool {
     let [before, now] = [old, new].map(|tables| {
         let in_use = tables.classes.values().chain(tables.cidrs.values());
@@ -64,7 +64,7 @@ fn raises_by_writes(old: &Tables, new: &Tables) -> bool {
     !change.raised.is_empty()
 }
 
-/// Whether a change raises the pod, which both ways of looking at it agree upon.
+/// Reports whether a change raises the pod; asserts that both methods agree.
 fn raises(old: &Tables, new: &Tables) -> bool {
     let compared = !Change::between(old, new).raised.is_empty();
     assert_eq!(raises_by_writes(old, new), compared);
@@ -79,7 +79,7 @@ fn a_default_that_shrinks_raises_and_one_that_grows_does_not() {
     assert!(raises(&wide, &narrow));
     assert!(!raises(&narrow, &wide));
     assert!(raises(&wide, &tables(1, &[], &classes)));
-    // The same under another id.
+    // The same grants under another id.
     let other = tables(2, &[(2, 0, TCP)], &classes);
     assert!(raises(&wide, &other));
     assert!(!raises(&narrow, &other));
@@ -89,7 +89,7 @@ fn a_default_that_shrinks_raises_and_one_that_grows_does_not() {
 fn a_default_that_shrinks_takes_nothing_from_a_class_with_a_rule_but_from_the_others() {
     let old = tables(1, &[(1, 0, TCP), (1, 7, ANY)], &[(7, 7)]);
     assert!(raises(&old, &tables(1, &[(1, 7, ANY)], &[(7, 7)])));
-    // Nobody but class 7 had anything.
+    // Only class 7 had a grant.
     let closed = tables(1, &[(1, 7, ANY)], &[(7, 7)]);
     assert!(!raises(&closed, &tables(2, &[(2, 0, ANY)], &[(7, 7)])));
     assert!(raises(&closed, &tables(2, &[(2, 0, TCP)], &[(7, 7)])));
@@ -106,7 +106,7 @@ fn a_rule_that_comes_raises_if_it_grants_less_than_the_default() {
     }
     let same = tables(2, &[(2, 0, ANY), (2, 7, ANY)], &[(7, 7)]);
     assert!(!raises(&old, &same));
-    // Nobody is of that class.
+    // No address has that class.
     let idle = tables(2, &[(2, 0, ANY), (2, 9, NONE)], &[(7, 7)]);
     assert!(!raises(&old, &idle));
 }
@@ -158,7 +158,7 @@ fn an_unlisted_address_that_gets_a_class_with_a_lesser_rule_raises() {
     assert!(!raises(&new, &old));
 }
 
-/// Classes of addresses 10.0.0.0 to 10.0.0.3, and of the /24 around them.
+/// Classes of the addresses 10.0.0.0 to 10.0.0.3, and of the /24 around them.
 type Placed = ([Option<u32>; 4], Option<u32>);
 type Side = (u32, Vec<(u32, u32, u32)>, Placed);
 
@@ -179,8 +179,8 @@ fn built((ruleset, rules, (exact, block)): &Side) -> Tables {
     tables
 }
 
-/// Whether some address is granted less, asked one by one: the last one stands for the
-/// block, another for everywhere else.
+/// Reports whether some address is granted less, checking them one by one. The last address
+/// represents the block, and another one everything outside it.
 fn takes(old: &Tables, new: &Tables) -> bool {
     let granted = |tables: &Tables, addr: &Addr| {
         let under = &tables.endpoints[&PodKey::default()];
@@ -201,7 +201,7 @@ proptest! {
         let (old, new) = (built(&old), built(&new));
         let takes = takes(&old, &new);
         prop_assert_eq!(!Change::between(&old, &new).raised.is_empty(), takes);
-        // What was written doesn't say who stayed in a class.
+        // The writes don't show which addresses stayed in a class.
         prop_assert!(raises_by_writes(&old, &new) || !takes);
     }
 
@@ -209,7 +209,7 @@ proptest! {
     fn a_change_of_few_entries_raises_whoever_it_takes_from(
         old in side(), new in side(), kept in any::<[bool; 3]>(),
     ) {
-        // A ruleset, its rules or the classes are as before.
+        // The ruleset, its rules or the classes are unchanged.
         let mut new = new;
         if kept[0] {
             new.0 = old.0;

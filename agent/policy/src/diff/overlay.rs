@@ -1,4 +1,4 @@
-//! The generation before a change, seen through what the change wrote.
+//! The generation before a change, reconstructed from the written entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use crate::{
 
 use super::{KINDS, Old};
 
-/// The generation before: the one of now, but for what was written.
+/// The old generation: the new one, except for the written entries.
 pub(super) struct Overlay<'t> {
     before: &'t Before,
     new: &'t Tables,
-    /// Prefixes that were written to and were there before, as they were.
+    /// Old values of the prefixes that were written and existed before.
     cidrs: BTreeMap<Prefix, u32>,
-    /// Classes whose rule was written to, by ruleset.
+    /// Classes whose rule was written, by ruleset.
     rewritten: HashMap<u32, Vec<u32>>,
 }
 
@@ -40,7 +40,7 @@ impl<'t> Overlay<'t> {
         }
     }
 
-    /// The class of the longest prefix that there was.
+    /// Returns the class of the longest prefix of the old generation.
     fn by_prefix(&self, addr: &Addr, max: u8) -> u32 {
         let written = prefix::longest(&self.cidrs, addr, max);
         let kept = self.kept(addr, max);
@@ -50,7 +50,7 @@ impl<'t> Overlay<'t> {
             .map_or(0, |(_, class)| *class)
     }
 
-    /// The longest prefix that wasn't written to.
+    /// Returns the longest prefix that wasn't written.
     fn kept(&self, addr: &Addr, mut max: u8) -> Option<(&Prefix, &u32)> {
         loop {
             let found = prefix::longest(&self.new.cidrs, addr, max)?;
@@ -61,7 +61,7 @@ impl<'t> Overlay<'t> {
         }
     }
 
-    /// Every (class before, class now) of an address that was written to.
+    /// Returns every (class before, class now) of an address that was written.
     pub(super) fn moves(&self) -> BTreeSet<(u32, u32)> {
         let mut moves = BTreeSet::new();
         for (addr, class) in &self.before.classes {

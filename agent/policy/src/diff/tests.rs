@@ -1,4 +1,4 @@
-//! What raises whom.
+//! Which changes raise which endpoints.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn change(before: &[Value], now: &[Value]) -> (Vec<String>, bool) {
     (raised, change.additive)
 }
 
-/// A subject under a policy that admits these peers on these ports, and an idle pod.
+/// Returns a subject under a policy that admits these peers on these ports, and an idle pod.
 fn cluster(peers: Value, ports: Value) -> Vec<Value> {
     let spec = json!({"podSelector": {"matchLabels": {"app": "s"}}, "ingress": [{"from": peers, "ports": ports}]});
     vec![
@@ -112,7 +112,7 @@ fn nothing_changed_is_additive() {
     assert_eq!(change(&same, &same), (vec![], true));
 }
 
-/// One id for two contents, one after the other: rare, and no change of ids shows it.
+/// One id naming two contents in turn: rare, and not visible as a change of ids.
 #[test]
 fn a_ruleset_that_gives_a_class_less_under_the_same_ids_raises() {
     let grant = |enforced| Grant {
@@ -122,7 +122,7 @@ fn a_ruleset_that_gives_a_class_less_under_the_same_ids_raises() {
     let mut now = Tables::default();
     let under = EndpointPolicy {
         ingress: 1,
-        flags: EndpointWorld::INGRESS_ISOLATED,
+        flags: EndpointRules::INGRESS_ISOLATED,
         ..EndpointPolicy::default()
     };
     now.endpoints.insert(PodKey::default(), under);

@@ -1,5 +1,5 @@
-//! What a fix puts ahead of a ClusterNetworkPolicy that denies, and the NetworkPolicies
-//! to which it may add a rule.
+//! The rules that a fix places ahead of a ClusterNetworkPolicy that denies, and the
+//! NetworkPolicies that it may extend.
 
 use ipnet::IpNet;
 
@@ -16,8 +16,8 @@ use super::{
 };
 
 impl Call<'_, '_> {
-    /// An Accept before all else that a ClusterNetworkPolicy says; none of one with rules
-    /// that can't be written as they were.
+    /// Returns an `Accept` rule placed before all other rules of a ClusterNetworkPolicy; `None`
+    /// if the policy has rules that can't be written back as they were.
     pub(super) fn by_cluster(&self, direction: PolicyType, policy: &str) -> Option<Change> {
         let stored = self.index().cluster_policies.get(policy);
         stored.filter(|stored| stored.is_read())?;
@@ -32,8 +32,8 @@ impl Call<'_, '_> {
         })
     }
 
-    /// A ClusterNetworkPolicy of its own right before the one that denies, for the service's
-    /// pods alone; none where nothing stands before that.
+    /// Returns a new ClusterNetworkPolicy right before the one that denies, for the service's
+    /// pods alone; `None` if no priority is left before that one.
     pub(super) fn before_cluster(&self, direction: PolicyType, policy: &str) -> Option<Change> {
         let (subject, peer) = match direction {
             PolicyType::Ingress => (self.to, self.from),
@@ -48,7 +48,7 @@ impl Call<'_, '_> {
             subject: Subject {
                 namespaces: None,
                 pods: Some(NamespacedPods {
-                    namespace_selector: by_name(&pod.shape.namespace),
+                    namespace_selector: by_name(&pod.traits.namespace),
                     pod_selector: self.selector(pod),
                 }),
             },
@@ -58,7 +58,7 @@ impl Call<'_, '_> {
             ClusterRule::Ingress(rule) => spec.ingress.push(rule),
             ClusterRule::Egress(rule) => spec.egress.push(rule),
         }
-        let workload = pod.shape.workload();
+        let workload = pod.traits.workload();
         let name = format!("allow-{workload}-{}-{}", way(direction), peer.name);
         let is_free = |name: &str| !self.index().cluster_policies.contains_key(name);
         let mode = stored.mode.as_ref();
@@ -95,12 +95,12 @@ impl Call<'_, '_> {
         })
     }
 
-    /// `None` for what no ingress peer can name: addresses.
+    /// Returns the peer for a rule; `None` for addresses, which no ingress peer can name.
     fn cluster_peer(&self, peer: &Party, direction: PolicyType) -> Option<ClusterPeer> {
         if let Some((_, pod)) = self.pod(peer) {
             return Some(ClusterPeer {
                 pods: Some(NamespacedPods {
-                    namespace_selector: by_name(&pod.shape.namespace),
+                    namespace_selector: by_name(&pod.traits.namespace),
                     pod_selector: self.selector(pod),
                 }),
                 ..ClusterPeer::default()
@@ -116,8 +116,8 @@ impl Call<'_, '_> {
         })
     }
 
-    /// Whether a NetworkPolicy selects pods of the party's service only: a rule
-    /// in it opens nobody else.
+    /// Reports whether a NetworkPolicy selects only pods of the party's service, so that a rule
+    /// added to it opens no other pods.
     pub(super) fn is_own(&self, party: &Party, namespace: &str, name: &str) -> bool {
         let Some(((_, pod), policy)) = self.pod(party).zip(self.index().policy(namespace, name))
         else {
@@ -126,8 +126,8 @@ impl Call<'_, '_> {
         let space = self.index().spaces.get(namespace);
         let mut groups = space.into_iter().flat_map(|space| &space.groups);
         groups.all(|group| {
-            let shape = self.index().groups.shape(*group);
-            shape.service == pod.shape.service || !policy.subjects.matches(&shape.labels)
+            let traits = self.index().groups.traits(*group);
+            traits.service == pod.traits.service || !policy.subjects.matches(&traits.labels)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A change to one object: tried on the index, and written down for people.
+//! A change to one object: applied to the index, and written out for people.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub(super) enum Change {
     /// Sets a label, or removes it.
     Label {
         id: PodId,
-        /// The workload's kind if the pod stands in for one.
+        /// The workload's kind, if the pod is a stand-in.
         kind: Option<String>,
         pod: Key,
         key: String,
@@ -35,7 +35,7 @@ pub(super) enum Change {
         rule: Rule,
         sentence: String,
     },
-    /// Puts a rule of a ClusterNetworkPolicy before the others.
+    /// Places a rule in a ClusterNetworkPolicy before the others.
     ClusterRule {
         policy: String,
         rule: ClusterRule,
@@ -68,7 +68,7 @@ pub(super) enum ClusterRule {
 }
 
 impl Change {
-    /// A label of a pod, or of the template of the workload that stands for it.
+    /// Changes a label of a pod, or of the template of the workload that it represents.
     pub(super) fn label(
         (id, pod): (PodId, &PodEntry),
         key: String,
@@ -86,7 +86,7 @@ impl Change {
         }
     }
 
-    /// Makes the change.
+    /// Applies the change.
     pub(super) fn apply(&self, index: &mut Index) {
         match self {
             Self::Label { id, key, value, .. } => index.set_label(*id, key, value.as_deref()),
@@ -105,7 +105,7 @@ impl Change {
         }
     }
 
-    /// Whether the API server would take it.
+    /// Reports whether the API server would accept the result.
     pub(super) fn is_valid(&self, index: &Index) -> bool {
         match self {
             Self::ClusterRule { policy, rule, .. } => {
@@ -152,7 +152,7 @@ impl Change {
                     None => metadata,
                 }
             }
-            // Lists are replaced by a merge patch, so the rules that stay are in it.
+            // A merge patch replaces lists, so it includes the existing rules.
             Self::Rule { policy, rule, .. } => {
                 let policy = changed(index, policy, rule).unwrap_or_default();
                 match rule {
@@ -193,7 +193,7 @@ impl Change {
     }
 }
 
-/// A new object.
+/// Returns a new object.
 fn object(version: &str, kind: &str, meta: &Meta, spec: &impl Serialize) -> Value {
     let mut metadata = json!({"name": meta.name});
     if !meta.namespace.is_empty() {
@@ -205,7 +205,7 @@ fn object(version: &str, kind: &str, meta: &Meta, spec: &impl Serialize) -> Valu
     json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
 }
 
-/// A NetworkPolicy with one more rule.
+/// Returns a NetworkPolicy with one more rule.
 fn changed(index: &Index, (namespace, name): &Key, rule: &Rule) -> Option<NetworkPolicy> {
     let stored = index.policy(namespace, name)?;
     let mut policy = NetworkPolicy {
@@ -219,7 +219,7 @@ fn changed(index: &Index, (namespace, name): &Key, rule: &Rule) -> Option<Networ
     Some(policy)
 }
 
-/// A ClusterNetworkPolicy with one more rule, before the others.
+/// Returns a ClusterNetworkPolicy with one more rule, placed before the others.
 fn changed_cluster(index: &Index, name: &str, rule: &ClusterRule) -> Option<ClusterNetworkPolicy> {
     let stored = index.cluster_policies.get(name)?;
     let mut policy = ClusterNetworkPolicy {
@@ -243,7 +243,7 @@ fn meta(index: &Index, namespace: &str, name: &str, mode: Option<&str>) -> Meta 
     }
 }
 
-/// Changes as they are shown: one entry per object.
+/// Returns the changes for display: one entry per object.
 pub(super) fn write(index: &Index, changes: &[Change]) -> Vec<Fix> {
     let mut merged: Vec<(String, Form, Value, String)> = Vec::new();
     for change in changes {

@@ -1,9 +1,9 @@
-//! All calls before and after a change.
+//! Comparison of all calls before and after a change.
 //!
-//! Two snapshots are compared, port by port and over both families: all pairs of pods,
-//! and pods with what lies outside of the cluster. Pods that nothing tells apart are one
-//! kind, and a pair of which neither side changes isn't looked at, so that the work
-//! follows the change and not the size of the cluster.
+//! Two snapshots are compared port by port and over both families: all pairs of pods, and pods
+//! with addresses outside the cluster. Indistinguishable pods form one kind, and pairs in which
+//! neither side changes are skipped, so the cost depends on the change rather than on the size of
+//! the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,19 +30,19 @@ use super::{
     rules::everywhere,
 };
 
-/// More pairs of kinds than these aren't compared.
+/// The maximum number of pairs of kinds that are compared.
 const MOST_PAIRS: usize = 500_000;
 
-/// Pods of one workload that nothing tells apart, before or after.
+/// Pods of one workload that are indistinguishable both before and after.
 struct Kind<'s> {
     workload: &'s str,
     policies: [&'s EndpointPolicy; 2],
     seen: [&'s [Seen]; 2],
-    /// One of them, and how many they are.
+    /// One of the pods, and their number.
     pods: (PodId, usize),
     /// The nodes that run them.
     nodes: BTreeSet<Option<&'s Text>>,
-    /// Its addresses aren't known: they may be of either family.
+    /// Whether its addresses aren't known and may be of either family.
     is_made_up: bool,
     one: &'s Pod,
 }
@@ -54,7 +54,7 @@ impl Kind<'_> {
             (whole, policy.tiers)
         };
         let [before, after] = self.policies.map(content);
-        // Ids are hashes of content: what keeps its id says what it said.
+        // Ids are hashes of content, so an unchanged id means unchanged content.
         before != after || self.seen[0] != self.seen[1]
     }
 
@@ -63,7 +63,7 @@ impl Kind<'_> {
     }
 }
 
-/// No change adds or removes a pod, so that both snapshots list the same ones.
+/// Groups pods into kinds. No change adds or removes a pod, so both snapshots list the same ones.
 fn kinds<'s>(before: &'s Snapshot, after: &'s Snapshot) -> Vec<Kind<'s>> {
     let mut places = HashMap::new();
     let mut kinds: Vec<Kind<'s>> = Vec::new();
@@ -101,7 +101,7 @@ fn kinds<'s>(before: &'s Snapshot, after: &'s Snapshot) -> Vec<Kind<'s>> {
     kinds
 }
 
-/// Addresses that are no pod's and the same to every pod, before and after.
+/// Addresses that belong to no pod and are equivalent for every pod, before and after.
 pub(super) struct Spot {
     pub(super) ip: IpAddr,
     name: String,
@@ -144,7 +144,7 @@ fn spots(before: &Case<'_>, after: &Case<'_>) -> Vec<Spot> {
     spots
 }
 
-/// One snapshot's answers, each worked out once.
+/// Cached answers from one snapshot.
 struct Side<'t> {
     reader: Reader<'t>,
     known: HashMap<(u32, u32, u32), Rc<Allowed>>,
@@ -181,20 +181,20 @@ impl<'t> Side<'t> {
 /// Ports by caller and callee.
 pub(super) type Pairs = BTreeMap<(String, String), Ports>;
 
-/// What was found to change.
-pub(super) struct Work<'c> {
+/// The changes found.
+pub(super) struct Comparison<'c> {
     asked: &'c Asked,
     sides: [Side<'c>; 2],
     pub(super) opens: Pairs,
     pub(super) closes: Pairs,
-    /// Those of `opens` that aren't the call that was asked for.
+    /// Pairs of `opens` other than the requested call.
     pub(super) elsewhere: BTreeSet<(String, String)>,
-    /// Not all pairs were compared.
+    /// Whether some pairs weren't compared.
     pub(super) partly: bool,
     pairs: usize,
 }
 
-impl<'c> Work<'c> {
+impl<'c> Comparison<'c> {
     pub(super) fn of(before: &'c Case<'_>, after: &'c Case<'_>, asked: &'c Asked) -> Self {
         let kinds = kinds(before, after);
         let mut work = Self {
@@ -210,13 +210,14 @@ impl<'c> Work<'c> {
         work
     }
 
-    /// Counts a pair; whether there is room for it.
+    /// Counts a pair; returns whether the limit still allows it.
     fn has_room(&mut self) -> bool {
         self.pairs += 1;
         self.pairs <= MOST_PAIRS
     }
 
-    /// All pairs of pods of which one side changes; whether all were compared.
+    /// Compares all pairs of pods in which one side changes; returns whether it compared them
+    /// all.
     fn pods(&mut self, kinds: &[Kind<'_>]) -> bool {
         let changed: Vec<bool> = kinds.iter().map(Kind::changes).collect();
         for (a, from) in kinds.iter().enumerate() {
@@ -258,7 +259,8 @@ impl<'c> Work<'c> {
         }
     }
 
-    /// Pods with everything that is no pod, both ways; whether all were compared.
+    /// Compares pods with all non-pod addresses, in both directions; returns whether it compared
+    /// them all.
     fn spots(&mut self, kinds: &[Kind<'_>], spots: &[Spot]) -> bool {
         for kind in kinds {
             let changes = kind.changes();
@@ -333,7 +335,8 @@ impl<'c> Work<'c> {
     }
 }
 
-/// What one allows and the other doesn't, now or once staged policies are enforced.
+/// Returns the ports that one allows and the other doesn't, now or once staged policies are
+/// enforced.
 fn more(one: &Allowed, than: &Allowed) -> Ports {
     let (mut now, mut enforced) = (one.now.clone(), one.enforced.clone());
     now.subtract(&than.now);
@@ -342,19 +345,19 @@ fn more(one: &Allowed, than: &Allowed) -> Ports {
     now
 }
 
-/// What counts towards a pod's own node.
+/// Returns the policy that applies towards a pod's own node.
 fn exempt(policy: &EndpointPolicy) -> EndpointPolicy {
-    let half = policy.exempt_half();
+    let rules = policy.exempt_rules();
     EndpointPolicy {
-        ingress: half.ingress,
-        egress: half.egress,
-        flags: half.flags,
+        ingress: rules.ingress,
+        egress: rules.egress,
+        flags: rules.flags,
         ..EndpointPolicy::default()
     }
 }
 
-/// Whether the node at an address runs all pods of a kind: it reaches them whatever policy
-/// says, and they it, but for what ClusterNetworkPolicies deny them.
+/// Reports whether the node at an address runs all pods of a kind. They reach each other
+/// regardless of policy, except where ClusterNetworkPolicies deny the pods' packets to the node.
 fn is_own(kind: &Kind<'_>, spot: &Spot) -> bool {
     kind.nodes.len() == 1 && is_own_node(kind.one, &spot.nodes)
 }

@@ -1,4 +1,4 @@
-//! What a change does to all calls, beside the one that it is for.
+//! The effect of a change on all calls other than the one that it is for.
 
 use std::net::IpAddr;
 
@@ -8,32 +8,33 @@ use crate::ports::{PortSpec, Ports};
 
 use super::{
     Case, Party,
-    compare::{Pairs, Spot, Work},
+    compare::{Comparison, Pairs, Spot},
 };
 
-/// So many calls are named; the others are counted.
+/// The maximum number of calls that are named; the rest are only counted.
 const MOST_NAMED: usize = 10;
 
-/// What a fix does beside what was asked for.
+/// The side effects of a fix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Effect {
-    /// Calls between other workloads, or on other ports, that it allows.
+    /// Calls between other workloads, or on other ports, that the fix allows.
     pub opens: Calls,
-    /// Calls that it denies.
+    /// Calls that the fix denies.
     pub closes: Calls,
-    /// The cluster has more kinds of pods than were compared: there may be more.
+    /// Whether the cluster has more kinds of pods than were compared, so the effect may be
+    /// incomplete.
     pub partly: bool,
-    /// How many of [`Effect::opens`] aren't other ports of the call that was asked for.
+    /// The number of [`Effect::opens`] that aren't other ports of the requested call.
     #[serde(skip)]
     elsewhere: usize,
 }
 
-/// Calls by workload: all are counted, the first are named.
+/// Calls by workload: all are counted, only the first ones are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Calls {
-    /// How many pairs of a caller and a callee there are.
+    /// The number of pairs of caller and callee.
     pub count: usize,
-    /// The first of them, sorted.
+    /// The first pairs, sorted.
     pub calls: Vec<ChangedCall>,
 }
 
@@ -42,33 +43,33 @@ pub struct Calls {
 pub struct ChangedCall {
     /// The caller: `namespace/service`, `node` or `outside`.
     pub from: String,
-    /// The callee, likewise.
+    /// The callee, in the same form.
     pub to: String,
     /// `TCP/8080`, `TCP/8080-8090`, `TCP`, `ICMP`, or `all`.
     pub ports: Vec<String>,
 }
 
 impl Effect {
-    /// Whether nobody else's calls change.
+    /// Reports whether no other calls change.
     pub(super) fn is_own(&self) -> bool {
         self.badness() == (0, 0, false)
     }
 
-    /// The less, the better: to close something is worse than to open something. A label
-    /// lets its pod call all ports that the callee declares: that is meant so.
+    /// Returns a score; lower is better. Closing a call is worse than opening one. A label lets
+    /// its pod call all ports that the callee declares; that is intended and doesn't count.
     pub(super) fn badness(&self) -> (usize, usize, bool) {
         (self.closes.count, self.elsewhere, self.partly)
     }
 }
 
-/// What was asked for, by workload.
+/// The requested call, by workload.
 pub(super) struct Asked {
     pub(super) from: End,
     pub(super) to: End,
     pub(super) ports: Ports,
 }
 
-/// One end of it.
+/// One end of the requested call.
 pub(super) enum End {
     Workload(String),
     Address(IpAddr),
@@ -110,9 +111,9 @@ impl End {
     }
 }
 
-/// Compares what is with what would be.
+/// Compares the calls allowed before and after.
 pub(super) fn compare(before: &Case<'_>, after: &Case<'_>, asked: &Asked) -> Effect {
-    let work = Work::of(before, after, asked);
+    let work = Comparison::of(before, after, asked);
     Effect {
         opens: calls(&work.opens),
         closes: calls(&work.closes),

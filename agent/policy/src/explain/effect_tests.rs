@@ -1,4 +1,4 @@
-//! What a fix does beside what was asked for, and that it does as little as can be.
+//! The side effects of a fix, and that they are as small as possible.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn ask(objects: &[Value], from: &str, to: &str, port: &str) -> Explanation {
     explain(&index(objects.to_vec()), from, to, &port).expect("both ends are known")
 }
 
-/// A fix that does nothing but what was asked for.
+/// Asserts that a fix has no side effects.
 fn clean(found: &Explanation) -> &Explanation {
     let effect = found.effect.as_ref().expect("a fix");
     assert_eq!(
@@ -49,7 +49,7 @@ fn cnp(name: &str, tier: &str, priority: u32, rules: Value) -> Value {
     })
 }
 
-/// Denies what comes from the bank's API.
+/// Denies packets from the bank's API.
 fn deny_api(tier: &str, priority: u32) -> Value {
     let api = json!({"pods": {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "bank"}},
@@ -114,7 +114,7 @@ fn what_a_fix_can_not_but_close_is_counted_and_named() {
     }
     let mut guard = deny_api("Baseline", 0);
     let rule = guard["spec"]["ingress"][0].clone();
-    // It has no room for one more rule.
+    // The policy can't hold one more rule.
     guard["spec"]["ingress"] = json!(vec![rule; 25]);
     objects.push(guard);
     let found = ask(&objects, "bank/api", "bank/db", "TCP/80");
@@ -123,7 +123,7 @@ fn what_a_fix_can_not_but_close_is_counted_and_named() {
         "NetworkPolicy bank/allow-db-from-bank-api-0"
     );
     let effect = found.effect.expect("a fix");
-    // All of the shop, and what is outside.
+    // All of the shop, and addresses outside the cluster.
     assert_eq!((effect.closes.count, effect.closes.calls.len()), (22, 10));
     assert_eq!(effect.closes.calls[0].from, "outside");
     assert_eq!(effect.closes.calls[0].ports, ["all"]);
@@ -149,7 +149,7 @@ fn a_fix_is_for_both_families() {
     let found = ask(&objects, "bank/api", "bank/db", "TCP/80");
     assert_eq!(found.families, Some([Verdict::Allowed, Verdict::Denied]));
     clean(&found);
-    // From outside neither is allowed; a fix opens both, or it isn't one.
+    // From outside, neither family is allowed; a fix must open both.
     let found = ask(&objects, "outside", "bank/db", "TCP/80");
     assert!(found.fix[0].patch.contains("::/0") && found.fix[0].patch.contains("0.0.0.0/0"));
     objects[2]["spec"]["ingress"] = json!([{"from": [{"ipBlock": {"cidr": "::/0"}}]}]);
@@ -184,7 +184,7 @@ fn a_new_policy_takes_no_other_ones_name() {
         "NetworkPolicy bank/allow-db-from-bank-api-0"
     );
     let mut one: Value = serde_yaml_ng::from_str(&first.fix[0].patch).expect("YAML");
-    // It selects others too, so that a rule in it isn't offered.
+    // The policy also selects other pods, so adding a rule to it isn't offered.
     one["spec"]["podSelector"] =
         json!({"matchExpressions": [{"key": "app", "operator": "Exists"}]});
     objects.push(one);

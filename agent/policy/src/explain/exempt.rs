@@ -1,23 +1,24 @@
-//! For whom NetworkPolicies and labels don't count: the pod itself and its own node.
+//! Peers exempt from NetworkPolicies and labels: the pod itself and its own node.
 
 use ringfence_ebpf::abi::{Addr, Direction};
 
 use crate::{
-    compile::policy::{Place, Policy},
+    compile::policy::{Policy, Rank},
     model::PolicyType,
 };
 
 use super::{Case, Party, party::PartyKind, side::quarantined};
 
-/// What NetworkPolicies and labels have no say in.
+/// An exemption from NetworkPolicies and labels.
 pub(super) struct Exempt {
-    /// Nor have ClusterNetworkPolicies.
+    /// Whether ClusterNetworkPolicies don't apply either.
     pub(super) always: bool,
-    /// Why, in one sentence.
+    /// The reason, in one sentence.
     pub(super) reason: String,
 }
 
-/// Whether NetworkPolicies and labels have no say between a pod and its peer.
+/// Returns the exemption from NetworkPolicies and labels between a pod and its peer, if there is
+/// one.
 pub(super) fn exempt(
     case: &Case<'_>,
     (subject, peer): (&Party, &Party),
@@ -47,7 +48,7 @@ pub(super) fn exempt(
     if peer.kind != PartyKind::Node || !own {
         return None;
     }
-    // No ClusterNetworkPolicy names a node as a source.
+    // No ClusterNetworkPolicy can name a node as a source.
     let always = direction == Direction::Ingress || cut_off;
     exempt(
         always,
@@ -55,10 +56,10 @@ pub(super) fn exempt(
     )
 }
 
-/// Whether a ClusterNetworkPolicy has a say in a direction.
+/// Reports whether a ClusterNetworkPolicy applies in a direction.
 pub(super) fn has_tiers(policies: &[Policy], direction: PolicyType) -> bool {
     let mut tiers = policies
         .iter()
-        .filter(|policy| matches!(policy.place, Place::Tier(_)));
+        .filter(|policy| matches!(policy.rank, Rank::Tier(_)));
     tiers.any(|policy| policy.rules(direction).is_some())
 }

@@ -1,11 +1,11 @@
-//! The smallest change that allows a denied call.
+//! Search for the smallest change that allows a denied call.
 //!
-//! Each side that denies has ways to be opened, the best first. Combinations are tried on
-//! a copy of the index in that order, and what they do to all other calls is compared:
-//! the first that does nothing else is offered, or else the one that closes least.
+//! Each denying side can be opened in several ways, listed best first. Combinations are tried in
+//! that order on a copy of the index, and their effect on all other calls is compared. The search
+//! returns the first combination without side effects, or else the one that closes the least.
 
 use crate::{
-    compile::policy::{Origin, Place, Policy},
+    compile::policy::{Origin, Policy, Rank},
     index::{Index, PodEntry, groups::PodId},
     labels::{self, PortRef},
     model::{LabelSelector, PolicyType, Tier},
@@ -24,11 +24,11 @@ use super::{
 /// One way to open one side.
 type Way = Vec<Change>;
 
-/// So many combinations are tried: each is the whole cluster compiled once.
+/// The maximum number of combinations tried: each one compiles the whole cluster.
 const MOST_TRIES: usize = 24;
 
-/// Tries ways until one makes the call better than `now` and does nothing else; none where
-/// no way makes it better.
+/// Tries ways until one improves the call over `now` without side effects; returns the best one
+/// found, or `None` if no way improves the call.
 pub(super) fn find(
     case: &Case<'_>,
     ends: &Ends<'_>,
@@ -68,7 +68,7 @@ pub(super) struct Call<'c, 'a> {
     pub(super) to: &'c Party,
     pub(super) port: &'c PortSpec,
     ends: &'c Ends<'c>,
-    /// What it is to become better than.
+    /// The verdict to improve on.
     now: Verdict,
 }
 
@@ -82,7 +82,7 @@ impl<'c, 'a> Call<'c, 'a> {
         Some((id, self.index().entry(id)?))
     }
 
-    /// What may open both sides, the best first.
+    /// Returns the combinations that may open both sides, best first.
     fn candidates(&self, egress: &Side, ingress: &Side) -> Vec<Way> {
         let ends = [self.from, self.to].into_iter();
         let cut_off: Way = ends.filter_map(|party| self.release(party)).collect();
@@ -95,7 +95,7 @@ impl<'c, 'a> Call<'c, 'a> {
         if to_blame(ingress) {
             incoming.extend(self.ways(PolicyType::Ingress));
         }
-        // A caller's label may open both sides; nothing else does.
+        // A caller's label may open both sides; no other change does.
         let is_enough = |way: &Way, other: &Way, is_to_blame: bool| {
             let by_label = |way: &Way| way.iter().any(|c| matches!(c, Change::Label { .. }));
             !is_to_blame || !way.is_empty() || by_label(other) || !cut_off.is_empty()
@@ -119,8 +119,8 @@ impl<'c, 'a> Call<'c, 'a> {
         found
     }
 
-    /// What else the changes do; `None` if they don't make the call better over every
-    /// family. Pods keep their indexes: no change adds or removes one.
+    /// Returns the side effects of the changes; `None` if they don't improve the call over every
+    /// family. Pods keep their ids: no change adds or removes a pod.
     fn effect(&self, changes: &[Change]) -> Option<Effect> {
         let given = self.case.given;
         if !changes.iter().all(|change| change.is_valid(given)) {
@@ -154,10 +154,10 @@ impl<'c, 'a> Call<'c, 'a> {
         Some(Change::label(pod, key, None, sentence))
     }
 
-    /// Ways to open one side: by label where a label closed it, else by the NetworkPolicy
-    /// that did, else by a new one. Where a ClusterNetworkPolicy denies it, only another
-    /// rule before that does, but that pods which a NetworkPolicy isolates are out of the
-    /// Baseline's reach.
+    /// Returns the ways to open one side: by label if a label closed it, otherwise by a rule in
+    /// the NetworkPolicy that closed it, otherwise by a new policy. If a ClusterNetworkPolicy
+    /// denies the call, only an earlier rule opens it, except that the Baseline tier doesn't
+    /// apply to pods isolated by a NetworkPolicy.
     fn ways(&self, direction: PolicyType) -> Vec<Way> {
         let (subject, peer) = match direction {
             PolicyType::Ingress => (self.to, self.from),
@@ -171,10 +171,10 @@ impl<'c, 'a> Call<'c, 'a> {
         let mut ways = Vec::new();
         let denied =
             match side::decision(self.case, (subject, peer), &counted, direction, self.port) {
-                Decision::Denied(Policy { origin, place, .. }, _) => Some((origin, *place)),
+                Decision::Denied(Policy { origin, rank, .. }, _) => Some((origin, *rank)),
                 _ => None,
             };
-        if denied.is_none_or(|(_, place)| place == Place::Tier(Tier::Baseline)) {
+        if denied.is_none_or(|(_, rank)| rank == Rank::Tier(Tier::Baseline)) {
             ways.extend(self.network_ways(direction, subject, &counted));
         }
         if let Some((
@@ -201,12 +201,12 @@ impl<'c, 'a> Call<'c, 'a> {
         policies: &[&Policy],
     ) -> Vec<Way> {
         let isolating = policies.iter().filter(|policy| {
-            policy.rules(direction).is_some() && policy.place == Place::Network { isolates: true }
+            policy.rules(direction).is_some() && policy.rank == Rank::Network { isolates: true }
         });
         let mut by_label = false;
         let mut netpol: Option<Key> = None;
         let mut within: Vec<LabelSelector> = Vec::new();
-        // A new policy closes nothing for pods that one like it isolates already.
+        // A new policy closes nothing for pods that a similar policy already isolates.
         let staged = self.now == Verdict::Audited && isolating.clone().all(|policy| policy.staged);
         for policy in isolating {
             by_label |= matches!(policy.origin, Origin::Label { .. });
@@ -232,7 +232,7 @@ impl<'c, 'a> Call<'c, 'a> {
         first.chain(new.map(|change| vec![change])).collect()
     }
 
-    /// How the pods are selected that a policy isolates.
+    /// Returns the selector of the pods that a policy isolates.
     fn selected_by(&self, subject: &Party, origin: &Origin) -> Option<LabelSelector> {
         match origin {
             Origin::NetworkPolicy {
@@ -243,7 +243,7 @@ impl<'c, 'a> Call<'c, 'a> {
                 on_namespace: false,
             } => {
                 let (_, pod) = self.pod(subject)?;
-                let value = pod.shape.labels.get(key)?;
+                let value = pod.traits.labels.get(key)?;
                 Some(LabelSelector {
                     match_labels: [(key.clone(), value.as_ref().to_owned())].into(),
                     ..LabelSelector::default()
@@ -259,7 +259,7 @@ impl<'c, 'a> Call<'c, 'a> {
             (None, Some(callee)) if direction == PolicyType::Ingress => {
                 let (word, whom) = match self.from.kind {
                     PartyKind::Node => ("all_nodes", "traffic from other nodes"),
-                    // A pod, whose own labels say whom it calls.
+                    // A pod, whose own labels determine which services it calls.
                     PartyKind::Unknown => return None,
                     _ => ("outside_cluster", "callers from outside the cluster"),
                 };
@@ -275,8 +275,8 @@ impl<'c, 'a> Call<'c, 'a> {
         Change::label(callee, key, Some("true".into()), sentence)
     }
 
-    /// The caller's label, and for the callee's side its consent if the caller comes from
-    /// elsewhere.
+    /// Returns the caller's label and, for the callee's side, the callee's consent if the caller
+    /// is in another namespace.
     fn by_call(
         &self,
         direction: PolicyType,
@@ -284,7 +284,7 @@ impl<'c, 'a> Call<'c, 'a> {
         callee: (PodId, &PodEntry),
     ) -> Option<Way> {
         let config = &self.index().config;
-        let (from, to) = (&caller.1.shape, &callee.1.shape);
+        let (from, to) = (&caller.1.traits, &callee.1.traits);
         let same = from.namespace == to.namespace;
         let key = match same {
             true => format!("{}/{}", config.egress_prefix, to.service),
@@ -319,7 +319,7 @@ impl<'c, 'a> Call<'c, 'a> {
         Some(way)
     }
 
-    /// The label value that adds the port to what is listed now; `None` if no value can.
+    /// Returns the label value that adds the port to the current list; `None` if no value can.
     fn value(&self, current: Option<&str>, namespace: &str, service: &str) -> Option<String> {
         let spaces = &self.index().spaces;
         let declared = spaces.declared(namespace, service);
@@ -344,7 +344,7 @@ impl<'c, 'a> Call<'c, 'a> {
             list.push(asked);
         }
         let parts: Vec<String> = list.iter().map(ToString::to_string).collect();
-        // A label's value holds 63 characters.
+        // A label value holds at most 63 characters.
         Some(parts.join("_")).filter(|v| v.len() <= 63)
     }
 }

@@ -1,8 +1,8 @@
-//! Why one call is allowed or denied, and the smallest change that would allow it.
+//! Explains why one call is allowed or denied, and finds the smallest change that would allow it.
 //!
-//! The verdict comes from the compiled tables through the decision that the
-//! datapath takes; the reasons come from the very policies they were compiled
-//! from. A fix is tried on a copy of the index before it is offered.
+//! The verdict comes from the compiled tables through the same decision function as in the
+//! datapath; the reasons come from the policies the tables were compiled from. A fix is tried on
+//! a copy of the index before it is offered.
 
 mod accept;
 mod change;
@@ -42,61 +42,61 @@ pub use service::{Backend, Via};
 use side::Ends;
 pub use side::{Allowing, Isolation, Side};
 
-/// Whether a call goes through.
+/// The verdict on a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It does.
+    /// Allowed.
     Allowed,
-    /// It does, but a staged policy would deny it.
+    /// Allowed, but a staged policy would deny it.
     Audited,
-    /// It doesn't.
+    /// Denied.
     Denied,
 }
 
-/// Why one call is allowed or denied.
+/// The explanation of one call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// The caller. Of several pods of a service, one with the worst verdict.
+    /// The caller. If a service has several pods, one with the worst verdict.
     pub from: Party,
-    /// The callee, likewise.
+    /// The callee, chosen the same way.
     pub to: Party,
-    /// `TCP/8080`; the callee's own port where the call goes through a Service.
+    /// `TCP/8080`; the callee's own port if the call goes through a Service.
     pub port: PortSpec,
-    /// The Service that was called; absent if none was.
+    /// The Service called, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
-    /// What a person should know of a Service that shows the callee's address.
+    /// A remark on a Service that shows the callee's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// The worse of both sides.
+    /// The worse verdict of the two sides.
     pub verdict: Verdict,
-    /// The verdict over IPv4 and over IPv6, where they differ.
+    /// The verdicts over IPv4 and over IPv6, if they differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub families: Option<[Verdict; 2]>,
     /// The caller's side.
     pub egress: Side,
     /// The callee's side.
     pub ingress: Side,
-    /// The smallest change that would allow it, or keep it allowed once staged
-    /// policies are enforced: all entries together. Empty if neither is needed.
+    /// The smallest change that would allow the call, or keep it allowed once staged policies are
+    /// enforced; all entries are needed together. Empty if no change is needed or none helps.
     pub fix: Vec<Fix>,
-    /// What the fix does beside that, all entries together; absent without one.
+    /// The side effects of the fix, all entries together; absent without a fix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<Effect>,
 }
 
-/// A change of one object.
+/// A change to one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fix {
     /// Kind and name: `Pod bank/ledger-0`.
     pub object: String,
-    /// What [`Fix::patch`] is.
+    /// The form of [`Fix::patch`].
     pub form: Form,
-    /// YAML to paste: a merge patch (RFC 7386) of the object, or a new object
-    /// if it starts with `apiVersion`.
+    /// YAML to paste: a merge patch (RFC 7386) of the object, or a new object if it starts with
+    /// `apiVersion`.
     pub patch: String,
-    /// What it does, in one sentence.
+    /// The effect, in one sentence.
     pub sentence: String,
 }
 
@@ -104,20 +104,20 @@ pub struct Fix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// A merge patch of an object that is there.
+    /// A merge patch of an existing object.
     Patch,
-    /// A whole new object.
+    /// A complete new object.
     Object,
 }
 
-/// Explains a call from `from` to `to`, each `ns/pod`, `ns/service`, `outside`
-/// or an address; `pod:` and `svc:` in front say which is meant. A Service's
-/// address and port stand for its backends, each on its own port: nodes rewrite
-/// the packet before the sender's egress is decided. On every other port, and
-/// where it is a pod's, the address is judged as if no Service showed it.
+/// Explains a call from `from` to `to`, each `ns/pod`, `ns/service`, `outside` or an address; a
+/// leading `pod:` or `svc:` resolves ambiguity. A Service's address and port represent its
+/// backends, each on its own port: nodes rewrite the packet before the sender's egress is
+/// decided. On every other port, and if it is a pod's, the address is treated as if no Service
+/// showed it.
 ///
 /// # Errors
-/// A name that isn't known, or that is both a pod and a service of other pods.
+/// If a name isn't known, or is both a pod and a service of other pods.
 pub fn explain(
     index: &Index,
     from: &str,
@@ -169,7 +169,7 @@ pub fn explain(
     if let Some(via) = &mut via {
         via.backends = to.iter().map(|t| backend(t, &sides)).collect();
     }
-    // The first of the worst.
+    // The first call with the worst verdict.
     let worst = sides
         .into_iter()
         .reduce(|a, b| if b.verdict > a.verdict { b } else { a });
@@ -212,7 +212,7 @@ pub fn explain(
     })
 }
 
-/// One call by one family of addresses.
+/// One call over one address family.
 struct Call<'c> {
     verdict: Verdict,
     families: Option<[Verdict; 2]>,
@@ -222,7 +222,7 @@ struct Call<'c> {
     ingress: Side,
 }
 
-/// A callee, and the worst that anybody's call to it meets.
+/// Returns a callee with the worst verdict of any call to it.
 fn backend(callee: &service::Callee, calls: &[Call<'_>]) -> Backend {
     let to_it = calls
         .iter()
@@ -238,16 +238,16 @@ fn backend(callee: &service::Callee, calls: &[Call<'_>]) -> Backend {
     }
 }
 
-/// Everything compiled, and what it was compiled from.
+/// The compiled cluster and its sources.
 struct Case<'a> {
-    /// As it was given.
+    /// The index as given.
     given: &'a Index,
-    /// A copy in which every pod has an address, and its tables.
+    /// A copy in which every pod has an address, with its tables.
     snapshot: Snapshot,
     parsed: RefCell<Parsed>,
 }
 
-/// A case is its snapshot, and remembers what it has read of policies.
+/// Dereferences to the snapshot; a case only adds a cache of parsed policies.
 impl Deref for Case<'_> {
     type Target = Snapshot;
 
@@ -275,7 +275,7 @@ impl<'a> Case<'a> {
             .unwrap_or_default()
     }
 
-    /// The policies of a pod, in the order in which they decide.
+    /// Returns the policies of a pod, in evaluation order.
     fn policies(&self, party: &Party) -> Vec<Policy> {
         let group = party.pod.and_then(|id| self.index.group_of(id));
         let facts = Facts::new(&self.index);

@@ -15,34 +15,34 @@ use super::Case;
 /// One end of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Party {
-    /// What it is.
+    /// Its kind.
     pub kind: PartyKind,
     /// `namespace/pod`, the node's address, or `outside`.
     pub name: String,
     /// `namespace/service`, `node`, `unknown` or `outside`.
     pub workload: String,
-    /// The address that was judged; absent where a made-up one stood in.
+    /// The address used for the verdict; absent if it is made up.
     pub address: Option<IpAddr>,
-    /// Which pod it is.
+    /// The pod, if it is one.
     #[serde(skip)]
     pub(super) pod: Option<PodId>,
-    /// What the tables are asked for.
+    /// The address looked up in the tables.
     #[serde(skip)]
     pub(super) judged: IpAddr,
-    /// That address was asked about, and no other of the pod's.
+    /// Whether the request named this address, so the pod's other addresses don't count.
     #[serde(skip)]
     pub(super) by_address: bool,
 }
 
-/// What one end of a call is.
+/// The kind of one end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PartyKind {
-    /// A pod, or a workload that stands for its pods.
+    /// A pod, or a workload that represents its pods.
     Pod,
     /// A node.
     Node,
-    /// An address in the cluster's pod ranges at which nobody is known.
+    /// An address in the cluster's pod ranges without a known pod.
     Unknown,
     /// Any other address.
     Outside,
@@ -51,19 +51,19 @@ pub enum PartyKind {
 /// Why a call can't be explained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
-    /// A name that isn't known, or that isn't one.
+    /// A name that isn't known or isn't valid.
     #[error(transparent)]
     Name(#[from] NameError),
     /// A service without pods.
     #[error("there are no pods to explain it for")]
     NoPods,
-    /// A Service's address with nobody behind it.
+    /// A Service's address without backends.
     #[error("Service {0} has no backends: nodes reject the call")]
     NoBackends(String),
 }
 
-/// Addresses for documentation (RFC 5737, RFC 3849, RFC 9637); `outside` is the first of a
-/// family that least is said of.
+/// Addresses for documentation (RFC 5737, RFC 3849, RFC 9637). `outside` is the first of a family
+/// that the fewest prefixes cover.
 const OUTSIDE: [IpAddr; 10] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77)),
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77)),
@@ -77,7 +77,7 @@ const OUTSIDE: [IpAddr; 10] = [
     IpAddr::V6(Ipv6Addr::new(0x3fff, 0xc8, 0, 0, 0, 0, 0, 0x77)),
 ];
 
-/// Whom a name means: one party, or all pods of a service.
+/// Returns the parties a name refers to: a single party, or all pods of a service.
 pub(super) fn find(case: &Case<'_>, text: &str) -> Result<Vec<Party>, ExplainError> {
     if text == "outside" {
         return Ok(vec![outside(case, true)]);
@@ -97,10 +97,10 @@ pub(super) fn of_pod(case: &Case<'_>, id: PodId) -> Party {
     Party {
         kind: PartyKind::Pod,
         name: pod.map(|p| p.key().to_string()).unwrap_or_default(),
-        workload: pod.map(|p| p.shape.workload()).unwrap_or_default(),
+        workload: pod.map(|p| p.traits.workload()).unwrap_or_default(),
         address: shown.and_then(|p| p.addresses.first().copied()),
         pod: Some(id),
-        // Every pod of this index has an address, made up if need be.
+        // Every pod of this index has an address, made up if necessary.
         judged: judged.unwrap_or(OUTSIDE[0]),
         by_address: false,
     }
@@ -129,7 +129,7 @@ pub(super) fn by_address(case: &Case<'_>, ip: IpAddr) -> Party {
     }
 }
 
-/// An address of a family that no pod or node has and that as few prefixes as possible
+/// Returns an address of a family that no pod or node has and that as few prefixes as possible
 /// cover.
 fn outside(case: &Case<'_>, is_v4: bool) -> Party {
     let family = || OUTSIDE.into_iter().filter(|ip| ip.is_ipv4() == is_v4);
@@ -152,9 +152,9 @@ fn outside(case: &Case<'_>, is_v4: bool) -> Party {
     }
 }
 
-/// The two ends of a call by each family of addresses that both have: one may be denied
-/// where the other is allowed; `outside` has both. Where one end is an address, the other
-/// is called at, or calls from, its own of that family.
+/// Returns the two ends of a call over each address family that both have, since one family may
+/// be denied while the other is allowed; `outside` has both families. If one end is an address,
+/// the other end uses its own address of that family.
 pub(super) fn by_family(case: &Case<'_>, from: &Party, to: &Party) -> Vec<(Party, Party)> {
     let is_outside = |party: &Party| party.pod.is_none() && !party.by_address;
     let is_by_name = |party: &Party| !party.by_address;

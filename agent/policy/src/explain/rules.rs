@@ -18,7 +18,8 @@ use super::{
     fix::Call,
 };
 
-/// What controllers put on each pod, or on those of one version: the next pod won't have it.
+/// Labels that controllers set on each pod, or on the pods of one version; the next pod won't
+/// have the same value.
 const VOLATILE: [&str; 8] = [
     "apps.kubernetes.io/pod-index",
     "batch.kubernetes.io/controller-uid",
@@ -87,19 +88,20 @@ impl Call<'_, '_> {
             };
         };
         let (_, pod) = pod;
-        let subject = self.pod(subject).map(|(_, s)| &s.shape.namespace);
-        let elsewhere = subject.is_some_and(|namespace| *namespace != pod.shape.namespace);
+        let subject = self.pod(subject).map(|(_, s)| &s.traits.namespace);
+        let elsewhere = subject.is_some_and(|namespace| *namespace != pod.traits.namespace);
         vec![Peer {
             pod_selector: Some(self.selector(pod)),
-            namespace_selector: elsewhere.then(|| by_name(&pod.shape.namespace)),
+            namespace_selector: elsewhere.then(|| by_name(&pod.traits.namespace)),
             ip_block: None,
         }]
     }
 
-    /// The pods of a pod's service; of its namespace if it carries no label that says more.
+    /// Returns a selector for the pods of a pod's service, or for its namespace if the pod has no
+    /// label that is more specific.
     pub(super) fn selector(&self, pod: &PodEntry) -> LabelSelector {
         let config = &self.index().config;
-        let labels = &pod.shape.labels;
+        let labels = &pod.traits.labels;
         let named = config.service_labels.iter();
         let named = named.filter_map(|key| Some((key, labels.get(key)?)));
         let match_labels = match named.into_iter().find(|(_, value)| !value.is_empty()) {
@@ -120,7 +122,7 @@ impl Call<'_, '_> {
         }
     }
 
-    /// A NetworkPolicy of its own, for those of the service's pods that `within` selects too.
+    /// Adds a new NetworkPolicy for those of the service's pods that `within` also selects.
     pub(super) fn by_policy(
         &self,
         direction: PolicyType,
@@ -138,7 +140,7 @@ impl Call<'_, '_> {
                 match_labels,
                 match_expressions,
             } = within.clone();
-            // The pod has all of them, so that no two can differ.
+            // The pod has all of these labels, so no two can conflict.
             pod_selector.match_labels.extend(match_labels);
             pod_selector.match_expressions.extend(match_expressions);
         }
@@ -151,10 +153,10 @@ impl Call<'_, '_> {
             Rule::Ingress(rule) => spec.ingress.push(rule),
             Rule::Egress(rule) => spec.egress.push(rule),
         }
-        let namespace = pod.shape.namespace.as_ref().to_owned();
+        let namespace = pod.traits.namespace.as_ref().to_owned();
         let name = format!(
             "allow-{}-{}-{}",
-            pod.shape.service,
+            pod.traits.service,
             way(direction),
             peer.name
         );
@@ -184,7 +186,7 @@ pub(super) fn way(direction: PolicyType) -> &'static str {
     }
 }
 
-/// Selects the namespace of a name.
+/// Selects a namespace by name.
 pub(super) fn by_name(namespace: &str) -> LabelSelector {
     let name = (NAMESPACE_NAME.to_owned(), namespace.to_owned());
     LabelSelector {
@@ -193,15 +195,15 @@ pub(super) fn by_name(namespace: &str) -> LabelSelector {
     }
 }
 
-/// Every address of both families.
+/// Returns every address of both families.
 pub(super) fn everywhere() -> [IpNet; 2] {
     let v4 = IpNet::new_assert(IpAddr::from([0; 4]), 0);
     let v6 = IpNet::new_assert(IpAddr::from([0_u16; 8]), 0);
     [v4, v6]
 }
 
-/// A valid object name that resembles the text, and that no object has: a new object under
-/// the name of another would take its place.
+/// Returns a valid object name that resembles the text and isn't taken: a new object with the
+/// name of an existing one would replace it.
 pub(super) fn object_name(text: &str, is_free: impl Fn(&str) -> bool) -> String {
     let safe = |c: char| match c.to_ascii_lowercase() {
         c if c.is_ascii_alphanumeric() => c,

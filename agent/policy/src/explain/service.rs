@@ -1,4 +1,4 @@
-//! A call to a Service's address: the calls to its backends, as DNAT makes them.
+//! Calls to a Service's address, resolved to calls to its backends as DNAT does.
 
 use std::net::IpAddr;
 
@@ -22,11 +22,11 @@ use super::{
 pub struct Via {
     /// `namespace/name` of the Service.
     pub service: String,
-    /// Its address that is called.
+    /// The Service address called.
     pub address: IpAddr,
-    /// Its port that is called.
+    /// The Service port called.
     pub port: PortSpec,
-    /// Where nodes may forward the call to, and the worst verdict of each.
+    /// The backends that nodes may forward the call to, each with its worst verdict.
     pub backends: Vec<Backend>,
 }
 
@@ -35,26 +35,26 @@ pub struct Via {
 pub struct Backend {
     /// `namespace/pod`, or an address.
     pub name: String,
-    /// The backend's own port: the one that policies mean.
+    /// The backend's own port, which is the one that policies refer to.
     pub port: PortSpec,
-    /// Of calls to it.
+    /// The worst verdict of the calls to it.
     pub verdict: Verdict,
 }
 
-/// Who is called, and on which port of its own.
+/// The callee, and the port called on it.
 pub(super) type Callee = (Party, PortSpec);
 
-/// Whom a name means, and how a Service comes into it.
+/// The parties a name refers to, and the Service involved.
 pub(super) struct Called {
-    /// Everybody who may get the call.
+    /// All parties that may receive the call.
     pub(super) callees: Vec<Callee>,
-    /// The Service, if it is one's address and port.
+    /// The Service, if the address and port are a Service's.
     pub(super) via: Option<Via>,
-    /// What a person should know of a Service that has no part in it.
+    /// A remark on a Service that shows the address but doesn't receive the call.
     pub(super) note: Option<String>,
 }
 
-/// Whom a name means, and through which Service if it is a Service's address.
+/// Resolves a name to its callees, through a Service if it is a Service's address.
 pub(super) fn find(case: &Case<'_>, text: &str, port: &PortSpec) -> Result<Called, ExplainError> {
     let at = text.parse().ok();
     if let Some(ip) = at
@@ -84,9 +84,9 @@ pub(super) fn find(case: &Case<'_>, text: &str, port: &PortSpec) -> Result<Calle
     })
 }
 
-/// The Service that is called at an address and port: the first one that has the
-/// port there. A pod's address is the pod's, whatever a Service shows; a node's
-/// stays the node's on all other ports.
+/// Returns the Service called at an address and port: the first one that has the port there. A
+/// pod's address is always the pod's, even if a Service shows it; a node's address is the node's
+/// on all other ports.
 fn called<'c>(case: &'c Case<'_>, ip: IpAddr, port: &PortSpec) -> Option<(&'c str, &'c Service)> {
     let addr = Addr::from(ip);
     if let Some(Owner::Pod(_)) = case.index.owner(&addr) {
@@ -102,7 +102,7 @@ fn has(claim: &ServiceClaim, port: &PortSpec) -> bool {
     claim.ports.binary_search(&key).is_ok()
 }
 
-/// What a Service that shows the address changes, though the call isn't its own.
+/// Returns a remark on a Service that shows the address although it doesn't receive the call.
 fn note(case: &Case<'_>, ip: IpAddr, port: &PortSpec) -> Option<String> {
     let addr = Addr::from(ip);
     let claims = case.index.owners.services(&addr);
@@ -138,9 +138,9 @@ fn port_of<'s>(service: &'s Service, port: &PortSpec) -> Option<&'s ServicePort>
     ports.find(|p| p.protocol.iana() == port.protocol && p.port == port.port)
 }
 
-/// The pods that the selector names, else the addresses of EndpointSlices; of
-/// the address's family, and with the port. Ready or not: a backend that isn't
-/// may be in a moment.
+/// Returns the pods that the selector matches, or without a selector the addresses of
+/// EndpointSlices; only those of the address's family and with the port. Includes backends that
+/// aren't ready: they may be ready in a moment.
 fn backends(case: &Case<'_>, service: &Service, ip: IpAddr, port: &PortSpec) -> Vec<Callee> {
     let Some(called) = port_of(service, port) else {
         return Vec::new();
@@ -173,7 +173,7 @@ fn backends(case: &Case<'_>, service: &Service, ip: IpAddr, port: &PortSpec) -> 
     on_network.chain(on_host).collect()
 }
 
-/// The pod at its address of the family that is called, where it has one.
+/// Returns the pod at its address of the called family, if it has one.
 fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
     let mut party = of_pod(case, id);
     let own = case.index.addresses_of(id);
@@ -188,9 +188,10 @@ fn of_family(case: &Case<'_>, id: PodId, called: IpAddr) -> Party {
     party
 }
 
-/// The pod's port behind a Service's; none if the pod doesn't declare its name.
+/// Returns the pod's port behind a Service's port; `None` if the pod doesn't declare the port's
+/// name.
 fn target(port: &ServicePort, pod: &PodEntry) -> Option<u16> {
-    port.target(|name| pod.shape.named(name, port.protocol))
+    port.target(|name| pod.traits.named(name, port.protocol))
 }
 
 fn from_slices<'c>(

@@ -8,8 +8,8 @@ use crate::{
     testing::{index, netpol, pod, pod_with},
 };
 
-/// A caller that may go to pods of `tier: good` alone, on 8080; a Service over
-/// a good and a bad pod; a port of the Service that is the pods' by name.
+/// Returns a caller that may only call pods of `tier: good`, on 8080; a Service with a good and a
+/// bad pod; and a Service port that refers to the pods' port by name.
 fn cluster() -> Vec<Value> {
     let http = json!([{"name": "http", "containerPort": 8080}]);
     let backend = |name: &str, ip: &str, tier: &str| {
@@ -61,7 +61,7 @@ fn a_services_address_is_judged_by_backend_on_the_backends_own_port() {
         ("b/good", port(), Verdict::Allowed),
     ];
     assert_eq!(backends(&found), expected);
-    // What is shown at length is the first of the worst.
+    // The detailed result is the first of the worst ones.
     assert_eq!(
         (found.verdict, found.to.name.as_str()),
         (Verdict::Denied, "b/bad")

@@ -1,9 +1,9 @@
-//! One direction of a call: what isolates, and what allows.
+//! One direction of a call: what isolates the pod, and what allows the call.
 
 use std::net::IpAddr;
 
 use ringfence_ebpf::{
-    abi::{Addr, Direction, EndpointWorld},
+    abi::{Addr, Direction, EndpointRules},
     verdict,
 };
 use serde::Serialize;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     compile::{
         peer::{Base, Peer},
-        policy::{Origin, Place, Policy, Rule, Who},
+        policy::{Origin, Policy, Rank, Rule, Who},
     },
     index::Owner,
     matrix,
@@ -30,13 +30,13 @@ use super::{
 pub struct Side {
     /// `egress` of the caller or `ingress` of the callee.
     pub direction: &'static str,
-    /// What this side says.
+    /// The verdict of this side.
     pub verdict: Verdict,
-    /// Why, in one sentence.
+    /// The reason, in one sentence.
     pub reason: String,
-    /// What closes this direction, by default or for this call.
+    /// The policies that close this direction, by default or for this call.
     pub isolated_by: Vec<Isolation>,
-    /// What opens it for this call.
+    /// The rules that open it for this call.
     pub allowed_by: Vec<Allowing>,
 }
 
@@ -45,24 +45,28 @@ pub struct Side {
 pub struct Isolation {
     /// `NetworkPolicy bank/deny-all`, or the label.
     pub policy: String,
-    /// Why it applies to this pod.
+    /// The reason it applies to this pod.
     pub why: String,
-    /// Only counts, doesn't drop.
+    /// Whether it is staged: it only counts and doesn't drop.
     pub staged: bool,
+    /// Whether it is a ClusterNetworkPolicy, whose tier decides before or after the union of
+    /// policies.
+    #[serde(skip)]
+    pub by_tier: bool,
 }
 
 /// A rule that allows a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Allowing {
-    /// As in [`Isolation::policy`].
+    /// See [`Isolation::policy`].
     pub policy: String,
-    /// Where in it.
+    /// The rule's location in the policy.
     pub rule: String,
-    /// Only counts: it allows nothing before its policy is enforced.
+    /// Whether it is staged: it allows nothing until its policy is enforced.
     pub staged: bool,
 }
 
-/// The caller's side and the callee's.
+/// Returns the caller's side and the callee's side.
 pub(super) fn both(case: &Case<'_>, call: &Ends<'_>) -> (Side, Side) {
     let (from, to) = (call.from, call.to);
     (
@@ -71,7 +75,7 @@ pub(super) fn both(case: &Case<'_>, call: &Ends<'_>) -> (Side, Side) {
     )
 }
 
-/// Who calls whom, and how.
+/// The parties of a call, and its port.
 #[derive(Clone, Copy)]
 pub(super) struct Ends<'c> {
     /// The caller.
@@ -80,11 +84,11 @@ pub(super) struct Ends<'c> {
     pub(super) to: &'c Party,
     /// The callee's own port.
     pub(super) port: &'c PortSpec,
-    /// Whether a Service leads there.
+    /// Whether the call goes through a Service.
     pub(super) through: bool,
 }
 
-/// The name of a direction in NetworkPolicies.
+/// Returns the name of a direction in NetworkPolicies.
 pub(super) fn policy_type(direction: Direction) -> PolicyType {
     match direction {
         Direction::Ingress => PolicyType::Ingress,
@@ -118,7 +122,7 @@ fn side(
     let hits = |rule: &Rule| allows(case, rule, address, port);
     let network = policies.iter().filter(|_| exempt.is_none());
     for policy in network {
-        let (Some(rules), Place::Network { isolates }) = (policy.rules(kind), policy.place) else {
+        let (Some(rules), Rank::Network { isolates }) = (policy.rules(kind), policy.rank) else {
             continue;
         };
         if isolates {
@@ -144,7 +148,7 @@ fn side(
     side
 }
 
-/// What decides about a call in one direction, by some of the subject's policies.
+/// Returns what decides a call in one direction, among some of the subject's policies.
 pub(super) fn decision<'p>(
     case: &Case<'_>,
     (subject, peer): (&Party, &Party),
@@ -166,7 +170,7 @@ fn allowing_rule(policy: &Policy, rule: &Rule) -> Allowing {
 }
 
 impl Side {
-    /// Names the rules of tiers that decide.
+    /// Adds the deciding rules of tiers.
     fn name_tiers(&mut self, decisions: &[&Decision<'_>]) {
         for decision in decisions {
             match decision {
@@ -181,6 +185,7 @@ impl Side {
                         policy: policy.origin.to_string(),
                         why: denies(policy, rule),
                         staged: policy.staged,
+                        by_tier: true,
                     };
                     if !self.isolated_by.contains(&isolation) {
                         self.isolated_by.push(isolation);
@@ -224,13 +229,13 @@ impl Side {
         }
     }
 
-    /// Where the union of policies decides.
+    /// Returns the reason when the union of policies decides.
     fn network_reason(&self, subject: &Party, peer: &Party) -> String {
         let closed: Vec<&str> = self
             .isolated_by
             .iter()
             .filter(|i| self.verdict == Verdict::Audited || !i.staged)
-            .filter(|i| !i.policy.starts_with("ClusterNetworkPolicy"))
+            .filter(|i| !i.by_tier)
             .map(|i| i.policy.as_str())
             .collect();
         let (name, direction) = (&subject.name, self.direction);
@@ -271,7 +276,7 @@ fn allows(case: &Case<'_>, rule: &Rule, address: IpAddr, port: &PortSpec) -> boo
     grants.any(|(who, ports)| matches(case, who, ports, address, port))
 }
 
-/// The peer's address that such a packet would carry.
+/// Returns the peer's address that a packet between the two would carry.
 fn judged(case: &Case<'_>, peer: &Party, subject: &Party) -> IpAddr {
     if peer.pod.is_none() || subject.pod.is_none() {
         return peer.judged;
@@ -295,18 +300,18 @@ fn decide(
     let Some(endpoint) = key.and_then(|key| case.tables.endpoints.get(&key)) else {
         return Verdict::Allowed;
     };
-    if endpoint.flags & EndpointWorld::QUARANTINE != 0 {
+    if endpoint.flags & EndpointRules::QUARANTINE != 0 {
         return Verdict::Denied;
     }
-    let half = match exempt {
-        true => endpoint.exempt_half(),
-        false => endpoint.half(),
+    let rules = match exempt {
+        true => endpoint.exempt_rules(),
+        false => endpoint.rules(),
     };
     let peer = Addr::from(peer);
     match verdict::policy(
         &case.tables,
         0,
-        &half,
+        &rules,
         direction,
         &peer,
         port.protocol,
@@ -318,11 +323,11 @@ fn decide(
     }
 }
 
-/// Whether a party is cut off.
+/// Reports whether a party is quarantined.
 pub(super) fn quarantined(case: &Case<'_>, party: &Party) -> bool {
     let key = case.pod(party).map(|pod| pod.key());
     let endpoint = key.and_then(|key| case.tables.endpoints.get(&key));
-    endpoint.is_some_and(|e| e.flags & EndpointWorld::QUARANTINE != 0)
+    endpoint.is_some_and(|e| e.flags & EndpointRules::QUARANTINE != 0)
 }
 
 fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &PortSpec) -> bool {
@@ -331,8 +336,8 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
         return on_port(ports);
     };
     let owner = case.index.owner(&Addr::from(address));
-    let shape = match owner {
-        Some(Owner::Pod(id)) => case.index.entry(id).map(|pod| &*pod.shape),
+    let traits = match owner {
+        Some(Owner::Pod(id)) => case.index.entry(id).map(|pod| &*pod.traits),
         _ => None,
     };
     let by_base = match base {
@@ -349,15 +354,14 @@ fn matches(case: &Case<'_>, who: &Who, ports: &Ports, address: IpAddr, port: &Po
         }
         Base::Outside => case.index.is_outside(&Addr::from(address)),
         Base::AllNodes => matches!(owner, Some(Owner::Node(_))),
-        Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => {
-            shape.is_some_and(|shape| base.names(&case.index.namespace(&shape.namespace), shape))
-        }
+        Base::Pods(_) | Base::Service { .. } | Base::Label { .. } => traits
+            .is_some_and(|traits| base.names(&case.index.namespace(&traits.namespace), traits)),
     };
     by_base
         && match named {
             None => on_port(ports),
             Some(asked) => {
-                let number = shape.and_then(|s| s.named(&asked.name, asked.protocol));
+                let number = traits.and_then(|s| s.named(&asked.name, asked.protocol));
                 asked.protocol.iana() == port.protocol && number == Some(port.port)
             }
         }
@@ -384,5 +388,6 @@ fn isolation(policy: &Policy) -> Isolation {
         policy: policy.origin.to_string(),
         why,
         staged: policy.staged,
+        by_tier: matches!(policy.rank, Rank::Tier(_)),
     }
 }

@@ -1,4 +1,4 @@
-//! Every fix that is offered works once it is pasted.
+//! Every offered fix works once it is pasted.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn ask(objects: &[Value], from: &str, to: &str, port: &str) -> Explanation {
     explain(&index(objects.to_vec()), from, to, &port).expect("both ends are known")
 }
 
-/// A merge patch as RFC 7386 has it.
+/// Applies a merge patch according to RFC 7386.
 fn merge(into: &mut Value, from: Value) {
     let Value::Object(from) = from else {
         *into = from;
@@ -46,7 +46,7 @@ fn paste(objects: &mut Vec<Value>, fix: &Fix) {
     merge(object.expect(&fix.object), patch);
 }
 
-/// Denied now, allowed after pasting; returns the objects that were touched.
+/// Asserts that a call is denied now and allowed after pasting the fix; returns the fix.
 fn fixed(mut objects: Vec<Value>, from: &str, to: &str, port: &str) -> Vec<Fix> {
     let before = ask(&objects, from, to, port);
     assert_eq!(before.verdict, Verdict::Denied);

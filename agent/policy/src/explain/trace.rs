@@ -1,11 +1,11 @@
-//! Which rule decides, by going through policies in their order.
+//! Finds the rule that decides, by evaluating policies in order.
 
 use crate::{
-    compile::policy::{Place, Policy, Rule},
+    compile::policy::{Policy, Rank, Rule},
     model::{Action, PolicyType, Tier},
 };
 
-/// What decides about a call in one direction.
+/// What decides a call in one direction.
 pub(super) enum Decision<'p> {
     /// A rule of a tier accepts it.
     Accepted(&'p Policy, &'p Rule),
@@ -13,11 +13,11 @@ pub(super) enum Decision<'p> {
     Denied(&'p Policy, &'p Rule),
     /// The union of NetworkPolicies and labels.
     Network,
-    /// Nothing: it is allowed.
+    /// Nothing decides: the call is allowed.
     Default,
 }
 
-/// Goes through policies in their order; `hits` says whether a rule is about the call.
+/// Evaluates policies in order; `hits` reports whether a rule matches the call.
 pub(super) fn trace<'p>(
     policies: impl Iterator<Item = &'p Policy>,
     direction: PolicyType,
@@ -29,12 +29,12 @@ pub(super) fn trace<'p>(
         let Some(rules) = policy.rules(direction) else {
             continue;
         };
-        let tier = match policy.place {
-            Place::Network { isolates } => {
+        let tier = match policy.rank {
+            Rank::Network { isolates } => {
                 isolated |= isolates;
                 continue;
             }
-            Place::Tier(tier) => tier,
+            Rank::Tier(tier) => tier,
         };
         if tier == Tier::Baseline && isolated {
             return Decision::Network;

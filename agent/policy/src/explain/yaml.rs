@@ -1,11 +1,12 @@
-//! JSON values as the YAML that people write.
+//! Writes JSON values as conventional YAML.
 
 use serde_json::Value;
 
-/// Words that YAML reads as something else than text.
+/// Words that YAML doesn't read as text.
 const WORDS: &[&str] = &["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
 
-/// Block style, two spaces deep, lists as deep as their key; ends in a newline.
+/// Writes block style with an indent of two spaces and lists at the depth of their key; ends in a
+/// newline.
 pub(super) fn write(value: &Value) -> String {
     let mut out = String::new();
     block(value, 0, &mut out);
@@ -55,7 +56,7 @@ fn member(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
-/// A list's item begins on the line of its dash.
+/// Writes a list item, starting on the line of its dash.
 fn entry(item: &Value, depth: usize, out: &mut String) {
     let mut inner = String::new();
     block(item, depth + 1, &mut inner);
@@ -74,7 +75,8 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// Plain where no reader could take it for anything but text, else as JSON, which YAML includes.
+/// Writes plain text if no parser could read it as anything else, otherwise JSON, which YAML
+/// includes.
 fn text(s: &str) -> String {
     let letter = s.starts_with(|c: char| c.is_ascii_alphabetic());
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '-');

@@ -1,4 +1,4 @@
-//! Addresses of pods that are told apart by their labels.
+//! Addresses of pods selected by their labels.
 
 use std::net::IpAddr;
 
@@ -11,22 +11,22 @@ use crate::{
 use super::{Index, groups::PodId};
 
 impl Index {
-    /// The addresses of the pods under quarantine that are alive and have a network
-    /// of their own, in no order. An address that another pod has with a better
-    /// right isn't among them. Costs as much as there are such pods.
+    /// Returns the addresses of the live quarantined pods that have a network of their own, in no
+    /// order. Addresses that another pod has a better right to are excluded. The cost is
+    /// proportional to the number of such pods.
     pub fn quarantined_addresses(&self) -> Vec<IpAddr> {
         self.addresses_of_live(self.cut_off())
     }
 
-    /// The same of the real pods of one Namespace that a selector selects. Costs
-    /// as much as that Namespace has pods.
+    /// Like [`Self::quarantined_addresses`], for the real pods of one Namespace that a selector
+    /// selects. The cost is proportional to the number of pods in the Namespace.
     pub fn selected_addresses(&self, namespace: &str, selector: &LabelSelector) -> Vec<IpAddr> {
         let selector = Selector::new(&mut Pool::default(), selector);
         let pods = self.by_name.get(namespace).into_iter();
         let ids = pods.flat_map(HashMap::values).copied();
         self.addresses_of_live(ids.filter(|id| {
             let pod = self.entry(*id);
-            pod.is_some_and(|pod| selector.matches(&pod.shape.labels))
+            pod.is_some_and(|pod| selector.matches(&pod.traits.labels))
         }))
     }
 
@@ -41,6 +41,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::{Kind, ObjectKey};
     use crate::testing::{index, pod};
 
     fn texts(mut found: Vec<IpAddr>) -> Vec<String> {
@@ -73,7 +74,7 @@ mod tests {
         assert_eq!(index.quarantined_addresses(), Vec::<IpAddr>::new());
         index.apply(crate::testing::object(pod("b/new", "10.0.0.5", cut_off())));
         assert_eq!(texts(index.quarantined_addresses()), ["10.0.0.5"]);
-        index.delete("Pod", "b", "new");
+        index.delete(&ObjectKey::new(Kind::Pod, "b", "new"));
         assert_eq!(index.quarantined_addresses(), Vec::<IpAddr>::new());
     }
 

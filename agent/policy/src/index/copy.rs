@@ -1,4 +1,4 @@
-//! Copies of an index with something changed, to be asked what would be.
+//! Modified copies of an index, for what-if questions.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,10 +9,10 @@ use crate::intern::HashSet;
 use super::{Index, groups::PodId};
 
 impl Index {
-    /// A copy in which every live pod has an address: made-up ones of 240.0.0.0/4, and of
-    /// 100::/64 where the cluster has IPv6, for workloads that stand for their pods, and
-    /// for pods that have none of their own. Those lie in no block but whole families:
-    /// nobody knows where the pod's real ones will be. Pods keep their indexes.
+    /// Returns a copy in which every live pod has an address. Pods without an address, and
+    /// workloads that stand in for their pods, get made-up ones from 240.0.0.0/4, and from 100::/64
+    /// if the cluster has IPv6. Made-up addresses match no block except whole families, since the
+    /// real ones aren't known yet. Pods keep their indexes.
     pub(crate) fn with_made_up_addresses(&self) -> Self {
         let mut copy = self.clone();
         let mut bare: Vec<_> = self
@@ -42,8 +42,8 @@ impl Index {
         copy
     }
 
-    /// Whether pods have IPv4 and IPv6 addresses, as known pods show it, else nodes; IPv4
-    /// alone where neither shows any.
+    /// Returns whether pods have IPv4 and IPv6 addresses, judging by known pods, else by nodes;
+    /// IPv4 alone if neither have any.
     fn families(&self) -> [bool; 2] {
         let has = |of: &mut dyn Iterator<Item = IpAddr>| {
             let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = of.partition(IpAddr::is_ipv4);
@@ -58,7 +58,7 @@ impl Index {
         first.unwrap_or([true, false])
     }
 
-    /// Sets a label of a pod, or removes it.
+    /// Sets or removes a label of a pod.
     pub(crate) fn set_label(&mut self, id: PodId, key: &str, value: Option<&str>) {
         self.change_pod(id, |pod, config, pools| {
             *pod = pod.relabelled(config, pools, key, value);
@@ -66,7 +66,7 @@ impl Index {
     }
 }
 
-/// The made-up addresses of a number, of the families that there are.
+/// Returns the made-up addresses for a number, in the given families.
 fn made_up(number: u32, [four, six]: [bool; 2]) -> Vec<IpAddr> {
     let v4 = u32::from(Ipv4Addr::new(240, 0, 0, 0)) + number;
     let v6 = u128::from(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0)) + u128::from(number);

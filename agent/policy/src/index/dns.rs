@@ -1,4 +1,4 @@
-//! Who is behind cluster DNS, and what changes the way there.
+//! The backends of cluster DNS, and the changes that affect the way to it.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,10 +10,10 @@ use crate::{
 
 use super::{Index, PodEntry, feed::SERVICE_NAME, journal::Fact};
 
-/// As many addresses as EndpointSlices may name behind one Service.
+/// The maximum number of addresses taken from the EndpointSlices of one Service.
 const FROM_SLICES: usize = 1024;
 
-/// Objects of a namespace, of a kind that is kept by namespace and name.
+/// Returns the objects of a namespace, for a kind stored by namespace and name.
 fn of_namespace<'i, T>(
     all: &'i BTreeMap<(String, String), T>,
     namespace: &str,
@@ -25,7 +25,7 @@ fn of_namespace<'i, T>(
 }
 
 impl Index {
-    /// The Services behind cluster DNS.
+    /// Returns the Services of cluster DNS.
     pub(crate) fn dns_services(&self) -> impl Iterator<Item = &Service> {
         let mut spaces: Vec<&str> = self.config.dns().map(|(space, _)| space).collect();
         spaces.sort_unstable();
@@ -41,7 +41,7 @@ impl Index {
             .is_dns((&meta.namespace, &meta.name), &meta.labels)
     }
 
-    /// Pods behind a Service that are in their node's network.
+    /// Returns the pods behind a Service that are in their node's network.
     pub(crate) fn dns_hosts(&self, service: &Service) -> impl Iterator<Item = &PodEntry> {
         let here = self.by_name.get(service.metadata.namespace.as_str());
         let pods = here.into_iter().flat_map(|pods| pods.values());
@@ -49,8 +49,8 @@ impl Index {
         pods.filter(|pod| pod.host_network && !pod.finished && select::selects(service, pod))
     }
 
-    /// Addresses that EndpointSlices name behind a Service, and where its ports lead there;
-    /// but for slices that only repeat what its selector says.
+    /// Returns the addresses that EndpointSlices list for a Service, with the target ports there.
+    /// Skips slices that only repeat the result of its selector.
     pub(crate) fn dns_in_slices(
         &self,
         service: &Service,
@@ -77,7 +77,7 @@ impl Index {
         named.take(FROM_SLICES).collect()
     }
 
-    /// A Service that comes or goes may be one of cluster DNS, or have been one.
+    /// Records an added or removed Service, if it is or was part of cluster DNS.
     pub(super) fn note_dns(&mut self, key: &(String, String), new: Option<&Service>) {
         let old = self.services.get(key);
         if old
@@ -89,7 +89,7 @@ impl Index {
         }
     }
 
-    /// So may an EndpointSlice's.
+    /// Records an added or removed EndpointSlice of a cluster DNS Service.
     pub(super) fn note_slice(&mut self, slice: &EndpointSlice) {
         let Some(name) = slice.metadata.labels.get(SERVICE_NAME) else {
             return;
@@ -100,7 +100,7 @@ impl Index {
         }
     }
 
-    /// And a pod in its node's network, whose address counts.
+    /// Records an added or removed pod in its node's network, if a cluster DNS Service selects it.
     pub(super) fn note_dns_host(&mut self, pod: &PodEntry) {
         let is_behind = |service| select::selects(service, pod);
         if self.dns_services().any(is_behind) {
@@ -108,7 +108,7 @@ impl Index {
         }
     }
 
-    /// The way to cluster DNS is another for everybody.
+    /// Records that the way to cluster DNS changed.
     fn turn_way_to_dns(&mut self) {
         self.way_to_dns.take();
         self.journal.note(|j| &mut j.facts, Fact::Dns);

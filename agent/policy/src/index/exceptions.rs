@@ -1,4 +1,5 @@
-//! What few objects are: in a node's network namespace, under quarantine, or faulty.
+//! Sets of objects with rare properties: in a node's network namespace, under quarantine, or
+//! faulty.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,16 +11,16 @@ use crate::{
 
 use super::{Index, Key, PodEntry, groups::PodId};
 
-/// Objects that are looked for one by one, where there are many others.
+/// Rare objects, indexed so that nothing has to iterate over all objects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exceptions {
-    /// Pods in a node's network namespace, finished ones too.
+    /// Pods in a node's network namespace, including finished ones.
     host_network: HashSet<PodId>,
-    /// Pods whose labels cut them off.
+    /// Pods whose labels put them under quarantine.
     quarantined: HashSet<PodId>,
-    /// Pods with a label that can't be used as it stands.
+    /// Pods with an invalid label.
     odd_pods: HashSet<PodId>,
-    /// NetworkPolicies with a mode that can't.
+    /// NetworkPolicies with an invalid mode.
     odd_modes: BTreeSet<Key>,
 }
 
@@ -28,10 +29,10 @@ impl Exceptions {
         if pod.host_network {
             self.host_network.insert(id);
         }
-        if labels::is_true(&pod.shape.labels, &config.key("quarantine")) {
+        if labels::is_true(&pod.traits.labels, &config.key("quarantine")) {
             self.quarantined.insert(id);
         }
-        if problems::is_odd(config, &pod.shape.labels) {
+        if problems::is_odd(config, &pod.traits.labels) {
             self.odd_pods.insert(id);
         }
     }
@@ -42,7 +43,7 @@ impl Exceptions {
         self.odd_pods.remove(&id);
     }
 
-    /// A policy comes with this mode, or goes.
+    /// Records the mode of a policy; `None` for a deleted one.
     pub(super) fn put_policy(&mut self, (namespace, name): (&Text, &Text), mode: Option<&str>) {
         let key = (Arc::clone(namespace), Arc::clone(name));
         match problems::is_odd_mode(mode) {
@@ -53,17 +54,18 @@ impl Exceptions {
 }
 
 impl Index {
-    /// Real pods in a node's network namespace, finished ones too, by namespace
-    /// and name.
+    /// Returns real pods in a node's network namespace, including finished ones, sorted by
+    /// namespace and name.
     pub fn pods_on_host_network(&self) -> Vec<&PodEntry> {
         let all = self.exceptions.host_network.iter();
         let all = all.filter_map(|id| self.entry(*id));
         let mut pods: Vec<&PodEntry> = all.filter(|pod| pod.stand_in.is_none()).collect();
-        pods.sort_unstable_by_key(|pod| (&pod.shape.namespace, &pod.name));
+        pods.sort_unstable_by_key(|pod| (&pod.traits.namespace, &pod.name));
         pods
     }
 
-    /// The same and workloads whose pods are, as `namespace/name`, sorted.
+    /// Returns the same pods and the workloads whose pods are in a node's network namespace, as
+    /// `namespace/name`, sorted.
     pub fn names_on_host_network(&self) -> Vec<String> {
         let all = self.exceptions.host_network.iter();
         let all = all.filter_map(|id| self.entry(*id));
@@ -73,18 +75,18 @@ impl Index {
         names
     }
 
-    /// Pods and stand-ins under quarantine, in no order.
+    /// Returns pods and stand-ins under quarantine, in no order.
     pub(super) fn cut_off(&self) -> impl Iterator<Item = PodId> {
         self.exceptions.quarantined.iter().copied()
     }
 
-    /// Pods and stand-ins with a label that can't be used as it stands, in no order.
+    /// Returns pods and stand-ins with an invalid label, in no order.
     pub(crate) fn odd_pods(&self) -> impl Iterator<Item = &PodEntry> {
         let all = self.exceptions.odd_pods.iter();
         all.filter_map(|id| self.entry(*id))
     }
 
-    /// Namespaces and names of NetworkPolicies that may have a problem.
+    /// Returns the namespaces and names of NetworkPolicies that may have a problem.
     pub(crate) fn odd_policies(&self) -> BTreeSet<(&str, &str)> {
         let modes = self.exceptions.odd_modes.iter();
         let modes = modes.map(|(namespace, name)| (&**namespace, &**name));

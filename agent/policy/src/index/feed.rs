@@ -1,4 +1,4 @@
-//! Objects as they come and go.
+//! Applies added, changed and deleted objects.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,16 +27,16 @@ impl Index {
         let mut entry = PodEntry::new(&self.config, &mut self.pools, pod);
         self.lend(&mut entry);
         match self.find(&entry) {
-            // Most updates of a pod concern nobody here.
+            // Most updates of a pod change nothing relevant to policy.
             Some(id) if self.entry(id) == Some(&entry) => {}
             Some(id) => {
                 self.retire(id);
                 self.slots[id as usize] = Some(entry);
-                self.enlist(id);
+                self.add_up(id);
             }
             None => {
                 let id = self.place(entry);
-                self.enlist(id);
+                self.add_up(id);
             }
         }
     }
@@ -44,19 +44,19 @@ impl Index {
     fn find(&self, entry: &PodEntry) -> Option<PodId> {
         match &entry.stand_in {
             Some(kind) => {
-                let namespace = Arc::clone(&entry.shape.namespace);
+                let namespace = Arc::clone(&entry.traits.namespace);
                 let key = (Arc::clone(kind), namespace, Arc::clone(&entry.name));
                 self.stand_ins.get(&key).copied()
             }
             None => {
-                let pods = self.by_name.get(&entry.shape.namespace)?;
+                let pods = self.by_name.get(&entry.traits.namespace)?;
                 pods.get(&entry.name).copied()
             }
         }
     }
 
     fn place(&mut self, entry: PodEntry) -> PodId {
-        let namespace = Arc::clone(&entry.shape.namespace);
+        let namespace = Arc::clone(&entry.traits.namespace);
         let name = Arc::clone(&entry.name);
         let kind = entry.stand_in.clone();
         let id = match self.free.pop() {
@@ -112,12 +112,12 @@ impl Index {
         if let Some(Some(pod)) = self.slots.get_mut(id as usize) {
             change(pod, &self.config, &mut self.pools);
         }
-        self.enlist(id);
+        self.add_up(id);
     }
 
-    /// Takes a pod into all that is summed up.
-    fn enlist(&mut self, id: PodId) {
-        // Taken out meanwhile, so that it needn't be copied.
+    /// Adds a pod to all derived data.
+    fn add_up(&mut self, id: PodId) {
+        // Taken out of its slot in the meantime to avoid a copy.
         let Some(pod) = self.slots[id as usize].take() else {
             return;
         };
@@ -137,7 +137,7 @@ impl Index {
         self.slots[id as usize] = Some(pod);
     }
 
-    /// Takes a pod out of all that is summed up.
+    /// Removes a pod from all derived data.
     fn retire(&mut self, id: PodId) {
         let Some(pod) = self.slots[id as usize].take() else {
             return;
@@ -158,12 +158,12 @@ impl Index {
         self.slots[id as usize] = Some(pod);
     }
 
-    /// A workload that has real pods stands for none.
+    /// Counts the real pods of a workload; its stand-in is live only while there are none.
     fn count_owned(&mut self, pod: &PodEntry, more: bool) {
         let Some((kind, name)) = &pod.owner else {
             return;
         };
-        let namespace = Arc::clone(&pod.shape.namespace);
+        let namespace = Arc::clone(&pod.traits.namespace);
         let key = (Arc::clone(kind), namespace, Arc::clone(name));
         let before = self.owned.get(&key).copied().unwrap_or(0);
         let now = if more {
@@ -188,7 +188,7 @@ impl Index {
     }
 
     fn admit(&mut self, id: PodId, pod: &PodEntry) {
-        let (group, new) = self.groups.enter(&pod.shape, id);
+        let (group, new) = self.groups.enter(&pod.traits, id);
         let slots = self.slots.len();
         self.group_of.resize(slots, NO_GROUP);
         self.group_of[id as usize] = group;
@@ -198,7 +198,7 @@ impl Index {
             let mut changed = |fact| journal.note(|j| &mut j.facts, fact);
             let (config, pools) = (&self.config, &mut self.pools);
             self.spaces
-                .add_group(config, pools, group, &pod.shape, &mut changed);
+                .add_group(config, pools, group, &pod.traits, &mut changed);
         }
         self.journal.note(|j| &mut j.pods, id);
         for ip in &pod.addresses {
@@ -222,14 +222,14 @@ impl Index {
         if gone {
             journal.note(|j| &mut j.groups, group);
             let mut changed = |fact| journal.note(|j| &mut j.facts, fact);
-            self.spaces.remove_group(group, &pod.shape, &mut changed);
+            self.spaces.remove_group(group, &pod.traits, &mut changed);
         }
         if self.journal.idle {
             self.groups.collect();
         }
     }
 
-    /// An address changes hands: everybody who claims it is concerned.
+    /// Records that the owner of an address changes; this affects all pods that claim it.
     fn note_address(&mut self, addr: Addr) {
         self.journal.note(|j| &mut j.addresses, addr);
         for pod in self.owners.pods(&addr) {
@@ -270,7 +270,8 @@ impl Index {
         if self.nodes.get(&name) == Some(&stored) {
             return;
         }
-        // First what stays, so that nothing is taken out and put back.
+        // Add ranges before removing the old ones, so that kept ranges aren't removed and added
+        // again.
         for range in stored.ranges.clone() {
             self.add_range(range);
         }
@@ -301,7 +302,7 @@ impl Index {
         }
     }
 
-    /// Adds a NetworkPolicy, or the closed form of one.
+    /// Adds a NetworkPolicy, or its closed form.
     pub(crate) fn put_policy(&mut self, policy: &NetworkPolicy, closed: bool) {
         let meta = &policy.metadata;
         let stored = StoredPolicy::new(&self.config, &mut self.pools, policy, closed);
@@ -368,7 +369,8 @@ impl Index {
         self.show_service(key, None);
     }
 
-    /// A Service that can be called at nodes opens to them what is behind it.
+    /// Records a change of a Service that can be called at nodes: the pods behind it are open to
+    /// nodes.
     fn note_door(&mut self, key: &(String, String), now: Option<&model::Service>) {
         let known = [self.services.get(key), now].into_iter().flatten();
         if known.into_iter().any(model::Service::is_masqueraded) {

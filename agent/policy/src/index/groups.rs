@@ -1,12 +1,12 @@
-//! Groups of pods that no selector can tell apart, found by label.
+//! Groups of pods that no selector can distinguish, indexed by label.
 
 use std::sync::Arc;
 
 use crate::intern::{HashMap, Text};
 
-use super::pods::Shape;
+use super::pods::PodTraits;
 
-/// Index of a group; given anew once the compiler has seen that a group is gone.
+/// Index of a group; reused once the compiler has processed the group's removal.
 pub(crate) type GroupId = u32;
 /// Index of a pod.
 pub(crate) type PodId = u32;
@@ -14,7 +14,7 @@ pub(crate) type PodId = u32;
 /// A group and its live pods.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
-    pub(crate) shape: Arc<Shape>,
+    pub(crate) traits: Arc<PodTraits>,
     pub(crate) pods: Vec<PodId>,
 }
 
@@ -22,53 +22,53 @@ pub(crate) struct Group {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Groups {
     slots: Vec<Group>,
-    ids: HashMap<Arc<Shape>, GroupId>,
+    ids: HashMap<Arc<PodTraits>, GroupId>,
     /// Sorted.
     by_label: HashMap<(Text, Text), Vec<GroupId>>,
     free: Vec<GroupId>,
-    /// Without pods, but perhaps still known to the compiler.
+    /// Groups without pods that the compiler may still know.
     empty: Vec<GroupId>,
 }
 
 impl Groups {
-    /// A group by its index.
+    /// Returns a group by its index.
     pub(crate) fn get(&self, id: GroupId) -> &Group {
         &self.slots[id as usize]
     }
 
-    /// The shape of a group.
-    pub(crate) fn shape(&self, id: GroupId) -> &Shape {
-        &self.get(id).shape
+    /// Returns the traits of a group.
+    pub(crate) fn traits(&self, id: GroupId) -> &PodTraits {
+        &self.get(id).traits
     }
 
-    /// Whether a group has pods.
+    /// Reports whether a group has pods.
     pub(crate) fn is_alive(&self, id: GroupId) -> bool {
         !self.get(id).pods.is_empty()
     }
 
-    /// Every group that has pods.
+    /// Returns every group that has pods.
     pub(crate) fn alive(&self) -> impl Iterator<Item = GroupId> + '_ {
         let ids = (0..).zip(&self.slots);
         ids.filter(|(_, g)| !g.pods.is_empty()).map(|(id, _)| id)
     }
 
-    /// Groups with a label, sorted.
+    /// Returns the groups with a label, sorted.
     pub(crate) fn with_label(&self, key: &Text, value: &Text) -> &[GroupId] {
         let label = (Arc::clone(key), Arc::clone(value));
         self.by_label.get(&label).map_or(&[], Vec::as_slice)
     }
 
-    /// Adds a pod to its shape's group; whether the group was without pods.
-    pub(super) fn enter(&mut self, shape: &Arc<Shape>, pod: PodId) -> (GroupId, bool) {
-        let id = match self.ids.get(shape) {
+    /// Adds a pod to the group of its traits; returns whether the group had no pods before.
+    pub(super) fn enter(&mut self, traits: &Arc<PodTraits>, pod: PodId) -> (GroupId, bool) {
+        let id = match self.ids.get(traits) {
             Some(id) => *id,
-            None => self.create(shape),
+            None => self.create(traits),
         };
         let pods = &mut self.slots[id as usize].pods;
         pods.push(pod);
         let new = pods.len() == 1;
         if new {
-            for (key, value) in shape.labels.iter() {
+            for (key, value) in traits.labels.iter() {
                 let label = (Arc::clone(key), Arc::clone(value));
                 insert(self.by_label.entry(label).or_default(), id);
             }
@@ -76,9 +76,9 @@ impl Groups {
         (id, new)
     }
 
-    fn create(&mut self, shape: &Arc<Shape>) -> GroupId {
+    fn create(&mut self, traits: &Arc<PodTraits>) -> GroupId {
         let group = Group {
-            shape: Arc::clone(shape),
+            traits: Arc::clone(traits),
             pods: Vec::new(),
         };
         let id = match self.free.pop() {
@@ -91,11 +91,11 @@ impl Groups {
                 GroupId::try_from(self.slots.len() - 1).unwrap_or(GroupId::MAX)
             }
         };
-        self.ids.insert(Arc::clone(shape), id);
+        self.ids.insert(Arc::clone(traits), id);
         id
     }
 
-    /// Takes a pod from its group; whether that was its last one.
+    /// Removes a pod from its group; returns whether it was the last one.
     pub(super) fn leave(&mut self, id: GroupId, pod: PodId) -> bool {
         let group = &mut self.slots[id as usize];
         let Some(at) = group.pods.iter().position(|p| *p == pod) else {
@@ -104,7 +104,7 @@ impl Groups {
         group.pods.swap_remove(at);
         let gone = group.pods.is_empty();
         if gone {
-            for (key, value) in group.shape.labels.iter() {
+            for (key, value) in group.traits.labels.iter() {
                 let label = (Arc::clone(key), Arc::clone(value));
                 if let Some(ids) = self.by_label.get_mut(&label) {
                     remove(ids, id);
@@ -118,27 +118,27 @@ impl Groups {
         gone
     }
 
-    /// Gives the indexes of groups without pods free.
+    /// Frees the indexes of groups without pods.
     pub(crate) fn collect(&mut self) {
         for id in std::mem::take(&mut self.empty) {
             let group = &self.slots[id as usize];
-            // Listed twice if it came back and went again.
-            if group.pods.is_empty() && self.ids.get(&group.shape) == Some(&id) {
-                self.ids.remove(&group.shape);
+            // A group that was revived and emptied again is listed twice.
+            if group.pods.is_empty() && self.ids.get(&group.traits) == Some(&id) {
+                self.ids.remove(&group.traits);
                 self.free.push(id);
             }
         }
     }
 }
 
-/// Adds to a sorted list.
+/// Inserts into a sorted list.
 pub(crate) fn insert<T: Ord>(sorted: &mut Vec<T>, item: T) {
     if let Err(at) = sorted.binary_search(&item) {
         sorted.insert(at, item);
     }
 }
 
-/// Takes from a sorted list.
+/// Removes from a sorted list.
 pub(crate) fn remove<T: Ord>(sorted: &mut Vec<T>, item: T) {
     if let Ok(at) = sorted.binary_search(&item) {
         sorted.remove(at);

@@ -1,8 +1,8 @@
-//! Policies that aren't in force in their newest form, and label allowlists that
-//! aren't in force, since their namespace's share of the tables has no room for them.
+//! Policies whose newest form isn't in force, and label allowlists that aren't in force, because
+//! their namespace's share of the tables has no room for them.
 //!
-//! The compiler decides which (`compile/shares.rs`); kept here, so that whoever
-//! asks the index what applies to a pod hears what is in force.
+//! The compiler decides which ones (`compile/shares.rs`). The decisions are stored here, so that
+//! queries about a pod return what is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,51 +11,51 @@ use crate::{
     selector::Labels,
 };
 
-use super::{Index, Key, journal::Fact, policies::StoredPolicy, room::Room};
+use super::{Index, Key, journal::Fact, policies::StoredPolicy, room::NamespaceUsage};
 
-/// What ClusterNetworkPolicies have in the place of a namespace.
+/// The key under which ClusterNetworkPolicies are listed in place of a namespace.
 pub(crate) const CLUSTER: &str = "";
 
-/// What is in force as a whole or not at all.
+/// A unit of admission: all of it is in force or none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Unit {
     /// A policy, by name.
     Policy(Text),
-    /// What the pods of a service may call, by their egress labels.
+    /// The egress labels of the pods of a service.
     Calls(Text),
-    /// Which workload (namespace, service) the namespace's pods call by their labels,
-    /// as that workload's ingress has it.
+    /// The labels by which the namespace's pods call a workload (namespace, service), as far as
+    /// they affect that workload's ingress.
     Callers(Text, Text),
 }
 
-/// Policies and labels that are held, and what policies' last forms were.
+/// Policies and labels that are held back, and the last admitted forms of policies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
-    /// By namespace and name: the last form that there was room for, in force
-    /// instead; `None` if there is none, so that the pods are closed.
+    /// By namespace and name: the last form that there was room for, which is in force instead;
+    /// `None` if there is none, so that the pods are closed.
     forms: BTreeMap<Text, BTreeMap<Text, Option<StoredPolicy>>>,
-    /// Labels that grant nothing, by the namespace whose pods carry them.
+    /// Labels that grant nothing, by the namespace of the pods that carry them.
     labels: BTreeMap<Text, BTreeSet<Unit>>,
     /// ClusterNetworkPolicies that are closed.
     clusters: BTreeSet<Text>,
-    /// Forms that were replaced by heavier ones since the compiler looked last.
+    /// Forms that were replaced by heavier ones since the last update of the compiler.
     replaced: HashMap<Key, StoredPolicy>,
-    /// Somebody decides about shares, and wants to know what was replaced.
+    /// A compiler shares out capacity, so replaced forms have to be kept.
     listening: bool,
     /// Bytes of policies' texts.
-    texts: Room,
-    /// How often it changed which forms are in force in the place of others.
+    texts: NamespaceUsage,
+    /// Incremented whenever the set of forms in force in place of others changes.
     pub(super) changes: u64,
 }
 
-/// What is in force of a policy for pods that it selects.
+/// The form of a policy that is in force for pods that it selects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Form<'a> {
-    /// Itself.
+    /// The newest form.
     Newest(&'a StoredPolicy),
     /// The last form that there was room for.
     Last(&'a StoredPolicy),
-    /// Nothing that it allows: it isolates its pods in its directions.
+    /// The closed form: it isolates its pods in its directions and allows nothing.
     Closed(&'a StoredPolicy),
 }
 
@@ -65,52 +65,52 @@ impl Held {
         own.get(name).map(Option::as_ref)
     }
 
-    /// Whether a NetworkPolicy is held.
+    /// Reports whether a NetworkPolicy is held back.
     pub(super) fn is_form_held(&self, namespace: &str, name: &str) -> bool {
         self.form(namespace, name).is_some()
     }
 
-    /// Every form that is in force in the place of a newer one without room.
+    /// Returns every form that is in force in place of a newer one without room.
     pub(super) fn last_forms(&self) -> impl Iterator<Item = (&str, &str, &StoredPolicy)> {
         let all = self.forms.iter();
         let all = all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form)));
         all.filter_map(|(ns, name, form)| Some((&**ns, &**name, form.as_ref()?)))
     }
 
-    /// Every policy that is held, and whether an earlier form is in force.
+    /// Returns every policy that is held back, and whether an earlier form is in force.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Text, &Text, bool)> {
         let all = self.forms.iter();
         all.flat_map(|(ns, own)| own.iter().map(move |(n, form)| (ns, n, form.is_some())))
     }
 
-    /// ClusterNetworkPolicies that are held.
+    /// Returns the ClusterNetworkPolicies that are held back.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = &Text> {
         self.clusters.iter()
     }
 
-    /// Labels that are held, and the namespace whose pods carry them.
+    /// Returns the labels that are held back, and the namespace of the pods that carry them.
     pub(crate) fn labels(&self) -> impl Iterator<Item = (&Text, &Unit)> {
         let all = self.labels.iter();
         all.flat_map(|(space, own)| own.iter().map(move |unit| (space, unit)))
     }
 
-    /// Whether some labels of a namespace grant nothing.
+    /// Reports whether some labels of a namespace are held back and grant nothing.
     pub(crate) fn holds_labels(&self, namespace: &str, unit: &Unit) -> bool {
         let own = self.labels.get(namespace);
         own.is_some_and(|own| own.contains(unit))
     }
 
-    /// Whether a ClusterNetworkPolicy is closed.
+    /// Reports whether a ClusterNetworkPolicy is closed.
     pub(crate) fn holds_cluster(&self, name: &str) -> bool {
         self.clusters.contains(name)
     }
 
-    /// Namespaces that have something held.
+    /// Returns the namespaces with units that are held back.
     pub(crate) fn spaces(&self) -> impl Iterator<Item = &Text> {
         self.forms.keys().chain(self.labels.keys())
     }
 
-    /// What of a namespace is held.
+    /// Returns the units of a namespace that are held back.
     pub(crate) fn of(&self, namespace: &str) -> impl Iterator<Item = Unit> {
         let own = self.forms.get(namespace).into_iter();
         let clusters = self.clusters.iter().filter(move |_| namespace == CLUSTER);
@@ -120,7 +120,7 @@ impl Held {
         policies.chain(labels.cloned())
     }
 
-    /// Whether something is held.
+    /// Reports whether a unit is held back.
     pub(crate) fn is_held(&self, space: &Text, unit: &Unit) -> bool {
         match unit {
             Unit::Policy(name) if &**space == CLUSTER => self.holds_cluster(name),
@@ -129,7 +129,7 @@ impl Held {
         }
     }
 
-    /// The weight of the form that could stay in force instead of the newest.
+    /// Returns the weight of the form that could stay in force instead of the newest.
     pub(crate) fn last_weight(&self, space: &Text, unit: &Unit) -> Option<u32> {
         let Unit::Policy(name) = unit else {
             return None;
@@ -145,13 +145,13 @@ impl Held {
         self.texts.bound(bytes);
     }
 
-    /// Whether there is room for the text of a policy's new form.
+    /// Reports whether there is room for the text of a policy's new form.
     pub(super) fn keeps(&self, key: &Key, new: &StoredPolicy, old: Option<&StoredPolicy>) -> bool {
         let old = old.map_or(0, StoredPolicy::bytes);
         self.texts.has(&key.0, old, new.bytes())
     }
 
-    /// A policy comes in a new form; `old` was its last one.
+    /// Records a policy's new form; `old` is the form that it replaces.
     pub(super) fn put(&mut self, key: &Key, new: &StoredPolicy, old: Option<StoredPolicy>) {
         let before = old.as_ref().map_or(0, StoredPolicy::bytes);
         self.texts.count(&key.0, before, new.bytes());
@@ -161,17 +161,17 @@ impl Held {
         }
     }
 
-    /// This form of a policy that is new here was in force before, elsewhere.
+    /// Records a form of a policy that is new to this index, but was in force in an earlier agent.
     pub(super) fn recall(&mut self, key: &Key, form: StoredPolicy) {
         self.replaced.insert(key.clone(), form);
     }
 
-    /// A ClusterNetworkPolicy goes.
+    /// Records the deletion of a ClusterNetworkPolicy.
     pub(super) fn delete_cluster(&mut self, name: &str) {
         self.clusters.remove(name);
     }
 
-    /// A policy goes.
+    /// Records the deletion of a policy.
     pub(super) fn delete(&mut self, key: &Key, old: &StoredPolicy) {
         self.texts.count(&key.0, old.bytes(), 0);
         self.replaced.remove(key);
@@ -181,7 +181,7 @@ impl Held {
         }
     }
 
-    /// From now on what is replaced is kept until the next look.
+    /// Starts to keep replaced forms, until the next update of the compiler.
     pub(crate) fn listen(&mut self) {
         self.listening = true;
         self.replaced.clear();
@@ -198,19 +198,18 @@ fn remove<V>(all: &mut BTreeMap<Text, BTreeMap<Text, V>>, namespace: &str, name:
 }
 
 impl Index {
-    /// An index in which the texts of NetworkPolicies have room for this
-    /// many bytes together.
+    /// Limits the total size of NetworkPolicies' texts to this many bytes.
     ///
-    /// One namespace may have three quarters, and up to an equal share of all at any
-    /// time. Of a policy that has no room only is kept whom it isolates: they are
-    /// closed until it comes anew with room for it.
+    /// One namespace may use up to three quarters; an equal share is open to it even if the total
+    /// is exhausted. Of a policy without room, only its subjects and directions are kept: its pods
+    /// are closed until the policy is applied again with room for it.
     #[must_use]
     pub fn with_room_for_texts(mut self, bytes: usize) -> Self {
         self.held.bound(bytes);
         self
     }
 
-    /// What is in force of a policy for pods with these labels; `None` if it
+    /// Returns the form of a policy that is in force for pods with these labels; `None` if it
     /// doesn't select them.
     pub(crate) fn form<'a>(
         &'a self,
@@ -227,8 +226,8 @@ impl Index {
         }
     }
 
-    /// Holds something back. Of a policy the last form stays in force if it is to be
-    /// kept and known; else its pods are closed.
+    /// Holds a unit back. With `keep`, the last form of a policy stays in force if it is known;
+    /// otherwise its pods are closed.
     pub(crate) fn hold(&mut self, space: &Text, unit: &Unit, keep: bool) {
         let name = match unit {
             Unit::Policy(name) if &**space != CLUSTER => name,
@@ -250,7 +249,7 @@ impl Index {
         }
     }
 
-    /// Puts something in force in its newest form.
+    /// Puts a unit in force in its newest form.
     pub(crate) fn release(&mut self, space: &Text, unit: &Unit) {
         let name = match unit {
             Unit::Policy(name) if &**space != CLUSTER => name,
@@ -264,7 +263,7 @@ impl Index {
         }
     }
 
-    /// Labels or a ClusterNetworkPolicy, which have no earlier form.
+    /// Holds back or releases labels or a ClusterNetworkPolicy, which have no earlier form.
     fn hold_whole(&mut self, space: &Text, unit: &Unit, hold: bool) {
         if self.held.is_held(space, unit) == hold {
             return;

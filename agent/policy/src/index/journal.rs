@@ -1,4 +1,4 @@
-//! What has changed since the compiler last looked.
+//! The changes since the compiler's last update.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,8 +14,7 @@ use super::{
     groups::{GroupId, PodId},
 };
 
-/// Something that is summed up over many pods, and that the policies of others
-/// are worked out from.
+/// Something aggregated over many pods that other pods' policies depend on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Fact {
     /// The values in use of an egress label, in one namespace or in any.
@@ -35,25 +34,24 @@ pub(crate) enum Fact {
 }
 
 impl Fact {
-    /// What a value that came or went in a namespace concerns.
+    /// Returns the facts affected by a value that was added or removed in a namespace.
     pub(crate) fn values(key: &str, namespace: &str) -> [Self; 2] {
         [Some(namespace.into()), None].map(|namespace| Self::Values(key.into(), namespace))
     }
 }
 
-/// What has changed. Things are named, not copied: what became of them is
-/// looked up when the compiler comes.
+/// The changes. They are recorded as names, not copies; the compiler looks up the current state.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    /// Of the last look: a compiler that doesn't know this number, since it
-    /// looked at another index or another looked since, starts from scratch.
+    /// Number of the last update. A compiler that doesn't know this number starts from scratch: it
+    /// was last updated from another index, or another compiler has used this index since.
     pub(crate) looked: u64,
-    /// Nobody looks: nothing is noted.
+    /// No compiler follows this index: nothing is recorded.
     pub(crate) idle: bool,
     pub(crate) groups: HashSet<GroupId>,
     pub(crate) pods: HashSet<PodId>,
     pub(crate) addresses: HashSet<Addr>,
-    /// Pods' ranges, and balancers' addresses in them.
+    /// Pod ranges, and balancers' addresses in them.
     pub(crate) ranges: HashSet<Prefix>,
     pub(crate) facts: HashSet<Fact>,
     pub(crate) policies: HashSet<Key>,
@@ -63,7 +61,7 @@ pub(crate) struct Journal {
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Journal {
-    /// An empty one that is noted in from now on.
+    /// Returns an empty journal that records changes.
     pub(crate) fn listening() -> Self {
         Self {
             idle: false,
@@ -72,7 +70,7 @@ impl Journal {
         }
     }
 
-    /// Notes a change in one of the sets.
+    /// Records a change in one of the sets.
     pub(crate) fn note<T: std::hash::Hash + Eq>(
         &mut self,
         set: fn(&mut Self) -> &mut HashSet<T>,
@@ -100,7 +98,7 @@ impl Default for Journal {
     }
 }
 
-/// A copy of an index is another index: nobody has looked at it.
+/// A copy of an index counts as another index, which no compiler follows.
 impl Clone for Journal {
     fn clone(&self) -> Self {
         Self::default()

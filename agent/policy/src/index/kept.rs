@@ -1,8 +1,8 @@
-//! Forms of policies that are in force in the place of newer ones, over restarts.
+//! Keeps forms of policies that are in force in place of newer ones across restarts.
 //!
-//! A policy that doesn't parse any longer keeps its last valid form, and one that no
-//! longer has room its last one that had. Who keeps them on disk asks here which there
-//! are, and tells the next index before it knows any object.
+//! A policy that has become invalid keeps its last valid form, and one that has lost its room keeps
+//! the last form that had room. The code that saves them to disk reads them here, and passes them
+//! to the next index before any object.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::{
     intern::Text,
-    model::{Closed, Meta, Object, ObjectError, Parsed},
+    model::{Closed, Kind, Meta, Object, ObjectError, Parsed},
 };
 
 use super::{Index, held::CLUSTER, policies::StoredPolicy};
 
-/// A UID, by its hash. API servers choose UIDs, so that nobody makes two of one hash.
+/// The hash of a UID. API servers choose UIDs, so nobody can construct a collision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Uid(u128);
 
 impl Uid {
-    /// Of the text that the API server gives; empty in files.
+    /// Hashes a UID as the API server reports it; it is empty in files.
     pub(crate) fn of(uid: &str) -> Self {
         use std::hash::Hasher as _;
         let mut hasher = SipHasher13::new();
@@ -35,7 +35,7 @@ impl Uid {
     }
 }
 
-/// A policy's form that is in force in the place of its newest one.
+/// The form of a policy that is in force in place of its newest one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptForm {
@@ -45,17 +45,17 @@ pub struct KeptForm {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Stands for its UID: another object of that name has another.
+    /// A hash that identifies its UID: another object of the same name has another one.
     pub uid: String,
-    /// As a manifest, without what policy doesn't read.
+    /// The manifest, without the fields that policy doesn't use.
     pub object: Value,
 }
 
-/// What is known of an earlier agent's forms, by namespace and name.
+/// Forms of an earlier agent, by namespace and name.
 pub(super) type Remembered = BTreeMap<(String, String), (String, Object)>;
 
 impl KeptForm {
-    /// Kind and name.
+    /// Returns kind and name.
     pub fn describe(&self) -> String {
         match self.namespace.as_str() {
             "" => format!("{} {}", self.kind, self.name),
@@ -65,11 +65,12 @@ impl KeptForm {
 }
 
 impl Index {
-    /// Takes note of a form that was in force before, for an object with its UID that
-    /// turns out to be unusable or to have no room. To be told before any object.
+    /// Remembers a form that was in force before a restart. It applies to the object with its UID
+    /// if that object turns out to be invalid or to have no room. Call this before applying any
+    /// object.
     ///
     /// # Errors
-    /// Says why the form can't be used; nothing is remembered then.
+    /// Returns why the form can't be used; nothing is remembered then.
     pub fn remember(&mut self, form: KeptForm) -> Result<(), String> {
         let object = match Object::from_value(form.object) {
             Ok(Parsed::Object(object)) => *object,
@@ -81,7 +82,7 @@ impl Index {
             Object::NetworkPolicy(_) | Object::ClusterNetworkPolicy(_)
         );
         let meta = object.meta();
-        let same = object.kind() == form.kind && meta.name == form.name;
+        let same = object.kind().as_str() == form.kind && meta.name == form.name;
         if !is_policy || !same || meta.namespace != form.namespace {
             let name = &meta.name;
             return Err(format!("the form is of {} {name}", object.kind()));
@@ -91,21 +92,21 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets what was remembered: all objects have been told.
+    /// Forgets the remembered forms; call it once all objects have been applied.
     pub fn forget_remembered(&mut self) {
         self.remembered.clear();
     }
 
-    /// Another number whenever [`Index::forms_in_force`] may have changed.
+    /// Returns a number that changes whenever [`Index::forms_in_force`] may have changed.
     pub fn forms_changed(&self) -> u64 {
         self.held.changes
     }
 
-    /// Every form that is in force in the place of a newer one.
+    /// Returns every form that is in force in place of a newer one.
     pub fn forms_in_force(&self) -> Vec<KeptForm> {
         let network = |(namespace, name): (&str, &str), p: &StoredPolicy| {
             self.kept(
-                "NetworkPolicy",
+                Kind::NetworkPolicy,
                 (namespace, name),
                 p.document(),
                 p.uid,
@@ -120,7 +121,7 @@ impl Index {
                 let known = self.cluster_policies.get(name.as_str());
                 all.extend(known.filter(|p| !p.closed).map(|p| {
                     let mode = p.mode.as_ref();
-                    self.kept("ClusterNetworkPolicy", key, p.document(), p.uid, mode)
+                    self.kept(Kind::ClusterNetworkPolicy, key, p.document(), p.uid, mode)
                 }));
             } else if !self.held.is_form_held(namespace, name) {
                 let known = self.policy(namespace, name);
@@ -132,19 +133,15 @@ impl Index {
 
     fn kept(
         &self,
-        kind: &str,
+        kind: Kind,
         (namespace, name): (&str, &str),
         spec: Value,
         uid: Uid,
         mode: Option<&Text>,
     ) -> KeptForm {
-        let version = match kind {
-            "NetworkPolicy" => "networking.k8s.io/v1",
-            _ => "policy.networking.k8s.io/v1alpha2",
-        };
         let mut object = json!({
-            "apiVersion": version,
-            "kind": kind,
+            "apiVersion": kind.api_version(),
+            "kind": kind.name(),
             "metadata": {"name": name, "namespace": namespace},
             "spec": spec,
         });
@@ -152,7 +149,7 @@ impl Index {
             object["metadata"]["annotations"] = json!({self.config.key("mode"): &**mode});
         }
         KeptForm {
-            kind: kind.to_owned(),
+            kind: kind.name().to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             uid: uid.text(),
@@ -160,9 +157,9 @@ impl Index {
         }
     }
 
-    /// Installs the closed form of a policy that doesn't parse, unless a
-    /// valid form of it is in place or was in force before a restart: that stays.
-    /// Returns whether it did.
+    /// Installs the closed form of a policy that doesn't parse, unless a valid form of it is in
+    /// place or was in force before a restart; that form stays. Returns whether the closed form was
+    /// installed.
     pub fn apply_closed(&mut self, error: &ObjectError) -> bool {
         let Some(form) = error.closed.as_deref() else {
             return false;
@@ -203,14 +200,14 @@ impl Index {
         }
     }
 
-    /// A policy parses, or is gone.
+    /// Clears the error of a policy that parses or was deleted.
     pub(super) fn is_valid(&mut self, key: &(String, String)) {
         if self.invalid.remove(key).is_some() {
             self.held.changes += 1;
         }
     }
 
-    /// The form of an object that was in force before, with the object's UID.
+    /// Returns the remembered form of an object with this UID.
     fn remembered(&self, key: &(String, String), uid: &str) -> Option<Object> {
         let (kept, object) = self.remembered.get(key)?;
         let mut object = object.clone();
@@ -225,7 +222,7 @@ impl Index {
         Some(object)
     }
 
-    /// Of a NetworkPolicy that is new here, the form of before counts as the one that it
+    /// If a NetworkPolicy is new to this index, treats its remembered form as the one that it
     /// replaces.
     pub(super) fn recall(&mut self, namespace: &Text, name: &Text, new: &Meta) {
         if self.remembered.is_empty() || self.policy(namespace, name).is_some() {

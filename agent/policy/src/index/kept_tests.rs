@@ -1,6 +1,7 @@
 use ringfence_ebpf::{abi::Direction, verdict::Policy};
 
 use super::*;
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::{Capacity, Compiler},
     config::Config,
@@ -10,7 +11,7 @@ use crate::{
 
 const UID: &str = "9b5c1c5e-6c43-4f5e-8a57-0d5a3a1b2c3d";
 
-/// A policy of `b` that lets one pod in at a port; of an unusable port if it is 0.
+/// Returns a policy of `b` that lets one pod in at a port; the port is invalid if it is 0.
 fn policy(uid: &str, port: u32, staged: bool) -> Value {
     let mode = if staged { "audit" } else { "enforce" };
     json!({
@@ -66,7 +67,7 @@ fn tell(index: &mut Index, objects: impl IntoIterator<Item = Value>) {
     }
 }
 
-/// As a file would have it.
+/// Returns the kept forms as read from a file.
 fn stored(index: &Index) -> Vec<KeptForm> {
     let text = serde_json::to_string(&index.forms_in_force()).expect("to JSON");
     serde_json::from_str(&text).expect("from JSON")
@@ -107,8 +108,8 @@ fn a_form_is_dropped_once_its_policy_is_valid_or_gone() {
     for objects in [vec![policy(UID, 81, false)], Vec::new()] {
         let mut index = told(objects, &kept);
         assert_eq!(stored(&index), []);
-        // What comes later isn't taken for what was before.
-        index.delete("NetworkPolicy", "b", "p");
+        // Objects applied later aren't affected by the remembered forms.
+        index.delete(&ObjectKey::new(Kind::NetworkPolicy, "b", "p"));
         tell(&mut index, [policy(UID, 0, false)]);
         assert!(!comes_in(&index, "b/a", "10.0.0.2", "TCP/80"));
     }
@@ -156,7 +157,7 @@ fn a_form_that_is_not_what_it_says_is_refused() {
     }
 }
 
-/// A policy that lets pods call so many blocks.
+/// Returns a policy that lets pods call `count` blocks.
 fn blocks(count: u32) -> Value {
     let block = |n: u32| json!({"ipBlock": {"cidr": format!("20.0.{}.{}/32", n >> 8, n & 255)}});
     json!({
@@ -196,7 +197,7 @@ fn the_last_form_that_had_room_is_in_force_in_the_next_index() {
         (Policy::Allow, Policy::Deny)
     );
     assert_eq!(stored(&again), kept);
-    // One that doesn't parse any longer keeps the form that is in force, too.
+    // A policy that becomes invalid also keeps the form in force.
     let mut spoilt = blocks(1);
     spoilt["spec"]["egress"][0]["to"][0]["ipBlock"]["cidr"] = json!("nowhere");
     tell(&mut again, [spoilt.clone()]);

@@ -1,35 +1,35 @@
-//! The agent's memory for Services and EndpointSlices: whoever writes them leaves room for
-//! others'.
+//! Limits the agent's memory for Services and EndpointSlices, so that each namespace leaves room
+//! for others.
 //!
-//! Of one for which there is no room only the name is kept, until it comes anew with room
-//! for it. A Service is hidden until then.
+//! Of an object without room only the name is kept, until it is applied again with room for it. A
+//! Service is hidden until then.
 
 use std::collections::BTreeSet;
 
 use crate::model::{EndpointSlice, Service};
 
-use super::{Index, room::Room};
+use super::{Index, room::NamespaceUsage};
 
 /// Namespace and name.
 type Key = (String, String);
 
-/// What memory is kept for.
+/// The kinds of objects that share the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sort {
     Service,
     EndpointSlice,
 }
 
-/// Who has room, and who found none.
+/// Usage by namespace, and the objects that were refused.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    room: Room,
+    room: NamespaceUsage,
     refused: BTreeSet<(Sort, Key)>,
 }
 
 impl Memory {
-    /// Whether there is room for an object that took some bytes and now takes others;
-    /// without room it takes none.
+    /// Reports whether there is room for an object whose size changes from `before` to `now`, and
+    /// counts it; without room it counts as zero.
     fn admits(&mut self, sort: Sort, key: &Key, before: usize, now: usize) -> bool {
         let (namespace, _) = key;
         let fits = self.room.has(namespace, before, now);
@@ -44,17 +44,17 @@ impl Memory {
 }
 
 impl Index {
-    /// An index in which Services and EndpointSlices have room for about this many bytes
-    /// together, shared out like those for [texts](Index::with_room_for_texts).
+    /// Limits the total size of Services and EndpointSlices to about this many bytes, shared out
+    /// like those for [texts](Index::with_room_for_texts).
     ///
-    /// One that has no room isn't known until it comes anew with room for it.
+    /// An object without room stays unknown until it is applied again with room for it.
     #[must_use]
     pub fn with_room_for_services(mut self, bytes: usize) -> Self {
         self.memory.room.bound(bytes);
         self
     }
 
-    /// A Service that comes, or goes with `None`, if there is room for it.
+    /// Returns an added Service if there is room for it; pass `None` for a removed one.
     pub(super) fn admit_service(&mut self, key: &Key, new: Option<Service>) -> Option<Service> {
         let before = self.services.get(key).map_or(0, Service::bytes);
         let now = new.as_ref().map_or(0, Service::bytes);
@@ -62,7 +62,7 @@ impl Index {
         new.filter(|_| fits)
     }
 
-    /// Takes an EndpointSlice in, or out with `None`. Gives the one before.
+    /// Stores an EndpointSlice, or removes it with `None`. Returns the previous one.
     pub(super) fn keep_slice(
         &mut self,
         key: Key,
@@ -77,12 +77,12 @@ impl Index {
         }
     }
 
-    /// Services and EndpointSlices for which there is no room.
+    /// Returns the Services and EndpointSlices for which there is no room.
     pub(crate) fn refused(&self) -> impl Iterator<Item = &(Sort, Key)> {
         self.memory.refused.iter()
     }
 
-    /// Namespace and name of those of a sort.
+    /// Returns namespace and name of the refused objects of a sort.
     pub(super) fn refused_names(&self, sort: Sort) -> impl Iterator<Item = &Key> {
         let all = self.refused().filter(move |(other, _)| *other == sort);
         all.map(|(_, key)| key)

@@ -1,8 +1,8 @@
-//! The objects that are known now, and what follows from them for everybody.
+//! The currently known objects, and the data derived from them.
 //!
-//! Fed by whatever watches files or the API server. Keeps what policy needs of each
-//! object, strings and label sets once; sums up what depends on many pods as they
-//! come and go; and notes what changed for the compiler that looks next.
+//! It is fed by whatever watches files or the API server. It keeps what policy needs of each
+//! object, with strings and label sets stored once; aggregates data over many pods as they are
+//! added and removed; and records changes for the next update of the compiler.
 
 mod addresses;
 mod copy;
@@ -37,7 +37,7 @@ use crate::{
     compile::{Compiler, policy::Who},
     config::Config,
     intern::{HashMap, HashSet, Text},
-    model::{EndpointSlice, Object, ObjectError, Service},
+    model::{EndpointSlice, Kind, Object, ObjectError, ObjectKey, ObjectKind, Service},
     ports::Ports,
     prefix::Prefix,
     problems::{self, Problem},
@@ -66,14 +66,14 @@ pub use standing::Standing;
 /// Namespace and name.
 pub(crate) type Key = (Text, Text);
 
-/// Identifies one pod; a pod created anew under its name is another.
+/// Identifies one pod; a pod recreated under its name has another key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey {
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// UID; empty in files. For a stand-in it is its workload's kind.
+    /// UID; empty in files. For a stand-in it is the kind of its workload.
     pub uid: String,
 }
 
@@ -89,7 +89,7 @@ impl Serialize for PodKey {
     }
 }
 
-/// Whose pods are compiled.
+/// Which pods are compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The pods of one node, seen from it.
@@ -98,78 +98,79 @@ pub enum Scope {
     Everything,
 }
 
-/// In [`Index::group_of`]: a pod that is in no group.
+/// In [`Index::group_of`]: a pod without a group.
 const NO_GROUP: GroupId = GroupId::MAX;
 
-/// Who owns an address.
+/// The owner of an address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Owner<'a> {
-    /// The pod that shows it with the best right.
+    /// The pod with the best right to it.
     Pod(PodId),
-    /// A node, by these claims: never empty.
+    /// A node, with its claims; never empty.
     Node(&'a [NodeClaim]),
 }
 
-/// A Node, as far as it matters.
+/// The parts of a Node that policy uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredNode {
     pub(crate) labels: Labels,
-    /// Every address that it claims, and how.
+    /// Every address that it claims, and the basis of each claim.
     claims: Vec<(Addr, NodeClaim)>,
-    /// Its pods' ranges.
+    /// The ranges of its pods.
     ranges: Vec<Prefix>,
-    /// Blocks that it says are its pods', and can't be.
+    /// Blocks that it declares as pod ranges but that can't be.
     pub(crate) refused: Vec<IpNet>,
 }
 
-/// The objects that are known now.
+/// The currently known objects.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     pub(crate) config: Config,
     pools: Pools,
-    /// `None` is free.
+    /// `None` marks a free slot.
     slots: Vec<Option<PodEntry>>,
     free: Vec<PodId>,
-    /// The group of each pod that is alive, by pod.
+    /// The group of each live pod, by pod.
     group_of: Vec<GroupId>,
     /// Real pods by namespace and name.
     by_name: HashMap<Text, HashMap<Text, PodId>>,
     /// By kind, namespace and name.
     stand_ins: BTreeMap<(Text, Text, Text), PodId>,
-    /// How many living real pods each workload (kind, namespace, name) owns.
+    /// How many live real pods each workload (kind, namespace, name) owns.
     owned: BTreeMap<(Text, Text, Text), u32>,
     pub(crate) groups: Groups,
     pub(crate) spaces: Spaces,
     pub(crate) owners: Owners,
     pub(crate) policies: BTreeMap<Text, BTreeMap<Text, StoredPolicy>>,
     pub(crate) cluster_policies: BTreeMap<Text, StoredCluster>,
-    /// What isn't in force in its newest form.
+    /// The units whose newest form isn't in force.
     pub(crate) held: Held,
-    /// What was in force before this index knew any object.
+    /// The forms that were in force before this index knew any object.
     remembered: Remembered,
     pub(crate) services: BTreeMap<(String, String), Service>,
     shares: Shares,
     memory: Memory,
     pub(crate) slices: BTreeMap<(String, String), EndpointSlice>,
-    /// The way to cluster DNS, once somebody has asked and until it is another.
+    /// The way to cluster DNS, computed on first use and cleared when it changes.
     pub(crate) way_to_dns: OnceLock<Vec<(Who, Ports)>>,
     pub(crate) nodes: BTreeMap<Text, StoredNode>,
     pub(crate) ranges: Ranges,
-    /// Addresses of the node's own interfaces, as the node's kernel says.
+    /// Addresses of the node's own interfaces, as its kernel reports them.
     own: own::Addresses,
-    /// What the node's pod runtime says.
+    /// The sandboxes that the node's pod runtime reports.
     sandboxes: Sandboxes,
-    /// Faults of policies whose newest form can't be used; namespace empty for cluster ones.
+    /// Errors of policies whose newest form is invalid; the namespace is empty for cluster
+    /// policies.
     pub(crate) invalid: BTreeMap<(String, String), ObjectError>,
-    /// What few objects are, so that nobody has to go through all.
+    /// Objects with rare properties, to avoid iterating over all objects.
     exceptions: Exceptions,
     pub(crate) journal: Journal,
-    /// Addresses that stand in for those of pods which have none, in copies.
+    /// In copies: addresses that stand in for those of pods without any.
     pub(crate) made_up: HashSet<Addr>,
 }
 
 impl Index {
-    /// An index without objects.
+    /// Creates an index without objects.
     pub fn new(config: Config) -> Self {
         let mut index = Self {
             config,
@@ -213,53 +214,59 @@ impl Index {
         }
     }
 
-    /// Forgets an object; `kind` as [`Object::kind`] gives it.
-    pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
-        let key = || (namespace.to_owned(), name.to_owned());
+    /// Removes an object; `kind` is the value of [`Object::kind`].
+    pub fn delete(&mut self, key: &ObjectKey) {
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        let kind = match &key.kind {
+            ObjectKind::Read(kind) => kind,
+            ObjectKind::Other(workload) => {
+                return self.delete_stand_in(workload, namespace, name);
+            }
+        };
+        let pair = || (namespace.to_owned(), name.to_owned());
         match kind {
-            "Pod" => self.delete_pod(namespace, name),
-            "Namespace" => self.put_namespace(name, None),
-            "NetworkPolicy" => {
-                self.is_valid(&key());
+            Kind::Pod => self.delete_pod(namespace, name),
+            Kind::Namespace => self.put_namespace(name, None),
+            Kind::NetworkPolicy => {
+                self.is_valid(&pair());
                 self.delete_policy(namespace, name);
             }
-            "ClusterNetworkPolicy" => {
+            Kind::ClusterNetworkPolicy => {
                 self.is_valid(&(String::new(), name.to_owned()));
                 if let Some((name, _)) = self.cluster_policies.remove_entry(name) {
                     self.held.delete_cluster(&name);
                     self.journal.note(|j| &mut j.cluster_policies, name);
                 }
             }
-            "Service" => self.delete_service(&key()),
-            "EndpointSlice" => {
-                if let Some(old) = self.keep_slice(key(), None) {
+            Kind::Service => self.delete_service(&pair()),
+            Kind::EndpointSlice => {
+                if let Some(old) = self.keep_slice(pair(), None) {
                     self.note_slice(&old);
                 }
             }
-            "Node" => self.delete_node(name),
-            workload => self.delete_stand_in(workload, namespace, name),
+            Kind::Node => self.delete_node(name),
         }
     }
 
-    /// What it was made with.
+    /// Returns its configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Real pods, finished ones too, by namespace and name.
+    /// Returns real pods, including finished ones, by namespace and name.
     pub fn pods(&self) -> impl Iterator<Item = &PodEntry> {
         let ids = self.by_name.values().flat_map(HashMap::values);
         let mut pods: Vec<&PodEntry> = ids.filter_map(|id| self.entry(*id)).collect();
-        pods.sort_unstable_by_key(|pod| (&pod.shape.namespace, &pod.name));
+        pods.sort_unstable_by_key(|pod| (&pod.traits.namespace, &pod.name));
         pods.into_iter()
     }
 
-    /// One real pod.
+    /// Returns a real pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&PodEntry> {
         self.entry(*self.by_name.get(namespace)?.get(name)?)
     }
 
-    /// The pod that owns an address, if one does.
+    /// Returns the pod that owns an address, if any.
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodEntry> {
         match self.owner(&Addr::from(address))? {
             Owner::Pod(id) => self.entry(id),
@@ -267,54 +274,56 @@ impl Index {
         }
     }
 
-    /// Names and labels of Namespaces that have an object, by name.
+    /// Returns names and labels of Namespaces that have an object, by name.
     pub(crate) fn namespaces(&self) -> BTreeMap<&Text, &Labels> {
         let known = self.spaces.iter().filter(|(_, space)| space.has_object);
         known.map(|(name, space)| (name, &space.labels)).collect()
     }
 
-    /// What in the objects can't be used as it stands, in a stable order.
+    /// Returns everything invalid in the objects, in a stable order.
     pub fn problems(&self) -> Vec<Problem> {
         problems::of(self)
     }
 
-    /// Compiles what is known into tables, from scratch.
+    /// Compiles the index into tables, from scratch.
     pub fn compile(&self, scope: &Scope) -> Tables {
         let mut compiler = Compiler::new(scope.clone());
         compiler.rebuild(self);
         compiler.into_tables()
     }
 
-    /// A pod by its index.
+    /// Returns a pod by its index.
     pub(crate) fn entry(&self, id: PodId) -> Option<&PodEntry> {
         self.slots.get(id as usize)?.as_ref()
     }
 
-    /// The group of a pod that is alive and has a network of its own.
+    /// Returns the group of a live pod with a network of its own.
     pub(crate) fn group_of(&self, id: PodId) -> Option<GroupId> {
         let group = *self.group_of.get(id as usize)?;
         (group != NO_GROUP).then_some(group)
     }
 
-    /// Every pod that is alive, has a network of its own and isn't replaced.
+    /// Returns every pod that is alive, has a network of its own and isn't a stand-in replaced by
+    /// real pods.
     pub(crate) fn live(&self) -> impl Iterator<Item = (PodId, &PodEntry)> {
         let ids = self.groups.alive().flat_map(|id| &self.groups.get(id).pods);
         ids.filter_map(|id| Some((*id, self.entry(*id)?)))
     }
 
-    /// Whether a pod is alive, has a network of its own and isn't replaced.
+    /// Reports whether a pod is alive, has a network of its own and isn't a stand-in replaced by
+    /// real pods.
     pub(crate) fn is_live(&self, pod: &PodEntry) -> bool {
         if pod.finished || pod.host_network {
             return false;
         }
         pod.stand_in.as_ref().is_none_or(|kind| {
-            let key = (kind.clone(), pod.shape.namespace.clone(), pod.name.clone());
+            let key = (kind.clone(), pod.traits.namespace.clone(), pod.name.clone());
             !self.owned.contains_key(&key)
         })
     }
 
-    /// Who owns an address. A pod's address is the pod's, whatever a node's
-    /// podCIDR might say of it; of two pods the one with the better right has it.
+    /// Returns the owner of an address. A pod's address belongs to the pod, even if a node's
+    /// podCIDR claims it; of two pods the one with the better right owns it.
     pub(crate) fn owner(&self, addr: &Addr) -> Option<Owner<'_>> {
         let pods = self.owners.pods(addr).iter();
         let entries = pods.filter_map(|id| Some((*id, self.entry(*id)?)));
@@ -326,7 +335,7 @@ impl Index {
         (!claims.is_empty()).then_some(Owner::Node(claims))
     }
 
-    /// The addresses of a pod without those that another shows with better right.
+    /// Returns the addresses of a pod, except those that another pod has a better right to.
     pub(crate) fn addresses_of(&self, id: PodId) -> Vec<IpAddr> {
         let Some(pod) = self.entry(id) else {
             return Vec::new();
@@ -335,7 +344,8 @@ impl Index {
         pod.addresses.iter().filter(own).copied().collect()
     }
 
-    /// The Services of a namespace whose packets nodes send on with their own address.
+    /// Returns the Services of a namespace whose packets nodes forward with their own source
+    /// address.
     pub(crate) fn doors(&self, namespace: &str) -> impl Iterator<Item = &Service> {
         let from = (namespace.to_owned(), String::new());
         let own = self.services.range(from..);
@@ -344,12 +354,12 @@ impl Index {
             .filter(|service| service.is_masqueraded())
     }
 
-    /// A NetworkPolicy.
+    /// Returns a NetworkPolicy.
     pub(crate) fn policy(&self, namespace: &str, name: &str) -> Option<&StoredPolicy> {
         self.policies.get(namespace)?.get(name)
     }
 
-    /// Labels of a Namespace; its name is always among them if it has pods or an object.
+    /// Returns the labels of a Namespace; they include its name if it has pods or an object.
     pub(crate) fn namespace(&self, name: &str) -> Labels {
         let space = self.spaces.get(name);
         space.map_or_else(Labels::default, |s| s.labels.clone())

@@ -1,35 +1,39 @@
-//! Which workload a pod is of, and what it is called without a label that says so.
+//! Determines the workload of a pod, and its name if no label gives one.
 //!
-//! By what the pod's own object shows: an agent follows no workloads. A name is one
-//! within the pod's namespace in any case, where whoever may create pods may call them
-//! anything, so that nobody gets a name by these rules that he couldn't have anyway.
+//! This uses only the pod's own object: an agent watches no workloads. A name is valid only within
+//! the pod's namespace, and anyone who may create pods there may give them any name, so these rules
+//! grant no name that couldn't be had anyway.
 
 use std::borrow::Cow;
 
-use crate::model::{self, OwnerReference};
+use crate::model::{self, Kind, OwnerReference, WorkloadKind};
 
 /// The characters of a ReplicaSet's hash (`k8s.io/apimachinery/pkg/util/rand`).
 const HASH_ALPHABET: &str = "bcdfghjklmnpqrstvwxz2456789";
-/// What Argo Rollouts labels pods with in the place of `pod-template-hash`.
+/// The pod label that Argo Rollouts uses instead of `pod-template-hash`.
 const ROLLOUT_HASH: &str = "rollouts-pod-template-hash";
-/// What OpenShift labels pods with: the name of their DeploymentConfig.
+/// The pod label of OpenShift with the name of the DeploymentConfig.
 const DEPLOYMENT_CONFIG: &str = "deploymentconfig";
-/// Minutes since 1970 that a CronJob may put behind the names of its Jobs: from 2015, the
-/// year before there were any, to 2049. No date written in digits is one of them.
+/// Minutes since 1970 that a CronJob may append to the names of its Jobs: from 2015, the year
+/// before CronJobs existed, to 2049. No date written in digits falls into this range.
 const SCHEDULED: std::ops::RangeInclusive<u32> = 24_000_000..=42_000_000;
 
-/// Kind, with its group where that isn't Kubernetes' own, and name of the workload that
-/// owns a pod.
+/// Returns kind and name of the workload that owns a pod. The kind includes its group unless that
+/// is one of Kubernetes' own.
 pub(super) fn owner(pod: &model::Pod) -> Option<(Cow<'_, str>, &str)> {
     let meta = &pod.metadata;
     let controller = meta.owner_references.iter().find(|o| o.controller);
     let owner = controller.or(meta.owner_references.first())?;
-    let made = match owner.kind.as_str() {
-        // A static pod's: a node is no workload.
-        "Node" => return None,
-        "ReplicaSet" => of_replica_set(meta, owner),
-        "ReplicationController" => of_replication_controller(meta, owner),
-        "Job" => scheduled(&owner.name).map(|name| ("CronJob", name)),
+    // The owner of a static pod: a node is no workload.
+    if owner.kind == Kind::Node.name() {
+        return None;
+    }
+    let made = match WorkloadKind::parse(&owner.kind) {
+        Some(WorkloadKind::ReplicaSet) => of_replica_set(meta, owner),
+        Some(WorkloadKind::ReplicationController) => of_replication_controller(meta, owner),
+        Some(WorkloadKind::Job) => {
+            scheduled(&owner.name).map(|name| (WorkloadKind::CronJob.name(), name))
+        }
         _ => None,
     };
     Some(match made {
@@ -38,16 +42,16 @@ pub(super) fn owner(pod: &model::Pod) -> Option<(Cow<'_, str>, &str)> {
     })
 }
 
-/// What a pod without owner is called: by its own name, a static one without the node's,
-/// which its kubelet puts behind it.
+/// Returns the name of a pod without owner: its own name. For a static pod this excludes the node's
+/// name, which the kubelet appends.
 pub(super) fn own<'n>(name: &'n str, node: Option<&str>, is_static: bool) -> &'n str {
     let node = node.filter(|_| is_static);
     let short = node.and_then(|node| name.strip_suffix(node)?.strip_suffix('-'));
     short.filter(|short| !short.is_empty()).unwrap_or(name)
 }
 
-/// A Deployment's pods are owned by a ReplicaSet whose name ends in a hash; so are an
-/// Argo Rollout's.
+/// Parses the owner of a Deployment's pods: a ReplicaSet whose name ends in a hash. Argo Rollouts
+/// use the same form.
 fn of_replica_set<'p>(
     meta: &model::Meta,
     owner: &'p OwnerReference,
@@ -64,11 +68,11 @@ fn of_replica_set<'p>(
         Some(label) => label == hash,
         None => (6..=10).contains(&hash.len()) && hash.chars().all(|c| HASH_ALPHABET.contains(c)),
     };
-    is_hash.then_some(("Deployment", name))
+    is_hash.then_some((WorkloadKind::Deployment.name(), name))
 }
 
-/// An OpenShift DeploymentConfig's pods are owned by a ReplicationController whose name
-/// ends in the number of the roll-out.
+/// Parses the owner of an OpenShift DeploymentConfig's pods: a ReplicationController whose name
+/// ends in the number of the rollout.
 fn of_replication_controller<'p>(
     meta: &'p model::Meta,
     owner: &OwnerReference,
@@ -79,7 +83,7 @@ fn of_replication_controller<'p>(
     is_number.then_some(("DeploymentConfig.apps.openshift.io", name.as_str()))
 }
 
-/// The CronJob that made a Job, whose name ends in the minute for which it was scheduled
+/// Returns the CronJob that created a Job, whose name ends in the minute for which it was scheduled
 /// (`kubernetes/pkg/controller/cronjob`, `getJobName`).
 fn scheduled(job: &str) -> Option<&str> {
     let (name, minute) = job.rsplit_once('-')?;
@@ -94,7 +98,7 @@ mod tests {
 
     use crate::testing::{index, pod};
 
-    /// The workload of a pod `own` on node `n1` with these labels and owner.
+    /// Returns the workload of a pod `own` on node `n1` with these labels and owner.
     fn workload(labels: Value, owner: Option<[&str; 3]>) -> String {
         let mut object = pod("ns/own", "10.0.0.1", labels);
         if let Some([api, kind, name]) = owner {
@@ -102,7 +106,7 @@ mod tests {
             object["metadata"]["ownerReferences"] = json!([owner]);
         }
         let index = index([object]);
-        index.pod("ns", "own").expect("the pod").shape.workload()
+        index.pod("ns", "own").expect("the pod").traits.workload()
     }
 
     #[test]
@@ -150,7 +154,7 @@ mod tests {
         mirror["metadata"]["ownerReferences"] = json!([node]);
         let named = |object: Value| {
             let index = index([object]);
-            let mut pods = index.pods().map(|pod| pod.shape.workload());
+            let mut pods = index.pods().map(|pod| pod.traits.workload());
             pods.next().expect("the pod")
         };
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The addresses of the node that is compiled for, as its own kernel says: more than
-//! its Node object shows.
+//! The addresses of the node being compiled for, as its own kernel reports them: more than its Node
+//! object lists.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -7,13 +7,12 @@ use ringfence_ebpf::abi::Addr;
 
 use super::Index;
 
-/// The addresses, in order.
+/// The addresses, sorted.
 pub(super) type Addresses = BTreeSet<Addr>;
 
 impl Index {
-    /// Says which addresses the interfaces of a node have, always the same one's;
-    /// whether that is news. A pod that shows one of them keeps it, as with a
-    /// Node's addresses.
+    /// Sets the addresses of a node's interfaces; the node must always be the same. Returns whether
+    /// they changed. As with a Node's addresses, a pod that shows one of them keeps it.
     pub fn set_own_addresses(
         &mut self,
         node: &str,

@@ -1,4 +1,4 @@
-//! Who owns each address.
+//! The owners of each address.
 
 use std::sync::Arc;
 
@@ -9,38 +9,38 @@ use crate::intern::{HashMap, Text};
 
 use super::groups::PodId;
 
-/// What says that an address is a node's.
+/// The basis on which an address counts as a node's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NodeClaim {
-    /// The node, if it is known which.
+    /// The node, if known.
     pub(crate) node: Option<Text>,
-    /// Whether the Node's `status.addresses` shows it.
+    /// Whether it is listed in the Node's `status.addresses`.
     pub(crate) in_status: bool,
 }
 
 /// A Service that shows an address.
 ///
-/// Whose own address it is stands before those that name it: nobody can take the
-/// first place, and with it the address's name, by the name of a Service.
+/// Services sort first at their own addresses, before those that list the address: no choice of a
+/// Service's name can take the first position, and with it the address's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ServiceClaim {
     /// Whether it isn't the Service's own cluster IP.
     pub(crate) foreign: bool,
     /// `namespace/name`.
     pub(crate) name: Text,
-    /// IANA protocol number and port, sorted; none if it doesn't fit into its
-    /// namespace's share.
+    /// IANA protocol number and port, sorted; empty if they don't fit into the share of the
+    /// Service's namespace.
     pub(crate) ports: Arc<[(u16, u16)]>,
 }
 
 impl ServiceClaim {
-    /// Whether its ports aren't known.
+    /// Reports whether its ports are unknown.
     pub(crate) fn is_unlisted(&self) -> bool {
         self.ports.is_empty()
     }
 }
 
-/// Who claims each address: several pods may show the same one.
+/// The claimants of each address: several pods may show the same one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Owners {
     pods: HashMap<Addr, SmallVec<[PodId; 2]>>,
@@ -50,38 +50,38 @@ pub(crate) struct Owners {
 }
 
 impl Owners {
-    /// The pods that show an address, in no order.
+    /// Returns the pods that show an address, in no order.
     pub(crate) fn pods(&self, addr: &Addr) -> &[PodId] {
         self.pods.get(addr).map_or(&[], |pods| pods)
     }
 
-    /// What says that an address is a node's.
+    /// Returns the nodes' claims to an address.
     pub(crate) fn nodes(&self, addr: &Addr) -> &[NodeClaim] {
         self.nodes.get(addr).map_or(&[], Vec::as_slice)
     }
 
-    /// The Services that show an address, in order: one external address may
-    /// serve several.
+    /// Returns the Services that show an address, in order: one external address may serve several.
     pub(crate) fn services(&self, addr: &Addr) -> &[ServiceClaim] {
         self.services.get(addr).map_or(&[], |claims| claims)
     }
 
-    /// How many addresses pods and nodes have, at most: one that is of both counts twice.
+    /// Returns an upper bound on the number of addresses of pods and nodes: an address of both
+    /// counts twice.
     pub(super) fn len(&self) -> usize {
         self.pods.len() + self.nodes.len()
     }
 
-    /// Every address that a Service shows, in no order.
+    /// Returns every address that a Service shows, in no order.
     pub(crate) fn of_services(&self) -> impl Iterator<Item = Addr> + '_ {
         self.services.keys().copied()
     }
 
-    /// Every address that a node claims, in no order.
+    /// Returns every address that a node claims, in no order.
     pub(crate) fn of_nodes(&self) -> impl Iterator<Item = Addr> + '_ {
         self.nodes.keys().copied()
     }
 
-    /// Every address that a pod or a node claims, each once, in no order.
+    /// Returns every address that a pod or a node claims, once each, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = Addr> + '_ {
         let nodes = self
             .nodes

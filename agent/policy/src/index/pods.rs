@@ -1,4 +1,4 @@
-//! Pods as the index keeps them: what policy needs, each string once.
+//! Pods as the index stores them: what policy needs, each string once.
 
 use std::{
     cmp::Reverse,
@@ -17,7 +17,7 @@ use crate::{
 
 use super::{PodKey, naming};
 
-/// Every value that many objects share, stored once.
+/// Values shared by many objects, stored once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pools {
     pub(crate) texts: Pool<str>,
@@ -26,7 +26,7 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// Interned labels.
+    /// Interns labels.
     pub(crate) fn labels(&mut self, labels: &BTreeMap<String, String>) -> Labels {
         Labels::new(&mut self.texts, &mut self.labels, labels)
     }
@@ -40,16 +40,16 @@ pub(crate) struct Port {
     pub(crate) protocol: Protocol,
 }
 
-/// All that policy can tell of a pod: pods of one shape are one group, and
-/// selectors are evaluated once per group.
+/// Everything that policy can distinguish about a pod: pods with the same traits form one group,
+/// and selectors are evaluated once per group.
 ///
-/// Everything in it is stored once, so shapes are compared by where their parts
-/// are: only those of one index may be.
+/// All parts are interned, so traits are compared by the addresses of their parts: only traits of
+/// the same index may be compared.
 #[derive(Clone, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct PodTraits {
     pub(crate) namespace: Text,
     pub(crate) labels: Labels,
-    /// The service's name; with the namespace it is the workload.
+    /// The service's name; together with the namespace it identifies the workload.
     pub(crate) service: Text,
     /// The service's type, by label or by name.
     pub(crate) kind: Option<Text>,
@@ -57,22 +57,22 @@ pub(crate) struct Shape {
     pub(crate) ports: Arc<[Port]>,
 }
 
-impl PartialEq for Shape {
+impl PartialEq for PodTraits {
     fn eq(&self, other: &Self) -> bool {
         self.places() == other.places()
     }
 }
 
-impl Eq for Shape {}
+impl Eq for PodTraits {}
 
-impl Hash for Shape {
+impl Hash for PodTraits {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.places().hash(state);
     }
 }
 
-impl Shape {
-    /// Where its parts are.
+impl PodTraits {
+    /// Returns the memory addresses of its parts.
     fn places(&self) -> [usize; 5] {
         let text = |text: &Text| text.as_ptr().addr();
         [
@@ -84,7 +84,7 @@ impl Shape {
         ]
     }
 
-    /// `fallback` is the service of pods without a label that names it.
+    /// Creates traits; `fallback` is the service of pods without a label that names one.
     fn new(
         config: &Config,
         pools: &mut Pools,
@@ -115,42 +115,42 @@ impl Shape {
         }
     }
 
-    /// The number of a named port; the first declared one, as Services resolve it.
+    /// Returns the number of a named port; the first declared one, as Services resolve it.
     pub(crate) fn named(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let mut ports = self.ports.iter();
         let is = |p: &&Port| p.protocol == protocol && p.name.as_deref() == Some(name);
         ports.find(is).map(|p| p.number)
     }
 
-    /// `namespace/service`.
+    /// Returns `namespace/service`.
     pub(crate) fn workload(&self) -> String {
         format!("{}/{}", self.namespace, self.service)
     }
 }
 
-/// A pod, or a workload that stands for its pods.
+/// A pod, or a workload that stands in for its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEntry {
-    pub(crate) shape: Arc<Shape>,
+    pub(crate) traits: Arc<PodTraits>,
     pub(crate) name: Text,
     pub(crate) uid: Box<str>,
-    /// A static pod's UID on its node, which isn't that of its object.
+    /// The UID of a static pod on its node, which differs from that of its object.
     static_uid: Option<Box<str>>,
-    /// When it was created, comparable.
+    /// Creation time, as a comparable number.
     created: u64,
     pub(crate) node: Option<Text>,
     /// Kind and name of the workload that owns it.
     pub(crate) owner: Option<(Text, Text)>,
-    /// The workload's kind if this isn't a real pod.
+    /// The workload's kind if this is a stand-in.
     pub(crate) stand_in: Option<Text>,
     pub(crate) addresses: Box<[IpAddr]>,
     pub(crate) running: bool,
     pub(crate) finished: bool,
     pub(crate) terminating: bool,
     pub(crate) host_network: bool,
-    /// The node's pod runtime has a sandbox of it.
+    /// The node's pod runtime has a sandbox for it.
     pub(crate) sandboxed: bool,
-    /// Its addresses are those of its sandbox: its status shows none yet.
+    /// Its addresses come from its sandbox: its status has none yet.
     pub(crate) borrowed: bool,
 }
 
@@ -172,10 +172,10 @@ impl PodEntry {
         let is_static = meta.annotations.contains_key(model::MIRROR);
         let own = naming::own(&meta.name, pod.spec.node_name.as_deref(), is_static);
         let fallback = owner.as_ref().map_or(own, |(_, name)| name);
-        let shape = Shape::new(config, pools, namespace, &meta.labels, fallback, ports);
+        let traits = PodTraits::new(config, pools, namespace, &meta.labels, fallback, ports);
         let mut optional = |text: &Option<String>| text.as_deref().map(|t| pools.texts.get(t));
         Self {
-            shape: Arc::new(shape),
+            traits: Arc::new(traits),
             name: meta.name.as_str().into(),
             uid: meta.uid.as_str().into(),
             static_uid: meta
@@ -196,7 +196,7 @@ impl PodEntry {
         }
     }
 
-    /// The same pod with one label set to a value, or without it.
+    /// Returns the same pod with one label set to a value or removed.
     pub(super) fn relabelled(
         &self,
         config: &Config,
@@ -204,63 +204,63 @@ impl PodEntry {
         key: &str,
         value: Option<&str>,
     ) -> Self {
-        let labels = self.shape.labels.iter();
+        let labels = self.traits.labels.iter();
         let labels = labels.map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned()));
         let mut labels: BTreeMap<String, String> = labels.collect();
         match value {
             Some(value) => drop(labels.insert(key.to_owned(), value.to_owned())),
             None => drop(labels.remove(key)),
         }
-        let Shape {
+        let PodTraits {
             namespace, ports, ..
-        } = &*self.shape;
+        } = &*self.traits;
         let (namespace, ports) = (Arc::clone(namespace), Arc::clone(ports));
         let own = naming::own(&self.name, self.node(), self.static_uid.is_some());
         let fallback = self.owner.as_ref().map_or(own, |(_, name)| name);
-        let shape = Shape::new(config, pools, namespace, &labels, fallback, ports);
+        let traits = PodTraits::new(config, pools, namespace, &labels, fallback, ports);
         Self {
-            shape: Arc::new(shape),
+            traits: Arc::new(traits),
             ..self.clone()
         }
     }
 
-    /// Its key.
+    /// Returns its key.
     pub fn key(&self) -> PodKey {
         let uid = self.stand_in.as_deref().unwrap_or(&self.uid);
         PodKey {
-            namespace: self.shape.namespace.as_ref().into(),
+            namespace: self.traits.namespace.as_ref().into(),
             name: self.name.as_ref().into(),
             uid: uid.into(),
         }
     }
 
-    /// The UID under which its node's pod runtime knows it.
+    /// Returns the UID under which the pod runtime of its node knows it.
     pub fn runtime_uid(&self) -> &str {
         self.static_uid.as_deref().unwrap_or(&self.uid)
     }
 
-    /// Whether it is being deleted.
+    /// Reports whether it is being deleted.
     pub fn terminating(&self) -> bool {
         self.terminating
     }
 
-    /// The node that runs it.
+    /// Returns the node that runs it.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
     }
 
-    /// Whether it lives in the node's network namespace.
+    /// Reports whether it is in the node's network namespace.
     pub fn host_network(&self) -> bool {
         self.host_network
     }
 
-    /// Its addresses as its status shows them; before it does, those of its sandbox.
+    /// Returns the addresses in its status, or those of its sandbox until the status has some.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
-    /// Orders pods that show the same address: with a sandbox on this node, running, not
-    /// terminating, newer, then by UID and name.
+    /// Returns the key that orders pods with the same address, best first: with a sandbox on this
+    /// node, running, not terminating, newer, then by UID and name.
     pub(super) fn right(&self) -> impl Ord + '_ {
         (
             !self.sandboxed,
@@ -268,7 +268,7 @@ impl PodEntry {
             self.terminating,
             Reverse(self.created),
             &*self.uid,
-            (&*self.shape.namespace, &*self.name),
+            (&*self.traits.namespace, &*self.name),
             self.stand_in.as_deref(),
         )
     }

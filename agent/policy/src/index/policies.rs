@@ -1,6 +1,6 @@
-//! Policies as the index keeps them: as text, a tenth of the parsed form's size.
+//! Policies as the index stores them: as text, a tenth of the size of the parsed form.
 //!
-//! Parsed again where a policy selects a pod in scope, and where one is shown.
+//! They are parsed again if they select a pod in scope, and when they are displayed.
 
 use std::collections::BTreeSet;
 
@@ -25,9 +25,9 @@ pub(crate) struct StoredPolicy {
     spec: Box<str>,
     /// The value of the mode annotation.
     pub(crate) mode: Option<Text>,
-    /// Whether it is the closed form of one that doesn't parse.
+    /// Whether this is the closed form of a policy that doesn't parse.
     pub(crate) closed: bool,
-    /// How many entries it lists: peers, blocks, exceptions and ports.
+    /// Number of listed entries: peers, blocks, exceptions and ports.
     pub(crate) weight: u32,
     /// Whether it isolates its pods: ingress, egress.
     pub(crate) isolates: [bool; 2],
@@ -37,16 +37,16 @@ pub(crate) struct StoredPolicy {
 /// A ClusterNetworkPolicy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredCluster {
-    /// What the order of evaluation goes by; policies that tie go by name.
+    /// The order of evaluation; ties are resolved by name.
     pub(crate) rank: (Tier, i64),
-    /// By the namespace's labels and the pod's.
+    /// Selectors for the namespace's labels and the pod's.
     pub(crate) subjects: (Selector, Selector),
     spec: Box<str>,
     /// The value of the mode annotation.
     pub(crate) mode: Option<Text>,
-    /// Whether it is the closed form of one that doesn't parse.
+    /// Whether this is the closed form of a policy that doesn't parse.
     pub(crate) closed: bool,
-    /// How many entries it lists: peers, blocks and ports.
+    /// Number of listed entries: peers, blocks and ports.
     pub(crate) weight: u32,
     pub(super) uid: Uid,
 }
@@ -56,7 +56,7 @@ fn mode(config: &Config, pools: &mut Pools, meta: &Meta) -> Option<Text> {
     Some(pools.texts.get(mode.as_str()))
 }
 
-/// Types of specs serialize without fail: their maps have text keys.
+/// Serializes a spec. This can't fail: the maps in specs have text keys.
 fn text<T: Serialize>(spec: &T) -> Box<str> {
     serde_json::to_string(spec).unwrap_or_default().into()
 }
@@ -83,18 +83,18 @@ impl StoredPolicy {
         }
     }
 
-    /// The spec, as a part of a manifest.
+    /// Returns the spec as a part of a manifest.
     pub(super) fn document(&self) -> serde_json::Value {
         parse(&self.spec).unwrap_or_default()
     }
 
-    /// Bytes that are kept of its spec.
+    /// Returns the number of bytes stored for its spec.
     pub(super) fn bytes(&self) -> usize {
         self.spec.len()
     }
 
-    /// What is kept of a policy whose text has no room: whom it isolates, and a
-    /// weight for which there is never room.
+    /// Returns the form that is kept of a policy whose text has no room: its subjects and
+    /// directions, and a weight that never fits.
     pub(super) fn without_rules(self, policy: &NetworkPolicy) -> Self {
         let types = [PolicyType::Ingress, PolicyType::Egress].into_iter();
         let types = types.zip(self.isolates).filter(|(_, isolates)| *isolates);
@@ -110,9 +110,9 @@ impl StoredPolicy {
         }
     }
 
-    /// The spec, as it was written.
+    /// Returns the original spec.
     pub(crate) fn spec(&self) -> NetworkPolicySpec {
-        // What was written from a spec reads as one; should it ever not, it is closed.
+        // The text was written from a spec, so it parses; if it ever doesn't, the policy is closed.
         parse(&self.spec).unwrap_or_else(|| NetworkPolicySpec {
             policy_types: vec![PolicyType::Ingress, PolicyType::Egress],
             ..NetworkPolicySpec::default()
@@ -147,12 +147,12 @@ impl StoredCluster {
         }
     }
 
-    /// The spec, as a part of a manifest.
+    /// Returns the spec as a part of a manifest.
     pub(super) fn document(&self) -> serde_json::Value {
         parse(&self.spec).unwrap_or_default()
     }
 
-    /// The fields of peers by domain name, of which nobody is found here.
+    /// Returns the fields of peers by domain name, which match nothing.
     pub(crate) fn domain_names(&self) -> Vec<String> {
         let spec = self.spec().unwrap_or_default();
         let rules = spec.egress.iter().enumerate();
@@ -166,7 +166,7 @@ impl StoredCluster {
             .collect()
     }
 
-    /// The fields of rules that this version doesn't know, and what becomes of each rule.
+    /// Returns the fields of rules that this version doesn't know, and the effect on each rule.
     pub(crate) fn unread(&self) -> BTreeSet<(String, &'static str)> {
         let spec = self.spec().unwrap_or_default();
         let ingress = spec.ingress.into_iter();
@@ -184,12 +184,12 @@ impl StoredCluster {
         unread.collect()
     }
 
-    /// Whether it can be written as it was.
+    /// Reports whether it can be reproduced as it was written.
     pub(crate) fn is_read(&self) -> bool {
         self.unread().is_empty()
     }
 
-    /// The spec, as it was written; `None` can't be, and would be closed.
+    /// Returns the original spec; `None` if it doesn't parse and has to be closed.
     pub(crate) fn spec(&self) -> Option<ClusterNetworkPolicySpec> {
         parse(&self.spec)
     }

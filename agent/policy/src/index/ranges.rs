@@ -1,9 +1,9 @@
 //! The cluster's pod ranges.
 //!
-//! An address in one of them at which nobody is known is that of a pod which isn't known
-//! yet, and never the outside's. Which addresses those are an operator says, or else the
-//! Nodes' `spec.podCIDRs` do, all of them together. Balancers may have their addresses
-//! out of the same ranges: what a Service's status shows is no pod's.
+//! An address in one of them without a known owner belongs to a pod that isn't known yet, and never
+//! counts as outside. The ranges come from the operator's configuration, or else from the
+//! `spec.podCIDRs` of all Nodes together. Balancers may have addresses in the same ranges: an
+//! address in a Service's status isn't a pod's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,50 +17,50 @@ use crate::{
 
 use super::Index;
 
-/// Ranges beyond so many don't count: two for each of 8,192 nodes.
+/// The maximum number of ranges: two for each of 8,192 nodes. Further ones are ignored.
 const MOST: usize = 16_384;
-/// Balancers' addresses of one Service that count: one for each family and zone.
+/// The maximum number of balancer addresses of one Service: one for each family and zone.
 const MOST_BALANCERS: usize = 16;
 
-/// The ranges, and the addresses in them that are no pod's.
+/// The ranges, and the addresses in them that aren't pods'.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ranges {
-    /// How often each is said.
+    /// How many sources declare each range.
     said: BTreeMap<Prefix, u32>,
-    /// How many Services show each.
+    /// How many Services show each address.
     balancers: BTreeMap<Addr, u32>,
 }
 
 impl Ranges {
-    /// Whether a prefix lies in a range.
+    /// Reports whether a prefix lies in a range.
     pub(crate) fn hold(&self, (addr, len): &Prefix) -> bool {
         prefix::longest(&self.said, addr, *len).is_some()
     }
 
-    /// Whether an address at which nobody is known is that of a pod.
+    /// Reports whether an address without a known owner belongs to a pod.
     pub(crate) fn are_pods(&self, addr: &Addr) -> bool {
         !self.balancers.contains_key(addr) && self.hold(&(*addr, 128))
     }
 
-    /// The ranges that lie in a prefix.
+    /// Returns the ranges within a prefix.
     pub(crate) fn within(&self, prefix: &Prefix) -> impl Iterator<Item = Prefix> {
         let all = self.said.range(prefix::within(prefix));
         all.map(|(range, _)| *range)
     }
 
-    /// Balancers' addresses that lie in a range.
+    /// Returns the balancers' addresses that lie in a range.
     pub(crate) fn balancers(&self) -> impl Iterator<Item = Addr> {
         let all = self.balancers.keys().copied();
         all.filter(|addr| self.hold(&(*addr, 128)))
     }
 
-    /// Whether an address in a range is a balancer's.
+    /// Reports whether an address in a range is a balancer's.
     pub(crate) fn is_balancer(&self, addr: &Addr) -> bool {
         self.balancers.contains_key(addr) && self.hold(&(*addr, 128))
     }
 
-    /// Whom addresses in a prefix are counted as at which nobody is known; none where that
-    /// is what a shorter prefix says.
+    /// Returns the workload under which addresses of a prefix without a known owner are counted;
+    /// `None` if a shorter prefix decides.
     pub(crate) fn entry(&self, prefix: &Prefix) -> Option<u32> {
         if prefix.1 == 128 && self.is_balancer(&prefix.0) {
             return Some(Identity::OUTSIDE);
@@ -70,53 +70,53 @@ impl Ranges {
             .then_some(Identity::UNKNOWN_POD)
     }
 
-    /// Every prefix that has an entry.
+    /// Returns every prefix that has an entry.
     pub(crate) fn entries(&self) -> BTreeSet<Prefix> {
         let balancers = self.balancers().map(|addr| (addr, 128));
         self.said.keys().copied().chain(balancers).collect()
     }
 }
 
-/// Whether a block of addresses can be pods': no node and no cluster has larger ones.
+/// Reports whether a block of addresses can be a pod range: no node and no cluster has larger ones.
 pub fn can_be_pods(net: &IpNet) -> bool {
     match net {
         IpNet::V4(net) => net.prefix_len() >= 8,
-        // Below lie `::1` and IPv4 in its mapped form.
+        // Below this lie `::1` and the IPv4-mapped addresses.
         IpNet::V6(net) => net.prefix_len() >= 16 && net.network().octets()[..2] != [0, 0],
     }
 }
 
-/// The balancers' addresses in the status of a Service, as far as they count.
+/// Returns the balancers' addresses in the status of a Service, up to the maximum.
 pub(super) fn balancers(service: &model::Service) -> BTreeSet<Addr> {
     let all = service.balancers().into_iter().map(Addr::from);
     all.take(MOST_BALANCERS).collect()
 }
 
 impl Index {
-    /// Whether an address is the outside's: nobody is known there, and no pod is to come.
+    /// Reports whether an address counts as outside: it has no known owner and isn't a pod's.
     pub(crate) fn is_outside(&self, addr: &Addr) -> bool {
         self.owner(addr).is_none() && !self.ranges.are_pods(addr)
     }
 
-    /// Whether an address is that of a pod which isn't known.
+    /// Reports whether an address belongs to an unknown pod.
     pub(crate) fn is_unknown(&self, addr: &Addr) -> bool {
         self.owner(addr).is_none() && self.ranges.are_pods(addr)
     }
 
-    /// The cluster's pod ranges, as few as hold the same addresses, in order.
+    /// Returns the cluster's pod ranges, aggregated and sorted.
     pub fn pod_ranges(&self) -> Vec<IpNet> {
         let ranges: Vec<IpNet> = self.ranges.said.keys().filter_map(prefix::net).collect();
         IpNet::aggregate(&ranges)
     }
 
-    /// Takes the ranges that an operator has given, in whose place no Node's count.
+    /// Adds the ranges that the operator configured; they replace those of all Nodes.
     pub(super) fn take_given_ranges(&mut self) {
         for net in self.config.pod_cidrs.clone() {
             self.add_range(prefix::of(&net));
         }
     }
 
-    /// The ranges of a Node that count, and those that don't.
+    /// Returns the valid ranges of a Node, and the refused ones.
     pub(super) fn ranges_of(&self, node: &model::Node) -> (Vec<Prefix>, Vec<IpNet>) {
         let (fit, refused): (Vec<IpNet>, Vec<IpNet>) =
             node.pod_cidrs().into_iter().partition(can_be_pods);
@@ -151,7 +151,7 @@ impl Index {
         }
     }
 
-    /// Balancers in a range that comes or goes are concerned one by one.
+    /// Records a range that was added or removed; balancers in it are recorded one by one.
     fn note_range(&mut self, range: Prefix) {
         let from = (range.0)..;
         let concerned: Vec<Addr> = self
@@ -172,7 +172,7 @@ impl Index {
         self.journal.note(|j| &mut j.addresses, addr);
     }
 
-    /// Takes note of the balancers' addresses that a Service shows, before and now.
+    /// Records the change of the balancers' addresses that a Service shows.
     pub(super) fn show_balancers(&mut self, before: &BTreeSet<Addr>, now: &BTreeSet<Addr>) {
         for addr in now.difference(before) {
             let times = self.ranges.balancers.entry(*addr).or_default();

@@ -1,26 +1,27 @@
-//! Memory that namespaces share: what one of them writes leaves room for others.
+//! Memory shared among namespaces, limited so that each leaves room for others.
 
 use std::collections::BTreeMap;
 
 use crate::intern::Text;
 
-/// Bytes that objects of one sort take by namespace, and together.
+/// Bytes used by objects of one sort, by namespace and in total.
 ///
-/// One namespace may have three quarters, and up to an equal share of all at any time.
+/// One namespace may use up to three quarters; an equal share is open to it even if the total is
+/// exhausted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Room {
+pub(super) struct NamespaceUsage {
     spaces: BTreeMap<Text, usize>,
     total: usize,
-    /// How many there may be; any number if `None`.
+    /// The maximum total; `None` means unlimited.
     most: Option<usize>,
 }
 
-impl Room {
+impl NamespaceUsage {
     pub(super) const fn bound(&mut self, bytes: usize) {
         self.most = Some(bytes);
     }
 
-    /// Whether a namespace's object may take so many bytes that took `before` until now.
+    /// Reports whether an object of a namespace may grow or shrink from `before` to `now` bytes.
     pub(super) fn has(&self, namespace: &str, before: usize, now: usize) -> bool {
         let Some(most) = self.most else { return true };
         let own = self.spaces.get(namespace).map_or(0, |own| own - before);
@@ -29,7 +30,7 @@ impl Room {
         own <= most - most / 4 && (fits || own <= most / self.spaces.len().max(1))
     }
 
-    /// Counts what one takes.
+    /// Counts the change of an object's size.
     pub(super) fn count(&mut self, namespace: &str, before: usize, now: usize) {
         self.total = self.total + now - before;
         let own = self.spaces.entry(namespace.into()).or_default();

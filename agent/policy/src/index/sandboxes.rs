@@ -1,5 +1,5 @@
-//! What the node's pod runtime says of its sandboxes: which pods really run here, and
-//! which addresses they got, before the API server shows either.
+//! The sandboxes that the node's pod runtime reports: which pods really run here and which
+//! addresses they have, before the API server shows either.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -7,7 +7,7 @@ use crate::intern::Text;
 
 use super::{Index, groups::PodId, pods::PodEntry};
 
-/// One pod's sandbox on the node that is compiled for.
+/// The sandbox of one pod on the node being compiled for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// The pod's namespace.
@@ -16,18 +16,18 @@ pub struct Sandbox {
     pub name: String,
     /// The pod's UID, where the runtime records it.
     pub uid: Option<String>,
-    /// The addresses that its network plugin gave it.
+    /// The addresses assigned by its network plugin.
     pub addresses: Vec<IpAddr>,
 }
 
-/// The sandboxes by namespace and name of their pods, the newest last.
+/// The sandboxes by namespace and name of their pods, newest last.
 pub(super) type Sandboxes = BTreeMap<(String, String), Vec<Sandbox>>;
 
 impl Index {
-    /// Says which sandboxes the node has, the oldest first; whether that is news.
+    /// Sets the sandboxes of the node, oldest first; returns whether they changed.
     ///
-    /// A pod with a sandbox has a better right to its addresses than any other pod that
-    /// shows them, and until its status shows some it has those of the sandbox.
+    /// A pod with a sandbox has a better right to its addresses than any other pod that shows them.
+    /// Until its status has addresses, it gets those of the sandbox.
     pub fn set_sandboxes(&mut self, sandboxes: impl IntoIterator<Item = Sandbox>) -> bool {
         let mut now = Sandboxes::new();
         for sandbox in sandboxes {
@@ -56,7 +56,7 @@ impl Index {
         true
     }
 
-    /// Gives a pod what its sandbox says, or takes it back.
+    /// Applies the state of its sandbox to a pod, or reverts it if there is none.
     pub(super) fn lend(&self, pod: &mut PodEntry) {
         let sandbox = self.sandbox(pod);
         pod.sandboxed = sandbox.is_some();
@@ -67,13 +67,13 @@ impl Index {
         }
     }
 
-    /// A pod's sandbox: of several the newest.
+    /// Returns the sandbox of a pod; the newest if there are several.
     fn sandbox(&self, pod: &PodEntry) -> Option<&Sandbox> {
         if self.sandboxes.is_empty() || pod.finished || pod.host_network {
             return None;
         }
         let name = |text: &Text| text.as_ref().to_owned();
-        let key = (name(&pod.shape.namespace), name(&pod.name));
+        let key = (name(&pod.traits.namespace), name(&pod.name));
         let all = self.sandboxes.get(&key)?.iter().rev();
         let mut own = all.filter(|one| {
             one.uid
@@ -122,7 +122,7 @@ mod tests {
         assert!(index.set_sandboxes([sandbox("web", Some("web"), "10.0.0.1")]));
         assert!(!index.set_sandboxes([sandbox("web", Some("web"), "10.0.0.1")]));
         assert_eq!(at(&index, "10.0.0.1").as_deref(), Some("a/web"));
-        // Told anew, still without an address.
+        // Applied again, still without an address.
         index.apply(object(new_pod("a/web")));
         assert_eq!(at(&index, "10.0.0.1").as_deref(), Some("a/web"));
         index.apply(object(pod("a/web", "10.0.0.2", json!({}))));

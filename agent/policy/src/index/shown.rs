@@ -1,15 +1,15 @@
-//! How much of the kernel's tables Services have: what fits into the share of their
-//! namespace, so that none fills a table for others.
+//! Limits the space of Services in the kernel's tables: each namespace has a share, so that none
+//! fills a table at the expense of others.
 //!
-//! A Service takes as many entries as it has addresses, and as many more as it has
-//! addresses times ports; whoever writes one may name thousands of each.
+//! A Service takes one entry for each address, and one for each combination of address and port.
+//! The author of a Service may list thousands of each.
 //!
-//! One whose ports don't fit lists none: packets to its addresses are judged by policy,
-//! whatever the port, and once more behind DNAT. One whose addresses don't fit is hidden:
-//! nothing says there that they are a Service's. As long as there is such a one, all
-//! addresses are taken for those of a Service that lists no ports
-//! ([`Control::HIDES_SERVICES`](ringfence_ebpf::abi::Control::HIDES_SERVICES)).
-//! So it is while one has no room in the agent's memory (`memory.rs`).
+//! A Service whose ports don't fit lists none: packets to its addresses are checked against policy
+//! on any port, and once more after DNAT. A Service whose addresses don't fit is hidden: nothing
+//! identifies them as a Service's. As long as any Service is hidden, all addresses are treated as
+//! those of a Service without listed ports
+//! ([`Control::HIDES_SERVICES`](ringfence_ebpf::abi::Control::HIDES_SERVICES)). The same applies
+//! while a Service has no room in the agent's memory (`memory.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,14 +25,14 @@ use crate::{
 
 use super::{Index, owners::ServiceClaim, ranges};
 
-/// Ports at addresses of all namespaces.
+/// Maximum number of address and port combinations of all namespaces.
 const PORTS: usize = capacity::SERVICES as usize;
-/// Addresses of all namespaces: the rest is for pods and nodes.
+/// Maximum number of addresses of all namespaces: the rest is for pods and nodes.
 const ADDRESSES: usize = capacity::ADDRESSES as usize / 4;
-/// By how much fewer addresses there may be at once where pods and nodes need more.
+/// The step by which the number of addresses shrinks when pods and nodes need more.
 const STEP: usize = ADDRESSES / 16;
 
-/// How many addresses Services may have beside so many of pods and nodes.
+/// Returns how many addresses Services may have next to `others` of pods and nodes.
 const fn beside(others: usize) -> usize {
     let left = (capacity::ADDRESSES as usize).saturating_sub(others);
     let left = left / STEP * STEP;
@@ -42,7 +42,7 @@ const fn beside(others: usize) -> usize {
 /// Namespace and name.
 type Key = (String, String);
 
-/// How much of a Service there is room for.
+/// How much of a Service fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
     /// All of it.
@@ -53,7 +53,7 @@ enum Fit {
     Hidden,
 }
 
-/// What a Service asks for, in entries.
+/// The entries that a Service asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Asked {
     addresses: usize,
@@ -74,9 +74,9 @@ impl Asked {
 struct Share {
     asked: BTreeMap<String, usize>,
     total: usize,
-    /// Entries of all namespaces.
+    /// Entries of all namespaces together.
     all: usize,
-    /// Entries that each namespace may have.
+    /// Maximum number of entries of each namespace.
     each: usize,
 }
 
@@ -90,7 +90,7 @@ impl Share {
         }
     }
 
-    /// Counts what a namespace asks for now.
+    /// Counts the change of what a namespace asks for.
     fn count(&mut self, namespace: &str, before: usize, now: usize) {
         let asked = self.asked.entry(namespace.to_owned()).or_default();
         *asked = *asked + now - before;
@@ -100,8 +100,9 @@ impl Share {
         self.total = self.total + now - before;
     }
 
-    /// Finds out what each may have so that all fit, whoever came first: a quarter, as
-    /// long as others leave it that much. Gives those for whom that is another amount.
+    /// Computes how much each namespace may have so that everything fits, independent of the order
+    /// of arrival: a quarter, halved until the total fits. Returns the namespaces affected by a new
+    /// limit.
     fn level(&mut self) -> Vec<String> {
         let mut each = self.all / 4;
         if self.total > self.all {
@@ -124,13 +125,13 @@ impl Share {
     }
 }
 
-/// Who asks for what, and who gets it.
+/// What each Service asks for and what it gets.
 #[derive(Clone, Debug)]
 pub(super) struct Shares {
     addresses: Share,
     ports: Share,
     asked: BTreeMap<Key, Asked>,
-    /// Services that don't fit; never [`Fit::Listed`].
+    /// Services that don't fit completely; never [`Fit::Listed`].
     left_out: BTreeMap<Key, Fit>,
     /// How many of them are hidden.
     hidden: usize,
@@ -175,8 +176,8 @@ impl Shares {
         self.hidden -= usize::from(before == Some(Fit::Hidden));
     }
 
-    /// Finds out whose Services fit, where a namespace may ask for something else; gives
-    /// those of which that has changed, and what there was room for.
+    /// Decides which Services fit, after a change of what `namespace` asks for. Returns the
+    /// Services whose fit changed, with their previous fit.
     fn share_out(&mut self, namespace: Option<&str>) -> Vec<(Key, Fit)> {
         let mut concerned: BTreeSet<String> = namespace.map(str::to_owned).into_iter().collect();
         concerned.extend(self.addresses.level());
@@ -188,7 +189,7 @@ impl Shares {
         turned
     }
 
-    /// By name, as many Services of a namespace as fit.
+    /// Admits as many Services of a namespace as fit, in the order of their names.
     fn share_out_in(&mut self, namespace: &str, turned: &mut Vec<(Key, Fit)>) {
         let first = (namespace.to_owned(), String::new());
         let is_here = |key: &Key| key.0 == namespace;
@@ -233,7 +234,7 @@ impl Shares {
 }
 
 impl Index {
-    /// Takes a Service in, or out with `None`, and what that changes for others.
+    /// Stores a Service, or removes it with `None`, and applies the effects on other Services.
     pub(super) fn show_service(&mut self, key: &Key, service: Option<Service>) {
         let service = self.admit_service(key, service);
         let now = service.as_ref().map(Service::forwarded).unwrap_or_default();
@@ -254,7 +255,7 @@ impl Index {
         self.turn(turned.into_iter().filter(|(other, _)| other != key));
     }
 
-    /// Takes room from Services that pods and nodes need, or gives it back.
+    /// Adjusts the space for Services to what pods and nodes leave.
     pub(crate) fn make_room_for_pods(&mut self) {
         let all = beside(self.owners.len());
         if std::mem::replace(&mut self.shares.addresses.all, all) != all {
@@ -263,7 +264,7 @@ impl Index {
         }
     }
 
-    /// Services of which more or less fits than did.
+    /// Updates the claims of Services whose fit changed.
     fn turn(&mut self, services: impl Iterator<Item = (Key, Fit)>) {
         for (key, before) in services {
             let Some(forwarded) = self.services.get(&key).map(Service::forwarded) else {
@@ -275,19 +276,20 @@ impl Index {
         }
     }
 
-    /// Services whose ports don't fit into the shares of their namespaces, and whether
-    /// their addresses don't either.
+    /// Returns the Services whose ports don't fit into the shares of their namespaces, and whether
+    /// their addresses don't fit either.
     pub(crate) fn unlisted_services(&self) -> impl Iterator<Item = (&Key, bool)> {
         let all = self.shares.left_out.iter();
         all.map(|(key, fit)| (key, *fit == Fit::Hidden))
     }
 
-    /// Whether some Service's addresses aren't known in the tables.
+    /// Reports whether the addresses of some Service are missing from the tables.
     pub(crate) fn hides_services(&self) -> bool {
         self.shares.hidden > 0 || self.refuses_services()
     }
 
-    /// What a Service shows: its ports, or none where they don't fit; nothing if hidden.
+    /// Returns the addresses that a Service shows with its ports. The ports are empty if they don't
+    /// fit; there are no addresses if it is hidden.
     fn claims(&mut self, key: &Key, forwarded: Vec<Forwarded>, fit: Fit) -> BTreeSet<Claim> {
         if fit == Fit::Hidden {
             return BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What is known of each namespace: its labels, its groups, its services.
+//! Data about each namespace: its labels, its groups, its services.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,24 +10,24 @@ use crate::{
 use super::{
     groups::{self, GroupId},
     journal::Fact,
-    pods::{Pools, Shape},
+    pods::{PodTraits, Pools},
 };
 
-/// The name that every Namespace carries as a label.
+/// The label with its name that every Namespace carries.
 pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// How often each of several things is said.
+/// Reference counts of items.
 type Counted<K> = BTreeMap<K, u32>;
 
 /// One namespace, known by its object or by its pods.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Space {
-    /// With [`NAMESPACE_NAME`].
+    /// Includes [`NAMESPACE_NAME`].
     pub(crate) labels: Labels,
     pub(super) has_object: bool,
     /// Sorted.
     pub(crate) groups: Vec<GroupId>,
-    /// Of each service, sorted.
+    /// Groups of each service, sorted.
     services: HashMap<Text, Vec<GroupId>>,
     /// Ports that the pods of each service declare.
     declared: BTreeMap<Text, Counted<(Protocol, u16)>>,
@@ -36,7 +36,7 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Groups of a service, sorted.
+    /// Returns the groups of a service, sorted.
     pub(crate) fn of_service(&self, service: &str) -> &[GroupId] {
         self.services.get(service).map_or(&[], Vec::as_slice)
     }
@@ -46,22 +46,23 @@ impl Space {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spaces {
     by_name: HashMap<Text, Space>,
-    /// Values in use of each egress label, and in which namespaces.
+    /// Values in use of each egress label, and the namespaces that use them.
     values: HashMap<Text, BTreeMap<Text, Counted<Text>>>,
 }
 
 impl Spaces {
-    /// A namespace.
+    /// Returns a namespace.
     pub(crate) fn get(&self, name: &str) -> Option<&Space> {
         self.by_name.get(name)
     }
 
-    /// All of them, in no order.
+    /// Returns all namespaces, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Text, &Space)> {
         self.by_name.iter()
     }
 
-    /// What `"true"` means for a service: the ports that its pods declare, else everything.
+    /// Returns the meaning of `"true"` for a service: the ports that its pods declare, or
+    /// everything if there are none.
     pub(crate) fn declared(&self, namespace: &str, service: &str) -> Ports {
         let mut ports = Ports::default();
         for (protocol, number) in self.declared_list(namespace, service) {
@@ -74,7 +75,7 @@ impl Spaces {
         }
     }
 
-    /// The ports that a service's pods declare, sorted.
+    /// Returns the ports that a service's pods declare, sorted.
     pub(crate) fn declared_list(
         &self,
         namespace: &str,
@@ -85,14 +86,14 @@ impl Spaces {
         declared.into_iter().flat_map(|ports| ports.keys().copied())
     }
 
-    /// Services of a type, sorted.
+    /// Returns the services of a type, sorted.
     pub(crate) fn services_of(&self, namespace: &str, kind: &str) -> impl Iterator<Item = &Text> {
         let space = self.by_name.get(namespace);
         let services = space.and_then(|s| s.types.get(kind));
         services.into_iter().flat_map(Counted::keys)
     }
 
-    /// Values in use of an egress label, sorted, and the namespaces of their pods.
+    /// Returns the values in use of an egress label, sorted, and the namespaces of their pods.
     pub(crate) fn egress_values(
         &self,
         key: &str,
@@ -101,14 +102,15 @@ impl Spaces {
         values.map(|(value, namespaces)| (value, namespaces.keys()))
     }
 
-    /// The namespaces whose pods carry an egress label with a value, sorted.
+    /// Returns the namespaces whose pods carry an egress label with a value, sorted.
     pub(crate) fn carriers(&self, key: &str, value: &str) -> impl Iterator<Item = &Text> {
         let values = self.values.get(key);
         let carriers = values.and_then(|values| values.get(value));
         carriers.into_iter().flat_map(Counted::keys)
     }
 
-    /// Sets the labels of a namespace's object, or forgets the object.
+    /// Sets the labels of a namespace's object, or removes the object; returns whether the labels
+    /// changed.
     pub(super) fn set_labels(
         &mut self,
         pools: &mut Pools,
@@ -135,47 +137,47 @@ impl Spaces {
         }
     }
 
-    /// Takes in a group that has pods now.
+    /// Adds a group that has pods now.
     pub(super) fn add_group(
         &mut self,
         config: &Config,
         pools: &mut Pools,
         id: GroupId,
-        shape: &Shape,
+        traits: &PodTraits,
         changed: &mut impl FnMut(Fact),
     ) {
-        if !self.by_name.contains_key(&shape.namespace) {
-            self.set_labels_of_unknown(pools, &shape.namespace);
+        if !self.by_name.contains_key(&traits.namespace) {
+            self.set_labels_of_unknown(pools, &traits.namespace);
         }
         let space = self
             .by_name
-            .entry(Arc::clone(&shape.namespace))
+            .entry(Arc::clone(&traits.namespace))
             .or_default();
         groups::insert(&mut space.groups, id);
-        let of_service = space.services.entry(Arc::clone(&shape.service));
+        let of_service = space.services.entry(Arc::clone(&traits.service));
         groups::insert(of_service.or_default(), id);
-        let namespace = || shape.namespace.as_ref().into();
-        for port in shape.ports.iter() {
+        let namespace = || traits.namespace.as_ref().into();
+        for port in traits.ports.iter() {
             let ports = space
                 .declared
-                .entry(Arc::clone(&shape.service))
+                .entry(Arc::clone(&traits.service))
                 .or_default();
             if add(ports, (port.protocol, port.number)) {
-                changed(Fact::Declared(namespace(), shape.service.as_ref().into()));
+                changed(Fact::Declared(namespace(), traits.service.as_ref().into()));
             }
         }
-        if let Some(kind) = &shape.kind {
+        if let Some(kind) = &traits.kind {
             let services = space.types.entry(Arc::clone(kind)).or_default();
-            if add(services, Arc::clone(&shape.service)) {
+            if add(services, Arc::clone(&traits.service)) {
                 changed(Fact::Type(namespace(), kind.as_ref().into()));
             }
         }
-        for (key, value) in shape.labels.iter() {
+        for (key, value) in traits.labels.iter() {
             if Target::parse(config, key).is_some() {
                 let values = self.values.entry(Arc::clone(key)).or_default();
                 let namespaces = values.entry(Arc::clone(value)).or_default();
-                if add(namespaces, Arc::clone(&shape.namespace)) {
-                    Fact::values(key, &shape.namespace)
+                if add(namespaces, Arc::clone(&traits.namespace)) {
+                    Fact::values(key, &traits.namespace)
                         .into_iter()
                         .for_each(&mut *changed);
                 }
@@ -192,46 +194,46 @@ impl Spaces {
         self.by_name.insert(Arc::clone(name), space);
     }
 
-    /// Takes out a group that has no pods any longer.
+    /// Removes a group that has no pods left.
     pub(super) fn remove_group(
         &mut self,
         id: GroupId,
-        shape: &Shape,
+        traits: &PodTraits,
         changed: &mut impl FnMut(Fact),
     ) {
-        let Some(space) = self.by_name.get_mut(&shape.namespace) else {
+        let Some(space) = self.by_name.get_mut(&traits.namespace) else {
             return;
         };
         groups::remove(&mut space.groups, id);
-        if let Some(groups) = space.services.get_mut(&shape.service) {
+        if let Some(groups) = space.services.get_mut(&traits.service) {
             groups::remove(groups, id);
             if groups.is_empty() {
-                space.services.remove(&shape.service);
+                space.services.remove(&traits.service);
             }
         }
-        let namespace = || shape.namespace.as_ref().into();
-        for port in shape.ports.iter() {
+        let namespace = || traits.namespace.as_ref().into();
+        for port in traits.ports.iter() {
             let port = (port.protocol, port.number);
-            if take(&mut space.declared, &shape.service, &port) {
-                changed(Fact::Declared(namespace(), shape.service.as_ref().into()));
+            if take(&mut space.declared, &traits.service, &port) {
+                changed(Fact::Declared(namespace(), traits.service.as_ref().into()));
             }
         }
-        if let Some(kind) = &shape.kind
-            && take(&mut space.types, kind, &shape.service)
+        if let Some(kind) = &traits.kind
+            && take(&mut space.types, kind, &traits.service)
         {
             changed(Fact::Type(namespace(), kind.as_ref().into()));
         }
-        for (key, value) in shape.labels.iter() {
-            if self.take_value(key, value, &shape.namespace) {
-                Fact::values(key, &shape.namespace)
+        for (key, value) in traits.labels.iter() {
+            if self.take_value(key, value, &traits.namespace) {
+                Fact::values(key, &traits.namespace)
                     .into_iter()
                     .for_each(&mut *changed);
             }
         }
-        self.forget_if_unknown(&shape.namespace);
+        self.forget_if_unknown(&traits.namespace);
     }
 
-    /// Counts a value less in a namespace; whether it was the last there.
+    /// Decrements the count of a value in a namespace; returns whether it was the last.
     fn take_value(&mut self, key: &Text, value: &Text, namespace: &Text) -> bool {
         let Some(values) = self.values.get_mut(key) else {
             return false;
@@ -244,14 +246,14 @@ impl Spaces {
     }
 }
 
-/// Counts one more; whether it is the first.
+/// Increments a count; returns whether it is the first.
 fn add<K: Ord>(counted: &mut Counted<K>, key: K) -> bool {
     let count = counted.entry(key).or_insert(0);
     *count += 1;
     *count == 1
 }
 
-/// Counts one less of what something has; whether it was the last.
+/// Decrements the count of one of an owner's items; returns whether it was the last.
 fn take<O: Ord, K: Ord>(all: &mut BTreeMap<O, Counted<K>>, of: &O, key: &K) -> bool {
     let Some(counted) = all.get_mut(of) else {
         return false;

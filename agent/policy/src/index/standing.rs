@@ -1,20 +1,21 @@
-//! How one policy stands: whether its newest form has effect, and on which pods.
+//! The status of a policy: whether its newest form is in effect, and which pods it selects.
 
 use super::{Index, PodEntry, held::CLUSTER, policies::StoredPolicy};
 
-/// How a policy's newest form stands.
+/// The status of a policy's newest form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// There is no such policy.
     Unknown,
-    /// It has effect.
+    /// It is in effect.
     Effective,
-    /// It hasn't: why, and what stands in its place.
+    /// It isn't in effect: the reason, and what applies instead.
     HeldBack(String),
 }
 
 impl Index {
-    /// How a NetworkPolicy stands, or a ClusterNetworkPolicy if the namespace is empty.
+    /// Returns the status of a NetworkPolicy, or of a ClusterNetworkPolicy if the namespace is
+    /// empty.
     pub fn standing(&self, namespace: &str, name: &str) -> Standing {
         let closed = match namespace {
             CLUSTER => self.cluster_policies.get(name).map(|policy| policy.closed),
@@ -48,21 +49,21 @@ impl Index {
         }
     }
 
-    /// Whether a policy, named as for [`Index::standing`], selects a pod by the form that
-    /// is in force or by its newest one.
+    /// Reports whether a policy, named as for [`Index::standing`], selects a pod, either by the
+    /// form in force or by its newest form.
     pub fn is_selected(&self, namespace: &str, name: &str, pod: &PodEntry) -> bool {
-        let shape = &pod.shape;
+        let traits = &pod.traits;
         if namespace != CLUSTER {
-            let by = |policy: &StoredPolicy| policy.subjects.matches(&shape.labels);
+            let by = |policy: &StoredPolicy| policy.subjects.matches(&traits.labels);
             let last = self.held.form(namespace, name).flatten();
             let newest = self.policy(namespace, name);
-            return *shape.namespace == *namespace && newest.into_iter().chain(last).any(by);
+            return *traits.namespace == *namespace && newest.into_iter().chain(last).any(by);
         }
         let policy = self.cluster_policies.get(name);
-        let labels = self.namespace(&shape.namespace);
+        let labels = self.namespace(&traits.namespace);
         policy.is_some_and(|policy| {
             let (namespaces, pods) = &policy.subjects;
-            namespaces.matches(&labels) && pods.matches(&shape.labels)
+            namespaces.matches(&labels) && pods.matches(&traits.labels)
         })
     }
 }

@@ -10,27 +10,26 @@ use super::{
     Cell, Matrix, MatrixError, Part, Query,
     judge::Mask,
     peer::{self, Spot},
-    unit::{Peer, Pods, Unit, Units, Wanted},
+    unit::{Block, Pods, Selection, Unit, Units},
 };
 
-/// What a change opens and closes.
+/// The calls that a change opens and closes.
 ///
-/// Cells are compared as wholes: from `X` to `~` or `.`, and from `~` to `.`,
-/// something opens. Where some pods or addresses were allowed and some are, it
-/// is looked which: those that are there before and after. What is there on one
-/// side only may call nobody and be called by nobody on the other; its calls
-/// between its own pods aren't listed.
+/// Cells are compared as a whole: a change from `X` to `~` or `.`, or from `~` to `.`, opens
+/// something. If some pods or addresses were allowed before and some are now, the pods and
+/// addresses that exist on both sides are compared individually. A row or column that exists on
+/// one side only has no calls on the other; calls between its own pods aren't listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// As asked for.
+    /// The requested ports.
     pub ports: Vec<PortSpec>,
-    /// What is allowed after that wasn't before, sorted by caller and callee.
+    /// Calls allowed after the change but not before, sorted by caller and callee.
     pub opens: Vec<Edge>,
-    /// What was allowed before and isn't any longer, likewise.
+    /// Calls allowed before the change but not after, in the same order.
     pub closes: Vec<Edge>,
-    /// Rows and columns that are there after only.
+    /// Rows and columns that exist only after the change.
     pub added: Vec<String>,
-    /// Rows and columns that were there before only.
+    /// Rows and columns that existed only before the change.
     pub removed: Vec<String>,
     /// Whether there is any cell after the change.
     #[serde(skip)]
@@ -44,7 +43,7 @@ pub struct Edge {
     pub from: String,
     /// The callee.
     pub to: String,
-    /// What changes.
+    /// The ports that change.
     pub ports: Vec<PortSpec>,
 }
 
@@ -52,10 +51,10 @@ impl Difference {
     /// Compares what two sets of objects allow.
     ///
     /// # Errors
-    /// As [`Matrix::compute`]; a name need mean something on one side only.
+    /// See [`Matrix::compute`]; a name only has to match on one side.
     pub fn compute(before: &Index, after: &Index, query: &Query) -> Result<Self, MatrixError> {
         let snapshots = [Snapshot::new(before), Snapshot::new(after)];
-        let wanted = Wanted::parse(query)?;
+        let wanted = Selection::parse(query)?;
         wanted.check(&[&snapshots[0], &snapshots[1]])?;
         let matrix = |snapshot: Snapshot| {
             let judge = Matrix::judge(&snapshot, query)?;
@@ -78,9 +77,9 @@ struct Compared<'m> {
     sides: [&'m Matrix; 2],
     rows: Vec<Line<'m>>,
     columns: Vec<Line<'m>>,
-    /// The place after of each pod before.
+    /// The position, after the change, of each pod that existed before.
     moved: Vec<Option<usize>>,
-    /// What addresses of each peer were and are.
+    /// The kinds of addresses of each peer, before and after.
     spots: BTreeMap<&'m str, Vec<Spot>>,
 }
 
@@ -92,7 +91,7 @@ impl<'m> Compared<'m> {
         let both = [&before.snapshot, &after.snapshot];
         let units = before.units.rows.iter().chain(&before.units.columns);
         let peers = units.filter_map(|unit| match unit {
-            Unit::Peer(Peer { name, net, .. }) => Some((name.as_str(), peer::spots(&both, net))),
+            Unit::Peer(Block { name, net, .. }) => Some((name.as_str(), peer::spots(&both, net))),
             Unit::Pods(_) => None,
         });
         Self {
@@ -137,7 +136,7 @@ impl<'m> Compared<'m> {
         names.into_iter().map(str::to_owned).collect()
     }
 
-    /// The ports that open and those that close.
+    /// Returns the ports that open and those that close.
     fn compare(&self, row: &Line<'_>, column: &Line<'_>) -> [Mask; 2] {
         let cell = |side: usize| {
             let (row, column) = (row.at[side]?, column.at[side]?);
@@ -166,7 +165,8 @@ impl<'m> Compared<'m> {
         changes
     }
 
-    /// As [`Compared::compare`], for each pod and each address that is there before and after.
+    /// Does the same as [`Compared::compare`] for each pod and each address that exists before
+    /// and after.
     fn compare_parts(&self, row: &Line<'_>, column: &Line<'_>) -> [Mask; 2] {
         let (Some(row), Some(column)) = (row.at[0], column.at[0]) else {
             return [0, 0];
@@ -180,7 +180,7 @@ impl<'m> Compared<'m> {
         }
     }
 
-    /// Places of a pod before and after.
+    /// Returns the positions of a pod before and after.
     fn both(&self, pod: usize) -> Option<[usize; 2]> {
         Some([pod, self.moved[pod]?])
     }
@@ -201,8 +201,8 @@ impl<'m> Compared<'m> {
         changes
     }
 
-    /// What is allowed on a side between two pods over IPv4 and over IPv6; where one of them
-    /// has no address of a family, nothing.
+    /// Returns the ports allowed on a side between two pods over IPv4 and over IPv6; none for a
+    /// family in which either pod has no address.
     fn families(&self, side: usize, from: [usize; 2], to: [usize; 2]) -> [Mask; 2] {
         let judge = &self.sides[side].judge;
         let [from, to] = [from, to].map(|places| judge.of_pods[places[side]]);
@@ -214,7 +214,7 @@ impl<'m> Compared<'m> {
     }
 
     /// `direction` is 0 for the pods' ingress and 1 for their egress.
-    fn compare_spots(&self, pods: &Pods, peer: &Peer, direction: usize) -> [Mask; 2] {
+    fn compare_spots(&self, pods: &Pods, peer: &Block, direction: usize) -> [Mask; 2] {
         let mut changes = [0, 0];
         let spots = self.spots.get(peer.name.as_str());
         for places in pods.pods.iter().filter_map(|pod| self.both(*pod)) {
@@ -236,7 +236,7 @@ impl<'m> Compared<'m> {
     }
 }
 
-/// Both sides' names, sorted, each with its number on each side.
+/// Returns both sides' names, sorted, each with its number on each side.
 fn lines<'m>(
     before: impl Iterator<Item = &'m str>,
     after: impl Iterator<Item = &'m str>,

@@ -1,12 +1,12 @@
-//! What pods allow each class of addresses, worked out once per kind of pod.
+//! What pods allow each class of addresses, computed once per kind of pod.
 //!
-//! Pods of equal rulesets whose addresses are of equal classes can't be told
-//! apart by any verdict. They are one kind, and all look-ups are done by kind.
+//! No verdict can distinguish pods that have equal rulesets and whose addresses have equal
+//! classes. They form one kind, and all look-ups are done by kind.
 
 use std::collections::HashMap;
 
 use ringfence_ebpf::{
-    abi::{Addr, Direction, EndpointWorld, Grant, PortKey, World},
+    abi::{Addr, Buffer, Direction, EndpointRules, Grant, PortKey},
     verdict::{self, PolicyTables},
 };
 
@@ -17,32 +17,32 @@ use crate::{
     tables::Tables,
 };
 
-/// A bit per port that was asked for.
+/// One bit per requested port.
 pub(super) type Mask = u64;
 
-/// As many ports as a mask has bits.
+/// The number of bits in a mask.
 pub(super) const MAX_PORTS: usize = Mask::BITS as usize;
 
-/// Index of a kind of pods.
+/// Index of a kind of pod.
 pub(super) type KindId = usize;
 
-/// What each kind of pods allows each class.
+/// What each kind of pod allows each class.
 #[derive(Debug)]
 pub(super) struct Judge {
-    /// All ports.
+    /// The mask of all ports.
     pub(super) full: Mask,
     sides: Vec<Side>,
     kinds: Vec<Kind>,
-    /// The kind of each pod of the snapshot.
+    /// The kind of each pod in the snapshot.
     pub(super) of_pods: Vec<KindId>,
 }
 
-/// Pods that no verdict tells apart.
+/// Pods that no verdict can distinguish.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind {
-    /// Of ingress and egress.
+    /// The sides for ingress and egress.
     sides: [usize; 2],
-    /// Egress to the node that runs it.
+    /// The side for egress to the node that runs the pod.
     to_node: usize,
     seen: Vec<Seen>,
 }
@@ -50,7 +50,7 @@ struct Kind {
 /// The ports that one direction allows by class.
 #[derive(Debug)]
 struct Side {
-    /// Sorted; of classes that are allowed something else than class 0.
+    /// Classes with a different mask from class 0, sorted.
     by_class: Vec<(u32, Mask)>,
     otherwise: Mask,
 }
@@ -66,18 +66,18 @@ impl Judge {
         let mut sides = HashMap::new();
         let mut kinds = HashMap::new();
         for pod in &snapshot.pods {
-            let mut side = |half: EndpointWorld, direction: Direction| {
-                let key = (direction as u8, content(&half, direction));
+            let mut side = |rules: EndpointRules, direction: Direction| {
+                let key = (direction as u8, content(&rules, direction));
                 *sides.entry(key).or_insert_with(|| {
-                    let side = Side::new(&snapshot.tables, &half, direction, ports);
+                    let side = Side::new(&snapshot.tables, &rules, direction, ports);
                     judge.sides.push(side);
                     judge.sides.len() - 1
                 })
             };
-            let half = pod.policy.half();
+            let rules = pod.policy.rules();
             let kind = Kind {
-                sides: [Direction::Ingress, Direction::Egress].map(|d| side(half, d)),
-                to_node: side(pod.policy.exempt_half(), Direction::Egress),
+                sides: [Direction::Ingress, Direction::Egress].map(|d| side(rules, d)),
+                to_node: side(pod.policy.exempt_rules(), Direction::Egress),
                 seen: pod.seen.clone(),
             };
             let id = *kinds.entry(kind).or_insert_with_key(|kind| {
@@ -89,8 +89,8 @@ impl Judge {
         judge
     }
 
-    /// What the callee's ingress and the caller's egress allow between
-    /// different pods of two kinds, over each family of addresses.
+    /// Returns what the callee's ingress and the caller's egress allow between different pods of
+    /// two kinds, over each address family.
     pub(super) fn pairs(
         &self,
         from: KindId,
@@ -107,7 +107,7 @@ impl Judge {
         })
     }
 
-    /// What a kind's ingress allows from addresses of a class, or its egress to them.
+    /// Returns what a kind's ingress allows from addresses of a class, or its egress to them.
     pub(super) fn at(&self, kind: KindId, direction: usize, class: u32, exempt: Exempt) -> Mask {
         let kind = &self.kinds[kind];
         match (exempt, direction) {
@@ -118,46 +118,47 @@ impl Judge {
     }
 }
 
-/// All of an endpoint's policy that one direction depends on.
-fn content(policy: &EndpointWorld, direction: Direction) -> (u32, u32) {
+/// Returns the parts of an endpoint's policy that affect one direction.
+fn content(policy: &EndpointRules, direction: Direction) -> (u32, u32) {
     let (ruleset, flags) = match direction {
         Direction::Ingress => (
             policy.ingress,
-            EndpointWorld::INGRESS_ISOLATED | EndpointWorld::INGRESS_STAGED,
+            EndpointRules::INGRESS_ISOLATED | EndpointRules::INGRESS_STAGED,
         ),
         Direction::Egress => (
             policy.egress,
-            EndpointWorld::EGRESS_ISOLATED | EndpointWorld::EGRESS_STAGED,
+            EndpointRules::EGRESS_ISOLATED | EndpointRules::EGRESS_STAGED,
         ),
     };
-    (ruleset, policy.flags & (flags | EndpointWorld::QUARANTINE))
+    (ruleset, policy.flags & (flags | EndpointRules::QUARANTINE))
 }
 
 impl Side {
     fn new(
         tables: &Tables,
-        half: &EndpointWorld,
+        rules: &EndpointRules,
         direction: Direction,
         ports: &[PortSpec],
     ) -> Self {
-        if half.flags & EndpointWorld::QUARANTINE != 0 {
+        if rules.flags & EndpointRules::QUARANTINE != 0 {
             return Self {
                 by_class: Vec::new(),
                 otherwise: 0,
             };
         }
-        // What a staged policy would deny is allowed.
+        // Packets that a staged policy would deny are allowed.
         let mask = |grant: Grant| {
             let tables = Granted { tables, grant };
             let allowed = |p: &PortSpec| {
                 let peer = Addr::UNSPECIFIED;
-                let found = verdict::policy(&tables, 0, half, direction, &peer, p.protocol, p.port);
+                let found =
+                    verdict::policy(&tables, 0, rules, direction, &peer, p.protocol, p.port);
                 found != verdict::Policy::Deny
             };
             let ports = ports.iter().enumerate();
             ports.fold(0, |mask, (n, port)| mask | Mask::from(allowed(port)) << n)
         };
-        let (ruleset, _) = content(half, direction);
+        let (ruleset, _) = content(rules, direction);
         let otherwise = mask(tables.granted(ruleset, 0));
         let rules = tables.rules.range((ruleset, 0)..=(ruleset, u32::MAX));
         let by_class = rules.map(|((_, class), grant)| (*class, mask(*grant)));
@@ -173,18 +174,18 @@ impl Side {
     }
 }
 
-/// Tables in which every peer is granted the same: the datapath's decision for one class.
+/// Tables in which every peer has the same grant: yields the datapath's decision for one class.
 struct Granted<'t> {
     tables: &'t Tables,
     grant: Grant,
 }
 
 impl PolicyTables for Granted<'_> {
-    fn class(&self, _: World, _: &Addr) -> u32 {
+    fn class(&self, _: Buffer, _: &Addr) -> u32 {
         0
     }
 
-    fn grant(&self, _: World, _: u32, _: u32) -> Grant {
+    fn grant(&self, _: Buffer, _: u32, _: u32) -> Grant {
         self.grant
     }
 
@@ -193,7 +194,7 @@ impl PolicyTables for Granted<'_> {
     }
 }
 
-/// Whether a node that shows an address is the one that runs a pod.
+/// Reports whether a node that shows an address is the one that runs a pod.
 pub(crate) fn is_own_node(pod: &Pod, nodes: &[crate::intern::Text]) -> bool {
     pod.node.as_ref().is_some_and(|node| nodes.contains(node))
 }

@@ -1,8 +1,8 @@
-//! Who can reach whom, and what a change of manifests does to that.
+//! Who can reach whom, and how a change of manifests affects that.
 //!
-//! Nothing is looked up pod by pod: [`judge`] works out each kind of pod once, a
-//! row or column ([`unit`]) counts its pods by kind, and a cell is computed when
-//! it is read, so that a matrix of thousands takes no more room than its names.
+//! Nothing is looked up pod by pod: [`judge`] evaluates each kind of pod once, a row or column
+//! ([`unit`]) counts its pods by kind, and a cell is computed when it is read. A matrix of
+//! thousands therefore takes no more memory than its names.
 
 mod diff;
 mod judge;
@@ -29,7 +29,7 @@ pub(crate) use judge::is_own_node;
 use judge::{Judge, MAX_PORTS};
 use unit::{Unit, Units};
 
-/// What a row or column is.
+/// What a row or column represents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum By {
     /// One pod.
@@ -39,54 +39,54 @@ pub enum By {
     Workload,
 }
 
-/// What is asked.
+/// The parameters of a matrix.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// One character of a cell each.
+    /// The ports, each one character of a cell.
     pub ports: Vec<PortSpec>,
-    /// Callers: `ns/pod`, `ns/service`, `ns`, an address or a CIDR. None are all pods.
+    /// Callers: `ns/pod`, `ns/service`, `ns`, an address or a CIDR. If empty, all pods.
     pub from: Vec<String>,
-    /// Callees, likewise.
+    /// Callees, in the same form.
     pub to: Vec<String>,
-    /// Addresses and CIDRs that are callers and callees beside these.
+    /// Addresses and CIDRs that are added to both callers and callees.
     pub peers: Vec<String>,
-    /// What pods are collapsed to.
+    /// How pods are grouped.
     pub by: By,
 }
 
-/// Why there is no matrix.
+/// The reason a matrix can't be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MatrixError {
-    /// A name that isn't known, or that isn't one.
+    /// A name that isn't known or isn't valid.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A peer that is a name.
+    /// A peer that is a name rather than an address.
     #[error("{0:?} is neither an address nor a CIDR")]
     Peer(String),
-    /// More ports than cells hold.
+    /// More ports than a cell holds.
     #[error("{0} ports are asked for: at most 64 at once")]
     Ports(usize),
 }
 
-/// Which side of a call a cell is about.
+/// The side of a call that a cell describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// What the callee's ingress allows.
+    /// The callee's ingress.
     Ingress,
-    /// What the caller's egress allows.
+    /// The caller's egress.
     Egress,
-    /// What both allow.
+    /// Both together.
     Allowed,
 }
 
-/// For each caller and callee one character a port: `.` allowed, `X` denied, `~`
-/// allowed between some of their pods and addresses only, or over one family of addresses.
+/// For each caller and callee one character per port: `.` allowed, `X` denied, `~` allowed only
+/// between some of their pods and addresses, or only over one address family.
 ///
-/// What a staged policy would deny counts as allowed. Of an address only the
-/// pod's side is asked, and between two addresses nothing: that cell is absent.
+/// Packets that a staged policy would deny count as allowed. If one end is an address, only the
+/// pod's side is evaluated; between two addresses there is no cell.
 ///
-/// As JSON `{"ports":[…],"pods":[…],"ingress":{CALLER:{CALLEE:"..X"}},"egress":…,
-/// "allowed":…}`; `pods` are the names of all rows and columns, sorted.
+/// As JSON `{"ports":[…],"pods":[…],"ingress":{CALLER:{CALLEE:"..X"}},"egress":…, "allowed":…}`;
+/// `pods` are the names of all rows and columns, sorted.
 #[derive(Debug)]
 pub struct Matrix {
     ports: Vec<PortSpec>,
@@ -96,17 +96,16 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Computes the matrix of all live pods that aren't in a node's network,
-    /// through the very decision that the datapath takes. Pods without an
-    /// address, and workloads that stand for their pods, get one of 240.0.0.0/4
-    /// that belongs to no CIDR.
+    /// Computes the matrix of all live pods outside the nodes' network namespaces, with the same
+    /// decision function as the datapath. Pods without an address, and workloads that represent
+    /// their pods, get an address from 240.0.0.0/4 that belongs to no CIDR.
     ///
     /// # Errors
-    /// A name that isn't known or an address that isn't one, and more than 64 ports.
+    /// If a name isn't known, an address isn't valid, or there are more than 64 ports.
     pub fn compute(index: &Index, query: &Query) -> Result<Self, MatrixError> {
         let snapshot = Snapshot::new(index);
         let judge = Self::judge(&snapshot, query)?;
-        let wanted = unit::Wanted::parse(query)?;
+        let wanted = unit::Selection::parse(query)?;
         wanted.check(&[&snapshot])?;
         let units = Units::new(&snapshot, &judge, &wanted, query.by);
         Ok(Self::of(snapshot, judge, units, query))
@@ -128,40 +127,40 @@ impl Matrix {
         }
     }
 
-    /// As asked for.
+    /// Returns the requested ports.
     pub fn ports(&self) -> &[PortSpec] {
         &self.ports
     }
 
-    /// Names of callers, in order.
+    /// Returns the names of callers, in order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &str> {
         self.units.rows.iter().map(Unit::name)
     }
 
-    /// Names of callees, in order.
+    /// Returns the names of callees, in order.
     pub fn columns(&self) -> impl ExactSizeIterator<Item = &str> {
         self.units.columns.iter().map(Unit::name)
     }
 
-    /// Whether a row and a column are the same pod or workload.
+    /// Reports whether a row and a column are the same pod or workload.
     pub fn is_self(&self, row: usize, column: usize) -> bool {
         self.units.rows[row].is(&self.units.columns[column])
     }
 
-    /// One cell; `None` between addresses.
+    /// Returns one cell; `None` between addresses.
     pub fn cell(&self, row: usize, column: usize, part: Part) -> Option<Cell> {
         let (from, to) = (&self.units.rows[row], &self.units.columns[column]);
         unit::cell(&self.snapshot, &self.judge, from, to, part)
     }
 
-    /// Whether there is any cell.
+    /// Reports whether there is any cell.
     pub fn judges(&self) -> bool {
         let columns = 0..self.units.columns.len();
         let has_cell = |row, column| self.cell(row, column, Part::Allowed).is_some();
         (0..self.units.rows.len()).any(|row| columns.clone().any(|column| has_cell(row, column)))
     }
 
-    /// Whether any call is allowed but those of a pod or workload to itself.
+    /// Reports whether any call is allowed other than those of a pod or workload to itself.
     pub fn is_open(&self) -> bool {
         let columns = 0..self.units.columns.len();
         let open = |row, column| {
@@ -224,7 +223,8 @@ impl Serialize for Row<'_> {
     }
 }
 
-/// The address of `of` that a packet between the two would carry: of a family that both have.
+/// Returns the address of `of` that a packet between the two would carry: one of a family that
+/// both have, otherwise the first.
 pub(crate) fn address_between(of: &[IpAddr], peer: &[IpAddr]) -> Option<Addr> {
     let shared = |ip: &&IpAddr| peer.iter().any(|p| p.is_ipv4() == ip.is_ipv4());
     let ip = of.iter().find(shared).or(of.first())?;

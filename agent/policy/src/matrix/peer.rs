@@ -1,8 +1,8 @@
-//! Addresses as a caller and as a callee.
+//! Addresses as callers and callees.
 //!
-//! A CIDR may be cut into parts by policies' blocks, and hold addresses of pods
-//! and nodes. Between one beginning or end of such a part and the next nothing
-//! changes, so the first address of each stretch speaks for all of it.
+//! Policies' blocks may cut a CIDR into parts, and it may contain addresses of pods and nodes.
+//! Between one such boundary and the next nothing changes, so the first address of each stretch
+//! represents all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,23 +12,23 @@ use ringfence_ebpf::abi::Addr;
 use crate::{
     index::groups::PodId,
     prefix::{self, V4_ROOT},
-    snapshot::{Pod, Sight, Snapshot},
+    snapshot::{AddressInfo, Pod, Snapshot},
 };
 
 use super::judge;
 
-/// All addresses of a CIDR that are the same to every pod.
+/// All addresses of a CIDR that are equivalent for every pod.
 #[derive(Debug)]
 pub(super) struct Spot {
-    /// What they are, in each snapshot.
-    pub(super) sights: Vec<Sight>,
-    /// The pod whose own they all are, if it is one, by its index in each
-    /// snapshot: a pod always reaches itself.
+    /// Their owners and classes, in each snapshot.
+    pub(super) sights: Vec<AddressInfo>,
+    /// The pod that owns them, if all of them belong to a single pod, in each snapshot: a pod
+    /// always reaches itself.
     only: Vec<Option<PodId>>,
 }
 
 impl Spot {
-    /// What these addresses are to a pod.
+    /// Returns how these addresses are exempt from a pod's policy.
     pub(super) fn exempt(&self, snapshot: usize, pod: &Pod) -> Exempt {
         if self.only[snapshot] == Some(pod.id) {
             Exempt::Itself
@@ -40,23 +40,23 @@ impl Spot {
     }
 }
 
-/// Whether policy has a say between addresses and a pod.
+/// Whether policy applies between addresses and a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exempt {
-    /// It has.
+    /// Policy applies.
     No,
-    /// They are the pod's own.
+    /// The addresses are the pod's own.
     Itself,
-    /// They are of the node that runs it: only ClusterNetworkPolicies have, and only on
-    /// what the pod sends.
+    /// The addresses belong to the node that runs the pod: only ClusterNetworkPolicies apply, and
+    /// only to packets that the pod sends.
     Node,
 }
 
-/// The kinds of addresses within a CIDR; never none.
+/// Returns the kinds of addresses within a CIDR; never empty.
 pub(super) fn spots(snapshots: &[&Snapshot], net: &IpNet) -> Vec<Spot> {
-    let mut kinds: BTreeMap<Vec<Sight>, Vec<Option<PodId>>> = BTreeMap::new();
+    let mut kinds: BTreeMap<Vec<AddressInfo>, Vec<Option<PodId>>> = BTreeMap::new();
     for addr in stretches(snapshots, net) {
-        let mut sights: Vec<Sight> = snapshots.iter().map(|s| s.sight(&addr)).collect();
+        let mut sights: Vec<AddressInfo> = snapshots.iter().map(|s| s.sight(&addr)).collect();
         let pods: Vec<_> = sights.iter_mut().map(|sight| sight.pod.take()).collect();
         kinds
             .entry(sights)
@@ -71,7 +71,7 @@ pub(super) fn spots(snapshots: &[&Snapshot], net: &IpNet) -> Vec<Spot> {
     spots.map(|(sights, only)| Spot { sights, only }).collect()
 }
 
-/// First and last address, in the one form of the tables.
+/// Returns the first and last address, in the 128-bit form of the tables.
 fn range(net: &IpNet) -> (u128, u128) {
     let (addr, len) = prefix::of(net);
     let first = u128::from_be_bytes(addr.octets());
@@ -79,7 +79,7 @@ fn range(net: &IpNet) -> (u128, u128) {
     (first, first | hosts)
 }
 
-/// The first address of every stretch of a CIDR within which nothing changes.
+/// Returns the first address of every stretch of a CIDR within which nothing changes.
 pub(crate) fn stretches(snapshots: &[&Snapshot], net: &IpNet) -> impl Iterator<Item = Addr> {
     let (first, last) = range(net);
     let mut starts = BTreeSet::from([first]);
@@ -102,7 +102,7 @@ pub(crate) fn stretches(snapshots: &[&Snapshot], net: &IpNet) -> impl Iterator<I
         let owned = owned.filter(|addr| within.contains(addr));
         owned.for_each(|addr| cut(number(&addr), number(&addr)));
     }
-    // IPv4 lies within IPv6 in the tables, and no packet shows it there.
+    // The tables place IPv4 within IPv6, but no IPv6 packet carries those addresses.
     let v4 = number(&V4_ROOT.0);
     let v4 = v4..=v4 | u128::from(u32::MAX);
     if matches!(net, IpNet::V6(_)) {

@@ -15,15 +15,15 @@ use super::{
     peer::{self, Spot},
 };
 
-/// What is to be rows and what columns.
+/// The parsed selection of rows and columns.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct Selection {
     from: Vec<Name>,
     to: Vec<Name>,
     peers: Vec<(IpNet, String)>,
 }
 
-impl Wanted {
+impl Selection {
     pub(super) fn parse(query: &Query) -> Result<Self, MatrixError> {
         let names = |texts: &[String]| -> Result<Vec<Name>, NameError> {
             texts.iter().map(|text| Name::parse(text)).collect()
@@ -39,7 +39,7 @@ impl Wanted {
         })
     }
 
-    /// Fails if a name means nothing in any of the snapshots.
+    /// Fails if a name matches nothing in any of the snapshots.
     pub(super) fn check(&self, snapshots: &[&Snapshot]) -> Result<(), NameError> {
         for name in self.from.iter().chain(&self.to) {
             let mut found = snapshots.iter().map(|snapshot| name.pods(snapshot));
@@ -64,7 +64,7 @@ pub(super) struct Units {
 #[derive(Debug)]
 pub(super) enum Unit {
     Pods(Pods),
-    Peer(Peer),
+    Peer(Block),
 }
 
 /// A pod, or pods of one workload.
@@ -73,22 +73,22 @@ pub(super) struct Pods {
     pub(super) name: String,
     /// Equal for a row and a column that are the same pod or workload.
     number: usize,
-    /// By their place in the snapshot, sorted.
+    /// Positions in the snapshot, sorted.
     pub(super) pods: Vec<usize>,
-    /// How many are of each kind.
+    /// The number of pods of each kind.
     kinds: Vec<(KindId, usize)>,
 }
 
-/// Addresses.
+/// A block of addresses.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(super) struct Block {
     pub(super) name: String,
     pub(super) net: IpNet,
     spots: Vec<Spot>,
 }
 
 impl Units {
-    pub(super) fn new(snapshot: &Snapshot, judge: &Judge, wanted: &Wanted, by: By) -> Self {
+    pub(super) fn new(snapshot: &Snapshot, judge: &Judge, wanted: &Selection, by: By) -> Self {
         let pods = snapshot.pods.iter();
         let names = pods.map(|pod| match by {
             By::Pod => pod.name.as_str(),
@@ -120,7 +120,7 @@ impl Units {
     }
 }
 
-/// The pods that filters leave; those that mean nothing here mean something in
+/// Returns the pods that the filters select. A filter that matches nothing here matches in
 /// another snapshot.
 fn chosen(snapshot: &Snapshot, filters: &[Name]) -> BTreeSet<usize> {
     if filters.is_empty() {
@@ -139,7 +139,7 @@ fn peers(snapshot: &Snapshot, filters: &[Name], more: &[(IpNet, String)]) -> Vec
     for (net, name) in own.chain(more.iter().cloned()) {
         if all.iter().all(|known| known.name() != name) {
             let spots = peer::spots(&[snapshot], &net);
-            all.push(Unit::Peer(Peer { name, net, spots }));
+            all.push(Unit::Peer(Block { name, net, spots }));
         }
     }
     all
@@ -161,7 +161,7 @@ impl Unit {
         }
     }
 
-    /// Whether both are the same pod or workload.
+    /// Reports whether both are the same pod or workload.
     pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Pods(a), Self::Pods(b)) => a.number == b.number,
@@ -170,12 +170,12 @@ impl Unit {
     }
 }
 
-/// Which ports are allowed between two ends.
+/// The ports allowed between two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// Between all of their pods and addresses.
+    /// Allowed between all of their pods and addresses.
     pub(super) all: Mask,
-    /// Between any of them.
+    /// Allowed between any of them.
     pub(super) any: Mask,
 }
 
@@ -189,12 +189,12 @@ impl Cell {
         self.any |= mask;
     }
 
-    /// Whether any port is allowed anywhere.
+    /// Reports whether any port is allowed anywhere.
     pub fn is_open(self) -> bool {
         self.any != 0
     }
 
-    /// One port's character.
+    /// Returns one port's character.
     pub fn port(self, n: usize) -> char {
         match (self.all >> n & 1, self.any >> n & 1) {
             (1, _) => '.',
@@ -203,13 +203,13 @@ impl Cell {
         }
     }
 
-    /// Appends one character for each of so many ports.
+    /// Appends one character for each of the first `ports` ports.
     pub fn write(self, ports: usize, to: &mut String) {
         to.extend((0..ports).map(|n| self.port(n)));
     }
 }
 
-/// The cell of a row and a column.
+/// Computes the cell of a row and a column.
 pub(super) fn cell(
     snapshot: &Snapshot,
     judge: &Judge,
@@ -231,8 +231,8 @@ pub(super) fn cell(
     })
 }
 
-/// All pairs of two lists of pods: those of different pods kind by kind, and
-/// those of a pod with itself, which are allowed.
+/// Combines all pairs from two lists of pods: different pods kind by kind, and each pod with
+/// itself, which is always allowed.
 fn between(judge: &Judge, from: &Pods, to: &Pods, part: Part) -> Cell {
     let mut cell = Cell::none_yet(judge.full);
     let mut both = Vec::new();
@@ -264,11 +264,11 @@ fn between(judge: &Judge, from: &Pods, to: &Pods, part: Part) -> Cell {
     cell
 }
 
-/// All pairs of pods and addresses; a side that isn't asked allows everything.
+/// Combines all pairs of pods and addresses; a side that isn't evaluated allows everything.
 fn with(
     snapshot: &Snapshot,
     judge: &Judge,
-    (pods, peer): (&Pods, &Peer),
+    (pods, peer): (&Pods, &Block),
     (direction, asked): (usize, bool),
 ) -> Cell {
     let mut cell = Cell::none_yet(judge.full);

@@ -1,4 +1,4 @@
-//! CIDRs as manifests write them, refused with the value and what is wrong with it.
+//! Parsing of the CIDRs in manifests. An error states the value and what is wrong with it.
 
 use std::net::IpAddr;
 
@@ -15,19 +15,19 @@ impl<'de> Deserialize<'de> for Cidr {
     }
 }
 
-/// One CIDR, for `deserialize_with`.
+/// Parses one CIDR, for `deserialize_with`.
 pub(super) fn one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
     Cidr::deserialize(deserializer).map(|Cidr(net)| net)
 }
 
-/// A list of CIDRs; an error's path ends with the index of the one at fault.
+/// Parses a list of CIDRs; an error's path ends with the index of the invalid one.
 pub(super) fn many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let all = Vec::<Cidr>::deserialize(deserializer)?;
     Ok(all.into_iter().map(|Cidr(net)| net).collect())
 }
 
-/// What is wrong with a text that doesn't parse; the parser itself calls all of it
-/// an invalid address.
+/// Explains what is wrong with a text that doesn't parse. The parser itself reports every fault
+/// as an invalid address.
 fn fault(text: &str) -> String {
     let Some((address, length)) = text.split_once('/') else {
         return "it has no prefix length, such as /32".into();

@@ -1,32 +1,32 @@
-//! What stands in for a policy that can't be used.
+//! The closed form that replaces a policy that can't be used.
 //!
-//! Made from the document itself, since what is wrong with it may be anything.
+//! Built from the raw document, since any part of it may be invalid.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
     Action, Closed, ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy,
-    ClusterNetworkPolicySpec, LabelSelector, Meta, NetworkPolicy, NetworkPolicySpec, PolicyType,
-    Subject, validate, validate_cluster,
+    ClusterNetworkPolicySpec, Kind, LabelSelector, Meta, NetworkPolicy, NetworkPolicySpec,
+    PolicyType, Subject, validate, validate_cluster,
 };
 
-/// The closed form of a document of a kind of policy.
-pub(super) fn of(kind: &str, value: &Value, namespace: &str, name: &str) -> Option<Closed> {
+/// Returns the closed form of a document of a policy kind.
+pub(super) fn of(kind: Kind, value: &Value, namespace: &str, name: &str) -> Option<Closed> {
     let spec = &value["spec"];
     let metadata = Meta {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
-        // A policy that was only staged mustn't drop anything for being invalid.
+        // A policy that was only staged must not drop packets because it is invalid.
         annotations: read(&value["metadata"]["annotations"]).unwrap_or_default(),
         ..Meta::default()
     };
     match kind {
-        "NetworkPolicy" => Some(Closed::Namespaced(NetworkPolicy {
+        Kind::NetworkPolicy => Some(Closed::Namespaced(NetworkPolicy {
             metadata,
             spec: namespaced(spec),
         })),
-        "ClusterNetworkPolicy" => Some(Closed::Cluster(ClusterNetworkPolicy {
+        Kind::ClusterNetworkPolicy => Some(Closed::Cluster(ClusterNetworkPolicy {
             metadata,
             spec: cluster(spec),
         })),
@@ -50,7 +50,7 @@ fn cluster(spec: &Value) -> ClusterNetworkPolicySpec {
     let priorities = 0..=validate_cluster::LAST_PRIORITY;
     let subject: Option<Subject> =
         read(&spec["subject"]).filter(|s| validate_cluster::subject(s, "").is_ok());
-    // Rules that aren't even a list were meant as rules.
+    // A value that isn't a list was still meant to be rules.
     let has = |field: &str| match &spec[field] {
         Value::Null => false,
         Value::Array(rules) => !rules.is_empty(),

@@ -22,24 +22,24 @@ pub struct ClusterNetworkPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterNetworkPolicySpec {
-    /// Before or after the NetworkPolicies.
+    /// Whether it applies before or after the NetworkPolicies.
     pub tier: Tier,
-    /// 0..=1000; the lower one of a tier is asked first, of equal ones the
-    /// policy whose name sorts first.
+    /// 0..=1000. Within a tier the lowest priority is evaluated first; among equals, the policy
+    /// whose name sorts first.
     pub priority: i64,
     /// The pods under this policy.
     pub subject: Subject,
-    /// Rules for packets to the pods, the first match decides. Without any,
-    /// the policy has no say in that direction.
+    /// Rules for packets to the pods; the first match decides. If empty, the policy has no effect
+    /// in that direction.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<ClusterIngressRule>,
-    /// Rules for packets from the pods, likewise.
+    /// Rules for packets from the pods, evaluated the same way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<ClusterEgressRule>,
 }
 
 impl ClusterNetworkPolicySpec {
-    /// How many entries it lists: peers, blocks and ports.
+    /// Returns the number of entries listed: peers, blocks and ports.
     pub(crate) fn weight(&self) -> u32 {
         let ingress = self
             .ingress
@@ -54,20 +54,19 @@ impl ClusterNetworkPolicySpec {
     }
 }
 
-/// When a policy is asked, in that order; NetworkPolicies stand between the two.
+/// The order in which policies are evaluated; NetworkPolicies come between the two tiers.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub enum Tier {
-    /// Before NetworkPolicies: they can't override it.
+    /// Before NetworkPolicies, which can't override it.
     #[default]
     Admin,
-    /// After NetworkPolicies, for pods that none of them isolates.
+    /// After NetworkPolicies, for pods that no NetworkPolicy isolates.
     Baseline,
 }
 
-/// The pods under a policy, host-network pods never among them. Exactly one
-/// field is set.
+/// The pods under a policy, never including host-network pods. Exactly one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Subject {
@@ -79,25 +78,25 @@ pub struct Subject {
     pub pods: Option<NamespacedPods>,
 }
 
-/// Pods by their labels and those of their Namespace; both must match.
+/// Pods selected by their labels and those of their Namespace; both must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NamespacedPods {
-    /// Namespaces, all of them if absent or empty.
+    /// Selects Namespaces; all of them if absent or empty.
     #[serde(default)]
     pub namespace_selector: LabelSelector,
-    /// Pods, all of them if empty.
+    /// Selects pods; all of them if empty.
     pub pod_selector: LabelSelector,
 }
 
-/// What becomes of a packet that a rule matches.
+/// The verdict on a packet that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Action {
-    /// Allowed; nothing further is asked in this direction.
+    /// Allow; evaluation in this direction ends.
     Accept,
-    /// Denied; nothing further is asked.
+    /// Deny; evaluation ends.
     Deny,
-    /// The next tier is asked.
+    /// Continue with the next tier.
     Pass,
 }
 
@@ -108,17 +107,17 @@ pub struct ClusterIngressRule {
     /// Name, for people; at most 100 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What becomes of what it matches.
+    /// The action for matching packets.
     pub action: Action,
-    /// From whom. Never empty in a valid policy; in a [closed form](super::Closed)
-    /// an empty list means everybody.
+    /// The sources. Never empty in a valid policy; in a [closed form](super::Closed) an empty
+    /// list means any source.
     #[serde(default)]
     pub from: Vec<ClusterPeer>,
-    /// On which of the subject's ports; empty matches everything, ICMP too.
+    /// The subject's ports; empty matches everything, including ICMP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<ProtocolMatch>,
-    /// The field that this version doesn't know. A rule that accepts then matches nothing;
-    /// any other one denies what it names, and everything where it names nobody.
+    /// The field that this version doesn't know. If set, an `Accept` rule matches nothing; any
+    /// other rule denies the peers it names, or everything if it names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<String>,
 }
@@ -130,48 +129,47 @@ pub struct ClusterEgressRule {
     /// Name, for people; at most 100 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What becomes of what it matches.
+    /// The action for matching packets.
     pub action: Action,
-    /// To whom. Never empty in a valid policy; in a [closed form](super::Closed)
-    /// an empty list means everybody.
+    /// The destinations. Never empty in a valid policy; in a [closed form](super::Closed) an
+    /// empty list means any destination.
     #[serde(default)]
     pub to: Vec<ClusterPeer>,
-    /// On which of the peer's ports; empty matches everything, ICMP too.
+    /// The peer's ports; empty matches everything, including ICMP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<ProtocolMatch>,
-    /// The field that this version doesn't know. A rule that accepts then matches nothing;
-    /// any other one denies what it names, and everything where it names nobody.
+    /// The field that this version doesn't know. If set, an `Accept` rule matches nothing; any
+    /// other rule denies the peers it names, or everything if it names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<String>,
 }
 
-/// One peer of either direction. Exactly one field is set, in ingress one of
-/// the first two.
+/// One peer of either direction. Exactly one field is set; for ingress, one of the first two.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ClusterPeer {
-    /// All pods of these Namespaces, host-network pods not among them.
+    /// All pods of these Namespaces, excluding host-network pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<LabelSelector>,
-    /// Some pods of some Namespaces, host-network pods not among them.
+    /// Some pods of some Namespaces, excluding host-network pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<NamespacedPods>,
     /// The addresses in the status of these Nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<LabelSelector>,
-    /// Blocks of addresses, those of pods too.
+    /// Blocks of addresses, which may include pod addresses.
     #[serde(
         deserialize_with = "super::cidr::many",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub networks: Vec<IpNet>,
-    /// DNS names; only in `Accept` rules. This version knows no names, so that
-    /// such a peer matches nothing.
+    /// DNS names; only in `Accept` rules. This version resolves no names, so such a peer matches
+    /// nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub domain_names: Vec<String>,
 }
 
-/// Ports of one protocol, or a port by name. Exactly one field is set.
+/// Ports of one protocol, or a named port. Exactly one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ProtocolMatch {
@@ -184,7 +182,7 @@ pub struct ProtocolMatch {
     /// SCTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sctp: Option<PortMatch>,
-    /// The port of this name that the destination pod declares, of whichever protocol.
+    /// A port that the destination pod declares under this name, for any protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination_named_port: Option<String>,
 }
@@ -193,7 +191,7 @@ pub struct ProtocolMatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PortMatch {
-    /// The destination's port; all of the protocol if absent.
+    /// The destination's port; all ports of the protocol if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination_port: Option<PortOrRange>,
 }
@@ -202,15 +200,15 @@ pub struct PortMatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PortOrRange {
-    /// One port; wider than a port so that validation can name what is wrong.
+    /// One port; wider than a port so that validation can report an invalid value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<i64>,
-    /// Several in a row.
+    /// A range of ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<PortRange>,
 }
 
-/// Ports in a row, both ends included; the first is below the last.
+/// A range of ports, both ends included; `start` is below `end`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortRange {

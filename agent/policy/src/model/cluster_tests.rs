@@ -1,4 +1,4 @@
-//! ClusterNetworkPolicy: what is read, what is refused, and what stands in for it.
+//! ClusterNetworkPolicy: accepted and rejected documents, and closed forms.
 
 #[path = "unread_tests.rs"]
 mod unread_tests;
@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::tests::refused;
 use super::{Action, Closed, ClusterNetworkPolicy, ClusterNetworkPolicySpec, Object, Parsed, Tier};
+use crate::model::{Kind, ObjectKey};
 use crate::{config::Config, index::Index, testing::object};
 
-/// A valid document with members of its spec replaced.
+/// Returns a valid document with members of its spec replaced.
 fn cnp(spec: Value) -> Value {
     let mut document = json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
@@ -37,7 +38,7 @@ fn closed(spec: Value) -> ClusterNetworkPolicySpec {
     }
 }
 
-/// An egress rule that accepts one peer.
+/// Returns an egress rule that accepts one peer.
 fn to(peer: Value) -> Value {
     json!({"egress": [{"action": "Accept", "to": [peer]}]})
 }
@@ -95,7 +96,7 @@ fn a_cluster_network_policy_has_no_namespace_and_needs_no_api_version() {
     let Ok(Parsed::Object(object)) = Object::from_value(document) else {
         panic!("not read");
     };
-    assert_eq!(object.kind(), "ClusterNetworkPolicy");
+    assert_eq!(object.kind(), Kind::ClusterNetworkPolicy.into());
     assert_eq!(object.meta().namespace, "");
     assert_eq!(object.meta().name, "p");
 }
@@ -343,11 +344,11 @@ fn the_last_valid_form_of_a_cluster_policy_stays_and_the_closed_one_yields_to_a_
     assert_eq!(rules(&index), [0]);
     assert!(!index.apply_closed(&broken));
     assert_eq!(rules(&index), [0]);
-    index.reset("NetworkPolicy", Vec::new());
+    index.reset(&Kind::NetworkPolicy.into(), Vec::new());
     assert_eq!(rules(&index), [0]);
-    index.delete("ClusterNetworkPolicy", "", "p");
+    index.delete(&ObjectKey::new(Kind::ClusterNetworkPolicy, "", "p"));
     assert_eq!(rules(&index), [0; 0]);
     assert!(index.apply_closed(&broken));
-    index.reset("ClusterNetworkPolicy", Vec::new());
+    index.reset(&Kind::ClusterNetworkPolicy.into(), Vec::new());
     assert_eq!(rules(&index), [0; 0]);
 }

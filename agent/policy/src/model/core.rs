@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Protocol, workload};
+use super::{Protocol, kind, workload};
 
 /// Metadata of any object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -13,31 +13,31 @@ use super::{Protocol, workload};
 pub struct Meta {
     /// Name; never empty after parsing.
     pub name: String,
-    /// Namespace; `default` where a namespaced object names none, empty for others.
+    /// Namespace; `default` if a namespaced object states none, empty for other kinds.
     pub namespace: String,
     /// UID; empty in files.
     pub uid: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Annotations; of pods, which have many, only [`MIRROR`].
+    /// Annotations. Pods have many, so only [`MIRROR`] is kept for them.
     pub annotations: BTreeMap<String, String>,
     /// Owners.
     pub owner_references: Vec<OwnerReference>,
-    /// When it was created, RFC 3339; absent in files.
+    /// Creation time in RFC 3339; absent in files.
     pub creation_timestamp: Option<String>,
     /// Set while the object is terminating.
     pub deletion_timestamp: Option<String>,
 }
 
-/// The annotation by which a kubelet notes on the object of a static pod which UID the pod
-/// has on its node (`kubernetes/pkg/kubelet/types`, `ConfigMirrorAnnotationKey`).
+/// The annotation in which the kubelet records, on the API object of a static pod, the pod's UID
+/// on its node (`kubernetes/pkg/kubelet/types`, `ConfigMirrorAnnotationKey`).
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Meta {
-    /// When it was created, so that later is more; 0 where that isn't known.
+    /// Returns the creation time as a number that grows with time; 0 if unknown.
     pub fn created(&self) -> u64 {
         let text = self.creation_timestamp.as_deref().unwrap_or_default();
-        // Servers write whole seconds of UTC: fields of fixed width, the largest first.
+        // Servers write whole seconds in UTC: fixed-width fields, most significant first.
         let digits = text.bytes().filter(u8::is_ascii_digit).take(14);
         digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
     }
@@ -58,13 +58,13 @@ pub struct OwnerReference {
 }
 
 impl OwnerReference {
-    /// The kind, with its group where that isn't Kubernetes' own.
+    /// Returns the kind, with its group unless that is Kubernetes' own.
     pub(crate) fn kind_and_group(&self) -> String {
-        workload::qualified(&self.kind, workload::group(&self.api_version))
+        workload::qualified(&self.kind, kind::group(&self.api_version))
     }
 }
 
-/// A pod, or a workload that stands for its pods.
+/// A pod, or a workload that represents its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
@@ -85,11 +85,11 @@ pub struct Pod {
 pub struct PodSpec {
     /// The node that runs it.
     pub node_name: Option<String>,
-    /// Whether it lives in the node's network namespace.
+    /// Whether it runs in the node's network namespace.
     pub host_network: bool,
     /// Its containers.
     pub containers: Vec<Container>,
-    /// Containers that start before those; sidecars among them go on beside them.
+    /// Containers that start before the others; sidecars among them keep running alongside.
     pub init_containers: Vec<Container>,
 }
 
@@ -97,9 +97,9 @@ pub struct PodSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
-    /// Ports that it declares.
+    /// Declared ports.
     pub ports: Vec<ContainerPort>,
-    /// `Always` makes a sidecar of an init container (Kubernetes 1.29).
+    /// `Always` makes an init container a sidecar (Kubernetes 1.29).
     pub restart_policy: Option<String>,
 }
 
@@ -146,12 +146,12 @@ fn address_or_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Option<IpAddr>, D
 }
 
 impl Pod {
-    /// Whether it ran to its end, and so has lost its addresses.
+    /// Reports whether the pod ran to completion and so has lost its addresses.
     pub fn finished(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    /// Its addresses as its status shows them, in that order.
+    /// Returns the addresses in its status, in the same order.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let mut all = Vec::new();
         let listed = self.status.pod_ips.iter().map(|p| p.ip);
@@ -163,8 +163,8 @@ impl Pod {
         all
     }
 
-    /// Ports that its containers declare, in their order, and then its sidecars: as
-    /// Kubernetes looks for a Service's target port by name.
+    /// Returns the ports declared by its containers, in order, followed by those of its sidecars.
+    /// Kubernetes resolves a Service's named target port in this order.
     pub fn ports(&self) -> impl Iterator<Item = &ContainerPort> {
         let init = self.spec.init_containers.iter();
         let sidecars = init.filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -185,7 +185,7 @@ pub struct Namespace {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum IntOrString {
-    /// Number; wider than a port so that validation can name what is wrong.
+    /// Number; wider than a port so that validation can report an invalid value.
     Int(i64),
     /// Name.
     String(String),
@@ -224,7 +224,7 @@ pub struct NodeAddress {
     pub address: String,
 }
 
-/// Where CNIs write further addresses of a node; values may end in a prefix length.
+/// Annotations in which CNIs record further node addresses; values may end in a prefix length.
 const CNI_ANNOTATIONS: &[&str] = &[
     "projectcalico.org/IPv4Address",
     "projectcalico.org/IPv6Address",
@@ -240,13 +240,13 @@ const CNI_ANNOTATIONS: &[&str] = &[
 ];
 
 impl Node {
-    /// The addresses of its status.
+    /// Returns the addresses in its status.
     pub fn status_addresses(&self) -> Vec<IpAddr> {
         let status = self.status.addresses.iter();
         status.filter_map(|a| a.address.parse().ok()).collect()
     }
 
-    /// The blocks of addresses that its pods get, each once.
+    /// Returns its podCIDRs, without duplicates.
     pub fn pod_cidrs(&self) -> Vec<IpNet> {
         let all = self.spec.pod_cidr.iter().chain(&self.spec.pod_cidrs);
         let mut all: Vec<IpNet> = all.map(IpNet::trunc).collect();
@@ -255,8 +255,8 @@ impl Node {
         all
     }
 
-    /// Every address that the node itself may send from: its status, the first
-    /// two of each podCIDR (tunnel device and bridge), its CNI's annotations.
+    /// Returns every address that the node itself may send from: its status, the first two
+    /// addresses of each podCIDR (tunnel device and bridge), and its CNI's annotations.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let mut all = self.status_addresses();
         for cidr in self.spec.pod_cidr.iter().chain(&self.spec.pod_cidrs) {

@@ -1,8 +1,8 @@
-//! Why an object can't be used.
+//! The reasons why an object can't be used.
 
 use super::{ClusterNetworkPolicy, NetworkPolicy};
 
-/// An object that can't be used, and which field is at fault.
+/// An object that can't be used, and the invalid field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {}: {}{message}", self.object(), self.at())]
 pub struct ObjectError {
@@ -16,28 +16,27 @@ pub struct ObjectError {
     pub uid: String,
     /// Path of the field, e.g. `spec.ingress[0].from[1].ipBlock.cidr`; may be empty.
     pub field: String,
-    /// What is wrong with it.
+    /// What is wrong with the field.
     pub message: String,
-    /// For a policy: what stands in for it while it has no valid form.
+    /// For a policy: the closed form that replaces it while it has no valid form.
     pub closed: Option<Box<Closed>>,
 }
 
-/// What stands in for a policy that can't be used: it allows nothing. A staged
-/// one stays staged.
+/// The closed form of a policy that can't be used: it allows nothing. A staged policy stays
+/// staged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// For a NetworkPolicy: isolates the pods that its selector names, all of
-    /// its namespace where the selector is what doesn't parse.
+    /// For a NetworkPolicy: isolates the pods that its selector selects, or all pods of its
+    /// namespace if the selector doesn't parse.
     Namespaced(NetworkPolicy),
-    /// For a ClusterNetworkPolicy: one `Deny` rule without peers or protocols,
-    /// which matches everything, in each direction in which it has rules, in
-    /// both if it has none. Tier, priority and subject are its own where they
-    /// are valid, else Admin, 0 and all pods.
+    /// For a ClusterNetworkPolicy: one `Deny` rule without peers or protocols, which matches
+    /// everything, in each direction that has rules, or in both if there are none. Keeps the
+    /// policy's tier, priority and subject if valid; the defaults are Admin, 0 and all pods.
     Cluster(ClusterNetworkPolicy),
 }
 
 impl ObjectError {
-    /// `namespace/name`, or what of it is known.
+    /// Returns `namespace/name`, or the known part of it.
     pub fn object(&self) -> String {
         match (self.namespace.as_str(), self.name.as_str()) {
             ("", "") => "without a name".into(),

@@ -1,23 +1,14 @@
-//! Kinds of Kubernetes' own that are misspelt: an object that is left out for its kind may
-//! be the policy that closes a door.
+//! Detection of misspelt kinds in Kubernetes' own groups: an object skipped because of its kind
+//! may be a policy that denies traffic.
 
-/// Kinds that are read, and where each belongs.
-const READ: [(&str, &str); 14] = [
-    ("Pod", "v1"),
-    ("Service", "v1"),
-    ("Namespace", "v1"),
-    ("Node", "v1"),
-    ("ReplicationController", "v1"),
-    ("Deployment", "apps/v1"),
-    ("StatefulSet", "apps/v1"),
-    ("DaemonSet", "apps/v1"),
-    ("ReplicaSet", "apps/v1"),
-    ("Job", "batch/v1"),
-    ("CronJob", "batch/v1"),
-    ("EndpointSlice", "discovery.k8s.io/v1"),
-    ("NetworkPolicy", "networking.k8s.io/v1"),
-    ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2"),
-];
+use super::kind::{Kind, WorkloadKind, group as group_of};
+
+/// Returns the kinds that policy reads, and their API versions.
+fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let kinds = Kind::ALL.map(|kind| (kind.name(), kind.api_version()));
+    let workloads = WorkloadKind::ALL.map(|kind| (kind.name(), kind.api_version()));
+    kinds.into_iter().chain(workloads)
+}
 
 /// Other kinds of the same groups (`kubectl api-resources` of Kubernetes 1.20 to 1.36).
 const OTHERS: [(&str, &[&str]); 6] = [
@@ -57,25 +48,25 @@ const OTHERS: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// Groups of Kubernetes' own with a name of one word, in which kinds were or are.
+/// One-word groups of Kubernetes' own that have or had kinds.
 const ONE_WORD: [&str; 5] = ["apps", "autoscaling", "batch", "extensions", "policy"];
 
 /// A field and what is wrong with it.
 type Fault = (&'static str, String);
 
-/// What a document's kind and apiVersion come to.
+/// The assessment of a document's kind and apiVersion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// Nothing is wrong with them, as far as it can be told.
+    /// No fault found in either.
     Fine,
-    /// A kind that one of Kubernetes' groups doesn't have, as far as this version knows.
+    /// The group is one of Kubernetes' own and, as far as this version knows, has no such kind.
     Unknown,
-    /// They were meant otherwise: the field, and what is wrong with it.
+    /// A field with a mistake, and what is wrong with it.
     Wrong(&'static str, String),
 }
 
 impl Spelling {
-    /// Looks at what a document says; an `apiVersion` may be absent.
+    /// Checks a document's kind and apiVersion; the latter may be absent.
     pub fn of(kind: &str, api: Option<&str>) -> Self {
         let fault = match api {
             None => nearest(kind, |_| true).map(|(near, api)| misspelt(kind, near, api)),
@@ -110,13 +101,9 @@ fn misplaced(kind: &str, api: &str, expected: &str) -> Fault {
     )
 }
 
-fn group_of(api: &str) -> &str {
-    api.split_once('/').map_or("", |(group, _)| group)
-}
-
-/// Whether a kind is one of a group with kinds that are read.
+/// Reports whether a group that has kinds in use here contains this kind.
 fn in_own(kind: &str, api: &str, (group, version): (&str, &str)) -> Result<bool, Fault> {
-    let own = READ.iter().find(|(read, _)| *read == kind);
+    let own = known().find(|(read, _)| *read == kind);
     match own {
         Some((_, expected)) if group_of(expected) != group => {
             return Err(misplaced(kind, api, expected));
@@ -133,7 +120,7 @@ fn in_own(kind: &str, api: &str, (group, version): (&str, &str)) -> Result<bool,
     if let Some((near, expected)) = nearest(kind, |_| true) {
         return Err(misspelt(kind, near, expected));
     }
-    // What restricts traffic and isn't enforced would leave a door open.
+    // Ignoring a policy kind that isn't enforced would leave traffic open.
     let is_policy = kind.to_ascii_lowercase().contains("policy");
     if group == "policy.networking.k8s.io" || group == "networking.k8s.io" && is_policy {
         let message = format!("{kind} of {api} isn't known to this version, nor enforced");
@@ -142,11 +129,11 @@ fn in_own(kind: &str, api: &str, (group, version): (&str, &str)) -> Result<bool,
     Ok(false)
 }
 
-/// What is wrong with a kind of a group that isn't one of those.
+/// Returns the fault of a kind in any other group.
 fn elsewhere(kind: &str, api: &str, group: &str) -> Option<Fault> {
     let is_like = |expected: &str| is_near(group, group_of(expected));
-    if let Some((_, expected)) = READ.iter().find(|(read, _)| *read == kind) {
-        // Nobody else may have a group of one word, or one of Kubernetes' own domain.
+    if let Some((_, expected)) = known().find(|(read, _)| *read == kind) {
+        // One-word groups and groups in Kubernetes' own domain are reserved for Kubernetes.
         let is_kubernetes = group.ends_with("k8s.io") && !group.ends_with("x-k8s.io");
         let is_word = !group.contains('.') && !ONE_WORD.contains(&group);
         let is_meant = is_like(expected) || is_kubernetes || is_word;
@@ -170,16 +157,16 @@ fn is_version(version: &str) -> bool {
     }
 }
 
-/// The kind that a word that isn't one resembles most, among those of some groups.
+/// Returns the known kind in the matching groups that an unknown kind resembles most.
 fn nearest(kind: &str, of: impl Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
-    let read = READ.iter().filter(|(_, api)| of(api));
+    let read = known().filter(|(_, api)| of(api));
     let near = read.filter(|(read, _)| *read != kind && is_near(kind, read));
-    let known = READ.iter().any(|(read, _)| *read == kind);
+    let known = known().any(|(read, _)| read == kind);
     let best = near.min_by_key(|(read, _)| distance(kind, read));
-    best.filter(|_| !known).copied()
+    best.filter(|_| !known)
 }
 
-/// Whether a word is another one but for a few letters.
+/// Reports whether a word differs from another by only a few letters.
 fn is_near(word: &str, meant: &str) -> bool {
     let most = match meant.len() {
         0 => return false,
@@ -190,8 +177,8 @@ fn is_near(word: &str, meant: &str) -> bool {
     word.len().abs_diff(meant.len()) <= most && distance(word, meant) <= most
 }
 
-/// How many letters are missing, added, other ones or swapped with their neighbour; case
-/// doesn't count.
+/// Returns the number of letters that are missing, added, replaced or swapped with their
+/// neighbour, ignoring case.
 fn distance(one: &str, other: &str) -> usize {
     let lower = |text: &str| text.to_lowercase().chars().collect::<Vec<char>>();
     let (one, other) = (lower(one), lower(other));

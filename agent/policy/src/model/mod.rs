@@ -1,13 +1,14 @@
-//! Kubernetes types, trimmed to the fields that are used.
+//! Kubernetes types, trimmed to the fields in use.
 //!
-//! Fields that don't matter are skipped, except in the spec of a policy: a
-//! misspelt field there changes what is allowed, so it is an error.
+//! Other fields are skipped, except in the spec of a policy: a misspelt field there changes what
+//! is allowed, so it is an error.
 
 mod cidr;
 mod closed;
 mod cluster;
 mod core;
 mod error;
+mod kind;
 mod kinds;
 mod netpol;
 mod parse;
@@ -32,6 +33,8 @@ pub use cluster::{
     ClusterPeer, NamespacedPods, PortMatch, PortOrRange, PortRange, ProtocolMatch, Subject, Tier,
 };
 pub use error::{Closed, ObjectError};
+pub(crate) use kind::WorkloadKind;
+pub use kind::{Kind, ObjectKey, ObjectKind};
 pub use kinds::Spelling;
 pub use netpol::{
     EgressRule, IngressRule, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPort,
@@ -43,7 +46,7 @@ pub use workload::Workload;
 
 pub(crate) use validate::{check_selector, is_dns_label, is_port_name};
 
-/// Whether the API server would take a ClusterNetworkPolicy.
+/// Reports whether the API server would accept a ClusterNetworkPolicy.
 pub(crate) fn is_valid_cluster(spec: &ClusterNetworkPolicySpec) -> bool {
     validate_cluster::spec(spec).is_ok()
 }
@@ -51,7 +54,7 @@ pub(crate) fn is_valid_cluster(spec: &ClusterNetworkPolicySpec) -> bool {
 /// One object of a kind that matters to policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
-    /// A pod, or a workload that stands for its pods ([`Pod::stand_in`]).
+    /// A pod, or a workload that represents its pods ([`Pod::stand_in`]).
     Pod(Pod),
     /// A Namespace.
     Namespace(Namespace),
@@ -67,54 +70,62 @@ pub enum Object {
     Node(Node),
 }
 
-/// What [`Object::from_value`] made of a document.
+/// The result of [`Object::from_value`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// An object that matters.
+    /// An object that policy reads.
     Object(Box<Object>),
     /// A kind that policy doesn't read.
     Ignored,
 }
 
 impl Object {
-    /// Reads one Kubernetes object (not a `List`).
+    /// Parses one Kubernetes object (not a `List`).
     ///
-    /// A Deployment, StatefulSet, DaemonSet or CronJob becomes a pod that stands for its
-    /// pods, and so does a ReplicaSet, Job or ReplicationController without owner.
-    /// [`Workload`] reads those of other groups.
+    /// A Deployment, StatefulSet, DaemonSet or CronJob becomes a pod that represents its pods; so
+    /// does a ReplicaSet, Job or ReplicationController without an owner. [`Workload`] reads
+    /// workloads of other groups.
     ///
     /// # Errors
-    /// Names object, field and fault. For a NetworkPolicy or ClusterNetworkPolicy
-    /// it carries the closed form. Kinds of policy that this version doesn't enforce are errors too:
-    /// to skip one silently would open the firewall.
+    /// The error names object, field and fault. For a NetworkPolicy or ClusterNetworkPolicy it
+    /// carries the closed form. Policy kinds that this version doesn't enforce are errors too:
+    /// skipping one silently would open the firewall.
     pub fn from_value(value: serde_json::Value) -> Result<Parsed, ObjectError> {
         parse::object(value)
     }
 
-    /// Reads one object of a kind that is known, as an API server sends it: `json`
-    /// needs to say neither kind nor apiVersion, and what it says of them counts
-    /// for nothing.
+    /// Parses one object of a known kind, as an API server sends it. `json` needs neither kind
+    /// nor apiVersion; if present, they are ignored.
     ///
     /// # Errors
-    /// As [`Object::from_value`].
-    pub fn from_json(kind: &str, api_version: &str, json: &str) -> Result<Self, ObjectError> {
-        wire::object(kind, api_version, json)
+    /// See [`Object::from_value`].
+    pub fn from_json(kind: Kind, json: &str) -> Result<Self, ObjectError> {
+        wire::object(kind, json)
     }
 
-    /// The kind as `kubectl` writes it; for a stand-in that of its workload.
-    pub fn kind(&self) -> &str {
-        match self {
-            Self::Pod(pod) => pod.stand_in.as_deref().unwrap_or("Pod"),
-            Self::Namespace(_) => "Namespace",
-            Self::NetworkPolicy(_) => "NetworkPolicy",
-            Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
-            Self::Service(_) => "Service",
-            Self::EndpointSlice(_) => "EndpointSlice",
-            Self::Node(_) => "Node",
-        }
+    /// Returns the kind as `kubectl` writes it; for a stand-in, the kind of its workload.
+    pub fn kind(&self) -> ObjectKind {
+        ObjectKind::Read(match self {
+            Self::Pod(pod) => match &pod.stand_in {
+                Some(workload) => return ObjectKind::Other(workload.clone()),
+                None => Kind::Pod,
+            },
+            Self::Namespace(_) => Kind::Namespace,
+            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Self::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+        })
     }
 
-    /// Its metadata.
+    /// Returns what identifies the object.
+    pub fn key(&self) -> ObjectKey {
+        let meta = self.meta();
+        ObjectKey::new(self.kind(), &meta.namespace, &meta.name)
+    }
+
+    /// Returns the object's metadata.
     pub fn meta(&self) -> &Meta {
         match self {
             Self::Pod(o) => &o.metadata,

@@ -1,6 +1,6 @@
 //! NetworkPolicy of networking.k8s.io/v1.
 //!
-//! Serializable too: a fix is printed as the rules that it leaves behind.
+//! Also serializable: a fix is printed as the rules that remain after it.
 
 use std::collections::BTreeMap;
 
@@ -19,26 +19,26 @@ pub struct NetworkPolicy {
     pub spec: NetworkPolicySpec,
 }
 
-/// Spec of a NetworkPolicy. Absent and `null` are the same everywhere.
+/// Spec of a NetworkPolicy. Absent and `null` are equivalent everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NetworkPolicySpec {
-    /// The pods under this policy; empty selects all of the namespace.
+    /// The pods under this policy; empty selects all pods of the namespace.
     pub pod_selector: LabelSelector,
-    /// Directions it isolates; see [`NetworkPolicySpec::isolates`].
+    /// The directions it isolates; see [`NetworkPolicySpec::isolates`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policy_types: Vec<PolicyType>,
-    /// What may come in.
+    /// Allowed ingress.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<IngressRule>,
-    /// What may go out.
+    /// Allowed egress.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressRule>,
 }
 
 impl NetworkPolicySpec {
-    /// Whether the policy isolates its pods in a direction. Without types it is
-    /// Ingress always, Egress only if there are egress rules.
+    /// Reports whether the policy isolates its pods in a direction. Without types, it always
+    /// isolates ingress, and egress only if it has egress rules.
     pub fn isolates(&self, direction: PolicyType) -> bool {
         if self.policy_types.is_empty() {
             return direction == PolicyType::Ingress || !self.egress.is_empty();
@@ -46,7 +46,7 @@ impl NetworkPolicySpec {
         self.policy_types.contains(&direction)
     }
 
-    /// How many entries it lists: peers, exceptions of blocks, and ports.
+    /// Returns the number of entries listed: peers, exceptions of blocks, and ports.
     pub(crate) fn weight(&self) -> u32 {
         let ingress = self.ingress.iter().map(|rule| (&rule.from, &rule.ports));
         let egress = self.egress.iter().map(|rule| (&rule.to, &rule.ports));
@@ -72,10 +72,10 @@ pub enum PolicyType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngressRule {
-    /// Who.
+    /// The sources.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<Peer>,
-    /// On which of the subject's ports.
+    /// The subject's ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NetworkPolicyPort>,
 }
@@ -84,10 +84,10 @@ pub struct IngressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EgressRule {
-    /// Whom.
+    /// The destinations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub to: Vec<Peer>,
-    /// On which of the peer's ports.
+    /// The peer's ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NetworkPolicyPort>,
 }
@@ -96,7 +96,7 @@ pub struct EgressRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Peer {
-    /// Pods of the policy's namespace, or of those that `namespace_selector` names.
+    /// Pods of the policy's namespace, or of the namespaces selected by `namespace_selector`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
     /// Namespaces.
@@ -107,14 +107,14 @@ pub struct Peer {
     pub ip_block: Option<IpBlock>,
 }
 
-/// Addresses, those of pods too.
+/// A block of addresses, which may include pod addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IpBlock {
     /// The block.
     #[serde(deserialize_with = "super::cidr::one")]
     pub cidr: IpNet,
-    /// Parts of it that this peer leaves out.
+    /// Parts of the block that this peer excludes.
     #[serde(
         default,
         deserialize_with = "super::cidr::many",
@@ -158,7 +158,7 @@ impl Protocol {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// IANA protocol number.
+    /// Returns the IANA protocol number.
     pub const fn iana(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -172,7 +172,7 @@ impl Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LabelSelector {
-    /// Labels with just these values.
+    /// Labels that must have exactly these values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
     /// Further conditions; all must hold.
@@ -196,11 +196,11 @@ pub struct Requirement {
 /// Operator of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operator {
-    /// The label is there with one of the values.
+    /// The label is present with one of the values.
     In,
     /// The label has none of the values, or is absent.
     NotIn,
-    /// The label is there.
+    /// The label is present.
     Exists,
     /// The label is absent.
     DoesNotExist,

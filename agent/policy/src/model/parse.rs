@@ -1,27 +1,26 @@
-//! JSON documents to objects.
+//! Conversion of JSON documents to objects.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    Closed, ClusterNetworkPolicy, MIRROR, Meta, NetworkPolicy, Object, ObjectError, Parsed, Pod,
-    Spelling, closed, unread, validate, validate_cluster,
-    workload::{self, KNOWN, MADE},
+    Closed, ClusterNetworkPolicy, Kind, MIRROR, Meta, NetworkPolicy, Object, ObjectError, Parsed,
+    Pod, Spelling, WorkloadKind, closed, unread, validate, validate_cluster, workload,
 };
 
-/// Kinds of policy that would restrict or allow traffic if they were enforced.
+/// Policy kinds that would restrict or allow traffic if they were enforced.
 const UNENFORCED: &[&str] = &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
-/// What took their place.
+/// Their enforced replacement, as it appears in error messages.
 const ENFORCED: &str = "v1alpha2 ClusterNetworkPolicy is";
 
-/// The largest annotation, a copy of the whole object, and of no use here.
+/// The largest annotation: a copy of the whole object, not needed here.
 pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
-    if value["kind"] == "Service"
+    if value["kind"] == Kind::Service.name()
         && let Some(Value::Object(selector)) = value.pointer_mut("/spec/selector")
     {
-        // Other kinds' selectors of that name have conditions in them.
+        // The selectors of other kinds contain conditions.
         empty_nulls(selector);
     }
     strip_nulls(&mut value);
@@ -39,70 +38,95 @@ pub(super) fn object(mut value: Value) -> Result<Parsed, ObjectError> {
         let message = format!("not enforced by this version, {ENFORCED}");
         return Err(who.error("kind", &message));
     }
-    let kind = kind.to_owned();
-    let Some(namespaced) = used(&kind, value["apiVersion"].as_str(), &who)? else {
+    let Some(kind) = read_as(kind, value["apiVersion"].as_str(), &who)? else {
         return Ok(Parsed::Ignored);
     };
     let mut who = who;
-    if namespaced && who.namespace.is_empty() {
+    if !kind.is_namespaced() {
+        who.namespace.clear();
+    } else if who.namespace.is_empty() {
         who.namespace = "default".into();
     }
-    if !namespaced {
-        who.namespace.clear();
+    if let ReadAs::Itself(kind) = kind {
+        who.closed = closed::of(kind, &value, &who.namespace, &who.name).map(Box::new);
     }
-    who.closed = closed::of(&kind, &value, &who.namespace, &who.name).map(Box::new);
     if who.name.is_empty() {
         return Err(who.error("metadata.name", "missing"));
     }
-    build(&kind, value, &who)
+    build(kind, value, &who)
 }
 
-/// Whether a kind is read and, if so, whether it is namespaced. Other groups have kinds of the
-/// same name (Knative's Service, Calico's NetworkPolicy, Antrea's ClusterNetworkPolicy); those aren't ours.
-fn used(kind: &str, api: Option<&str>, who: &Who) -> Result<Option<bool>, ObjectError> {
-    let (group, namespaced) = match kind {
-        "Pod" | "Service" => ("", true),
-        "Namespace" | "Node" => ("", false),
-        "NetworkPolicy" => ("networking.k8s.io", true),
-        "ClusterNetworkPolicy" => ("policy.networking.k8s.io", false),
-        "EndpointSlice" => ("discovery.k8s.io", true),
-        workload => match KNOWN.iter().find(|(kind, _)| *kind == workload) {
-            Some((_, group)) => (*group, true),
-            None => return Ok(None),
-        },
+/// How a document is read.
+#[derive(Clone, Copy)]
+enum ReadAs {
+    Itself(Kind),
+    /// As a pod that represents the workload's pods.
+    Workload(WorkloadKind),
+}
+
+impl ReadAs {
+    fn is_namespaced(self) -> bool {
+        match self {
+            Self::Itself(kind) => kind.is_namespaced(),
+            Self::Workload(_) => true,
+        }
+    }
+}
+
+/// Returns how a kind is read; `None` if it isn't read. Kinds of the same name in other groups
+/// (Knative's Service, Calico's NetworkPolicy, Antrea's ClusterNetworkPolicy) aren't.
+fn read_as(kind: &str, api: Option<&str>, who: &Who) -> Result<Option<ReadAs>, ObjectError> {
+    let (group, read_as) = match (Kind::parse(kind), WorkloadKind::parse(kind)) {
+        (Some(kind), _) => (kind.group(), ReadAs::Itself(kind)),
+        (None, Some(kind)) => (kind.group(), ReadAs::Workload(kind)),
+        (None, None) => return Ok(None),
     };
     let Some(api) = api else {
-        return Ok(Some(namespaced));
+        return Ok(Some(read_as));
     };
     let (found, version) = api.split_once('/').unwrap_or(("", api));
-    if kind == "NetworkPolicy" && (found == "extensions" || found == group && version != "v1") {
-        let message = format!("{api} is not read by this version, networking.k8s.io/v1 is");
-        return Err(who.error("apiVersion", &message));
+    match read_as {
+        ReadAs::Itself(own @ Kind::NetworkPolicy)
+            if found == "extensions" || found == group && version != own.version() =>
+        {
+            let read = own.api_version();
+            let message = format!("{api} is not read by this version, {read} is");
+            Err(who.error("apiVersion", &message))
+        }
+        ReadAs::Itself(own @ Kind::ClusterNetworkPolicy)
+            if found == group && version != own.version() =>
+        {
+            let message = format!("{api} is not enforced by this version, {ENFORCED}");
+            Err(who.error("apiVersion", &message))
+        }
+        _ => Ok((found == group).then_some(read_as)),
     }
-    if kind == "ClusterNetworkPolicy" && found == group && version != "v1alpha2" {
-        let message = format!("{api} is not enforced by this version, {ENFORCED}");
-        return Err(who.error("apiVersion", &message));
-    }
-    Ok((found == group).then_some(namespaced))
 }
 
-fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
+fn build(read_as: ReadAs, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
+    let kind = match read_as {
+        ReadAs::Itself(kind) => kind,
+        ReadAs::Workload(kind) => {
+            let pod = stand_in(kind, value, who)?;
+            return Ok(pod.map_or(Parsed::Ignored, |pod| named(Object::Pod(pod), who)));
+        }
+    };
     let object = match kind {
-        "Pod" => {
+        Kind::Pod => {
             let mut pod: Pod = who.read(value)?;
             pod.metadata.annotations.retain(|key, _| key == MIRROR);
             Object::Pod(pod)
         }
-        "Namespace" => Object::Namespace(who.read(value)?),
-        "Node" => Object::Node(who.read(value)?),
-        "Service" => Object::Service(who.read(value)?),
-        "EndpointSlice" => Object::EndpointSlice(who.read(value)?),
-        "NetworkPolicy" => {
+        Kind::Namespace => Object::Namespace(who.read(value)?),
+        Kind::Node => Object::Node(who.read(value)?),
+        Kind::Service => Object::Service(who.read(value)?),
+        Kind::EndpointSlice => Object::EndpointSlice(who.read(value)?),
+        Kind::NetworkPolicy => {
             let policy: NetworkPolicy = who.read(value)?;
             validate::spec(&policy.spec).map_err(|(field, why)| who.error(&field, &why))?;
             Object::NetworkPolicy(policy)
         }
-        "ClusterNetworkPolicy" => {
+        Kind::ClusterNetworkPolicy => {
             let mut value = value;
             if let Some(spec) = value.get_mut("spec") {
                 unread::mark(spec);
@@ -112,16 +136,16 @@ fn build(kind: &str, value: Value, who: &Who) -> Result<Parsed, ObjectError> {
             checked.map_err(|(field, why)| who.error(&field, &why))?;
             Object::ClusterNetworkPolicy(policy)
         }
-        workload => match stand_in(workload, value, who)? {
-            Some(pod) => Object::Pod(pod),
-            None => return Ok(Parsed::Ignored),
-        },
     };
-    let mut object = object;
+    Ok(named(object, who))
+}
+
+/// Completes a parsed object.
+fn named(mut object: Object, who: &Who) -> Parsed {
     let meta = meta_mut(&mut object);
     meta.namespace.clone_from(&who.namespace);
     meta.annotations.remove(LAST_APPLIED);
-    Ok(Parsed::Object(Box::new(object)))
+    Parsed::Object(Box::new(object))
 }
 
 pub(super) fn meta_mut(object: &mut Object) -> &mut Meta {
@@ -136,21 +160,15 @@ pub(super) fn meta_mut(object: &mut Object) -> &mut Meta {
     }
 }
 
-/// The pod that stands for a workload's pods: its template under the workload's name.
-fn stand_in(kind: &str, mut value: Value, who: &Who) -> Result<Option<Pod>, ObjectError> {
+/// Returns the pod that represents a workload's pods: its template under the workload's name.
+fn stand_in(kind: WorkloadKind, mut value: Value, who: &Who) -> Result<Option<Pod>, ObjectError> {
     let owned = value["metadata"]["ownerReferences"].as_array();
-    if MADE.contains(&kind) && owned.is_some_and(|o| !o.is_empty()) {
+    if kind.may_be_owned() && owned.is_some_and(|o| !o.is_empty()) {
         return Ok(None);
     }
     let uid = value["metadata"]["uid"].as_str().unwrap_or("").to_owned();
-    let (place, path) = match kind {
-        "CronJob" => (
-            "/spec/jobTemplate/spec/template",
-            "spec.jobTemplate.spec.template",
-        ),
-        _ => ("/spec/template", "spec.template"),
-    };
-    let template = value.pointer_mut(place).map(Value::take);
+    let (pointer, path) = (kind.template(), kind.template()[1..].replace('/', "."));
+    let template = value.pointer_mut(pointer).map(Value::take);
     let template = template.unwrap_or_else(|| Value::Object(Map::new()));
     let mut pod: Pod = serde_path_to_error::deserialize(template)
         .map_err(|e| who.error(&format!("{path}.{}", e.path()), &e.inner().to_string()))?;
@@ -163,13 +181,14 @@ fn stand_in(kind: &str, mut value: Value, who: &Who) -> Result<Option<Pod>, Obje
     };
     pod.spec.node_name = None;
     pod.status = super::PodStatus::default();
-    pod.stand_in = Some(kind.to_owned());
+    pod.stand_in = Some(kind.name().to_owned());
     Ok(Some(pod))
 }
 
-/// Kubernetes takes a `null` member for an absent one, but in a map of strings for an empty
-/// string: a selector by `tier: null`, of a template that came out empty, selects pods whose
-/// `tier` is empty, not all. A `null` in a list stays, and is an error.
+/// Removes `null` members as Kubernetes does, which treats a `null` member as absent, except in a
+/// map of strings, where it counts as an empty string: a selector with `tier: null`, from a
+/// template that rendered empty, selects pods whose `tier` is empty, not all pods. A `null` in a
+/// list stays and is an error.
 fn strip_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -188,7 +207,7 @@ fn strip_nulls(value: &mut Value) {
     }
 }
 
-/// Members that are maps of strings wherever they are.
+/// Members that are maps of strings wherever they occur.
 const STRINGS: [&str; 3] = ["annotations", "labels", "matchLabels"];
 
 fn empty_nulls(strings: &mut Map<String, Value>) {
@@ -197,7 +216,7 @@ fn empty_nulls(strings: &mut Map<String, Value>) {
     }
 }
 
-/// Whose document this is.
+/// Identification of the document's object.
 struct Who {
     kind: String,
     namespace: String,
@@ -210,7 +229,7 @@ impl Who {
     fn of(value: &Value) -> Self {
         let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
         let kind = value["kind"].as_str().unwrap_or("");
-        let name = match KNOWN.iter().any(|(known, _)| *known == kind) {
+        let name = match WorkloadKind::parse(kind).is_some() {
             true => workload::name(value).to_owned(),
             false => text(&value["metadata"]["name"]),
         };

@@ -36,7 +36,7 @@ struct LoadBalancer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct LoadBalancerIngress {
-    /// Empty where a host name stands instead.
+    /// Empty if a host name is given instead.
     ip: String,
     ip_mode: String,
 }
@@ -45,15 +45,15 @@ struct LoadBalancerIngress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
-    /// Labels of the pods behind it; empty if EndpointSlices alone name them.
+    /// Labels of the pods behind it; empty if only EndpointSlices name them.
     pub selector: BTreeMap<String, String>,
-    /// First address, `None` (the word) for a headless Service.
+    /// First address; the word `None` for a headless Service.
     #[serde(rename = "clusterIP")]
     pub cluster_ip: String,
     /// All addresses.
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<String>,
-    /// Addresses from outside that nodes forward as well.
+    /// External addresses that nodes forward as well.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
     /// Ports.
@@ -61,7 +61,7 @@ pub struct ServiceSpec {
     /// Type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `Cluster` or `Local`; `Cluster` where it is absent and means something.
+    /// `Cluster` or `Local`; if it applies and is absent, it means `Cluster`.
     pub external_traffic_policy: String,
 }
 
@@ -73,7 +73,7 @@ pub struct ServicePort {
     pub name: Option<String>,
     /// Port of the Service.
     pub port: u16,
-    /// Port of the pod, the Service's own if absent.
+    /// Port of the pod; the Service's own port if absent.
     pub target_port: Option<IntOrString>,
     /// Protocol, TCP if absent.
     #[serde(default)]
@@ -81,7 +81,8 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
-    /// The pod's port, where the Service says it by number. 0 stands for none at all.
+    /// Returns the pod's port if the Service gives it by number. A target port of 0 counts as
+    /// absent.
     pub(crate) fn number(&self) -> Option<u16> {
         match &self.target_port {
             None | Some(IntOrString::Int(0)) => Some(self.port),
@@ -90,8 +91,8 @@ impl ServicePort {
         }
     }
 
-    /// The port behind it of a pod on which a name means what `named` says; none if the
-    /// pod doesn't declare the name.
+    /// Returns the port of a backend pod, resolving a named port with `named`; `None` if the pod
+    /// doesn't declare the name.
     pub(crate) fn target(&self, named: impl FnOnce(&str) -> Option<u16>) -> Option<u16> {
         match &self.target_port {
             Some(IntOrString::String(name)) => named(name),
@@ -101,13 +102,13 @@ impl ServicePort {
 }
 
 impl Service {
-    /// Its cluster addresses.
+    /// Returns its cluster addresses.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let listed = self.spec.cluster_ips.iter();
         parse(std::iter::once(&self.spec.cluster_ip).chain(listed))
     }
 
-    /// About how many bytes it takes in memory.
+    /// Returns its approximate size in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let balancers = &self.status.load_balancer.ingress;
         let spec = &self.spec;
@@ -125,15 +126,16 @@ impl Service {
             + texts.chain(ports).sum::<usize>()
     }
 
-    /// Whether kube-proxy passes it over: it has no address of its own, or a label
-    /// leaves it to another proxy. Their values don't matter.
+    /// Reports whether kube-proxy ignores the Service: it has no address of its own, or a label
+    /// assigns it to another proxy. The label's value doesn't matter.
     fn is_left_out(&self) -> bool {
         self.spec.kind == "ExternalName" || left_out(&self.metadata)
     }
 
-    /// Whether a node that gets its packets from outside sends them on to backends elsewhere
-    /// with an address of its own: kube-proxy masquerades what comes to a node's port, to a
-    /// balancer's or an external address, but by `externalTrafficPolicy: Local`.
+    /// Reports whether a node that receives its packets from outside forwards them to remote
+    /// backends with the node's own source address: kube-proxy masquerades packets to a node
+    /// port, a load balancer address or an external address, unless `externalTrafficPolicy` is
+    /// `Local`.
     pub(crate) fn is_masqueraded(&self) -> bool {
         let spec = &self.spec;
         let has_door = matches!(spec.kind.as_str(), "NodePort" | "LoadBalancer");
@@ -143,15 +145,16 @@ impl Service {
             && !self.is_left_out()
     }
 
-    /// Addresses of its balancers, also of those that get their packets themselves.
+    /// Returns the addresses of its load balancers, including those that receive their packets
+    /// themselves.
     pub(crate) fn balancers(&self) -> Vec<IpAddr> {
         let all = self.status.load_balancer.ingress.iter();
         parse(all.map(|one| &one.ip))
     }
 
-    /// Every address at which nodes forward its ports to its backends. Its own ones
-    /// come first. Others count in the families in which it has one of its own, as
-    /// for kube-proxy. A balancer of mode `Proxy` gets its packets itself.
+    /// Returns every address at which nodes forward its ports to its backends, its own addresses
+    /// first. As in kube-proxy, other addresses count only in families in which it has an address
+    /// of its own. A load balancer of mode `Proxy` receives its packets itself.
     pub(crate) fn forwarded(&self) -> Vec<Forwarded> {
         if self.is_left_out() || self.spec.ports.is_empty() {
             return Vec::new();
@@ -186,7 +189,7 @@ impl Service {
             .collect()
     }
 
-    /// Protocol number and port of each of its ports, sorted, each once.
+    /// Returns the protocol number and port of each of its ports, sorted and without duplicates.
     fn ports(&self) -> Arc<[(u16, u16)]> {
         let all = self.spec.ports.iter();
         let mut ports: Vec<_> = all
@@ -203,14 +206,14 @@ impl Service {
 pub(crate) struct Forwarded {
     /// The address.
     pub(crate) address: IpAddr,
-    /// Whether it is a cluster IP, which the API server gives to one Service alone;
-    /// whoever writes a Service may name any other.
+    /// Whether it is a cluster IP, which the API server assigns to a single Service. Any other
+    /// address may be named by anyone who can write a Service.
     pub(crate) own: bool,
     /// IANA protocol number and port, sorted.
     pub(crate) ports: Arc<[(u16, u16)]>,
 }
 
-/// Labels with which kube-proxy watches neither Services nor EndpointSlices.
+/// Labels that exclude Services and EndpointSlices from what kube-proxy watches.
 const LEFT_OUT: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
     "service.kubernetes.io/headless",
@@ -222,7 +225,7 @@ fn left_out(meta: &Meta) -> bool {
         .any(|label| meta.labels.contains_key(*label))
 }
 
-/// A text, its place and what an allocator adds.
+/// Returns the size of a text, its slot and the allocator's overhead.
 const fn bytes_of(text: &str) -> usize {
     size_of::<String>() + text.len() + 16
 }
@@ -236,9 +239,9 @@ fn bytes_of_meta(meta: &Meta) -> usize {
     maps + bytes_of(&meta.namespace) + bytes_of(&meta.name)
 }
 
-/// The addresses among the words, each once, in their order.
+/// Parses the addresses among the words, in order and without duplicates.
 fn parse<'t>(words: impl Iterator<Item = &'t String>) -> Vec<IpAddr> {
-    // Whoever writes a Service may name a hundred thousand.
+    // A Service may list a hundred thousand addresses.
     let mut seen = BTreeSet::new();
     let all = words.filter_map(|word| word.parse().ok());
     all.filter(|ip| seen.insert(*ip)).collect()
@@ -257,7 +260,7 @@ pub struct EndpointSlice {
 }
 
 impl EndpointSlice {
-    /// About how many bytes it takes in memory.
+    /// Returns its approximate size in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let endpoints = self.endpoints.iter().map(|one| {
             let addresses = one.addresses.iter().map(|text| bytes_of(text));
@@ -267,19 +270,20 @@ impl EndpointSlice {
         size_of::<Self>() + bytes_of_meta(&self.metadata) + endpoints.chain(ports).sum::<usize>()
     }
 
-    /// Whether a label leaves it to another proxy than kube-proxy.
+    /// Reports whether a label assigns it to a proxy other than kube-proxy.
     pub(crate) fn is_left_out(&self) -> bool {
         left_out(&self.metadata)
     }
 
-    /// Whether Kubernetes makes it of a Service's selector, so that it names nobody else.
+    /// Reports whether Kubernetes derives it from a Service's selector, so that it names only
+    /// selected pods.
     pub(crate) fn is_of_selector(&self) -> bool {
         let made_by = self.metadata.labels.get(MANAGED_BY);
         made_by.is_some_and(|by| by == BY_SELECTOR)
     }
 
-    /// The port of its endpoints behind a Service's port. One that lists none leaves
-    /// it at what the Service says.
+    /// Returns its endpoints' port behind a Service's port. If the slice lists no ports, the
+    /// Service's own port applies.
     pub(crate) fn behind(&self, called: &ServicePort) -> Option<u16> {
         if self.ports.is_empty() {
             return Some(called.number().unwrap_or(called.port));
@@ -293,8 +297,8 @@ impl EndpointSlice {
     }
 }
 
-/// The label that says who makes an EndpointSlice, and the controller that makes those of
-/// Services with a selector (`k8s.io/api/discovery/v1`).
+/// The label that names the manager of an EndpointSlice, and its value for slices of Services
+/// with a selector (`k8s.io/api/discovery/v1`).
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const BY_SELECTOR: &str = "endpointslice-controller.k8s.io";
 
@@ -302,11 +306,11 @@ const BY_SELECTOR: &str = "endpointslice-controller.k8s.io";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct EndpointPort {
-    /// Name; absent and empty are the same.
+    /// Name; absent and empty are equivalent.
     pub name: String,
     /// Number; all ports if absent.
     pub port: Option<u16>,
-    /// Protocol; servers always say it.
+    /// Protocol; servers always set it.
     pub protocol: Option<Protocol>,
 }
 

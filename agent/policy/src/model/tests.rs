@@ -1,8 +1,9 @@
-//! What is refused, with which field, and what stands in for it.
+//! Which objects are rejected, for which field, and their closed forms.
 
 use serde_json::{Value, json};
 
 use super::{Closed, NetworkPolicySpec, Object, ObjectError, Parsed, PolicyType};
+use crate::model::{Kind, ObjectKey};
 use crate::{config::Config, index::Index, testing::netpol};
 
 pub(super) fn refused(value: Value) -> ObjectError {
@@ -122,7 +123,7 @@ fn the_last_valid_form_of_a_policy_stays_and_the_closed_one_yields_to_a_valid_on
     assert_eq!(index.problems().len(), 0);
     assert!(!index.apply_closed(&error));
     assert!(index.problems()[0].message.contains("last valid form"));
-    index.delete("NetworkPolicy", "b", "n");
+    index.delete(&ObjectKey::new(Kind::NetworkPolicy, "b", "n"));
     assert_eq!(index.problems().len(), 0);
 }
 
@@ -259,7 +260,9 @@ fn what_is_read_straight_is_what_the_long_way_reads() {
             Parsed::Object(object) => *object,
             Parsed::Ignored => panic!("{kind} is ignored"),
         });
-        let same = Object::from_json(kind, api_version, &text);
+        let kind = Kind::parse(kind).expect("a kind that is read");
+        assert_eq!(kind.api_version(), api_version);
+        let same = Object::from_json(kind, &text);
         assert_eq!(same, long, "{text}");
     }
 }
@@ -310,7 +313,7 @@ fn a_null_in_a_map_of_strings_is_an_empty_string_and_elsewhere_nothing() {
     };
     let selector = format!("{service:?}");
     assert!(selector.contains(r#"{"tier": ""}"#), "{selector}");
-    // A workload's own selector isn't one of strings.
+    // A workload's own selector isn't a map of strings.
     let deployment = json!({
         "kind": "Deployment", "metadata": {"name": "n"},
         "spec": {"selector": {"matchLabels": null}, "template": {"metadata": {"labels": {"a": null}}}},

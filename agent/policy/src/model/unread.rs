@@ -1,21 +1,20 @@
-//! What a newer API says in a ClusterNetworkPolicy and this version can't read.
+//! Handling of ClusterNetworkPolicy fields from a newer API that this version can't read.
 //!
-//! The API (`ClusterNetworkPolicyIngressPeer`, `…EgressPeer`) asks for rules with a peer of
-//! an unknown kind to fail closed, each by itself: one that accepts matches nothing, any
-//! other denies everything. Unknown fields within a peer, of a protocol and of a rule are
-//! taken alike, since each may be what narrows the rule. Whoever is meant by a subject of
-//! an unknown kind may be any pod: of all pods nothing is accepted then, and what the
-//! policy would pass on is denied.
+//! The API (`ClusterNetworkPolicyIngressPeer`, `…EgressPeer`) requires rules with a peer of an
+//! unknown kind to fail closed individually: an `Accept` rule matches nothing, and any other rule
+//! denies everything. Unknown fields of a peer, a protocol or a rule are treated the same way,
+//! since each may narrow the rule. A subject of an unknown kind may mean any pod: no rule then
+//! accepts anything for any pod, and packets that the policy would pass on are denied.
 
 use serde_json::{Map, Value, json};
 
-/// The member of a rule that says which field couldn't be read.
+/// The member of a rule that names the unreadable field.
 const UNREAD: &str = "unread";
 
 const PEERS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainNames"];
 const PROTOCOLS: [&str; 4] = ["tcp", "udp", "sctp", "destinationNamedPort"];
 
-/// Marks the rules of a spec that can't be read, and closes them.
+/// Marks the unreadable rules of a spec and closes them.
 pub(super) fn mark(spec: &mut Value) {
     let Value::Object(spec) = spec else { return };
     let subject = spec.get_mut("subject").and_then(|subject| {
@@ -32,7 +31,7 @@ pub(super) fn mark(spec: &mut Value) {
                 let own = in_rule(rule, peers, &format!("spec.{way}[{i}]"));
                 let names_some = rule.get(peers).and_then(Value::as_array);
                 let names_some = names_some.is_some_and(|peers| !peers.is_empty());
-                // Without peers it is an error of the whole policy.
+                // A rule without peers makes the whole policy invalid.
                 let subject = subject.as_deref().filter(|_| names_some);
                 close(rule, own, subject);
             }
@@ -40,10 +39,10 @@ pub(super) fn mark(spec: &mut Value) {
     }
 }
 
-/// Closes a rule for a field of its own that can't be read, or of the subject.
+/// Closes a rule because of an unreadable field in the rule itself or in the subject.
 fn close(rule: &mut Map<String, Value>, own: Option<String>, subject: Option<&str>) {
     let action = rule.get("action").and_then(Value::as_str);
-    // What isn't an action at all is an error of the whole policy.
+    // An invalid action makes the whole policy invalid.
     let accepts = match action {
         Some("Accept") => true,
         Some("Deny" | "Pass") => false,
@@ -67,10 +66,10 @@ fn in_subject(subject: &Value, path: &str) -> Option<String> {
     one_of(subject, &PEERS[..2], path).or_else(|| in_pods(subject, path))
 }
 
-/// The first field of a rule that isn't known.
+/// Returns the first unknown field of a rule.
 fn in_rule(rule: &Map<String, Value>, peers: &str, path: &str) -> Option<String> {
     if rule.contains_key(UNREAD) {
-        // A form that was kept says so itself.
+        // A rule stored earlier already carries its mark.
         return None;
     }
     let known = ["name", "action", peers, "protocols"];
@@ -92,7 +91,7 @@ fn in_peer(peer: &Value, path: &str) -> Option<String> {
         .or_else(nodes)
 }
 
-/// Of a peer or subject, what it says of pods.
+/// Returns the first unknown field in a peer's or subject's pod selection.
 fn in_pods(peer: &Value, path: &str) -> Option<String> {
     let namespaces = || in_selector(peer.get("namespaces")?, &format!("{path}.namespaces"));
     let pods = || {
@@ -139,8 +138,8 @@ fn in_port(port: &Value, path: &str) -> Option<String> {
     one_of(port, &["number", "range"], &path).or_else(range)
 }
 
-/// A field that isn't among those known. What has no field at all had one that somebody
-/// on the way didn't know.
+/// Returns a field that isn't among the known ones. An empty object had a field that something
+/// along the way didn't know and dropped.
 fn one_of(value: &Value, known: &[&str], path: &str) -> Option<String> {
     let is_empty = value.as_object().is_some_and(Map::is_empty);
     match is_empty {

@@ -1,12 +1,12 @@
-//! ClusterNetworkPolicies of a newer API: which rules are closed, and what is said of it.
+//! ClusterNetworkPolicies of a newer API: which rules are closed, and the problems reported.
 
 use serde_json::{Value, json};
 
-use super::super::{Action, ClusterNetworkPolicy, LabelSelector, Object};
+use super::super::{Action, ClusterNetworkPolicy, Kind, LabelSelector, Object};
 use super::{cnp, parsed, protocol, refused, to};
 use crate::{config::Config, index::Index};
 
-/// Rules with a field that this version doesn't know, and which field that is.
+/// Returns rules with a field that this version doesn't know, each with that field.
 fn unread() -> Vec<(&'static str, Value)> {
     let rule = |rule: Value| json!({"egress": [{"action": "Pass", "to": [{"nodes": {}}]}, rule]});
     let everybody = json!([{"namespaces": {}}]);
@@ -89,13 +89,12 @@ fn a_field_that_is_not_known_closes_its_rule_and_is_no_error_of_the_policy() {
             problems.iter().any(|p| p.key_or_field == field),
             "{problems:?}"
         );
-        // As it is kept, and as an API server sends it.
+        // As it is stored, and as an API server sends it.
         let mut kept = document.clone();
         kept["spec"] = serde_json::to_value(&policy.spec).expect("serializable");
         assert_eq!(parsed(kept), policy, "{spec}");
         let json = document.to_string();
-        let version = "policy.networking.k8s.io/v1alpha2";
-        let sent = Object::from_json("ClusterNetworkPolicy", version, &json);
+        let sent = Object::from_json(Kind::ClusterNetworkPolicy, &json);
         assert_eq!(sent, Ok(Object::ClusterNetworkPolicy(policy)), "{spec}");
     }
 }

@@ -1,7 +1,7 @@
-//! What a NetworkPolicy's types can't say by themselves.
+//! Validation of NetworkPolicies beyond what their types enforce.
 //!
-//! Follows the API server's validation, so that a file which `kubectl apply`
-//! would refuse is refused here with the same field.
+//! Follows the API server's validation, so a file that `kubectl apply` would reject is rejected
+//! here with the same field.
 
 use ipnet::IpNet;
 
@@ -56,7 +56,7 @@ fn ip_block(block: &IpBlock, path: &str) -> Result<(), Fault> {
     for (i, except) in block.except.iter().enumerate() {
         let path = format!("{path}.except[{i}]");
         cidr(except, &path)?;
-        // As the API server has it: the block itself would leave nothing of it.
+        // Matches the API server: excluding the whole block would leave nothing of it.
         let is_less = except.prefix_len() > block.cidr.prefix_len();
         if !is_less || !block.cidr.contains(except) {
             let message = format!("{except} is not a part of {}, and less than it", block.cidr);
@@ -66,7 +66,8 @@ fn ip_block(block: &IpBlock, path: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Mapped addresses stand for IPv4 in the tables; as IPv6 they never travel.
+/// Rejects IPv4-mapped addresses: the tables use that form for IPv4, and no packet on the wire
+/// carries them as IPv6.
 pub(super) fn cidr(cidr: &IpNet, path: &str) -> Result<(), Fault> {
     match cidr {
         IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.network().to_ipv4_mapped().is_some() => fault(
@@ -107,7 +108,7 @@ pub(super) fn number(n: i64, path: &str) -> Result<(), Fault> {
     fault(path, format!("{n} is not in 1..=65535"))
 }
 
-/// Checks a selector that is no part of an object.
+/// Checks a selector that isn't part of an object.
 pub(crate) fn check_selector(selector: &LabelSelector) -> Result<(), (String, String)> {
     self::selector(selector, "selector")
 }
@@ -164,7 +165,7 @@ fn is_word(s: &str) -> bool {
         && (s.chars()).all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-/// A label of a DNS name, as namespaces are named (RFC 1123).
+/// Reports whether a text is a DNS label, the form of namespace names (RFC 1123).
 pub(crate) fn is_dns_label(s: &str) -> bool {
     (1..=63).contains(&s.len())
         && !s.starts_with('-')
@@ -172,7 +173,8 @@ pub(crate) fn is_dns_label(s: &str) -> bool {
         && (s.bytes()).all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// A port name (RFC 6335): at most 15 characters, one a letter, no `--`.
+/// Reports whether a text is a port name (RFC 6335): at most 15 characters, at least one letter,
+/// no `--`.
 pub(crate) fn is_port_name(s: &str) -> bool {
     is_dns_label(s)
         && s.len() <= 15

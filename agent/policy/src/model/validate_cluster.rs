@@ -1,9 +1,9 @@
-//! What a ClusterNetworkPolicy's types can't say by themselves.
+//! Validation of ClusterNetworkPolicies beyond what their types enforce.
 //!
-//! Follows the limits and rules of the API's CustomResourceDefinition, so that
-//! what the API server would refuse is refused here with the same field. More
-//! lenient in what can't be misread: `tcp: {}` is the whole protocol, an empty
-//! `protocols` an absent one, and lists may name something twice.
+//! Follows the limits and rules of the API's CustomResourceDefinition, so anything the API server
+//! would reject is rejected here with the same field. More lenient in cases that can't be
+//! misread: `tcp: {}` means the whole protocol, an empty `protocols` counts as absent, and lists
+//! may contain duplicates.
 
 use super::{
     Action, ClusterNetworkPolicySpec, ClusterPeer, NamespacedPods, PortOrRange, ProtocolMatch,
@@ -11,21 +11,21 @@ use super::{
     validate::{Fault, cidr, fault, is_port_name, number, selector},
 };
 
-/// The most that any list of the spec may hold.
+/// The maximum length of any list in the spec.
 const MOST: usize = 25;
-/// The longest name of a rule, in characters.
+/// The maximum length of a rule's name, in characters.
 const LONGEST_NAME: usize = 100;
-/// Priorities lie in `0..=` this.
+/// The highest valid priority; the lowest is 0.
 pub(super) const LAST_PRIORITY: i64 = 1000;
 
-/// What both directions' rules have in common.
+/// The fields that rules of both directions share.
 struct Rule<'a> {
     name: Option<&'a str>,
     action: Action,
     peers: &'a [ClusterPeer],
     protocols: &'a [ProtocolMatch],
     egress: bool,
-    /// What it names isn't all that it was meant to.
+    /// Whether the rule has fields this version can't read, so its peers may be incomplete.
     unread: bool,
 }
 
@@ -167,7 +167,7 @@ impl Rule<'_> {
         }
     }
 
-    /// Only pods have named ports.
+    /// Checks a named port; only pods have them.
     fn named_port(&self, name: &str, path: &str) -> Result<(), Fault> {
         if !is_port_name(name) {
             fault(path, format!("{name:?} is not a port name"))?;
@@ -237,7 +237,7 @@ fn at_most(length: usize, path: &str) -> Result<(), Fault> {
     }
 }
 
-/// `*.` if it is a wildcard, then two labels or more, then perhaps a dot.
+/// Reports whether a name is an optional `*.`, at least two labels, and an optional final dot.
 fn is_domain_name(name: &str) -> bool {
     let name = name.strip_prefix("*.").unwrap_or(name);
     let name = name.strip_suffix('.').unwrap_or(name);

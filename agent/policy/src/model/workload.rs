@@ -1,59 +1,47 @@
-//! Workloads of other groups than Kubernetes' own: whatever has a pod template in it.
+//! Workloads of groups other than Kubernetes' own: any object that contains a pod template.
 
 use serde_json::{Map, Value};
 
+use super::kind::{WorkloadKind, group};
 use super::{Meta, OwnerReference, Pod, PodStatus};
 
-/// Kinds of Kubernetes' own whose objects stand for their pods, and their groups.
-pub(super) const KNOWN: [(&str, &str); 7] = [
-    ("Deployment", "apps"),
-    ("StatefulSet", "apps"),
-    ("DaemonSet", "apps"),
-    ("ReplicaSet", "apps"),
-    ("Job", "batch"),
-    ("CronJob", "batch"),
-    ("ReplicationController", ""),
-];
-
-/// Those of them which other workloads make: these stand for the pods then.
-pub(super) const MADE: [&str; 3] = ["ReplicaSet", "Job", "ReplicationController"];
-
-/// Groups of Kubernetes' own, beside those that end in `.k8s.io`.
+/// Kubernetes' own groups, apart from those that end in `.k8s.io`.
 const OWN_GROUPS: [&str; 6] = ["", "apps", "autoscaling", "batch", "extensions", "policy"];
 
-/// So deep templates are looked for, and so many in one object.
+/// Maximum depth of the search for templates, and maximum number of templates per object.
 const DEEPEST: usize = 12;
 const MOST: usize = 64;
 
-/// What a document is that may make pods.
+/// The classification of a document that may create pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// Of another group: a pod that stands for its pods, for each template in it.
+    /// A workload of another group: one pod per template, each representing the pods of that
+    /// template.
     Pods(Vec<Pod>),
-    /// Left out, since another object made it, which stands for its pods: that one's
-    /// kind and name.
+    /// Skipped, because the object that created it represents its pods: kind and name of that
+    /// owner.
     Made(String, String),
-    /// Of a kind in which no template was found. It may make pods all the same.
+    /// A kind in which no template was found. It may still create pods.
     Unread {
         /// `Kafka.kafka.strimzi.io`.
         kind: String,
         /// `namespace/name`.
         object: String,
     },
-    /// Nothing of that kind.
+    /// Not a workload.
     Other,
 }
 
 impl Workload {
-    /// Looks at one document.
+    /// Classifies one document.
     pub fn of(value: &Value) -> Self {
         let text = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or("");
         let (kind, group) = (text("/kind"), group(text("/apiVersion")));
         let owner = owner(&value["metadata"]["ownerReferences"]);
-        let is_known = value.get("apiVersion").is_none() || KNOWN.contains(&(kind, group));
+        let is_known = value.get("apiVersion").is_none() || is_known(kind, group);
         if is_known {
             return match owner {
-                Some(by) if MADE.contains(&kind) => Self::Made(by.kind_and_group(), by.name),
+                Some(by) if may_be_owned(kind) => Self::Made(by.kind_and_group(), by.name),
                 _ => Self::Other,
             };
         }
@@ -82,14 +70,18 @@ impl Workload {
     }
 }
 
-/// The group of an `apiVersion`; empty for the core's.
-pub(super) fn group(api_version: &str) -> &str {
-    api_version.split_once('/').map_or("", |(group, _)| group)
+/// Reports whether a kind of a group is one of Kubernetes' own workloads.
+fn is_known(kind: &str, group: &str) -> bool {
+    WorkloadKind::parse(kind).is_some_and(|known| known.group() == group)
 }
 
-/// A kind with its group, where that isn't Kubernetes' own.
+fn may_be_owned(kind: &str) -> bool {
+    WorkloadKind::parse(kind).is_some_and(WorkloadKind::may_be_owned)
+}
+
+/// Returns a kind, with its group unless that is Kubernetes' own.
 pub(super) fn qualified(kind: &str, group: &str) -> String {
-    match group.is_empty() || KNOWN.contains(&(kind, group)) {
+    match group.is_empty() || is_known(kind, group) {
         true => kind.to_owned(),
         false => format!("{kind}.{group}"),
     }
@@ -99,8 +91,7 @@ fn is_own(group: &str) -> bool {
     OWN_GROUPS.contains(&group) || group.ends_with(".k8s.io")
 }
 
-/// The name of a workload; what is created under a generated one goes by what that
-/// begins with.
+/// Returns the name of a workload. If the name is generated, returns its prefix.
 pub(super) fn name(value: &Value) -> &str {
     let text = |field: &str| value["metadata"][field].as_str().unwrap_or("");
     match text("name") {
@@ -109,14 +100,14 @@ pub(super) fn name(value: &Value) -> &str {
     }
 }
 
-/// The object that manages another.
+/// Returns the owner that manages an object.
 fn owner(references: &Value) -> Option<OwnerReference> {
     let all: Vec<OwnerReference> = serde_json::from_value(references.clone()).ok()?;
     let managing = all.iter().position(|owner| owner.controller);
     all.into_iter().nth(managing.unwrap_or(0))
 }
 
-/// Every pod template under a value, and the part that its pods have in the workload.
+/// Collects every pod template under a value, with the name of its part of the workload.
 fn find(value: &Value, part: &str, depth: usize, found: &mut Vec<(String, Pod)>) {
     if depth == 0 || found.len() >= MOST {
         return;
@@ -148,8 +139,8 @@ fn find(value: &Value, part: &str, depth: usize, found: &mut Vec<(String, Pod)>)
     }
 }
 
-/// What stands before `template` in a field's name: other fields that look alike are
-/// patterns and patches of pods.
+/// Returns the text in front of `template` in a field's name. Other similarly named fields hold
+/// patterns and patches for pods.
 fn template_of(key: &str) -> Option<&str> {
     match key {
         "template" => Some(""),
@@ -163,7 +154,7 @@ fn pod(template: &Value) -> Option<Pod> {
         return None;
     }
     let mut template = template.clone();
-    // Of its metadata only labels count, and others may be anything.
+    // Only the labels of its metadata are used; other fields may have any type.
     let labels = template["metadata"]["labels"].take();
     let mut metadata = Map::new();
     if labels.is_object() {
@@ -187,7 +178,8 @@ fn standing(template: &Pod, kind: &str, namespace: &str, name: &str) -> Pod {
     pod
 }
 
-/// A name for each part of a workload, as their operators call their pods.
+/// Returns a name for each part of a workload, following the naming scheme operators use for
+/// pods.
 fn names(name: &str, parts: &[(String, Pod)]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for (part, _) in parts {

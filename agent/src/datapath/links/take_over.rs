@@ -10,9 +10,8 @@ use super::super::error::DatapathError;
 use super::Links;
 
 impl Links {
-    /// Puts the new programs in the place of those that a folder of another version
-    /// records on these interfaces, each at once. The first thing that fails keeps no
-    /// other from being replaced.
+    /// Replaces the programs that a folder of another version records on these interfaces by the
+    /// new ones, each atomically. Continues after an error.
     pub(in super::super) fn take_over(
         &mut self,
         from: &Path,
@@ -28,8 +27,8 @@ impl Links {
         taken
     }
 
-    /// The pin moves first. What is pinned here is decided by tables that are complete,
-    /// so whoever finds it may put the new program under it.
+    /// Takes over one link. The pin moves first: programs pinned in the new folder use complete
+    /// tables, so any agent that finds the pin may put the new program under it.
     fn take_over_one(&mut self, ifindex: u32, hook: Hook, pin: &Path) -> Result<(), DatapathError> {
         if self.links.contains_key(&(ifindex, hook)) {
             return Ok(tcx::remove_pin(pin)?);
@@ -43,7 +42,7 @@ impl Links {
         self.adopt_one(ifindex, hook, &path)
     }
 
-    /// Says which interfaces programs of another version guard. Nothing is attached there.
+    /// Sets the interfaces that programs of another version guard. Nothing is attached there.
     pub(in super::super) fn leave(&mut self, interfaces: BTreeSet<u32>) {
         self.left = interfaces;
     }

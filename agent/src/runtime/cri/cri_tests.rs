@@ -17,7 +17,7 @@ fn item() -> Item {
     }
 }
 
-/// As containerd and CRI-O answer with `verbose`.
+/// Returns an answer of containerd or CRI-O to a `verbose` request.
 fn answer(network: i32, info: &str) -> StatusResponse {
     let options = NamespaceOptions { network };
     StatusResponse {

@@ -1,6 +1,6 @@
-//! The few messages of the Container Runtime Interface that are read or sent, with the
-//! fields that matter (`kubernetes/cri-api`, `pkg/apis/runtime/v1/api.proto`). Written
-//! down here, so that no build needs a compiler of protocol buffers.
+//! The few messages of the Container Runtime Interface that are read or sent, with the fields that
+//! matter (`kubernetes/cri-api`, `pkg/apis/runtime/v1/api.proto`). They are defined by hand, so
+//! that no build needs a protocol buffers compiler.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ pub const ON_NODE: i32 = 2;
 /// `ListPodSandboxRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub struct ListRequest {
-    /// Which ones.
+    /// Which sandboxes to list.
     #[prost(message, optional, tag = "1")]
     pub filter: Option<Filter>,
 }
@@ -22,7 +22,7 @@ pub struct ListRequest {
 /// `PodSandboxFilter`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Filter {
-    /// In which state.
+    /// The state that sandboxes must be in.
     #[prost(message, optional, tag = "2")]
     pub state: Option<StateValue>,
 }
@@ -30,7 +30,7 @@ pub struct Filter {
 /// `PodSandboxStateValue`.
 #[derive(Clone, PartialEq, Message)]
 pub struct StateValue {
-    /// [`READY`], or another.
+    /// [`READY`], or another state.
     #[prost(int32, tag = "1")]
     pub state: i32,
 }
@@ -46,10 +46,10 @@ pub struct ListResponse {
 /// `PodSandbox`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Item {
-    /// Its id.
+    /// Id of the sandbox.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// Whose it is.
+    /// The pod it belongs to.
     #[prost(message, optional, tag = "2")]
     pub metadata: Option<Metadata>,
     /// Nanoseconds since 1970.
@@ -63,10 +63,10 @@ pub struct Metadata {
     /// The pod's name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// Its UID.
+    /// The pod's UID.
     #[prost(string, tag = "2")]
     pub uid: String,
-    /// Its namespace.
+    /// The pod's namespace.
     #[prost(string, tag = "3")]
     pub namespace: String,
 }
@@ -74,10 +74,10 @@ pub struct Metadata {
 /// `PodSandboxStatusRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub struct StatusRequest {
-    /// Of which.
+    /// Id of the sandbox.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// With what the runtime keeps beside.
+    /// Whether to include the runtime's additional information.
     #[prost(bool, tag = "2")]
     pub verbose: bool,
 }
@@ -88,7 +88,7 @@ pub struct StatusResponse {
     /// The status.
     #[prost(message, optional, tag = "1")]
     pub status: Option<SandboxStatus>,
-    /// What the runtime keeps beside: `info` is JSON in containerd and CRI-O.
+    /// The runtime's additional information: `info` is JSON in containerd and CRI-O.
     #[prost(map = "string, string", tag = "2")]
     pub info: HashMap<String, String>,
 }
@@ -96,10 +96,10 @@ pub struct StatusResponse {
 /// `PodSandboxStatus`.
 #[derive(Clone, PartialEq, Message)]
 pub struct SandboxStatus {
-    /// Its addresses.
+    /// Addresses of the sandbox.
     #[prost(message, optional, tag = "5")]
     pub network: Option<NetworkStatus>,
-    /// Its namespaces.
+    /// Namespaces of the sandbox.
     #[prost(message, optional, tag = "6")]
     pub linux: Option<LinuxStatus>,
 }
@@ -126,7 +126,7 @@ pub struct PodIp {
 /// `LinuxPodSandboxStatus`.
 #[derive(Clone, PartialEq, Message)]
 pub struct LinuxStatus {
-    /// Its namespaces.
+    /// Namespaces of the sandbox.
     #[prost(message, optional, tag = "1")]
     pub namespaces: Option<Namespaces>,
 }
@@ -134,7 +134,7 @@ pub struct LinuxStatus {
 /// `Namespace`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Namespaces {
-    /// How they are shared.
+    /// How the namespaces are shared.
     #[prost(message, optional, tag = "2")]
     pub options: Option<NamespaceOptions>,
 }

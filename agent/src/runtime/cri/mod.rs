@@ -1,5 +1,5 @@
-//! The sandboxes of a container runtime, asked over its socket (CRI). Optional: whoever
-//! may use that socket is as good as root on the node.
+//! The sandboxes of a container runtime, asked over its socket (CRI). Optional, since access to
+//! that socket amounts to root on the node.
 
 pub mod messages;
 
@@ -27,21 +27,21 @@ use messages::{
 
 /// How long an answer may take. A pass waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a runtime that didn't answer is left alone.
+/// How long a runtime that didn't answer isn't asked again.
 const REST: Duration = Duration::from_secs(15);
 
-/// A runtime, and what is known of its sandboxes.
+/// A runtime and its known sandboxes.
 #[derive(Debug)]
 pub struct Cri {
     socket: PathBuf,
-    /// By id; none is a pod's on the host network.
+    /// Sandboxes by id; none for a pod on the host network.
     known: BTreeMap<String, Option<Sandbox>>,
     /// When it may be asked again.
     rests_until: Option<Instant>,
 }
 
 impl Cri {
-    /// The runtime behind a socket, which needn't be there yet.
+    /// Creates a client for the runtime behind a socket, which needn't exist yet.
     pub const fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -50,17 +50,17 @@ impl Cri {
         }
     }
 
-    /// What was heard last.
+    /// Returns the sandboxes of the last answer.
     pub fn sandboxes(&self) -> impl Iterator<Item = &Sandbox> {
         self.known.values().flatten()
     }
 
-    /// Asks which sandboxes are ready, and of new ones what they are. Blocks, for two
-    /// seconds at most. To be called where a tokio runtime is at hand.
+    /// Asks which sandboxes are ready, and for details of new ones. Blocks for two seconds at
+    /// most. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// If it doesn't answer: what was heard before stays, and it is left alone for a
-    /// while.
+    /// Fails if the runtime doesn't answer: its last answer stays valid, and it isn't asked again
+    /// for a while.
     pub fn look(&mut self) -> Result<()> {
         if self.rests_until.is_some_and(|until| Instant::now() < until) {
             anyhow::bail!("{}: doesn't answer", self.name());
@@ -100,7 +100,7 @@ impl Cri {
                             client.call("PodSandboxStatus", request).await;
                         match status {
                             Ok(status) => sandbox(&item, &status),
-                            // It has gone meanwhile, or is asked again.
+                            // It is gone by now, or will be asked for again.
                             Err(_) => continue,
                         }
                     }
@@ -122,14 +122,14 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// If nobody answers there.
+    /// Fails if no server answers at the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let path = socket.to_owned();
         let connect = move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         };
-        // The address is of no use: the connector knows the socket.
+        // The address isn't used: the connector has the path of the socket.
         let endpoint = Endpoint::from_static("http://runtime");
         let channel = endpoint
             .connect_with_connector(tower::service_fn(connect))
@@ -140,7 +140,7 @@ impl Client {
     /// Calls a method of `runtime.v1.RuntimeService`.
     ///
     /// # Errors
-    /// What the runtime answers.
+    /// Returns the runtime's error.
     pub async fn call<Q, A>(&mut self, method: &str, request: Q) -> Result<A>
     where
         Q: Message + 'static,
@@ -155,7 +155,7 @@ impl Client {
     }
 }
 
-/// What containerd and CRI-O keep of a sandbox, as far as it matters.
+/// The additional information that containerd and CRI-O keep for a sandbox, as far as needed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Info {
@@ -180,7 +180,7 @@ struct Namespace {
     path: PathBuf,
 }
 
-/// A sandbox; none if it is on the host network, or nobody's.
+/// Converts a sandbox; returns none if it is on the host network or belongs to no pod.
 fn sandbox(item: &Item, answer: &StatusResponse) -> Option<Sandbox> {
     let metadata = item.metadata.as_ref()?;
     let status = answer.status.as_ref()?;

@@ -39,16 +39,19 @@ fn unseen(t: &mut Table) {
             },
         );
     }
-    t.both("a reply that no hook saw belongs to no flow", |f, port| {
-        let call = tcp(f, "callee", "stranger", port, 443);
-        vec![
-            from_pod("callee", &call),
-            to_pod("callee", &call.reply().flags(SYN | ACK))
-                .unseen()
-                .drops(Unseen),
-            to_pod("callee", &call.reply().flags(SYN | ACK)),
-        ]
-    });
+    t.both(
+        "a reply that no hook saw belongs to no connection",
+        |f, port| {
+            let call = tcp(f, "callee", "stranger", port, 443);
+            vec![
+                from_pod("callee", &call),
+                to_pod("callee", &call.reply().flags(SYN | ACK))
+                    .unseen()
+                    .drops(Unseen),
+                to_pod("callee", &call.reply().flags(SYN | ACK)),
+            ]
+        },
+    );
     let question = Frame::arp(
         1,
         crate::packets::fixture::GATEWAY_MAC,

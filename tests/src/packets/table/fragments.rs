@@ -115,10 +115,10 @@ fn later(t: &mut Table) {
         );
     }
     t.both(
-        "a later fragment doesn't borrow the flow that its bytes spell",
+        "a later fragment doesn't borrow the connection that its bytes spell",
         |f, port| {
             let whole = syn(f, port);
-            // Its payload is another TCP header, of the very ports of a live flow.
+            // Its payload is another TCP header, of the very ports of a live connection.
             let disguised = cut(&whole, 0, false, 64).with(|p| {
                 p.fragment = 8;
                 p.extensions = vec![Extension::fragment(8, false, p.identification)];

@@ -1,4 +1,4 @@
-//! Echoes, and errors about live flows and about none.
+//! Echoes, and errors about live connections and about none.
 
 use ringfence_ebpf::abi::Protocol::Icmp;
 use ringfence_ebpf::abi::Reason::{Malformed, Policy};
@@ -100,7 +100,7 @@ fn timestamps(t: &mut Table) {
     );
     let redirect = Frame::icmp(V4.of("router"), V4.of("callee"), [5, 1], &rest);
     t.row(
-        "a redirect is no error about a flow (IPv4)",
+        "a redirect is no error about a connection (IPv4)",
         [to_pod("callee", &redirect).drops(Policy)],
     );
 }
@@ -124,7 +124,7 @@ pub(super) fn errors(f: Family) -> [(&'static str, [u8; 2]); 4] {
     }
 }
 
-/// Packets that a closed callee sends, of every protocol that has flows.
+/// Packets that a closed callee sends, of every protocol that has connections.
 fn sent(f: Family, port: u16) -> [(&'static str, Frame); 4] {
     let (own, peer) = (f.of("callee"), f.of("stranger"));
     [
@@ -141,7 +141,9 @@ fn live_errors(t: &mut Table) {
         for e in 0..4 {
             let (error_v4, error_v6) = (errors(V4)[e].0, errors(V6)[e].0);
             t.both(
-                &format!("{error_v4} or {error_v6} about a live {name} flow reaches a closed pod"),
+                &format!(
+                    "{error_v4} or {error_v6} about a live {name} connection reaches a closed pod"
+                ),
                 |f, port| {
                     let about = &sent(f, port)[i].1;
                     let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[e].1, about);
@@ -155,7 +157,7 @@ fn live_errors(t: &mut Table) {
         }
     }
     t.both(
-        "an error about a live flow leaves a pod whose egress is closed",
+        "an error about a live connection leaves a pod whose egress is closed",
         |f, port| {
             let about = Frame::udp((f.of("stranger"), port), (f.of("caller"), 53));
             let error = Frame::error(f.of("caller"), f.of("stranger"), errors(f)[0].1, &about);
@@ -170,7 +172,7 @@ fn live_errors(t: &mut Table) {
 
 fn stray_errors(t: &mut Table) {
     t.both(
-        "an error about another port than the flow's is denied",
+        "an error about another port than the connection's is denied",
         |f, port| {
             let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
             let other = about.with(|p| p.payload[1] ^= 0x80);
@@ -202,7 +204,7 @@ fn stray_errors(t: &mut Table) {
 /// Who can have seen the packet that an error quotes.
 fn reporters(t: &mut Table) {
     t.both(
-        "a pod that has no part in a flow reports no error about it",
+        "a pod that has no part in a connection reports no error about it",
         |f, port| {
             let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
             let error = |from| Frame::error(f.of(from), f.of("callee"), errors(f)[1].1, &about);
@@ -237,14 +239,17 @@ fn reporters(t: &mut Table) {
 }
 
 fn smuggled_errors(t: &mut Table) {
-    t.both("an error about another pod's flow is denied", |f, port| {
-        let about = Frame::udp((f.of("plain"), port), (f.of("stranger"), 53));
-        let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
-        vec![
-            from_pod("plain", &about),
-            to_pod("callee", &error).drops(Policy),
-        ]
-    });
+    t.both(
+        "an error about another pod's connection is denied",
+        |f, port| {
+            let about = Frame::udp((f.of("plain"), port), (f.of("stranger"), 53));
+            let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
+            vec![
+                from_pod("plain", &about),
+                to_pod("callee", &error).drops(Policy),
+            ]
+        },
+    );
     t.both(
         "an error to another than the sender that it quotes is denied",
         |f, port| {
@@ -256,7 +261,7 @@ fn smuggled_errors(t: &mut Table) {
             ]
         },
     );
-    t.both("an error opens no flow", |f, port| {
+    t.both("an error opens no connection", |f, port| {
         let about = Frame::udp((f.of("callee"), port), (f.of("stranger"), 53));
         let error = Frame::error(f.of("router"), f.of("callee"), errors(f)[1].1, &about);
         vec![
@@ -271,7 +276,7 @@ fn smuggled_errors(t: &mut Table) {
     });
 }
 
-/// An error about a live flow, spoilt in what it quotes.
+/// An error about a live connection, spoilt in what it quotes.
 fn spoilt(t: &mut Table, name: &str, spoil: impl Fn(Family, &mut Frame)) {
     t.both(name, |f, port| {
         let about = Frame::tcp((f.of("callee"), port), (f.of("stranger"), 443), SYN);

@@ -77,7 +77,7 @@ fn overwritten(t: &mut Table) {
         },
     );
     t.both(
-        "nor over a port of a flow that is allowed already",
+        "nor over a port of a connection that is allowed already",
         |f, port| {
             let call = Frame::tcp((f.of("caller"), port), (f.of("callee"), 8080), SYN);
             let at = transport(f);

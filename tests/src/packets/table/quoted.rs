@@ -44,7 +44,7 @@ pub(super) fn rows(t: &mut Table) {
 }
 
 /// An error of each kind about what the callee has sent, with headers that only the quoted
-/// packet shows: routers add none, but the flow is the same.
+/// packet shows: routers add none, but the connection is the same.
 fn about(f: Family, port: u16, udp: bool, with: &[Extension]) -> (Frame, Frame) {
     let (own, peer) = ((f.of("callee"), port), f.of("stranger"));
     let sent = if udp {

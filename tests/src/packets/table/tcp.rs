@@ -193,7 +193,7 @@ fn again(t: &mut Table) {
         },
     );
     t.both(
-        "a SYN on an admitted flow's ports is decided anew for the pod that answers",
+        "a SYN on an admitted connection's ports is decided anew for the pod that answers",
         |f, port| {
             let syn = Frame::tcp((f.of("stranger"), port), (f.of("caller"), 80), SYN);
             vec![

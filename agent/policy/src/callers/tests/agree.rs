@@ -1,4 +1,4 @@
-//! Rows of callers say what `explain` says.
+//! The rows of callers agree with `explain`.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::{
 const SERVICES: [&str; 3] = ["api", "ledger", "web"];
 const PORTS: [&str; 4] = ["TCP/80", "TCP/81", "UDP/53", "ICMP"];
 
-/// One of several values, none of them more often than the others.
+/// Picks one of several values with equal probability.
 fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     proptest::sample::select(values)
 }
@@ -57,10 +57,10 @@ prop_compose! {
         peer in one_of(&SERVICES),
         cidr in one_of(&["10.0.0.0/30", "0.0.0.0/0", "10.0.0.2/32", "198.51.100.0/24"]),
         port in one_of(&["", "80", "81"]),
-        shape in 0..4,
+        traits in 0..4,
         staged in 0..4,
     ) -> Value {
-        let from = match shape {
+        let from = match traits {
             0 => json!([{"podSelector": {"matchLabels": {"app": peer}}}]),
             1 => json!([{"ipBlock": {"cidr": cidr}}]),
             2 => json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": peer}}}]),
@@ -103,7 +103,7 @@ fn some_cluster() -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
-/// Whether a row's ports hold one; whether what its rules allow does.
+/// Reports whether a row's ports contain a port, and whether its rules' ports do.
 fn lists(caller: &Caller, port: &str) -> [bool; 2] {
     let holds = |ports: &[String]| {
         let protocol = port.split('/').next().expect("a protocol");

@@ -1,4 +1,4 @@
-//! Rows of callers.
+//! Tests of the rows of callers.
 
 mod agree;
 
@@ -25,7 +25,7 @@ fn calling(name: &str, ip: &str, app: &str, more: Value) -> Value {
     pod(name, ip, labels)
 }
 
-/// Caller, ports, egress and rules of each row.
+/// Returns caller, ports, egress and rules of each row.
 fn rows(found: &Callers) -> Vec<String> {
     let row = |c: &Caller| {
         let through: Vec<String> = c

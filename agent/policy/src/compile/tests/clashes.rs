@@ -1,4 +1,4 @@
-//! Contents that ask for one id.
+//! Contents that prefer the same id.
 
 use ringfence_ebpf::{
     abi::{Direction, PortSet},
@@ -6,6 +6,7 @@ use ringfence_ebpf::{
 };
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::{Compiler, ids::FEW},
     diff::Change,
@@ -14,12 +15,13 @@ use crate::{
     testing::{ask, index, netpol, object, pod},
 };
 
-/// Ids of two bits, those of blocks above the whole protocols.
+/// Masks ids to two bits; those of blocks lie above the bits for whole protocols.
 const TWO_BITS: u32 = 3 | 3 << 4;
 
 const NUMBERS: std::ops::Range<u16> = 1..9;
 
-/// Pods `b/s1`, `b/s2` … that each let `b/c1` … of their own number in, on a port of their own.
+/// Returns pods `b/s1`, `b/s2` …, each of which admits the `b/c1` … of its number, on a port of its
+/// own.
 fn objects() -> Vec<Value> {
     let mut all = Vec::new();
     for n in NUMBERS {
@@ -55,7 +57,7 @@ fn answers(tables: &Tables) -> Vec<Policy> {
     asked.map(one).collect()
 }
 
-/// Runs with few ids, whatever becomes of it.
+/// Runs a closure with few ids, and restores the mask afterwards.
 fn with_few<T>(run: impl FnOnce() -> T) -> T {
     FEW.set(TWO_BITS);
     let result = run();
@@ -102,7 +104,7 @@ fn following_changes_through_clashes_ends_where_compiling_from_scratch_does() {
         }
         for count in (0..all.len()).rev() {
             let gone = object(all[count].clone());
-            index.delete(gone.kind(), "b", &gone.meta().name);
+            index.delete(&ObjectKey::new(gone.kind(), "b", &gone.meta().name));
             compiler.update(&mut index);
             assert_eq!(*compiler.tables(), compile(&all[..count]), "{count} left");
         }
@@ -122,7 +124,7 @@ fn a_compiler_that_another_looked_after_starts_from_scratch() {
     first.update(&mut index);
     assert_eq!(*first.tables(), compile(&all[..8]));
     let mut copy = index.clone();
-    copy.delete("Pod", "b", "s1");
+    copy.delete(&ObjectKey::new(Kind::Pod, "b", "s1"));
     first.update(&mut copy);
     assert_eq!(*first.tables(), copy.compile(&Scope::Everything));
     second.update(&mut index);

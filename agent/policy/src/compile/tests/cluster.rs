@@ -3,14 +3,15 @@
 use ringfence_ebpf::{abi::Direction, verdict::Policy};
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     index::{Index, Scope},
     model::Object,
     testing::{ask, comes_in, index, namespace, netpol, object, pod, pod_with},
 };
 
-/// `b/server` 10.0.0.1 (TCP `http` 8080, UDP `http` 53), `b/client` .2 (TCP
-/// `http` 80), `c/client` .3 and `c/other` .4, under these policies.
+/// Creates `b/server` 10.0.0.1 (TCP `http` 8080, UDP `http` 53), `b/client` .2 (TCP `http` 80),
+/// `c/client` .3 and `c/other` .4, under these policies.
 pub(super) fn cluster(policies: impl IntoIterator<Item = Value>) -> Index {
     let http = json!([{"name": "http", "containerPort": 8080}, {"name": "http", "containerPort": 53, "protocol": "UDP"}]);
     let objects = [
@@ -28,7 +29,8 @@ pub(super) fn cluster(policies: impl IntoIterator<Item = Value>) -> Index {
     index(objects.into_iter().chain(policies))
 }
 
-/// `NAME/TIER/PRIORITY`, for all pods unless `spec` says otherwise.
+/// Returns the policy `NAME/TIER/PRIORITY`, which selects all pods unless `spec` has another
+/// subject.
 pub(super) fn cnp(place: &str, spec: Value) -> Value {
     let mut parts = place.split('/');
     let name = parts.next();
@@ -46,7 +48,7 @@ pub(super) fn cnp(place: &str, spec: Value) -> Value {
     document
 }
 
-/// An ingress rule about all pods; `ports` are TCP numbers, none means everything.
+/// Returns an ingress rule for all pods; `ports` are TCP numbers, an empty list means everything.
 fn rule(action: &str, ports: &[u16]) -> Value {
     let tcp = |n: &u16| json!({"tcp": {"destinationPort": {"number": n}}});
     let protocols: Vec<Value> = ports.iter().map(tcp).collect();
@@ -57,7 +59,7 @@ fn rule(action: &str, ports: &[u16]) -> Value {
     rule
 }
 
-/// A policy of these ingress rules.
+/// Returns a policy with these ingress rules.
 fn ingress(place: &str, rules: impl IntoIterator<Item = Value>) -> Value {
     let rules: Vec<Value> = rules.into_iter().collect();
     cnp(place, json!({"ingress": rules}))
@@ -68,19 +70,19 @@ fn staged(mut policy: Value) -> Value {
     policy
 }
 
-/// A NetworkPolicy that closes `b/server` but for one TCP port to its namespace.
+/// Returns a NetworkPolicy that closes `b/server` except for one TCP port to its namespace.
 fn own(port: u16) -> Value {
     let server = json!({"matchLabels": {"app": "server"}});
     let rule = json!({"from": [{"podSelector": {}}], "ports": [{"port": port}]});
     netpol("b/own", json!({"podSelector": server, "ingress": [rule]}))
 }
 
-/// Whether `b/client` reaches `b/server`.
+/// Reports whether `b/client` reaches `b/server`.
 fn may(index: &Index, port: &str) -> bool {
     comes_in(index, "b/server", "10.0.0.2", port)
 }
 
-/// What becomes of a packet of `b/client` to `b/server`.
+/// Returns the verdict for a packet from `b/client` to `b/server`.
 fn verdict(index: &Index, port: &str) -> Policy {
     let tables = index.compile(&Scope::Everything);
     ask(&tables, "b/server", Direction::Ingress, "10.0.0.2", port)
@@ -301,7 +303,7 @@ fn a_staged_accept_shows_what_it_would_keep_from_a_staged_deny() {
     let index = cluster([accept, deny]);
     assert_eq!(verdict(&index, "TCP/1"), Policy::Allow);
     assert_eq!(verdict(&index, "TCP/2"), Policy::Audit);
-    // A staged NetworkPolicy would put an end to the baseline's say, and deny itself.
+    // A staged NetworkPolicy, if enforced, would replace the Baseline tier and deny on its own.
     let baseline = ingress("a/Baseline/1", [rule("Deny", &[3])]);
     let index = cluster([baseline, staged(own(3))]);
     assert_eq!(verdict(&index, "TCP/3"), Policy::Deny);
@@ -332,7 +334,7 @@ fn the_closed_form_of_an_invalid_policy_denies_at_its_own_place() {
 fn deleting_a_cluster_policy_opens_what_it_closed() {
     let mut index = cluster([ingress("a/Admin/5", [rule("Deny", &[])])]);
     assert!(!may(&index, "TCP/1"));
-    index.delete("ClusterNetworkPolicy", "", "a");
+    index.delete(&ObjectKey::new(Kind::ClusterNetworkPolicy, "", "a"));
     assert!(may(&index, "TCP/1"));
     assert_eq!(
         index.compile(&Scope::Everything),

@@ -1,8 +1,9 @@
-//! ClusterNetworkPolicy: its subjects, its peers and its ports.
+//! ClusterNetworkPolicy: subjects, peers and ports.
 
 use serde_json::{Value, json};
 
 use super::cluster::{cluster, cnp};
+use crate::model::{Kind, ObjectKey};
 use crate::{
     index::{Index, Scope},
     testing::{comes_in, goes_out, namespace, object, pod},
@@ -15,7 +16,7 @@ const PODS: [(&str, u8); 4] = [
     ("c/other", 4),
 ];
 
-/// Last parts of the addresses of pods that a policy for this subject closes.
+/// Returns the last octets of the addresses of pods that a policy for this subject closes.
 fn closed(subject: Value) -> Vec<u8> {
     let deny = json!({"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]});
     let index = cluster([cnp(
@@ -27,7 +28,7 @@ fn closed(subject: Value) -> Vec<u8> {
     closed.into_iter().map(|(_, i)| i).collect()
 }
 
-/// The cluster where `b/server` may not send to a peer.
+/// Returns the cluster where `b/server` may not send to a peer.
 fn denied_to(peer: Value) -> Index {
     let deny = json!({"action": "Deny", "to": [peer]});
     cluster([cnp("a/Admin/5", json!({"egress": [deny]}))])
@@ -37,7 +38,8 @@ fn is_denied(index: &Index, ip: &str) -> bool {
     !goes_out(index, "b/server", ip, "TCP/1")
 }
 
-/// Last parts of the addresses of other pods that are such a peer, in both directions.
+/// Returns the last octets of the addresses of other pods that match such a peer, in both
+/// directions.
 fn peers(peer: Value) -> Vec<u8> {
     let deny = json!({"action": "Deny", "from": [peer]});
     let inward = cluster([cnp("a/Admin/5", json!({"ingress": [deny]}))]);
@@ -59,7 +61,7 @@ fn node(name: &str, ip: &str, labels: Value) -> Value {
     })
 }
 
-/// Which of these the server may send to, where it may on these protocols alone.
+/// Returns which of these ports the server may send to, if it may on these protocols only.
 fn on(protocols: Value, ports: &[&str]) -> Vec<bool> {
     let accept = json!({"action": "Accept", "to": [{"namespaces": {}}], "protocols": protocols});
     let deny = json!({"action": "Deny", "to": [{"namespaces": {}}]});
@@ -106,7 +108,7 @@ fn peers_are_pods_by_namespace_or_by_both_selectors() {
 }
 
 #[test]
-fn pods_of_every_namespace_are_not_the_world_outside() {
+fn pods_of_every_namespace_are_not_the_outside() {
     let index = denied_to(json!({"namespaces": {}}));
     assert!(!is_denied(&index, "192.0.2.1"));
     assert!(is_denied(&index, "10.0.0.4"));
@@ -148,7 +150,7 @@ fn node_peers_are_the_addresses_in_the_status_of_nodes_by_label() {
     other["metadata"]["labels"] = json!({"role": "storage"});
     index.apply(object(other));
     assert!(is_denied(&index, "192.168.0.2"));
-    index.delete("Node", "", "n1");
+    index.delete(&ObjectKey::new(Kind::Node, "", "n1"));
     assert!(!is_denied(&index, "192.168.0.1"));
 }
 
@@ -161,7 +163,7 @@ fn an_empty_node_selector_is_every_node() {
 }
 
 #[test]
-fn networks_match_pods_nodes_and_the_world_each_family_its_own() {
+fn networks_match_pods_nodes_and_the_outside_each_family_its_own() {
     let mut index = denied_to(json!({"networks": ["0.0.0.0/0"]}));
     index.apply(object(node("n1", "192.168.0.1", json!({}))));
     for ip in ["10.0.0.2", "192.168.0.1", "192.0.2.1"] {
@@ -257,7 +259,7 @@ fn a_named_port_of_egress_is_each_destinations_of_every_protocol_that_has_the_na
     let index = cluster([cnp("a/Admin/5", json!({"egress": [deny]}))]);
     assert!(!goes_out(&index, "b/server", "10.0.0.2", "TCP/80"));
     assert!(goes_out(&index, "b/server", "10.0.0.2", "TCP/8080"));
-    // A pod without such a port, and what is no pod.
+    // A pod without such a port, and an address that isn't a pod's.
     assert!(goes_out(&index, "b/server", "10.0.0.3", "TCP/80"));
     assert!(goes_out(&index, "b/server", "192.0.2.1", "TCP/80"));
 }

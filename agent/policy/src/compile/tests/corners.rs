@@ -1,8 +1,8 @@
-//! The corners of NetworkPolicy v1 that implementations get wrong, one or more
-//! tests each, numbered as in `tests/tests/corners.rs`, where packets show them.
+//! The corner cases of NetworkPolicy v1 that implementations get wrong, one or more tests each.
+//! They are numbered as in `tests/tests/corners.rs`, which tests them with packets.
 //!
-//! 1, 2 and 17 are decided in the kernel; here stands what the tables
-//! contribute to them. Corners from 9 on are in [`super::corners_pods`].
+//! 1, 2 and 17 are decided in the kernel; the tests here cover the tables' part. Corners from 9 on
+//! are in [`super::corners_pods`].
 
 use std::net::IpAddr;
 
@@ -16,8 +16,8 @@ use crate::{
     testing::{comes_in, goes_out, index, namespace, netpol, object, pod, pod_with},
 };
 
-/// `b/server` 10.0.0.1, `b/client` .2, `c/client` .3 and `c/other` .4. The first
-/// two declare a port `http` each, of different numbers.
+/// Creates `b/server` 10.0.0.1, `b/client` .2, `c/client` .3 and `c/other` .4. The first two
+/// declare a port `http` each, with different numbers.
 pub(super) fn cluster(policies: impl IntoIterator<Item = Value>) -> Index {
     let http = |n: u16| json!([{"name": "http", "containerPort": n}]);
     let objects = [
@@ -30,18 +30,18 @@ pub(super) fn cluster(policies: impl IntoIterator<Item = Value>) -> Index {
     index(objects.into_iter().chain(policies))
 }
 
-/// The cluster with one policy of namespace `b`.
+/// Returns the cluster with one policy of namespace `b`.
 pub(super) fn under(spec: Value) -> Index {
     cluster([netpol("b/policy", spec)])
 }
 
-/// The cluster where peers may reach the server.
+/// Returns the cluster where peers may reach the server.
 pub(super) fn from(peers: Value) -> Index {
     let server = json!({"matchLabels": {"app": "server"}});
     under(json!({"podSelector": server, "ingress": [{"from": peers}]}))
 }
 
-/// Last parts of the addresses of the other pods that reach the server.
+/// Returns the last octets of the addresses of the other pods that reach the server.
 pub(super) fn admitted(index: &Index) -> Vec<u8> {
     let may = |i: &u8| comes_in(index, "b/server", &format!("10.0.0.{i}"), "TCP/1");
     (2..=4).filter(may).collect()

@@ -1,4 +1,4 @@
-//! Corners 9 to 17: which pods a policy is about, and when.
+//! Corners 9 to 17: which pods a policy selects, and when.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn in_phase(mut pod: Value, phase: &str) -> Value {
     pod
 }
 
-/// The pod `b/client`, 10.0.0.2, as the cluster has it.
+/// Returns the cluster's pod `b/client`, 10.0.0.2.
 fn client() -> Value {
     pod("b/client", "10.0.0.2", json!({"app": "client"}))
 }
@@ -85,7 +85,7 @@ fn corner_10_a_host_network_pod_is_neither_subject_nor_peer_but_the_node() {
     let tables = index.compile(&Scope::Everything);
     assert!(endpoint(&tables, "b/host").is_none());
     assert_eq!(&*tables.identities[&addr("192.168.0.9")].0, "node");
-    // As an address it is in a block as any other.
+    // Its address matches a block like any other address.
     let mut index = from(json!([{"ipBlock": {"cidr": "192.168.0.0/24"}}]));
     index.apply(host("b/host", json!({})));
     assert!(comes_in(&index, "b/server", "192.168.0.9", "TCP/1"));
@@ -229,7 +229,7 @@ fn corner_15_relabelling_a_namespace_counts_for_peers_and_every_namespace_carrie
     assert_eq!(admitted(&index), [0; 0]);
     index.apply(object(namespace("b", json!({"team": "x"}))));
     assert_eq!(admitted(&index), [2]);
-    // `b` has no object there, and says nothing of its name.
+    // Namespace `b` has no object there, and no explicit label with its name.
     for (name, expected) in [("b", vec![2]), ("c", vec![3, 4])] {
         let index = from(peers(json!({"kubernetes.io/metadata.name": name})));
         assert_eq!(admitted(&index), expected);
@@ -254,10 +254,10 @@ fn corner_16_each_end_decides_for_itself() {
     let egress = json!({"podSelector": clients, "policyTypes": ["Egress"], "egress": to_server});
     let ingress = json!({"podSelector": {"matchLabels": {"app": "server"}}});
     let index = cluster([netpol("b/out", egress), netpol("b/in", ingress)]);
-    // Let go by the caller's end, stopped at the callee's.
+    // Allowed by the caller's end, denied at the callee's.
     assert!(goes_out(&index, "b/client", "10.0.0.1", "TCP/1"));
     assert!(!comes_in(&index, "b/server", "10.0.0.2", "TCP/1"));
-    // Neither end has a say in the other's direction: answers aren't rules' matter.
+    // Neither end's policy affects the other direction: replies aren't subject to rules.
     assert!(goes_out(&index, "b/server", "10.0.0.2", "TCP/1"));
     assert!(comes_in(&index, "b/client", "10.0.0.1", "TCP/1"));
 }
@@ -275,7 +275,7 @@ fn corner_17_a_pod_has_its_policy_before_it_has_an_address() {
     assert_ne!(policy.ingress, 0);
     assert!(comes_in(&index, "b/born", "10.0.0.2", "TCP/1"));
     assert!(!comes_in(&index, "b/born", "10.0.0.4", "TCP/1"));
-    // Its address changes what it is known by, not what it is under.
+    // Getting an address changes its identity, not the rules that apply to it.
     index.apply(object(born));
     let after = index.compile(&Scope::Node("n1".into()));
     let (_, addressed) = endpoint(&after, "b/born").expect("an endpoint");

@@ -1,14 +1,15 @@
-//! The way to cluster DNS, whatever it looks like.
+//! The way to cluster DNS, in all its forms.
 
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     config::Config,
     index::Index,
     testing::{goes_out, index, object, pod, pod_with},
 };
 
-/// A caller that may only ask DNS.
+/// Returns a caller that may only query DNS.
 fn caller() -> Value {
     pod(
         "bank/a",
@@ -17,7 +18,7 @@ fn caller() -> Value {
     )
 }
 
-/// A Service of DNS and metrics, with these members of its spec.
+/// Returns a Service of DNS and metrics, with these members of its spec.
 fn service(name: &str, spec: Value) -> Value {
     let (namespace, name) = name.split_once('/').expect("namespace/name");
     let mut service = json!({
@@ -67,7 +68,7 @@ fn slice_ports() -> Value {
     ])
 }
 
-/// Asserts what the caller may reach: each address with all that is open there.
+/// Asserts what the caller may reach: each address with everything that is open there.
 fn opens(index: &Index, expected: &[(&str, &[&str])]) {
     let asked = [
         "UDP/53", "TCP/53", "SCTP/53", "UDP/5353", "TCP/5353", "UDP/5354", "UDP/8053", "TCP/8053",
@@ -83,7 +84,7 @@ fn opens(index: &Index, expected: &[(&str, &[&str])]) {
 }
 
 const BOTH: &[&str] = &["UDP/53", "TCP/53"];
-/// Where a pod that declares its ports listens.
+/// The ports on which a pod that declares its ports listens.
 const AT_POD: &[&str] = &["UDP/53", "TCP/53", "TCP/5353", "UDP/5354"];
 
 #[test]
@@ -145,7 +146,7 @@ fn dns_pods_in_their_nodes_network_are_reached_at_its_addresses() {
         ("192.0.2.9", &[]),
     ];
     opens(&index, &open);
-    index.delete("Pod", "kube-system", "dns");
+    index.delete(&ObjectKey::new(Kind::Pod, "kube-system", "dns"));
     opens(&index, &[("192.0.2.7", &[]), ("2001:db8::7", &[])]);
     index.apply(object(host("kube-system/dns", &["192.0.2.8"])));
     opens(&index, &[("192.0.2.8", AT_POD)]);
@@ -184,7 +185,7 @@ fn a_dns_service_without_selector_leads_where_its_endpoint_slices_say() {
             ("192.0.2.57", &[]),
         ],
     );
-    index.delete("EndpointSlice", "kube-system", "own");
+    index.delete(&ObjectKey::new(Kind::EndpointSlice, "kube-system", "own"));
     opens(
         &index,
         &[("192.0.2.53", &[]), ("192.0.2.54", &["UDP/53", "TCP/5353"])],

@@ -1,8 +1,9 @@
-//! Calls from outside that another node has sent on with an address of its own.
+//! Calls from outside that another node has forwarded with a source address of its own.
 
 use ringfence_ebpf::{abi::Direction, verdict::Policy};
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     callers::callers,
     compile::Compiler,
@@ -13,8 +14,8 @@ use crate::{
 };
 
 const EDGE: &str = "shop/edge";
-/// Another node by all addresses that it may masquerade with: of its status, of its
-/// tunnel and its bridge, and what its network plugin notes.
+/// All addresses that another node may masquerade with: those of its status, its tunnel and its
+/// bridge, and those recorded by its network plugin.
 const OTHER: [&str; 5] = [
     "172.16.0.2",
     "2001:db8::2",
@@ -53,7 +54,7 @@ fn nodes() -> [Value; 2] {
     [node("n1", 1), node("n2", 2)]
 }
 
-/// A Service in front of the edge; `more` goes into its spec.
+/// Returns a Service for the edge; `more` is merged into its spec.
 fn service(more: Value) -> Value {
     let mut service = json!({
         "kind": "Service", "metadata": {"namespace": "shop", "name": "web"},
@@ -176,7 +177,7 @@ fn doors_come_and_go_with_their_services() {
     open(&mut index, &[]);
     index.apply(object(service(json!({"type": "LoadBalancer"}))));
     open(&mut index, &["TCP/8080"]);
-    index.delete("Service", "shop", "web");
+    index.delete(&ObjectKey::new(Kind::Service, "shop", "web"));
     open(&mut index, &[]);
 }
 

@@ -1,4 +1,4 @@
-//! What a class without a rule of its own is granted: what class 0 is.
+//! The grants of a class without a rule of its own: those of class 0.
 
 use proptest::prelude::*;
 use ringfence_ebpf::{
@@ -8,6 +8,7 @@ use ringfence_ebpf::{
 use serde_json::{Value, json};
 
 use super::cluster::cnp;
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::{
         Capacity, Compiler,
@@ -27,7 +28,7 @@ fn compiled(objects: &[Value]) -> Tables {
     index(objects.to_vec()).compile(&scope())
 }
 
-/// The rules of a pod's ruleset of egress, by class.
+/// Returns the rules of a pod's egress ruleset, by class.
 fn rules(tables: &Tables, pod: &str) -> Vec<(u32, Grant)> {
     let mut endpoints = tables.endpoints.iter();
     let found = endpoints.find(|(key, _)| key.to_string() == pod);
@@ -55,7 +56,8 @@ fn egress(name: &str, app: &str, rules: Value) -> Value {
     )
 }
 
-/// Lets an app call blocks that others may have told apart, each a peer of its own.
+/// Returns a policy that lets an app call blocks that other policies may split, each a peer of its
+/// own.
 fn list(name: &str, app: &str, blocks: impl Iterator<Item = String>) -> Value {
     let block = |cidr| json!({"ipBlock": {"cidr": cidr}});
     let to: Vec<Value> = blocks.map(block).collect();
@@ -66,7 +68,7 @@ fn host(n: u32) -> String {
     format!("20.0.{}.{}/32", n / 256, n % 256)
 }
 
-/// Nobody may call these networks.
+/// Returns a policy that denies everybody calls to these networks.
 fn deny(name: &str, networks: impl Iterator<Item = String>) -> Value {
     let networks: Vec<String> = networks.collect();
     cnp(
@@ -151,7 +153,7 @@ fn roomy(rules: u32) -> Capacity {
     }
 }
 
-/// What policies say with so many rules at most, all at once and step by step.
+/// Compiles the objects with room for this many rules, all at once and step by step.
 fn with_room(rules: u32, objects: &[Value]) -> [Tables; 2] {
     let compiler = || Compiler::new(scope()).with_capacity(roomy(rules));
     let (mut at_once, mut whole) = (compiler(), index(objects.to_vec()));
@@ -170,7 +172,7 @@ fn a_denial_that_finds_no_room_closes_its_ruleset() {
         pod("b/p", "10.0.0.1", json!({"app": "p"})),
         deny("d", (0..10).map(host)),
     ];
-    // Ten denials, and one rule for all others, in three quarters of the table.
+    // Ten denials, and one rule for everything else, in three quarters of the table.
     for room in 0..=14 {
         for tables in with_room(room, &objects) {
             assert!(tables.rules.len() <= room as usize);
@@ -231,8 +233,8 @@ fn nobody_is_limited_for_classes_within_what_others_open_to_any_address() {
     assert_eq!(compiler.tables().rules.len(), 710);
 }
 
-/// What a namespace may say: which policy gets how many blocks, for any address on a
-/// port, or goes; and whether a ClusterNetworkPolicy denies some of them.
+/// A step of a namespace: a policy gets a number of blocks (0 means any address) and a port (0
+/// means all ports); the flag is whether a ClusterNetworkPolicy denies some of the blocks.
 fn step() -> impl Strategy<Value = (u8, u8, u8, bool)> {
     (0..3_u8, 0..12_u8, 0..3_u8, any::<bool>())
 }
@@ -249,7 +251,7 @@ proptest! {
         for n in 0..3_u8 {
             let (name, app) = (format!("s/a{n}"), format!("a{n}"));
             index.apply(object(pod(&name, &format!("10.0.0.{n}"), json!({"app": app}))));
-            // Whatever happens, the namespace has a say in each ruleset.
+            // In any case, the namespace contributes to each ruleset.
             index.apply(object(egress(&format!("s/own{n}"), &app, json!([{"to": [{"podSelector": {}}]}]))));
         }
         for (n, blocks, ports, denies) in steps {
@@ -263,7 +265,7 @@ proptest! {
             index.apply(object(egress(&name, &app, json!([rule]))));
             match denies {
                 true => index.apply(object(deny("d", (0..4).map(|k| format!("20.{}.0.0/16", k % 3))))),
-                false => index.delete("ClusterNetworkPolicy", "", "d"),
+                false => index.delete(&ObjectKey::new(Kind::ClusterNetworkPolicy, "", "d")),
             }
             compiler.update(&mut index);
             prop_assert_eq!(compiler.tables(), &index.compile(&scope()));

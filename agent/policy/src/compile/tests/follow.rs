@@ -1,8 +1,9 @@
-//! Changes that are followed, one after the other.
+//! Incremental changes, one after the other.
 
 use ringfence_ebpf::{abi::Direction, verdict::Policy};
 use serde_json::{Value, json};
 
+use crate::model::ObjectKey;
 use crate::{
     compile::Compiler,
     index::{Index, Scope},
@@ -10,9 +11,9 @@ use crate::{
     testing::{ask, index, namespace, netpol, object, pod},
 };
 
-/// Follows steps, each a list of objects that come, or go if `delete` names
-/// them; after each the tables are those of a compilation from scratch.
-fn follow(first: &[Value], steps: &[Vec<Value>]) -> Tables {
+/// Applies steps, each a list of objects to add, or to remove if `delete` names them; after each
+/// step the tables equal those of a compilation from scratch.
+fn apply_changes(first: &[Value], steps: &[Vec<Value>]) -> Tables {
     let mut index = index(first.to_vec());
     let mut compiler = Compiler::new(Scope::Everything);
     compiler.update(&mut index);
@@ -30,7 +31,11 @@ fn follow(first: &[Value], steps: &[Vec<Value>]) -> Tables {
 fn apply(index: &mut Index, value: &Value) {
     let text = |field: &str| value["delete"][field].as_str().unwrap_or("");
     match value.get("delete") {
-        Some(_) => index.delete(text("kind"), text("namespace"), text("name")),
+        Some(_) => index.delete(&ObjectKey::new(
+            text("kind"),
+            text("namespace"),
+            text("name"),
+        )),
         None => index.apply(object(value.clone())),
     }
 }
@@ -54,7 +59,7 @@ fn server(labels: Value) -> Value {
     pod("b/s", "10.0.0.1", all)
 }
 
-/// Denies egress to a peer.
+/// Returns a policy that denies egress to a peer.
 fn deny(name: &str, peer: Value) -> Value {
     json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
@@ -70,10 +75,10 @@ fn deny(name: &str, peer: Value) -> Value {
 fn all_nodes_that_comes_later_admits_nodes_and_that_goes_no_longer_does() {
     let admits = server(json!({"callers.ringfence.dev/all_nodes": "true"}));
     let first = [node(json!({})), server(json!({}))];
-    let tables = follow(&first, &[vec![admits.clone()]]);
+    let tables = apply_changes(&first, &[vec![admits.clone()]]);
     let from_node = |tables| ask(tables, "b/s", Direction::Ingress, "192.168.0.2", "TCP/80");
     assert_eq!(from_node(&tables), Policy::Allow);
-    let tables = follow(&[node(json!({})), admits], &[vec![server(json!({}))]]);
+    let tables = apply_changes(&[node(json!({})), admits], &[vec![server(json!({}))]]);
     assert_eq!(from_node(&tables), Policy::Deny);
 }
 
@@ -81,11 +86,11 @@ fn all_nodes_that_comes_later_admits_nodes_and_that_goes_no_longer_does() {
 fn a_peer_by_node_labels_follows_policies_and_nodes() {
     let to_nodes = deny("p", json!({"nodes": {"matchLabels": {"a": "b"}}}));
     let first = [node(json!({"a": "b"})), pod("b/c", "10.0.0.2", json!({}))];
-    let tables = follow(&first, &[vec![to_nodes]]);
+    let tables = apply_changes(&first, &[vec![to_nodes]]);
     let to_node = |tables| ask(tables, "b/c", Direction::Egress, "192.168.0.2", "TCP/80");
     assert_eq!(to_node(&tables), Policy::Deny);
     let to_nodes = deny("p", json!({"nodes": {"matchLabels": {"a": "b"}}}));
-    let tables = follow(&first, &[vec![to_nodes], vec![node(json!({"a": "c"}))]]);
+    let tables = apply_changes(&first, &[vec![to_nodes], vec![node(json!({"a": "c"}))]]);
     assert_eq!(to_node(&tables), Policy::Allow);
 }
 
@@ -102,7 +107,7 @@ fn a_peer_that_went_leaves_no_class_to_be_taken_for_anothers() {
         vec![gone("ClusterNetworkPolicy", "", "p")],
         vec![deny("q", pods)],
     ];
-    let tables = follow(&first, &steps);
+    let tables = apply_changes(&first, &steps);
     let found = ask(&tables, "b/s", Direction::Egress, "10.0.0.2", "TCP/80");
     assert_eq!(found, Policy::Deny);
 }
@@ -127,17 +132,17 @@ fn namespaces_may_come_and_go_while_their_pods_stay() {
         vec![gone("Namespace", "", "b"), gone("Pod", "b", "c")],
         vec![pod("b/c", "10.0.0.2", json!({}))],
     ];
-    follow(&first, &steps);
+    apply_changes(&first, &steps);
 }
 
-/// A DNS pod in its node's network.
+/// Returns a DNS pod in its node's network.
 fn host(ip: &str) -> Value {
     let mut pod = pod("kube-system/h", ip, json!({"k8s-app": "kube-dns"}));
     pod["spec"]["hostNetwork"] = json!(true);
     pod
 }
 
-/// One of the DNS Service's EndpointSlices.
+/// Returns an EndpointSlice of the DNS Service.
 fn slice(name: &str, addresses: &[&str]) -> Value {
     let labels = json!({"kubernetes.io/service-name": "kube-dns"});
     json!({
@@ -147,7 +152,7 @@ fn slice(name: &str, addresses: &[&str]) -> Value {
     })
 }
 
-/// A DNS Service by its label.
+/// Returns a DNS Service identified by its label.
 fn labelled(ip: &str) -> Value {
     json!({
         "kind": "Service",
@@ -192,10 +197,10 @@ fn the_way_to_dns_follows_its_service() {
         vec![no_dns],
         vec![gone("Service", "kube-system", "other")],
     ];
-    follow(&first, &steps);
+    apply_changes(&first, &steps);
 }
 
-/// Whoever may write pods elsewhere changes nothing of what is compiled here.
+/// Pods written elsewhere change nothing that is compiled here.
 #[test]
 fn labels_of_strangers_change_no_ruleset() {
     let mut index = index([server(json!({}))]);
@@ -226,7 +231,7 @@ fn what_is_kept_of_policies_that_change_does_not_grow() {
         format!("{compiler:?}").len()
     };
     let few = size(1000);
-    // Of strings that nobody holds, up to a thousand stay.
+    // Up to a thousand unreferenced strings are retained.
     let most = (1001..4000).map(&mut size).max().unwrap_or(0);
     assert!(most < few + 60_000, "{few} became {most}");
 }

@@ -8,6 +8,7 @@ use std::{
 use ringfence_ebpf::abi::{Addr, Identity, capacity};
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::Compiler,
     config::Config,
@@ -17,10 +18,10 @@ use crate::{
     testing::{index, object, pod},
 };
 
-/// What one namespace may have.
+/// The share of one namespace.
 const MOST: u32 = capacity::ADDRESSES / 16;
 
-/// A Service with one port at its own address and so many others from a first one on.
+/// Returns a Service with one port at its own address and at `others` further ones from `first` on.
 fn service(name: &str, own: &str, (first, others): (&str, u32)) -> Value {
     let (namespace, name) = name.split_once('/').expect("a namespace");
     let first = u32::from(first.parse::<Ipv4Addr>().expect(first));
@@ -40,8 +41,8 @@ fn who<'t>(tables: &'t Tables, ip: &str) -> Option<(&'t str, u32)> {
     identity.map(|(name, flags)| (&**name, *flags))
 }
 
-/// Follows what has changed, which comes to the same as from scratch.
-fn follow(compiler: &mut Compiler, index: &mut Index) -> Change {
+/// Updates the compiler and checks the result against a compilation from scratch.
+fn apply_changes(compiler: &mut Compiler, index: &mut Index) -> Change {
     let before = compiler.tables().clone();
     let change = compiler.update(index);
     let scratch = index.compile(&Scope::Everything);
@@ -63,14 +64,14 @@ fn a_namespace_that_fills_the_table_hides_its_own_services_and_those_alone() {
     let bystander = pod("b/bystander", "10.0.0.1", json!({}));
     let mut index = index([small, bystander]);
     let mut compiler = Compiler::new(Scope::Everything);
-    follow(&mut compiler, &mut index);
-    // One that has all of its share, and one that finds no room.
+    apply_changes(&mut compiler, &mut index);
+    // One Service that uses all of its namespace's share, and one that finds no room.
     index.apply(object(service(
         "evil/filler",
         "10.96.1.1",
         ("198.18.0.0", MOST - 1),
     )));
-    let change = follow(&mut compiler, &mut index);
+    let change = apply_changes(&mut compiler, &mut index);
     assert!(!compiler.tables().hides_services);
     assert_eq!(messages(&index), [""; 0]);
     assert_eq!(change.keys.addresses.len(), MOST as usize);
@@ -79,10 +80,10 @@ fn a_namespace_that_fills_the_table_hides_its_own_services_and_those_alone() {
         "10.96.1.2",
         ("198.51.100.1", 1),
     )));
-    let change = follow(&mut compiler, &mut index);
+    let change = apply_changes(&mut compiler, &mut index);
     let tables = compiler.tables();
     assert!(tables.hides_services);
-    // Its addresses cost nothing, and flows with everybody are decided anew.
+    // Its addresses cost nothing, and connections with every peer are checked again.
     assert_eq!((change.raised.len(), change.keys.addresses.len()), (1, 0));
     for ip in ["10.96.1.2", "198.51.100.1"] {
         assert_eq!(who(tables, ip), None);
@@ -95,9 +96,9 @@ fn a_namespace_that_fills_the_table_hides_its_own_services_and_those_alone() {
         panic!("{:?}", messages(&index));
     };
     assert!(message.starts_with("Service evil/late: its namespace's share"));
-    // Room that comes free is used again.
-    index.delete("Service", "evil", "filler");
-    let change = follow(&mut compiler, &mut index);
+    // Freed space is reused.
+    index.delete(&ObjectKey::new(Kind::Service, "evil", "filler"));
+    let change = apply_changes(&mut compiler, &mut index);
     let tables = compiler.tables();
     assert!(!tables.hides_services);
     assert_eq!(change.raised.len(), 1);
@@ -110,23 +111,23 @@ fn a_namespace_that_fills_the_table_hides_its_own_services_and_those_alone() {
 fn a_pods_address_stays_the_pods_whoever_hides_behind_it() {
     let mut index = index([pod("b/server", "10.0.0.1", json!({}))]);
     let mut compiler = Compiler::new(Scope::Everything);
-    follow(&mut compiler, &mut index);
-    // From 10.0.0.0 on.
+    apply_changes(&mut compiler, &mut index);
+    // Starting at 10.0.0.0.
     let huge = service("evil/huge", "10.96.1.1", ("10.0.0.0", MOST + 1));
     index.apply(object(huge));
-    let change = follow(&mut compiler, &mut index);
+    let change = apply_changes(&mut compiler, &mut index);
     let tables = compiler.tables();
-    // All addresses count as claimed then, so that no entry has to say it.
+    // All addresses count as claimed then, so entries don't have to record it.
     assert!(tables.hides_services);
     assert_eq!(who(tables, "10.0.0.1"), Some(("b/server", 0)));
     assert_eq!(tables.identities.len(), 1);
     assert_eq!((change.raised.len(), change.keys.addresses.len()), (1, 0));
     index.apply(object(service("b/small", "10.0.0.3", ("10.0.0.4", 1))));
-    follow(&mut compiler, &mut index);
+    apply_changes(&mut compiler, &mut index);
     let shown = Some(("b/small", Identity::IS_SERVICE));
     assert_eq!(who(compiler.tables(), "10.0.0.3"), shown);
-    index.delete("Service", "evil", "huge");
-    let change = follow(&mut compiler, &mut index);
+    index.delete(&ObjectKey::new(Kind::Service, "evil", "huge"));
+    let change = apply_changes(&mut compiler, &mut index);
     assert!(!compiler.tables().hides_services);
     assert_eq!(change.raised.len(), 1);
 }
@@ -142,7 +143,7 @@ fn memory_for_services_has_a_bound_and_one_without_room_is_hidden_until_it_comes
     // Ten thousand addresses would take half a megabyte.
     let late = |others| object(service("evil/late", "10.96.1.2", ("198.18.0.0", others)));
     index.apply(late(10_000));
-    follow(&mut compiler, &mut index);
+    apply_changes(&mut compiler, &mut index);
     let tables = compiler.tables();
     assert!(tables.hides_services);
     assert_eq!(who(tables, "10.96.1.2"), None);
@@ -154,19 +155,19 @@ fn memory_for_services_has_a_bound_and_one_without_room_is_hidden_until_it_comes
         panic!("{:?}", messages(&index));
     };
     assert!(message.starts_with("Service evil/late: this agent's memory has no room"));
-    // A form that was known goes with one that has no room.
+    // A known form is removed when a form without room replaces it.
     index.apply(late(100));
-    follow(&mut compiler, &mut index);
+    apply_changes(&mut compiler, &mut index);
     assert!(!compiler.tables().hides_services);
     assert_eq!(messages(&index), [""; 0]);
     assert!(who(compiler.tables(), "198.18.0.99").is_some());
     index.apply(late(10_000));
-    follow(&mut compiler, &mut index);
+    apply_changes(&mut compiler, &mut index);
     assert!(compiler.tables().hides_services);
     assert_eq!(who(compiler.tables(), "198.18.0.99"), None);
-    // A list without it takes it away, as one that is known.
-    index.reset("Service", vec![object(small)]);
-    follow(&mut compiler, &mut index);
+    // A list without the refused Service removes it like a known one.
+    index.reset(&Kind::Service.into(), vec![object(small)]);
+    apply_changes(&mut compiler, &mut index);
     assert!(!compiler.tables().hides_services);
     assert_eq!(messages(&index), [""; 0]);
 }
@@ -190,7 +191,7 @@ fn nobody_elses_services_and_slices_lose_room_to_one_that_asks_for_all() {
     );
 }
 
-/// An EndpointSlice of so many endpoints.
+/// Returns an EndpointSlice with this many endpoints.
 fn slice(name: &str, endpoints: u32) -> Value {
     let (namespace, name) = name.split_once('/').expect("a namespace");
     let endpoints = (0..endpoints).map(|n| json!({"addresses": [format!("10.1.0.{n}")]}));
@@ -229,7 +230,7 @@ fn a_hundred_thousand_addresses_of_one_service_hold_nobody_up() {
         index.apply(service);
         compiler.update(&mut index);
     }
-    // By pairs it would be minutes.
+    // Comparing pairs would take minutes.
     assert!(start.elapsed() < Duration::from_secs(10));
     assert!(compiler.tables().identities.is_empty());
 }

@@ -1,11 +1,12 @@
 //! Label allowlists: one test per row of the table.
 
 use ringfence_ebpf::{
-    abi::{Direction, EndpointWorld},
+    abi::{Direction, EndpointRules},
     verdict::Policy,
 };
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     index::{Index, Scope},
     testing::{ask, comes_in, goes_out, index, namespace, object, pod, pod_with},
@@ -13,7 +14,7 @@ use crate::{
 
 const LEDGER: &str = "bank/ledger";
 
-/// `bank/ledger` 10.0.0.1, closed, declares TCP 8080 (`grpc`) and UDP 99.
+/// Returns `bank/ledger` 10.0.0.1, closed, which declares TCP 8080 (`grpc`) and UDP 99.
 fn ledger(extra: Value) -> Value {
     let mut labels = json!({"app": "service.ledger", "ringfence.dev/ingress": "enforce"});
     for (key, value) in extra.as_object().expect("labels") {
@@ -24,7 +25,7 @@ fn ledger(extra: Value) -> Value {
     pod_with(LEDGER, "10.0.0.1", labels, ports)
 }
 
-/// A caller with one label besides.
+/// Returns a caller with one additional label.
 fn caller(name: &str, ip: &str, key: &str, value: &str) -> Value {
     pod(name, ip, json!({key: value}))
 }
@@ -83,7 +84,7 @@ fn true_means_the_ports_that_the_services_pods_declare() {
         "10.0.0.1",
         json!({"app": "service.ledger", "ringfence.dev/ingress": "enforce"}),
     );
-    index.delete("Pod", "bank", "ledger-2");
+    index.delete(&ObjectKey::new(Kind::Pod, "bank", "ledger-2"));
     index.apply(object(bare));
     assert!(may(&index, "10.0.0.2", "ICMP") && may(&index, "10.0.0.2", "TCP/1"));
 }
@@ -255,11 +256,11 @@ fn audit_lets_pass_and_counts() {
         .1;
     assert_eq!(
         ledger.flags,
-        EndpointWorld::INGRESS_STAGED | EndpointWorld::QUARANTINE
+        EndpointRules::INGRESS_STAGED | EndpointRules::QUARANTINE
     );
 }
 
-/// A caller whose egress is closed, and what it lists.
+/// Returns a caller whose egress is closed, with these labels.
 fn closed(extra: Value) -> Value {
     let mut labels = json!({"ringfence.dev/egress": "enforce"});
     for (key, value) in extra.as_object().expect("labels") {

@@ -1,4 +1,4 @@
-//! Label allowlists and ClusterNetworkPolicies that ask for more than there is.
+//! Label allowlists and ClusterNetworkPolicies that ask for more than the capacity.
 
 use proptest::prelude::*;
 use ringfence_ebpf::{abi::Direction, verdict::Policy};
@@ -10,14 +10,15 @@ use crate::{
 };
 
 use super::shares::{Node, SMALL};
+use crate::model::{Kind, ObjectKey};
 
-/// Where rules run out long before entries do.
+/// A capacity where rules run out long before entries do.
 const ROOMY: Capacity = Capacity {
     entries: 100_000,
     ..SMALL
 };
 
-/// A pod of a node where its policy isn't compiled.
+/// Returns a pod on a node for which nothing is compiled.
 fn elsewhere(name: &str, ip: &str, labels: Value) -> Value {
     let mut pod = pod(name, ip, labels);
     pod["spec"]["nodeName"] = json!("n2");
@@ -36,7 +37,7 @@ fn one(key: &str, value: &str) -> [(String, String); 1] {
     [(key.to_owned(), value.to_owned())]
 }
 
-/// A caller and a callee of `bank`, both closed, and somebody whom nobody lists.
+/// Returns a caller and a callee of `bank`, both closed, and a pod that neither of them lists.
 fn bank() -> Vec<Value> {
     let caller = labelled(
         "client",
@@ -62,7 +63,7 @@ fn bank() -> Vec<Value> {
     ]
 }
 
-/// Services of `evil` on another node.
+/// Returns services of `evil` on another node.
 fn targets(count: u32) -> impl Iterator<Item = Value> {
     (0..count).map(|n| {
         let ip = format!("10.1.{}.{}", n >> 8, n & 255);
@@ -70,8 +71,8 @@ fn targets(count: u32) -> impl Iterator<Item = Value> {
     })
 }
 
-/// A closed caller of `evil` here that lists these of the targets, each at a port of
-/// its own.
+/// Returns a closed caller of `evil` on this node that lists these targets, each at a port of its
+/// own.
 fn caller(number: u32, which: std::ops::Range<u32>) -> Value {
     let lists = which.map(|n| {
         let key = format!("egress.ringfence.dev/t{n}");
@@ -86,7 +87,7 @@ fn caller(number: u32, which: std::ops::Range<u32>) -> Value {
     )
 }
 
-/// A pod elsewhere whose label calls `bank/ledger` at a port of its own.
+/// Returns a pod elsewhere whose label calls `bank/ledger` at a port of its own.
 fn knocks(n: u32) -> Value {
     let ip = format!("10.3.{}.{}", n >> 8, n & 255);
     let labels = one("bank.egress.ringfence.dev/ledger", &(n + 100).to_string());
@@ -102,8 +103,8 @@ impl Node {
         ask(self.compiler.tables(), pod, Direction::Ingress, from, port) == Policy::Allow
     }
 
-    /// The bank's own works, a change of it costs what it concerns, and a pod that
-    /// comes is closed at once.
+    /// Checks that the bank's own rules work, that a change of the bank costs only what it affects,
+    /// and that a new pod is closed at once.
     fn goes_on(&mut self) {
         let settled = |node: &Self| {
             assert!(!node.compiler.state.partial, "a table is full");
@@ -123,7 +124,7 @@ impl Node {
             "it took more than it concerns"
         );
         assert!(!self.comes("bank/new", "10.0.0.3", "TCP/80"));
-        self.index.delete("Pod", "bank", "new");
+        self.index.delete(&ObjectKey::new(Kind::Pod, "bank", "new"));
         self.update();
         settled(self);
     }
@@ -150,13 +151,14 @@ fn egress_labels_that_ask_for_more_than_there_is_are_their_namespaces_problem_al
             &format!("TCP/{}", 8 + 500 * 19)
         ));
         assert!(!node.goes("evil/caller0", "10.1.0.7", "TCP/8"));
-        // What asks for little has room, whatever the others' do.
+        // A small request has room, regardless of the others.
         node.put(caller(21, 0..5));
         node.put(caller(0, 0..5));
         node.update();
         assert!(node.goes("evil/caller0", "10.1.0.4", "TCP/5"));
         for n in 1..20 {
-            node.index.delete("Pod", "evil", &format!("caller{n}"));
+            node.index
+                .delete(&ObjectKey::new(Kind::Pod, "evil", &format!("caller{n}")));
         }
         node.put(caller(0, 0..300));
         node.update();
@@ -175,7 +177,7 @@ fn labels_that_call_another_namespaces_workload_are_charged_to_those_who_carry_t
             "10.4.0.1",
             labelled("web", shop.clone()),
         ));
-        // Of a value that others use as well.
+        // A value that others use as well.
         node.put(elsewhere("evil/too", "10.4.0.2", labelled("too", shop)));
         node.update();
         node.goes_on();
@@ -183,7 +185,8 @@ fn labels_that_call_another_namespaces_workload_are_charged_to_those_who_carry_t
         assert!(node.comes("bank/ledger", "10.4.0.1", "TCP/80"), "shop");
         assert!(!node.comes("bank/ledger", "10.3.0.7", "TCP/107"));
         for n in 100..3500 {
-            node.index.delete("Pod", "evil", &format!("knock{n}"));
+            node.index
+                .delete(&ObjectKey::new(Kind::Pod, "evil", &format!("knock{n}")));
         }
         node.update();
         assert_eq!(node.names(), [""; 0]);
@@ -218,8 +221,8 @@ fn labels_that_grant_nothing_close_nobody_whom_no_mode_closes() {
     node.goes_on();
 }
 
-/// A ClusterNetworkPolicy that keeps pods of `evil` from a port of 50 blocks in each of
-/// its rules, and from a whole block in one more.
+/// Returns a ClusterNetworkPolicy that denies pods of `evil` a port of 50 blocks in each of its
+/// rules, and a whole block in one more.
 fn cluster(name: &str, rules: u32) -> Value {
     let net = |n: u32| format!("30.0.{}.{}/32", n >> 8, n & 255);
     let peer = |first: u32| json!({"networks": (first..first + 25).map(net).collect::<Vec<_>>()});
@@ -266,14 +269,16 @@ fn cluster_network_policies_that_overfill_a_table_are_closed_and_named_and_stop_
             "it has egress rules"
         );
         node.goes_on();
-        node.index.delete("ClusterNetworkPolicy", "", "large");
+        node.index
+            .delete(&ObjectKey::new(Kind::ClusterNetworkPolicy, "", "large"));
         node.update();
         assert_eq!(node.names(), [""; 0]);
         assert!(node.goes("evil/a", "50.0.0.1", "TCP/1"));
     }
 }
 
-/// Whose pods change how: callers here with so many labels, or pods that knock.
+/// A step: callers on this node get a number of labels, or calling pods elsewhere are added or
+/// removed.
 fn step() -> impl Strategy<Value = (u8, u32, u32)> {
     (
         0..3_u8,
@@ -297,20 +302,20 @@ proptest! {
         let mut node = Node::with(capacity, bank().into_iter().chain(targets(300)));
         for (kind, number, length) in steps {
             match (kind, length) {
-                (0 | 1, 0) => node.index.delete("Pod", "evil", &format!("caller{number}")),
+                (0 | 1, 0) => node.index.delete(&ObjectKey::new(Kind::Pod, "evil", &format!("caller{number}"))),
                 (0 | 1, length) => node.put(caller(number, 0..length)),
                 (_, length) => for n in 0..100 {
                     let n = number * 100 + n;
                     match n % 100 < length {
                         true => node.put(knocks(n)),
-                        false => node.index.delete("Pod", "evil", &format!("knock{n}")),
+                        false => node.index.delete(&ObjectKey::new(Kind::Pod, "evil", &format!("knock{n}"))),
                     }
                 }
             }
             node.update();
             node.goes_on();
         }
-        // Where nothing had to be limited, another agent decides alike.
+        // If nothing had to be limited, another agent makes the same decisions.
         if !roomy {
             let mut again = Node::with(capacity, []);
             again.index = node.index.clone();

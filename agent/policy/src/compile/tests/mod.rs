@@ -1,4 +1,4 @@
-//! Clusters in, verdicts out: one test per rule of the books.
+//! Verdicts of compiled clusters: one test per rule of the specification.
 
 mod clashes;
 mod cluster;

@@ -1,4 +1,4 @@
-//! NetworkPolicy v1 and the corners that implementations get wrong.
+//! NetworkPolicy v1 and the corner cases that implementations get wrong.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     testing::{comes_in, goes_out, index, namespace, netpol, object, pod, pod_with},
 };
 
-/// `b/server` 10.0.0.1 under a policy, `b/client` .2, `c/client` .3, `c/other` .4.
+/// Creates `b/server` 10.0.0.1 under a policy, `b/client` .2, `c/client` .3, `c/other` .4.
 fn cluster(spec: Value) -> Index {
     index([
         namespace("c", json!({"team": "x"})),
@@ -33,7 +33,8 @@ fn server(from: Value) -> Index {
     cluster(json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [{"from": from}]}))
 }
 
-/// Which of the four pods may send TCP to the server; the server itself goes by its address here.
+/// Returns which of the other pods may send TCP to the server, by the last octet of their
+/// addresses.
 fn admitted(index: &Index) -> Vec<u8> {
     let may = |i: &u8| comes_in(index, "b/server", &format!("10.0.0.{i}"), "TCP/1");
     (2..=4).filter(may).collect()
@@ -293,10 +294,10 @@ fn the_audit_annotation_stages_one_policy_alone() {
         let tables = index.compile(&Scope::Everything);
         crate::testing::ask(&tables, pod, Direction::Ingress, peer, "TCP/1")
     };
-    // The enforced policy decides for the server; the staged one adds to it and takes nothing.
+    // The enforced policy decides for the server; the staged one only adds to it.
     assert_eq!(ask(&index, "b/server", "10.0.0.2"), Policy::Allow);
     assert_eq!(ask(&index, "b/server", "10.0.0.3"), Policy::Deny);
-    // The client is under the staged one alone.
+    // Only the staged policy applies to the client.
     assert_eq!(ask(&index, "b/client", "10.0.0.3"), Policy::Allow);
     assert_eq!(ask(&index, "b/client", "10.0.0.4"), Policy::Audit);
     staged["metadata"]["annotations"] = json!({"ringfence.dev/mode": "Audit"});

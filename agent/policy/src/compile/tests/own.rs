@@ -1,10 +1,11 @@
-//! The addresses of the node's own interfaces, beside what objects say.
+//! The addresses of the node's own interfaces, in addition to those in objects.
 
 use std::net::IpAddr;
 
 use ringfence_ebpf::abi::{Addr, Identity};
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::Compiler,
     index::{Index, Scope},
@@ -22,7 +23,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// Name and flags of an address, if it has an entry.
+/// Returns name and flags of an address, if it has an entry.
 fn who(tables: &Tables, address: &str) -> Option<(String, u32)> {
     let found = tables.identities.get(&Addr::from(ip(address)));
     found.map(|(name, flags)| (name.to_string(), *flags))
@@ -35,7 +36,7 @@ fn node(name: &str, address: &str) -> Value {
     })
 }
 
-/// Brings a compiler up to date, which must end where one from scratch does.
+/// Updates a compiler and checks the tables against a compilation from scratch.
 fn followed(compiler: &mut Compiler, index: &mut Index) -> Tables {
     compiler.update(index);
     assert_eq!(*compiler.tables(), index.compile(&scope()));
@@ -59,7 +60,7 @@ fn addresses_of_the_nodes_interfaces_are_the_nodes_for_as_long_as_they_are_there
     let tables = followed(&mut compiler, &mut index);
     assert_eq!(who(&tables, "169.254.1.1"), None);
     assert!(who(&tables, "fe80::1").is_some());
-    // The Node object shows it still.
+    // The Node object still lists it.
     assert!(who(&tables, "192.168.0.1").is_some());
 }
 
@@ -70,7 +71,7 @@ fn an_address_that_a_pod_shows_stays_the_pods() {
     index.set_own_addresses("n1", [ip("10.0.0.1")]);
     let tables = followed(&mut compiler, &mut index);
     assert_eq!(who(&tables, "10.0.0.1"), Some(("a/p".to_owned(), 0)));
-    index.delete("Pod", "a", "p");
+    index.delete(&ObjectKey::new(Kind::Pod, "a", "p"));
     let tables = followed(&mut compiler, &mut index);
     assert_eq!(who(&tables, "10.0.0.1"), Some(("node".to_owned(), OWN)));
 }

@@ -1,5 +1,4 @@
-//! The pod's own node, and the pod itself behind a Service: only ClusterNetworkPolicies
-//! have a say.
+//! The pod's own node, and the pod itself behind a Service: only ClusterNetworkPolicies apply.
 
 use ringfence_ebpf::{
     abi::{Direction, Tiers},
@@ -7,6 +6,7 @@ use ringfence_ebpf::{
 };
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::Compiler,
     explain::{Verdict, explain},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const POD: &str = "a/p";
-/// The pod's own node, as its Node object and its kernel say.
+/// The addresses of the pod's own node, from its Node object and from its kernel.
 const STATUS: [&str; 2] = ["192.168.0.1", "2001:db8::1"];
 const INTERFACES: [&str; 3] = ["169.254.1.1", "fd07::1", "10.1.0.1"];
 
@@ -88,7 +88,7 @@ fn a_cluster_policy_that_denies_nodes_denies_the_pods_own_at_every_address() {
             assert_eq!(to(&tables, address, "TCP/10250"), Policy::Deny, "{address}");
             assert_eq!(to(&tables, address, "ICMP"), Policy::Deny, "{address}");
         }
-        // Another node is the addresses of its status, as the API's text says.
+        // Another node is selected at the addresses of its status, as the API specifies.
         let other = ask(&tables, POD, Direction::Egress, "192.168.0.2", "TCP/1");
         assert_eq!(other, Policy::Deny);
     }
@@ -100,13 +100,13 @@ fn network_policies_have_no_say_about_the_own_node() {
     let (_, endpoint) = tables.endpoints.iter().next().expect("an endpoint");
     assert_eq!(endpoint.tiers, Tiers::default());
     assert_eq!(to(&tables, STATUS[0], "TCP/10250"), Policy::Allow);
-    // Nor where a ClusterNetworkPolicy is about something else.
+    // A ClusterNetworkPolicy for other addresses doesn't change that.
     let deny = json!({"action": "Deny", "to": [{"networks": ["203.0.113.0/24"]}]});
     let admin = cnp("Admin", json!({"egress": [deny]}));
     let tables = cluster([closed(), admin]).compile(&scope());
     assert_eq!(to(&tables, STATUS[0], "TCP/10250"), Policy::Allow);
     assert_eq!(to(&tables, "203.0.113.1", "TCP/1"), Policy::Deny);
-    // Nor does the Baseline tier where they isolate: so it is for everybody else.
+    // Nor does the Baseline tier where NetworkPolicies isolate, as for all other peers.
     let tables = cluster([closed(), deny_nodes("Baseline")]).compile(&scope());
     assert_eq!(to(&tables, STATUS[0], "TCP/10250"), Policy::Allow);
 }
@@ -173,7 +173,7 @@ fn what_is_said_of_the_own_node_follows_policies_and_takes_connections_back() {
     look(&mut index, Policy::Deny, true);
     index.apply(object(closed()));
     look(&mut index, Policy::Deny, true);
-    index.delete("ClusterNetworkPolicy", "", "c");
+    index.delete(&ObjectKey::new(Kind::ClusterNetworkPolicy, "", "c"));
     look(&mut index, Policy::Allow, false);
     index.apply(object(deny_nodes("Admin")));
     look(&mut index, Policy::Deny, true);

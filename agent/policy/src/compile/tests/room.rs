@@ -1,11 +1,12 @@
-//! What is shared out, beside an oracle that counts everything anew; and blocks that
-//! come and go, beside a compilation from scratch.
+//! Shares, compared with an oracle that counts everything from scratch; and added and removed
+//! blocks, compared with a compilation from scratch.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::{Capacity, Compiler},
     config::Config,
@@ -17,7 +18,7 @@ fn scope() -> Scope {
     Scope::Node("n1".to_owned())
 }
 
-/// A policy that selects pods of one label, or all, and lists blocks with exceptions.
+/// Returns a policy that selects pods with one label, or all, and lists blocks with exceptions.
 fn policy(name: &str, app: Option<u8>, blocks: &[Value]) -> Value {
     let to: Vec<Value> = blocks.iter().map(|b| json!({"ipBlock": b})).collect();
     let subject = app.map_or(
@@ -57,8 +58,7 @@ fn many_small_policies_have_no_more_room_than_few_large_ones() {
     assert_eq!(held, 14, "three quarters of 400 hold six of 50");
 }
 
-/// What becomes of the cluster: a policy of so many blocks, or none; a pod of some
-/// label, or none.
+/// A change of the cluster: a policy with a number of blocks, or none; a pod with a label, or none.
 #[derive(Clone, Debug)]
 enum Step {
     Policy(u8, u8, Option<u8>, u32),
@@ -75,13 +75,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Policies by namespace and number: whom they select, and how many blocks they list.
+/// Policies by namespace and number: the label that they select, and how many blocks they list.
 type Policies = BTreeMap<(u8, u8), (Option<u8>, u32)>;
-/// Pods by namespace and number, and their labels.
+/// The labels of pods, by namespace and number.
 type Pods = BTreeMap<(u8, u8), u8>;
 
-/// How many entries each namespace has in force, worked out the long way: one entry
-/// after the other goes to whoever has least and wants more.
+/// Computes how many entries each namespace has in force, entry by entry: each goes to the
+/// namespace that has least and wants more.
 fn fair(policies: &Policies, pods: &Pods, capacity: u32) -> BTreeMap<u8, u32> {
     let most = capacity - capacity / 4;
     let selects = |space: u8, app: Option<u8>| {
@@ -128,7 +128,7 @@ proptest! {
 
     #[test]
     fn after_any_history_each_namespace_has_what_counting_one_by_one_gives_it(
-        // The compiler looks after some of them only.
+        // The flag is whether the compiler updates after the step.
         steps in proptest::collection::vec((step(), any::<bool>()), 1..16),
     ) {
         const CAPACITY: Capacity = Capacity { entries: 300, rules: 100_000, ports: 1000 };
@@ -138,19 +138,19 @@ proptest! {
         for (step, looks) in steps {
             match step {
                 Step::Policy(space, n, _, 0) => {
-                    index.delete("NetworkPolicy", &format!("s{space}"), &format!("p{n}"));
+                    index.delete(&ObjectKey::new(Kind::NetworkPolicy, &format!("s{space}"), &format!("p{n}")));
                     policies.remove(&(space, n));
                 }
                 Step::Policy(space, n, app, length) => {
-                    // A last form that stays would have a share of its own.
-                    index.delete("NetworkPolicy", &format!("s{space}"), &format!("p{n}"));
+                    // A last form that stays in force would have a share of its own.
+                    index.delete(&ObjectKey::new(Kind::NetworkPolicy, &format!("s{space}"), &format!("p{n}")));
                     let block = |k| json!({"cidr": format!("20.{space}.{n}.{k}/32")});
                     let blocks: Vec<Value> = (0..length).map(block).collect();
                     index.apply(object(policy(&format!("s{space}/p{n}"), app, &blocks)));
                     policies.insert((space, n), (app, length));
                 }
                 Step::Pod(space, n, None) => {
-                    index.delete("Pod", &format!("s{space}"), &format!("a{n}"));
+                    index.delete(&ObjectKey::new(Kind::Pod, &format!("s{space}"), &format!("a{n}")));
                     pods.remove(&(space, n));
                 }
                 Step::Pod(space, n, Some(label)) => {
@@ -200,7 +200,7 @@ proptest! {
             let blocks: Vec<Value> = blocks.iter().map(block).collect();
             let name = format!("p{n}");
             match blocks.is_empty() {
-                true => index.delete("NetworkPolicy", "s", &name),
+                true => index.delete(&ObjectKey::new(Kind::NetworkPolicy, "s", &name)),
                 false => index.apply(object(policy(&format!("s/{name}"), Some(n % 4), &blocks))),
             }
             compiler.update(&mut index);

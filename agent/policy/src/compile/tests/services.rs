@@ -1,10 +1,11 @@
-//! Addresses of Services: who they are, beside what policy says of them.
+//! Addresses of Services: their identities, as opposed to what policy grants them.
 
 use std::net::Ipv4Addr;
 
 use ringfence_ebpf::abi::{Addr, Direction, Identity, capacity};
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::Compiler,
     diff::Change,
@@ -15,7 +16,7 @@ use crate::{
 
 const SERVICE: u32 = Identity::IS_SERVICE;
 
-/// A Service `b/web` with these fields of its spec, and addresses of a balancer.
+/// Returns a Service in `b` with these fields of its spec, and addresses of a balancer.
 fn service(name: &str, spec: Value, balancer: Value) -> Value {
     let mut all = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
     for (key, value) in spec.as_object().expect("fields") {
@@ -32,7 +33,7 @@ fn external(name: &str, own: &str, shared: &str) -> Value {
     service(name, spec, json!([]))
 }
 
-/// Name and flags of an address.
+/// Returns name and flags of an address.
 fn who<'t>(tables: &'t Tables, ip: &str) -> Option<(&'t str, u32)> {
     let ip: std::net::IpAddr = ip.parse().expect(ip);
     let identity = tables.identities.get(&Addr::from(ip));
@@ -105,7 +106,7 @@ fn an_address_that_is_a_pods_or_a_nodes_stays_theirs_whatever_a_service_shows() 
     }
 }
 
-/// `TCP/80` and so on: what Services have at an address.
+/// Returns what Services have at an address, as `TCP/80` and so on.
 fn ports(tables: &Tables, ip: &str) -> Vec<String> {
     let ip: std::net::IpAddr = ip.parse().expect(ip);
     let keys = tables.service_ports(ip.into());
@@ -243,7 +244,7 @@ fn an_address_of_several_services_has_the_first_name_in_whatever_order_they_come
     }
 }
 
-/// Brings both to one more step, which from scratch would come to the same.
+/// Updates the compiler and checks the tables against a compilation from scratch.
 fn followed(index: &mut Index, compiler: &mut Compiler) -> Tables {
     compiler.update(index);
     let tables = compiler.tables().clone();
@@ -264,7 +265,7 @@ fn addresses_are_followed_as_services_and_pods_come_change_and_go() {
     let tables = step(&|index| index.apply(object(external("z", "10.96.0.2", shared))));
     assert_eq!(who(&tables, "10.96.0.2"), Some(("b/z", SERVICE)));
     assert_eq!(who(&tables, shared), Some(("b/a", SERVICE)));
-    let tables = step(&|index| index.delete("Service", "b", "a"));
+    let tables = step(&|index| index.delete(&ObjectKey::new(Kind::Service, "b", "a")));
     assert_eq!(who(&tables, "10.96.0.1"), None);
     assert_eq!(who(&tables, shared), Some(("b/z", SERVICE)));
     let guest = pod("b/guest", shared, json!({"app": "guest"}));
@@ -278,13 +279,13 @@ fn addresses_are_followed_as_services_and_pods_come_change_and_go() {
     assert_eq!(who(&tables, shared), Some(("b/guest", 0)));
     assert_eq!(who(&tables, "10.96.0.2"), None);
     let tables = step(&|index| {
-        index.delete("Pod", "b", "guest");
-        index.delete("Service", "b", "z");
+        index.delete(&ObjectKey::new(Kind::Pod, "b", "guest"));
+        index.delete(&ObjectKey::new(Kind::Service, "b", "z"));
     });
     assert!(tables.identities.is_empty() && tables.services.is_empty());
 }
 
-/// A Service of one port at so many addresses, and so many ports.
+/// Returns a Service with this many addresses, and this many ports.
 fn large(namespace: &str, name: &str, addresses: u32, ports: u16) -> Value {
     let from = u32::from(Ipv4Addr::new(198, 18, 0, 0));
     let shown = (1..addresses).map(|n| Ipv4Addr::from(from + n).to_string());
@@ -312,7 +313,7 @@ fn services_that_would_fill_the_table_list_nothing_and_take_nothing_from_others(
         assert_eq!(who(&tables, "198.18.0.1"), unlisted);
         assert_eq!(index.problems().len(), 1);
     }
-    // Namespaces that fit one by one share the table.
+    // Namespaces that fit individually share the table.
     let many = (0..6).map(|n| large(&format!("evil-{n}"), "large", 250, 250));
     let mut index = index([small()]);
     let mut compiler = Compiler::new(Scope::Node("n1".into()));
@@ -324,7 +325,11 @@ fn services_that_would_fill_the_table_list_nothing_and_take_nothing_from_others(
     }
     assert_eq!(index.problems().len(), 6);
     for n in 0..6 {
-        index.delete("Service", &format!("evil-{n}"), "large");
+        index.delete(&ObjectKey::new(
+            Kind::Service,
+            &format!("evil-{n}"),
+            "large",
+        ));
         followed(&mut index, &mut compiler);
     }
     assert_eq!(

@@ -1,7 +1,7 @@
-//! Namespaces that ask for more than there is.
+//! Namespaces that ask for more than the capacity.
 
 use proptest::prelude::*;
-use ringfence_ebpf::abi::{Direction, EndpointWorld};
+use ringfence_ebpf::abi::{Direction, EndpointRules};
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     testing::{ask, netpol, object, pod},
 };
 
+use crate::model::{Kind, ObjectKey};
 use ringfence_ebpf::verdict::Policy;
 
 pub(super) const SMALL: Capacity = Capacity {
@@ -19,7 +20,7 @@ pub(super) const SMALL: Capacity = Capacity {
     ports: 4000,
 };
 
-/// One node's agent.
+/// The agent of one node.
 pub(super) struct Node {
     pub(super) index: Index,
     pub(super) compiler: Compiler,
@@ -44,7 +45,8 @@ impl Node {
         self.index.apply(object(value));
     }
 
-    /// Puts what is known in force, which fits and is what from scratch gives.
+    /// Updates the compiler; checks that the tables fit and equal those of a compilation from
+    /// scratch.
     pub(super) fn update(&mut self) {
         self.compiler.update(&mut self.index);
         let tables = self.compiler.tables();
@@ -53,14 +55,14 @@ impl Node {
         assert_eq!(tables, &self.index.compile(&scope()));
     }
 
-    /// Whether a pod may call an address.
+    /// Reports whether a pod may call an address.
     fn calls(&self, pod: &str, to: &str) -> bool {
         let tables = self.compiler.tables();
         ask(tables, pod, Direction::Egress, to, "TCP/80") == Policy::Allow
     }
 
-    /// The policies that are said to have no room, and whether an earlier form of
-    /// each is in force.
+    /// Returns the policies reported to have no room, and whether an earlier form of each is in
+    /// force.
     pub(super) fn held(&self) -> Vec<(String, bool)> {
         let problems = self.index.problems().into_iter();
         let held = problems.filter(|p| p.key_or_field == "capacity");
@@ -73,13 +75,13 @@ pub(super) fn scope() -> Scope {
     Scope::Node("n1".to_owned())
 }
 
-/// The n-th address of a namespace's blocks.
+/// Returns the n-th address of a namespace's blocks.
 fn address(space: u8, n: u32) -> String {
     let [_, _, c, d] = n.to_be_bytes();
     format!("20.{space}.{c}.{d}")
 }
 
-/// A policy that lets all pods of a namespace call these of its blocks.
+/// Returns a policy that lets all pods of a namespace call these of its blocks.
 fn list(name: &str, space: u8, which: std::ops::Range<u32>) -> Value {
     let block = |n| json!({"ipBlock": {"cidr": format!("{}/32", address(space, n))}});
     let to: Vec<Value> = which.map(block).collect();
@@ -100,7 +102,7 @@ fn pods() -> Vec<Value> {
 fn one_namespace_alone_may_have_all_but_a_reserve_and_the_rest_is_its_problem() {
     let lists = (0..10).map(|n| list(&format!("evil/p{n}"), 1, n * 200..n * 200 + 200));
     let node = Node::with(SMALL, pods().into_iter().chain(lists));
-    // Three quarters of 1600 hold six of them.
+    // Three quarters of 1600 entries have room for six of them.
     let held: Vec<_> = (6..10)
         .map(|n| (format!("NetworkPolicy evil/p{n}"), false))
         .collect();
@@ -126,8 +128,9 @@ fn a_namespace_at_its_bound_gives_way_when_another_needs_its_share() {
     let held = [4, 5].map(|n| (format!("NetworkPolicy evil/p{n}"), false));
     assert_eq!(node.held(), held, "evil keeps what a fair share is");
     assert!(node.calls("bank/b", &address(2, 699)));
-    // And has it back when the other needs it no longer.
-    node.index.delete("NetworkPolicy", "bank", "more");
+    // It gets the space back when the other namespace doesn't need it any more.
+    node.index
+        .delete(&ObjectKey::new(Kind::NetworkPolicy, "bank", "more"));
     node.update();
     assert_eq!(node.held(), []);
     assert!(node.calls("evil/a", &address(1, 1199)));
@@ -143,7 +146,7 @@ fn the_last_form_that_fitted_stays_in_force_until_the_newest_has_room() {
         assert!(node.calls("evil/a", &address(1, 0)));
         assert!(!node.calls("evil/a", &address(1, 150)));
     }
-    // A pod that comes now is under the last form too.
+    // The last form also applies to a pod added now.
     node.put(pod("evil/new", "10.0.0.3", json!({})));
     node.update();
     assert!(node.calls("evil/new", &address(1, 0)));
@@ -201,7 +204,7 @@ fn policies_that_select_nobody_here_cost_nothing() {
     assert_eq!(node.held(), []);
 }
 
-/// Pods of `bank` that may call everything but 10/8 or their own exception.
+/// Returns pods of `bank` that may call everything except 10/8 and an exception of their own.
 fn wide(count: u8) -> impl Iterator<Item = Value> {
     (0..count).flat_map(|n| {
         let name = format!("bank/wide{n}");
@@ -233,20 +236,20 @@ fn whoever_multiplies_the_rules_of_others_is_limited_and_they_are_not() {
         assert!(node.calls(&format!("bank/wide{n}"), "20.1.0.5"), "{n}");
     }
     assert!(node.calls("evil/a", &address(3, 1)), "its small one fits");
-    // Others' changes go on, and take nothing of a limit.
+    // Changes of other namespaces are applied, and don't affect a limit.
     node.put(list("bank/later", 2, 0..50));
     node.update();
     assert!(node.calls("bank/b", &address(2, 49)));
     assert_eq!(node.held(), [("NetworkPolicy evil/p".to_owned(), false)]);
-    // A form that fits is in force at once.
+    // A form that fits takes effect at once.
     node.put(list("evil/p", 1, 0..150));
     node.update();
     assert_eq!(node.held(), []);
     assert!(node.calls("evil/a", &address(1, 149)));
 }
 
-/// A policy with a peer of its own for each of `count` single ports, each in a block
-/// of 256 of its own, and a range beside it.
+/// Returns a policy with a peer of its own for each of `count` single ports, each in a block of 256
+/// of its own, and a range next to it.
 fn many_ports(name: &str, count: u32) -> Value {
     let rule = |n: u32| {
         let port = |k: u32| json!({"port": (n * 7 + k * 256) % 65_536 + 1});
@@ -310,7 +313,7 @@ fn quarantine_takes_effect_whatever_the_tables_hold() {
     node.update();
     let endpoints = &node.compiler.tables().endpoints;
     assert_eq!(endpoints.len(), 2);
-    let cut_off = |flags: u32| flags & EndpointWorld::QUARANTINE != 0;
+    let cut_off = |flags: u32| flags & EndpointRules::QUARANTINE != 0;
     assert!(endpoints.values().all(|endpoint| cut_off(endpoint.flags)));
 }
 
@@ -329,14 +332,15 @@ fn texts_have_a_bound_and_whom_a_policy_without_room_selects_is_closed() {
     );
     assert!(node.calls("evil/a", &address(1, 99)) && !node.calls("evil/a", &address(1, 100)));
     assert!(node.calls("bank/b", &address(2, 99)));
-    node.index.delete("NetworkPolicy", "evil", "large");
+    node.index
+        .delete(&ObjectKey::new(Kind::NetworkPolicy, "evil", "large"));
     node.put(list("evil/large", 1, 100..200));
     node.update();
     assert_eq!(node.held(), []);
     assert!(node.calls("evil/a", &address(1, 100)));
 }
 
-/// A step in the life of a cluster: which policy gets which length, or goes.
+/// A step in the life of a cluster: a policy gets a new length, or is removed.
 fn step() -> impl Strategy<Value = (u8, u8, u32)> {
     (
         0..3_u8,
@@ -361,7 +365,7 @@ proptest! {
         for (space, policy, length) in steps {
             let (namespace, name) = (format!("s{space}"), format!("p{policy}"));
             match length {
-                0 => node.index.delete("NetworkPolicy", &namespace, &name),
+                0 => node.index.delete(&ObjectKey::new(Kind::NetworkPolicy, &namespace, &name)),
                 length => node.put(list(&format!("{namespace}/{name}"), space, 0..length)),
             }
             lengths.insert((space, policy), length);
@@ -372,7 +376,7 @@ proptest! {
                 let asked: u32 = own.map(|(_, length)| length).sum();
                 let prefix = format!("NetworkPolicy s{space}/");
                 let holds = held.iter().any(|(object, _)| object.starts_with(&prefix));
-                // A third of the rules as they multiply, less than a third of entries.
+                // A third of the rules after multiplication, and less than a third of the entries.
                 prop_assert!(asked > 300 || !holds, "s{} asks for {}: {:?}", space, asked, held);
             }
         }

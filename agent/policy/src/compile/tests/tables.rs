@@ -1,4 +1,4 @@
-//! The shape of tables: prefixes, exact entries, ids, determinism.
+//! The structure of tables: prefixes, exact entries, ids, determinism.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Addresses in pods' ranges at which nobody is known.
+//! Addresses in pod ranges without a known owner.
 
 use ringfence_ebpf::{
     abi::{Addr, Direction, Identity},
@@ -6,6 +6,7 @@ use ringfence_ebpf::{
 };
 use serde_json::{Value, json};
 
+use crate::model::{Kind, ObjectKey};
 use crate::{
     compile::Compiler,
     config::Config,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 const EDGE: &str = "shop/edge";
-/// In the ranges of both nodes, by family.
+/// Addresses in the ranges of both nodes, by family.
 const POD_TO_BE: [&str; 3] = ["10.1.0.9", "10.2.0.9", "fd00:2::9"];
 
 fn edge() -> Value {
@@ -149,7 +150,7 @@ fn what_an_operator_says_counts_in_the_place_of_what_nodes_say() {
         index.apply(object(value));
     }
     assert!(may(&index, "10.2.0.9") && !may(&index, "10.64.7.7"));
-    index.delete("Node", "", "n2");
+    index.delete(&ObjectKey::new(Kind::Node, "", "n2"));
     assert!(!may(&index, "10.64.7.7"));
 }
 
@@ -190,19 +191,19 @@ fn ranges_follow_nodes_pods_balancers_and_whoever_admits_the_outside() {
     look(&mut index, &["10.1.0.1", "192.0.2.1"]);
     index.apply(object(balancer(json!([{"ip": "10.2.0.9"}]))));
     look(&mut index, &["10.1.0.1", "10.2.0.9", "192.0.2.1"]);
-    // A pod that comes there is a pod.
+    // A pod added at such an address is a known pod.
     index.apply(object(pod("shop/late", "10.2.0.9", json!({}))));
     look(&mut index, &["10.1.0.1", "192.0.2.1"]);
-    index.delete("Pod", "shop", "late");
+    index.delete(&ObjectKey::new(Kind::Pod, "shop", "late"));
     index.apply(object(balancer(json!([]))));
     look(&mut index, &["10.1.0.1", "192.0.2.1"]);
-    // Two nodes with one range: it stays as long as one says it.
+    // Two nodes share a range: it stays as long as one of them declares it.
     index.apply(object(node("n4", "172.16.0.4", third)));
-    index.delete("Node", "", "n3");
+    index.delete(&ObjectKey::new(Kind::Node, "", "n3"));
     look(&mut index, &["10.1.0.1", "192.0.2.1"]);
-    index.delete("Node", "", "n4");
+    index.delete(&ObjectKey::new(Kind::Node, "", "n4"));
     look(&mut index, &usual);
-    index.delete("Pod", "shop", "edge");
+    index.delete(&ObjectKey::new(Kind::Pod, "shop", "edge"));
     look(&mut index, &[]);
     index.apply(object(node("n3", "172.16.0.3", third)));
     look(&mut index, &[]);

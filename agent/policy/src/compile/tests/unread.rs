@@ -1,4 +1,4 @@
-//! Rules of a newer API than this version knows: each is closed by itself.
+//! Rules of a newer API than this version knows: each is closed individually.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::{index::Index, testing::comes_in, testing::goes_out};
 
 use super::cluster::{cluster, cnp};
 
-/// Something that a newer API may put into a rule, and where.
+/// Returns fields that a newer API may add to a rule, and where.
 fn newer() -> Vec<(&'static str, Value)> {
     vec![
         ("peers", json!([{"serviceAccounts": {}}])),
@@ -34,7 +34,8 @@ fn newer() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Between rules that this version knows, about all pods' TCP ports 1 and 3.
+/// Returns an unknown rule between two rules that this version knows, for TCP ports 1 and 3 of all
+/// pods.
 fn rules(peers: &str, action: &str, field: &str, value: &Value) -> Value {
     let known = |action: &str, port: u16| {
         let tcp = json!([{"tcp": {"destinationPort": {"number": port}}}]);
@@ -46,7 +47,8 @@ fn rules(peers: &str, action: &str, field: &str, value: &Value) -> Value {
     json!([known("Accept", 1), rule, known("Deny", 3)])
 }
 
-/// Whether ports 1, 2 and 3 are open under a policy, and one of an address that is no pod's.
+/// Returns whether ports 1, 2 and 3 are open under a policy, and a port to an address that isn't a
+/// pod's.
 fn open(way: &str, spec: Value) -> [bool; 4] {
     let index: Index = cluster([cnp("a/Admin/5", json!({way: spec}))]);
     let [subject, peer] = ["b/server", "10.0.0.3"];

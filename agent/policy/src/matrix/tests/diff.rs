@@ -1,4 +1,4 @@
-//! What opens and what closes.
+//! Tests of the calls that open and close.
 
 use super::*;
 

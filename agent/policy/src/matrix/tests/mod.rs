@@ -1,4 +1,4 @@
-//! Cells, names and addresses.
+//! Tests of cells, names and addresses.
 
 mod diff;
 
@@ -172,7 +172,7 @@ fn a_workloads_cell_says_whether_all_some_or_none_of_its_pods_are_allowed() {
     let json = json_of(&objects, &by_workload);
     assert_eq!(json["pods"], json!(["b/api", "b/ledger"]));
     assert_eq!(json["allowed"]["b/api"]["b/ledger"], ".~X");
-    // Each ledger reaches itself and not the other.
+    // Each ledger reaches itself but not the other.
     assert_eq!(json["allowed"]["b/ledger"]["b/ledger"], "~~~");
     assert_eq!(json["allowed"]["b/api"]["b/api"], "...");
     let single = json_of(&objects[..1], &by_workload);
@@ -267,7 +267,7 @@ fn a_pods_address_in_a_cidr_counts_as_that_pod() {
     };
     assert_eq!(cell("10.0.0.2", "b/ledger"), ".");
     assert_eq!(cell("10.0.0.3", "b/ledger"), "X");
-    // Only the ledger's own address and that of the API are allowed.
+    // Only the ledger's own address and the API's are allowed.
     assert_eq!(cell("10.0.0.1", "b/ledger"), ".");
     assert_eq!(cell("10.0.0.0/30", "b/ledger"), "~");
     assert_eq!(cell("10.0.0.4/30", "b/ledger"), "X");
@@ -344,7 +344,7 @@ fn addresses_can_be_callers_alone_or_callees_alone() {
     );
 }
 
-/// A pod with an address of each family.
+/// Returns a pod with an address of each family.
 fn dual(name: &str, last: u8, labels: Value) -> Value {
     let mut pod = pod(name, &format!("10.0.0.{last}"), labels);
     pod["status"]["podIPs"] =

@@ -1,62 +1,61 @@
-//! One occupied slot, and what its kernel entry is made of: pure.
+//! An occupied slot, and how its entry in the kernel is derived: pure.
 
-use ringfence_ebpf::abi::{Addr, Endpoint, EndpointWorld, Mac, World};
+use ringfence_ebpf::abi::{Addr, Buffer, Endpoint, EndpointRules, Mac};
 use ringfence_policy::index::PodKey;
 use ringfence_policy::tables::{EndpointPolicy, Tables};
 
-use super::endpoints::Wanted;
+use super::endpoints::Desired;
 use crate::runtime::FoundBy;
 
-/// Isolated both ways with nothing granted.
-pub(super) const CLOSED: EndpointWorld = EndpointWorld {
+/// Isolated in both directions, with nothing allowed.
+pub(super) const CLOSED: EndpointRules = EndpointRules {
     ingress: 0,
     egress: 0,
-    flags: EndpointWorld::INGRESS_ISOLATED | EndpointWorld::EGRESS_ISOLATED,
+    flags: EndpointRules::INGRESS_ISOLATED | EndpointRules::EGRESS_ISOLATED,
     epoch: 0,
 };
 
 /// One occupied slot.
 #[derive(Clone, Debug)]
-pub(super) struct Seat {
+pub(super) struct Occupant {
     pub(super) endpoint: Endpoint,
-    /// `None` after a restart, until its pod is seen again, and after its pod
-    /// has gone while the interface is still there.
+    /// `None` after a restart until its pod is seen again, and after its pod has gone while the
+    /// interface still exists.
     pub(super) pod: Option<PodKey>,
-    /// Whose it was, for people: nothing is decided by it.
+    /// The last pod, for display only: no decision depends on it.
     pub(super) last: Option<PodKey>,
     pub(super) name: String,
-    /// What told whose it is.
+    /// The source of the information that the device belongs to the pod.
     pub(super) by: FoundBy,
-    /// It was open under another version of the tables, and is closed here only until its
-    /// policy is written.
+    /// It was open under another version of the tables, and is closed here only until its policy
+    /// is written.
     pub(super) carried: bool,
 }
 
-impl Seat {
+impl Occupant {
     fn is_closed(&self) -> bool {
-        let mut halves = self.endpoint.worlds.iter();
-        halves.any(|half| same_policy(half, &CLOSED))
+        let mut both = self.endpoint.rules.iter();
+        both.any(|rules| same_policy(rules, &CLOSED))
     }
 
-    /// Its pod has gone.
+    /// Records that the pod has gone.
     pub(super) fn leave(&mut self) {
         if let Some(pod) = self.pod.take() {
             self.last = Some(pod);
         }
     }
 
-    /// Whether its pod is gone, by what is in force; after a restart it may only not be
-    /// known yet.
-    pub(super) fn is_left(&self, half: &EndpointWorld) -> bool {
-        self.pod.is_none() && (self.last.is_some() || same_policy(half, &CLOSED))
+    /// Reports whether the pod is gone, judging by the rules in force; after a restart it may only
+    /// be unknown so far.
+    pub(super) fn is_left(&self, rules: &EndpointRules) -> bool {
+        self.pod.is_none() && (self.last.is_some() || same_policy(rules, &CLOSED))
     }
 
-    /// This endpoint as it is when a pod sits on here: itself with the addresses
-    /// that it has got since. `None` if it is another endpoint, which inherits
-    /// nothing.
+    /// Returns this endpoint with the addresses it has gained since, if it is still the one of
+    /// `pod`. `None` if it is a different endpoint, which inherits nothing.
     ///
-    /// The MAC stays the one of the first sight: what is read inside the pod's
-    /// namespace later on is what the pod says of itself.
+    /// The MAC stays the one that was seen first: later values read inside the pod's namespace are
+    /// claims of the pod.
     pub(super) fn taken_by(&self, pod: &PodKey, wanted: &Endpoint) -> Option<Endpoint> {
         let held = &self.endpoint;
         let same = |a: &Addr, b: &Addr| a == b && *a != Addr::UNSPECIFIED;
@@ -69,7 +68,7 @@ impl Seat {
     }
 }
 
-/// An address that comes, or stays where none is known for now.
+/// Returns the wanted address, or the held one if none is known for now; `None` if they differ.
 fn merged(held: Addr, wanted: Addr) -> Option<Addr> {
     match (held, wanted) {
         (held, Addr::UNSPECIFIED) => Some(held),
@@ -78,25 +77,25 @@ fn merged(held: Addr, wanted: Addr) -> Option<Addr> {
     }
 }
 
-/// The pod of a slot: as it was known, or after a restart by its addresses. A
-/// slot that was closed because its pod had gone is nobody's: another pod may
-/// have its address by now.
-pub(super) fn owner(seat: &Seat, tables: &Tables) -> Option<PodKey> {
-    match &seat.pod {
+/// Returns the pod of a slot: the known one, or after a restart the pod that has its addresses. A
+/// slot that was closed because its pod is gone belongs to no pod: its address may have been given
+/// to another pod by now.
+pub(super) fn owner(occupant: &Occupant, tables: &Tables) -> Option<PodKey> {
+    match &occupant.pod {
         Some(pod) => tables.endpoints.contains_key(pod).then(|| pod.clone()),
-        None if !seat.carried && seat.is_closed() => None,
+        None if !occupant.carried && occupant.is_closed() => None,
         None => tables
             .endpoints
             .iter()
             .find(|(_, policy)| {
-                let wanted = [seat.endpoint.v4, seat.endpoint.v6];
+                let wanted = [occupant.endpoint.v4, occupant.endpoint.v6];
                 addresses(policy) == wanted
             })
             .map(|(pod, _)| pod.clone()),
     }
 }
 
-/// A pod's first address of each family, IPv4 first.
+/// Returns a pod's first address of each family, IPv4 first.
 pub(super) fn addresses(policy: &EndpointPolicy) -> [Addr; 2] {
     [true, false].map(|v4| {
         let first = policy.addresses.iter().find(|ip| ip.is_ipv4() == v4);
@@ -104,36 +103,36 @@ pub(super) fn addresses(policy: &EndpointPolicy) -> [Addr; 2] {
     })
 }
 
-/// An endpoint with what its policy takes at once in both halves, whatever else
-/// they hold: cut off under quarantine, closed without a policy. Flows are decided
-/// once more if that is new.
+/// Returns an endpoint with the restrictions of its policy applied to the rules of both buffers at
+/// once, whatever else these contain: cut off under quarantine, closed without a policy. If that
+/// is a change, connections are decided again.
 pub(super) fn cut(endpoint: &Endpoint, policy: Option<&EndpointPolicy>) -> Endpoint {
-    let quarantine = policy.is_some_and(|p| p.flags & EndpointWorld::QUARANTINE != 0);
-    let halves = endpoint.worlds.map(|half| match policy {
-        None => EndpointWorld {
-            epoch: half.epoch,
+    let quarantine = policy.is_some_and(|p| p.flags & EndpointRules::QUARANTINE != 0);
+    let both = endpoint.rules.map(|rules| match policy {
+        None => EndpointRules {
+            epoch: rules.epoch,
             ..CLOSED
         },
-        Some(_) if quarantine => EndpointWorld {
-            flags: half.flags | EndpointWorld::QUARANTINE,
-            ..half
+        Some(_) if quarantine => EndpointRules {
+            flags: rules.flags | EndpointRules::QUARANTINE,
+            ..rules
         },
-        Some(_) => half,
+        Some(_) => rules,
     });
     let mut cut = *endpoint;
-    if halves != endpoint.worlds {
-        let [a, b] = endpoint.worlds.map(|half| half.epoch);
+    if both != endpoint.rules {
+        let [a, b] = endpoint.rules.map(|rules| rules.epoch);
         let epoch = a.max(b).wrapping_add(1);
-        cut.worlds = halves.map(|half| EndpointWorld { epoch, ..half });
+        cut.rules = both.map(|rules| EndpointRules { epoch, ..rules });
     }
     cut
 }
 
-pub(super) fn same_policy(a: &EndpointWorld, b: &EndpointWorld) -> bool {
+pub(super) fn same_policy(a: &EndpointRules, b: &EndpointRules) -> bool {
     (a.ingress, a.egress, a.flags) == (b.ingress, b.egress, b.flags)
 }
 
-pub(super) fn identity(wanted: &Wanted<'_>) -> Endpoint {
+pub(super) fn identity(wanted: &Desired<'_>) -> Endpoint {
     let mac = wanted.interface.mac;
     let [v4, v6] = addresses(wanted.policy);
     Endpoint {
@@ -147,7 +146,7 @@ pub(super) fn identity(wanted: &Wanted<'_>) -> Endpoint {
     }
 }
 
-/// The link-local address made from a MAC (RFC 4291, appendix A).
+/// Returns the link-local address derived from a MAC (RFC 4291, appendix A).
 pub(super) fn link_local(mac: [u8; 6]) -> Addr {
     let [a, b, c, d, e, f] = mac;
     Addr::v6([
@@ -170,7 +169,7 @@ pub(super) fn link_local(mac: [u8; 6]) -> Addr {
     ])
 }
 
-/// The slots where an interface may sit. Slot 0 is nobody's.
+/// Returns the slots that an interface may occupy. Slot 0 is never used.
 pub(super) fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(Endpoint::home_slot(ifindex)), |slot| {
         Some(Endpoint::next_slot(*slot))
@@ -179,13 +178,13 @@ pub(super) fn probes(ifindex: u32) -> impl Iterator<Item = u32> {
     .filter(|slot| *slot != 0)
 }
 
-pub(super) const fn side(world: World) -> usize {
-    (world & 1) as usize
+pub(super) const fn side(buffer: Buffer) -> usize {
+    (buffer & 1) as usize
 }
 
-/// Whether nothing is dropped in a direction, nor would be.
+/// Reports whether nothing is denied in a direction, or would be without audit mode.
 fn is_open(flags: u32, side: &Side) -> bool {
-    flags & (side.isolated | side.staged | EndpointWorld::QUARANTINE) == 0
+    flags & (side.isolated | side.staged | EndpointRules::QUARANTINE) == 0
 }
 
 /// The flags of one direction.
@@ -196,22 +195,22 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) const INGRESS: Self = Self {
-        isolated: EndpointWorld::INGRESS_ISOLATED,
-        staged: EndpointWorld::INGRESS_STAGED,
+        isolated: EndpointRules::INGRESS_ISOLATED,
+        staged: EndpointRules::INGRESS_STAGED,
     };
     pub(super) const EGRESS: Self = Self {
-        isolated: EndpointWorld::EGRESS_ISOLATED,
-        staged: EndpointWorld::EGRESS_STAGED,
+        isolated: EndpointRules::EGRESS_ISOLATED,
+        staged: EndpointRules::EGRESS_STAGED,
     };
 }
 
-/// What one direction of an endpoint is under. Where the whole agent audits nothing is
-/// dropped, whatever would be.
+/// Returns what is displayed for one direction of an endpoint. In an agent in audit mode nothing
+/// is dropped, whatever the rules are.
 pub(super) fn word(known: bool, flags: u32, side: Side, audits: bool) -> &'static str {
     match flags {
         _ if audits && !(known && is_open(flags, &side)) => "audit",
         _ if !known => "closed",
-        _ if flags & EndpointWorld::QUARANTINE != 0 => "quarantine",
+        _ if flags & EndpointRules::QUARANTINE != 0 => "quarantine",
         _ if flags & side.isolated != 0 => "enforce",
         _ if flags & side.staged != 0 => "audit",
         _ => "open",
@@ -230,13 +229,13 @@ mod tests {
         assert_eq!(addr.to_string(), "fe80::5eff:fe10:1");
     }
 
-    fn seat(pod: Option<&str>) -> Seat {
+    fn occupant(pod: Option<&str>) -> Occupant {
         let endpoint = Endpoint {
             v4: Addr::v4([10, 0, 0, 1]),
             mac: Mac::new([2, 0, 0, 0, 0, 1]),
             ..Endpoint::default()
         };
-        Seat {
+        Occupant {
             last: None,
             endpoint,
             pod: pod.map(key),
@@ -255,76 +254,78 @@ mod tests {
 
     #[test]
     fn an_endpoint_goes_on_when_it_gets_its_second_address_or_forges_its_mac() {
-        let mut wanted = seat(None).endpoint;
+        let mut wanted = occupant(None).endpoint;
         wanted.v6 = Addr::v6([0xfd; 16]);
         wanted.mac = Mac::new([2, 9, 9, 9, 9, 9]);
         for pod in [Some("a"), None] {
-            let merged = seat(pod).taken_by(&key("a"), &wanted).expect("the same");
+            let merged = occupant(pod)
+                .taken_by(&key("a"), &wanted)
+                .expect("the same");
             assert_eq!(merged.v6, wanted.v6);
-            assert_eq!(merged.mac, seat(None).endpoint.mac);
+            assert_eq!(merged.mac, occupant(None).endpoint.mac);
         }
     }
 
     #[test]
     fn another_pod_or_another_address_inherits_nothing() {
-        let wanted = seat(None).endpoint;
-        assert_eq!(seat(Some("a")).taken_by(&key("b"), &wanted), None);
+        let wanted = occupant(None).endpoint;
+        assert_eq!(occupant(Some("a")).taken_by(&key("b"), &wanted), None);
         let moved = Endpoint {
             v4: Addr::v4([10, 0, 0, 2]),
             ..wanted
         };
-        assert_eq!(seat(Some("a")).taken_by(&key("a"), &moved), None);
-        assert_eq!(seat(None).taken_by(&key("a"), &moved), None);
+        assert_eq!(occupant(Some("a")).taken_by(&key("a"), &moved), None);
+        assert_eq!(occupant(None).taken_by(&key("a"), &moved), None);
     }
 
     #[test]
     fn an_endpoint_whose_address_is_not_known_for_now_keeps_it() {
         let unknown = Endpoint::default();
-        let merged = seat(Some("a")).taken_by(&key("a"), &unknown);
-        assert_eq!(merged, Some(seat(None).endpoint));
+        let merged = occupant(Some("a")).taken_by(&key("a"), &unknown);
+        assert_eq!(merged, Some(occupant(None).endpoint));
     }
 
     #[test]
     fn a_quarantine_is_added_to_both_halves_and_raises_their_epochs_once() {
-        let mut held = seat(Some("a")).endpoint;
-        held.worlds[0].ingress = 5;
-        (held.worlds[0].epoch, held.worlds[1].epoch) = (3, 4);
+        let mut held = occupant(Some("a")).endpoint;
+        held.rules[0].ingress = 5;
+        (held.rules[0].epoch, held.rules[1].epoch) = (3, 4);
         let policy = EndpointPolicy {
-            flags: EndpointWorld::QUARANTINE | EndpointWorld::INGRESS_ISOLATED,
+            flags: EndpointRules::QUARANTINE | EndpointRules::INGRESS_ISOLATED,
             ingress: 9,
             ..EndpointPolicy::default()
         };
         let now = cut(&held, Some(&policy));
-        let half = |ingress| EndpointWorld {
+        let rules = |ingress| EndpointRules {
             ingress,
-            flags: EndpointWorld::QUARANTINE,
+            flags: EndpointRules::QUARANTINE,
             epoch: 5,
-            ..EndpointWorld::default()
+            ..EndpointRules::default()
         };
-        assert_eq!(now.worlds, [half(5), half(0)]);
+        assert_eq!(now.rules, [rules(5), rules(0)]);
         assert_eq!(cut(&now, Some(&policy)), now);
-        // What only gives waits for the tables.
+        // Changes that only allow more wait for the tables.
         assert_eq!(cut(&now, Some(&EndpointPolicy::default())), now);
     }
 
     #[test]
     fn an_endpoint_without_a_pod_is_closed_in_both_halves() {
-        let held = seat(None).endpoint;
+        let held = occupant(None).endpoint;
         let closed = cut(&held, None);
-        let half = EndpointWorld { epoch: 1, ..CLOSED };
-        assert_eq!(closed.worlds, [half; 2]);
+        let rules = EndpointRules { epoch: 1, ..CLOSED };
+        assert_eq!(closed.rules, [rules; 2]);
         assert_eq!(cut(&closed, None), closed);
     }
 
     #[test]
     fn in_an_agent_that_audits_nothing_is_said_to_be_closed() {
-        const ISOLATED: u32 = EndpointWorld::INGRESS_ISOLATED;
-        const STAGED: u32 = EndpointWorld::INGRESS_STAGED;
+        const ISOLATED: u32 = EndpointRules::INGRESS_ISOLATED;
+        const STAGED: u32 = EndpointRules::INGRESS_STAGED;
         let cases = [
             (true, ISOLATED, "enforce"),
-            (true, ISOLATED | EndpointWorld::QUARANTINE, "quarantine"),
+            (true, ISOLATED | EndpointRules::QUARANTINE, "quarantine"),
             (true, STAGED, "audit"),
-            (true, EndpointWorld::EGRESS_ISOLATED, "open"),
+            (true, EndpointRules::EGRESS_ISOLATED, "open"),
             (false, ISOLATED, "closed"),
             (false, 0, "closed"),
         ];
@@ -336,9 +337,9 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_remembers_whose_it_was_and_is_left_once_that_pod_is_gone() {
-        let open = EndpointWorld::default();
-        let mut held = seat(Some("a"));
+    fn a_slot_remembers_whose_it_was_and_is_left_once_that_pod_is_gone() {
+        let open = EndpointRules::default();
+        let mut held = occupant(Some("a"));
         assert!(!held.is_left(&CLOSED), "closed, and there");
         held.leave();
         held.leave();
@@ -347,8 +348,8 @@ mod tests {
             (None, Some(key("a")))
         );
         assert!(held.is_left(&open));
-        // After a restart the pod may only not be known yet.
-        let pinned = seat(None);
+        // After a restart the pod may only be unknown so far.
+        let pinned = occupant(None);
         assert!(!pinned.is_left(&open) && pinned.is_left(&CLOSED));
     }
 

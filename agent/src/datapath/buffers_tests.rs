@@ -14,14 +14,19 @@ use super::*;
 
 const BY_PREFIX: u32 = Identity::BY_PREFIX;
 
-/// What a map of addresses with one element holds once a world is written.
-fn written(held: Identity, world: World, who: Option<(u32, u32)>, class: u32) -> Option<Identity> {
+/// Returns the element of a one-element map of addresses after a buffer is written.
+fn written(
+    held: Identity,
+    buffer: Buffer,
+    who: Option<(u32, u32)>,
+    class: u32,
+) -> Option<Identity> {
     let class = (class != BY_PREFIX).then_some(class);
-    address(Some(held), world, who, class)
+    address(Some(held), buffer, who, class)
 }
 
 #[test]
-fn writing_one_worlds_class_of_an_address_leaves_the_others_as_it_was() {
+fn writing_one_buffers_class_of_an_address_leaves_the_others_as_it_was() {
     let held = |classes| Identity {
         workload: 16,
         flags: 0,
@@ -32,7 +37,7 @@ fn writing_one_worlds_class_of_an_address_leaves_the_others_as_it_was() {
 }
 
 #[test]
-fn an_address_stays_as_long_as_a_world_has_a_class_for_it() {
+fn an_address_stays_as_long_as_a_buffer_has_a_class_for_it() {
     let nameless = |classes| Identity {
         workload: Identity::OUTSIDE,
         flags: 0,
@@ -42,12 +47,12 @@ fn an_address_stays_as_long_as_a_world_has_a_class_for_it() {
         workload: 16,
         ..nameless([7, 9])
     };
-    let half = written(held, 1, None, BY_PREFIX).expect("still there");
-    assert_eq!(half, nameless([7, BY_PREFIX]));
-    assert_eq!(written(half, 0, None, BY_PREFIX), None);
+    let rules = written(held, 1, None, BY_PREFIX).expect("still there");
+    assert_eq!(rules, nameless([7, BY_PREFIX]));
+    assert_eq!(written(rules, 0, None, BY_PREFIX), None);
 }
 
-/// The kernel's side: maps of which a write may fail, and which world is read.
+/// The kernel's side: the active buffer, and maps in which a write may fail.
 struct Kernel {
     addresses: Faulty<Addr, Identity>,
     cidrs: Faulty<(CidrKey, u32), u32>,
@@ -55,7 +60,7 @@ struct Kernel {
     ports: Faulty<PortKey, PortBlock>,
     services: Faulty<ServiceKey, u32>,
     writes_left: Rc<Cell<usize>>,
-    active: World,
+    active: Buffer,
 }
 
 impl Kernel {
@@ -92,8 +97,8 @@ impl Kernel {
         }
     }
 
-    /// What a world says of policy: all but what is of one world.
-    fn policy(&self, world: World) -> Dump {
+    /// Returns the policy of a buffer, without anything that isn't buffered.
+    fn policy(&self, buffer: Buffer) -> Dump {
         let Dump {
             addresses,
             mut cidrs,
@@ -101,11 +106,11 @@ impl Kernel {
             mut ports,
             services: _,
         } = self.dump();
-        cidrs.retain(|(key, _), _| key.world == world);
-        rules.retain(|key, _| key.world == world);
-        ports.retain(|key, _| key.world == world);
+        cidrs.retain(|(key, _), _| key.buffer == buffer);
+        rules.retain(|key, _| key.buffer == buffer);
+        ports.retain(|key, _| key.buffer == buffer);
         let classes = addresses.into_iter().filter_map(|(addr, identity)| {
-            let class = identity.class(world);
+            let class = identity.class(buffer);
             let classes = [class, class];
             let nameless = Identity {
                 classes,
@@ -123,33 +128,34 @@ impl Kernel {
     }
 }
 
-/// Names have fixed ids here: their lengths.
+/// Returns a name's id, which is fixed here: the length of the name.
 fn id(name: &str) -> u32 {
     16 + u32::try_from(name.len()).unwrap_or_default()
 }
 
-/// What the maps hold after both worlds were written in full.
+/// Returns the contents of the maps after both buffers were written completely.
 fn whole(tables: &Tables) -> Dump {
     let mut kernel = Kernel::new();
-    let mut worlds = Worlds::new(0, 0);
-    worlds.compare(&Dump::default(), tables, |name| Some(id(name)));
-    for world in [0, 1] {
-        let done = worlds.bring(kernel.maps(), world, tables, id);
+    let mut buffers = Buffers::new(0, 0);
+    buffers.compare(&Dump::default(), tables, |name| Some(id(name)));
+    for buffer in [0, 1] {
+        let done = buffers.bring(kernel.maps(), buffer, tables, id);
         done.expect("no write fails");
     }
     kernel.dump()
 }
 
-/// As the datapath does it: standby, flip, level.
-fn apply(worlds: &mut Worlds, kernel: &mut Kernel, tables: &Tables) -> Result<(), DatapathError> {
-    let standby = worlds.standby();
-    worlds.bring(kernel.maps(), standby, tables, id)?;
-    (worlds.active, kernel.active) = (standby, standby);
-    worlds.bring(kernel.maps(), standby ^ 1, tables, id)
+/// Applies tables as the datapath does: write the standby buffer, flip, bring the other up to
+/// date.
+fn apply(buffers: &mut Buffers, kernel: &mut Kernel, tables: &Tables) -> Result<(), DatapathError> {
+    let standby = buffers.standby();
+    buffers.bring(kernel.maps(), standby, tables, id)?;
+    (buffers.active, kernel.active) = (standby, standby);
+    buffers.bring(kernel.maps(), standby ^ 1, tables, id)
 }
 
 prop_compose! {
-    /// Few keys, so that generations have many in common.
+    /// Tables with few different keys, so that generations have many in common.
     fn tables()(
         classes in btree_map(0_u8..6, 0_u32..4, 0..6),
         identities in btree_map(0_u8..6, (0_usize..3, 0_u32..2), 0..6),
@@ -185,9 +191,9 @@ prop_compose! {
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Nothing,
-    /// The n-th write fails; the next call has the next change.
+    /// The n-th write fails; the next call applies the next change.
     Write(usize),
-    /// The same, and the agent ends: the next one has the maps alone.
+    /// The same, and the agent ends: the next agent only has the maps.
     Crash(usize),
 }
 
@@ -205,13 +211,13 @@ proptest! {
         history in vec((tables(), fault()), 1..12),
     ) {
         let mut kernel = Kernel::new();
-        let mut worlds = Worlds::new(0, 0);
+        let mut buffers = Buffers::new(0, 0);
         let (mut told, mut in_force) = (Tables::default(), Tables::default());
         let mut fresh = false;
         for (tables, fault) in history {
             match std::mem::take(&mut fresh) {
-                true => worlds.compare(&kernel.dump(), &tables, |name| Some(id(name))),
-                false => worlds.note(&Keys::between(&told, &tables)),
+                true => buffers.compare(&kernel.dump(), &tables, |name| Some(id(name))),
+                false => buffers.note(&Keys::between(&told, &tables)),
             }
             let left = match fault {
                 Fault::Nothing => usize::MAX,
@@ -219,11 +225,11 @@ proptest! {
             };
             kernel.writes_left.set(left);
             let before = kernel.active;
-            let done = apply(&mut worlds, &mut kernel, &tables);
+            let done = apply(&mut buffers, &mut kernel, &tables);
             if done.is_ok() || kernel.active != before {
                 in_force = tables.clone();
             }
-            // Packets never see half of anything.
+            // Packets never see a partial update.
             let seen = kernel.policy(kernel.active);
             let mut full = Kernel::new();
             full.addresses.entries = whole(&in_force).addresses;
@@ -232,15 +238,14 @@ proptest! {
             full.ports.entries = whole(&in_force).ports;
             prop_assert_eq!(seen, full.policy(kernel.active));
             if done.is_ok() {
-                prop_assert!(worlds.are_level());
+                prop_assert!(buffers.are_level());
                 prop_assert_eq!(kernel.dump(), whole(&tables));
-                let maps = ["ADDRESSES", "CIDRS", "RULES", "PORTS", "SERVICES"];
-                let entries = maps.map(|map| worlds.entries(map));
+                let entries = buffers.entries().map(|(_, entries)| entries);
                 let dump = kernel.dump();
                 let held = [dump.addresses.len(), dump.cidrs.len(), dump.rules.len(), dump.ports.len(), dump.services.len()];
                 prop_assert_eq!(entries, held);
             } else if matches!(fault, Fault::Crash(_)) {
-                worlds = Worlds::new(kernel.active, 0);
+                buffers = Buffers::new(kernel.active, 0);
                 fresh = true;
             }
             told = tables;

@@ -1,4 +1,4 @@
-//! What the shell asks of the datapath, so that it can be tested without one.
+//! The shell's interface to the datapath, so that the shell can be tested without one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,52 +7,52 @@ use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
 use crate::datapath::{
-    Applied, Counters, Datapath, DropSeries, EndpointState, FlowEntry, Followed, Interface,
+    Applied, ConnectionRow, Counters, Datapath, DropSeries, EndpointState, Followed, Interface,
     MapUsage, Others, Stats,
 };
 use crate::state::SeenMark;
 
-/// The datapath as the rest of the agent sees it. Calls block, briefly.
-pub trait Kernel: Send + 'static {
-    /// Puts tables and interfaces in force, of which this differs from what the
-    /// last call was told.
+/// The datapath as the rest of the agent sees it. Calls block briefly.
+pub trait Dataplane: Send + 'static {
+    /// Puts tables and interfaces in force that differ by `change` from those of the last call.
     fn apply(
         &mut self,
         tables: &Tables,
         change: &Change,
         interfaces: &[Interface],
     ) -> anyhow::Result<Applied>;
-    /// Says what is known of devices that are no known pod's, before [`Kernel::apply`].
+    /// Sets what is known about devices that belong to no known pod. Call before
+    /// [`Dataplane::apply`].
     fn set_others(&mut self, others: Others);
-    /// As [`Kernel::apply`] with the interfaces of the last call, for changes that leave every
-    /// pod where it is.
-    fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed>;
-    /// Puts in force which UDP ports are tunnels', beside those built in.
+    /// Works like [`Dataplane::apply`] with the interfaces of the last call, for changes that
+    /// leave every pod where it is.
+    fn apply_delta(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed>;
+    /// Sets which UDP ports belong to tunnels, in addition to those built in.
     fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> anyhow::Result<()>;
-    /// Those that are in force.
+    /// Returns the UDP ports of tunnels in force.
     fn tunnel_ports(&mut self) -> anyhow::Result<BTreeSet<u16>>;
-    /// The endpoints of this node.
+    /// Returns the endpoints of this node.
     fn endpoints(&mut self) -> Vec<EndpointState>;
-    /// Tracked connections.
-    fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>>;
-    /// How full each map is that only the agent writes.
+    /// Returns the tracked connections.
+    fn connections(&mut self) -> anyhow::Result<Vec<ConnectionRow>>;
+    /// Returns the fill level of each map that only the agent writes.
     fn maps(&mut self) -> Vec<MapUsage>;
-    /// What packets write, for readers that no pass shall wait for.
+    /// Returns the counters that packets write, for readers that passes must not wait for.
     fn counters(&self) -> Arc<dyn Counts>;
-    /// The world's generation.
+    /// Returns the generation of the active buffer.
     fn generation(&mut self) -> u64;
-    /// By which mark packets count as seen; none if they are never asked for one.
+    /// Returns the mark of seen packets; none if the mark is never required.
     fn seen_mark(&self) -> Option<SeenMark>;
 }
 
-/// What packets write into maps, read without a hold on the datapath. Calls block,
-/// for as long as there is much to read.
+/// The counters that packets write, read without locking the datapath. Calls block for as long as
+/// it takes to read them.
 pub trait Counts: Send + Sync + 'static {
-    /// Drops and audited packets by pair of workloads.
+    /// Returns dropped and audited packets by pair of workloads.
     fn drops(&self) -> anyhow::Result<Vec<DropSeries>>;
-    /// Counters of the whole datapath.
+    /// Returns the counters of the whole datapath.
     fn stats(&self) -> anyhow::Result<Stats>;
-    /// How full each map is that packets write.
+    /// Returns the fill level of each map that packets write.
     fn maps(&self) -> Vec<MapUsage>;
 }
 
@@ -70,7 +70,7 @@ impl Counts for Counters {
     }
 }
 
-impl Kernel for Datapath {
+impl Dataplane for Datapath {
     fn apply(
         &mut self,
         tables: &Tables,
@@ -84,8 +84,8 @@ impl Kernel for Datapath {
         Self::set_others(self, others);
     }
 
-    fn follow(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
-        Ok(Self::follow(self, tables, change)?)
+    fn apply_delta(&mut self, tables: &Tables, change: &Change) -> anyhow::Result<Followed> {
+        Ok(Self::apply_delta(self, tables, change)?)
     }
 
     fn set_tunnel_ports(&mut self, ports: &BTreeSet<u16>) -> anyhow::Result<()> {
@@ -100,8 +100,8 @@ impl Kernel for Datapath {
         Self::endpoints(self)
     }
 
-    fn flows(&mut self) -> anyhow::Result<Vec<FlowEntry>> {
-        Ok(Self::flows(self)?)
+    fn connections(&mut self) -> anyhow::Result<Vec<ConnectionRow>> {
+        Ok(Self::connections(self)?)
     }
 
     fn maps(&mut self) -> Vec<MapUsage> {

@@ -1,50 +1,51 @@
-//! Two worlds: the packets read one, the agent writes the other.
+//! The two buffers: packets read one, the agent writes the other.
 //!
-//! The compiler's tables are the only copy in memory of what should be in the
-//! maps. Each world has the keys of the entries that it still lacks: those that a
-//! change wrote, and at first those that a dump shows to be otherwise.
+//! The compiler's tables are the only copy in memory of what the maps should hold. For each buffer
+//! there is a set of keys whose entries are still out of date: those written by a change, and at
+//! the start those that differ in a dump.
 
-use ringfence_ebpf::abi::{Addr, CidrKey, Control, Identity, PortKey, RuleKey, ServiceKey, World};
+use ringfence_ebpf::abi::{Addr, Buffer, CidrKey, Control, Identity, PortKey, RuleKey, ServiceKey};
 use ringfence_policy::delta::Keys;
 use ringfence_policy::tables::Tables;
 
+use super::catalog::MapName;
 use super::dump::Dump;
 use super::error::DatapathError;
 use super::maps::{Held, Maps, PolicyMaps, Table, map_error};
 use super::names::Names;
-use super::seat::side;
+use super::occupant::side;
 use super::sync::bring;
 
-/// Both worlds and which one is in force.
-pub(super) struct Worlds {
-    /// The world that packets read.
-    pub(super) active: World,
-    /// Rises with every flip.
+/// Both buffers, and which of them is active.
+pub(super) struct Buffers {
+    /// The buffer that packets read.
+    pub(super) active: Buffer,
+    /// Incremented by every flip.
     pub(super) generation: u64,
-    /// What each world lacks. Names of addresses are of one world, so an address
-    /// whose name differs is lacking in both.
+    /// Keys that are out of date in each buffer. Names of addresses aren't buffered, so an address
+    /// whose name differs is out of date in both.
     pub(super) lacking: [Keys; 2],
-    /// How many prefixes, rules and blocks of ports each world was last brought to.
+    /// Number of prefixes, rules and port blocks last written to each buffer.
     sizes: [[usize; 3]; 2],
-    /// How many addresses have an entry.
+    /// Number of addresses that have an entry.
     addresses: usize,
-    /// How many ports Services were last brought to.
+    /// Number of Service ports last written.
     services: usize,
-    /// How many ranges of pods there are.
+    /// Number of pod ranges.
     ranges: usize,
 }
 
-impl Worlds {
-    /// Two worlds of which nothing is known but their number.
+impl Buffers {
+    /// Opens the buffers knowing only which one is active and its generation.
     pub(super) fn open(maps: &Maps) -> Self {
         let control = Control {
             state: maps.state(),
             ..Control::default()
         };
-        Self::new(control.world(), control.state >> 1)
+        Self::new(control.buffer(), control.state >> 1)
     }
 
-    pub(super) fn new(active: World, generation: u64) -> Self {
+    pub(super) fn new(active: Buffer, generation: u64) -> Self {
         Self {
             active,
             generation,
@@ -56,25 +57,25 @@ impl Worlds {
         }
     }
 
-    /// The world that nobody reads.
-    pub(super) const fn standby(&self) -> World {
+    /// Returns the buffer that packets don't read.
+    pub(super) const fn standby(&self) -> Buffer {
         self.active ^ 1
     }
 
-    /// Whether neither world lacks anything.
+    /// Reports whether both buffers are up to date.
     pub(super) fn are_level(&self) -> bool {
         self.lacking.iter().all(Keys::is_empty)
     }
 
-    /// Takes note of what a change wrote.
+    /// Records the keys that a change wrote.
     pub(super) fn note(&mut self, keys: &Keys) {
         self.lacking
             .iter_mut()
             .for_each(|lacking| lacking.add(keys));
     }
 
-    /// Finds out what the worlds lack from what the maps hold: after a crash the
-    /// standby may be half written, and is finished or undone from here.
+    /// Determines from the contents of the maps what the buffers lack: after a crash the standby
+    /// buffer may be partly written, and is completed or reverted from here.
     pub(super) fn compare(
         &mut self,
         dump: &Dump,
@@ -84,23 +85,22 @@ impl Worlds {
         self.addresses = dump.addresses.len();
         self.services = dump.services.len();
         self.ranges = dump.ranges();
-        for world in [0, 1] {
-            let lacking = dump.lacking(world, tables, &id);
-            self.sizes[side(world)] = dump.sizes(world);
-            self.lacking[side(world)] = lacking;
+        for buffer in [0, 1] {
+            let lacking = dump.lacking(buffer, tables, &id);
+            self.sizes[side(buffer)] = dump.sizes(buffer);
+            self.lacking[side(buffer)] = lacking;
         }
     }
 
-    /// Gives every name that a world lacks its id, then brings the world to the
-    /// tables.
+    /// Assigns an id to every name that a buffer lacks, then brings the buffer up to date.
     pub(super) fn write(
         &mut self,
         maps: &mut Maps,
         names: &mut Names,
-        world: World,
+        buffer: Buffer,
         tables: &Tables,
     ) -> Result<(), DatapathError> {
-        for addr in &self.lacking[side(world)].addresses {
+        for addr in &self.lacking[side(buffer)].addresses {
             if let Some((name, flags)) = tables.identities.get(addr)
                 && flags & Identity::IS_NODE == 0
             {
@@ -108,32 +108,33 @@ impl Worlds {
             }
         }
         let id = |name: &str| names.known(name).unwrap_or(Identity::UNNAMED);
-        self.bring(maps.policy(), world, tables, id)
+        self.bring(maps.policy(), buffer, tables, id)
     }
 
-    /// Brings a world to the tables. An error halfway leaves the rest lacking.
+    /// Brings a buffer up to date with the tables. After an error halfway, the remaining keys stay
+    /// out of date.
     pub(super) fn bring(
         &mut self,
         maps: PolicyMaps<'_>,
-        world: World,
+        buffer: Buffer,
         tables: &Tables,
         id: impl Fn(&str) -> u32,
     ) -> Result<(), DatapathError> {
         let who = |addr: &Addr| who(tables, addr, |name| Some(id(name)));
-        self.bring_addresses(maps.addresses, world, tables, who)?;
-        self.bring_services(maps.services, world, tables)?;
-        self.bring_ranges(maps.cidrs, world, tables)?;
-        let lacking = &mut self.lacking[side(world)];
-        let cidr = |(addr, len): &(Addr, u8)| cidr_key(world, *addr, *len);
+        self.bring_addresses(maps.addresses, buffer, tables, who)?;
+        self.bring_services(maps.services, buffer, tables)?;
+        self.bring_ranges(maps.cidrs, buffer, tables)?;
+        let lacking = &mut self.lacking[side(buffer)];
+        let cidr = |(addr, len): &(Addr, u8)| cidr_key(buffer, *addr, *len);
         let class = |known: &_| tables.cidrs.get(known).copied();
-        bring("CIDRS", maps.cidrs, &mut lacking.cidrs, cidr, class)?;
-        let rule = |(ruleset, class): &(u32, u32)| rule_key(world, *ruleset, *class);
+        bring(MapName::Cidrs, maps.cidrs, &mut lacking.cidrs, cidr, class)?;
+        let rule = |(ruleset, class): &(u32, u32)| rule_key(buffer, *ruleset, *class);
         let grant = |known: &_| tables.rules.get(known).copied();
-        bring("RULES", maps.rules, &mut lacking.rules, rule, grant)?;
-        let port = |(set, protocol, block): &_| port_key(world, *set, *protocol, *block);
+        bring(MapName::Rules, maps.rules, &mut lacking.rules, rule, grant)?;
+        let port = |(set, protocol, block): &_| port_key(buffer, *set, *protocol, *block);
         let bits = |known: &_| tables.ports.get(known).copied();
-        bring("PORTS", maps.ports, &mut lacking.ports, port, bits)?;
-        self.sizes[side(world)] = [
+        bring(MapName::Ports, maps.ports, &mut lacking.ports, port, bits)?;
+        self.sizes[side(buffer)] = [
             &tables.cidrs.len(),
             &tables.rules.len(),
             &tables.ports.len(),
@@ -142,27 +143,27 @@ impl Worlds {
         Ok(())
     }
 
-    /// An element holds the classes of both worlds: it is read before it is
-    /// written, and nobody else writes it.
+    /// Brings addresses up to date. An element holds the classes of both buffers, so it is read
+    /// before it is written; nothing else writes it.
     fn bring_addresses(
         &mut self,
         map: &mut dyn Held<Addr, Identity>,
-        world: World,
+        buffer: Buffer,
         tables: &Tables,
         who: impl Fn(&Addr) -> Option<(u32, u32)>,
     ) -> Result<(), DatapathError> {
-        let error = |operation| move |error| map_error(operation, "ADDRESSES", &error);
-        let lacking = &mut self.lacking[side(world)].addresses;
+        let error = |operation| move |error| map_error(operation, MapName::Addresses, &error);
+        let lacking = &mut self.lacking[side(buffer)].addresses;
         let is_known = |addr: &&Addr| {
             tables.identities.contains_key(addr) || tables.classes.contains_key(addr)
         };
-        // What may go comes first: it makes room.
+        // Removals come first to make room.
         let mut order: Vec<Addr> = lacking.iter().filter(|a| !is_known(a)).copied().collect();
         order.extend(lacking.iter().filter(is_known));
         for addr in order {
             let held = map.held(&addr).map_err(error("reading"))?;
             let class = tables.classes.get(&addr).copied();
-            match address(held, world, who(&addr), class) {
+            match address(held, buffer, who(&addr), class) {
                 wanted if wanted == held => {}
                 Some(wanted) => {
                     map.put(&addr, &wanted).map_err(error("writing"))?;
@@ -178,53 +179,53 @@ impl Worlds {
         Ok(())
     }
 
-    /// There is one world of them: what was written for one isn't lacking in the other.
+    /// Brings Services up to date. They aren't buffered: an entry written for one buffer is up to
+    /// date in the other as well.
     fn bring_services(
         &mut self,
         map: &mut dyn Table<ServiceKey, u32>,
-        world: World,
+        buffer: Buffer,
         tables: &Tables,
     ) -> Result<(), DatapathError> {
-        let lacking = &mut self.lacking[side(world)].services;
+        let lacking = &mut self.lacking[side(buffer)].services;
         let wanted = |key: &ServiceKey| tables.services.get(key).map(|()| 1);
-        bring("SERVICES", map, lacking, |key| *key, wanted)?;
-        self.lacking[side(world ^ 1)].services.clear();
+        bring(MapName::Services, map, lacking, |key| *key, wanted)?;
+        self.lacking[side(buffer ^ 1)].services.clear();
         self.services = tables.services.len();
         Ok(())
     }
 
-    /// There is one world of them too, beside those of classes.
+    /// Brings pod ranges up to date. They aren't buffered either; they share the map with classes.
     fn bring_ranges(
         &mut self,
         map: &mut dyn Table<(CidrKey, u32), u32>,
-        world: World,
+        buffer: Buffer,
         tables: &Tables,
     ) -> Result<(), DatapathError> {
-        let lacking = &mut self.lacking[side(world)].ranges;
+        let lacking = &mut self.lacking[side(buffer)].ranges;
         let key = |(addr, len): &(Addr, u8)| cidr_key(CidrKey::RANGES, *addr, *len);
         let wanted = |range: &(Addr, u8)| tables.ranges.get(range).copied();
-        bring("CIDRS", map, lacking, key, wanted)?;
-        self.lacking[side(world ^ 1)].ranges.clear();
+        bring(MapName::Cidrs, map, lacking, key, wanted)?;
+        self.lacking[side(buffer ^ 1)].ranges.clear();
         self.ranges = tables.ranges.len();
         Ok(())
     }
 
-    /// Entries of a policy map, both worlds together.
-    pub(super) fn entries(&self, map: &str) -> usize {
+    /// Returns the number of entries in each policy map, both buffers together.
+    pub(super) fn entries(&self) -> [(MapName, usize); 5] {
         let both = |i: usize| self.sizes[0][i] + self.sizes[1][i];
-        match map {
-            "ADDRESSES" => self.addresses,
-            "SERVICES" => self.services,
-            "CIDRS" => both(0) + self.ranges,
-            "RULES" => both(1),
-            "PORTS" => both(2),
-            _ => 0,
-        }
+        [
+            (MapName::Addresses, self.addresses),
+            (MapName::Cidrs, both(0) + self.ranges),
+            (MapName::Rules, both(1)),
+            (MapName::Ports, both(2)),
+            (MapName::Services, self.services),
+        ]
     }
 }
 
-/// Workload id and flags of an address that the tables know; none also where its
-/// name has no id yet.
+/// Returns the workload id and flags of an address that the tables know; none also if its name has
+/// no id yet.
 pub(super) fn who(
     tables: &Tables,
     addr: &Addr,
@@ -238,15 +239,15 @@ pub(super) fn who(
     Some((workload, *flags))
 }
 
-/// What an address' element should be once a world has its class: the other
-/// world's class stays as it is. None if it is to have no element.
+/// Returns what an address' element should be once one buffer has its class; the class of the
+/// other buffer is kept. None if there should be no element.
 fn address(
     held: Option<Identity>,
-    world: World,
+    buffer: Buffer,
     who: Option<(u32, u32)>,
     class: Option<u32>,
 ) -> Option<Identity> {
-    let (this, other) = (side(world), side(world ^ 1));
+    let (this, other) = (side(buffer), side(buffer ^ 1));
     let mut wanted = Identity::UNKNOWN;
     if let Some(held) = held {
         wanted.classes[other] = held.classes[other];
@@ -258,22 +259,22 @@ fn address(
     (wanted != Identity::UNKNOWN).then_some(wanted)
 }
 
-pub(super) const fn cidr_key(world: World, addr: Addr, len: u8) -> (CidrKey, u32) {
-    let key = CidrKey { world, addr };
-    (key, CidrKey::WORLD_BITS + len as u32)
+pub(super) const fn cidr_key(buffer: Buffer, addr: Addr, len: u8) -> (CidrKey, u32) {
+    let key = CidrKey { buffer, addr };
+    (key, CidrKey::BUFFER_BITS + len as u32)
 }
 
-pub(super) const fn rule_key(world: World, ruleset: u32, class: u32) -> RuleKey {
+pub(super) const fn rule_key(buffer: Buffer, ruleset: u32, class: u32) -> RuleKey {
     RuleKey {
-        world,
+        buffer,
         ruleset,
         class,
     }
 }
 
-pub(super) const fn port_key(world: World, set: u32, protocol: u16, block: u16) -> PortKey {
+pub(super) const fn port_key(buffer: Buffer, set: u32, protocol: u16, block: u16) -> PortKey {
     PortKey {
-        world,
+        buffer,
         set,
         protocol,
         block,
@@ -281,5 +282,5 @@ pub(super) const fn port_key(world: World, set: u32, protocol: u16, block: u16) 
 }
 
 #[cfg(test)]
-#[path = "world_tests.rs"]
+#[path = "buffers_tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use ringfence::datapath::{Datapath, Events, Hook, Interface};
 use ringfence::runtime::FoundBy;
-use ringfence_ebpf::abi::{Addr, FlowKey, Grant};
+use ringfence_ebpf::abi::{Addr, ConnectionKey, Grant};
 use ringfence_ebpf::packet::tcp;
 use ringfence_policy::tables::Tables;
 use ringfence_tests::packets::{Frame, fixture};
@@ -16,15 +16,15 @@ use ringfence_tests::testnet::Net;
 
 /// Peers whom the caller may call, and as many whom it may not.
 pub(super) const PEERS: u32 = 10_000;
-/// Rules, and addresses with a class, in a large world.
+/// Rules, and addresses with a class, in a large setup.
 pub(super) const MANY_RULES: usize = 100_000;
-/// CIDRs in every world.
+/// CIDRs in every setup.
 const CIDRS: u16 = 1000;
 /// A peer class that no rule names.
 const UNNAMED_CLASS: u32 = 0x7fff_0000;
 
 /// Tables, and the interfaces of the packet table's pods.
-pub(super) struct World {
+pub(super) struct Setup {
     pub(super) tables: Tables,
     pub(super) interfaces: Vec<Interface>,
 }
@@ -48,12 +48,12 @@ fn numbered(v4: bool, block: u8, number: u16) -> IpAddr {
     }
 }
 
-/// The key of the caller's flow with a peer, as [`FlowKey`] lies in memory; the
+/// The key of the caller's connection with a peer, as [`ConnectionKey`] lies in memory; the
 /// caller is endpoint 1.
-pub(super) fn flow_key(v4: bool, number: u16) -> [u8; size_of::<FlowKey>()] {
+pub(super) fn connection_key(v4: bool, number: u16) -> [u8; size_of::<ConnectionKey>()] {
     let local = Addr::from(fixture::address("caller", v4)).octets();
     let remote = Addr::from(peer(v4, number)).octets();
-    let mut key = [0; size_of::<FlowKey>()];
+    let mut key = [0; size_of::<ConnectionKey>()];
     key[..16].copy_from_slice(&local);
     key[16..32].copy_from_slice(&remote);
     key[32..36].copy_from_slice(&1_u32.to_ne_bytes());
@@ -63,7 +63,7 @@ pub(super) fn flow_key(v4: bool, number: u16) -> [u8; size_of::<FlowKey>()] {
     key
 }
 
-impl World {
+impl Setup {
     pub(super) fn new(net: &Net, rules: usize) -> Result<Self> {
         let mut tables = fixture::tables();
         let callee = Addr::from(fixture::address("callee", true));
@@ -116,8 +116,8 @@ impl World {
         self.interfaces[0].ifindex
     }
 
-    /// Opens a flow of the caller's with every peer whom it may call.
-    pub(super) fn open_flows(&self, datapath: &mut Datapath, v4: bool) -> Result<()> {
+    /// Opens a connection of the caller's with every peer whom it may call.
+    pub(super) fn open_connections(&self, datapath: &mut Datapath, v4: bool) -> Result<()> {
         for number in 0..PEERS as u16 {
             let own = (fixture::address("caller", v4), 40_000);
             let syn = Frame::tcp(own, (peer(v4, number), 8080), tcp::SYN);
@@ -129,7 +129,7 @@ impl World {
             ];
             for (hook, frame) in steps {
                 let run = datapath.run(hook, &frame.bytes(), self.ifindex(), 1, true, 1)?;
-                ensure!(run.passes, "a peer's flow doesn't open");
+                ensure!(run.passes, "a peer's connection doesn't open");
             }
         }
         Ok(())
