@@ -1,20 +1,22 @@
-//! The programs of a pod's hooks, pinned by the agent: whoever may open them attaches
-//! them without loading anything, also while no agent runs.
+//! The programs of a pod's hooks, pinned by the agent: a process that may open them can
+//! attach them without loading anything, even while no agent runs.
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use aya::programs::SchedClassifier;
 
 use crate::clsact::Filters;
-use crate::tcx::{self, Turn};
+use crate::tcx::{self, AttachLock};
 use crate::{Attach, Hook, HookError, Programs, chain};
 
-/// Where they are, below the pin directory of one ABI version.
+/// The folder of pinned programs, below the pin directory of one ABI version.
 pub const PROGRAM_PINS: &str = "programs";
-/// Marks a pin that isn't at its place yet.
+/// Suffix of a pin that isn't in its final place yet.
 const FRESH: &str = "-new";
 
 /// The pinned programs of a pod's hooks.
@@ -39,10 +41,10 @@ impl Programs for Pinned {
 }
 
 impl Pinned {
-    /// Pins the programs of a pod's hooks, in the place of those of an earlier agent.
+    /// Pins the programs of a pod's hooks, replacing those of an earlier agent.
     ///
     /// # Errors
-    /// If one isn't loaded, or can't be pinned.
+    /// If a program isn't loaded, or can't be pinned.
     pub fn pin(folder: &Path, programs: &mut impl Programs) -> Result<(), HookError> {
         let place = folder.join(PROGRAM_PINS);
         DirBuilder::new()
@@ -63,10 +65,10 @@ impl Pinned {
         Ok(())
     }
 
-    /// Opens them; none where they aren't pinned, as after a reboot.
+    /// Opens the pinned programs; `None` if they aren't pinned, as after a reboot.
     ///
     /// # Errors
-    /// If what is pinned there can't be opened.
+    /// If a pin can't be opened.
     pub fn open(folder: &Path) -> Result<Option<Self>, HookError> {
         let open = |hook: Hook| {
             let path = folder.join(PROGRAM_PINS).join(hook.program());
@@ -87,14 +89,14 @@ impl Pinned {
         }))
     }
 
-    /// Attaches both programs first on a pod's device, where they don't stand yet. Without
-    /// a slot the device is closed by them.
+    /// Attaches both programs first on a pod's device, unless they are already attached. While
+    /// the device has no slot, they keep it closed.
     ///
     /// # Errors
-    /// If the kernel refuses, or somebody else's filter can't be passed.
+    /// If the kernel refuses, or another program's filter stays in front of ours.
     pub fn attach(&mut self, ifindex: u32, name: &str, way: Attach) -> Result<(), HookError> {
         let folder = self.folder.clone();
-        let _turn = Turn::take(&folder)?;
+        let _turn = AttachLock::take(&folder)?;
         if way.by_clsact() {
             let mut filters = Filters::open(&folder)?;
             return Hook::POD.into_iter().try_for_each(|hook| {
@@ -102,21 +104,33 @@ impl Pinned {
                 filters.attach(ifindex, name, hook, self)
             });
         }
-        for hook in Hook::POD {
-            let program = self.of_hook(hook)?;
+        let Self {
+            from_pod, to_pod, ..
+        } = self;
+        let links = tcx::links(&folder);
+        let attach = |program: &mut SchedClassifier, hook: Hook| -> Result<(), HookError> {
             if !tcx::is_attached(id(program, hook)?, ifindex, hook)? {
-                tcx::attach_first(program, &tcx::links(&folder), ifindex, name, hook)?;
+                tcx::attach_first(program, &links, ifindex, name, hook)?;
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        // The kernel holds the lock of all devices while it waits for each program's grace
+        // period. With two threads, both attachments queue for the lock at once, ahead of
+        // changes that earlier plugins still have to make to the device.
+        thread::scope(|scope| {
+            let other = scope.spawn(|| attach(to_pod, Hook::ToPod));
+            let this = attach(from_pod, Hook::FromPod);
+            let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            this.and(other)
+        })
     }
 
-    /// Takes both programs off a device.
+    /// Detaches both programs from a device.
     ///
     /// # Errors
     /// If a pin or a filter can't be removed.
     pub fn detach(folder: &Path, ifindex: u32) -> Result<(), HookError> {
-        let _turn = Turn::take(folder)?;
+        let _turn = AttachLock::take(folder)?;
         let mut filters = Filters::open(folder)?;
         for hook in Hook::POD {
             tcx::unpin(&tcx::links(folder).join(hook.file(ifindex)))?;
@@ -128,12 +142,12 @@ impl Pinned {
     }
 }
 
-/// The hooks of a pod's device on which no program of ours stands.
+/// Returns the hooks of a pod's device on which no program of ours is attached.
 ///
 /// # Errors
-/// If the device can't be asked.
+/// If the device can't be queried.
 pub fn missing(folder: &Path, ifindex: u32, way: Attach) -> Result<Vec<Hook>, HookError> {
-    let _turn = Turn::take(folder)?;
+    let _turn = AttachLock::take(folder)?;
     let mut filters = Filters::open(folder)?;
     let mut missing = Vec::new();
     for hook in Hook::POD {
