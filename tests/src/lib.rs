@@ -15,6 +15,7 @@ pub mod clusters;
 pub mod deployed;
 pub mod oracle;
 pub mod packets;
+pub mod parallel;
 #[cfg(feature = "nodes")]
 pub mod programs;
 pub mod random;

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Write as _, stdout};
-use std::thread;
 
 use ringfence_tests::oracle::check::{self, View};
 use ringfence_tests::oracle::{Expected, Verdict};
+use ringfence_tests::parallel;
 use ringfence_tests::random::{self, Cluster, NODE, features};
 use serde_json::Value;
 
@@ -141,7 +141,7 @@ impl Seen {
 }
 
 /// Compares some clusters, as a node sees them and as the offline commands do.
-fn compare(seeds: impl Iterator<Item = u64>) -> Seen {
+fn compare(seeds: &mut dyn Iterator<Item = u64>) -> Seen {
     let mut seen = Seen::default();
     for seed in seeds {
         let cluster = random::cluster(seed);
@@ -161,20 +161,10 @@ fn compare(seeds: impl Iterator<Item = u64>) -> Seen {
 #[test]
 fn the_tables_say_what_the_policies_say() {
     let seeds = seeds();
-    let workers = thread::available_parallelism().map_or(1, usize::from);
     let mut seen = Seen::default();
-    thread::scope(|scope| {
-        let part = |first| seeds.iter().copied().skip(first).step_by(workers);
-        let running: Vec<_> = (0..workers)
-            .map(|first| scope.spawn(move || compare(part(first))))
-            .collect();
-        for worker in running {
-            match worker.join() {
-                Ok(part) => seen.add(part),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-    });
+    for part in parallel::split(&seeds, |seeds| compare(seeds)) {
+        seen.add(part);
+    }
     assert!(
         seen.disagreements.is_empty(),
         "oracle and compiler disagree:\n\n{}\n",

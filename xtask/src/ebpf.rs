@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::setup::{self, Tools};
-use crate::{paths, shell};
+use crate::{paths, shell, standalone};
 
 /// The crate's name is also its binary's.
 const PACKAGE: &str = "ringfence-ebpf";
@@ -44,7 +44,7 @@ const AGENT: [&str; 4] = ["build", "--workspace", "--bin", "ringfence"];
 /// cargo knows one name for all of them.
 pub(crate) fn build_other_agents() -> Result<()> {
     build_others()?;
-    let debug = paths::target().join("debug");
+    let debug = paths::built("debug")?;
     for feature in OTHERS {
         let feature_of_agent = format!("ringfence/{feature}");
         shell::run(cargo().args(AGENT).args(["--features", &feature_of_agent]))?;
@@ -95,11 +95,7 @@ pub(crate) fn build_release() -> Result<()> {
     shell::step("build the release binaries", || {
         shell::run(cargo().args(["build", "--release"]).args(packages))
     })?;
-    eprintln!(
-        "    {}",
-        paths::target().join("release/ringfence").display()
-    );
-    Ok(())
+    standalone::put_binaries("release")
 }
 
 /// The workspace's own cargo, in the checkout.

@@ -51,12 +51,8 @@ enum Command {
     /// Build agents of other versions, with other layouts of the maps, for the tests of
     /// the move to one and back
     BuildOthers,
-    /// Build the BPF object and the release binary
-    Build {
-        /// Linked to no library: ringfence and ringfence-cni in target/static, for an image
-        #[arg(long = "static")]
-        standalone: bool,
-    },
+    /// Build the BPF object and the release binaries, linked to no library: target/static
+    Build,
     /// Show a small bank behind Ringfence, in network namespaces (root)
     Demo(demo::Options),
     /// The servers of a demo that was kept
@@ -118,8 +114,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::BuildEbpf { debug_log: false } => ebpf::build().map(drop),
         Command::BuildEbpf { debug_log: true } => ebpf::build_debug().map(drop),
         Command::BuildOthers => ebpf::build_other_agents(),
-        Command::Build { standalone: false } => ebpf::build_release(),
-        Command::Build { standalone: true } => standalone::build(),
+        Command::Build => ebpf::build_release(),
         Command::Demo(options) => demo::run(&options),
         Command::DemoServe { dir } => demo::serve(&dir),
         Command::Test => test::test(),

@@ -2,6 +2,11 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::shell;
 
 /// The top of the checkout.
 ///
@@ -17,6 +22,14 @@ pub(crate) fn target() -> PathBuf {
         Some(dir) => root().join(dir),
         None => root().join("target"),
     }
+}
+
+/// The folder of what cargo has built with a profile (`debug`, `release`): `.cargo/config.toml`
+/// names the target.
+pub(crate) fn built(profile: &str) -> Result<PathBuf> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let host = shell::output(Command::new(rustc).args(["--print", "host-tuple"]))?;
+    Ok(target().join(host.trim()).join(profile))
 }
 
 /// Cargo's home.

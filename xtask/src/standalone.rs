@@ -1,12 +1,11 @@
 //! The static binaries: all that an image needs, whatever libraries a node has.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::{ebpf, paths, shell};
+use crate::paths;
 
 /// Kind of the program header that names the loader (`PT_INTERP` of elf.h).
 const INTERPRETER: usize = 3;
@@ -14,57 +13,21 @@ const INTERPRETER: usize = 3;
 /// Agent and network plugin.
 const BINARIES: [&str; 2] = ["ringfence", "ringfence-cni"];
 
-/// Builds the BPF object and the static release binaries.
-pub(crate) fn build() -> Result<()> {
-    ebpf::build()?;
-    let folder = paths::target().join("static");
-    shell::step("build the static binaries", || {
-        let built = compile(&host()?)?;
-        for name in BINARIES {
-            let built = built.join(name);
-            let bytes =
-                fs::read(&built).with_context(|| format!("can't read {}", built.display()))?;
-            ensure!(
-                !has_interpreter(&bytes)?,
-                "{} asks for a loader: it isn't static",
-                built.display()
-            );
-            put(&built, &folder.join(name))?;
-        }
-        Ok(())
-    })?;
+/// Puts what cargo has built with a profile (`debug`, `release`) into `target/static`.
+pub(crate) fn put_binaries(profile: &str) -> Result<()> {
+    let (built, folder) = (paths::built(profile)?, paths::target().join("static"));
+    for name in BINARIES {
+        let built = built.join(name);
+        let bytes = fs::read(&built).with_context(|| format!("can't read {}", built.display()))?;
+        ensure!(
+            !has_interpreter(&bytes)?,
+            "{} asks for a loader: it isn't static",
+            built.display()
+        );
+        put(&built, &folder.join(name))?;
+    }
     eprintln!("    {}", folder.display());
     Ok(())
-}
-
-/// With the target named, what runs at build time (macros, build scripts) isn't
-/// linked statically, and the folder is another one than that of plain builds. Gives the
-/// folder of what was built.
-fn compile(target: &str) -> Result<PathBuf> {
-    let mut command = ebpf::cargo();
-    command
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        // An image is pulled by every node: names for backtraces are enough.
-        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        .args(["build", "--release", "--target", target])
-        .args(BINARIES.iter().flat_map(|package| ["-p", package]));
-    shell::run(&mut command)?;
-    Ok(paths::target().join(target).join("release"))
-}
-
-/// This machine's target. Static glibc is what Debian has; musl's own target
-/// would have to be fetched.
-fn host() -> Result<String> {
-    let version = shell::output(Command::new("rustc").arg("-vV"))?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("`rustc -vV` names no host")?;
-    if !host.contains("-linux-") {
-        bail!("the agent runs on Linux alone, not on {host}");
-    }
-    Ok(host.to_owned())
 }
 
 /// Copies, in a folder of its own: an image's build takes the folder as a whole.
@@ -109,7 +72,9 @@ mod tests {
     #[test]
     fn a_binary_with_shared_libraries_is_told_from_a_static_one() {
         let own = fs::read(std::env::current_exe().expect("a path")).expect("readable");
-        assert!(has_interpreter(&own).expect("an ELF file"));
+        assert!(!has_interpreter(&own).expect("an ELF file"));
+        let shell = fs::read("/bin/sh").expect("readable");
+        assert!(has_interpreter(&shell).expect("an ELF file"));
         // The header of a file without program headers.
         let mut bare = own[..64].to_vec();
         bare[56..58].fill(0);

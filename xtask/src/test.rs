@@ -21,7 +21,7 @@ const FUZZ: (u64, u64) = (10, 600);
 
 /// Everything once; the first failure stops with the exact command.
 pub(crate) fn test() -> Result<()> {
-    all(&[], FUZZ.0)
+    all(&[], FUZZ.0, Profile::Debug)
 }
 
 /// Everything, and the random tests and the fuzzers at full length.
@@ -32,10 +32,19 @@ pub(crate) fn soak() -> Result<()> {
         ("RINGFENCE_STARTS", SOAK_STARTS),
         ("RINGFENCE_TAKEOVERS", SOAK_TAKEOVERS),
     ];
-    all(&env, FUZZ.1)
+    all(&env, FUZZ.1, Profile::Release)
 }
 
-fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
+/// What goes into the image that the tests of `deploy/` run.
+#[derive(Clone, Copy)]
+enum Profile {
+    /// What the other tests run: no dependency is compiled a second time.
+    Debug,
+    /// What users run.
+    Release,
+}
+
+fn all(env: &[(&str, &str)], fuzz_seconds: u64, profile: Profile) -> Result<()> {
     let start = Instant::now();
     if !setup::is_root() {
         bail!(
@@ -63,11 +72,15 @@ fn all(env: &[(&str, &str)], fuzz_seconds: u64) -> Result<()> {
     for (name, args) in steps {
         cargo_step(name, args, env)?;
     }
+    // The tests of deploy/ put these into an image.
+    match profile {
+        Profile::Debug => standalone::put_binaries("debug")?,
+        Profile::Release => ebpf::build_release()?,
+    }
     cargo_step("tests", &["test", "--workspace"], env)?;
     shell::step("agents of other versions", ebpf::build_other_agents)?;
     shell::step("fuzz", || fuzz::run(fuzz_seconds))?;
     shell::step("what the tests of deploy/ take", tools::install)?;
-    standalone::build()?;
     shell::step("tests that need root", || lanes::run(env))?;
     shell::step("kernels", || kernels::run(&kernels::Options::default()))?;
     shell::step("demo", || demo::run(&demo::Options::default()))?;

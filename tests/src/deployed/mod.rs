@@ -28,17 +28,17 @@ pub fn deploy(name: &str) -> PathBuf {
 /// The target folder in which this test was built.
 pub fn target() -> Result<PathBuf> {
     let here = env::current_exe()?;
-    // target/PROFILE/deps/TEST
-    let target = here.ancestors().nth(3).context("a test runs elsewhere")?;
+    // target/TRIPLE/PROFILE/deps/TEST
+    let target = here.ancestors().nth(4).context("a test runs elsewhere")?;
     Ok(target.to_owned())
 }
 
-/// The binary that `cargo xtask build --static` made.
+/// The binary that `cargo xtask build` made.
 pub fn static_binary() -> Result<PathBuf> {
     let binary = target()?.join("static/ringfence");
     ensure!(
         binary.exists(),
-        "{} isn't there: `cargo xtask build --static`",
+        "{} isn't there: `cargo xtask build`",
         binary.display()
     );
     Ok(binary)

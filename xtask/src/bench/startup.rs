@@ -10,7 +10,7 @@ use crate::{ebpf, paths, shell};
 /// Measured with the release binary.
 pub(super) fn cases() -> Result<Vec<Case>> {
     ebpf::build_release()?;
-    let binary = paths::target().join("release/ringfence");
+    let binary = paths::built("release")?.join("ringfence");
     let time = |args: &[&str]| {
         milliseconds(20, || {
             let mut command = Command::new(&binary);

@@ -60,7 +60,7 @@ fn explain(stage: &Stage, from: &str, to: &str, more: &[&str]) -> Result<String>
             paint(Colour::Dim, &format!("$ {command} --manifests …"))
         );
     }
-    let mut explain = std::process::Command::new(binary());
+    let mut explain = std::process::Command::new(binary()?);
     let explain = explain
         .args(["explain", &from, &to, "TCP/8080", "--manifests"])
         .arg(&stage.manifests)

@@ -30,7 +30,7 @@ pub(super) fn keep(mut stage: Stage) -> Result<()> {
         .process_group(0);
     stage.net.spawn(&mut serve)?;
     stage.net.keep()?;
-    how_to_look(&stage);
+    how_to_look(&stage, &binary()?);
     Ok(())
 }
 
@@ -56,8 +56,8 @@ pub(super) fn remove_kept() -> Result<()> {
     Ok(())
 }
 
-fn how_to_look(stage: &Stage) {
-    let ringfence = binary().display().to_string();
+fn how_to_look(stage: &Stage, ringfence: &Path) {
+    let ringfence = ringfence.display().to_string();
     let flags = stage.where_it_is().join(" ");
     let dir = stage.net.dir().display();
     let ledger = stage

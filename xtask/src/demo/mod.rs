@@ -116,7 +116,7 @@ fn play(stage: &mut Stage, expected: &Expected) -> Result<()> {
 
 /// `ringfence matrix` says of each pair of pods what the traffic said.
 fn agree_with_matrix(stage: &Stage, expected: &Expected, seen: &Seen) -> Result<()> {
-    let mut matrix = Command::new(binary());
+    let mut matrix = Command::new(binary()?);
     matrix.current_dir(paths::root()).args([
         "matrix",
         "--manifests",
@@ -163,7 +163,7 @@ fn agree_with_matrix(stage: &Stage, expected: &Expected, seen: &Seen) -> Result<
 fn dns_needs_no_label(stage: &Stage) -> Result<()> {
     let pod = stage.cluster.pod("service-statements-1")?.full_name();
     let (dns, port) = (DNS.to_string(), format!("TCP/{DNS_PORT}"));
-    let mut explain = Command::new(binary());
+    let mut explain = Command::new(binary()?);
     let explain = explain.current_dir(paths::root()).args([
         "explain",
         &pod,

@@ -88,7 +88,7 @@ impl Stage {
     pub(super) fn start_agent(&mut self) -> Result<()> {
         let log = self.log();
         let log = File::options().create(true).append(true).open(&log)?;
-        let mut command = self.net.node().command(binary());
+        let mut command = self.net.node().command(binary()?);
         command
             .arg("agent")
             .arg("--manifests")
@@ -164,7 +164,7 @@ impl Stage {
 
     /// Runs `ringfence` against the demo's agent; what it printed.
     pub(super) fn ringfence(&self, args: &[&str]) -> Result<String> {
-        shell::output(Command::new(binary()).args(args).args(self.where_it_is()))
+        shell::output(Command::new(binary()?).args(args).args(self.where_it_is()))
     }
 
     /// Runs `ringfence … -o json`.
@@ -206,8 +206,8 @@ impl Stage {
 }
 
 /// The binary that `cargo build` made.
-pub(super) fn binary() -> PathBuf {
-    paths::target().join("debug/ringfence")
+pub(super) fn binary() -> Result<PathBuf> {
+    Ok(paths::built("debug")?.join("ringfence"))
 }
 
 /// A server in each pod, at the database and at the node's DNS cache; they say who they are.

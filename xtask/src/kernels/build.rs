@@ -52,7 +52,7 @@ pub(super) fn build(tests: &[&str]) -> Result<Binaries> {
     fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let agent = (
         "ringfence".to_owned(),
-        paths::target().join("debug/ringfence"),
+        paths::built("debug")?.join("ringfence"),
     );
     let mut stripped = vec![agent];
     for test in tests {

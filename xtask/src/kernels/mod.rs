@@ -1,6 +1,6 @@
 //! Kernels beside this machine's own: Debian's, each in a guest of its own.
 //!
-//! The guests have no disk and no network device. Their whole world is an
+//! The guests have no disk and no network device. Their whole buffer is an
 //! initramfs of busybox, the few modules that the tests need, the test binaries
 //! as cargo built them, and the libraries that those are linked to.
 

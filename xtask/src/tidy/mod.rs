@@ -3,6 +3,7 @@
 mod layout;
 mod links;
 mod unsafe_code;
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub(crate) fn run() -> Result<()> {
         breaches.extend(unsafe_code::check(file));
         breaches.extend(layout::check_length(file));
         breaches.extend(links::check(file, paths::root()));
+        breaches.extend(words::check(file));
     }
     breaches.extend(layout::check_whole(&files));
     for breach in &breaches {
