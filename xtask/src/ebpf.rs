@@ -1,4 +1,4 @@
-//! The BPF object and the binary that embeds it.
+//! Builds the BPF object and the binary that embeds it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,15 @@ use anyhow::{Context, Result};
 use crate::setup::{self, Tools};
 use crate::{paths, shell, standalone};
 
-/// The crate's name is also its binary's.
+/// Name of the crate and of its binary.
 const PACKAGE: &str = "ringfence-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
-/// Features that give the maps other layouts.
+/// Features that change the layouts of the maps.
 const OTHERS: [&str; 2] = ["other-policy", "other-connections"];
-/// Where a checkout has the object that its agent's build script embeds.
+/// Path in a checkout of the object that the agent's build script embeds.
 const OBJECT: &str = "target/bpf/ringfence.o";
 
-/// Builds the BPF object; returns its path.
+/// Builds the BPF object and returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
     build_with(paths::root(), None, OBJECT)
 }
@@ -27,7 +27,7 @@ pub(crate) fn build_debug() -> Result<PathBuf> {
     build_with(paths::root(), Some("debug-log"), OBJECT)
 }
 
-/// Builds the objects of other versions, for the tests of the move to one and back.
+/// Builds the objects of other versions, for the tests of upgrades and rollbacks.
 pub(crate) fn build_others() -> Result<()> {
     for feature in OTHERS {
         let object = format!("target/bpf/{feature}.o");
@@ -36,12 +36,12 @@ pub(crate) fn build_others() -> Result<()> {
     Ok(())
 }
 
-/// The agent alone, over dependencies as they are built for all packages: cargo builds them
-/// again where it is told of one package.
+/// Arguments to build the agent alone, against the dependencies as built for all packages:
+/// given a single package, cargo would build them again.
 const AGENT: [&str; 4] = ["build", "--workspace", "--bin", "ringfence"];
 
-/// Builds an agent with each object of [`build_others`], beside the one of this version:
-/// cargo knows one name for all of them.
+/// Builds an agent with each object of [`build_others`] and copies it next to the agent of
+/// this version: cargo gives all of them the same name.
 pub(crate) fn build_other_agents() -> Result<()> {
     build_others()?;
     let debug = paths::built("debug")?;
@@ -57,13 +57,13 @@ pub(crate) fn build_other_agents() -> Result<()> {
     shell::run(cargo().args(AGENT))
 }
 
-/// Builds the object, and another that also holds what the hooks are measured against;
-/// returns the latter's path.
+/// Builds the object, and a second one that also contains the baselines for benchmarks of
+/// the hooks; returns the path of the second.
 pub(crate) fn build_bench() -> Result<PathBuf> {
     build_bench_of(paths::root())
 }
 
-/// The same of another checkout, by the tools of this one.
+/// Does the same in another checkout, with the tools of this one.
 pub(crate) fn build_bench_of(root: &Path) -> Result<PathBuf> {
     build_with(root, None, OBJECT)?;
     build_with(root, Some("bench"), "target/bpf/bench.o")
@@ -98,25 +98,25 @@ pub(crate) fn build_release() -> Result<()> {
     standalone::put_binaries("release")
 }
 
-/// The workspace's own cargo, in the checkout.
+/// Returns a command for the workspace's own cargo, in the checkout.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::root());
     command
 }
 
-/// Compiles the package in a target folder of its own: another compiler, and
-/// the outer cargo may hold the lock of the workspace's.
+/// Compiles the package in a separate target folder: the compiler is a different one,
+/// and the outer cargo may hold the lock of the workspace's folder.
 fn compile(tools: &Tools, root: &Path, feature: Option<&str>) -> Result<PathBuf> {
     let folder = root.join("target/bpf-build");
     let mut command = Command::new(&tools.toolchain.cargo);
     shell::clear_toolchain(&mut command)
         .current_dir(root)
         .env("RUSTC", &tools.toolchain.rustc)
-        // `-Z build-std` on a compiler that isn't a nightly.
+        // Allows `-Z build-std` on a compiler that isn't a nightly.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(&tools.linker.path, root))
-        // BTF is made from debug info; one unit lets the linker inline across all.
+        // BTF is generated from debug info; a single codegen unit allows inlining everywhere.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
@@ -133,19 +133,19 @@ fn flags(linker: &Path, root: &Path) -> String {
     [
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
-        // 32-bit arithmetic and jumps without shifting back and forth (Linux 5.1).
+        // v3 has 32-bit arithmetic and jumps, which saves shifts (Linux 5.1).
         "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
-        // Paths in BTF line info: the same object from every checkout.
+        // Normalizes paths in BTF line info: every checkout builds the same object.
         format!("--remap-path-prefix={}=.", root.display()),
-        // aya picks the layout of `pt_regs` by the architecture that will run it.
+        // aya selects the layout of `pt_regs` by the architecture that runs the object.
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
     ]
     .join("\x1f")
 }
 
-/// Copies where the content differs; an untouched object doesn't make the
-/// agent build again.
+/// Copies a file if its content differs: an untouched object doesn't trigger a
+/// rebuild of the agent.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
     let new = fs::read(from).with_context(|| format!("can't read {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {
@@ -154,7 +154,7 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
     }
-    // Renamed into place, so that a build at the same time never reads half of it.
+    // Renamed into place, so that a concurrent build never reads a partial file.
     let partial = to.with_extension("o.partial");
     fs::write(&partial, new).with_context(|| format!("can't write {}", partial.display()))?;
     fs::rename(&partial, to).with_context(|| format!("can't write {}", to.display()))?;

@@ -1,7 +1,7 @@
-//! Fuzzing what reads YAML, JSON, labels and packets, guided by coverage.
+//! Coverage-guided fuzzing of the parsers of YAML, JSON, labels and packets.
 //!
-//! Without cargo-fuzz, which wants a nightly: instrumentation is a pass of LLVM
-//! that stable rustc runs too, and the fuzzer itself is a library.
+//! It doesn't use cargo-fuzz, which requires a nightly: instrumentation is an LLVM
+//! pass that stable rustc can run too, and the fuzzer itself is a library.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{ebpf, paths, setup, shell};
 
-/// Targets, each with its share of the time and the folders of its seeds.
-/// Anybody who can send a packet reaches the datapath: it gets the most.
+/// Targets, each with its share of the time and its seed folders. Anyone who can
+/// send a packet reaches the datapath, so it gets the largest share.
 const TARGETS: &[(&str, u64, &[&str])] = &[
     ("packet", 6, &["tests/fuzz/corpus/packet"]),
     ("yaml", 1, &["tests/fuzz/corpus/yaml", "deploy/demo"]),
@@ -20,7 +20,7 @@ const TARGETS: &[(&str, u64, &[&str])] = &[
     ("object", 1, &["tests/fuzz/corpus/object"]),
 ];
 
-/// Coverage as cargo-fuzz asks for it. Checks are on: an overflow is a fault too.
+/// Coverage flags as cargo-fuzz sets them. Checks are on: an overflow is a fault too.
 const FLAGS: &[&str] = &[
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -32,15 +32,15 @@ const FLAGS: &[&str] = &[
     "--cfg=fuzzing",
 ];
 
-/// What an input may take until it counts as a fault, in seconds. Aliases of
-/// aliases up to the parser's limit take ten, instrumented, on a busy machine.
+/// Time after which an input counts as a fault, in seconds. Aliases of aliases up
+/// to the parser's limit take ten with instrumentation on a busy machine.
 const SLOW: u32 = 60;
-/// What memory may grow to until it counts as a fault, in MB.
+/// Memory use above which an input counts as a fault, in MB.
 const LARGE: u32 = 2048;
-/// Long enough for several documents.
+/// Maximum length of an input: long enough for several documents.
 const LONGEST: u32 = 8192;
 
-/// Fuzzes each target for so many seconds, times its share.
+/// Fuzzes each target for `seconds` times its share.
 pub(crate) fn run(seconds: u64) -> Result<()> {
     setup::run()?;
     let binaries = build()?;
@@ -54,14 +54,14 @@ fn folder() -> PathBuf {
     paths::root().join("target/fuzz")
 }
 
-/// In a target folder of its own. Naming the target keeps the flags away from
-/// build scripts and macros, which couldn't be linked with them.
+/// Builds the fuzz targets in a separate target folder. Passing `--target` keeps the
+/// flags away from build scripts and macros, which wouldn't link with them.
 fn build() -> Result<PathBuf> {
     let host = shell::output(Command::new(rustc()).args(["--print", "host-tuple"]))?;
     let mut command = ebpf::cargo();
     command
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
-        // A panic says where; what else there is of it takes time to build.
+        // A panic reports its location without debug info, which takes time to build.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .args(["build", "--release", "--package", "ringfence-fuzz"])
         .args(["--bins", "--features", "libfuzzer", "--target", host.trim()])
@@ -75,7 +75,8 @@ fn rustc() -> PathBuf {
     std::env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from)
 }
 
-/// New inputs are kept under `target`, for the next run to start from.
+/// Fuzzes one target. New inputs are kept under `target`; the next run starts from
+/// them.
 fn fuzz(binaries: &Path, name: &str, seeds: &[&str], seconds: u64) -> Result<()> {
     let grown = folder().join("corpus").join(name);
     let failed = folder().join("failed").join(name);

@@ -1,5 +1,5 @@
-//! Tests that need root, several binaries at a time: each test has a network and folders of
-//! its own and mostly waits, for a packet that must not come.
+//! Runs the tests that need root, several binaries at a time: each test has its own network
+//! and folders, and mostly waits for a packet that must not arrive.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -13,10 +13,11 @@ use serde::Deserialize;
 
 use crate::{ebpf, paths, shell};
 
-/// Who builds and loads BPF programs needs to be root; so do namespaces.
+/// Arguments that select these tests. They need root to load BPF programs and to create
+/// namespaces.
 const ROOT_TESTS: [&str; 2] = ["--ignored", "--test-threads=1"];
-/// Binaries that have the machine for themselves: they count packets at rates, or changes
-/// in a time, that a busy machine doesn't keep, or look at all that is loaded in the kernel.
+/// Binaries that run alone: they expect packet rates, or numbers of changes in a time, that
+/// a busy machine doesn't reach, or they inspect everything that is loaded in the kernel.
 const ALONE: [&str; 6] = [
     "metrics_port",
     "runtime",
@@ -25,10 +26,10 @@ const ALONE: [&str; 6] = [
     "takeover",
     "versions",
 ];
-/// Binaries at a time.
+/// Number of binaries that run at a time.
 const LANES: usize = 2;
 
-/// Where cargo has put a test binary, as it says.
+/// A message from cargo that contains the path of a test binary.
 #[derive(Deserialize)]
 struct Artifact {
     target: Target,
@@ -53,10 +54,10 @@ struct Binary {
     tests: usize,
 }
 
-/// Builds and runs them all; the first that fails is shown, and ends the run.
+/// Builds and runs all binaries; the first failure is shown and ends the run.
 pub(crate) fn run(env: &[(&str, &str)]) -> Result<()> {
     let mut binaries = build()?;
-    // What takes longest first, so that no lane is left with it at the end.
+    // The longest first, so that no lane still runs one of them at the end.
     binaries.sort_by_key(|binary| std::cmp::Reverse(binary.tests));
     let is_alone = |binary: &Binary| ALONE.contains(&binary.name.as_str());
     let (alone, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(is_alone);
@@ -66,7 +67,7 @@ pub(crate) fn run(env: &[(&str, &str)]) -> Result<()> {
 
 fn build() -> Result<Vec<Binary>> {
     let mut command = ebpf::cargo();
-    // Of the whole workspace: cargo builds dependencies again where it is told of one package.
+    // Build the whole workspace: given a single package, cargo would rebuild dependencies.
     command.args(["test", "--workspace", "--tests", "--no-run"]);
     command.arg("--message-format=json-render-diagnostics");
     command.stderr(std::process::Stdio::inherit());
@@ -96,7 +97,7 @@ fn build() -> Result<Vec<Binary>> {
     Ok(binaries)
 }
 
-/// Runs binaries, so many at a time.
+/// Runs binaries, up to `lanes` at a time.
 fn lanes(binaries: Vec<Binary>, lanes: usize, env: &[(&str, &str)]) -> Result<()> {
     let queue = Mutex::new(VecDeque::from(binaries));
     let failed = Mutex::new(None);
@@ -143,7 +144,7 @@ fn run_one(binary: &Binary, env: &[(&str, &str)]) -> Result<()> {
     )
 }
 
-/// At once, so that what others say doesn't come in between.
+/// Prints a result in one write, so that lanes don't interleave their output.
 fn say(binary: &Binary, output: &Output, took: Duration) {
     let mark = if output.status.success() {
         "ok"

@@ -1,8 +1,8 @@
-//! What cargo alone cannot do for Ringfence: the BPF object, the static binary,
-//! what building them needs, the demo, the whole test run and the house rules.
+//! Tasks that cargo alone cannot do for Ringfence: the BPF object, the static binary,
+//! the tools to build them, the demo, the full test run and the house rules.
 //!
-//! `cargo xtask COMMAND` runs from anywhere in the checkout. Only installed
-//! packages and cargo's own folders change outside of it.
+//! `cargo xtask COMMAND` runs from anywhere in the checkout. Outside of it, only
+//! installed packages and cargo's own folders change.
 
 mod bench;
 mod demo;
@@ -16,8 +16,8 @@ mod setup;
 mod shell;
 mod standalone;
 mod test;
-// Compiled in, not depended on: xtask must build where the packages that it
-// builds don't, and the tests' package depends on most of them.
+// Included as source rather than as a dependency: xtask must build even if the
+// packages that it builds don't, and the tests' package depends on most of them.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../tests/src/testnet/mod.rs"]
 mod testnet;
@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or install what building and testing needs
+    /// Find or install the tools for building and testing
     Setup,
     /// Build the BPF object into target/bpf/ringfence.o
     BuildEbpf {
@@ -48,43 +48,43 @@ enum Command {
         #[arg(long)]
         debug_log: bool,
     },
-    /// Build agents of other versions, with other layouts of the maps, for the tests of
-    /// the move to one and back
+    /// Build agents of other versions, with other map layouts, for the tests of upgrades
+    /// and rollbacks
     BuildOthers,
-    /// Build the BPF object and the release binaries, linked to no library: target/static
+    /// Build the BPF object and the statically linked release binaries: target/static
     Build,
     /// Show a small bank behind Ringfence, in network namespaces (root)
     Demo(demo::Options),
-    /// The servers of a demo that was kept
+    /// Run the servers of a demo that was kept
     #[command(hide = true)]
     DemoServe {
         /// The network's folder
         dir: PathBuf,
     },
-    /// Everything that CI checks (root)
+    /// Run everything that CI checks (root)
     Test,
-    /// The same, with the random tests and the fuzzers at full length (root)
+    /// Run the same, with the random tests and the fuzzers at full length (root)
     Soak {
-        /// Something else that takes hours
+        /// Another task that takes hours
         #[command(subcommand)]
         what: Option<Soak>,
     },
-    /// Fuzz what reads YAML, JSON, labels and packets
+    /// Fuzz the parsers of YAML, JSON, labels and packets
     Fuzz {
-        /// Seconds each; packets get six times as many
+        /// Seconds per target; the packet target gets six times as many
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
     /// Run the packet table and a smoke test on Debian's kernels, in guests (root)
     Kernels(kernels::Options),
-    /// Measure
+    /// Run the benchmarks
     Bench {
-        /// The suite; all of them if none is given
+        /// The suite to run; all of them if none is given
         suite: Option<String>,
-        /// With `packet`: beside that of this commit, in turns on one CPU
+        /// With `packet`: compare with this commit, in turns on one CPU
         #[arg(long, value_name = "COMMIT")]
         against: Option<String>,
-        /// How to print it
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: bench::Output,
     },
@@ -94,7 +94,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Soak {
-    /// Mutants of the policy compiler and the datapath library, in shards
+    /// Test mutants of the policy compiler and the datapath library, in shards
     Mutants(mutants::Options),
 }
 

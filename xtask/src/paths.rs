@@ -1,4 +1,4 @@
-//! Where things are: the checkout, cargo's and rustup's folders.
+//! Locations of the checkout and of cargo's and rustup's folders.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ use anyhow::Result;
 
 use crate::shell;
 
-/// The top of the checkout.
+/// Returns the top of the checkout.
 ///
-/// Known when xtask is compiled: cargo rebuilds it when the checkout moves.
+/// It is fixed when xtask is compiled: cargo rebuilds xtask when the checkout moves.
 pub(crate) fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }
 
-/// The target folder of the workspace, also where `CARGO_TARGET_DIR` moved it.
+/// Returns the target folder of the workspace, also if `CARGO_TARGET_DIR` moved it.
 pub(crate) fn target() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => root().join(dir),
@@ -24,20 +24,20 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The folder of what cargo has built with a profile (`debug`, `release`): `.cargo/config.toml`
-/// names the target.
+/// Returns the folder of cargo's output for a profile (`debug`, `release`). Its path contains
+/// the target, since `.cargo/config.toml` sets one.
 pub(crate) fn built(profile: &str) -> Result<PathBuf> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let host = shell::output(Command::new(rustc).args(["--print", "host-tuple"]))?;
     Ok(target().join(host.trim()).join(profile))
 }
 
-/// Cargo's home.
+/// Returns cargo's home.
 pub(crate) fn cargo_home() -> PathBuf {
     home_of("CARGO_HOME", ".cargo")
 }
 
-/// Rustup's home.
+/// Returns rustup's home.
 pub(crate) fn rustup_home() -> PathBuf {
     home_of("RUSTUP_HOME", ".rustup")
 }
@@ -49,7 +49,7 @@ fn home_of(variable: &str, default: &str) -> PathBuf {
     Path::new(&env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(default)
 }
 
-/// The full path of a program: on PATH, in the sbin folders that a user's PATH
+/// Returns the full path of a program: on PATH, in the sbin folders that a user's PATH
 /// often lacks, or among cargo's installed binaries.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Finds or installs what building and testing needs.
+//! Finds or installs the tools for building and testing.
 //!
-//! Finding is looking at files and asking two programs their version: well
-//! under a second, so that every command does it. Installing is a list of
-//! commands, printed before they run; a user who isn't root gets the list.
+//! Finding them means checking files and asking two programs for their version. It takes
+//! well under a second, so every command does it. Installing runs a list of commands,
+//! each printed before it runs; a user who isn't root gets the list.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,24 +13,24 @@ use anyhow::{Context, Result, bail};
 use crate::toolchain::{self, Linker, Toolchain};
 use crate::{paths, shell, tools};
 
-/// The linker's version that is installed where there is none.
+/// The version of the linker to install if there is none.
 const LINKER_VERSION: &str = "0.13.0";
 
-/// Programs that the demo and the tests call, and Debian's package of each.
+/// Programs that the demo and the tests call, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
-    // LLVM's fuzzer is C++.
+    // LLVM's fuzzer is written in C++.
     ("c++", "g++"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
-    // Its NFQUEUE: the kernel may lack nftables' own `queue`.
+    // For NFQUEUE: the kernel may lack nftables' own `queue`.
     ("iptables", "iptables"),
     ("mount", "mount"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
 ];
 
-/// What the guests of `cargo xtask kernels` take beside those: nothing else
-/// needs it, so that a demo doesn't install an emulator.
+/// Additional programs for the guests of `cargo xtask kernels`. They are listed
+/// separately so that a demo doesn't install an emulator.
 const GUEST_PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -40,14 +40,14 @@ const GUEST_PROGRAMS: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
 ];
 
-/// Debian's keys, with which its kernels are checked on whatever has apt.
+/// Debian's keys, which verify its kernels on any system with apt.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Debian's compiler with the library's source, kept at a recent version for
-/// its browsers.
+/// Debian's compiler with the source of the library. Debian keeps it recent for its
+/// browsers.
 const DEBIAN_RUST: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
 
-/// What `setup` found.
+/// The tools that `setup` found.
 pub(crate) struct Tools {
     /// The compiler for the BPF target.
     pub(crate) toolchain: Toolchain,
@@ -55,7 +55,7 @@ pub(crate) struct Tools {
     pub(crate) linker: Linker,
 }
 
-/// Finds what is needed and installs what is missing.
+/// Finds the required tools and installs the missing ones.
 pub(crate) fn run() -> Result<Tools> {
     if let Some(tools) = found() {
         return Ok(tools);
@@ -70,7 +70,8 @@ pub(crate) fn run() -> Result<Tools> {
     found().context("something is still missing after setup: see the messages above")
 }
 
-/// The same, and says what there is.
+/// Finds or installs every tool, also those for guests and for the tests of `deploy/`, and
+/// prints where each is.
 pub(crate) fn report() -> Result<()> {
     let start = Instant::now();
     let tools = run()?;
@@ -93,13 +94,13 @@ pub(crate) fn report() -> Result<()> {
     Ok(())
 }
 
-/// Whether Debian's kernels can be fetched here and would run this machine's
-/// binaries.
+/// Reports whether Debian's kernels can be downloaded here and would run this
+/// machine's binaries.
 pub(crate) fn can_run_guests() -> bool {
     std::env::consts::ARCH == "x86_64" && has_apt()
 }
 
-/// Installs what the guests take, if anything of it is missing.
+/// Installs the missing programs for the guests.
 pub(crate) fn install_guest_programs() -> Result<()> {
     let mut packages = missing_packages(GUEST_PROGRAMS);
     if !Path::new(KEYRING).exists() {
@@ -111,8 +112,8 @@ pub(crate) fn install_guest_programs() -> Result<()> {
     install_packages(&packages)
 }
 
-/// Installs Debian's packages where there is apt, and says what is missing
-/// where there isn't.
+/// Installs Debian packages with apt. Without apt, fails with the names of the missing
+/// packages.
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     if !has_apt() {
         bail!(
@@ -124,7 +125,7 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     apt_install(packages)
 }
 
-/// Whether this process may make namespaces and load BPF programs.
+/// Reports whether this process may create namespaces and load BPF programs.
 pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
@@ -180,7 +181,7 @@ fn install_linker() -> Result<()> {
     if toolchain::find_linker().is_some_and(|linker| linker.reads(&toolchain)) {
         return Ok(());
     }
-    // A ready binary holds its own LLVM, the newest that the linker knows.
+    // A prebuilt binary contains its own LLVM, the newest that the linker supports.
     if paths::program("cargo-binstall").is_some() {
         let name = format!("bpf-linker@{LINKER_VERSION}");
         return do_it(cargo().args(["binstall", "--no-confirm", "--force", &name]));
@@ -195,7 +196,7 @@ fn install_linker() -> Result<()> {
     do_it(&mut command)
 }
 
-/// Where LLVM of that version is; installs it where apt has it.
+/// Returns the prefix of LLVM of this version; installs LLVM if apt has it.
 fn llvm(major: u32) -> Result<PathBuf> {
     let debian = PathBuf::from(format!("/usr/lib/llvm-{major}"));
     if let Some(prefix) = llvm_prefix(major, &debian) {
@@ -203,7 +204,7 @@ fn llvm(major: u32) -> Result<PathBuf> {
     }
     let package = format!("llvm-{major}-dev");
     if has_apt() && in_apt(&[&package]) {
-        // The linker is linked against the C++ library too.
+        // The linker links against the C++ library too.
         apt_install(&[&package, "g++"])?;
         return Ok(debian);
     }
@@ -235,7 +236,7 @@ pub(crate) fn has_apt() -> bool {
     paths::program("apt-get").is_some() && paths::program("apt-cache").is_some()
 }
 
-/// Whether apt knows an installation candidate for each.
+/// Reports whether apt has an installation candidate for each package.
 fn in_apt(packages: &[&str]) -> bool {
     packages.iter().all(|package| {
         let mut command = Command::new("apt-cache");
@@ -244,11 +245,11 @@ fn in_apt(packages: &[&str]) -> bool {
     })
 }
 
-/// Brings the package lists up to date: a fresh image has none, and an older
-/// one's name an older compiler than the mirror has, or versions that it dropped.
+/// Updates the package lists: a fresh image has none, and the lists of an old image name
+/// an older compiler than the mirror has, or versions that the mirror has dropped.
 pub(crate) fn refresh_lists() {
     if is_root() && has_apt() {
-        // Where no mirror answers, what the lists say is still worth a try.
+        // If no mirror answers, the existing lists are still worth a try.
         if let Err(error) = do_it(apt().arg("update")) {
             eprintln!("    {error:#}: going on with the package lists that are here");
         }
@@ -284,7 +285,7 @@ fn apt() -> Command {
     command
 }
 
-/// Cargo as the user has it, outside of the checkout's settings.
+/// Returns a command for the user's own cargo, outside of the checkout's settings.
 fn cargo() -> Command {
     let mut command = Command::new("cargo");
     shell::clear_toolchain(&mut command).current_dir("/");

@@ -1,4 +1,4 @@
-//! Running commands, and saying so.
+//! Runs commands and reports on them.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// Variables that the outer `cargo run` and rustup set for *their* toolchain.
-/// The build of the BPF object uses another one.
+/// The build of the BPF object uses another toolchain.
 const OUTER: &[&str] = &[
     "CARGO",
     "CARGO_BUILD_RUSTC",
@@ -26,7 +26,7 @@ const OUTER: &[&str] = &[
     "RUST_RECURSION_COUNT",
 ];
 
-/// Forgets the outer toolchain.
+/// Removes the variables of the outer toolchain from a command.
 pub(crate) fn clear_toolchain(command: &mut Command) -> &mut Command {
     for name in OUTER {
         command.env_remove(name);
@@ -34,7 +34,7 @@ pub(crate) fn clear_toolchain(command: &mut Command) -> &mut Command {
     command
 }
 
-/// Runs a command with its output shown; an error holds the exact command.
+/// Runs a command with its output shown; an error contains the exact command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -45,7 +45,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns what it printed; an error holds what it complained.
+/// Runs a command and returns its standard output; an error contains its standard error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .output()
@@ -61,7 +61,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A command as one would type it.
+/// Formats a command as a person would type it.
 pub(crate) fn text(command: &Command) -> String {
     let mut line = String::new();
     for (name, value) in command.get_envs() {
@@ -79,7 +79,7 @@ pub(crate) fn text(command: &Command) -> String {
 }
 
 fn quoted(word: &str) -> String {
-    // Flags in `CARGO_ENCODED_RUSTFLAGS` are parted by unit separators.
+    // Flags in `CARGO_ENCODED_RUSTFLAGS` are separated by unit separators.
     if word.contains('\x1f') {
         return format!("$'{}'", word.replace('\x1f', "\\x1f"));
     }
@@ -91,7 +91,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Says what is done, does it, and says how long it took.
+/// Announces a step, runs it, and prints its result and duration.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("==> {what}");
     let start = Instant::now();
@@ -104,7 +104,7 @@ pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T>
     result
 }
 
-/// A duration as people read it.
+/// Formats a duration for people.
 pub(crate) fn seconds(time: Duration) -> String {
     let total = time.as_secs_f64();
     if total < 60.0 {
@@ -114,7 +114,7 @@ pub(crate) fn seconds(time: Duration) -> String {
     }
 }
 
-/// Rows as aligned columns, two blanks between them.
+/// Formats rows as aligned columns, separated by two spaces.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {

@@ -1,4 +1,4 @@
-//! The static binaries: all that an image needs, whatever libraries a node has.
+//! The static binaries: all that an image needs, regardless of the node's libraries.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::paths;
 
-/// Kind of the program header that names the loader (`PT_INTERP` of elf.h).
+/// Type of the program header that names the loader (`PT_INTERP` in elf.h).
 const INTERPRETER: usize = 3;
 
-/// Agent and network plugin.
+/// The agent and the network plugin.
 const BINARIES: [&str; 2] = ["ringfence", "ringfence-cni"];
 
-/// Puts what cargo has built with a profile (`debug`, `release`) into `target/static`.
+/// Copies the binaries that cargo built with a profile (`debug`, `release`) to
+/// `target/static`.
 pub(crate) fn put_binaries(profile: &str) -> Result<()> {
     let (built, folder) = (paths::built(profile)?, paths::target().join("static"));
     for name in BINARIES {
@@ -30,19 +31,19 @@ pub(crate) fn put_binaries(profile: &str) -> Result<()> {
     Ok(())
 }
 
-/// Copies, in a folder of its own: an image's build takes the folder as a whole.
+/// Copies a binary into a separate folder: an image build takes the folder as a whole.
 fn put(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
     }
-    // Renamed into place: the old one may be running.
+    // Renamed into place: the old binary may be running.
     let partial = to.with_extension("partial");
     fs::copy(from, &partial).with_context(|| format!("can't write {}", partial.display()))?;
     fs::rename(&partial, to).with_context(|| format!("can't write {}", to.display()))
 }
 
-/// Whether a 64-bit little-endian ELF file asks for a loader, as everything does
-/// that is linked to shared libraries.
+/// Reports whether a 64-bit little-endian ELF file requests a loader, as every file
+/// linked to shared libraries does.
 fn has_interpreter(elf: &[u8]) -> Result<bool> {
     ensure!(
         elf.starts_with(b"\x7fELF\x02\x01"),

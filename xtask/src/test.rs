@@ -1,4 +1,4 @@
-//! The whole test run, as CI does it.
+//! The full test run, as in CI.
 
 use std::process::Command;
 use std::time::Instant;
@@ -11,20 +11,20 @@ use crate::{demo, ebpf, fuzz, kernels, lanes, setup, shell, standalone, tidy, to
 const SOAK_CLUSTERS: &str = "100000";
 /// Seconds that each storm lasts in `soak`.
 const SOAK_STORM_SECONDS: &str = "120";
-/// Pods that a container runtime starts in each test of that in `soak`.
+/// Pods that a container runtime starts per test of container starts in `soak`.
 const SOAK_STARTS: &str = "200";
-/// How often agents take over from each other in `soak`.
+/// Number of agent takeovers in `soak`.
 const SOAK_TAKEOVERS: &str = "50";
 /// Seconds that each fuzz target runs in `test` and in `soak`, times its share:
-/// packets get a minute, and an hour.
+/// the packet target gets a minute and an hour.
 const FUZZ: (u64, u64) = (10, 600);
 
-/// Everything once; the first failure stops with the exact command.
+/// Runs everything once; the first failure ends the run with the exact command.
 pub(crate) fn test() -> Result<()> {
     all(&[], FUZZ.0, Profile::Debug)
 }
 
-/// Everything, and the random tests and the fuzzers at full length.
+/// Runs everything, with the random tests and the fuzzers at full length.
 pub(crate) fn soak() -> Result<()> {
     let env = [
         ("RINGFENCE_CLUSTERS", SOAK_CLUSTERS),
@@ -35,12 +35,12 @@ pub(crate) fn soak() -> Result<()> {
     all(&env, FUZZ.1, Profile::Release)
 }
 
-/// What goes into the image that the tests of `deploy/` run.
+/// The binaries in the image that the tests of `deploy/` run.
 #[derive(Clone, Copy)]
 enum Profile {
-    /// What the other tests run: no dependency is compiled a second time.
+    /// The build that the other tests run: no dependency is compiled a second time.
     Debug,
-    /// What users run.
+    /// The build that users run.
     Release,
 }
 

@@ -1,9 +1,9 @@
-//! The compiler for the BPF target: one that comes with the source of `core`.
+//! The compiler for the BPF target, which must come with the source of `core`.
 //!
 //! The workspace builds with stable Rust, but the BPF target ships no compiled
-//! `core`, so that one is built from source. Two compilers can: a rustup
-//! nightly with rust-src, or Debian's `rustc-web` with `rust-web-src`. A rustup
-//! nightly without rust-src is common, so we look for the source itself.
+//! `core`, so it is built from source. Two compilers can do that: a rustup nightly
+//! with rust-src, or Debian's `rustc-web` with `rust-web-src`. A rustup nightly
+//! without rust-src is common, so the search looks for the source itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,23 +11,23 @@ use std::process::Command;
 
 use crate::{paths, shell};
 
-/// Edition and language level of the workspace: `rust-version` in Cargo.toml.
+/// Minimum minor version of Rust for the workspace: `rust-version` in Cargo.toml.
 const OLDEST_MINOR: u32 = 95;
 
 /// A compiler that can build the BPF object.
 #[derive(Clone, Debug)]
 pub(crate) struct Toolchain {
-    /// For people.
+    /// A name for people.
     pub(crate) name: String,
-    /// Its cargo.
+    /// Full path of its cargo.
     pub(crate) cargo: PathBuf,
-    /// Its rustc.
+    /// Full path of its rustc.
     pub(crate) rustc: PathBuf,
     /// Major version of its LLVM; the linker's must not be older.
     pub(crate) llvm: u32,
 }
 
-/// The linker, and the LLVM inside it where that is known.
+/// The linker, and the LLVM version inside it if known.
 #[derive(Clone, Debug)]
 pub(crate) struct Linker {
     /// Full path.
@@ -37,14 +37,14 @@ pub(crate) struct Linker {
 }
 
 impl Linker {
-    /// Whether it can read what the toolchain's LLVM writes: bitcode of its own
-    /// version or older.
+    /// Reports whether the linker can read the bitcode that the toolchain's LLVM writes:
+    /// of the linker's own version or older.
     pub(crate) fn reads(&self, toolchain: &Toolchain) -> bool {
         self.llvm.is_none_or(|llvm| llvm >= toolchain.llvm)
     }
 }
 
-/// All usable compilers, rustup's first.
+/// Returns all usable compilers, rustup's first.
 pub(crate) fn find_all() -> Vec<Toolchain> {
     let toolchains = paths::rustup_home().join("toolchains");
     let mut nightlies: Vec<PathBuf> = fs::read_dir(toolchains)
@@ -54,7 +54,7 @@ pub(crate) fn find_all() -> Vec<Toolchain> {
         .map(|entry| entry.path())
         .filter(|dir| file_name(dir).starts_with("nightly"))
         .collect();
-    // `nightly-x86_64…`, the one that updates, sorts after dated ones.
+    // `nightly-x86_64…`, which rustup updates, sorts after dated nightlies.
     nightlies.sort_unstable_by(|a, b| b.cmp(a));
     let rustup = nightlies
         .iter()
@@ -63,7 +63,7 @@ pub(crate) fn find_all() -> Vec<Toolchain> {
     rustup.chain(system).collect()
 }
 
-/// bpf-linker, if it is installed.
+/// Returns bpf-linker, if a version known to work is installed.
 pub(crate) fn find_linker() -> Option<Linker> {
     let path = paths::program("bpf-linker")?;
     let version = shell::output(Command::new(&path).arg("--version")).ok()?;
@@ -75,7 +75,7 @@ pub(crate) fn find_linker() -> Option<Linker> {
     Some(Linker { path, llvm })
 }
 
-/// The compiler to use with the linker at hand.
+/// Returns the installed linker and the first compiler that works with it.
 pub(crate) fn choose() -> Option<(Toolchain, Linker)> {
     let linker = find_linker()?;
     let toolchain = find_all().into_iter().find(|t| linker.reads(t))?;
@@ -100,7 +100,7 @@ fn probe(name: &str, prefix: &Path) -> Option<Toolchain> {
     })
 }
 
-/// Minor version of Rust and major version of LLVM from `rustc -vV`.
+/// Parses the minor version of Rust and the major version of LLVM from `rustc -vV`.
 fn versions(text: &str) -> Option<(u32, u32)> {
     let field = |key: &str| {
         text.lines()
@@ -112,14 +112,15 @@ fn versions(text: &str) -> Option<(u32, u32)> {
     Some((minor, llvm))
 }
 
-/// Whether a linker that says `bpf-linker X.Y.Z` is one that we know to work.
+/// Reports whether `bpf-linker X.Y.Z` is a version known to work.
 fn recent(version: &str) -> bool {
     let number = version.split_whitespace().nth(1).unwrap_or_default();
     let mut parts = number.split('.').map_while(|part| part.parse::<u32>().ok());
     (parts.next(), parts.next()) >= (Some(0), Some(13))
 }
 
-/// Which LLVM cargo built the linker with: the feature it was installed with.
+/// Returns the LLVM version that cargo built the linker with, from the feature it was
+/// installed with.
 fn linker_llvm() -> Option<u32> {
     let text = fs::read_to_string(paths::cargo_home().join(".crates2.json")).ok()?;
     let entry = &text[text.find("\"bpf-linker ")?..];

@@ -1,6 +1,5 @@
-//! What the tests of `deploy/` take beside everything else: an image builder,
-//! kustomize, the Kubernetes schemas, a Prometheus to be scraped by, and a container
-//! runtime.
+//! Additional tools for the tests of `deploy/`: an image builder, kustomize, the
+//! Kubernetes schemas, a Prometheus that scrapes the agent, and a container runtime.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,24 +9,24 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{paths, setup, shell};
 
-/// Programs, and Debian's package of each.
+/// Programs, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("buildah", "buildah"),
-    // Any since 1.21 knows components; Debian's does from release 13 on.
+    // Supports kustomize components since 1.21; Debian's does from release 13 on.
     ("kubectl", "kubernetes-client"),
     ("python3", "python3-venv"),
     ("runc", "runc"),
 ];
-/// Packages that are unpacked, not installed: as they install, they start a server that
-/// nobody asked for. With a program that shows that one is there.
+/// Packages that are unpacked rather than installed, since installing them starts an
+/// unwanted server. Each is listed with a program whose presence shows it is unpacked.
 const UNPACKED: &[(&str, &str)] = &[
     ("prometheus", "usr/bin/promtool"),
     ("containerd", "usr/bin/containerd"),
 ];
-/// The package with the schemas, which go up to this version of Kubernetes.
+/// The package with the schemas, which cover Kubernetes up to this version.
 const SCHEMAS: &str = "kubernetes-validate==1.37.0";
 
-/// Finds what is needed and installs what is missing.
+/// Finds the required tools and installs the missing ones.
 pub(crate) fn install() -> Result<()> {
     let missing = setup::missing_packages(PROGRAMS);
     if !missing.is_empty() {
@@ -39,7 +38,7 @@ pub(crate) fn install() -> Result<()> {
     schemas()
 }
 
-/// Names and places, for `cargo xtask setup`.
+/// Returns the tools' names and paths, for `cargo xtask setup`.
 pub(crate) fn found() -> Vec<(&'static str, PathBuf)> {
     let on_path = PROGRAMS.iter().map(|(program, _)| *program);
     on_path
@@ -60,7 +59,7 @@ fn python_folder() -> PathBuf {
     folder().join("python")
 }
 
-/// The folder appears whole or not at all.
+/// Downloads and unpacks a package; its folder appears complete or not at all.
 fn unpack(package: &str, program: &str) -> Result<()> {
     let whole = folder().join(package);
     if whole.join(program).exists() {
@@ -91,7 +90,8 @@ fn unpack(package: &str, program: &str) -> Result<()> {
     fs::rename(&partial, &whole).with_context(|| format!("can't write {}", whole.display()))
 }
 
-/// In an environment of its own, so that the machine's Python stays as it is.
+/// Installs the schemas in a virtual environment, so that the machine's Python stays
+/// unchanged.
 fn schemas() -> Result<()> {
     let folder = python_folder();
     let wanted = folder.join(format!("with-{SCHEMAS}"));
@@ -101,7 +101,7 @@ fn schemas() -> Result<()> {
     remove(&folder)?;
     let mut make = Command::new("python3");
     if shell::output(make.args(["-m", "venv"]).arg(&folder)).is_err() {
-        // Debian keeps the module apart from the interpreter.
+        // Debian packages the module separately from the interpreter.
         setup::install_packages(&["python3-venv"])?;
         shell::output(&mut make)?;
     }

@@ -211,7 +211,7 @@ fn check(environment: &Environment, config: &Config) -> Result<String, Refusal> 
 }
 
 /// Removes records and pins that are no longer valid. Continues after errors, and returns
-/// the last one.
+/// one of them.
 fn collect(config: &Config) -> Result<String, Refusal> {
     let Some(valid) = &config.valid else {
         return Err(Refusal {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 /// A failed operation on a hook.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// A filter of another kind is where ours can't be placed in front of it.
+    /// A filter of another kind runs first, and ours can't be placed in front of it.
     #[error(
         "on {interface} the filter {other} runs before {program}, and what it accepts \
          isn't judged: give it another priority number than 1"
@@ -23,7 +23,7 @@ pub enum HookError {
         /// The filter.
         other: String,
     },
-    /// A qdisc that accepts no filters at egress is in the place of clsact.
+    /// The device has a qdisc that accepts no egress filters instead of clsact.
     #[error(
         "{interface} has a qdisc of kind `{kind}`, which takes no filters for egress: have \
          its owner use clsact instead (`tc qdisc del dev {interface} {kind}` removes it)"

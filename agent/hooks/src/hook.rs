@@ -33,7 +33,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// All of them.
+    /// All hooks.
     pub const ALL: [Self; 7] = [
         Self::FromPod,
         Self::ToPod,

@@ -20,7 +20,8 @@ pub struct AttachLock(#[allow(dead_code, reason = "held for its drop")] Flock<Fi
 
 impl AttachLock {
     /// Waits for the lock. `folder` is the pin directory of one ABI version. A holder
-    /// attaches the programs of one device and releases the lock, even if it dies.
+    /// attaches the programs of one device, then releases the lock; the kernel releases it
+    /// if the holder dies.
     ///
     /// # Errors
     /// If the folder of links doesn't exist.
@@ -57,7 +58,7 @@ pub fn pins(links: &Path) -> Result<Vec<(u32, Hook, PathBuf)>, HookError> {
     Ok(pins)
 }
 
-/// Removes pins of a process that was killed before it could rename them.
+/// Removes the pins left by a process that was killed before it could rename them.
 ///
 /// # Errors
 /// If the folder can't be listed, or a pin can't be removed.

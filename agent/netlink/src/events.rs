@@ -71,8 +71,8 @@ impl LinkEvents {
     }
 }
 
-/// Reports whether a message is about anything but a non-local route: a router has
-/// thousands of those that change.
+/// Reports whether a message is about anything but a non-local route: on a router,
+/// thousands of those change.
 fn concerns_node(message: &[u8]) -> bool {
     let kind = message
         .get(4..6)

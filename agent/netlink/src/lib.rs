@@ -29,9 +29,10 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-/// Message types below this are netlink's own, from linux/netlink.h.
+/// Message types below this are netlink's own, from linux/netlink.h; the others belong to the
+/// protocol.
 const NLMSG_MIN_TYPE: u16 = 0x10;
-/// Attempts at a dump: it is restarted if another change interrupts it.
+/// The maximum number of attempts at a dump, which is restarted if a change interrupts it.
 const ATTEMPTS: usize = 8;
 /// The kernel fills at most 32 KiB per read of a dump.
 const BUFFER: usize = 64 * 1024;
@@ -51,7 +52,7 @@ pub enum NetlinkError {
         /// The cause.
         source: io::Error,
     },
-    /// The interfaces changed faster than they could be listed.
+    /// The listed objects changed faster than they could be read.
     #[error("netlink {request}: interrupted {ATTEMPTS} times by other changes")]
     Interrupted {
         /// The name of the request.
@@ -108,7 +109,7 @@ pub struct Netlink<M = RouteNetlinkMessage> {
     messages: PhantomData<M>,
 }
 
-/// The messages, in both directions, of one kind of socket.
+/// The messages that one kind of socket sends and receives.
 pub trait Message: NetlinkSerializable + NetlinkDeserializable + Clone {
     /// The kind: `NETLINK_ROUTE` and so on.
     const PROTOCOL: isize;

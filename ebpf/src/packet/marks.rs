@@ -41,7 +41,7 @@ impl Packet {
         marks
     }
 
-    /// Sets the marks of UDP. Which ports are tunnel ports is in the tables.
+    /// Sets the marks of UDP. The tables hold the list of tunnel ports.
     #[inline(always)]
     pub(crate) const fn mark_udp(&mut self) {
         self.marks = mark::ANY | mark::TUNNEL;

@@ -53,8 +53,8 @@ pub trait Frame {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Returns where a checksum will be written when the frame leaves, in bytes from its
-    /// start; the two bytes there are not yet those that the receiver will see.
+    /// Returns the offset, in bytes from the frame's start, of a checksum that will be written when
+    /// the frame leaves. The two bytes there aren't yet those that the receiver will see.
     fn pending_checksum(&self) -> Option<u32> {
         None
     }
@@ -105,8 +105,8 @@ impl Frame for [u8] {
 pub mod mark {
     /// The packet asks for a new connection: a TCP SYN without ACK, an SCTP INIT.
     pub const STARTS: u8 = 1;
-    /// The packet answers a new connection (TCP's SYN-ACK), or ends a connection or one
-    /// direction of it. Its sequence numbers decide whether it is believed.
+    /// The packet answers a new connection (TCP's SYN-ACK), or ends a connection or one direction
+    /// of it. It is accepted only if its sequence numbers fit.
     pub const TURNS: u8 = 2;
     /// The packet's protocol (TCP) has a handshake in which the opener confirms the answer.
     pub const SHAKES: u8 = 4;
@@ -132,7 +132,7 @@ pub mod mark {
 pub enum Layout {
     /// IP, with all headers up to the ports accounted for.
     Ip,
-    /// ARP for IPv4 over Ethernet: `source`, `destination` and `sender_mac` are its own.
+    /// ARP for IPv4 over Ethernet: `source`, `destination` and `sender_mac` come from its body.
     Arp,
     /// A frame that can't be accounted for; addresses are set if they were read.
     Fault(Reason),
@@ -175,8 +175,8 @@ pub struct Packet {
     pub sender_mac: Mac,
     /// Whether more fragments of the packet follow this first one.
     pub first_fragment: bool,
-    /// Fragments: offset within the packet's payload, in bytes; 0 for the first fragment, and
-    /// for any packet that can't be accounted for for another reason.
+    /// Fragments: offset within the packet's payload, in bytes; 0 for the first fragment, and for a
+    /// packet that is a [`Layout::Fault`] for any other reason.
     pub fragment_at: u16,
     /// Fragments: bytes of the packet's payload that this one holds.
     pub fragment_len: u32,
@@ -184,8 +184,8 @@ pub struct Packet {
     pub identification: u32,
     /// TCP only: bytes of data in a segment with SYN, FIN or RST.
     pub payload: u32,
-    /// TCP: the sequence number after its data in the high half, and the number that it
-    /// acknowledges in the low half. SCTP: the verification tag in the high half.
+    /// TCP: the sequence number after the segment's data in the high half, and the acknowledgment
+    /// number in the low half. SCTP: the verification tag in the high half.
     pub numbers: u64,
 }
 
@@ -260,7 +260,7 @@ impl Packet {
         self.put_connection_key(direction, endpoint, key);
         let protocol = match self.ethertype {
             ethertype::IPV4 => u32::from(self.protocol),
-            // In IPv6 a later fragment may name another next header than the first one.
+            // In IPv6, a later fragment may name a different next header than the first one.
             _ => 0,
         };
         key.protocol = protocol + (hook + 1) * ConnectionKey::FRAGMENTS;
@@ -268,8 +268,8 @@ impl Packet {
         key.remote_port = self.identification as u16;
     }
 
-    /// Reports whether the packet goes to everyone on the link or to a group: by its address, or
-    /// by its MAC for a subnet broadcast, which can't be recognized by its address.
+    /// Reports whether the packet is addressed to a group or to everyone on the link: by its
+    /// address, or by its MAC for a subnet broadcast, which can't be recognized by its address.
     #[inline(always)]
     pub const fn is_to_group(&self) -> bool {
         self.destination_mac.is_group() || self.destination.is_group()
@@ -302,8 +302,8 @@ impl Packet {
             && self.destination.is_group_v6()
     }
 
-    /// Most records in an MLD version 2 report that passes as listener discovery: a pod
-    /// reports its solicited-node groups when it starts, one for each address.
+    /// Maximum number of records in an MLD version 2 report that passes as listener discovery: a
+    /// pod reports its solicited-node groups when it starts, one for each address.
     const MLD2_RECORDS: u32 = 8;
 
     /// Writes to `key` the packet's connection key, from the endpoint's point of view. Written

@@ -66,7 +66,7 @@ pub mod ethertype {
 /// Length of an Ethernet header in bytes.
 pub const ETHERNET: u32 = 14;
 
-/// How many IPv6 extension headers are walked. RFC 8200 expects each kind at
+/// Maximum number of IPv6 extension headers that the parser walks. RFC 8200 expects each kind at
 /// most once (destination options twice), which makes six; one more is spare.
 pub const EXTENSION_HEADERS: u32 = 7;
 
@@ -84,8 +84,8 @@ pub const fn is_tunnel_port(port: u16) -> bool {
 }
 
 /// Reports whether Linux decapsulates an IP protocol and treats the inner packet as if it had
-/// come in by a device of its own, without proof of its sender: IP-in-IP, 6in4, GRE,
-/// EtherIP, PIM registers, L2TPv3, MPLS, and Ethernet in IPv6 (SRv6).
+/// arrived by a device of its own, without proof of its sender: IP-in-IP, 6in4, GRE, EtherIP, PIM
+/// registers, L2TPv3, MPLS, and Ethernet in IPv6 (SRv6).
 #[inline(always)]
 pub const fn is_tunnel_protocol(number: u8) -> bool {
     matches!(

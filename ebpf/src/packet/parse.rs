@@ -169,8 +169,8 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Layout {
 }
 
 /// Reports whether the IPv4 options between two offsets contain a source route (RFC 791, 3.1),
-/// which continues past the destination that is judged. Options that can't be walked count as
-/// one too.
+/// which takes the packet past the destination that the verdict is based on. Options that can't be
+/// walked count as a source route.
 #[inline(never)]
 fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: u32, end: u32) -> bool {
     const END: u8 = 0;
@@ -210,8 +210,8 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Layout {
         return Layout::Fault(Reason::Malformed);
     }
     if packet.source.is_v4() || packet.destination.is_v4() {
-        // Never legal on the wire (RFC 4291, 2.5.5.2), and it would be treated here
-        // as the IPv4 address that it maps.
+        // Never legal on the wire (RFC 4291, 2.5.5.2), and it would be treated here as the IPv4
+        // address that it maps to.
         return Layout::Fault(Reason::Malformed);
     }
     extensions(frame, packet, header.next(), at + 40, at + 40 + claimed)
@@ -266,8 +266,8 @@ fn extensions<F: Frame + ?Sized>(
     Layout::Fault(Reason::ExtensionHeader)
 }
 
-/// Reports whether a number is that of an IPv6 extension header that is walked: hop-by-hop
-/// options, routing, fragment, authentication, destination options.
+/// Reports whether a protocol number is that of an IPv6 extension header that the parser walks:
+/// hop-by-hop options, routing, fragment, authentication, destination options.
 #[inline(always)]
 pub(super) const fn is_extension(next: u8) -> bool {
     matches!(next, 0 | 43 | 44 | 51 | 60)
@@ -285,8 +285,8 @@ pub(super) const fn extension_len(kind: u8, word: u32) -> u32 {
     }
 }
 
-/// Reads the fields for the connection key. A first fragment has to contain the complete
-/// transport header: a SYN split at byte 8 was seen to be answered with a SYN-ACK.
+/// Reads the fields for the connection key. A first fragment has to contain the complete transport
+/// header: a SYN split at byte 8 has been observed to get a SYN-ACK.
 #[inline(always)]
 fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Layout {
     let short = Layout::Fault(if packet.first_fragment {

@@ -6,8 +6,8 @@ use super::{EXTENSION_HEADERS, Frame, Layout, Packet, mark, protocol};
 /// Parses the packet quoted by an ICMP or ICMPv6 error: its addresses and ports go to
 /// `inner`. Returns `None` if they can't be determined.
 ///
-/// A later fragment has no ports, in either family: an error about one belongs to no
-/// connection. The first fragment of the same packet is as long and triggers the same error.
+/// A later fragment has no ports, in either family, so an error about one belongs to no connection.
+/// The first fragment of the same packet is as long and triggers the same error.
 #[inline(always)]
 pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) -> Option<()> {
     *inner = Packet::EMPTY;

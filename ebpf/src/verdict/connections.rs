@@ -1,4 +1,4 @@
-//! Looking up a packet's connection, and checking that policy still allows it.
+//! Looks up a packet's connection and checks that policy still allows it.
 
 use core::hint::cold_path;
 
@@ -17,7 +17,7 @@ pub(super) enum Found {
     Passes(u8),
     /// The packet belongs to a connection that policy has revoked, or that can't be kept.
     Denied(Reason),
-    /// The packet has to be decided in full.
+    /// The packet needs a full decision.
     Absent(Known),
 }
 
@@ -26,8 +26,8 @@ impl Found {
     const ABSENT: u32 = 1 << 9;
     const REFUSED: u32 = 1 << 10;
 
-    /// Packs the result into one number, dropping the [`Known`] of an absent connection: a
-    /// function that the verifier walks on its own returns one register.
+    /// Packs the result into one number, dropping the [`Known`] of an absent connection: a function
+    /// that the verifier walks separately returns one register.
     #[inline(always)]
     const fn packed(self) -> u32 {
         match self {
@@ -38,7 +38,7 @@ impl Found {
         }
     }
 
-    /// Unpacks that number; an absent connection becomes [`Known::Something`].
+    /// Unpacks such a number; an absent connection becomes [`Known::Something`].
     #[inline(always)]
     const fn unpacked(number: u32) -> Self {
         match number {
@@ -76,7 +76,7 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Looks among connections that aren't answered yet, or are over.
+    /// Looks up the packet among connections that aren't answered yet or are over.
     #[inline(always)]
     fn not_replied(&self, pending: &mut Pending) -> Found {
         let clock = self.context.clock;
@@ -92,7 +92,8 @@ impl<T: Tables> Path<'_, T> {
             && connection.opened_by.get() != self.direction as u8
             && !self.may_be_reply()
         {
-            // Only this packet suggests that there is a connection: no other flags are set.
+            // Only this side's packets suggest that the connection exists, so only packets that may
+            // be replies continue it.
             return Found::Absent(Known::Something).packed();
         }
         match self.take_in(connection, &pending.key) {
@@ -109,13 +110,13 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Adds the packet to a live connection that policy still allows. Returns the connection's
+    /// Accounts the packet to a live connection that policy still allows. Returns the connection's
     /// flags and [`State`], or else what to do with the packet.
     ///
-    /// If the connection's epoch is old, the opener's packet is decided in full. For the other
-    /// side's packet, only the opener's permission is checked again. The packet must
-    /// not be decided as if it opened a connection: that would turn a revoked
-    /// connection into one opened by the other side.
+    /// If the connection's epoch is old, the opener's packet needs a full decision. For the other
+    /// side's packet, only the opener's permission is checked again. That packet must not be
+    /// decided as if it opened a connection: it would turn a revoked connection into one opened by
+    /// the other side.
     #[inline(always)]
     fn take_in(
         &self,
@@ -150,14 +151,14 @@ impl<T: Tables> Path<'_, T> {
         Ok((connection.flags.get(), state))
     }
 
-    /// Reports whether a connection's epoch is the one in force.
+    /// Reports whether a connection's epoch is the current one.
     #[inline(always)]
     pub(super) const fn is_current(&self, epoch: u32) -> bool {
         epoch & !Connection::AUDITED == self.rules.epoch
     }
 
-    /// Checks a connection that isn't plainly allowed in this epoch; `Audit` if the packet has
-    /// to be decided in full.
+    /// Checks a connection that isn't recorded as plainly allowed in this epoch. Returns `Audit` if
+    /// the packet needs a full decision.
     #[inline(never)]
     fn is_allowed_still(
         &self,

@@ -22,8 +22,8 @@ impl<T: Tables> Path<'_, T> {
         if packet::quoted(frame, self.packet, inner).is_none() {
             return false;
         }
-        // An error goes to the sender of the packet that it quotes; sent to anyone
-        // else, it could carry arbitrary data past policy.
+        // An error goes to the sender of the packet that it quotes. Sent to any other address, it
+        // could carry arbitrary data past policy.
         if !self.packet.destination.same(&inner.source) {
             return false;
         }
@@ -48,11 +48,11 @@ impl<T: Tables> Path<'_, T> {
     /// Reports whether the sender of an ICMP error can have seen the packet that it quotes, as
     /// far as this node can tell.
     ///
-    /// This node has seen every packet that its pods send. A pod has seen only packets sent to
-    /// it: it reports as the far end, from the address that the quoted packet went to (NAT
-    /// rewrites the error's source like that of a reply). Any other sender may be a router on
-    /// the path, unless the quoted packet went to another endpoint of this node, where there
-    /// is no router.
+    /// This node has seen every packet that its pods send. A pod has seen only packets sent to it,
+    /// so it can report only as the far end, from the address that the quoted packet was sent to
+    /// (NAT rewrites the error's source like that of a reply). Any other sender may be a router on
+    /// the path, unless the quoted packet went to another endpoint of this node, where there is no
+    /// router.
     #[inline(never)]
     fn may_report(&self, quoted: &Packet) -> bool {
         let packet = self.packet;

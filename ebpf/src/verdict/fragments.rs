@@ -1,8 +1,8 @@
 //! Fragments: later fragments pass if the first one did.
 //!
-//! An allowed first fragment leaves an entry among the unanswered connections, with the
-//! packet's identification in place of ports. So the same limits apply to it: per endpoint,
-//! kind and pair of ends.
+//! An allowed first fragment adds an entry to the unanswered connections, with the packet's
+//! identification in place of ports. So the same limits apply to it: per endpoint, kind and pair of
+//! ends.
 
 use core::hint::cold_path;
 
@@ -32,8 +32,8 @@ impl<T: Tables> Path<'_, T> {
         verdict
     }
 
-    /// Allows the later fragments of a packet which both ends allow: past the receiver and, if
-    /// the sender's egress is decided here, past the sender.
+    /// Allows the later fragments of a packet that both ends allow: for the receiver and, if the
+    /// sender's egress is decided here, also for the sender.
     #[inline(never)]
     pub(super) fn track_if_first_to_pod(&self, pending: &mut Pending) {
         self.track_fragments(pending, false);

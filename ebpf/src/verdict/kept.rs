@@ -1,4 +1,4 @@
-//! Which answered connections are kept safe from eviction, and for how long.
+//! Which answered connections are protected from eviction, and for how long.
 
 use super::path::Path;
 use super::{Pending, Tables};
@@ -12,8 +12,8 @@ impl<T: Tables> Path<'_, T> {
     /// endpoint's quota. A connection over the quota stays where it is. Returns whether the
     /// packet may pass.
     ///
-    /// Once a connection is evicted there, each of its packets is decided in full. So if policy
-    /// denies a connection's answers, the connection has to be kept or is refused.
+    /// Once an unprotected connection is evicted, each of its packets needs a full decision. So if
+    /// policy would deny a connection's answers, the connection has to be kept, or else is refused.
     #[inline(never)]
     pub(super) fn replied(&self, pending: &Pending, connection: &SharedConnection) -> bool {
         let (slot, clock) = (self.context.slot, self.context.clock);
@@ -72,8 +72,8 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Frees room for live connections: an ended connection moves to the brief ones, and a
-    /// connection replaced by a new one on its ports is removed.
+    /// Makes room for live connections: moves an ended connection to the unanswered ones, and
+    /// removes a connection that was replaced by a new one on its ports.
     #[inline(never)]
     pub(super) fn turned(&self, pending: &Pending, connection: &SharedConnection, state: u8) {
         let clock = self.context.clock;
@@ -102,8 +102,8 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Reports whether the packet answers a SYN that came while its ports had a live connection.
-    /// If so, that connection is over, and the new one continues.
+    /// Reports whether the packet answers a SYN that arrived while its ports had a live connection.
+    /// If so, that connection is over, and the new one takes its place.
     #[inline(always)]
     fn is_answered(&self, pending: &Pending) -> bool {
         let clock = self.context.clock;

@@ -1,14 +1,14 @@
-//! Per-CPU cache of policy answers: most packets that belong to no connection ask the same
-//! question as another packet a moment ago. A hit costs a few nanoseconds; the lookups it
-//! saves cost 45 to 150, most of all where the address is known by prefix only.
+//! Per-CPU cache of policy decisions. Most packets that belong to no connection need the same
+//! decision as another packet a moment earlier. A hit costs a few nanoseconds; the lookups that it
+//! saves cost 45 to 150, and the most for an address that matches only by prefix.
 //!
-//! No cached answer outlives a change: it is valid for one generation of the
-//! tables ([`crate::abi::Control::generation`]) and for one ruleset.
+//! A cached decision is valid for one generation of the tables
+//! ([`crate::abi::Control::generation`]) and for one ruleset, so it never outlives a change.
 
 use super::{Policy, Tables};
 use crate::abi::{Addr, Direction, EndpointRules, Identity};
 
-/// One question and its answer.
+/// One query and the cached decision.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Memo {
@@ -21,8 +21,8 @@ pub struct Memo {
     policy: u32,
 }
 
-/// The question asked of a ruleset, besides the address: port, protocol, and whether
-/// enforced and staged policies count.
+/// The query to a ruleset, apart from the address: port, protocol, and whether enforced and staged
+/// policies apply.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Asks(u32);
@@ -33,7 +33,7 @@ impl Asks {
     /// A staged policy isolates the endpoint in this direction.
     pub(super) const STAGED: u32 = 2;
 
-    /// Returns the endpoint's ruleset in a direction, and the question to ask of it.
+    /// Returns the endpoint's ruleset in a direction, and the query to that ruleset.
     #[inline(always)]
     pub(super) const fn of(
         rules: &EndpointRules,
@@ -76,8 +76,8 @@ impl Memo {
     /// Entries per CPU: a power of two.
     pub const ENTRIES: u32 = 1024;
 
-    /// Returns the index of a question's entry. Someone who knows the hash can make two
-    /// questions collide, which costs both of them their lookups and affects no others.
+    /// Returns the index of a query's entry. An attacker who knows the hash can make two queries
+    /// collide, which costs both of them their cache hits and affects no others.
     #[inline(always)]
     pub(super) const fn place(addr: &Addr, ruleset: u32, asks: Asks) -> u32 {
         const BITS: u32 = Memo::ENTRIES.trailing_zeros();
@@ -87,7 +87,7 @@ impl Memo {
         (mixed >> (64 - BITS)) as u32
     }
 
-    /// Reports whether the entry answers this question in this generation.
+    /// Reports whether the entry holds the decision for this query in this generation.
     #[inline(always)]
     pub(super) const fn answers(
         &self,
@@ -101,7 +101,7 @@ impl Memo {
         generation != 0 && other | older == 0 && self.addr.same(addr)
     }
 
-    /// Stores an answer.
+    /// Stores a decision.
     #[inline(always)]
     pub(super) const fn note(
         &mut self,
@@ -123,7 +123,7 @@ impl Memo {
         };
     }
 
-    /// Returns the stored answer.
+    /// Returns the stored decision.
     #[inline(always)]
     pub(super) const fn peer(&self) -> PeerPolicy {
         PeerPolicy {
@@ -138,12 +138,12 @@ impl Memo {
     }
 }
 
-/// The ruleset number used for questions about pod ranges. No endpoint has this number.
+/// The ruleset number used for queries about pod ranges. No endpoint has this number.
 const RANGES: u32 = u32::MAX;
 
 /// Returns the workload id under which packets of an unknown address are counted
-/// ([`Tables::range`]). The prefix tree behind it costs 30 to 150 ns per lookup, for every
-/// denied packet to or from an unknown address.
+/// ([`Tables::range`]). Without the cache, each denied packet to or from an unknown address would
+/// cost a lookup in a prefix tree, which takes 30 to 150 ns.
 #[inline(always)]
 pub(super) fn range<T: Tables>(tables: &T, addr: &Addr, generation: u32) -> u32 {
     let asked = (addr, RANGES, Asks(0));
@@ -160,10 +160,10 @@ pub(super) fn range<T: Tables>(tables: &T, addr: &Addr, generation: u32) -> u32 
     memo.workload
 }
 
-/// The peer at the other end, and policy's decision on it.
+/// The peer at the other end, and the policy decision on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerPolicy {
-    /// The peer's workload. A tag may identify it better.
+    /// The peer's workload. The packet's tag may identify it more precisely.
     pub(super) workload: u32,
     /// Bits of [`Identity`]'s constants.
     pub(super) flags: u32,
@@ -172,7 +172,7 @@ pub(super) struct PeerPolicy {
 }
 
 impl PeerPolicy {
-    /// The result where no lookup is possible: denied.
+    /// The result if no lookup is possible: denied.
     pub(super) const UNKNOWN: Self = Self {
         workload: Identity::OUTSIDE,
         flags: 0,

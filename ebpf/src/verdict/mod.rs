@@ -1,9 +1,9 @@
-//! The decision: from an endpoint, a packet and the tables to a verdict.
+//! The decision: computes a verdict from an endpoint, a packet and the tables.
 //!
-//! [`from_pod`] and [`to_pod`] decide for the two hooks of a pod's host-side
-//! device, [`to_network`] for packets that leave by any other device. All of them,
-//! and the `matrix` and `explain` commands, use [`policy()`] to query the compiled
-//! tables. Nothing here reads a clock or a map directly.
+//! [`from_pod`] and [`to_pod`] decide at the two hooks of a pod's host-side device, [`to_network`]
+//! for packets that leave by any other device. All of them, and the `matrix` and `explain`
+//! commands, use [`policy()`] to query the compiled tables. Nothing here reads a clock or a map
+//! directly.
 
 mod connections;
 mod errors;
@@ -44,7 +44,7 @@ pub use tables::Tables;
 /// What the hook knows about the packet besides the frame's bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// The control word in force, read once per packet.
+    /// The current control word, read once per packet.
     pub control: Control,
     /// The endpoint's slot.
     pub slot: u32,
@@ -55,11 +55,11 @@ pub struct Context {
     /// `skb->ingress_ifindex`, used in reports only. 0 proves nothing: it is also 0 on a
     /// packet that was forwarded and refragmented.
     pub ingress_ifindex: u32,
-    /// Whether a socket of this node is known to have sent the packet, and the packet
-    /// came in by no device.
+    /// Whether a socket of this node is known to have sent the packet, and the packet arrived by no
+    /// device.
     pub by_node: bool,
-    /// Whether there is no proof that a hook of this node saw the packet come in, or that
-    /// a socket of this node sent it.
+    /// Whether there is no proof that a hook of this node saw the packet arrive, or that a socket
+    /// of this node sent it.
     pub unseen: bool,
     /// The tag carried by the packet.
     pub tag: Tag,
@@ -67,7 +67,7 @@ pub struct Context {
     pub vlan: bool,
 }
 
-/// The decision on a packet. Unless it simply passes, [`Workspace::denial`] has the details.
+/// The decision on a packet. If it is `noted`, [`Workspace::denial`] has the details.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// Whether the packet is denied, or would be if it weren't audited ([`Denial::audited`]).
@@ -120,7 +120,7 @@ impl Denial {
         destination: Identity::OUTSIDE,
     };
 
-    /// Reports whether either end may be an unknown pod, which [`Denial::placed`] resolves.
+    /// Reports whether either end may be an unknown pod; [`Denial::placed`] resolves that.
     #[inline(always)]
     pub const fn is_vague(&self) -> bool {
         // Branch-free, since the verifier follows each branch.
@@ -190,10 +190,10 @@ struct Pending {
     /// Whether the connection is audited for a reason other than this end's decision on
     /// this packet.
     audited: bool,
-    /// The address by which the other end is judged. Always copied here, whatever its
+    /// The other end's address that policy is evaluated against. Always copied here, whatever its
     /// origin: the verifier walks the code that follows once for each kind of pointer.
     judged: Addr,
-    /// The peer at that address, and policy's decision on it.
+    /// The peer at that address, and the policy decision on it.
     peer: PeerPolicy,
 }
 
@@ -235,7 +235,7 @@ impl Scratch {
     }
 }
 
-/// Finds the endpoint of an interface and its slot.
+/// Looks up the endpoint of an interface and its slot.
 #[inline(always)]
 pub fn find<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<(u32, &Endpoint)> {
     let home = Endpoint::home_slot(ifindex);
@@ -250,7 +250,7 @@ pub fn find<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<(u32, &Endpo
     Some((slot, endpoint))
 }
 
-/// Returns the slot of an interface that isn't in its home slot.
+/// Returns the slot of an interface whose endpoint isn't in its home slot.
 #[inline(never)]
 fn away<T: Tables + ?Sized>(tables: &T, ifindex: u32) -> Option<u32> {
     let mut slot = Endpoint::home_slot(ifindex);

@@ -1,5 +1,5 @@
-//! The egress hook of every other device: a pod's call to a Service, decided
-//! once DNAT has revealed its destination.
+//! The egress hook of all devices that aren't a pod's. It decides a pod's packet to a Service once
+//! DNAT has revealed the destination.
 
 use core::cell::Cell;
 use core::hint::cold_path;
@@ -10,8 +10,8 @@ use super::{Context, Denial, Policy, Tables, Verdict, Workspace, endpoint_owns};
 use crate::abi::{Addr, Control, Direction, EndpointRules, Identity, Reason};
 use crate::packet::{Layout, Packet, mark};
 
-/// Decides on a packet that carries the Service bit and leaves by a device that
-/// isn't a pod's. If the packet passes, the caller has to clear the bit.
+/// Returns the verdict on a packet that carries the Service bit and leaves by a device that isn't a
+/// pod's. If the packet passes, the caller has to clear the bit.
 #[inline(always)]
 pub fn to_network<T: Tables>(
     tables: &T,
@@ -33,9 +33,9 @@ pub fn to_network<T: Tables>(
     verdict
 }
 
-/// Returns the verdict on a packet refused at a device that isn't a pod's: either it came in
-/// with the address of an endpoint of this node but wasn't sent by that endpoint, or no hook
-/// saw it come in.
+/// Returns the verdict on a packet refused at a device that isn't a pod's: either it arrived with
+/// the address of an endpoint of this node but wasn't sent by that endpoint, or no hook saw it
+/// arrive.
 #[inline(always)]
 pub fn refused<T: Tables>(
     tables: &T,
@@ -61,7 +61,7 @@ pub fn refused<T: Tables>(
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// Decides the sender's egress for a packet, now that its real destination is known.
+    /// Returns the verdict on the sender's egress for a packet whose real destination is known.
     #[inline(always)]
     pub(super) fn egress(&self, to: &Addr) -> Verdict {
         const JUDGED: u32 = EndpointRules::EGRESS_ISOLATED

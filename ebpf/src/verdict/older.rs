@@ -1,21 +1,21 @@
 //! Connections that are older than the hooks: no hook saw which end opened them.
 //!
-//! Once an end is taken for the opener, the other end's packets pass as replies. So an end
-//! is never taken for the opener merely because no policy applies to it: a forbidden opener
-//! would then get in as the other end's reply. A packet that opens no connection may still
-//! pass, and the other end's packets are then decided on their own.
+//! Once one end is assumed to be the opener, the other end's packets pass as replies. So an end is
+//! never assumed to be the opener merely because no policy applies to it: a denied opener would
+//! then get in as the other end's reply. A packet that opens no connection may still pass, and the
+//! other end's packets are then decided separately.
 
 use super::path::{Known, Path};
 use super::{Pending, Policy, Tables};
 use crate::abi::{Connection, Direction, EndpointRules, Stat};
 use crate::packet::{self, mark, protocol};
 
-/// The first port that Linux assigns to a socket which requests none
+/// The first port that Linux assigns to a socket that doesn't request one
 /// (`net.ipv4.ip_local_port_range`).
 const FIRST_GIVEN: u16 = 32_768;
 
-/// Which end owns a connection whose opening no hook saw. Plain numbers, because a function
-/// that the verifier walks on its own returns one register.
+/// The end that owns a connection whose opening no hook saw. Plain numbers, because a function that
+/// the verifier walks separately returns one register.
 pub(super) struct Whose;
 
 impl Whose {
@@ -40,9 +40,9 @@ enum Ports {
 
 impl<T: Tables> Path<'_, T> {
     /// Reports whether an allowed packet that would open a connection may belong to an older one.
-    /// True for TCP or SCTP that doesn't start a connection; in the pick-up window for any other
-    /// protocol, unless the ports mark the sender as the client; and at any time for a datagram
-    /// whose ports mark it as an answer.
+    /// Returns `true` for TCP or SCTP that doesn't start a connection; within the pick-up window,
+    /// for any other protocol unless the ports mark the sender as the client; and at any time, for
+    /// a datagram whose ports mark it as an answer.
     #[inline(always)]
     pub(super) fn may_be_older(&self) -> bool {
         match self.packet.protocol {
@@ -58,12 +58,12 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Returns the owner of such a connection: a number of [`Whose`].
+    /// Returns the owner of such a connection: one of [`Whose`]'s constants.
     ///
-    /// In the window the ports decide, or both directions have to allow the connection. After
-    /// it, a rule has to admit the sender as the opener (the absence of isolation isn't enough),
-    /// or the other direction has to allow the connection too. If a staged policy would deny
-    /// the other direction, the connection has no owner, so that the other end's packets are
+    /// Within the window, either the ports decide or both directions have to allow the connection.
+    /// After it, a rule has to admit the sender as the opener (the absence of isolation isn't
+    /// enough), or the other direction has to allow the connection too. If a staged policy would
+    /// deny the other direction, the connection has no owner, so that the other end's packets are
     /// counted.
     #[inline(never)]
     pub(super) fn whose(&self, pending: &mut Pending) -> u32 {
@@ -71,7 +71,7 @@ impl<T: Tables> Path<'_, T> {
         let incoming = self.direction as u8 == Direction::Ingress as u8;
         let lasts = matches!(self.packet.protocol, protocol::TCP | protocol::SCTP);
         let whose = if incoming && always {
-            // From the node, which is proven, or from the pod itself.
+            // Proven to come from the node, or from the pod itself.
             Whose::SENDERS
         } else if self.is_in_window() {
             match self.ports() {
@@ -93,10 +93,10 @@ impl<T: Tables> Path<'_, T> {
         whose
     }
 
-    /// Reports whether an unknown packet that policy denies, or would deny, may be the reply of
-    /// a connection that was open, or of a query that was sent, before the endpoint came under
-    /// management. The window is bounded: a FIN to an open port gets no answer, so loose pick-up
-    /// works as a port scanner.
+    /// Reports whether an unknown packet that policy denies, or would deny, may be the reply on a
+    /// connection that was opened, or to a query that was sent, before the endpoint came under
+    /// management. The window is bounded: a FIN to an open port gets no answer, so an unlimited
+    /// pick-up would allow port scans.
     #[inline(never)]
     pub(super) fn picks_up(&self, pending: &mut Pending, known: Known) -> bool {
         // A connection with an entry was tracked, and policy has revoked it.
@@ -111,7 +111,7 @@ impl<T: Tables> Path<'_, T> {
         if opposite == Policy::Deny {
             return false;
         }
-        // Its opener's packets are counted.
+        // If audited, the connection is counted with its opener's packets.
         pending.audited = opposite == Policy::Audit;
         pending.new.flags = 0;
         self.note_older(pending);
@@ -127,8 +127,8 @@ impl<T: Tables> Path<'_, T> {
     }
 
     /// Reports whether a packet may belong to a connection whose opening no hook saw, judging by
-    /// its headers: TCP that neither starts nor ends a connection; in the window, a datagram to
-    /// an assigned port from a chosen one.
+    /// its headers: TCP that neither starts nor ends a connection; within the window, a datagram
+    /// from a chosen port to an assigned one.
     #[inline(always)]
     pub(super) fn may_be_reply(&self) -> bool {
         match self.packet.protocol {
@@ -162,7 +162,7 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Returns the flag of an enforced policy in the packet's direction.
+    /// Returns the flag that an enforced policy sets in the packet's direction.
     #[inline(always)]
     const fn isolated(&self) -> u32 {
         match self.direction {
@@ -180,7 +180,7 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Returns policy's decision on the connection to which this packet would be an answer.
+    /// Returns the policy decision on the connection to which this packet would be an answer.
     #[inline(always)]
     fn opposite(&self, pending: &Pending) -> Policy {
         let (direction, port) = (self.direction.reverse(), self.packet.source_port);

@@ -15,9 +15,9 @@ pub(super) struct New {
     pub(super) peer: u32,
     /// Bits of [`Connection`]'s constants.
     pub(super) flags: u8,
-    /// The counter that counts it.
+    /// The counter to increment.
     pub(super) stat: Stat,
-    /// Policy's decision, if the packet opens a connection in its own direction.
+    /// The policy decision, if the packet opens a connection in its own direction.
     pub(super) asked: Policy,
 }
 
@@ -74,7 +74,7 @@ impl<T: Tables> Path<'_, T> {
         });
     }
 
-    /// Returns the epoch of a connection that is opened or confirmed now.
+    /// Returns the epoch to store in a connection that is being opened or confirmed.
     #[inline(always)]
     fn epoch(&self, pending: &Pending) -> u32 {
         let audited = pending.audited || pending.new.stat as u32 == Stat::ConnectionsAudited as u32;
@@ -126,7 +126,8 @@ impl<T: Tables> Path<'_, T> {
                 || old.opened_by.get() == self.direction as u8)
     }
 
-    /// Confirms a live connection after its opener was decided in full: the connection continues.
+    /// Confirms a live connection after a full decision on its opener's packet, so that it
+    /// continues. Returns whether there is such a connection.
     #[inline(never)]
     fn confirm(&self, pending: &Pending) -> bool {
         let new = &pending.new;
@@ -165,7 +166,7 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Builds the connection for an unknown packet that is taken for its reply.
+    /// Builds the connection for an unknown packet that is assumed to be a reply on it.
     #[inline(never)]
     fn adopt(&self, pending: &mut Pending) {
         let context = self.context;

@@ -1,4 +1,4 @@
-//! One packet at one hook, and policy's decision on it.
+//! One packet at one hook, and the policy decision on it.
 
 use core::cell::Cell;
 
@@ -12,7 +12,7 @@ use crate::abi::{
 };
 use crate::packet::{self, Layout, Packet};
 
-/// The hook at which a packet is decided.
+/// The hook that decides on a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Hook {
     /// The packet is about to reach the endpoint.
@@ -36,16 +36,16 @@ pub(super) struct Path<'a, T: Tables> {
     pub(super) direction: Direction,
 }
 
-/// What the connection tables hold under a packet's key.
+/// What the connection tables hold for a packet's key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Known {
-    /// Not looked up: the packet is decided in full whatever they hold.
+    /// Not looked up: the packet needs a full decision whatever the tables hold.
     Unasked,
-    /// Nothing.
+    /// No connection.
     Nothing,
-    /// A connection that the packet doesn't simply continue.
+    /// A connection, but the packet doesn't simply continue it.
     Something,
-    /// The packet stores no connection, whatever they hold.
+    /// No connection is stored for the packet, whatever the tables hold.
     Untracked,
 }
 
@@ -74,7 +74,8 @@ impl<'a, T: Tables> Path<'a, T> {
         }
     }
 
-    /// Denies the packet, recording both workloads; audited if the whole agent audits.
+    /// Denies the packet and records both workloads. The denial is audited if the agent runs in
+    /// audit mode.
     #[inline(never)]
     pub(super) fn deny(&self, reason: Reason) -> Verdict {
         let (source, destination) = match self.direction {
@@ -117,16 +118,16 @@ impl<'a, T: Tables> Path<'a, T> {
         self.context.control.flags & Control::AUDIT != 0
     }
 
-    /// Decides on frames without a connection. ARP passes (its sender was checked where it was
-    /// sent), and so does a fragment that follows an allowed one. Anything that the parser
-    /// can't account for passes only if no policy isolates the endpoint.
+    /// Returns the verdict on a frame that has no connection. ARP passes (its sender was checked
+    /// where it was sent), and so does a fragment that follows an allowed one. A frame that the
+    /// parser can't account for passes only if no policy isolates the endpoint.
     #[inline(never)]
     pub(super) fn without_connection(&self) -> Verdict {
         let reason = match self.packet.layout {
             _ if self.context.vlan => Reason::Vlan,
             Layout::Arp => return Verdict::ALLOW,
             Layout::Fault(reason) => reason,
-            // Callers don't ask about these.
+            // Callers never pass these.
             Layout::Ip => Reason::Malformed,
         };
         if reason == Reason::Fragment
@@ -156,11 +157,10 @@ impl<'a, T: Tables> Path<'a, T> {
         verdict
     }
 
-    /// Makes this endpoint's full decision in this direction, on the peer whose address is
-    /// in `pending`. With `always`, the packet passes whatever policy says.
+    /// Makes this endpoint's full decision in this direction for the peer whose address is in
+    /// `pending`. With `always`, the packet passes regardless of policy.
     ///
-    /// The only place that stores connections: the verifier walks the callee once for each
-    /// call site.
+    /// The only caller of `open`, because the verifier walks the callee once for each call site.
     #[inline(always)]
     pub(super) fn decide(
         &self,
@@ -180,7 +180,7 @@ impl<'a, T: Tables> Path<'a, T> {
             return self.note_peer(Reason::Quarantine, self.auditing(), pending);
         }
         let asked = pending.new.asked;
-        // Continues as a connection opened by the other end.
+        // Tracked as the reply of a connection that the other end opened.
         let adopted = asked != Policy::Allow
             && self.endpoint.pickup_until != 0
             && self.picks_up(pending, known);
@@ -199,7 +199,7 @@ impl<'a, T: Tables> Path<'a, T> {
         }
     }
 
-    /// Records a denial with both workloads, taking the peer's from `pending`.
+    /// Records a denial with both workloads; the peer's is in `pending`.
     #[inline(always)]
     fn note_peer(&self, reason: Reason, audited: bool, pending: &Pending) -> Verdict {
         let (own, peer) = (self.endpoint.workload, pending.new.peer);
@@ -209,7 +209,7 @@ impl<'a, T: Tables> Path<'a, T> {
         }
     }
 
-    /// Looks up the peer at an address, and policy's decision on a packet from or to it.
+    /// Looks up the peer at an address, and the policy decision on a packet from or to it.
     #[inline(always)]
     pub(super) fn judge(
         &self,
@@ -222,7 +222,7 @@ impl<'a, T: Tables> Path<'a, T> {
         self.judge_by(ruleset, asks, addr)
     }
 
-    /// Does the same for a given ruleset.
+    /// Does the same as [`Self::judge`] for a given ruleset.
     #[inline(always)]
     pub(super) fn judge_by(&self, ruleset: u32, asks: Asks, addr: &Addr) -> PeerPolicy {
         let place = Memo::place(addr, ruleset, asks);
@@ -235,7 +235,8 @@ impl<'a, T: Tables> Path<'a, T> {
         memo.peer()
     }
 
-    /// Does the same from the tables, past the cache.
+    /// Looks up the peer and the decision in the tables, bypassing the cache, and stores them in
+    /// `memo`.
     #[inline(never)]
     fn look_up(&self, addr: &Addr, ruleset: u32, asks: Asks, memo: &mut Memo) {
         let (tables, control) = (self.tables, &self.context.control);
@@ -246,7 +247,7 @@ impl<'a, T: Tables> Path<'a, T> {
         }
         if control.flags & Control::HIDES_SERVICES != 0 {
             // Treat the address like that of a Service that lists no ports: policy decides here,
-            // and once more behind DNAT.
+            // and again after DNAT.
             identity.flags |= Identity::IS_CLAIMED;
         }
         if identity.workload == Identity::OUTSIDE {
@@ -265,7 +266,7 @@ impl<'a, T: Tables> Path<'a, T> {
         );
     }
 
-    /// Reports whether a Service has the port at the address.
+    /// Reports whether a Service has this port at the address.
     #[inline(never)]
     fn is_forwarded(&self, addr: &Addr, asks: Asks) -> bool {
         self.tables.service(&ServiceKey {
@@ -275,8 +276,8 @@ impl<'a, T: Tables> Path<'a, T> {
         })
     }
 
-    /// Reports whether the packet goes to a tunnel's end on a node: the inner packet would
-    /// emerge there with any source.
+    /// Reports whether the packet goes to a node's end of a tunnel, where the inner packet would
+    /// emerge with an arbitrary source.
     #[inline(always)]
     pub(super) fn enters_tunnel(&self, workload: u32, flags: u32) -> bool {
         let who = Identity {
@@ -327,9 +328,9 @@ impl<'a, T: Tables> Path<'a, T> {
     }
 }
 
-/// Returns the address by which a known endpoint is judged. A masqueraded packet shows the
-/// node's address but is judged by the pod's. So is a packet from or to a link-local
-/// address, which no policy names.
+/// Returns the address of a known endpoint that policy is evaluated against: the pod's own. A
+/// masqueraded packet shows the node's address instead, and a link-local address is named by no
+/// policy.
 #[inline(always)]
 pub(super) fn peer_address<'e>(endpoint: &'e Endpoint, shown: &Addr) -> &'e Addr {
     let (own, other) = if shown.is_v4() {

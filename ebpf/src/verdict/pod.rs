@@ -9,7 +9,7 @@ use crate::abi::{Addr, Connection, Direction, Endpoint, EndpointRules, Identity,
 use crate::packet::{Frame, Layout, Packet, icmpv6, mark};
 use crate::spoof;
 
-/// Decides on a frame that a pod sends.
+/// Returns the verdict on a frame sent by a pod.
 #[inline(always)]
 pub fn from_pod<T: Tables, F: Frame + ?Sized>(
     tables: &T,
@@ -45,7 +45,8 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
         cold_path();
         return path.without_connection();
     }
-    // Before the lookup: a connection opened by the other side may lead to a tunnel too.
+    // Checked before the connection lookup: replies on a connection opened by the other side may
+    // enter a tunnel too.
     if path.may_be_unpacked() && path.is_for_tunnel() {
         return path.deny(Reason::Tunnel);
     }
@@ -60,7 +61,7 @@ pub fn from_pod<T: Tables, F: Frame + ?Sized>(
     path.track_if_first(&mut workspace.work.pending, verdict)
 }
 
-/// Decides on a frame that is about to reach a pod.
+/// Returns the verdict on a frame that is about to be delivered to a pod.
 #[inline(always)]
 pub fn to_pod<T: Tables, F: Frame + ?Sized>(
     tables: &T,
@@ -134,7 +135,7 @@ pub fn to_pod<T: Tables, F: Frame + ?Sized>(
 }
 
 impl<T: Tables> Path<'_, T> {
-    /// Decides on a packet from the pod that belongs to no connection.
+    /// Returns the verdict on a packet from the pod that belongs to no connection.
     #[inline(always)]
     fn opens_from_pod<F: Frame + ?Sized>(
         &self,
@@ -150,8 +151,8 @@ impl<T: Tables> Path<'_, T> {
             return Verdict::ALLOW;
         }
         if to.is_loopback() {
-            // With `route_localnet`, which kube-proxy sets, the node would accept the packet as
-            // its own, and forward its ports like those of the node's other addresses.
+            // With `route_localnet`, which kube-proxy sets, the node would accept the packet as its
+            // own and forward ports of the loopback address like those of its other addresses.
             return self.deny(Reason::Loopback);
         }
         let packet = self.packet;
@@ -164,7 +165,7 @@ impl<T: Tables> Path<'_, T> {
         } else {
             pending.judged = *to;
         }
-        // The code below is common to both cases: keep the verifier from walking it twice.
+        // Both cases share the code below: keep the verifier from walking it twice.
         let noise = packet.transport_len;
         let asks = black_box(asks ^ noise) ^ noise;
         let port = packet.destination_port;
@@ -176,7 +177,8 @@ impl<T: Tables> Path<'_, T> {
         let own = flags & Connection::ALWAYS != 0;
         let mut always = own || self.leads_to_service(peer.flags);
         if own && self.rules.flags & EndpointRules::QUARANTINE == 0 {
-            // Even at a Service's address: no hook sees packets that the node delivers to itself.
+            // Applies to a Service's address too: no hook sees packets that the node delivers to
+            // itself.
             peer.policy = self.by_tiers(Direction::Egress, &pending.judged, packet.protocol, port);
             always = false;
         }
@@ -187,14 +189,14 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Set if the sender of the packet couldn't be identified where the packet arrives.
+    /// Set if the hook where the packet arrives couldn't identify its sender.
     const LOST: u32 = 1 << 8;
 
-    /// Finds the address by which a packet to a group or a link-local address is judged: the
-    /// main address of the neighbour that owns the link-local one, or else the packet's
-    /// destination. The receiver is known only where the packet arrives. There the sender's
-    /// egress is decided once more ([`Connection::SERVICE`]), unless the tag gets lost on
-    /// the way.
+    /// Sets `judged` to the address that policy is evaluated against for a packet to a group or a
+    /// link-local address: the main address of the neighbour that owns the link-local address, or
+    /// else the packet's destination. The receiver is known only where the packet arrives, so the
+    /// sender's egress is decided again there ([`Connection::SERVICE`]), unless the tag is lost on
+    /// the way ([`Self::LOST`]).
     #[inline(never)]
     fn on_link(&self, judged: &mut Addr) -> u32 {
         let to = &self.packet.destination;
@@ -227,7 +229,8 @@ impl<T: Tables> Path<'_, T> {
         self.rules.flags & JUDGED != 0
     }
 
-    /// Reports whether the packet is discovery, or an error about a connection of the endpoint.
+    /// Reports whether the packet is neighbour or listener discovery, or an error about a
+    /// connection of the endpoint.
     #[inline(always)]
     fn belongs_to_pod<F: Frame + ?Sized>(&self, frame: &F, work: &mut Inner) -> bool {
         let packet = self.packet;
@@ -236,18 +239,18 @@ impl<T: Tables> Path<'_, T> {
             || self.is_related(frame, work)
     }
 
-    /// Reports whether the packet goes to an address of the endpoint. A packet to any other
-    /// address, such as a group, opens no connection: its sender's egress is decided for each
+    /// Reports whether the packet's destination is an address of the endpoint. A packet to any
+    /// other address, such as a group, opens no connection: its sender's egress is decided for each
     /// packet, and no reply comes from that address.
     #[inline(never)]
     fn is_owned(&self) -> bool {
         spoof::owns(self.tables, self.endpoint, &self.packet.destination)
     }
 
-    /// Identifies the sender of a packet to the pod and asks policy about it. Returns the flags
+    /// Identifies the sender of a packet to the pod and evaluates policy for it. Returns the flags
     /// of the connection that the packet opens; with [`Connection::ALWAYS`], no policy applies.
     ///
-    /// Separate from the steps that follow: together they don't fit on the stack.
+    /// Separate from the steps that follow because together they don't fit on the stack.
     #[inline(never)]
     fn judge_sender(&self, pending: &mut Pending) -> u32 {
         let packet = self.packet;
@@ -267,8 +270,8 @@ impl<T: Tables> Path<'_, T> {
         };
         pending.peer.workload = sender.workload;
         if sender.id == self.endpoint.id {
-            // Packets that a pod sends to its own address stay in its namespace: this one came
-            // back from a Service.
+            // Packets that a pod sends to its own address stay in its namespace: this one came back
+            // through a Service.
             let policy = self.by_tiers(Direction::Ingress, &pending.judged, protocol, port);
             pending.peer.policy = policy;
             let itself = if policy == Policy::Allow {
@@ -284,10 +287,11 @@ impl<T: Tables> Path<'_, T> {
         }
     }
 
-    /// Set besides the connection's flags if the pod called itself and no policy forbids it.
+    /// Set in addition to the connection's flags if the pod called itself and no policy denies it.
     const ITSELF: u32 = 1 << 8;
 
-    /// Decides on a packet to the pod that belongs to no connection, once its sender is known.
+    /// Returns the verdict on a packet to the pod that belongs to no connection, after its sender
+    /// has been identified.
     #[inline(never)]
     fn opens_to_pod(&self, pending: &mut Pending, known: Known, flags: u32) -> Verdict {
         let peer = pending.peer;
@@ -301,9 +305,10 @@ impl<T: Tables> Path<'_, T> {
             && self.related(frame, work.inner.write(Packet::EMPTY), &mut work.quoted)
     }
 
-    /// Reports whether the peer is a Service's address, so that the real destination isn't known
-    /// yet and is decided where the packet arrives. If the tag would get lost on the way, or the
-    /// pod is quarantined, the address itself is judged.
+    /// Reports whether the peer address is a Service's, so that the real destination isn't known
+    /// yet and egress is decided where the packet arrives. Returns `false` if the tag would be lost
+    /// on the way or the pod is quarantined: policy is then evaluated against the Service's address
+    /// itself.
     #[inline(always)]
     pub(super) fn leads_to_service(&self, flags: u32) -> bool {
         flags & Identity::IS_SERVICE != 0
@@ -317,8 +322,8 @@ impl<T: Tables> Path<'_, T> {
         identity.may_unpack()
     }
 
-    /// Reports whether the sender's egress has to be decided here: `from_pod` left it open, or
-    /// decided it by an address that isn't this endpoint's (a bridge delivers by MAC).
+    /// Reports whether the sender's egress has to be decided here: `from_pod` left the decision
+    /// open, or made it for an address that isn't this endpoint's (a bridge delivers by MAC).
     #[inline(always)]
     pub(super) fn senders_egress_counts(&self) -> bool {
         let tag = self.context.tag;
@@ -338,9 +343,10 @@ impl<T: Tables> Path<'_, T> {
         )
     }
 
-    /// Decides the egress of a sender on this node, now that the packet is known to go to this
-    /// endpoint. If the packet's destination is a group, a link-local address or an address that
-    /// isn't the endpoint's, the endpoint's own address is judged instead.
+    /// Returns the verdict on the egress of a sender on this node, now that the packet is known to
+    /// go to this endpoint. If the packet's destination is a group, a link-local address or an
+    /// address that isn't the endpoint's, policy is evaluated against the endpoint's own address
+    /// instead.
     #[inline(never)]
     fn senders_egress(&self) -> Verdict {
         let packet = self.packet;
@@ -365,7 +371,7 @@ impl<T: Tables> Path<'_, T> {
             peer_address(self.endpoint, to)
         };
         let verdict = path.egress(to);
-        // The address may not be known yet; the endpoint is.
+        // The address may have no identity yet, but the endpoint is known.
         self.denial.set(Denial {
             destination: self.endpoint.workload,
             ..self.denial.get()
@@ -373,19 +379,20 @@ impl<T: Tables> Path<'_, T> {
         verdict
     }
 
-    /// Reports whether the address is a known pod's or node's: a Service's has no neighbour.
+    /// Reports whether the address belongs to a known pod or node. A Service's address doesn't
+    /// count, because no neighbour has it.
     #[inline(always)]
     fn is_known(&self, addr: &Addr) -> bool {
         self.tables.identity(addr).without_service().workload != Identity::OUTSIDE
     }
 
-    /// Reports whether the packet is neighbour or listener discovery that goes no further than
-    /// a neighbour: otherwise a quarantined pod could send arbitrary data as discovery.
+    /// Reports whether the packet is neighbour or listener discovery that can't get past a
+    /// neighbour. Without this limit, a quarantined pod could send arbitrary data as discovery.
     #[inline(always)]
     fn stays_on_link(&self) -> bool {
         let packet = self.packet;
         let to = &packet.destination;
-        // Only reports: queries come from the router.
+        // Reports only: queries come from the router.
         packet.is_listener_discovery() && packet.detail != icmpv6::MLD_QUERY
             || packet.is_neighbour_discovery()
                 && (to.is_group_v6() || to.is_link_local() || self.is_known(to))

@@ -1,12 +1,12 @@
-//! The decision of the compiled tables on one packet in one direction.
+//! The decision of the compiled tables on a packet in one direction.
 
 use super::memo::Asks;
 use crate::abi::{Addr, Buffer, Direction, EndpointRules, Grant, PortKey, PortSet};
 
 /// The policy tables of both buffers, read-only to the datapath.
 ///
-/// The kernel implements this over eBPF maps, the policy package over ordered
-/// maps in memory: one decision with two implementations.
+/// The kernel implements this over eBPF maps, the policy package over ordered maps in memory; both
+/// use the same decision code.
 pub trait PolicyTables {
     /// Returns the peer class of an address: its exact entry, else its longest prefix, else 0.
     fn class(&self, buffer: Buffer, addr: &Addr) -> u32;
@@ -18,7 +18,7 @@ pub trait PolicyTables {
     fn port(&self, key: &PortKey, port: u16) -> bool;
 }
 
-/// Policy's decision on a packet in one direction of one endpoint.
+/// The policy decision on a packet in one direction of one endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
     /// Allowed by both enforced and staged policies.
@@ -29,7 +29,8 @@ pub enum Policy {
     Deny,
 }
 
-/// Decides by policy alone: no connections, no spoofing checks, no node.
+/// Returns the decision of policy alone. Connections, spoofing checks and the node's own traffic
+/// are not considered.
 ///
 /// `peer` is the remote address, `protocol` the IANA number, `port` the
 /// destination port of the packet that opens the connection, in host order
@@ -48,7 +49,8 @@ pub fn policy<T: PolicyTables + ?Sized>(
     policy_of_class(tables, buffer, ruleset, || tables.class(buffer, peer), asks)
 }
 
-/// Decides in the same way for a peer whose class the caller supplies, only if it is needed.
+/// Returns the same decision for a peer whose class the caller supplies; `class` is called only if
+/// the class is needed.
 #[inline(always)]
 pub(super) fn policy_of_class<T: PolicyTables + ?Sized>(
     tables: &T,

@@ -1,4 +1,4 @@
-//! The tables that the datapath reads and writes besides those of policy.
+//! The tables, other than the policy tables, that the datapath reads and writes.
 
 use core::ops::DerefMut;
 
@@ -9,7 +9,7 @@ use crate::abi::{
 use crate::conntrack::Clock;
 use crate::shared::{SharedConnection, SharedQuota};
 
-/// Endpoints, addresses and connections: in eBPF maps in the kernel, in memory in tests.
+/// Endpoints, addresses and connections: eBPF maps in the kernel, memory in tests.
 pub trait Tables: PolicyTables {
     /// Reference to an entry of the CPU's cache.
     type MemoRef<'a>: DerefMut<Target = Memo>
@@ -45,7 +45,7 @@ pub trait Tables: PolicyTables {
     fn connection(&self, tag: u64, key: &ConnectionKey) -> Option<&SharedConnection>;
     /// Returns a connection that isn't answered yet or is over, live or not.
     fn opening(&self, tag: u64, key: &ConnectionKey, clock: Clock) -> Option<&SharedConnection>;
-    /// Stores a connection among the unanswered ones; this may evict another one of its
+    /// Stores a connection among the unanswered ones; this may evict another connection of the same
     /// pair, kind or endpoint. Returns whether it was stored.
     fn open(
         &self,
@@ -82,7 +82,7 @@ pub trait Tables: PolicyTables {
     /// the agent.
     fn gone(&self, slot: u32) -> u32;
 
-    /// Returns the slot of this node's endpoint that has an address; 0 if none has.
+    /// Returns the slot of this node's endpoint that has an address; 0 if there is none.
     fn local(&self, addr: &Addr) -> u32;
 
     /// Returns the claim on a link-local address; [`Claim::default`] if there is none.

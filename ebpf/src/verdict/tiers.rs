@@ -21,7 +21,7 @@ impl<T: Tables> Path<'_, T> {
     }
 
     /// Returns the ClusterNetworkPolicies' decision on a packet; `Allow` if none applies. A
-    /// function of its own, so that the verifier walks it once.
+    /// separate function, so that the verifier walks it once.
     #[inline(never)]
     pub(super) fn by_tiers(
         &self,
@@ -33,7 +33,8 @@ impl<T: Tables> Path<'_, T> {
         self.asked(direction, addr, protocol, port)
     }
 
-    /// Does the same inline, for callers whose stack has no room for another call.
+    /// Does the same as [`Self::by_tiers`] inline, for callers whose stack has no room for another
+    /// call.
     #[inline(always)]
     fn asked(&self, direction: Direction, addr: &Addr, protocol: u8, port: u16) -> Policy {
         let ruleset = self.tiers(direction);
@@ -44,14 +45,14 @@ impl<T: Tables> Path<'_, T> {
         self.judge_by(ruleset, asks, addr).policy
     }
 
-    /// Checks again a connection with this node that was opened in an older epoch, given the peer
-    /// as judged by their ruleset.
+    /// Rechecks a connection with this node that was opened in an older epoch. `ruleset` is that of
+    /// the ClusterNetworkPolicies, and `peer` the result of looking it up.
     #[inline(always)]
     pub(super) fn again_with_node(&self, by_pod: bool, ruleset: u32, peer: &PeerPolicy) -> Policy {
         if !by_pod {
             return Policy::Allow;
         }
-        // The node's address may have passed to someone else.
+        // The address may belong to another peer by now.
         if peer.flags & Identity::IS_THIS_NODE == 0 {
             return Policy::Deny;
         }
@@ -61,8 +62,8 @@ impl<T: Tables> Path<'_, T> {
         peer.policy
     }
 
-    /// Decides the egress of a packet that comes back to its sender from a Service: a pod may call
-    /// itself, unless ClusterNetworkPolicies forbid it.
+    /// Returns the verdict on the egress of a packet that comes back to its sender from a Service:
+    /// a pod may call itself, unless ClusterNetworkPolicies forbid it.
     #[inline(always)]
     pub(super) fn to_itself(&self, to: &Addr) -> Verdict {
         let (packet, own) = (self.packet, self.endpoint.workload);

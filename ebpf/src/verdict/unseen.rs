@@ -1,17 +1,17 @@
-//! Packets without proof that a hook of this node saw them come in: they bypassed
-//! a hook, or came by a device that has none yet.
+//! Packets without proof that a hook of this node saw them arrive: they bypassed a hook, or arrived
+//! by a device that has none yet.
 
 use super::path::Path;
 use super::{Context, Denial, Tables, Verdict};
 use crate::abi::Reason;
 use crate::packet::{Layout, Packet};
 
-/// Returns the workload of an unseen packet's sender: the pod by whose device it came, or
-/// else the owner of its source address.
+/// Returns the workload of an unseen packet's sender: the pod whose device the packet arrived by,
+/// or else the owner of its source address.
 #[inline(always)]
 pub(super) fn sender<T: Tables>(tables: &T, context: &Context, packet: &Packet) -> u32 {
     match super::find(tables, context.ingress_ifindex) {
-        // A free slot belongs to no device.
+        // Index 0 would match a free slot, which belongs to no device.
         Some((_, sender)) if context.ingress_ifindex != 0 => sender.workload,
         _ => tables.identity(&packet.source).workload,
     }
@@ -20,8 +20,8 @@ pub(super) fn sender<T: Tables>(tables: &T, context: &Context, packet: &Packet) 
 impl<T: Tables> Path<'_, T> {
     /// Reports whether a packet that no hook has seen and that has no socket may be one that the
     /// kernel itself sends without a socket: ARP, resets, answers of closed connections. Those
-    /// come in by no device and are in one piece; a packet that was forwarded and
-    /// refragmented shows no device either.
+    /// arrive by no device and aren't fragmented; a packet that was forwarded and refragmented
+    /// shows no device either.
     #[inline(always)]
     pub(super) fn may_be_the_kernels(&self) -> bool {
         let packet = self.packet;
@@ -30,7 +30,7 @@ impl<T: Tables> Path<'_, T> {
             && packet.layout != Layout::Fault(Reason::Fragment)
     }
 
-    /// Denies the packet in the name of the pod by whose device it came.
+    /// Denies the packet and records the pod whose device it arrived by as the sender.
     #[inline(never)]
     pub(super) fn unseen(&self) -> Verdict {
         let verdict = self.deny(Reason::Unseen);

@@ -1,10 +1,10 @@
-//! What a packet costs now, by what it cost at another commit.
+//! Compares the cost of a packet with its cost at another commit.
 //!
-//! Each side is that commit's own bench, host code and objects: the layout of the maps
-//! differs between them, and two versions of one library don't fit one process. So two
-//! processes take turns on the CPU to which both pin themselves, ahead of everything
-//! else on it. Figures are compared turn by turn, as they are, the kernel's own loop
-//! included: a machine that slows down slows both of a pair.
+//! Each side runs its own commit's bench, host code and objects: map layouts may differ
+//! between the commits, and one process can't link two versions of a library. So two
+//! processes take turns on one CPU, to which both pin themselves with priority over
+//! everything else on it. Figures are compared turn by turn and unadjusted, including the
+//! kernel's own loop: a machine that slows down slows both figures of a pair.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,26 +16,26 @@ use serde::Deserialize;
 use super::{Case, measured};
 use crate::{ebpf, paths, shell};
 
-/// Turns of each side; RINGFENCE_BENCH_ROUNDS says otherwise.
+/// Turns of each side, unless RINGFENCE_BENCH_ROUNDS is set.
 const TURNS: usize = 15;
-/// Rounds of a bench in a turn: most of a turn is setting the tables up.
+/// Rounds of a bench per turn: setting up the tables takes most of a turn.
 const ROUNDS: &str = "3";
-/// The cases that every connection and every storm consists of, and how much slower
-/// than at the other commit they may be.
+/// The cases that make up every connection and every storm.
 const TARGETS: [&str; 3] = ["established", "reply", "denied"];
+/// Maximum ratio of these cases to the same cases at the other commit.
 const TARGET: f64 = 1.03;
 
-/// Case and variant.
+/// A case and its variant.
 type Name = (String, String);
 
-/// Measures this checkout and a commit in turns; what both have is compared.
+/// Measures this checkout and a commit in turns; compares the cases that both have.
 pub(super) fn cases(commit: &str) -> Result<Vec<Case>> {
     let root = checkout(commit)?;
     let mut then = Side::build(&root)?;
     let mut now = Side::build(paths::root())?;
     for turn in 0..turns()? {
         eprintln!("    turn {}", turn + 1);
-        // Neither is always the first of a pair.
+        // Alternate which side goes first.
         let (first, second) = if turn % 2 == 0 {
             (&mut then, &mut now)
         } else {
@@ -54,9 +54,9 @@ fn turns() -> Result<usize> {
     }
 }
 
-/// A clone at the commit under `target/`, which shares this checkout's objects. It stays,
-/// with what was built in it, so that the next run has nothing to build; this checkout
-/// keeps no note of it.
+/// Clones the commit under `target/`, sharing this checkout's git objects. The clone is
+/// kept with its build output, so that the next run has nothing to build; this checkout
+/// has no reference to it.
 fn checkout(commit: &str) -> Result<PathBuf> {
     let git = |folder: &Path, arguments: &[&str]| {
         let mut git = Command::new("git");
@@ -78,16 +78,16 @@ fn checkout(commit: &str) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// One of the two.
+/// One of the two commits to compare.
 struct Side {
     bench: PathBuf,
     object: PathBuf,
-    /// One figure a turn, in the order in which the bench prints them.
+    /// Cases in the order in which the bench prints them; `samples` has one figure per turn.
     names: Vec<Name>,
     samples: HashMap<Name, Vec<f64>>,
 }
 
-/// A line that cargo prints of what it has built.
+/// A line of cargo's output about a built artifact.
 #[derive(Deserialize)]
 struct Built {
     executable: Option<PathBuf>,
@@ -108,7 +108,7 @@ impl Side {
             "json-render-diagnostics",
         ]);
         if root != paths::root() {
-            // Packages of two checkouts go by the same names in a target folder.
+            // In one target folder, packages of both checkouts would have the same names.
             cargo.env("CARGO_TARGET_DIR", root.join("target"));
         }
         let lines = shell::step(&format!("build the bench in {}", root.display()), || {
@@ -127,17 +127,17 @@ impl Side {
         })
     }
 
-    /// One turn: the mean of a few rounds of each case, since the kernel tells whole
-    /// nanoseconds, of which one may be 3%.
+    /// Runs one turn. Its figure is the mean of a few rounds of each case: the kernel reports
+    /// whole nanoseconds, and one nanosecond may be 3%.
     fn measure(&mut self) -> Result<()> {
         let mut bench = Command::new(&self.bench);
         bench
-            // As cargo starts it.
+            // As cargo passes it.
             .arg("--bench")
             .env("RINGFENCE_BENCH_OBJECT", &self.object)
             .env("RINGFENCE_BENCH_ROUNDS", ROUNDS);
         for case in measured::read(&shell::output(&mut bench)?)? {
-            // What has pairs already repeats another case's figures.
+            // A case that already has pairs repeats another case's figures.
             if !case.paired.is_empty() {
                 continue;
             }
@@ -152,7 +152,7 @@ impl Side {
     }
 }
 
-/// The cases that both have, in this side's order.
+/// Returns the cases that both sides have, in the order of `now`.
 fn compared(now: &Side, then: &Side, commit: &str) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for name in &now.names {
@@ -171,7 +171,8 @@ fn compared(now: &Side, then: &Side, commit: &str) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Where the true median lies, in 19 of 20 runs: ranks of the binomial distribution.
+/// Returns the interval that contains the true median in 19 of 20 runs, by ranks of the
+/// binomial distribution.
 fn interval(sorted: &[f64]) -> (f64, f64) {
     let count = sorted.len() as f64;
     let half = 0.98 * count.sqrt();

@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use super::{Case, measured};
 
-/// Time in one process and memory in another, whose allocator counts.
+/// Measures time in one process and memory in another, whose allocator counts.
 pub(super) fn cases() -> Result<Vec<Case>> {
     let mut cases = measured::cases("compile", &[])?;
     cases.extend(measured::cases("compile-memory", &[])?);
-    // Case by case, as a person reads them; each stays in its own order.
+    // Grouped by case for readers; the order within a case is kept.
     let first = |name: &str, all: &[Case]| all.iter().position(|case| case.case == name);
     let order: Vec<Case> = cases.clone();
     cases.sort_by_key(|case| first(&case.case, &order));

@@ -1,7 +1,7 @@
-//! What a bench of the tests' package printed.
+//! Runs a bench of the tests' package and parses its output.
 //!
-//! The measuring itself stands there, since that package may depend on the
-//! agent; this starts it and reads it.
+//! The measuring itself is in the tests' package, since that package may depend on the
+//! agent.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -21,7 +21,7 @@ struct Measured {
     target: Option<f64>,
 }
 
-/// Runs a bench with these variables set.
+/// Runs a bench with the given environment variables.
 pub(super) fn cases(bench: &str, env: &[(&str, &std::ffi::OsStr)]) -> Result<Vec<Case>> {
     let mut command = ebpf::cargo();
     command
@@ -31,7 +31,7 @@ pub(super) fn cases(bench: &str, env: &[(&str, &std::ffi::OsStr)]) -> Result<Vec
     read(&shell::output(&mut command)?)
 }
 
-/// What a bench printed.
+/// Parses the output of a bench.
 pub(super) fn read(text: &str) -> Result<Vec<Case>> {
     let measured: Vec<Measured> =
         serde_json::from_str(text).context("can't read what the bench printed")?;

@@ -30,7 +30,7 @@ pub(crate) enum Output {
 
 type Suite = fn() -> Result<Vec<Case>>;
 
-/// Every suite by the name on the command line.
+/// Every suite, by its name on the command line.
 const SUITES: &[(&str, Suite)] = &[
     ("cluster", cluster::cases),
     ("compile", compile::cases),
@@ -41,29 +41,29 @@ const SUITES: &[(&str, Suite)] = &[
     ("wire", wire::cases),
 ];
 
-/// One case in one variant, measured.
+/// The measurements of one case in one variant.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Case {
     /// What is measured.
     pub(crate) case: String,
-    /// How it is done.
+    /// How it is measured.
     pub(crate) variant: String,
-    /// Of the figures: `ns`, `s`, `bytes`, …
+    /// Unit of the figures: `ns`, `s`, `bytes`, …
     pub(crate) unit: String,
     /// Every measurement, sorted, never empty.
     samples: Vec<f64>,
-    /// The case of the same run that this one is compared with: in the same
-    /// variant if it has one, else in its first.
+    /// The case of the same run that this one is compared with: in the same variant if
+    /// that case has it, else in its first.
     pub(crate) against: Option<String>,
-    /// Round by round what it is to that case, sorted; empty where rounds of the
-    /// two don't belong together.
+    /// Ratios to that case, round by round, sorted; empty if the rounds of the two aren't
+    /// paired.
     pub(crate) paired: Vec<f64>,
-    /// What the ratio must not be above.
+    /// Maximum of the ratio.
     pub(crate) target: Option<f64>,
 }
 
 impl Case {
-    /// A case from its measurements, of which there must be at least one.
+    /// Creates a case from its measurements, of which there must be at least one.
     pub(crate) fn new(
         case: impl Into<String>,
         variant: impl Into<String>,
@@ -86,7 +86,7 @@ impl Case {
         })
     }
 
-    /// Compares it with another case.
+    /// Sets the case to compare with.
     pub(crate) fn against(mut self, case: impl Into<String>) -> Self {
         self.against = Some(case.into());
         self
@@ -104,8 +104,8 @@ impl Case {
         self.samples[self.samples.len() - 1]
     }
 
-    /// The median of paired ratios; without any, this median by the median of
-    /// the case that it is compared with.
+    /// Returns the median of the paired ratios; without any, this case's median divided by
+    /// the median of the case that it is compared with.
     fn ratio(&self, all: &[Self]) -> Option<f64> {
         let against = self.against.as_ref()?;
         if !self.paired.is_empty() {
@@ -119,7 +119,7 @@ impl Case {
     }
 }
 
-/// Runs work several times, once unmeasured to warm up; milliseconds each.
+/// Runs work once to warm up, then `times` times; returns the milliseconds of each run.
 pub(crate) fn milliseconds(times: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
     work()?;
     (0..times)
@@ -131,7 +131,7 @@ pub(crate) fn milliseconds(times: usize, mut work: impl FnMut() -> Result<()>) -
         .collect()
 }
 
-/// Runs one suite, or all; `packet` beside that of another commit, if one is named.
+/// Runs one suite, or all; compares `packet` with another commit, if one is given.
 pub(crate) fn run(suite: Option<&str>, against: Option<&str>, output: Output) -> Result<()> {
     let cases = match against {
         Some(commit) if suite == Some("packet") => against::cases(commit)?,
@@ -173,7 +173,7 @@ fn as_json(cases: &[Case]) -> Value {
     cases.iter().map(row).collect()
 }
 
-/// Three digits that count, whether of nanoseconds or of bytes.
+/// Formats a figure with three significant digits, whether nanoseconds or bytes.
 fn figure(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();

@@ -1,11 +1,11 @@
-//! How long pods take to start beside the agent, and until their first call.
+//! How long pods take to start with an agent running, and until their first call.
 
 use anyhow::Result;
 
 use super::{Case, measured};
 use crate::{ebpf, tools};
 
-/// With the release binary and a container runtime on a network of the bench's own; needs
+/// Runs the release binary and a container runtime on the bench's own network; requires
 /// root.
 pub(super) fn cases() -> Result<Vec<Case>> {
     ebpf::build_release()?;

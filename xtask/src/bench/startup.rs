@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Case, milliseconds};
 use crate::{ebpf, paths, shell};
 
-/// Measured with the release binary.
+/// Measures the release binary.
 pub(super) fn cases() -> Result<Vec<Case>> {
     ebpf::build_release()?;
     let binary = paths::built("release")?.join("ringfence");

@@ -1,4 +1,4 @@
-//! What the demo needs of its manifests: who is where, and the NodePorts.
+//! The parts of the manifests that the demo needs: node, pods, addresses and NodePorts.
 
 use std::fs;
 use std::net::IpAddr;
@@ -11,25 +11,25 @@ use serde_json::Value;
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Pod {
     pub(super) namespace: String,
-    /// Unique in the demo, though Kubernetes asks for no more than one namespace.
+    /// Unique in the demo, although Kubernetes requires that only within a namespace.
     pub(super) name: String,
-    /// The service it belongs to: its `app` label, else the CronJob that makes it.
+    /// The service it belongs to: its `app` label, else the CronJob that creates it.
     pub(super) service: String,
     pub(super) addresses: Vec<IpAddr>,
 }
 
 impl Pod {
-    /// As `status --wait`, `explain` and the matrix name it.
+    /// Returns its name in `status --wait`, `explain` and the matrix.
     pub(super) fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// As counters name it.
+    /// Returns its name in counters.
     pub(super) fn workload(&self) -> String {
         format!("{}/{}", self.namespace, self.service)
     }
 
-    /// Its address of one family.
+    /// Returns its address of one family.
     pub(super) fn address(&self, v4: bool) -> Result<IpAddr> {
         let mut addresses = self.addresses.iter().copied();
         addresses
@@ -41,9 +41,9 @@ impl Pod {
 /// A Service's port on the node.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct NodePort {
-    /// On the node.
+    /// Port on the node.
     pub(super) port: u16,
-    /// On the pod.
+    /// Port on the pod.
     pub(super) target: u16,
     /// Name of the pod behind it.
     pub(super) pod: String,
@@ -96,20 +96,20 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A pod by name.
+    /// Looks up a pod by name.
     pub(super) fn pod(&self, name: &str) -> Result<&Pod> {
         let mut pods = self.pods.iter();
         pods.find(|pod| pod.name == name)
             .with_context(|| format!("the manifests hold no pod {name}"))
     }
 
-    /// The NodePort that leads to a pod.
+    /// Looks up the NodePort that leads to a pod.
     pub(super) fn node_port(&self, pod: &str) -> Option<&NodePort> {
         self.node_ports.iter().find(|port| port.pod == pod)
     }
 }
 
-/// The YAML files of a folder, sorted.
+/// Lists the YAML files of a folder, sorted.
 pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).with_context(|| format!("can't list {}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -121,19 +121,19 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The documents of a YAML file.
+/// Reads the documents of a YAML file.
 pub(super) fn documents(path: &Path) -> Result<Vec<Value>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     parse(&text).with_context(|| format!("in {}", path.display()))
 }
 
-/// The documents of YAML text.
+/// Parses the documents of YAML text.
 pub(super) fn parse(text: &str) -> Result<Vec<Value>> {
     Ok(serde_saphyr::from_multiple(text)?)
 }
 
-/// Text at a JSON pointer, or nothing.
+/// Returns the text at a JSON pointer, or an empty string.
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object
         .pointer(pointer)
@@ -147,12 +147,13 @@ fn addresses(object: &Value, list: &str, key: &str) -> Vec<IpAddr> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten();
-    // A Node's list holds host names too.
+    // A Node's list contains host names too.
     list.filter_map(|entry| entry[key].as_str()?.parse().ok())
         .collect()
 }
 
-/// A CronJob's Jobs are called by it and the minute that they were scheduled for.
+/// Returns the service that a pod belongs to. A CronJob's Jobs are named after the CronJob
+/// and the minute that they were scheduled for.
 fn service(pod: &Value) -> &str {
     let job = text(pod, "/metadata/ownerReferences/0/name");
     match text(pod, "/metadata/labels/app") {
@@ -161,7 +162,8 @@ fn service(pod: &Value) -> &str {
     }
 }
 
-/// The demo's Services have one port and one pod each.
+/// Returns a Service's NodePort, if it has one. The demo's Services have one port and one
+/// pod each.
 fn node_port(service: &Value, pods: &[Pod]) -> Result<Option<NodePort>> {
     let Some(port) = service.pointer("/spec/ports/0/nodePort") else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Drop counters against the packets that were sent.
+//! Compares drop counters with the packets that were sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::testnet::{Probe, probe_tcp, send_udp};
 /// Packets by (source, destination, direction, reason, protocol).
 pub(super) type Drops = BTreeMap<[String; 5], u64>;
 
-/// Datagrams that the rogue sends, over each family.
+/// Datagrams that the rogue sends over each family.
 const DATAGRAMS: u32 = 5_000;
-/// Connections that it tries, over each family.
+/// Connections that the rogue attempts over each family.
 const CONNECTIONS: u32 = 5;
 
-/// What the agent has counted so far.
+/// Reads the agent's drop counters, without audited packets.
 pub(super) fn read(stage: &Stage) -> Result<Drops> {
     let rows = stage.ringfence_json(&["drops"])?;
     let mut drops = Drops::new();
@@ -33,7 +33,7 @@ pub(super) fn read(stage: &Stage) -> Result<Drops> {
     Ok(drops)
 }
 
-/// What was added between two readings.
+/// Returns the increase between two readings.
 fn added(before: &Drops, after: &Drops) -> Drops {
     let since = |(key, packets): (&[String; 5], &u64)| {
         let more = packets - before.get(key).copied().unwrap_or_default().min(*packets);
@@ -46,8 +46,8 @@ fn added(before: &Drops, after: &Drops) -> Drops {
         .collect()
 }
 
-/// Each denied call of the table was one SYN over its family, and each is
-/// counted once, for the pair of services that it was between.
+/// Checks that each denied call of the table, one SYN over its family, is counted once,
+/// for its pair of services.
 pub(super) fn agree_with_table(stage: &Stage, expected: &Expected, before: &Drops) -> Result<()> {
     let mut sent: BTreeMap<(String, String), u64> = BTreeMap::new();
     for from in &expected.callers {
@@ -93,7 +93,7 @@ pub(super) fn agree_with_table(stage: &Stage, expected: &Expected, before: &Drop
     Ok(())
 }
 
-/// A known number of packets from the rogue to the ledger.
+/// Sends a known number of packets from the rogue to the ledger and checks the counters.
 pub(super) fn agree_with_a_flood(stage: &Stage) -> Result<()> {
     let (rogue, ledger) = (
         stage.cluster.pod("rogue-1")?,
@@ -132,7 +132,7 @@ pub(super) fn agree_with_a_flood(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// As counters name a caller or callee of the table.
+/// Returns the name in counters of a caller or callee of the table.
 fn workload(stage: &Stage, name: &str) -> String {
     match stage.cluster.pod(name) {
         Ok(pod) => pod.workload(),

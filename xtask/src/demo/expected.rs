@@ -1,4 +1,4 @@
-//! The table of who may call whom that a person wrote: `expected.txt`.
+//! The handwritten table of allowed and denied calls: `expected.txt`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,19 +6,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What is expected of a call over IPv4, and over IPv6: `.` allowed, `X` denied, `-` not
+/// The expected result of a call over IPv4, and over IPv6: `.` allowed, `X` denied, `-` not
 /// tried.
 pub(super) type Cell = [char; 2];
 
-/// A table of who may call whom.
+/// A table of allowed and denied calls.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Expected {
-    /// Callers, as in the file.
+    /// Callers, in the file's order.
     pub(super) callers: Vec<String>,
-    /// Callees, as in the file.
+    /// Callees, in the file's order.
     pub(super) callees: Vec<String>,
     cells: BTreeMap<(String, String), Cell>,
-    /// The call that the fix shall allow.
+    /// The call that the fix must allow.
     pub(super) fix: (String, String),
 }
 
@@ -30,13 +30,13 @@ impl Expected {
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
-    /// What is expected of a call.
+    /// Returns the expected result of a call.
     pub(super) fn cell(&self, from: &str, to: &str) -> Cell {
         let key = (from.to_owned(), to.to_owned());
         self.cells.get(&key).copied().unwrap_or(['-'; 2])
     }
 
-    /// The same table with the fix applied.
+    /// Returns the table with the fix applied.
     pub(super) fn fixed(&self) -> Self {
         let mut fixed = self.clone();
         fixed.cells.insert(self.fix.clone(), ['.'; 2]);

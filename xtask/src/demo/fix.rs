@@ -1,5 +1,5 @@
-//! The change that `explain` proposes, applied to the manifests as a person
-//! would: the patch is merged into the object that it names.
+//! Applies the change that `explain` proposes to the manifests as a person would:
+//! merges the patch into the object that it names.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::report::{Colour, fine, paint};
 use super::stage::{Stage, binary};
 use super::traffic::Call;
 
-/// How long a change may take until it is in force.
+/// Time limit for a change to come into force.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Explains one denied call, applies the fix, and waits until the call passes.
@@ -47,7 +47,7 @@ pub(super) fn explain_and_apply(stage: &Stage, expected: &Expected) -> Result<()
     Ok(())
 }
 
-/// What `explain` prints; it must find the call denied.
+/// Returns the output of `explain`, which must find the call denied.
 fn explain(stage: &Stage, from: &str, to: &str, more: &[&str]) -> Result<String> {
     let (from, to) = (
         stage.cluster.pod(from)?.full_name(),
@@ -78,8 +78,8 @@ fn explain(stage: &Stage, from: &str, to: &str, more: &[&str]) -> Result<String>
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Merges the patch into the object that it is for, in whichever file holds it;
-/// a patch that is a whole new object becomes a file of its own.
+/// Merges the patch into its object, in whichever file contains it; a patch that is a
+/// complete new object becomes a separate file.
 fn apply(manifests: &Path, fix: &Value) -> Result<()> {
     let patch = text(fix, "/patch");
     if patch.starts_with("apiVersion") {
@@ -91,7 +91,7 @@ fn apply(manifests: &Path, fix: &Value) -> Result<()> {
         let mut meant = objects.iter_mut();
         if let Some(object) = meant.find(|object| name(object) == text(fix, "/object")) {
             patches.iter().for_each(|patch| merge(object, patch));
-            // JSON is YAML; comments are lost, in a copy that nobody keeps.
+            // JSON is YAML; comments are lost, but the file is only the demo's copy.
             let documents: Vec<String> = objects.iter().map(|o| format!("{o:#}")).collect();
             return replace(&path, &documents.join("\n---\n"));
         }
@@ -99,7 +99,7 @@ fn apply(manifests: &Path, fix: &Value) -> Result<()> {
     bail!("no manifest holds {}", fix["object"])
 }
 
-/// Renamed into place as editors do: the agent never sees half a file.
+/// Replaces a file by renaming, as editors do: the agent never sees a partial file.
 fn replace(path: &Path, text: &str) -> Result<()> {
     let partial = path.with_extension("partial");
     fs::write(&partial, text)
@@ -107,7 +107,7 @@ fn replace(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("can't replace {}", path.display()))
 }
 
-/// An object as `explain` names it: `Pod bank/service-ledger-1`.
+/// Returns an object's name as `explain` prints it: `Pod bank/service-ledger-1`.
 fn name(object: &Value) -> String {
     let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
     match text(object, "/metadata/namespace") {
@@ -116,7 +116,7 @@ fn name(object: &Value) -> String {
     }
 }
 
-/// As `kubectl patch --type merge`: maps are merged, all else is replaced.
+/// Merges like `kubectl patch --type merge`: maps are merged, everything else is replaced.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();

@@ -1,4 +1,4 @@
-//! A demo that stays for a look, and its removal.
+//! Keeps a demo running for inspection, and removes kept demos.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 use super::stage::{self, Stage, binary};
 use crate::{shell, testnet};
 
-/// Hands the servers to a process of their own and leaves everything in place.
+/// Hands the servers over to a separate process and leaves everything in place.
 pub(super) fn keep(mut stage: Stage) -> Result<()> {
     stage.servers.clear();
     let log = File::options()
@@ -34,7 +34,7 @@ pub(super) fn keep(mut stage: Stage) -> Result<()> {
     Ok(())
 }
 
-/// The servers' process: serves until it is ended.
+/// Runs the servers' process until it is killed.
 pub(crate) fn serve(dir: &Path) -> Result<()> {
     let cluster = Cluster::read(&dir.join("manifests"))?;
     let _servers = stage::serve(dir, &cluster)?;

@@ -1,7 +1,7 @@
 //! The demo: a small bank behind Ringfence, in network namespaces.
 //!
-//! Every claim is checked with real packets; the demo ends well only if all of
-//! them hold, and leaves nothing behind.
+//! Every claim is checked with real packets; the demo succeeds only if all of them
+//! hold, and leaves nothing behind.
 
 mod cluster;
 mod counters;
@@ -26,13 +26,13 @@ use crate::{ebpf, paths, setup, shell, testnet};
 
 pub(crate) use keep::serve;
 
-/// How long the kernel may take to detach what was unpinned.
+/// Time limit for the kernel to detach unpinned programs.
 const LETS_GO: Duration = Duration::from_secs(2);
 
 /// Flags of the demo.
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Leave it running for a look
+    /// Leave it running for inspection
     #[arg(long)]
     keep: bool,
     /// Remove a demo that was left running
@@ -114,7 +114,7 @@ fn play(stage: &mut Stage, expected: &Expected) -> Result<()> {
     takeover::run(stage, &expected.fixed())
 }
 
-/// `ringfence matrix` says of each pair of pods what the traffic said.
+/// Checks that `ringfence matrix` agrees with the traffic for each pair of pods.
 fn agree_with_matrix(stage: &Stage, expected: &Expected, seen: &Seen) -> Result<()> {
     let mut matrix = Command::new(binary()?);
     matrix.current_dir(paths::root()).args([
@@ -158,8 +158,8 @@ fn agree_with_matrix(stage: &Stage, expected: &Expected, seen: &Seen) -> Result<
     Ok(())
 }
 
-/// A pod that may call no service may ask the node's DNS cache, also by what its manifests
-/// alone say.
+/// Checks that a pod that may call no service may query the node's DNS cache, also
+/// according to its manifests alone.
 fn dns_needs_no_label(stage: &Stage) -> Result<()> {
     let pod = stage.cluster.pod("service-statements-1")?.full_name();
     let (dns, port) = (DNS.to_string(), format!("TCP/{DNS_PORT}"));
@@ -179,7 +179,7 @@ fn dns_needs_no_label(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Ends the agent, uninstalls, and looks for what may have stayed.
+/// Stops the agent, uninstalls, and checks that nothing is left.
 fn end(stage: &mut Stage) -> Result<()> {
     head("Uninstall");
     stage.stop_agent()?;
@@ -198,7 +198,7 @@ fn end(stage: &mut Stage) -> Result<()> {
     );
     let start = Instant::now();
     while denied.make()? != '.' {
-        // The kernel lets go of unpinned links a moment later (after an RCU
+        // The kernel releases unpinned links with a short delay (after an RCU
         // grace period).
         ensure!(
             start.elapsed() < LETS_GO,
@@ -209,7 +209,7 @@ fn end(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// Nothing stays behind after Ctrl-C either.
+/// Removes the network on Ctrl-C, so that nothing is left behind.
 fn remove_on_signal(stage: &Stage) -> Result<()> {
     let dir = stage.net.dir().to_owned();
     ctrlc::set_handler(move || {

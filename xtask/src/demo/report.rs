@@ -1,11 +1,11 @@
-//! What the demo prints.
+//! The demo's output.
 
 use std::io::IsTerminal as _;
 
 use super::expected::Expected;
 use super::traffic::Seen;
 
-/// Green, red and so on, on a terminal only.
+/// A colour or style, used on a terminal only.
 #[derive(Clone, Copy)]
 pub(super) enum Colour {
     Bold = 1,
@@ -14,7 +14,7 @@ pub(super) enum Colour {
     Dim = 2,
 }
 
-/// Text in a colour.
+/// Returns text in a colour.
 pub(super) fn paint(colour: Colour, text: &str) -> String {
     if std::io::stdout().is_terminal() {
         format!("\x1b[{}m{text}\x1b[0m", colour as u8)
@@ -23,17 +23,17 @@ pub(super) fn paint(colour: Colour, text: &str) -> String {
     }
 }
 
-/// The head of a part of the demo.
+/// Prints the heading of a part of the demo.
 pub(super) fn head(title: &str) {
     println!("\n{}", paint(Colour::Bold, title));
 }
 
-/// One thing that was checked and holds.
+/// Prints a check that passed.
 pub(super) fn fine(text: &str) {
     println!("  {} {text}", paint(Colour::Green, "ok"));
 }
 
-/// Expected beside seen, for both families.
+/// Prints expected results next to observed ones, for both families.
 pub(super) fn compare(expected: &Expected, seen: &Seen) {
     let width = expected
         .callers
@@ -56,7 +56,7 @@ pub(super) fn compare(expected: &Expected, seen: &Seen) {
             let cell = |to: &String| cell(expected, seen, from, to, family);
             expected.callees.iter().map(cell).collect()
         };
-        // Padded by hand: colours have no width.
+        // Padded by hand: `format!` would count the escape codes of colours.
         let pad = " ".repeat(columns - expected.callees.len());
         let (wanted, v4, v6) = (cells(None), cells(Some(0)), cells(Some(1)));
         println!("  {from:width$}  {wanted}{pad}{v4}{pad}{v6}");
@@ -73,7 +73,7 @@ pub(super) fn compare(expected: &Expected, seen: &Seen) {
     );
 }
 
-/// What stands above a column, one letter wide: 1 to 9, then a to z.
+/// Returns the label above a column, one character wide: 1 to 9, then a to z.
 fn mark(column: usize) -> char {
     let after_zero = (column + 1) as u32;
     char::from_digit(after_zero, 36).unwrap_or('?')
@@ -82,7 +82,7 @@ fn mark(column: usize) -> char {
 fn cell(expected: &Expected, seen: &Seen, from: &str, to: &str, family: Option<usize>) -> String {
     let wanted = expected.cell(from, to);
     let (wanted, shown) = match family {
-        // One letter stands for both families, and `~` for two that differ.
+        // One character covers both families; `~` means that they differ.
         None if wanted[0] != wanted[1] => return "~".to_owned(),
         None => (wanted[0], wanted[0]),
         Some(family) => (wanted[family], saw(seen, from, to)[family]),

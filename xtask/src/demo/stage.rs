@@ -15,40 +15,40 @@ use super::cluster::{self, Cluster};
 use crate::testnet::{Dnat, Net, Ns, Server};
 use crate::{paths, shell};
 
-/// Where the outside's client calls from, by family.
+/// Addresses of the client outside the cluster, by family.
 const CLIENT: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 50)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x50)),
 ];
-/// The database outside of the cluster, by family.
+/// Addresses of the database outside the cluster, by family.
 pub(super) const DATABASE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 20)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x20)),
 ];
-/// Its port.
+/// The port of the database.
 pub(super) const DATABASE_PORT: u16 = 5432;
-/// Where NodeLocal DNSCache answers on each node: an address that no object shows.
+/// The address of NodeLocal DNSCache on each node, which no object contains.
 pub(super) const DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
-/// Its port.
+/// The port of NodeLocal DNSCache.
 pub(super) const DNS_PORT: u16 = 53;
-/// The port of every pod.
+/// The port on which every pod listens.
 pub(super) const POD_PORT: u16 = 8080;
-/// Seconds that the agent has to come up or to put a change in force.
+/// Seconds that the agent may take to start or to put a change in force.
 const PATIENCE: &str = "20";
 
-/// Everything that the demo plays on.
+/// The demo's environment.
 pub(super) struct Stage {
     pub(super) net: Net,
     pub(super) cluster: Cluster,
     /// The copy of the manifests that the agent watches and the fix changes.
     pub(super) manifests: PathBuf,
     agent: Option<u32>,
-    /// Dropped before `net`'s folder goes: `Net` removes namespaces lazily.
+    /// Dropped after `net`, which removes namespaces lazily.
     pub(super) servers: Vec<Server>,
 }
 
 impl Stage {
-    /// Lays the network from the manifests' addresses and starts the servers.
+    /// Builds the network from the manifests' addresses and starts the servers.
     pub(super) fn build(manifests: &Path) -> Result<Self> {
         let cluster = Cluster::read(manifests)?;
         let mut builder = Net::builder()
@@ -75,7 +75,7 @@ impl Stage {
         })
     }
 
-    /// The namespace of a pod, `outside` or `node`.
+    /// Returns the network namespace of a pod, `outside` or `node`.
     pub(super) fn ns(&self, name: &str) -> Result<&Ns> {
         Ok(match name {
             "outside" => self.net.outside(),
@@ -101,8 +101,8 @@ impl Stage {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Not ended by the terminal's Ctrl-C: whoever removes the network
-            // ends it.
+            // The terminal's Ctrl-C must not kill the agent: removing the network
+            // does.
             .process_group(0);
         self.agent = Some(self.net.spawn(&mut command)?);
         for pod in self.cluster.pods.clone() {
@@ -111,7 +111,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the agent without a chance to clean up.
+    /// Kills the agent without a chance to clean up.
     pub(super) fn kill_agent(&mut self) -> Result<()> {
         let pid = self.agent.take().context("no agent runs")?;
         let child = self.net.child(pid).context("no agent runs")?;
@@ -124,7 +124,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the agent as the node would: SIGTERM, and it says goodbye.
+    /// Stops the agent as the node would: by SIGTERM, with a clean exit.
     pub(super) fn stop_agent(&mut self) -> Result<()> {
         let pid = self.agent.take().context("no agent runs")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM).context("SIGTERM")?;
@@ -139,9 +139,9 @@ impl Stage {
         bail!("the agent doesn't stop on SIGTERM")
     }
 
-    /// Returns once the pod's present policy is in force.
+    /// Waits until the pod's current policy is in force.
     pub(super) fn wait_for(&mut self, pod: &str) -> Result<()> {
-        // Until the agent's socket is there, `status` has nobody to ask.
+        // `status` can't connect before the agent's socket exists.
         for _ in 0..100 {
             if self.net.socket().exists() || self.agent_ended()?.is_some() {
                 break;
@@ -162,18 +162,18 @@ impl Stage {
             .with_context(|| format!("{pod} isn't guarded; the agent says:\n{}", self.log_tail()))
     }
 
-    /// Runs `ringfence` against the demo's agent; what it printed.
+    /// Runs `ringfence` against the demo's agent; returns its output.
     pub(super) fn ringfence(&self, args: &[&str]) -> Result<String> {
         shell::output(Command::new(binary()?).args(args).args(self.where_it_is()))
     }
 
-    /// Runs `ringfence … -o json`.
+    /// Runs `ringfence … -o json`; returns its output, parsed.
     pub(super) fn ringfence_json(&self, args: &[&str]) -> Result<Value> {
         let text = self.ringfence(&[args, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("ringfence {}", args.join(" ")))
     }
 
-    /// The flags that say which agent is meant.
+    /// Returns the flags that select the demo's agent.
     pub(super) fn where_it_is(&self) -> Vec<String> {
         let (socket, pins) = (self.net.socket(), self.net.pin_dir());
         let flags = [
@@ -185,7 +185,7 @@ impl Stage {
         flags.map(str::to_owned).to_vec()
     }
 
-    /// Where the agent's own words go.
+    /// Returns the path of the agent's log.
     pub(super) fn log(&self) -> PathBuf {
         self.net.dir().join("agent.log")
     }
@@ -205,12 +205,13 @@ impl Stage {
     }
 }
 
-/// The binary that `cargo build` made.
+/// Returns the path of the binary that `cargo build` produces.
 pub(super) fn binary() -> Result<PathBuf> {
     Ok(paths::built("debug")?.join("ringfence"))
 }
 
-/// A server in each pod, at the database and at the node's DNS cache; they say who they are.
+/// Starts a server in each pod, at the database and at the node's DNS cache; each sends its
+/// name as a banner.
 pub(super) fn serve(net: &Path, cluster: &Cluster) -> Result<Vec<Server>> {
     let outside = Ns::open(net.join("outside"));
     let mut servers = vec![Server::default().tcp(&outside, DATABASE_PORT, "database")?];
@@ -223,7 +224,7 @@ pub(super) fn serve(net: &Path, cluster: &Cluster) -> Result<Vec<Server>> {
     Ok(servers)
 }
 
-/// What kube-proxy would do for the Services' NodePorts.
+/// Returns the DNAT rules that kube-proxy would create for the Services' NodePorts.
 fn services(cluster: &Cluster, net: &Net) -> Vec<Dnat> {
     let mut rules = Vec::new();
     for port in &cluster.node_ports {

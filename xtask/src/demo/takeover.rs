@@ -1,4 +1,4 @@
-//! The agent dies, and another one takes over, under traffic.
+//! The agent is killed and another one takes over, under traffic.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,13 +15,13 @@ use super::stage::{POD_PORT, Stage};
 use super::{counters, traffic};
 use crate::testnet::{Ns, Probe, probe_tcp};
 
-/// Between two words on an open connection.
+/// Pause between two messages on an open connection.
 const PAUSE: Duration = Duration::from_millis(2);
-/// No answer for that long, and a packet was lost: TCP sends it again after
+/// Without an answer for this long, a packet counts as lost: TCP retransmits after
 /// 200 ms at the earliest.
 const LOST: Duration = Duration::from_secs(1);
 
-/// What the traffic saw, from before the agent dies until after the takeover.
+/// Results of the traffic, from before the agent dies until after the takeover.
 #[derive(Default)]
 struct Witness {
     stop: AtomicBool,
@@ -30,8 +30,8 @@ struct Witness {
     allowed: AtomicU64,
 }
 
-/// Kills the agent, compares all traffic with the table, starts another one,
-/// compares again; meanwhile open connections must lose nothing.
+/// Kills the agent, compares all traffic with the table, starts another agent and
+/// compares again. Meanwhile open connections must not lose a packet.
 pub(super) fn run(stage: &mut Stage, expected: &Expected) -> Result<()> {
     let witness = Witness::default();
     let pods = ["service-account-1", "service-ledger-1"];
@@ -104,7 +104,7 @@ fn agrees(stage: &Stage, expected: &Expected, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// Who calls whom meanwhile.
+/// The callers and callees during the takeover.
 struct Scenes {
     account: Ns,
     rogue: Ns,
@@ -133,7 +133,7 @@ impl Scenes {
         })
     }
 
-    /// One connection, open all the time, from service.account to the ledger.
+    /// Keeps one connection from service.account to the ledger open the whole time.
     fn converse(&self, witness: &Witness, v4: bool) -> Result<()> {
         let to = self.ledger[usize::from(!v4)];
         let mut stream = self
@@ -158,7 +158,7 @@ impl Scenes {
         Ok(())
     }
 
-    /// The rogue knocks at the ledger's door.
+    /// Tries to connect from the rogue to the ledger, which must stay denied.
     fn try_denied(&self, witness: &Witness) -> Result<()> {
         let patience = Duration::from_millis(100);
         while !witness.stop.load(Ordering::Relaxed) {
@@ -173,7 +173,7 @@ impl Scenes {
         Ok(())
     }
 
-    /// The edge opens new connections.
+    /// Opens new connections from the edge, which must stay allowed.
     fn try_allowed(&self, witness: &Witness) -> Result<()> {
         while !witness.stop.load(Ordering::Relaxed) {
             let probe = probe_tcp(&self.edge, self.accounts.ip(), self.accounts.port(), LOST)?;
@@ -188,7 +188,7 @@ impl Scenes {
     }
 }
 
-/// TCP segments that were sent again, summed over namespaces.
+/// Returns the number of retransmitted TCP segments, summed over namespaces.
 fn retransmitted(namespaces: &[Ns]) -> Result<u64> {
     let mut sum = 0;
     for ns in namespaces {

@@ -1,4 +1,4 @@
-//! Real connections between all of them, at once, and the table of results.
+//! Real connections between all callers and callees at once, and the table of results.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,14 +11,14 @@ use super::expected::Expected;
 use super::stage::{DATABASE, DATABASE_PORT, DNS, DNS_PORT, POD_PORT, Stage};
 use crate::testnet::{Ns, Probe, call_tcp};
 
-/// A dropped attempt is one packet only if nobody waits for the first
-/// retransmission, a second later.
+/// Timeout of calls expected to be denied. It ends before the first retransmission, a
+/// second later, so that a dropped attempt is exactly one packet.
 const DENIED: Duration = Duration::from_millis(300);
-/// An allowed one may be late on a busy machine.
+/// Timeout of calls expected to be allowed, which may be late on a busy machine.
 const ALLOWED: Duration = Duration::from_secs(3);
 
-/// What became of each call, by caller and callee, over IPv4 and over IPv6:
-/// `.` answered, `X` no answer, anything else is neither.
+/// The result of each call, by caller and callee, over IPv4 and over IPv6:
+/// `.` answered, `X` no answer, any other character is neither.
 pub(super) type Seen = BTreeMap<(String, String), [char; 2]>;
 
 /// One call to make.
@@ -29,13 +29,13 @@ pub(super) struct Call {
     v4: bool,
     ns: Ns,
     address: SocketAddr,
-    /// Who must answer.
+    /// The banner that the callee sends.
     banner: String,
     timeout: Duration,
 }
 
 impl Call {
-    /// From a caller to a callee over one family; `expected` says how long to wait.
+    /// Creates a call over one address family; `expected` determines its timeout.
     pub(super) fn new(
         stage: &Stage,
         from: &str,
@@ -54,12 +54,12 @@ impl Call {
         })
     }
 
-    /// Makes the call.
+    /// Makes the call and returns its result.
     pub(super) fn make(&self) -> Result<char> {
         Ok(
             match call_tcp(&self.ns, None, self.address, self.timeout)? {
                 Ok(banner) if banner == self.banner => '.',
-                // Somebody else answered.
+                // A different server answered.
                 Ok(_) => '?',
                 Err(Probe::TimedOut) => 'X',
                 Err(Probe::Refused) => 'R',
@@ -70,7 +70,7 @@ impl Call {
     }
 }
 
-/// Makes every call that the table doesn't leave out.
+/// Makes every call of the table except those marked `-`.
 pub(super) fn try_all(stage: &Stage, expected: &Expected) -> Result<Seen> {
     let mut calls = Vec::new();
     for from in &expected.callers {
@@ -104,7 +104,7 @@ pub(super) fn try_all(stage: &Stage, expected: &Expected) -> Result<Seen> {
     Ok(seen)
 }
 
-/// How many calls ended otherwise than expected.
+/// Counts the pairs whose results differ from the table.
 pub(super) fn differing(expected: &Expected, seen: &Seen) -> usize {
     let differs = |from: &String, to: &String| {
         let cell = seen
@@ -123,8 +123,8 @@ pub(super) fn differing(expected: &Expected, seen: &Seen) -> usize {
     expected.callers.iter().map(wrong).sum()
 }
 
-/// Where a caller finds a callee: the outside by NodePort where there is one,
-/// everybody else by the callee's own address.
+/// Returns the address at which a caller reaches a callee: the NodePort for callers
+/// outside if there is one, else the callee's own address.
 fn address(stage: &Stage, from: &str, to: &str, v4: bool) -> Result<SocketAddr> {
     if to == "database" {
         let address: IpAddr = DATABASE[usize::from(!v4)];

@@ -1,4 +1,4 @@
-//! The binaries that guests run: cargo's, stripped, and what they are linked to.
+//! The binaries that guests run: cargo's, stripped, and the libraries that they need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,21 +10,21 @@ use serde_json::Value;
 
 use crate::{ebpf, paths, shell};
 
-/// What the test networks call. Busybox has both; its `ip` knows too little, and
-/// its `nsenter` runs the applet before the program of that name.
+/// Programs that the test networks call. Busybox has both, but its `ip` lacks features,
+/// and its `nsenter` prefers an applet to the program of the same name.
 const PROGRAMS: &[&str] = &["ip", "nsenter"];
 
-/// What goes into a guest's `/bin`, and the libraries for it.
+/// The content of a guest's `/bin`, and the libraries for it.
 pub(super) struct Binaries {
     tests: BTreeMap<String, PathBuf>,
     /// Files by name, small enough for an initramfs.
     pub(super) files: BTreeMap<String, PathBuf>,
-    /// Shared libraries and the loader, at the places where they are here.
+    /// Shared libraries and the loader, at their paths on this machine.
     pub(super) libraries: BTreeSet<PathBuf>,
 }
 
 impl Binaries {
-    /// A test binary as cargo built it, for this machine.
+    /// Returns a test binary as cargo built it, for this machine.
     pub(super) fn test(&self, name: &str) -> Result<&Path> {
         let path = self.tests.get(name);
         path.map(PathBuf::as_path)
@@ -32,9 +32,9 @@ impl Binaries {
     }
 }
 
-/// Builds the agent and these tests.
+/// Builds the agent and the given tests.
 pub(super) fn build(tests: &[&str]) -> Result<Binaries> {
-    // Of the whole workspace: cargo builds dependencies again where it is told of one package.
+    // Build the whole workspace: given a single package, cargo would rebuild dependencies.
     shell::run(ebpf::cargo().args(["build", "--quiet", "--workspace", "--bin", "ringfence"]))?;
     let mut command = ebpf::cargo();
     command.args(["test", "--quiet", "--no-run", "--message-format=json"]);
@@ -60,7 +60,7 @@ pub(super) fn build(tests: &[&str]) -> Result<Binaries> {
     }
     for (name, path) in stripped {
         let to = folder.join(&name);
-        // Debug info is nine tenths of them, and all of it would lie in memory.
+        // Debug info is nine tenths of each file, and the guest would hold it all in memory.
         shell::run(Command::new("strip").arg("-o").arg(&to).arg(&path))?;
         binaries.add(name, to)?;
     }
@@ -75,7 +75,7 @@ pub(super) fn build(tests: &[&str]) -> Result<Binaries> {
 
 impl Binaries {
     fn add(&mut self, name: String, path: PathBuf) -> Result<()> {
-        // `ldd` fails on static ones, which need nothing.
+        // `ldd` fails on static binaries, which need no libraries.
         let linked = Command::new("ldd").arg(&path).output();
         let linked = linked.context("can't start `ldd`")?;
         self.libraries
@@ -85,7 +85,7 @@ impl Binaries {
     }
 }
 
-/// Test executables in cargo's messages, by the target's name.
+/// Returns the test executables in cargo's messages, by target name.
 fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
     let messages = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
@@ -96,8 +96,8 @@ fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
     messages.collect()
 }
 
-/// The files in what `ldd` prints: `NAME => PATH (ADDRESS)`, the loader without
-/// an arrow, and the kernel's own page without a path.
+/// Returns the files in the output of `ldd`: `NAME => PATH (ADDRESS)`, the loader
+/// without an arrow, and the kernel's vDSO without a path.
 fn libraries(ldd: &str) -> impl Iterator<Item = PathBuf> {
     ldd.lines().filter_map(|line| {
         let path = line.split("=>").last()?.split_whitespace().next()?;

@@ -1,5 +1,5 @@
-//! Debian's kernels, fetched once: apt with lists and a cache of its own, so
-//! that the machine's own sources stay as they are.
+//! Downloads Debian's kernels once. apt uses separate lists and a separate cache, so
+//! that the machine's own sources stay unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,28 +11,28 @@ use super::modules::Modules;
 use crate::setup::KEYRING;
 use crate::{paths, shell};
 
-/// Archives and suites in which the kernels are.
+/// Archives and suites that contain the kernels.
 const SUITES: &[(&str, &str)] = &[
     ("debian", "bookworm"),
     ("debian-security", "bookworm-security"),
 ];
-/// Where Debian's archives are, unless `RINGFENCE_DEBIAN_MIRROR` says another place.
+/// The mirror of Debian's archives, unless `RINGFENCE_DEBIAN_MIRROR` names another one.
 const MIRROR: &str = "http://deb.debian.org";
 
-/// A kernel, unpacked.
+/// An unpacked kernel.
 pub(super) struct Kernel {
-    /// As people say it.
+    /// The short version, as in 6.1.
     pub(super) name: &'static str,
-    /// As `uname -r` says it.
+    /// The release, as `uname -r` prints it.
     pub(super) release: String,
     /// The image to boot.
     pub(super) image: PathBuf,
-    /// What the guest inserts.
+    /// The modules that the guest inserts.
     pub(super) modules: Modules,
 }
 
-/// The kernel that this package stands for: the one that is here, else the
-/// newest. To get a newer one, remove its folder below `target/kernels`.
+/// Returns the kernel of a package: the one downloaded earlier if there is one, else
+/// the newest. To get a newer one, remove its folder below `target/kernels`.
 pub(super) fn kernel(name: &'static str, package: &str) -> Result<Kernel> {
     let folder = paths::target().join("kernels").join(name);
     let root = folder.join("root");
@@ -50,7 +50,7 @@ pub(super) fn kernel(name: &'static str, package: &str) -> Result<Kernel> {
     })
 }
 
-/// Downloads and unpacks; the folder `root` appears whole or not at all.
+/// Downloads and unpacks a kernel; the folder `root` appears complete or not at all.
 fn fetch(folder: &Path, package: &str) -> Result<()> {
     fs::create_dir_all(folder)?;
     let apt = Apt::set_up(&paths::target().join("kernels/apt"))?;
@@ -78,13 +78,13 @@ fn fetch(folder: &Path, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// apt, in a folder of its own.
+/// apt with its state in a separate folder.
 struct Apt {
     options: Vec<String>,
 }
 
 impl Apt {
-    /// Writes its sources and fetches their lists.
+    /// Writes the sources and downloads their lists.
     fn set_up(folder: &Path) -> Result<Self> {
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
@@ -92,7 +92,7 @@ impl Apt {
         let mirror = std::env::var("RINGFENCE_DEBIAN_MIRROR");
         let sources = sources(mirror.as_deref().unwrap_or(MIRROR));
         fs::write(folder.join("sources.list"), sources)?;
-        // No package is installed here: the machine's own don't count.
+        // An empty status: the machine's installed packages don't count.
         fs::write(folder.join("status"), "")?;
         let place = |option: &str, path: &str| format!("{option}={}/{path}", folder.display());
         let apt = Self {
@@ -102,7 +102,7 @@ impl Apt {
                 place("Dir::State::Lists", "lists"),
                 place("Dir::State::Status", "status"),
                 place("Dir::Cache", "cache"),
-                // The user to whom apt would change may not write here.
+                // The user that apt would switch to has no permission to write here.
                 "APT::Sandbox::User=root".to_owned(),
                 "Acquire::Languages=none".to_owned(),
             ],
@@ -128,7 +128,7 @@ fn sources(mirror: &str) -> String {
     SUITES.iter().map(line).collect()
 }
 
-/// The first package in what `apt-cache depends` prints.
+/// Returns the first dependency in the output of `apt-cache depends`.
 fn depended(depends: &str) -> Option<&str> {
     let mut lines = depends.lines();
     lines.find_map(|line| line.trim().strip_prefix("Depends: "))
@@ -145,7 +145,7 @@ fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(debs)
 }
 
-/// The name of the one entry that a folder has.
+/// Returns the name of the only entry in a folder.
 fn only(folder: &Path) -> Result<String> {
     let names = fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))?;
     let names: Vec<_> = names.collect::<Result<_, _>>()?;

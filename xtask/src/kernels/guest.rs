@@ -1,4 +1,4 @@
-//! One boot: a virtual machine that ends by itself, or is ended.
+//! One boot of a virtual machine, which powers itself off or is killed.
 
 use std::fs;
 use std::path::Path;
@@ -11,23 +11,23 @@ use anyhow::{Context, Result};
 use super::fetch::Kernel;
 use crate::shell;
 
-/// Megabytes of memory. The maps take some 60, the initramfs is in it twice.
+/// Memory in megabytes. The maps take about 60, and the initramfs is in memory twice.
 const MEMORY: &str = "1024";
-/// Between two looks at whether it has ended.
+/// Interval at which the guest is polled for its end.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a guest said.
+/// The output of a guest.
 pub(super) struct Report {
-    /// All of its console.
+    /// Its full console output.
     pub(super) console: String,
     /// The command that started it.
     pub(super) command: String,
-    /// Whether it had to be ended.
+    /// Whether it was killed at its timeout.
     pub(super) timed_out: bool,
 }
 
 impl Report {
-    /// The exit code of a test that came to its end.
+    /// Returns the exit code of a test that ran to completion.
     pub(super) fn ended(&self, test: &str) -> Option<i32> {
         self.console.lines().rev().find_map(|line| {
             let (name, code) = line.trim().strip_prefix("@@ ")?.rsplit_once(' ')?;
@@ -35,7 +35,7 @@ impl Report {
         })
     }
 
-    /// Tests that passed, as the test binaries sum them up.
+    /// Returns the number of passed tests, from the summaries of the test binaries.
     pub(super) fn passed(&self) -> u64 {
         let sums = self.console.lines().filter_map(|line| {
             let (_, sum) = line.split_once("test result: ok. ")?;
@@ -44,7 +44,7 @@ impl Report {
         sums.sum()
     }
 
-    /// The last lines of its console.
+    /// Returns the last lines of the console.
     pub(super) fn tail(&self, count: usize) -> String {
         let lines: Vec<String> = self.console.lines().map(shortened).collect();
         let last = &lines[lines.len().saturating_sub(count)..];
@@ -52,8 +52,8 @@ impl Report {
     }
 }
 
-/// A line without its middle, where it is long: what the verifier has to say in
-/// one line is, and its verdict comes last.
+/// Cuts out the middle of a long line: the verifier's log comes as one long line, with
+/// its verdict at the end.
 fn shortened(line: &str) -> String {
     const KEPT: usize = 300;
     let letters: Vec<char> = line.chars().collect();
@@ -65,10 +65,10 @@ fn shortened(line: &str) -> String {
     format!("{} [...] {}", text(first), text(last))
 }
 
-/// Boots the guest; returns when it is off.
+/// Boots the guest; returns once it is off.
 ///
-/// Emulated, since few build machines lend their virtualisation on, and in one
-/// thread: with several, Linux 6.12 oopsed now and then.
+/// The guest is emulated, since few build machines offer nested virtualisation, and
+/// runs in one thread: with several, Linux 6.12 oopsed now and then.
 pub(super) fn run(
     kernel: &Kernel,
     initramfs: &Path,
@@ -93,7 +93,7 @@ pub(super) fn run(
         .with_context(|| format!("can't start `{}`", shell::text(&command)))?;
     let ended = wait(&mut child, timeout);
     if !matches!(ended, Ok(Some(_))) {
-        // Ended already, or ended now: either way it is reaped.
+        // Whether it ended by itself or is killed here, it is reaped.
         let _ = child.kill();
         let _ = child.wait();
     }

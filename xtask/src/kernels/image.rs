@@ -1,4 +1,4 @@
-//! A guest's initramfs: a cpio archive of a folder that is laid out for it.
+//! A guest's initramfs: a cpio archive of a prepared folder.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use super::build::Binaries;
 use super::fetch::Kernel;
 
-/// Writes it. Not compressed: unpacking takes an emulated processor longer than
-/// reading does.
+/// Writes the initramfs. It isn't compressed: an emulated processor takes longer to
+/// decompress than to read.
 pub(super) fn write(to: &Path, kernel: &Kernel, binaries: &Binaries, init: &str) -> Result<()> {
     let folder = to.with_extension("folder");
     if folder.exists() {
@@ -58,7 +58,7 @@ fn pack(folder: &Path, to: &Path) -> Result<()> {
         .spawn()
         .context("can't start `cpio`")?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends early closes the pipe; its exit status tells more.
+        // If cpio exits early, the pipe is closed; its exit status is more informative.
         let _ = stdin.write_all(names.as_bytes());
     }
     let status = child.wait()?;
@@ -66,7 +66,7 @@ fn pack(folder: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Paths in a folder, a folder before what is in it.
+/// Appends the paths in a folder, each folder before its content.
 fn list(top: &Path, folder: &Path, names: &mut String) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -1,8 +1,8 @@
-//! Kernels beside this machine's own: Debian's, each in a guest of its own.
+//! Tests on kernels other than this machine's: Debian's, each in its own guest.
 //!
-//! The guests have no disk and no network device. Their whole buffer is an
-//! initramfs of busybox, the few modules that the tests need, the test binaries
-//! as cargo built them, and the libraries that those are linked to.
+//! The guests have no disk and no network device. All they have is an initramfs with
+//! busybox, the few modules that the tests need, the test binaries as cargo built them,
+//! and the libraries that those are linked to.
 
 mod build;
 mod fetch;
@@ -23,18 +23,18 @@ use self::build::Binaries;
 use self::fetch::Kernel;
 use self::guest::Report;
 
-/// What each guest runs, and how. `smoke` comes first: it is the shorter one.
+/// The test binaries that each guest runs. `smoke` comes first since it is shorter.
 const TESTS: &[&str] = &["smoke", "packets_kernel"];
 /// Arguments of every test binary.
 const ARGUMENTS: &[&str] = &["--ignored", "--test-threads=1", "--nocapture"];
-/// The test that says what the verifier walked, for this machine's own kernel.
+/// The test that prints how many instructions the verifier walked.
 const VERIFIER: &str = "the_verifier_accepts_every_program_with_room_to_spare";
 
 /// A kernel of the matrix.
 struct Version {
-    /// As people say it.
+    /// The short version, as in 6.1.
     name: &'static str,
-    /// Debian's package that depends on the newest one of its kind.
+    /// The Debian package that depends on the newest kernel of its kind.
     package: &'static str,
 }
 
@@ -50,7 +50,7 @@ const VERSIONS: &[Version] = &[
     },
 ];
 
-/// Seconds after which a guest hangs, also on a machine that has other things to do.
+/// Seconds after which a guest counts as hung, also on a busy machine.
 const TIMEOUT: u64 = 600;
 
 /// Flags of `cargo xtask kernels`.
@@ -62,13 +62,13 @@ pub(crate) struct Options {
     /// Seconds that a guest may take; an idle machine needs about 100
     #[arg(long, default_value_t = TIMEOUT)]
     timeout: u64,
-    /// Only load the programs and say what the verifier walked
+    /// Only load the programs and print how many instructions the verifier walked
     #[arg(long)]
     verifier_only: bool,
 }
 
 impl Options {
-    /// The test binaries that a guest runs.
+    /// Returns the test binaries that a guest runs.
     fn tests(&self) -> &'static [&'static str] {
         if self.verifier_only {
             &TESTS[..1]
@@ -77,7 +77,7 @@ impl Options {
         }
     }
 
-    /// What a guest's test binaries are called with.
+    /// Returns the arguments of a guest's test binaries.
     fn arguments(&self) -> Vec<&'static str> {
         let exact: &[&str] = if self.verifier_only {
             &["--exact", VERIFIER]
@@ -116,7 +116,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let fetched = versions.iter().map(|v| fetch::kernel(v.name, v.package));
     let kernels: Vec<Kernel> = fetched.collect::<Result<_>>()?;
     let mut matrix = vec![own(&binaries)?];
-    // At the same time: each emulates one processor, in one thread.
+    // The guests run in parallel: each emulates one processor in one thread.
     let rows = thread::scope(|scope| {
         let binaries = &binaries;
         let one = |kernel| scope.spawn(move || one(kernel, binaries, options));
@@ -149,15 +149,16 @@ fn chosen(options: &Options) -> Result<Vec<&'static Version>> {
     Ok(chosen)
 }
 
-/// What a kernel had to say.
+/// The results of one kernel.
 struct Row {
     kernel: String,
     tests: String,
-    /// Instructions by program.
+    /// Instructions that the verifier walked, by program.
     walked: BTreeMap<String, u64>,
 }
 
-/// This machine's own kernel runs all tests anyhow; here it only counts.
+/// Counts instructions on this machine's own kernel. `cargo xtask test` runs all tests
+/// on it anyway.
 fn own(binaries: &Binaries) -> Result<Row> {
     shell::step("this machine's own kernel", || {
         let release = shell::output(Command::new("uname").arg("-r"))?;
@@ -225,10 +226,11 @@ fn failure(
     )
 }
 
-/// What the guest takes of busybox.
+/// The busybox applets that the guest uses.
 const APPLETS: &[&str] = &["insmod", "mkdir", "mount", "poweroff"];
 
-/// The guest's first process. Every line that it prints for us begins with `@@`.
+/// Returns the script of the guest's first process. Each line that it prints for xtask
+/// starts with `@@`.
 fn init(modules: &[String], options: &Options) -> String {
     let insert: String = modules
         .iter()
@@ -259,7 +261,7 @@ fn init(modules: &[String], options: &Options) -> String {
     )
 }
 
-/// The lines `verified PROGRAM COUNT` of the smoke test.
+/// Parses the lines `verified PROGRAM COUNT` of the smoke test.
 fn walked(said: &str) -> BTreeMap<String, u64> {
     let lines = said
         .lines()

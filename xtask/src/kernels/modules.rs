@@ -1,4 +1,4 @@
-//! The modules that the tests need, in an order in which they can be inserted.
+//! The kernel modules that the tests need, in an order in which they can be inserted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::shell;
 
-/// What the test networks are made of. `crc32c_generic` is asked for by name
-/// at run time: nothing says that it depends on it.
+/// The modules that the test networks use. `crc32c_generic` is requested by name at
+/// run time: no module declares a dependency on it.
 const WANTED: &[&str] = &[
     "crc32c_generic",
     "veth",
@@ -32,7 +32,7 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// Those that a kernel has as files; what it has built in needs none.
+    /// Collects the modules that a kernel has as files; built-in ones have none.
     pub(super) fn collect(folder: &Path) -> Result<Self> {
         let mut found = BTreeMap::new();
         find(folder, &mut found)?;
@@ -44,13 +44,13 @@ impl Modules {
         Ok(Self { files })
     }
 
-    /// File names in the guest.
+    /// Returns the file names in the guest.
     pub(super) fn names(&self) -> Vec<String> {
         self.files.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
-/// Adds a module after those on which it depends. A module never depends on itself.
+/// Adds a module after its dependencies. A module never depends on itself.
 fn insert(
     name: &str,
     found: &BTreeMap<String, PathBuf>,
@@ -71,7 +71,7 @@ fn insert(
     Ok(())
 }
 
-/// Every module below a folder, by its name as the kernel writes it.
+/// Finds every module below a folder, by its name as the kernel writes it.
 fn find(folder: &Path, found: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))? {
         let path = entry?.path();
@@ -97,7 +97,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("can't read {}", path.display()))
 }
 
-/// The entry `depends=a,b` of a module's `.modinfo` section, whose entries end
+/// Parses the entry `depends=a,b` of a module's `.modinfo` section, whose entries end
 /// with a zero byte.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";

@@ -1,10 +1,11 @@
-//! Names of mutants, and the list of those that may survive.
+//! Names of mutants, and the list of mutants that may survive.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-/// How many mutants have one name: the same operator twice in one function.
+/// Number of mutants by name: an operator that occurs twice in a function gives two
+/// mutants of the same name.
 pub(super) type Names = BTreeMap<String, usize>;
 
 /// Counts names.
@@ -16,14 +17,14 @@ pub(super) fn count(all: impl IntoIterator<Item = String>) -> Names {
     names
 }
 
-/// Names that `some` has more often than `others`.
+/// Returns the names that occur more often in `some` than in `others`.
 pub(super) fn beyond<'a>(some: &'a Names, others: &Names) -> Vec<&'a str> {
     let more = |(name, count): &(&String, &usize)| others.get(*name).is_none_or(|o| o < *count);
     let more = some.iter().filter(more);
     more.map(|(name, _)| name.as_str()).collect()
 }
 
-/// The mutants of the list: lines ``- `NAME`: REASON``.
+/// Parses the list of mutants: lines ``- `NAME`: REASON``.
 pub(super) fn read(text: &str) -> Result<Names> {
     let mut names = Vec::new();
     for line in text.lines() {
@@ -40,8 +41,8 @@ pub(super) fn read(text: &str) -> Result<Names> {
     Ok(count(names))
 }
 
-/// A mutant's name without line and column, which any edit above it changes:
-/// `ebpf/src/a.rs:3:7: replace < with <= in f` is `ebpf/src/a.rs: replace …`.
+/// Returns a mutant's name without line and column, which any edit above it changes:
+/// `ebpf/src/a.rs:3:7: replace < with <= in f` becomes `ebpf/src/a.rs: replace …`.
 pub(super) fn name(line: &str) -> String {
     let mut parts = line.splitn(4, ':');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {

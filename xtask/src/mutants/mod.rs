@@ -1,9 +1,9 @@
-//! Mutants of what decides: whatever a change of one operator or return value
-//! leaves unnoticed is untested.
+//! Mutation tests of the code that decides: if no test notices a changed operator or
+//! return value, the code is untested.
 //!
-//! A run takes hours, so it goes in shards whose results stay: a run that was
-//! stopped goes on with the next shard. What survives is killed by a new test
-//! or listed in `docs/mutants.md` with the reason.
+//! A run takes hours, so it is split into shards whose results are kept: a stopped run
+//! resumes with the next shard. A survivor must be killed by a new test or listed in
+//! `docs/mutants.md` with the reason.
 
 mod listed;
 mod shard;
@@ -19,16 +19,16 @@ use shard::Shard;
 /// Where survivors are listed, each with its reason.
 const LIST: &str = "docs/mutants.md";
 
-/// One package's mutants.
+/// A package to mutate.
 pub(super) struct Subject {
     package: &'static str,
-    /// Short, for folders and tables.
+    /// Short name, for folders and tables.
     name: &'static str,
-    /// With which the names of its mutants begin.
+    /// Prefix of the names of its mutants.
     source: &'static str,
-    /// So many that each takes less than an hour on two cores.
+    /// Number of shards, chosen so that each takes less than an hour on two cores.
     shards: usize,
-    /// Source that no test on the host runs.
+    /// Source files that no test on the host runs.
     without: &'static [&'static str],
 }
 
@@ -53,10 +53,10 @@ const SUBJECTS: &[Subject] = &[
 /// Which shards to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Forget what earlier runs found
+    /// Discard the results of earlier runs
     #[arg(long)]
     restart: bool,
-    /// Run at most so many shards now
+    /// Run at most this many shards now
     #[arg(long, value_name = "COUNT")]
     shards: Option<usize>,
     /// Only this package: `ebpf` or `policy`
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
-/// Runs the shards that aren't done and compares the survivors with the list.
+/// Runs the unfinished shards and compares the survivors with the list.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let subjects: Vec<&'static Subject> = SUBJECTS
         .iter()
@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     compare(&subjects, &shards)
 }
 
-/// Runs at most so many of a package's open shards; returns how many more may run.
+/// Runs at most `most` of a package's unfinished shards; returns how many more may run.
 fn run_some(subject: &'static Subject, most: usize) -> Result<usize> {
     let mut open = Shard::of(subject);
     open.retain(|shard| shard.done().is_none());
@@ -114,7 +114,8 @@ fn install() -> Result<()> {
     })
 }
 
-/// Every survivor is listed; once all shards are done, nothing else is.
+/// Checks that every survivor is listed and, once all shards are done, that no other
+/// mutant is.
 fn compare(subjects: &[&Subject], shards: &[Shard]) -> Result<()> {
     let path = paths::root().join(LIST);
     let text = fs::read_to_string(&path).with_context(|| format!("can't read {LIST}"))?;

@@ -1,4 +1,4 @@
-//! A part of one package's mutants, small enough to be run at one go.
+//! A part of one package's mutants, small enough for one run.
 
 use std::fmt;
 use std::fs;
@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::{Subject, listed};
 use crate::{ebpf, paths, shell};
 
-/// Random clusters a test: enough to kill, few enough for hundreds of runs.
+/// Random clusters per test: enough to kill mutants, few enough for hundreds of runs.
 const CLUSTERS: &str = "100";
-/// The tests of the tests' package that judge the two libraries without root.
+/// The targets of the tests' package that test the two libraries without root.
 const TESTS: &[&str] = &["oracle", "changes", "packets_host"];
-/// What tests the tests themselves kills nothing.
+/// Arguments that skip the tests of test helpers, which kill no mutant.
 const SKIPPED: &[&str] = &["--skip", "clusters::", "--skip", "testnet::"];
-/// A mutant that runs so many times longer than the tests do hangs.
+/// A mutant counts as hung if the tests take this many times longer with it.
 const LONGER: u32 = 5;
-/// What it may always take; a machine may be busy.
+/// Minimum of that limit: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Some of a package's mutants.
@@ -30,7 +30,7 @@ pub(super) struct Shard {
     number: usize,
 }
 
-/// What a shard found.
+/// The results of a shard.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
 pub(super) struct Done {
     seconds: u64,
@@ -51,7 +51,7 @@ impl fmt::Display for Shard {
 }
 
 impl Shard {
-    /// All of a package's.
+    /// Returns all shards of a package.
     pub(super) fn of(subject: &'static Subject) -> Vec<Self> {
         let shard = |number| Self { subject, number };
         (0..subject.shards).map(shard).collect()
@@ -67,13 +67,13 @@ impl Shard {
         self.folder().join("done.json")
     }
 
-    /// What it found, once it ran to its end.
+    /// Returns the results, if the shard ran to completion.
     pub(super) fn done(&self) -> Option<Done> {
         let text = fs::read_to_string(self.result()).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    /// Makes it one that never ran.
+    /// Discards the results of an earlier run.
     pub(super) fn forget(&self) -> Result<()> {
         let path = self.result();
         match path.exists() {
@@ -84,7 +84,7 @@ impl Shard {
         }
     }
 
-    /// Runs its mutants and writes down what they did.
+    /// Runs the mutants and writes the results.
     ///
     /// `tests` is how long the tests take without a mutant.
     pub(super) fn run(&self, tests: Duration) -> Result<()> {
@@ -95,7 +95,7 @@ impl Shard {
         let status = command
             .status()
             .with_context(|| format!("can't start `{}`", shell::text(&command)))?;
-        // 2: mutants survived; 3: a test ran into its limit, which kills too.
+        // 2: mutants survived; 3: a test timed out, which kills a mutant too.
         if !matches!(status.code(), Some(0 | 2 | 3)) {
             bail!("`{}` ended with {status}", shell::text(&command));
         }
@@ -119,13 +119,13 @@ impl Shard {
             .args(["--test-package", package])
             .args(["--test-package", "ringfence-tests"])
             .args(["--shard", &format!("{}/{shards}", self.number)])
-            // Its own would leave the tests' package out.
+            // cargo-mutants' own baseline would leave out the tests' package.
             .args(["--baseline", "skip", "--no-shuffle"])
             .args(["--timeout", &limit.as_secs().to_string()])
             .args(self.subject.without.iter().flat_map(|w| ["--exclude", w]))
             .arg("--output")
             .arg(self.folder())
-            // For the build too: without, it would link every test there is.
+            // Restricts the build too, which would otherwise link every test.
             .args(targets().map(|target| format!("--cargo-arg={target}")))
             .args(["--", "--"])
             .args(SKIPPED);
@@ -156,8 +156,8 @@ pub(super) fn baseline(subject: &Subject) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// The dependencies are compiled once for all shards, in a target folder of
-/// their own.
+/// Returns a cargo command with a separate target folder, in which dependencies are
+/// compiled once for all shards.
 fn cargo() -> Command {
     let mut command = ebpf::cargo();
     command
@@ -175,7 +175,7 @@ fn targets() -> impl Iterator<Item = String> {
     std::iter::once("--lib".to_owned()).chain(tests)
 }
 
-/// Which shards there are, and what those that are done took and found.
+/// Formats all shards as a table, with durations and results of the finished ones.
 pub(super) fn table(shards: &[Shard]) -> String {
     let head = ["package", "shard", "took", "killed", "survived"].map(str::to_owned);
     let row = |shard: &Shard| {

@@ -1,24 +1,24 @@
-//! Sizes of files, what a package may depend on, documents that must exist.
+//! Checks the sizes of files, the dependencies of a package, and required documents.
 
 use super::File;
 
-/// Lines that a source file may have.
+/// Maximum number of lines of a source file.
 const LONGEST: usize = 400;
 
-/// Longer files, each with the reason.
+/// Files that may be longer, each with the reason.
 const LONG: &[(&str, &str)] = &[(
     "ebpf/src/abi.rs",
     "every type that crosses the kernel border, in one place to be read as a whole",
 )];
 
-/// What the pure package must not depend on.
+/// Packages that the pure package must not depend on.
 const IMPURE: &[&str] = &["aya", "k8s-openapi", "kube", "tokio"];
 
 const POLICY: &str = "agent/policy/Cargo.toml";
 const ABI: &str = "ebpf/src/abi.rs";
 const REASONS: &str = "docs/reasons.md";
 
-/// A source file that is too long.
+/// Reports a source file that is too long.
 pub(super) fn check_length(file: &File) -> Option<String> {
     let lines = file.text.lines().count();
     let excepted = LONG.iter().any(|(name, _)| *name == file.name);
@@ -26,7 +26,7 @@ pub(super) fn check_length(file: &File) -> Option<String> {
         .then(|| format!("{}: {lines} lines, more than {LONGEST}", file.name))
 }
 
-/// What takes more than one file to see.
+/// Runs the checks that need more than one file.
 pub(super) fn check_whole(files: &[File]) -> Vec<String> {
     let text = |name: &str| {
         let mut files = files.iter();
@@ -56,7 +56,7 @@ pub(super) fn check_whole(files: &[File]) -> Vec<String> {
     breaches
 }
 
-/// Names in the dependency tables of a Cargo.toml.
+/// Returns the names in the dependency tables of a Cargo.toml.
 fn dependencies(manifest: &str) -> Vec<&str> {
     let mut inside = false;
     let mut names = Vec::new();
@@ -70,7 +70,7 @@ fn dependencies(manifest: &str) -> Vec<&str> {
     names
 }
 
-/// The words in metrics of the lines `Name = 1 "word",` of the macro's call.
+/// Returns the metric labels from the lines `Name = 1 "word",` of the macro call.
 fn reasons(abi: &str) -> Vec<&str> {
     let Some(list) = abi.split("\nreasons! {").nth(1) else {
         return Vec::new();

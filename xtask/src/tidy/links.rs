@@ -1,10 +1,10 @@
-//! Relative links in documents lead somewhere.
+//! Checks that the targets of relative links in documents exist.
 
 use std::path::Path;
 
 use super::File;
 
-/// Dead links of one file.
+/// Returns the dead links of one file.
 pub(super) fn check(file: &File, root: &Path) -> Vec<String> {
     if !file.name.ends_with(".md") {
         return Vec::new();
@@ -18,7 +18,8 @@ pub(super) fn check(file: &File, root: &Path) -> Vec<String> {
         .collect()
 }
 
-/// `](target)` outside of code, with its line; the web's and anchors aren't ours.
+/// Returns each `](target)` outside of code, with its line. Web links and anchors are
+/// skipped.
 fn targets(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut in_code = false;

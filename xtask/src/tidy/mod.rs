@@ -15,9 +15,9 @@ use crate::{paths, shell};
 
 /// One file of the checkout.
 pub(crate) struct File {
-    /// From the top of the checkout, with slashes.
+    /// Path from the top of the checkout, with slashes.
     pub(crate) name: String,
-    /// What is in it.
+    /// Content of the file.
     pub(crate) text: String,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
     }
 }
 
-/// Every text file that git knows or would take.
+/// Reads every text file that git tracks or would add.
 fn files() -> Result<Vec<File>> {
     let root = paths::root();
     let mut git = Command::new("git");
@@ -59,7 +59,8 @@ fn files() -> Result<Vec<File>> {
         Err(_) => walk(root, root)?,
     };
     let read = |name: String| {
-        // Absent: deleted but not yet committed. Not UTF-8: not ours to check.
+        // A missing file is deleted but not yet committed; a file that isn't UTF-8 isn't
+        // checked.
         let text = fs::read_to_string(root.join(&name)).ok()?;
         Some(File { name, text })
     };

@@ -1,8 +1,8 @@
-//! `unsafe` stays where it must be, and says why it is sound.
+//! Checks that `unsafe` is used only where it must be, with a reason why it is sound.
 
 use super::File;
 
-/// Where `unsafe` may stand.
+/// Paths in which `unsafe` is allowed.
 const ALLOWED: &[&str] = &[
     "agent/hooks/src/query.rs",
     "agent/src/datapath/",
@@ -12,10 +12,10 @@ const ALLOWED: &[&str] = &[
     "ebpf/src/shared.rs",
 ];
 
-/// How far above an `unsafe` its reason may end, in lines.
+/// Maximum distance of an `unsafe` from the end of its reason above, in lines.
 const REACH: usize = 3;
 
-/// Breaches in one file.
+/// Returns the breaches in one file.
 pub(super) fn check(file: &File) -> Vec<String> {
     if !file.name.ends_with(".rs") {
         return Vec::new();
@@ -34,19 +34,19 @@ pub(super) fn check(file: &File) -> Vec<String> {
     breaches
 }
 
-/// Whether a line holds the keyword in code.
+/// Reports whether a line contains the keyword in code.
 fn is_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
-    // Words in a string: none of our string literals holds code.
+    // Skips string literals, none of which contains code.
     let code: String = code.split('"').step_by(2).collect();
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
     code.split(|c| !part_of_word(c))
         .any(|word| word == "unsafe")
 }
 
-/// A SAFETY comment (or, for an `unsafe fn` or trait, a Safety section) in the
-/// lines above or on the line itself. Comments don't count into the distance:
-/// a reason may be long.
+/// Reports whether a SAFETY comment (or, for an `unsafe fn` or trait, a Safety section)
+/// is in the lines above or on the line itself. Comments don't count towards the
+/// distance: a reason may be long.
 fn has_reason(lines: &[&str]) -> bool {
     let says = |line: &str| line.contains("SAFETY:") || line.contains("# Safety");
     let mut code = 0;

@@ -1,8 +1,8 @@
-//! Words that were given up, and names that only one file may match on.
+//! Checks for retired words, and for names that only one file may match on.
 
 use super::File;
 
-/// Words that once meant something else here than in the field, and what to say instead.
+/// Retired words, which mean something else in the field, and their replacements.
 const GIVEN_UP: [(&str, &str); 12] = [
     ("world", "buffer"),
     ("worlds", "buffers"),
@@ -18,7 +18,7 @@ const GIVEN_UP: [(&str, &str); 12] = [
     ("EndpointWorld", "EndpointRules"),
 ];
 
-/// Kinds and maps, each with the one file that knows its name as text.
+/// Names of kinds and maps, with the one file that may match on them as text.
 const NAMES: [(&str, &[&str]); 2] = [
     (
         "agent/policy/src/model/kind.rs",
@@ -62,7 +62,7 @@ const NAMES: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Lists the words of a file that were given up, and its matches on names.
+/// Returns the retired words in a file, and its matches on names.
 pub(super) fn check(file: &File) -> Vec<String> {
     let is_own = file.name.ends_with("tidy/words.rs");
     let is_text = [".rs", ".md", ".yaml", ".toml"]
@@ -93,7 +93,7 @@ fn given_up(line: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     GIVEN_UP.into_iter().filter(is_there)
 }
 
-/// Names on which a line of the agent's own code matches.
+/// Returns the names that a line of the agent's own code matches on.
 fn matches(file: &str, line: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     let is_product = file.starts_with("agent/") && file.contains("/src/") && !file.contains("test");
     let homes = NAMES

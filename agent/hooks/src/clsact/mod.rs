@@ -1,4 +1,4 @@
-//! Filters on clsact qdiscs, for kernels without tcx links (before Linux 6.6) or
+//! Filters on clsact qdiscs, used on kernels without tcx links (before Linux 6.6) or
 //! if the agent is configured to use them.
 //!
 //! A filter belongs to its device and stays when the agent exits. The next agent
@@ -36,8 +36,8 @@ pub enum Attach {
 }
 
 impl Attach {
-    /// Reports whether this means filters on this kernel. tcx and its links came
-    /// with 6.6 (commit e420bed02507).
+    /// Reports whether programs are attached as filters on this kernel. tcx and its links
+    /// were added in 6.6 (commit e420bed02507).
     pub fn by_clsact(self) -> bool {
         let has_tcx = || KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
         self == Self::Clsact || !has_tcx()
@@ -65,7 +65,7 @@ impl Filters {
         })
     }
 
-    /// Replaces the programs of the last agent with the new ones, each atomically;
+    /// Replaces the programs of the previous agent with the new ones, each atomically;
     /// removes the records of filters that are gone.
     ///
     /// # Errors
@@ -135,8 +135,8 @@ impl Filters {
         interfaces
     }
 
-    /// Attaches a program first on a hook, or makes sure that it is there. A filter that another
-    /// process of ours has attached is taken over.
+    /// Attaches a program first on a hook, unless it is already first. Takes over a filter that
+    /// another process of ours has attached.
     ///
     /// # Errors
     /// If the kernel refuses, or another program's filter stays in front of ours.

@@ -60,7 +60,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Opens the records below a pin directory of one ABI version, which may have none.
+    /// Opens the records below the pin directory of one ABI version; there may be none.
     ///
     /// Rejects records of another network namespace: their filters can't be seen from here.
     pub(super) fn open(folder: &Path) -> Result<Self, HookError> {

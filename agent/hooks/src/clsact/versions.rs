@@ -70,7 +70,7 @@ pub fn recorded(folder: &Path) -> Result<BTreeSet<u32>, HookError> {
 /// qdiscs added for them that hold nothing else. Returns the number of filters.
 ///
 /// # Errors
-/// Names the filter or file that couldn't be removed.
+/// If a filter or file can't be removed; the error names it.
 pub fn uninstall(folder: &Path) -> Result<usize, HookError> {
     let mut filters = Filters::open(folder)?;
     let mut removed = 0;
