@@ -24,12 +24,13 @@ pub(crate) struct File {
 /// Checks all rules and lists every breach.
 pub(crate) fn run() -> Result<()> {
     let files = files()?;
+    let names = words::Names::of(&files);
     let mut breaches = Vec::new();
     for file in &files {
         breaches.extend(unsafe_code::check(file));
         breaches.extend(layout::check_length(file));
         breaches.extend(links::check(file, paths::root()));
-        breaches.extend(words::check(file));
+        breaches.extend(words::check(file, &names));
     }
     breaches.extend(layout::check_whole(&files));
     for breach in &breaches {

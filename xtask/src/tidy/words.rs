@@ -18,52 +18,42 @@ const GIVEN_UP: [(&str, &str); 12] = [
     ("EndpointWorld", "EndpointRules"),
 ];
 
-/// Names of kinds and maps, with the one file that may match on them as text.
-const NAMES: [(&str, &[&str]); 2] = [
-    (
-        "agent/policy/src/model/kind.rs",
-        &[
-            "Namespace",
-            "Node",
-            "Pod",
-            "Service",
-            "EndpointSlice",
-            "NetworkPolicy",
-            "ClusterNetworkPolicy",
-            "Deployment",
-            "StatefulSet",
-            "DaemonSet",
-            "ReplicaSet",
-            "Job",
-            "CronJob",
-            "ReplicationController",
-        ],
-    ),
-    (
-        "agent/src/datapath/catalog.rs",
-        &[
-            "CONTROL",
-            "ENDPOINTS",
-            "CIDRS",
-            "RULES",
-            "PORTS",
-            "ADDRESSES",
-            "SERVICES",
-            "CONNECTIONS",
-            "CONN_OVERFLOW",
-            "OPENING",
-            "QUOTA",
-            "CLAIMS",
-            "LOCALS",
-            "DROPS",
-            "NAMES",
-            "AGENT",
-        ],
-    ),
+/// Files that alone match on the names of kinds and of maps.
+const HOMES: [&str; 2] = [
+    "agent/policy/src/model/kind.rs",
+    "agent/src/datapath/catalog.rs",
 ];
 
+/// Names, each with the one file that may match on it as text.
+pub(super) struct Names(Vec<(String, &'static str)>);
+
+impl Names {
+    /// Reads them from the files that may match on them.
+    pub(super) fn of(files: &[File]) -> Self {
+        let homes = HOMES.iter().filter_map(|home| {
+            let file = files.iter().find(|file| file.name == *home)?;
+            Some((*home, file.text.as_str()))
+        });
+        let names =
+            homes.flat_map(|(home, text)| literals(text).map(move |name| (name.to_owned(), home)));
+        Self(names.collect())
+    }
+}
+
+/// Returns the literals of a file that are names: `NetworkPolicy`, `CONN_OVERFLOW`.
+fn literals(text: &str) -> impl Iterator<Item = &str> {
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let literals = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+    literals.filter(|text| {
+        text.starts_with(|c: char| c.is_ascii_uppercase())
+            && text.chars().all(|c| c.is_ascii_alphabetic() || c == '_')
+    })
+}
+
 /// Returns the retired words in a file, and its matches on names.
-pub(super) fn check(file: &File) -> Vec<String> {
+pub(super) fn check(file: &File, names: &Names) -> Vec<String> {
     let is_own = file.name.ends_with("tidy/words.rs");
     let is_text = [".rs", ".md", ".yaml", ".toml"]
         .iter()
@@ -78,7 +68,7 @@ pub(super) fn check(file: &File) -> Vec<String> {
             given_up(line)
                 .map(|(word, instead)| format!("{at}: say {instead:?}, not {word:?}"))
                 .chain(
-                    matches(&file.name, line).map(|(name, home)| {
+                    matches(&file.name, line, names).map(|(name, home)| {
                         format!("{at}: only {home} matches on the name {name:?}")
                     }),
                 )
@@ -94,13 +84,17 @@ fn given_up(line: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Returns the names that a line of the agent's own code matches on.
-fn matches(file: &str, line: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+fn matches<'n>(
+    file: &str,
+    line: &str,
+    names: &'n Names,
+) -> impl Iterator<Item = (&'n str, &'static str)> {
     let is_product = file.starts_with("agent/") && file.contains("/src/") && !file.contains("test");
-    let homes = NAMES
-        .into_iter()
-        .filter(move |(home, _)| is_product && *home != file);
-    let names = homes.flat_map(|(home, names)| names.iter().map(move |name| (*name, home)));
-    names.filter(move |(name, _)| {
+    let elsewhere = names
+        .0
+        .iter()
+        .filter(move |(_, home)| is_product && *home != file);
+    let found = elsewhere.filter(move |(name, _)| {
         let text = format!("\"{name}\"");
         line.match_indices(&text).any(|(at, _)| {
             let (before, behind) = (&line[..at], &line[at + text.len()..]);
@@ -110,16 +104,22 @@ fn matches(file: &str, line: &str) -> impl Iterator<Item = (&'static str, &'stat
                 || before.trim_end().ends_with("==")
                 || before.trim_end().ends_with("!=")
         })
-    })
+    });
+    found.map(|(name, home)| (name.as_str(), *home))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{File, check};
+    use super::{File, HOMES, Names, check, literals};
 
     fn breaches(name: &str, text: &str) -> usize {
-        let (name, text) = (name.to_owned(), text.to_owned());
-        check(&File { name, text }).len()
+        let file = |name: &str, text: &str| File {
+            name: name.to_owned(),
+            text: text.to_owned(),
+        };
+        let kinds = file(HOMES[0], "\"Pod\", \"Node\", \"NetworkPolicy\", \"v1\"\n");
+        let maps = file(HOMES[1], "\"RULES\"\n");
+        check(&file(name, text), &Names::of(&[kinds, maps])).len()
     }
 
     #[test]
@@ -143,5 +143,11 @@ mod tests {
             2
         );
         assert_eq!(breaches("agent/src/a.rs", "kind(\"Pod\")\n"), 0);
+    }
+
+    #[test]
+    fn names_are_read_from_literals_that_are_one_word() {
+        let text = "// \"Comment\"\nA \"CONN_OVERFLOW\" B => \"Pod\", \"v1\" \"Pod shop/web\"\n";
+        assert_eq!(literals(text).collect::<Vec<_>>(), ["CONN_OVERFLOW", "Pod"]);
     }
 }
