@@ -14,18 +14,19 @@
 /// Offset added to the versions by builds that test migration between versions.
 const OTHER: u32 = 1000;
 
-/// Version of all layouts in this module; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 7 + if cfg!(feature = "other-policy") {
+/// Version of all layouts in this module and of the names of maps; part of the pin directory's
+/// name.
+pub const ABI_VERSION: u32 = 8 + if cfg!(feature = "other-policy") {
     OTHER
 } else {
     0
 };
 
 /// Version of everything that stores connections: [`Connection`], [`ConnectionKey`], [`Bucket`],
-/// [`Seed`], [`Quota`], [`Claim`], how ways are chosen, and the meaning of states. Programs with
-/// the same version share these maps, even while a node migrates from one [`ABI_VERSION`] to
-/// another. Never 0.
-pub const CONNECTIONS_VERSION: u32 = 2 + if cfg!(feature = "other-connections") {
+/// [`Seed`], [`Quota`], [`Claim`], the names of these maps, how ways are chosen, and the meaning
+/// of states. Programs with the same version share these maps, even while a node migrates from
+/// one [`ABI_VERSION`] to another. Never 0.
+pub const CONNECTIONS_VERSION: u32 = 3 + if cfg!(feature = "other-connections") {
     OTHER
 } else {
     0

@@ -11,7 +11,7 @@ use clap::Parser as _;
 use ringfence::api::remote::RemoteStatus;
 use ringfence::cli::Cli;
 use ringfence::cni::CniStatus;
-use ringfence::datapath::{DropSeries, MapName, MapUsage, Stats};
+use ringfence::datapath::{DropSeries, MapName, MapSpec, MapUsage, Stats, Writer};
 use ringfence::kubernetes::Board;
 use ringfence::metrics::{Metrics, Snapshot};
 use ringfence_tests::deployed::static_binary;
@@ -19,6 +19,9 @@ use ringfence_tests::deployed::static_binary;
 /// How a table of metrics begins, and that of the reasons why clients are refused.
 const METRICS: &str = "| metric | type | labels | what it counts | what to do | alert |";
 const REFUSED: &str = "| reason | the agent closed the connection because |";
+
+/// How the table of maps begins.
+const MAPS: &str = "| map | kind | capacity | written by | holds |";
 
 /// Type and labels of a metric.
 type Shape = (String, BTreeSet<String>);
@@ -87,9 +90,9 @@ fn exported(page: &str) -> BTreeMap<String, Shape> {
     found
 }
 
-/// The cells of all rows of docs/metrics.md below this head.
-fn rows(head: &str) -> Vec<Vec<String>> {
-    let text = fs::read_to_string("../docs/metrics.md").unwrap();
+/// The cells of all rows of a document below this head.
+fn rows(document: &str, head: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(format!("../docs/{document}")).unwrap();
     let mut found = Vec::new();
     let mut is_within = false;
     for line in text.lines() {
@@ -114,7 +117,7 @@ fn quoted(cell: &str) -> impl Iterator<Item = String> {
 #[test]
 fn every_metric_is_documented_with_its_type_and_labels_and_no_other_is() {
     let mut documented = BTreeMap::new();
-    for row in rows(METRICS) {
+    for row in rows("metrics.md", METRICS) {
         let name = quoted(&row[0]).next().unwrap();
         let shape: Shape = (row[1].clone(), quoted(&row[2]).collect());
         let earlier = documented.insert(name.clone(), shape);
@@ -141,9 +144,46 @@ fn every_reason_for_refusing_a_client_is_documented_and_no_other_is() {
     let reasons = series.flat_map(labels);
     let reasons = reasons.filter(|(label, _)| *label == "reason");
     let reasons: BTreeSet<String> = reasons.map(|(_, reason)| reason.to_owned()).collect();
-    let rows = rows(REFUSED);
+    let rows = rows("metrics.md", REFUSED);
     let documented: BTreeSet<String> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
     assert_eq!(documented, reasons);
+}
+
+#[test]
+fn every_map_is_documented_as_the_catalogue_has_it() {
+    let documented = rows("datapath.md", MAPS).into_iter();
+    let documented: Vec<[String; 4]> = documented
+        .map(|row| {
+            let name = quoted(&row[0]).next().unwrap();
+            [
+                name,
+                row[1].clone(),
+                row[2].replace(',', ""),
+                row[3].clone(),
+            ]
+        })
+        .collect();
+    let catalogued = MapName::ALL.map(|map| {
+        let MapSpec {
+            name,
+            kind,
+            entries,
+            writer,
+            ..
+        } = map.spec();
+        let writer = match writer {
+            Writer::Agent => "agent",
+            Writer::Packets => "packets",
+            Writer::Both => "packets; the agent removes dead elements",
+        };
+        [
+            name.to_owned(),
+            format!("{kind:?}"),
+            entries.to_string(),
+            writer.to_owned(),
+        ]
+    });
+    assert_eq!(documented, catalogued);
 }
 
 /// The text of each alert's rule.
@@ -164,7 +204,7 @@ fn alerts() -> BTreeMap<String, String> {
 fn every_alert_stands_at_a_metric_that_it_asks_for() {
     let alerts = alerts();
     let mut named = BTreeSet::new();
-    for row in rows(METRICS) {
+    for row in rows("metrics.md", METRICS) {
         let metric = quoted(&row[0]).next().unwrap();
         for alert in row[5].split(',').map(str::trim).filter(|a| !a.is_empty()) {
             let rule = alerts.get(alert);

@@ -4,9 +4,7 @@
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use aya::programs::SchedClassifier;
 
@@ -104,25 +102,13 @@ impl Pinned {
                 filters.attach(ifindex, name, hook, self)
             });
         }
-        let Self {
-            from_pod, to_pod, ..
-        } = self;
-        let links = tcx::links(&folder);
-        let attach = |program: &mut SchedClassifier, hook: Hook| -> Result<(), HookError> {
+        for hook in Hook::POD {
+            let program = self.of_hook(hook)?;
             if !tcx::is_attached(id(program, hook)?, ifindex, hook)? {
-                tcx::attach_first(program, &links, ifindex, name, hook)?;
+                tcx::attach_first(program, &tcx::links(&folder), ifindex, name, hook)?;
             }
-            Ok(())
-        };
-        // The kernel holds the lock of all devices while it waits for each program's grace
-        // period. With two threads, both attachments queue for the lock at once, ahead of
-        // changes that earlier plugins still have to make to the device.
-        thread::scope(|scope| {
-            let other = scope.spawn(|| attach(to_pod, Hook::ToPod));
-            let this = attach(from_pod, Hook::FromPod);
-            let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-            this.and(other)
-        })
+        }
+        Ok(())
     }
 
     /// Detaches both programs from a device.

@@ -23,7 +23,7 @@ pub enum Writer {
     Agent,
     /// The programs in the kernel.
     Packets,
-    /// Both: they write different elements, or different members of an element.
+    /// The programs; the agent removes dead elements.
     Both,
 }
 
@@ -135,7 +135,7 @@ catalog! {
     /// Drop series by source.
     Sources "SOURCES" Packets true Hash[4 => 4; capacity::SOURCES]
     /// Drop counters.
-    Drops "DROPS" Both true
+    Drops "DROPS" Packets true
         PerCpuHash[size_of::<DropKey>() => size_of::<DropCount>(); capacity::DROPS]
     /// Drop counters of packets that have no series of their own.
     DropsOther "DROPS_OTHER" Packets true
@@ -183,5 +183,36 @@ impl Serialize for MapName {
 impl fmt::Display for MapName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_ebpf::abi::ABI_VERSION;
+
+    use super::MapName;
+
+    /// FNV-1a.
+    fn sum(text: &str) -> u64 {
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
+    #[test]
+    fn other_names_or_shapes_of_pinned_maps_take_another_version() {
+        let maps = MapName::pinned().map(|map| format!("{map}: {}\n", map.spec()));
+        let found = (ABI_VERSION, sum(&maps.collect::<String>()));
+        assert_eq!(
+            found,
+            (8, 6_093_196_087_415_150_623),
+            "raise ABI_VERSION, and the version of connections or counters if it is theirs"
+        );
+    }
+
+    #[test]
+    fn the_kernel_holds_every_name_in_full() {
+        // `BPF_OBJ_NAME_LEN` of linux/bpf.h, with its zero.
+        assert!(MapName::ALL.iter().all(|map| map.as_str().len() < 16));
     }
 }

@@ -32,6 +32,8 @@ impl Asks {
     pub(super) const ISOLATED: u32 = 1;
     /// A staged policy isolates the endpoint in this direction.
     pub(super) const STAGED: u32 = 2;
+    /// Asks for the range of an address instead of a ruleset: no endpoint sets this bit.
+    const RANGE: u32 = 4;
 
     /// Returns the endpoint's ruleset in a direction, and the query to that ruleset.
     #[inline(always)]
@@ -51,8 +53,8 @@ impl Asks {
             Direction::Ingress => (rules.ingress, rules.flags),
             Direction::Egress => (rules.egress, rules.flags >> 1),
         };
-        let halves = (flags & 1) | (flags >> 1 & 2);
-        let asks = (port as u32) << 16 | (protocol as u32) << 8 | halves;
+        let isolation = (flags & 1) | (flags >> 1 & 2);
+        let asks = (port as u32) << 16 | (protocol as u32) << 8 | isolation;
         (ruleset, Self(asks))
     }
 
@@ -138,15 +140,12 @@ impl Memo {
     }
 }
 
-/// The ruleset number used for queries about pod ranges. No endpoint has this number.
-const RANGES: u32 = u32::MAX;
-
 /// Returns the workload id under which packets of an unknown address are counted
 /// ([`Tables::range`]). Without the cache, each denied packet to or from an unknown address would
 /// cost a lookup in a prefix tree, which takes 30 to 150 ns.
 #[inline(always)]
 pub(super) fn range<T: Tables>(tables: &T, addr: &Addr, generation: u32) -> u32 {
-    let asked = (addr, RANGES, Asks(0));
+    let asked = (addr, 0, Asks(Asks::RANGE));
     let Some(mut memo) = tables.memo(Memo::place(asked.0, asked.1, asked.2)) else {
         return Identity::OUTSIDE;
     };

@@ -2,7 +2,7 @@
 //!
 //! The guests have no disk and no network device. All they have is an initramfs with
 //! busybox, the few modules that the tests need, the test binaries as cargo built them,
-//! and the libraries that those are linked to.
+//! and programs of this machine with their libraries.
 
 mod build;
 mod fetch;
@@ -29,10 +29,6 @@ const TESTS: &[&str] = &["smoke", "packets_kernel"];
 const ARGUMENTS: &[&str] = &["--ignored", "--test-threads=1", "--nocapture"];
 /// The test that prints how many instructions the verifier walked.
 const VERIFIER: &str = "the_verifier_accepts_every_program_with_room_to_spare";
-
-/// A test of 200,000 test runs, minutes of an emulated processor. What it is about, how many
-/// connections a pod may keep, is decided in the programs alone.
-const SLOW: &str = "a_pod_that_has_as_many_connections_as_it_may_is_refused_more_and_loses_none";
 
 /// A kernel of the matrix.
 struct Version {
@@ -86,7 +82,7 @@ impl Options {
         let exact: &[&str] = if self.verifier_only {
             &["--exact", VERIFIER]
         } else {
-            &["--skip", SLOW]
+            &[]
         };
         [ARGUMENTS, exact].concat()
     }
