@@ -3,7 +3,8 @@
 
 mod packets;
 
-use std::net::IpAddr;
+use std::io::{self, Read};
+use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use ringfence_tests::packets::fixture::{self, PODS, address};
@@ -11,6 +12,7 @@ use ringfence_tests::packets::{Frame, Series};
 use ringfence_tests::testnet::{Frames, Mode, Net, Ns, Probe, Server, probe_tcp, probe_udp};
 
 use packets::{Counters, Node, network};
+use socket2::SockRef;
 
 /// Below a second a denied call is one packet: no SYN comes twice.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -78,6 +80,26 @@ impl Stage<'_> {
         let probe = probe_tcp(self.ns(from), address, port, TIMEOUT).unwrap();
         assert_eq!(probe, expected, "TCP from {from} to {address} port {port}");
         self.counted("tcp", count);
+    }
+
+    /// Calls a quarantined pod from the node, and takes the connection down with a reset of the
+    /// caller's own socket. An orderly end leaves answers to the kernel that carry no socket (a
+    /// reset of what comes after the socket's end over IPv6, the last ACK below Linux 6.13). They
+    /// aren't proven to be the node's, and quarantine drops and counts them.
+    #[track_caller]
+    fn call_from_node(&mut self, to: &str) {
+        let address = self.address(to);
+        let call = || {
+            let mut stream = TcpStream::connect_timeout(&(address, TCP).into(), TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            let mut banner = [0; 5];
+            stream.read_exact(&mut banner)?;
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+            io::Result::Ok(banner)
+        };
+        let banner = self.net.node().run(call).unwrap().unwrap();
+        assert_eq!(&banner, b"here\n", "the node calls {address}");
+        self.counted("tcp", None);
     }
 
     #[track_caller]
@@ -229,7 +251,7 @@ fn quarantine_leaves_a_pod_its_node_alone() {
             Probe::TimedOut,
             count("bank/cut", "outside", "egress"),
         );
-        stage.tcp("node", "cut", TCP, Probe::Open, None);
+        stage.call_from_node("cut");
         stage.udp("node", "cut", UDP, Probe::Open, None);
     });
 }
@@ -289,7 +311,7 @@ fn the_nodes_reports_of_its_groups_reach_pods_and_count_as_no_drop() {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         let bridge = nix::net::if_::if_nametoindex("cni0").unwrap();
         let group = std::net::Ipv4Addr::new(224, 0, 0, 77);
-        socket2::SockRef::from(&socket)
+        SockRef::from(&socket)
             .join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(bridge))
             .unwrap();
         // IGMP, for that group.
