@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let times = chain(&node, 0)?;
     let _ = guarded(&mut node, "passing", starts);
     let adds = fs::read_to_string(&times)?;
-    let adds = adds.lines().map(|line| Ok(line.parse::<f64>()? / 1e6));
+    let adds = adds.lines().map(|line| Ok(line.parse::<f64>()? / 1e3));
     let adds = adds.collect::<Result<Vec<f64>>>()?;
     chain(&node, 5)?;
     let (chained, chained_calls) = guarded(&mut node, "chained", starts);
@@ -91,15 +91,17 @@ fn flag(containerd: &Containerd) -> String {
     format!("--cni-state={}", state(containerd).display())
 }
 
-/// Puts the plugin in the chain, with a shell around it that writes how many nanoseconds
-/// each call took: into the file that this gives.
+/// Puts the plugin in the chain, with a shell around it that writes how many microseconds
+/// each ADD took to the file that this returns. The shell reads its own clock: a command
+/// for that would count as part of the plugin.
 fn chain(node: &Node, timeout: u64) -> Result<PathBuf> {
     let state = state(&node.containerd);
     let (shell, times) = (state.with_file_name("timed"), state.with_file_name("times"));
     let plugin = node.shop.agent.binary.with_file_name("ringfence-cni");
     let script = format!(
-        "#!/bin/sh\nbegan=$(date +%s%N)\n{}\ncode=$?\n\
-         [ $CNI_COMMAND != ADD ] || echo $(($(date +%s%N) - began)) >>{}\nexit $code\n",
+        "#!/bin/bash\nbegan=${{EPOCHREALTIME/[.,]/}}\n{}\ncode=$?\n\
+         ended=${{EPOCHREALTIME/[.,]/}}\n\
+         [ $CNI_COMMAND != ADD ] || echo $((ended - began)) >>{}\nexit $code\n",
         plugin.display(),
         times.display()
     );
