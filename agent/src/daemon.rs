@@ -3,23 +3,24 @@
 
 mod early;
 mod events;
+mod scheduler;
 mod watches;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use nix::sys::prctl;
 use ringfence_cni::{Mode, Node};
 use tokio::sync::Notify;
-use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
+use tokio::time::sleep;
 
 use crate::api::remote::{self, Remote};
 use crate::cli::{ApiListener, LogFormat};
 use crate::datapath::{Datapath, Events, Options};
 use crate::dataplane::Dataplane;
-use crate::engine::{Engine, Look, Pass};
+use crate::engine::{Engine, Pass};
 use crate::failure::{Failure, Found, Outcome};
 use crate::files::Files;
 use crate::manifests::Watch;
@@ -31,16 +32,9 @@ use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
 use early::Early;
 pub use events::Stop;
-use events::{PATIENCE, WRITTEN, debounce, watch_links};
+use events::{Heard, watch_links};
+use scheduler::{Order, PERIOD, Scheduler, Step};
 use watches::{Watches, open};
-
-/// Interval between passes if nothing happens: the positions of the hooks are verified again, and
-/// changes whose events were lost are found.
-const PERIOD: Duration = Duration::from_secs(5);
-/// How long to wait after an event for related events.
-const QUIET: Duration = Duration::from_millis(50);
-/// Delay of the first retry; doubles up to [`PERIOD`].
-const RETRY: Duration = Duration::from_millis(50);
 
 /// Runs until told to stop. Enforcement stays in place afterwards.
 pub fn run(settings: &Settings) -> Outcome {
@@ -215,63 +209,36 @@ async fn watch_and_pass(
     });
     let linked = Arc::new(Notify::new());
     watch_links(Arc::clone(&linked), early.clone())?;
-    let (mut since, mut look) = (None, Look::All);
-    let mut backoff = RETRY;
-    // When everything is examined again, regardless of events from the API server.
-    let mut next = TokioInstant::now();
+    let mut heard = Heard {
+        stop,
+        recorded: &recorded,
+        linked: &linked,
+        wake,
+        told,
+    };
+    let mut scheduler = Scheduler::new(Instant::now());
+    let mut step = scheduler.due(Instant::now());
     loop {
-        let ticket = shared.ticket();
-        let pass;
-        (engine, pass) = blocking_pass(engine, shared, since.take(), look).await?;
-        if !pass.unsettled && look == Look::All {
-            shared.complete(ticket);
-        }
-        let ended = TokioInstant::now();
-        watches.iter_mut().for_each(Watch::ensure);
-        let delay = if pass.unsettled {
-            // Longer than the debounce time of a file.
-            QUIET
-        } else if pass.retry {
-            backoff
-        } else {
-            PERIOD
-        };
-        let at = TokioInstant::now() + delay;
-        next = if look == Look::All { at } else { next.min(at) };
-        if look == Look::All {
-            backoff = (backoff * 2).min(PERIOD);
-        }
-        look = Look::All;
-        tokio::select! {
-            () = stop.asked() => return Ok(()),
-            () = sleep_until(next) => {}
-            // An event from the API server is complete and not debounced: related events wait
-            // while the pass runs.
-            () = told.notified() => look = Look::Source,
-            // A pod's first process starts a few milliseconds after its record is written.
-            () = recorded.notified() => {
-                since = Some(Instant::now());
-                backoff = RETRY;
-                sleep(WRITTEN).await;
-                if let Some(early) = &early {
+        step = match step {
+            Step::Stop => return Ok(()),
+            Step::Wait(until) => match heard.before(until).await {
+                Some(event) => scheduler.hear(event, Instant::now()),
+                None => scheduler.due(Instant::now()),
+            },
+            Step::Pass(order) => {
+                if let Some(early) = early.as_ref().filter(|_| order.recorded) {
                     early.look();
                 }
-            }
-            // A new device may carry packets within milliseconds, so there is no delay. On a node
-            // whose devices change all the time, related events are handled together.
-            () = linked.notified() => {
-                since = Some(Instant::now());
-                backoff = RETRY;
-                if ended.elapsed() < PATIENCE {
-                    debounce(&linked, told, &recorded).await;
+                let ticket = shared.ticket();
+                let pass;
+                (engine, pass) = blocking_pass(engine, shared, order).await?;
+                if order.answers(pass) {
+                    shared.complete(ticket);
                 }
+                watches.iter_mut().for_each(Watch::ensure);
+                scheduler.ended(pass, Instant::now())
             }
-            () = wake.notified() => {
-                since = Some(Instant::now());
-                backoff = RETRY;
-                debounce(wake, told, &recorded).await;
-            }
-        }
+        };
     }
 }
 
@@ -280,12 +247,11 @@ async fn watch_and_pass(
 async fn blocking_pass(
     mut engine: Engine,
     shared: &Arc<Shared>,
-    since: Option<Instant>,
-    look: Look,
+    order: Order,
 ) -> anyhow::Result<(Engine, Pass)> {
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || {
-        let pass = engine.pass(&shared, since, look);
+        let pass = engine.pass(&shared, order.since, order.look);
         (engine, pass)
     })
     .await

@@ -165,6 +165,8 @@ impl Snapshot {
         })
     }
 
+    /// Uses a registry of its own: a collector that is registered once can't fail, and a page
+    /// without the kernel's counters must not pass for one on which they are zero.
     fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
         let registry = Registry::new();
         self.drop_counters(&registry, "dropped", "Denied packets, dropped", false)?;

@@ -1,41 +1,38 @@
-//! The events that wake the loop, and debouncing them.
+//! The events that wake the loop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use ringfence_netlink::LinkEvents;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::time::{Instant as TokioInstant, sleep, sleep_until, timeout_at};
+use tokio::time::sleep_until;
 
 use super::early::Early;
-use super::{PERIOD, QUIET};
+use super::scheduler::{Event, PERIOD};
 
-/// Maximum time that a continuous stream of events delays a pass.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
-/// How long it takes to write a record of the pod runtime once its file exists.
-pub(super) const WRITTEN: Duration = Duration::from_millis(2);
+/// Everything that the loop listens to. Each remembers that it was notified, once, until it is
+/// heard.
+pub(super) struct Heard<'a> {
+    pub(super) stop: &'a mut Stop,
+    pub(super) recorded: &'a Notify,
+    pub(super) linked: &'a Notify,
+    pub(super) wake: &'a Notify,
+    pub(super) told: &'a Notify,
+}
 
-/// Waits for events related to the first one, unless the API server sends an event or the pod
-/// runtime writes a record: these end the wait.
-pub(super) async fn debounce(wake: &Notify, told: &Notify, recorded: &Notify) {
-    let deadline = TokioInstant::now() + PATIENCE;
-    loop {
-        let quiet = (TokioInstant::now() + QUIET).min(deadline);
+impl Heard<'_> {
+    /// Returns the next event; none if there is none until this time. Of several, a random one
+    /// comes first, so that a stream of one kind doesn't drown another.
+    pub(super) async fn before(&mut self, until: Instant) -> Option<Event> {
         tokio::select! {
-            () = told.notified() => return,
-            () = recorded.notified() => {
-                sleep(WRITTEN).await;
-                return;
-            }
-            more = timeout_at(quiet, wake.notified()) => if more.is_err() {
-                return;
-            },
-        }
-        if TokioInstant::now() >= deadline {
-            sleep_until(deadline).await;
-            return;
+            () = self.stop.asked() => Some(Event::Stop),
+            () = self.recorded.notified() => Some(Event::Recorded),
+            () = self.linked.notified() => Some(Event::Device),
+            () = self.wake.notified() => Some(Event::Changed),
+            () = self.told.notified() => Some(Event::Source),
+            () = sleep_until(until.into()) => None,
         }
     }
 }

@@ -1,8 +1,5 @@
 //! The tables of connections: seeding them once, and reading them.
 
-use std::fs::File;
-use std::io::Read as _;
-
 use ringfence_ebpf::abi::{Bucket, Connection, ConnectionKey, Seed};
 use ringfence_policy::compile::IdKey;
 
@@ -23,7 +20,7 @@ pub(super) fn seed(maps: &mut Maps) -> Result<(), DatapathError> {
     let seed = random().map_err(|error| DatapathError::Map {
         operation: "finding random numbers for",
         map: MapName::Seed,
-        message: format!("/dev/urandom: {error}"),
+        message: format!("getrandom: {error}"),
     })?;
     maps.seed
         .set(0, Raw(seed), 0)
@@ -41,13 +38,10 @@ pub(super) fn id_key(maps: &Maps) -> Result<IdKey, DatapathError> {
     Ok(IdKey::from_secret(&bytes))
 }
 
-fn random() -> std::io::Result<Seed> {
-    let mut urandom = File::open("/dev/urandom")?;
+fn random() -> Result<Seed, getrandom::Error> {
     let mut seed = Seed::default();
     for number in &mut seed.0 {
-        let mut bytes = [0; 4];
-        urandom.read_exact(&mut bytes)?;
-        *number = u32::from_ne_bytes(bytes);
+        *number = getrandom::u32()?;
     }
     Ok(seed)
 }
@@ -110,6 +104,6 @@ mod tests {
 
     #[test]
     fn two_tables_have_different_seeds() {
-        assert_ne!(random().expect("urandom"), random().expect("urandom"));
+        assert_ne!(random().unwrap(), random().unwrap());
     }
 }

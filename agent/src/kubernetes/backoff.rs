@@ -1,6 +1,5 @@
 //! Waits after faults.
 
-use std::hash::BuildHasher as _;
 use std::time::Duration;
 
 /// Exponential backoff with jitter between half and all of each wait: agents that lost a server
@@ -31,15 +30,8 @@ impl Backoff {
     pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.last);
-        whole / 2 + (whole / 2).mul_f64(chance())
+        whole / 2 + (whole / 2).mul_f64(fastrand::f64())
     }
-}
-
-/// Returns a random number from 0 to 1. The standard library's hasher is keyed by the system's
-/// randomness, with a different key for each call.
-pub fn chance() -> f64 {
-    let hash = std::collections::hash_map::RandomState::new().hash_one(0);
-    f64::from((hash >> 32) as u32) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
@@ -59,7 +51,8 @@ mod tests {
 
     #[test]
     fn no_two_agents_wait_the_same() {
-        let waits: Vec<_> = (0..20).map(|_| chance().to_bits()).collect();
+        let agent = || Backoff::new([100, 400].map(Duration::from_millis));
+        let waits: Vec<_> = (0..20).map(|_| agent().wait()).collect();
         assert!(waits.iter().any(|wait| *wait != waits[0]));
     }
 }

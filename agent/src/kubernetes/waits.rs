@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::{Backoff, chance};
+use super::backoff::Backoff;
 use super::fault::Fault;
 use super::pace::Pace;
 
@@ -62,7 +62,9 @@ impl Waits {
         match fault {
             Fault::Unreached => self.backoff.wait().min(self.pace.unreached),
             // A place that is lost repeatedly isn't the result of an outage.
-            Fault::Gone if !self.was_gone() => TOGETHER.min(self.pace.backoff[0]).mul_f64(chance()),
+            Fault::Gone if !self.was_gone() => {
+                TOGETHER.min(self.pace.backoff[0]).mul_f64(fastrand::f64())
+            }
             Fault::Answered if self.finds_itself() => {
                 self.backoff.wait().min(self.pace.unreached / 2)
             }

@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::absence::Absence;
-use super::backoff::chance;
 use super::barrier::Asked;
 use super::fault::{Fault, describe, status};
 use super::framing::Witnessed;
@@ -145,7 +144,7 @@ impl Follow {
     /// Returns the watcher's configuration. Watches end at different times, so that a server isn't
     /// asked by all at once.
     fn watcher_config(&self) -> watcher::Config {
-        let lasts = self.pace.watch.mul_f64(1.0 + chance() / 2.0);
+        let lasts = self.pace.watch.mul_f64(1.0 + fastrand::f64() / 2.0);
         watcher::Config {
             timeout: Some(u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX)),
             initial_list_strategy: match self.streams {
@@ -264,8 +263,10 @@ impl Follow {
 
     /// Waits before another check, with jitter: agents don't ask all at once.
     async fn recheck(&mut self) {
-        self.rest(sleep(self.pace.recheck.mul_f64(0.75 + chance() / 4.0)))
-            .await;
+        self.rest(sleep(
+            self.pace.recheck.mul_f64(0.75 + fastrand::f64() / 4.0),
+        ))
+        .await;
     }
 
     /// Waits on purpose, and answers questions about what is known meanwhile.
@@ -309,7 +310,7 @@ impl Follow {
                 () = sleep(wait.max(asked.unwrap_or_default())) => {}
                 // If the server requested a wait, the watch waits that long.
                 () = health.server_is_back(), if asked.is_none() && fault.is_the_servers() => {
-                    sleep(TOGETHER.min(wait).mul_f64(chance())).await;
+                    sleep(TOGETHER.min(wait).mul_f64(fastrand::f64())).await;
                 }
             }
         };

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-use super::{Fix, Form, yaml};
+use super::{Fix, Form};
 
 /// Namespace and name.
 pub(super) type Key = (String, String);
@@ -259,10 +259,18 @@ pub(super) fn write(index: &Index, changes: &[Change]) -> Vec<Fix> {
     let fix = |(object, form, patch, sentence): (String, Form, Value, String)| Fix {
         object,
         form,
-        patch: yaml::write(&patch),
+        patch: yaml(&patch),
         sentence,
     };
     merged.into_iter().map(fix).collect()
+}
+
+/// Writes YAML without folded lines. Text that YAML 1.1 reads as something else is quoted: `kubectl`
+/// reads that version.
+fn yaml(value: &Value) -> String {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    // A value of JSON can always be written. If not, JSON is YAML, too.
+    serde_saphyr::to_string_with_options(value, options).unwrap_or_else(|_| format!("{value}\n"))
 }
 
 fn merge(into: &mut Value, from: Value) {
@@ -273,5 +281,40 @@ fn merge(into: &mut Value, from: Value) {
             }
         }
         (into, from) => *into = from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        let value = json!({
+            "metadata": {"labels": {
+                "a.b/c": "true", "d": "80", "e": null, "f": "x: y", "": "", "on": "0x10", "g": "1_0",
+                "h": "2026-01-02", "i": "~", "j": "1:30", "k": "a #b", "l": "a\nb", "m": " ",
+            }},
+            "spec": {
+                "ingress": [
+                    {"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "::/0"}}], "ports": [{"port": 80}]},
+                    {},
+                ],
+                "types": ["Ingress", "no"], "nested": [[1, 2], [], "- z"], "none": [],
+                "long": "word ".repeat(40),
+            },
+        });
+        let text = yaml(&value);
+        let read: Value = serde_yaml_ng::from_str(&text).expect(&text);
+        assert_eq!(read, value, "{text}");
+    }
+
+    #[test]
+    fn lists_stand_at_the_depth_of_their_key() {
+        let rule = json!({"from": [{"podSelector": {}}], "ports": [{"port": 80}]});
+        let text = yaml(&json!({"spec": {"ingress": [rule, {}], "policyTypes": ["Ingress"]}}));
+        let expected = "spec:\n  ingress:\n  - from:\n    - podSelector: {}\n    ports:\n    - port: 80\n  \
+            - {}\n  policyTypes:\n  - Ingress\n";
+        assert_eq!(text, expected);
     }
 }

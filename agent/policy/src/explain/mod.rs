@@ -15,7 +15,6 @@ mod rules;
 mod service;
 mod side;
 mod trace;
-mod yaml;
 
 #[cfg(test)]
 mod effect_tests;
