@@ -14,6 +14,8 @@
 //! | `/v1/bound` | [`Bound`] |
 //! | any, with a status code other than 200 | [`Fault`] |
 //!
+//! What `explain`, `matrix` and `callers` say is in [`offline`].
+//!
 //! With `--node` or `--all-nodes`, each row is an [`OnNode`]; a [`Status`] names its node itself.
 //!
 //! Names of fields and values are stable. An agent may be newer or older than its reader:
@@ -34,6 +36,7 @@ mod endpoints;
 mod events;
 mod faults;
 mod node;
+pub mod offline;
 mod status;
 mod wait;
 mod whole;

@@ -216,6 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn an_explanation_is_read_back_as_the_apis_type() {
+        let ledger = json!({"app": "ledger", "ringfence.dev/ingress": "enforce"});
+        let index = index(vec![
+            pod("caller", "10.0.0.1", &json!({"app": "caller"})),
+            pod("ledger", "10.0.0.2", &ledger),
+        ]);
+        let port = super::super::port("TCP/8080").unwrap();
+        for from in ["bank/caller", "outside"] {
+            let found = explain::explain(&index, from, "bank/ledger", &port).unwrap();
+            let text = serde_json::to_string(&found).unwrap();
+            let read: ringfence_api::offline::Explanation = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.verdict.as_str(), "denied");
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
+    }
+
+    #[test]
     fn a_call_that_one_family_alone_may_make_is_denied_and_says_so() {
         let dual = |name: &str, last: u8| {
             let mut pod = pod(name, &format!("10.0.0.{last}"), &json!({"app": name}));

@@ -1,15 +1,30 @@
 //! Every kind of answer, to JSON and back.
 
-mod samples;
-
 use std::fmt::Debug;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use samples::{connection, drops, endpoint, event, status};
+
+/// Asserts that each word survives the wire, and a word of a newer agent as well.
+macro_rules! words_survive {
+    ($($name:ident)+) => {$(
+        for word in $name::KNOWN {
+            survives(word);
+            assert!(!matches!($name::from(word.as_str()), $name::Other(_)), "{word}");
+            assert_eq!(serde_json::to_value(word).unwrap(), serde_json::Value::from(word.to_string()));
+        }
+        let newer = $name::Other("newest".to_owned());
+        survives(&newer);
+        assert!(matches!(serde_json::from_str("\"newest\"").unwrap(), $name::Other(_)));
+    )+};
+}
+
+mod offline;
+mod samples;
 
 /// Asserts that an answer survives the wire, alone and as one row of several agents' answers.
 fn survives<T: Serialize + DeserializeOwned + PartialEq + Clone + Debug>(answer: &T) {
@@ -38,20 +53,6 @@ fn row_survives<T: Serialize + DeserializeOwned + PartialEq + Clone + Debug>(row
     let whole: Whole<T> = serde_json::from_value(newer.clone()).unwrap();
     assert_eq!(&whole.known, row);
     assert_eq!(serde_json::to_value(&whole).unwrap(), newer);
-}
-
-/// Asserts that each word survives the wire, and a word of a newer agent as well.
-macro_rules! words_survive {
-    ($($name:ident)+) => {$(
-        for word in $name::KNOWN {
-            survives(word);
-            assert!(!matches!($name::from(word.as_str()), $name::Other(_)), "{word}");
-            assert_eq!(serde_json::to_value(word).unwrap(), Value::from(word.to_string()));
-        }
-        let newer = $name::Other("newest".to_owned());
-        survives(&newer);
-        assert!(matches!(serde_json::from_str("\"newest\"").unwrap(), $name::Other(_)));
-    )+};
 }
 
 #[test]
