@@ -2,6 +2,7 @@
 
 use ringfence_policy::callers::{self, Caller, Callers, Egress, Through};
 
+use super::answers;
 use crate::cli::{CallersArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Column, print, print_json, table};
@@ -11,7 +12,7 @@ pub fn run(args: &CallersArgs) -> Outcome {
     let index = super::load(&args.cluster, &args.policy)?;
     let found = callers::callers(&index, &args.service).map_err(Failure::input)?;
     match args.output {
-        Output::Json => print_json(&found)?,
+        Output::Json => print_json(&answers::callers(&found))?,
         Output::Table => print(&text(&found))?,
     }
     Ok(Found::Fine)

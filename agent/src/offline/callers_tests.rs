@@ -110,5 +110,6 @@ fn callers_are_read_back_as_the_apis_type() {
     let text = serde_json::to_string(&found).unwrap();
     let read: ringfence_api::offline::Callers = serde_json::from_str(&text).unwrap();
     assert!(!read.callers.is_empty());
+    assert_eq!(answers::callers(&found), read);
     assert_eq!(serde_json::to_string(&read).unwrap(), text);
 }

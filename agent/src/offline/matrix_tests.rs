@@ -227,5 +227,6 @@ fn a_matrix_and_a_difference_are_read_back_as_the_apis_types() {
     let said = serde_json::to_value(&found).unwrap();
     let read: ringfence_api::offline::Difference = serde_json::from_value(said.clone()).unwrap();
     assert_eq!(read.opens.len(), 1);
+    assert_eq!(answers::difference(&found), read);
     assert_eq!(serde_json::to_value(&read).unwrap(), said);
 }
