@@ -3,16 +3,17 @@
 //!
 //! | path | answers |
 //! |---|---|
-//! | `/v1/status` | [`crate::state::Status`] |
-//! | `/v1/endpoints`, `/v1/drops`, `/v1/connections` | lists |
-//! | `/v1/wait?pod=ns/name&milliseconds=N` | [`InForce`](crate::state::InForce), once it is in force or the time is over |
-//! | `/v1/policy?policy=ns/name&version=V&milliseconds=N` | [`PolicyInForce`](crate::questions::PolicyInForce), likewise |
-//! | `/v1/bound?pod=ns/name&device=INDEX&milliseconds=N` | [`Bound`], once the pod's policy is in force on its device or the time is over |
-//! | `/v1/events` | one JSON object per line, until the caller disconnects |
+//! | `/v1/status` | [`Status`](ringfence_api::Status) |
+//! | `/v1/endpoints`, `/v1/drops`, `/v1/connections` | lists of [`Endpoint`], [`DropSeries`] and [`Connection`] |
+//! | `/v1/wait?pod=ns/name&milliseconds=N` | [`InForce`](ringfence_api::InForce), once it is in force or the time is over |
+//! | `/v1/policy?policy=ns/name&version=V&milliseconds=N` | [`PolicyInForce`](ringfence_api::PolicyInForce), likewise |
+//! | `/v1/bound?pod=ns/name&device=INDEX&milliseconds=N` | [`Bound`](ringfence_api::Bound), once the pod's policy is in force on its device or the time is over |
+//! | `/v1/events` | one [`EventLine`](ringfence_api::EventLine) per line, until the caller disconnects |
 
 mod bound;
 mod followers;
 pub mod remote;
+mod rows;
 mod wait;
 
 use std::convert::Infallible;
@@ -32,11 +33,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream::unfold;
+use ringfence_api::{Connection, DropSeries, Endpoint, Fault, Lost};
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 
-pub use bound::Bound;
+pub(crate) use rows::event;
 
 use crate::failure;
 use crate::state::Shared;
@@ -188,12 +190,18 @@ const READ: [(&str, Read); 4] = [
     ("/v1/status", |shared| json(&shared.status())),
     ("/v1/endpoints", |shared| {
         let endpoints = shared.dataplane().endpoints();
-        json(&endpoints)
+        let rows: Vec<Endpoint> = endpoints.into_iter().map(rows::endpoint).collect();
+        json(&rows)
     }),
-    ("/v1/drops", |shared| json(&shared.counters.drops()?)),
+    ("/v1/drops", |shared| {
+        let series = shared.counters.drops()?;
+        let rows: Vec<DropSeries> = series.into_iter().map(rows::drops).collect();
+        json(&rows)
+    }),
     ("/v1/connections", |shared| {
         let connections = shared.dataplane().connections()?;
-        json(&connections)
+        let rows: Vec<Connection> = connections.into_iter().map(rows::connection).collect();
+        json(&rows)
     }),
 ];
 
@@ -236,7 +244,10 @@ fn faulty(error: &str) -> Response {
 }
 
 fn failed(status: StatusCode, error: &str) -> Response {
-    (status, Json(serde_json::json!({ "error": error }))).into_response()
+    let fault = Fault {
+        error: error.to_owned(),
+    };
+    (status, Json(fault)).into_response()
 }
 
 async fn events(State(shared): Shares) -> Response {
@@ -250,13 +261,19 @@ fn event_lines(shared: &Shared, kept: impl Send + 'static) -> Response {
         let line = match followed.recv().await {
             Ok(event) => format!("{event}\n"),
             // A caller that reads too slowly is told how many it lost, and stays connected.
-            Err(RecvError::Lagged(lost)) => format!("{{\"lost\":{lost}}}\n"),
+            Err(RecvError::Lagged(lost)) => lost_line(lost),
             Err(RecvError::Closed) => return None,
         };
         Some((Ok::<_, Infallible>(line), (followed, kept)))
     });
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (kind, Body::from_stream(lines)).into_response()
+}
+
+fn lost_line(lost: u64) -> String {
+    // A number always serializes.
+    let line = serde_json::to_string(&Lost { lost }).unwrap_or_default();
+    format!("{line}\n")
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 use std::os::unix::fs::symlink;
 
+use ringfence_api::{Bound, EventLine, InForce, PolicyInForce, Status};
+
 use super::*;
 use crate::client::{self, ClientError};
 use crate::engine::{Engine, Look};
 use crate::source::Source;
-use crate::state::{InForce, Status};
+
 use crate::testing::{FakeDataplane, nowhere, settings, shared};
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -118,11 +120,11 @@ fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
         assert_eq!((there.in_force, there.reason, there.generation), (true, None, 1));
         let gone: InForce = client::get(&socket, "/v1/wait?pod=ns/b").await.unwrap();
         assert!(gone.reason.unwrap().contains("no such pod"));
-        let rows: Vec<serde_json::Value> = client::get(&socket, "/v1/endpoints").await.unwrap();
-        assert_eq!(rows[0]["interface"], "veth7");
+        let rows: Vec<Endpoint> = client::get(&socket, "/v1/endpoints").await.unwrap();
+        assert_eq!(rows[0].interface, "veth7");
         let status: Status = client::get(&socket, "/v1/status").await.unwrap();
         assert_eq!(status.passes, 2);
-        let failed = client::get::<Vec<serde_json::Value>>(&socket, "/v1/connections").await.unwrap_err();
+        let failed = client::get::<Vec<Connection>>(&socket, "/v1/connections").await.unwrap_err();
         assert!(matches!(&failed, ClientError::Refused { message, .. } if message == "connections: no such map"));
     });
 }
@@ -163,4 +165,89 @@ fn nobody_on_the_socket_is_said_with_the_remedy() {
     let error = runtime().block_on(client::get::<Status>(Path::new("/nowhere"), "/v1/status"));
     let error = error.unwrap_err().to_string();
     assert!(error.contains("no agent answers on /nowhere"), "{error}");
+}
+
+/// Parses the agent's answer into a type of the API, and returns it. The type says exactly what
+/// the agent said.
+async fn reads_back<T>(socket: &Path, what: &str) -> T
+where
+    T: serde::de::DeserializeOwned + Serialize,
+{
+    let raw: Box<serde_json::value::RawValue> = client::get(socket, what).await.unwrap();
+    let read: T = serde_json::from_str(raw.get()).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), raw.get(), "{what}");
+    read
+}
+
+#[test]
+fn each_answer_reads_back_as_the_apis_type_and_says_the_same() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = FakeDataplane::default();
+        let (shared, mut engine) = agent(dir.path(), &kernel);
+        engine.pass(&shared, None, Look::All);
+        let socket = dir.path().join("agent.sock");
+        let (listener, _file) = bind(&socket).unwrap();
+        tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));
+        let looped = Arc::clone(&shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = looped.wake.notified() => {}
+                    () = looped.recorded.notified() => {}
+                }
+                let ticket = looped.ticket();
+                engine.pass(&looped, None, Look::All);
+                looped.complete(ticket);
+            }
+        });
+        let status: Status = reads_back(&socket, "/v1/status").await;
+        assert_eq!(status, shared.status());
+        let endpoints: Vec<Endpoint> = reads_back(&socket, "/v1/endpoints").await;
+        assert_eq!(endpoints.len(), 1);
+        let drops: Vec<DropSeries> = reads_back(&socket, "/v1/drops").await;
+        assert_eq!(drops, []);
+        let there: InForce = reads_back(&socket, "/v1/wait?pod=ns/a").await;
+        assert!(there.in_force);
+        let gone: InForce = reads_back(&socket, "/v1/wait?pod=ns/b").await;
+        assert!(!gone.in_force);
+        let policy: PolicyInForce = reads_back(&socket, "/v1/policy?policy=ns/none").await;
+        assert!(!policy.in_force);
+        let bound = "/v1/bound?pod=ns/a&device=7&milliseconds=5000";
+        let bound: Bound = reads_back(&socket, bound).await;
+        assert!(bound.in_force);
+    });
+}
+
+#[test]
+fn a_line_of_events_is_a_packet_or_a_number_of_lost_ones() {
+    let record = crate::datapath::EventRecord {
+        time: 1,
+        source: "bank/rogue".into(),
+        destination: "bank/ledger".into(),
+        source_address: [10, 0, 0, 1].into(),
+        destination_address: [10, 0, 0, 2].into(),
+        source_port: 4000,
+        destination_port: 8080,
+        protocol: "tcp",
+        direction: "ingress",
+        reason: "policy",
+        audited: false,
+        len: 74,
+        detail: 2,
+    };
+    let event = event(record);
+    let line = serde_json::to_string(&event).unwrap();
+    let expected = concat!(
+        r#"{"time":1,"source":"bank/rogue","destination":"bank/ledger","#,
+        r#""source_address":"10.0.0.1","destination_address":"10.0.0.2","source_port":4000,"#,
+        r#""destination_port":8080,"protocol":"tcp","direction":"ingress","reason":"policy","#,
+        r#""audited":false,"len":74,"detail":2}"#,
+    );
+    assert_eq!(line, expected);
+    let read: EventLine = serde_json::from_str(&line).unwrap();
+    assert_eq!(read, EventLine::Packet(event.into()));
+    assert_eq!(lost_line(7), "{\"lost\":7}\n");
+    let read: EventLine = serde_json::from_str(&lost_line(7)).unwrap();
+    assert_eq!(read, EventLine::Lost(Lost { lost: 7 }));
 }

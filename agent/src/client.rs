@@ -6,6 +6,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ringfence_api::Fault;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -123,10 +124,8 @@ async fn request(socket: &Path, what: &str) -> Result<Response<Incoming>, Client
 }
 
 fn refused(what: &str, status: StatusCode, body: &[u8]) -> ClientError {
-    let message = serde_json::from_slice::<serde_json::Value>(body)
-        .ok()
-        .and_then(|value| Some(value.get("error")?.as_str()?.to_owned()))
-        .unwrap_or_else(|| status.to_string());
+    let fault = serde_json::from_slice::<Fault>(body);
+    let message = fault.map_or_else(|_| status.to_string(), |fault| fault.error);
     ClientError::Refused {
         what: what.into(),
         message,

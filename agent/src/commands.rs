@@ -3,21 +3,23 @@
 mod events;
 mod health;
 mod nodes;
+mod rows;
 mod status_text;
 mod wait;
 
+use std::cmp::Reverse;
 use std::future::Future;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::Value;
+use ringfence_api::{Connection, DropSeries, Endpoint, EndpointRow, NotGuarded, Status, Whole};
 
 use crate::cli::{FollowArgs, Global, ListArgs, Output, PodName, StatusArgs};
 use crate::client;
 use crate::failure::{Failure, Found, Outcome};
-use crate::output::{Paint, field, print, print_json, table};
-use crate::state::Status;
+use crate::output::{Paint, print, print_json, table};
 
 use health::{Health, health};
+use rows::Row;
 use status_text::status_text;
 pub use wait::wait;
 
@@ -61,95 +63,26 @@ fn args_name(pod: &PodName) -> String {
     format!("{}/{}", pod.namespace, pod.name)
 }
 
-/// How rows of JSON are shown.
-struct Listing {
-    /// The command that the rows come from.
-    command: &'static str,
-    /// The fields that are shown as columns.
-    names: &'static [&'static str],
-    /// Indices of the numeric columns, which are right-aligned.
-    right: &'static [usize],
-    /// Whether rows are sorted by packets, most first.
-    worst_first: bool,
-}
-
-const ENDPOINTS: Listing = Listing {
-    command: "endpoints",
-    names: &[
-        "pod",
-        "workload",
-        "interface",
-        "addresses",
-        "found_by",
-        "ingress",
-        "egress",
-        "attached",
-        "foreign_filters",
-        "reason",
-    ],
-    right: &[],
-    worst_first: false,
-};
-
-const CONNECTIONS: Listing = Listing {
-    command: "connections",
-    names: &[
-        "pod",
-        "opened",
-        "protocol",
-        "local",
-        "local_port",
-        "remote",
-        "remote_port",
-        "peer",
-        "state",
-        "packets",
-        "bytes",
-        "age",
-        "idle",
-    ],
-    right: &[4, 6, 9, 10, 11, 12],
-    worst_first: false,
-};
-
-const DROPS: Listing = Listing {
-    command: "drops",
-    names: &[
-        "source",
-        "destination",
-        "direction",
-        "reason",
-        "protocol",
-        "audited",
-        "packets",
-        "bytes",
-    ],
-    right: &[6, 7],
-    worst_first: true,
-};
-
 /// Runs `ringfence endpoints`.
 pub fn endpoints(global: &Global, args: &ListArgs) -> Outcome {
     if args.nodes.is_remote() {
-        return nodes::list(global, &args.nodes, args.output, &ENDPOINTS);
+        return nodes::list::<EndpointRow>(global, &args.nodes, args.output);
     }
-    let mut rows: Vec<Value> = ask(global, "/v1/endpoints")?;
+    let endpoints: Vec<Whole<Endpoint>> = ask(global, "/v1/endpoints")?;
     let status: Status = ask(global, "/v1/status")?;
-    for pod in status.not_guarded() {
-        rows.push(serde_json::json!({
-            "pod": pod.pod, "attached": false, "reason": pod.reason,
-        }));
-    }
-    list(rows, args.output, &ENDPOINTS, &[])
+    let others = status.not_guarded().map(NotGuarded::from).map(Whole::from);
+    let guarded = endpoints.into_iter().map(EndpointRow::Endpoint);
+    let rows = guarded.chain(others.map(EndpointRow::NotGuarded)).collect();
+    list(rows, args.output)
 }
 
 /// Runs `ringfence connections`.
 pub fn connections(global: &Global, args: &ListArgs) -> Outcome {
     if args.nodes.is_remote() {
-        return nodes::list(global, &args.nodes, args.output, &CONNECTIONS);
+        return nodes::list::<Whole<Connection>>(global, &args.nodes, args.output);
     }
-    let rows: Vec<Value> = ask(global, "/v1/connections")?;
-    list(rows, args.output, &CONNECTIONS, &[])
+    let rows: Vec<Whole<Connection>> = ask(global, "/v1/connections")?;
+    list(rows, args.output)
 }
 
 /// Runs `ringfence drops`.
@@ -157,27 +90,23 @@ pub fn drops(global: &Global, args: &FollowArgs) -> Outcome {
     match (args.follow, args.nodes.is_remote()) {
         (true, true) => return events::follow_nodes(global, &args.nodes, args.output),
         (true, false) => return events::follow(global, args),
-        (false, true) => return nodes::list(global, &args.nodes, args.output, &DROPS),
+        (false, true) => {
+            return nodes::list::<Whole<DropSeries>>(global, &args.nodes, args.output);
+        }
         (false, false) => {}
     }
-    let rows: Vec<Value> = ask(global, "/v1/drops")?;
-    list(rows, args.output, &DROPS, &[])
+    let rows: Vec<Whole<DropSeries>> = ask(global, "/v1/drops")?;
+    list(rows, args.output)
 }
 
-/// Prints rows; the columns in `first` precede those of the listing.
-fn list(mut rows: Vec<Value>, output: Output, listing: &Listing, first: &[&str]) -> Outcome {
-    if listing.worst_first {
-        rows.sort_by_key(|row| std::cmp::Reverse(row["packets"].as_u64()));
-    }
-    let columns = [first, listing.names].concat();
-    let right: Vec<usize> = listing.right.iter().map(|n| n + first.len()).collect();
+/// Prints rows, in their order.
+fn list<T: Row>(mut rows: Vec<T>, output: Output) -> Outcome {
+    // Stable: rows without a rank stay as they are.
+    rows.sort_by_key(|row| Reverse(row.rank()));
     match output {
         Output::Json => print_json(&rows)?,
         Output::Table if rows.is_empty() => eprintln!("none"),
-        Output::Table => {
-            let cells = |row: &Value| columns.iter().map(|column| field(row, column)).collect();
-            print(&table(&columns, rows.iter().map(cells).collect(), &right))?;
-        }
+        Output::Table => print(&table(&T::columns(), &rows))?,
     }
     Ok(Found::Fine)
 }

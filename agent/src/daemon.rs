@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use nix::sys::prctl;
+use ringfence_api::{Scrapes, Status};
 use ringfence_cni::{Mode, Node};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -27,7 +28,7 @@ use crate::manifests::Watch;
 use crate::metrics::Metrics;
 use crate::runtime::plugin;
 use crate::settings::{Origin, Settings};
-use crate::state::{Scrapes, Shared, Status};
+use crate::state::Shared;
 use crate::web::{Admission, CertificateError, Certificates};
 use crate::{api, cni, web};
 use early::Early;
@@ -176,7 +177,11 @@ fn first_status(settings: &Settings) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         node: settings.node_name.clone(),
-        mode: if settings.audit { "audit" } else { "enforce" }.into(),
+        mode: if settings.audit {
+            ringfence_api::Mode::Audit
+        } else {
+            ringfence_api::Mode::Enforce
+        },
         source: settings.origin.describe(),
         source_connected: true,
         pid: std::process::id(),
@@ -267,7 +272,7 @@ async fn forward(mut events: Events, shared: Arc<Shared>) {
                     if let Some(emitter) = &shared.emitter {
                         emitter.note(&record, Instant::now());
                     }
-                    match serde_json::to_string(&record) {
+                    match serde_json::to_string(&api::event(record)) {
                         // An error means that there are no followers.
                         Ok(line) => drop(shared.events.send(line.into())),
                         Err(error) => tracing::warn!("an event can't be printed: {error}"),

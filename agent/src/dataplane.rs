@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ringfence_api::SeenMark;
 use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
@@ -10,7 +11,6 @@ use crate::datapath::{
     Applied, ConnectionRow, Counters, Datapath, DropSeries, EndpointState, Followed, Interface,
     MapUsage, Others, Stats,
 };
-use crate::state::SeenMark;
 
 /// The datapath as the rest of the agent sees it. Calls block briefly.
 pub trait Dataplane: Send + 'static {

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use ringfence_api::{Status, UnhookedDevice};
 use ringfence_policy::compile::{Capacity, Compiler, IdKey};
 use ringfence_policy::diff::Change;
 use ringfence_policy::index::{Index, PodEntry, PodKey, Scope};
@@ -25,7 +26,7 @@ use crate::node::{self, Surroundings};
 use crate::questions::Question;
 use crate::settings::{Origin, Settings};
 use crate::source::{News, Source};
-use crate::state::{Shared, Status, UnhookedDevice};
+use crate::state::Shared;
 use crate::summary::Summary;
 
 /// Maximum size of the texts of all NetworkPolicies in bytes: a hundred thousand of the usual size

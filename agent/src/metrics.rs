@@ -12,9 +12,10 @@ use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+use ringfence_api::{CniStatus, RemoteStatus};
 
-use crate::api::remote::RemoteStatus;
-use crate::cni::CniStatus;
+use crate::api::remote;
+use crate::cni;
 use crate::datapath::{DropSeries, MapUsage, Stats};
 use crate::kubernetes::Board;
 use crate::state::Shared;
@@ -158,7 +159,7 @@ impl Snapshot {
             generation,
             source_connected: status.source_connected,
             invalid: status.invalid.len(),
-            problems: status.problem_fields.clone(),
+            problems: shared.problem_fields(),
             board: shared.board().cloned(),
             plugin: status.plugin,
             api: status.api,
@@ -184,10 +185,10 @@ impl Snapshot {
             board.register(&registry)?;
         }
         if let Some(plugin) = &self.plugin {
-            plugin.register(&registry)?;
+            cni::register(plugin, &registry)?;
         }
         if let Some(api) = &self.api {
-            api.register(&registry)?;
+            remote::register(api, &registry)?;
         }
         Ok(registry.gather())
     }

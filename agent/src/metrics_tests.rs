@@ -1,10 +1,10 @@
 use http::{HeaderMap, StatusCode};
 
 use super::*;
-use crate::cni::Way;
 use crate::datapath::{EndpointState, MapName};
 use crate::kubernetes::Kind;
-use crate::state::Status;
+use ringfence_api::Status;
+use ringfence_api::{UnguardedPod, UnknownDevice, Way};
 
 fn drop_series(source: &str, destination: &str, audited: bool, packets: u64) -> DropSeries {
     DropSeries {
@@ -202,13 +202,13 @@ fn an_endpoint_counts_under_its_stricter_direction() {
     ];
     let pod = || {
         let (pod, reason) = ("a/c".into(), "why".into());
-        crate::state::UnguardedPod { pod, reason }
+        UnguardedPod { pod, reason }
     };
     let status = Status {
         unguarded: vec![pod()],
         pending: vec![pod(), pod()],
         host_network: vec![pod()],
-        unknown: vec![crate::state::UnknownDevice {
+        unknown: vec![UnknownDevice {
             device: "veth7".into(),
             pod: None,
             closed: true,

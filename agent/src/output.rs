@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -33,18 +32,59 @@ pub fn stream_json(value: &impl Serialize) -> Result<(), Failure> {
         .map_err(Failure::fault)
 }
 
+/// A named column of a table with rows of type `T`.
+pub struct Column<'a, T> {
+    name: &'static str,
+    is_number: bool,
+    cell: Box<dyn Fn(&T) -> String + 'a>,
+}
+
+impl<'a, T> Column<'a, T> {
+    /// Returns a column of text, aligned to the left.
+    pub fn text(name: &'static str, cell: impl Fn(&T) -> String + 'a) -> Self {
+        Self {
+            name,
+            is_number: false,
+            cell: Box::new(cell),
+        }
+    }
+
+    /// Returns a column of numbers, aligned to the right.
+    pub fn number(name: &'static str, cell: impl Fn(&T) -> String + 'a) -> Self {
+        Self {
+            is_number: true,
+            ..Self::text(name, cell)
+        }
+    }
+
+    /// Returns the same column for rows that contain a `T`.
+    pub fn within<U>(self, of: fn(&U) -> &T) -> Column<'a, U>
+    where
+        T: 'a,
+        U: 'a,
+    {
+        let cell = self.cell;
+        Column {
+            name: self.name,
+            is_number: self.is_number,
+            cell: Box::new(move |row| cell(of(row))),
+        }
+    }
+}
+
 /// Formats a table without lines, as `kubectl` does: easy to read, cut and paste.
-pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
+pub fn table<T>(columns: &[Column<'_, T>], rows: &[T]) -> String {
+    let cells = |row: &T| -> Vec<String> { columns.iter().map(|one| (one.cell)(row)).collect() };
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header.iter().map(|word| word.to_uppercase()))
-        .add_rows(rows);
-    for (n, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if right.contains(&n) {
-            column.set_cell_alignment(CellAlignment::Right);
+        .set_header(columns.iter().map(|one| one.name.to_uppercase()))
+        .add_rows(rows.iter().map(cells));
+    for (column, shown) in columns.iter().zip(table.column_iter_mut()) {
+        shown.set_padding((0, 2));
+        if column.is_number {
+            shown.set_cell_alignment(CellAlignment::Right);
         }
     }
     let mut text = String::new();
@@ -53,6 +93,20 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String
         text.push('\n');
     }
     text
+}
+
+/// Formats text of an agent as a cell: on one line, and `-` if it is empty.
+pub fn cell(text: &str) -> String {
+    match text {
+        "" => "-".to_owned(),
+        text => plain(text),
+    }
+}
+
+/// Formats texts of an agent as one cell.
+pub fn cells<W: ToString>(texts: &[W]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| cell(&text.to_string())).collect();
+    cell(&texts.join(","))
 }
 
 /// The maximum width of a column of names: the longest `namespace/name`. Longer names in a file
@@ -70,30 +124,10 @@ pub fn right(text: &str, width: usize) -> String {
     " ".repeat(width.saturating_sub(text.chars().count())) + text
 }
 
-/// Formats a field of a JSON object for people.
-pub fn field(row: &Value, name: &str) -> String {
-    plain(&text(&row[name]))
-}
-
 /// Puts foreign text on one line and removes terminal control characters.
 pub fn plain(text: &str) -> String {
     let one = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(one).collect()
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) if text.is_empty() => "-".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(","),
-        // Pods and other names that consist of parts.
-        Value::Object(map) => match (map.get("namespace"), map.get("name")) {
-            (Some(namespace), Some(name)) => format!("{}/{}", text(namespace), text(name)),
-            _ => value.to_string(),
-        },
-        other => other.to_string(),
-    }
 }
 
 /// Colours, used only if stdout is a terminal.
@@ -149,23 +183,37 @@ impl Paint {
 mod tests {
     use super::*;
 
+    /// The columns of rows of a name and a number.
+    fn columns<'a>() -> [Column<'a, (String, u64)>; 2] {
+        [
+            Column::text("name", |row: &(String, u64)| row.0.clone()),
+            Column::number("n", |row: &(String, u64)| row.1.to_string()),
+        ]
+    }
+
     #[test]
     fn a_table_is_aligned_and_leaves_no_blanks_at_line_ends() {
-        let rows = vec![
-            vec!["a".into(), "1".into()],
-            vec!["long".into(), "200".into()],
-        ];
-        assert_eq!(
-            table(&["name", "n"], rows, &[1]),
-            "NAME    N\na       1\nlong  200\n"
-        );
+        let rows = [("a".to_owned(), 1), ("long".to_owned(), 200)];
+        let expected = "NAME    N\na       1\nlong  200\n";
+        assert_eq!(table(&columns(), &rows), expected);
+    }
+
+    #[test]
+    fn columns_stay_themselves_among_others() {
+        type Row = (u8, (String, u64));
+        let mut all: Vec<Column<'_, Row>> =
+            vec![Column::text("node", |row: &Row| row.0.to_string())];
+        all.extend(columns().map(|column| column.within(|row: &Row| &row.1)));
+        let rows = [(1, ("a".to_owned(), 1)), (2, ("b".to_owned(), 20))];
+        let expected = "NODE  NAME   N\n1     a      1\n2     b     20\n";
+        assert_eq!(table(&all, &rows), expected);
     }
 
     #[test]
     fn a_name_of_any_length_and_alphabet_is_printed_whole() {
         for name in ["x".repeat(70_000), "é".repeat(70_000), "🦀".repeat(70_000)] {
-            let rows = vec![vec![name.clone(), "1".into()], vec!["b".into(), "2".into()]];
-            let text = table(&["name", "n"], rows, &[]);
+            let rows = [(name.clone(), 1), ("b".to_owned(), 2)];
+            let text = table(&columns(), &rows);
             let whole: String = text.split_whitespace().collect();
             assert!(whole.contains(&name[..1000 * name.chars().next().map_or(1, char::len_utf8)]));
             assert_eq!(width([name.as_str(), "b"]), WIDEST_NAME);
@@ -174,13 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn json_fields_read_as_names() {
-        let row = serde_json::json!({"pod": {"namespace": "a", "name": "b", "uid": "u"}, "list": ["x", "y"], "none": null});
-        assert_eq!(field(&row, "pod"), "a/b");
-        assert_eq!(field(&row, "list"), "x,y");
-        assert_eq!(field(&row, "none"), "-");
-        assert_eq!(field(&row, "absent"), "-");
-        let row = serde_json::json!({"name": "a\u{1b}[31m\nb"});
-        assert_eq!(field(&row, "name"), "a [31m b");
+    fn an_agents_words_are_one_line_that_no_terminal_obeys() {
+        assert_eq!(cell("a\u{1b}[31m\nb"), "a [31m b");
+        assert_eq!(cell(""), "-");
+        assert_eq!(cells(&["x", "y"]), "x,y");
+        assert_eq!(cells::<u64>(&[]), "-");
     }
 }

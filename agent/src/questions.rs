@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use ringfence_api::PolicyInForce;
 use tokio::sync::oneshot;
 
 use crate::kubernetes::Kind;
@@ -68,29 +68,6 @@ impl PolicyName {
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind(), self.written())
-    }
-}
-
-/// Whether a policy is in force on a node.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct PolicyInForce {
-    /// Whether it is in force for all pods of this node that it selects.
-    pub in_force: bool,
-    /// How many pods of this node it selects.
-    pub pods: usize,
-    /// Why it isn't in force.
-    pub reason: Option<String>,
-    /// The generation of the active buffer.
-    pub generation: u64,
-}
-
-impl PolicyInForce {
-    /// Returns a negative answer.
-    pub fn not(reason: impl Into<String>) -> Self {
-        Self {
-            reason: Some(reason.into()),
-            ..Self::default()
-        }
     }
 }
 

@@ -1,19 +1,17 @@
 //! The state shared by the loop, the socket and the metrics page.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use ringfence_api::Status;
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::api::remote::{Remote, RemoteStatus};
-use crate::cni::{self, CniStatus};
+use crate::api::remote::Remote;
+use crate::cni;
 use crate::dataplane::{Counts, Dataplane};
 use crate::kubernetes::emit::Emitter;
-use crate::kubernetes::health::WatchStatus;
 use crate::kubernetes::{Barrier, Board};
 use crate::metrics::Metrics;
 use crate::questions::Questions;
@@ -24,204 +22,15 @@ const FOLLOW_BACKLOG: usize = 1024;
 /// The loop makes a pass every few seconds; without one for this long, it is stuck.
 const ALIVE: Duration = Duration::from_secs(60);
 
-/// Status of the agent, as printed by `ringfence status -o json`.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct Status {
-    /// Version of the agent.
-    pub version: String,
-    /// This node's name.
-    pub node: String,
-    /// `enforce` or `audit`.
-    pub mode: String,
-    /// The source of policy.
-    pub source: String,
-    /// Whether the source could be read in the last pass.
-    pub source_connected: bool,
-    /// What must be known before the first tables are put in force, and isn't yet.
-    #[serde(default)]
-    pub waits_for: Vec<String>,
-    /// Status of the watches of the API server.
-    #[serde(default)]
-    pub watches: Vec<WatchStatus>,
-    /// Process id of the agent.
-    pub pid: u32,
-    /// The other versions that it has taken over from, and what was kept; none if it started from
-    /// scratch, or after an agent of its own version.
-    #[serde(default)]
-    pub took_over: Option<String>,
-    /// Connections that only the pick-up window allowed, since the tables were created.
-    #[serde(default)]
-    pub picked_up: u64,
-    /// Number of passes since the start.
-    pub passes: u64,
-    /// Number of failed passes since the start.
-    pub apply_errors: u64,
-    /// Why the last pass failed, if it did.
-    pub error: Option<String>,
-    /// Generation of the active buffer.
-    pub generation: u64,
-    /// Number of guarded endpoints.
-    pub endpoints: usize,
-    /// Pods of this node that should be guarded and aren't, and why.
-    pub unguarded: Vec<UnguardedPod>,
-    /// Pods of this node that have no network yet, or no longer, so that there is nothing to
-    /// guard.
-    #[serde(default)]
-    pub pending: Vec<UnguardedPod>,
-    /// Pods that use the node's own network.
-    #[serde(default)]
-    pub host_network: Vec<UnguardedPod>,
-    /// Pods of this node that are guarded, and closed because their policy couldn't be put in
-    /// force: `error` says why.
-    #[serde(default)]
-    pub closed: Vec<String>,
-    /// Devices that lead to unknown pods.
-    #[serde(default)]
-    pub unknown: Vec<UnknownDevice>,
-    /// Number of other devices of the node that have their hooks.
-    pub devices: usize,
-    /// Other devices that lack their hooks, and why: traffic of pods to Services isn't checked
-    /// there, and foreign tags aren't cleared.
-    pub unhooked: Vec<UnhookedDevice>,
-    /// Addresses of the node's own interfaces, at each of which it answers.
-    #[serde(default)]
-    pub node_addresses: Vec<IpAddr>,
-    /// The cluster's pod ranges, in which an address without a known owner counts as `unknown`;
-    /// none before the first pass.
-    #[serde(default)]
-    pub pod_ranges: Option<Vec<String>>,
-    /// UDP ports that nodes decapsulate, in addition to those always treated as tunnels'.
-    #[serde(default)]
-    pub tunnel_ports: Vec<u16>,
-    /// The mark bit of seen packets; none with `--seen-mark 0`.
-    #[serde(default)]
-    pub seen_mark: Option<SeenMark>,
-    /// Why there may be more addresses or tunnels: those already known stay in use.
-    #[serde(default)]
-    pub node_faults: Vec<String>,
-    /// Manifests that don't parse; the last good state of their objects stays in force.
-    pub invalid: Vec<String>,
-    /// Labels and annotations that don't parse, and how each is interpreted.
-    pub problems: Vec<String>,
-    /// The objects and fields of these problems, including policies that don't parse, for the
-    /// metric that names them.
-    #[serde(skip)]
-    pub problem_fields: BTreeSet<(String, String)>,
-    /// Namespaces, and records of the pod runtime, that couldn't be read.
-    pub skipped: Vec<String>,
-    /// Status of the network plugin; none if the agent doesn't install it.
-    #[serde(default)]
-    pub plugin: Option<CniStatus>,
-    /// Status of the metrics page; none if it isn't served.
-    #[serde(default)]
-    pub metrics: Option<Scrapes>,
-    /// Status of the read-only API for programs; none if it isn't served.
-    #[serde(default)]
-    pub api: Option<RemoteStatus>,
-}
-
-/// The bit that ingress hooks set in the marks of the packets they see.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SeenMark {
-    /// The bit.
-    pub bit: u32,
-    /// Whether packets without it are dropped, which starts at the end of the first pass.
-    pub asked: bool,
-}
-
-/// Address of the metrics page, and whether it is being read.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Scrapes {
-    /// Address and port.
-    pub address: String,
-    /// When it was last read, in seconds since 1970; none if not since this agent started.
-    pub last: Option<u64>,
-}
-
-impl Status {
-    /// Returns all pods without a firewall of their own, including those that need none.
-    pub fn not_guarded(&self) -> impl Iterator<Item = &UnguardedPod> {
-        let all = self.unguarded.iter().chain(&self.pending);
-        all.chain(&self.host_network)
-    }
-
-    /// Describes the agent, and what it has taken over from.
-    pub fn agent(&self) -> String {
-        let mut text = format!("{}, pid {}", self.version, self.pid);
-        if let Some(from) = &self.took_over {
-            text.push_str(&format!("\ntook over   from {from}"));
-        }
-        if self.picked_up > 0 {
-            text.push_str(&format!(
-                "\npicked up   {} open connections",
-                self.picked_up
-            ));
-        }
-        text
-    }
-}
-
-/// A pod of this node that isn't guarded.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct UnguardedPod {
-    /// `namespace/name`.
-    pub pod: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// A device that leads to an unknown pod.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct UnknownDevice {
-    /// Name of the device.
-    pub device: String,
-    /// `namespace/name`, if the pod runtime has a record of the pod.
-    pub pod: Option<String>,
-    /// Whether all traffic is dropped; otherwise `--unknown-pods` or `--unknown-exempt` allows it.
-    pub closed: bool,
-}
-
-/// A device that should have hooks and doesn't.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct UnhookedDevice {
-    /// Name of the device.
-    pub device: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// Whether a pod's policy is in force: the answer to `status --wait`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct InForce {
-    /// Whether the policy is in force, compiled from the state of the source at the time of the
-    /// request.
-    pub in_force: bool,
-    /// Why it isn't.
-    pub reason: Option<String>,
-    /// Generation of the active buffer.
-    pub generation: u64,
-    /// Manifests that don't parse, so that the policy in force may be older.
-    pub invalid: Vec<String>,
-}
-
-impl InForce {
-    /// Returns the answer that it isn't in force, or that this is unknown.
-    pub fn not(reason: String) -> Self {
-        Self {
-            in_force: false,
-            reason: Some(reason),
-            generation: 0,
-            invalid: Vec::new(),
-        }
-    }
-}
-
 /// The shared state; one per agent, behind an `Arc`.
 pub struct Shared {
     dataplane: Mutex<Box<dyn Dataplane>>,
     /// The counters that packets write, readable without locking the datapath.
     pub counters: Arc<dyn Counts>,
     status: Mutex<Status>,
+    /// The objects and fields of the status' problems, including policies that don't parse, for
+    /// the metric that names them.
+    problem_fields: Mutex<BTreeSet<(String, String)>>,
     last_pass: Mutex<Option<Instant>>,
     /// Seconds since 1970; 0 before the first scrape.
     last_scrape: AtomicU64,
@@ -261,6 +70,7 @@ impl Shared {
             counters: dataplane.counters(),
             dataplane: Mutex::new(Box::new(dataplane)),
             status: Mutex::new(status),
+            problem_fields: Mutex::default(),
             last_pass: Mutex::new(None),
             last_scrape: AtomicU64::new(0),
             admission: Arc::default(),
@@ -311,6 +121,16 @@ impl Shared {
             scrapes.last = (last != 0).then_some(last);
         }
         status
+    }
+
+    /// Returns the objects and fields of the status' problems.
+    pub fn problem_fields(&self) -> BTreeSet<(String, String)> {
+        lock(&self.problem_fields).clone()
+    }
+
+    /// Sets the objects and fields of the status' problems.
+    pub fn set_problem_fields(&self, fields: BTreeSet<(String, String)>) {
+        *lock(&self.problem_fields) = fields;
     }
 
     /// Records that the metrics page has been read.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use ringfence_api::{SeenMark, Status};
 use ringfence_policy::diff::Change;
 use ringfence_policy::tables::Tables;
 
@@ -17,7 +18,7 @@ use crate::discover::{DiscoverError, Discovery, Finder, Sought};
 use crate::metrics::Metrics;
 use crate::node::{Listed, Surroundings};
 use crate::settings::Settings;
-use crate::state::{SeenMark, Shared, Status};
+use crate::state::Shared;
 
 /// What was applied last, and whether the next call fails.
 #[derive(Default, Debug)]

@@ -8,12 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Parser as _;
-use ringfence::api::remote::RemoteStatus;
 use ringfence::cli::Cli;
-use ringfence::cni::CniStatus;
 use ringfence::datapath::{DropSeries, MapName, MapSpec, MapUsage, Stats, Writer};
 use ringfence::kubernetes::Board;
 use ringfence::metrics::{Metrics, Snapshot};
+use ringfence_api::{CniStatus, RemoteStatus};
 use ringfence_tests::deployed::static_binary;
 
 /// How a table of metrics begins, and that of the reasons why clients are refused.

@@ -145,7 +145,7 @@ fn a_connection_counts_what_was_sent_each_way() {
             for step in [from_pod("callee", &query), answer.clone(), answer] {
                 assert_eq!(fault(node, &step), None);
             }
-            let peer = address("stranger", v4).to_string();
+            let peer = address("stranger", v4);
             let connections = node.datapath.connections().unwrap();
             let connection = connections
                 .iter()

@@ -6,17 +6,12 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use ringfence_api::Bound;
 
 /// Delay between attempts while no agent answers: it may be starting.
 const AGAIN: Duration = Duration::from_millis(50);
 /// Limit on an answer, which has a few hundred bytes.
 const LARGEST: u64 = 64 << 10;
-
-#[derive(Deserialize)]
-struct Answer {
-    in_force: bool,
-}
 
 /// Waits until the policy of a pod is in force on its device. Returns false if it isn't in
 /// force in time, or no agent answers.
@@ -44,7 +39,7 @@ pub(crate) fn is_there(socket: &Path) -> bool {
     get(socket, "/v1/status", Duration::from_secs(2)).is_ok()
 }
 
-fn ask(socket: &Path, path: &str, limit: Duration) -> io::Result<Answer> {
+fn ask(socket: &Path, path: &str, limit: Duration) -> io::Result<Bound> {
     let body = get(socket, path, limit)?;
     Ok(serde_json::from_slice(&body)?)
 }

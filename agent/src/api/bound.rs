@@ -5,20 +5,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use serde::{Deserialize, Serialize};
+use ringfence_api::Bound;
+use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use crate::state::Shared;
 
 /// The longest wait, whatever the request asks for.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// Whether a pod's policy is in force on a device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Bound {
-    /// Whether it is in force.
-    pub in_force: bool,
-}
 
 #[derive(Deserialize)]
 pub(super) struct Asked {

@@ -15,7 +15,7 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
 use prometheus::{IntCounter, IntGauge, Registry};
-use serde::{Deserialize, Serialize};
+use ringfence_api::RemoteStatus;
 use tokio::net::TcpListener;
 
 use super::followers::Followers;
@@ -44,21 +44,6 @@ pub struct Remote {
     pub certificates: Arc<Certificates>,
 }
 
-/// The state of the API, as part of the agent's status.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct RemoteStatus {
-    /// Address and port.
-    pub address: String,
-    /// When the certificate in force expires, in seconds since 1970.
-    pub certificate_expires: i64,
-    /// Why the present files can't be used; none if they are in force.
-    #[serde(default)]
-    pub certificate_error: Option<String>,
-    /// How often files couldn't be used since the start.
-    #[serde(default)]
-    pub certificate_errors: u64,
-}
-
 impl Remote {
     /// Returns the state of the API.
     pub fn status(&self) -> RemoteStatus {
@@ -76,37 +61,35 @@ impl Remote {
     }
 }
 
-impl RemoteStatus {
-    /// Adds the metrics to a page.
-    ///
-    /// # Errors
-    /// Only if a name is given twice.
-    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let gauges = [
-            (
-                "ringfence_api_certificate_expiry_timestamp_seconds",
-                "When the certificate of the read-only API expires, in seconds since 1970.",
-                self.certificate_expires,
-            ),
-            (
-                "ringfence_api_certificate_stale",
-                "1 if the read-only API's certificate files can't be used and older ones are \
-                 in force.",
-                self.certificate_error.is_some().into(),
-            ),
-        ];
-        for (name, help, value) in gauges {
-            let gauge = IntGauge::new(name, help)?;
-            gauge.set(value);
-            registry.register(Box::new(gauge))?;
-        }
-        let errors = IntCounter::new(
-            "ringfence_api_certificate_reload_errors_total",
-            "Number of times the read-only API's changed certificate files couldn't be used.",
-        )?;
-        errors.inc_by(self.certificate_errors);
-        registry.register(Box::new(errors))
+/// Adds the metrics to a page.
+///
+/// # Errors
+/// Only if a name is given twice.
+pub fn register(status: &RemoteStatus, registry: &Registry) -> prometheus::Result<()> {
+    let gauges = [
+        (
+            "ringfence_api_certificate_expiry_timestamp_seconds",
+            "When the certificate of the read-only API expires, in seconds since 1970.",
+            status.certificate_expires,
+        ),
+        (
+            "ringfence_api_certificate_stale",
+            "1 if the read-only API's certificate files can't be used and older ones are \
+             in force.",
+            status.certificate_error.is_some().into(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(value);
+        registry.register(Box::new(gauge))?;
     }
+    let errors = IntCounter::new(
+        "ringfence_api_certificate_reload_errors_total",
+        "Number of times the read-only API's changed certificate files couldn't be used.",
+    )?;
+    errors.inc_by(status.certificate_errors);
+    registry.register(Box::new(errors))
 }
 
 /// Serves on a dedicated thread until the process ends.

@@ -6,10 +6,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::ClientConfig;
 
 use super::*;
-use crate::state::Status;
 use crate::testing::{FakeDataplane, shared};
 use crate::web::issued::{self, Authority, Issued};
 use crate::web::{Reason, Refused};
+use ringfence_api::Status;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use ringfence_api::{InForce, PolicyInForce};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::kubernetes::barrier::Told;
-use crate::questions::{PolicyInForce, PolicyName};
-use crate::state::{InForce, Shared};
+use crate::questions::PolicyName;
+use crate::state::Shared;
 
 /// The longest wait, whatever the request asks for.
 const LONGEST: Duration = Duration::from_secs(60);

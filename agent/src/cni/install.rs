@@ -11,7 +11,7 @@ use super::choose::{Network, choose, counts};
 use super::files::{self, FileError};
 use super::list::{self, List, ListError};
 use super::pace::Pace;
-use super::{CniStatus, Way, remove};
+use super::{CniStatus, Way, by, remove};
 
 /// The plugin's file in the drop-in folder of a network.
 pub(super) const FILE: &str = "ringfence.conf";
@@ -165,7 +165,7 @@ impl Installer {
             (Some(_), true) => Way::DropIn,
         };
         if self.placed.as_ref() != Some(&here) {
-            tracing::info!(list = %plan.target.display(), "{PLUGIN} is in the chain: {way}");
+            tracing::info!(list = %plan.target.display(), "{PLUGIN} is in the chain: {}", by(&way));
         }
         self.placed = Some(here);
         status.way = Some(way);

@@ -23,12 +23,10 @@ mod pace;
 mod page;
 mod remove;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use ringfence_api::{CniStatus, Way};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -36,6 +34,7 @@ use crate::manifests::Watch;
 use install::Installer;
 
 pub use install::{Install, InstallError};
+pub(crate) use page::register;
 pub use remove::from as remove_from;
 
 /// Interval between checks when nothing happens.
@@ -43,68 +42,13 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Wait after an event, for a file to be written completely.
 const WRITTEN: Duration = Duration::from_millis(10);
 
-/// How the runtime learns of the plugin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Way {
-    /// From an entry in the list.
-    List,
-    /// From the drop-in: the runtime has proven that it reads it.
-    DropIn,
-    /// From both, until a pod's start shows whether the runtime reads drop-ins.
-    Both,
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::List => "by its entry in the list",
-            Self::DropIn => "by the drop-in folder",
-            Self::Both => "by its entry and the drop-in folder",
-        })
-    }
-}
-
-/// How the plugin is installed, as printed by `ringfence status -o json`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct CniStatus {
-    /// The network list that the runtime uses; none while no network is configured.
-    pub list: Option<PathBuf>,
-    /// How the runtime learns of the plugin; none while it doesn't.
-    pub way: Option<Way>,
-    /// How often the plugin was put back after somebody else removed it.
-    pub rewrites: u64,
-    /// Why the plugin isn't installed, or isn't of this version.
-    pub error: Option<String>,
-    /// Files before the list that no runtime accepts.
-    pub faults: Vec<String>,
-}
-
-impl CniStatus {
-    /// Reports whether pods that start now are closed by this version's plugin.
-    pub const fn is_installed(&self) -> bool {
-        self.way.is_some() && self.error.is_none()
-    }
-
-    /// Lists what a person should look into.
-    pub fn problems(&self) -> impl Iterator<Item = &String> {
-        self.error.iter().chain(&self.faults)
-    }
-}
-
-impl fmt::Display for CniStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.list, self.way) {
-            (Some(list), Some(way)) => write!(f, "in {} {way}", list.display())?,
-            (None, None) if self.error.is_none() => {
-                f.write_str("not installed: no network is configured yet")?;
-            }
-            _ => f.write_str("not installed")?,
-        }
-        match self.rewrites {
-            0 => Ok(()),
-            times => write!(f, ", put back {times} times"),
-        }
+/// Says how the runtime learns of the plugin.
+pub(crate) fn by(way: &Way) -> &str {
+    match way {
+        Way::List => "by its entry in the list",
+        Way::DropIn => "by the drop-in folder",
+        Way::Both => "by its entry and the drop-in folder",
+        Way::Other(word) => word,
     }
 }
 

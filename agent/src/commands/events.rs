@@ -1,16 +1,17 @@
 //! `ringfence drops --follow`: packets as they are dropped, here or on several nodes.
 
 use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::anyhow;
-use serde_json::Value;
+use ringfence_api::{EventLine, Lost, OnNode};
 use tokio::sync::oneshot;
 
 use super::{block_on, nodes};
 use crate::cli::{FollowArgs, Global, NodeArgs, Output};
 use crate::client;
 use crate::failure::{Failure, Found, Outcome};
-use crate::output::{Paint, field, width};
+use crate::output::{Paint, cell, width};
 use crate::remote::{Fleet, MOST_FOLLOWED};
 
 /// Follows the local agent's events.
@@ -18,7 +19,7 @@ pub(super) fn follow(global: &Global, args: &FollowArgs) -> Outcome {
     let (output, paint) = (args.output, Paint::stdout());
     let print = |line: &[u8]| {
         let mut out = io::stdout().lock();
-        match (output, serde_json::from_slice::<Value>(line)) {
+        match (output, serde_json::from_slice::<EventLine>(line)) {
             (Output::Table, Ok(event)) => writeln!(out, "{}", event_line(&event, paint))?,
             _ => {
                 out.write_all(line)?;
@@ -66,13 +67,14 @@ pub(super) fn follow_nodes(global: &Global, args: &NodeArgs, output: Output) -> 
             )));
         }
         let wide = width(fleet.nodes());
-        let print = |node: &str, mut event: Value| {
+        let print = |node: &str, event: EventLine| {
             let mut out = io::stdout().lock();
             match output {
                 Output::Table => writeln!(out, "{node:wide$}  {}", event_line(&event, paint))?,
                 Output::Json => {
-                    nodes::name(&mut event, node);
-                    writeln!(out, "{event}")?;
+                    let node = node.to_owned();
+                    let line = serde_json::to_string(&OnNode { node, row: event })?;
+                    writeln!(out, "{line}")?;
                 }
             }
             out.flush()
@@ -87,35 +89,39 @@ pub(super) fn follow_nodes(global: &Global, args: &NodeArgs, output: Output) -> 
 }
 
 /// Formats one packet as one line, in the style of `tcpdump`.
-fn event_line(event: &Value, paint: Paint) -> String {
-    if let Some(lost) = event["lost"].as_u64() {
-        return paint.yellow(&format!(
-            "{lost} events lost: this terminal reads too slowly"
-        ));
-    }
-    let verdict = if event["audited"] == true {
+fn event_line(line: &EventLine, paint: Paint) -> String {
+    let event = match line {
+        EventLine::Packet(event) => &event.known,
+        EventLine::Lost(Lost { lost }) => {
+            return paint.yellow(&format!(
+                "{lost} events lost: this terminal reads too slowly"
+            ));
+        }
+    };
+    let verdict = if event.audited {
         paint.yellow("AUDITED")
     } else {
         paint.red("DROPPED")
     };
-    let end = |which: &str| {
-        let address = field(event, &format!("{which}_address"));
-        let address = match event[format!("{which}_port")].as_u64() {
-            None | Some(0) => address,
-            Some(port) if address.contains(':') => format!("[{address}]:{port}"),
-            Some(port) => format!("{address}:{port}"),
-        };
-        format!("{} ({address})", field(event, which))
-    };
+    let source = end(&event.source, event.source_address, event.source_port);
+    let (address, port) = (event.destination_address, event.destination_port);
+    let destination = end(&event.destination, address, port);
     format!(
-        "{verdict} {} > {} {} {} {}, {} bytes",
-        end("source"),
-        end("destination"),
-        field(event, "protocol"),
-        field(event, "direction"),
-        field(event, "reason"),
-        field(event, "len"),
+        "{verdict} {source} > {destination} {} {} {}, {} bytes",
+        cell(event.protocol.as_str()),
+        cell(event.direction.as_str()),
+        cell(event.reason.as_str()),
+        event.len,
     )
+}
+
+/// Formats one end of a packet; port 0 stands for none.
+fn end(name: &str, address: IpAddr, port: u16) -> String {
+    let address = match port {
+        0 => address.to_string(),
+        port => SocketAddr::new(address, port).to_string(),
+    };
+    format!("{} ({address})", cell(name))
 }
 
 #[cfg(test)]

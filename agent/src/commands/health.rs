@@ -2,8 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::cni::CniStatus;
-use crate::state::Status;
+use ringfence_api::{CniStatus, Status};
 
 /// The health of an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,9 +76,9 @@ fn certificate(status: &Status) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use ringfence_api::{RemoteStatus, UnguardedPod, UnhookedDevice, UnknownDevice};
+
     use super::*;
-    use crate::api::remote::RemoteStatus;
-    use crate::state::{UnguardedPod, UnhookedDevice, UnknownDevice};
 
     fn well() -> Status {
         Status {

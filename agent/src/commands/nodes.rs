@@ -3,52 +3,37 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use ringfence_api::{InForce, OnNode, Status, Whole};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use super::health::{Health, health};
+use super::rows::Row;
 use super::status_text::verdict;
-use super::{Listing, block_on, wire_name};
+use super::{block_on, wire_name};
 use crate::cli::{Global, NodeArgs, Output, PodName, StatusArgs};
 use crate::failure::{Failure, Found, Outcome};
-use crate::output::{Paint, plain, print, print_json, table};
+use crate::output::{Column, Paint, plain, print, print_json, table};
 use crate::remote::{Fleet, NodeError};
-use crate::state::{InForce, Status};
 
 /// A node's name, and the answer of its agent.
 pub(super) type Answer<T> = (String, Result<T, NodeError>);
-/// A JSON object.
-type Object = Map<String, Value>;
-
-/// The field and column of the node's name.
-const NODE: &str = "node";
-/// The columns of `status`; the last one has no fixed width.
-const STATUS: [&str; 7] = [
-    NODE,
-    "version",
-    "mode",
-    "endpoints",
-    "unguarded",
-    "generation",
-    "health",
-];
 
 /// Runs `ringfence endpoints`, `connections` or `drops`.
-pub(super) fn list(global: &Global, args: &NodeArgs, output: Output, listing: &Listing) -> Outcome {
-    let command = [listing.command, "-o", "json"];
-    let answers: Vec<Answer<Vec<Object>>> = ask(global, args, &command, Duration::ZERO)?;
+pub(super) fn list<T: Row>(global: &Global, args: &NodeArgs, output: Output) -> Outcome {
+    let command = [T::COMMAND, "-o", "json"];
+    let answers: Vec<Answer<Vec<OnNode<T>>>> = ask(global, args, &command, Duration::ZERO)?;
     let (rows, ended) = split(answers);
-    let named = |(node, rows): (String, Vec<Object>)| {
-        rows.into_iter().map(move |row| {
-            let mut row = Value::Object(row);
-            name(&mut row, &node);
-            row
+    let named = |(node, rows): (String, Vec<OnNode<T>>)| {
+        rows.into_iter().map(move |row| OnNode {
+            // Whatever the agent calls itself.
+            node: node.clone(),
+            row: row.row,
         })
     };
-    let rows: Vec<Value> = rows.into_iter().flat_map(named).collect();
+    let rows: Vec<OnNode<T>> = rows.into_iter().flat_map(named).collect();
     // Nodes that didn't answer must not be reported as having "none".
     if !rows.is_empty() || output == Output::Json || ended.is_whole() {
-        super::list(rows, output, listing, &[NODE])?;
+        super::list(rows, output)?;
     }
     ended.outcome()
 }
@@ -59,28 +44,19 @@ pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
         return wait(global, args, pod);
     }
     let command = ["status", "-o", "json"];
-    let answers: Vec<Answer<Object>> = ask(global, &args.nodes, &command, Duration::ZERO)?;
-    let answers = answers.into_iter().map(|(node, answer)| {
-        let answer = answer.and_then(understood);
-        (node, answer)
-    });
-    let (answers, ended) = split(answers.collect());
-    let well = |(node, (_, status)): &(String, (Value, Status))| is_well(node, status);
+    let answers: Vec<Answer<Whole<Status>>> = ask(global, &args.nodes, &command, Duration::ZERO)?;
+    let (answers, ended) = split(answers);
+    let well = |(node, status): &NodeStatus| is_well(node, &status.known);
     let all_well = answers.iter().all(well);
     match args.output {
         Output::Table if answers.is_empty() => {}
-        Output::Table => {
-            let rows = answers
-                .iter()
-                .map(|(node, (_, status))| summary(node, status));
-            print(&table(&STATUS, rows.collect(), &[3, 4, 5]))?;
-        }
+        Output::Table => print(&table(&columns(), &answers))?,
         Output::Json => {
-            let whole = answers.into_iter().map(|(node, (mut answer, _))| {
-                name(&mut answer, &node);
-                answer
+            let named = answers.into_iter().map(|(node, mut status)| {
+                status.known.node = node;
+                status
             });
-            print_json(&whole.collect::<Vec<_>>())?;
+            print_json(&named.collect::<Vec<_>>())?;
         }
     }
     match (ended.outcome()?, all_well) {
@@ -89,25 +65,34 @@ pub(super) fn status(global: &Global, args: &StatusArgs) -> Outcome {
     }
 }
 
-/// Reports whether nothing on a node needs attention.
-fn is_well(node: &str, status: &Status) -> bool {
-    health(status) == Health::Healthy && status.node == node
-}
+/// A node's name, and the status of its agent.
+type NodeStatus = (String, Whole<Status>);
 
-/// Returns the answer as received, including fields that this version doesn't know, and the parsed
-/// status.
-fn understood(answer: Object) -> Result<(Value, Status), NodeError> {
-    let answer = Value::Object(answer);
-    match serde_json::from_value(answer.clone()) {
-        Ok(status) => Ok((answer, status)),
-        Err(error) => Err(NodeError::Answer {
-            said: error.to_string(),
+/// Returns the columns of `status`; the last one has no fixed width.
+fn columns() -> [Column<'static, NodeStatus>; 7] {
+    let text = |name, show: fn(&Status) -> String| {
+        Column::text(name, move |(_, status): &NodeStatus| {
+            plain(&show(&status.known))
+        })
+    };
+    let number = |name, show: fn(&Status) -> String| {
+        Column::number(name, move |(_, status): &NodeStatus| show(&status.known))
+    };
+    [
+        Column::text("node", |(node, _): &NodeStatus| plain(node)),
+        text("version", |status| status.version.clone()),
+        text("mode", |status| status.mode.to_string()),
+        number("endpoints", |status| status.endpoints.to_string()),
+        number("unguarded", |status| status.unguarded.len().to_string()),
+        number("generation", |status| status.generation.to_string()),
+        Column::text("health", |(node, status): &NodeStatus| {
+            plain(&state(node, &status.known))
         }),
-    }
+    ]
 }
 
-/// Returns one row of the table.
-fn summary(node: &str, status: &Status) -> Vec<String> {
+/// Returns the health of a node's agent.
+fn state(node: &str, status: &Status) -> String {
     let mut health = verdict(status, Paint::off());
     if status.node != node {
         health.push_str(&format!(
@@ -115,16 +100,12 @@ fn summary(node: &str, status: &Status) -> Vec<String> {
             status.node
         ));
     }
-    let cells = [
-        node.to_owned(),
-        status.version.clone(),
-        status.mode.clone(),
-        status.endpoints.to_string(),
-        status.unguarded.len().to_string(),
-        status.generation.to_string(),
-        health,
-    ];
-    cells.iter().map(|cell| plain(cell)).collect()
+    health
+}
+
+/// Reports whether nothing on a node needs attention.
+fn is_well(node: &str, status: &Status) -> bool {
+    health(status) == Health::Healthy && status.node == node
 }
 
 /// Runs `ringfence status --wait NS/POD --node NODE`.
@@ -170,11 +151,8 @@ pub(super) fn waited<T: Serialize>(
             print(&lines.collect::<String>())?;
         }
         Output::Json => {
-            let rows = answers.iter().map(|(node, answer)| {
-                let mut row = json!(answer);
-                name(&mut row, node);
-                row
-            });
+            let rows = answers.into_iter();
+            let rows = rows.map(|(node, row)| OnNode { node, row });
             print_json(&rows.collect::<Vec<_>>())?;
         }
     }
@@ -199,13 +177,6 @@ fn ask<T: serde::de::DeserializeOwned>(
         let fleet = Fleet::find(global, args).await?;
         Ok(fleet.ask_all(command, longer).await)
     })?
-}
-
-/// Inserts the node's name into a row, and overwrites a `node` field of the agent's own.
-pub(super) fn name(row: &mut Value, node: &str) {
-    if let Some(row) = row.as_object_mut() {
-        row.insert(NODE.to_owned(), node.into());
-    }
 }
 
 /// Prints to stderr why a node's agent gave no answer.
@@ -255,13 +226,15 @@ impl Ended {
 
 #[cfg(test)]
 mod tests {
+    use ringfence_api::Mode;
+
     use super::*;
 
     fn well(node: &str) -> Status {
         Status {
             node: node.into(),
             version: "0.1.0".into(),
-            mode: "audit".into(),
+            mode: Mode::Audit,
             passes: 1,
             source_connected: true,
             generation: 7,
@@ -272,18 +245,22 @@ mod tests {
 
     #[test]
     fn a_status_is_one_line_that_ends_with_what_is_worst() {
+        let line = |status: &Status| {
+            let rows = [("n".to_owned(), status.clone().into())];
+            table(&columns(), &rows).lines().nth(1).unwrap().to_owned()
+        };
         let mut status = well("n");
-        assert_eq!(
-            summary("n", &status),
-            ["n", "0.1.0", "audit", "3", "0", "7", "healthy"]
-        );
+        let said = line(&status);
+        let words: Vec<&str> = said.split_whitespace().collect();
+        assert_eq!(words, ["n", "0.1.0", "audit", "3", "0", "7", "healthy"]);
         status.error = Some("map RULES is full".into());
-        assert_eq!(summary("n", &status)[6], "failing: map RULES is full");
+        let said = line(&status);
+        assert!(said.ends_with("  failing: map RULES is full"), "{said}");
     }
 
     #[test]
     fn an_agent_that_takes_itself_for_another_nodes_is_not_well() {
-        let said = &summary("n", &well("m"))[6];
+        let said = state("n", &well("m"));
         assert!(
             said.starts_with("healthy; its agent runs as node \"m\""),
             "{said}"
@@ -300,15 +277,13 @@ mod tests {
 
     #[test]
     fn a_status_of_a_newer_version_is_understood_and_kept_whole() {
-        let mut answer = json!(well("n"));
+        let mut answer = serde_json::to_value(well("n")).unwrap();
         answer["newer"] = 1.into();
-        let Value::Object(answer) = answer else {
-            panic!("no object")
-        };
-        let (whole, status) = understood(answer).unwrap();
-        assert_eq!((whole["newer"].as_u64(), status.endpoints), (Some(1), 3));
-        let error = understood(Object::new()).unwrap_err().to_string();
-        assert!(error.contains("of another version"), "{error}");
+        let status: Whole<Status> = serde_json::from_value(answer.clone()).unwrap();
+        assert_eq!(status.known, well("n"));
+        assert_eq!(serde_json::to_value(status).unwrap(), answer);
+        let none = serde_json::from_str::<Whole<Status>>("{}").unwrap_err();
+        assert!(none.to_string().contains("missing field"), "{none}");
     }
 
     #[test]
@@ -322,12 +297,5 @@ mod tests {
         let failure = ended.outcome().unwrap_err();
         assert_eq!(failure.code(), 3);
         assert_eq!(failure.to_string(), "no answer from 1 of 2 nodes");
-    }
-
-    #[test]
-    fn a_row_is_named_by_its_node_whatever_the_agent_calls_itself() {
-        let mut row = json!({"node": "m", "packets": 1});
-        name(&mut row, "n");
-        assert_eq!(row, json!({"node": "n", "packets": 1}));
     }
 }

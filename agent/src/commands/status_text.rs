@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringfence_api::{
+    CniStatus, Mode, RemoteStatus, Scrapes, SeenMark, Status, UnknownDevice, WatchState,
+    WatchStatus,
+};
+
 use super::health::{Health, health};
-use crate::api::remote::RemoteStatus;
-use crate::cni::CniStatus;
-use crate::kubernetes::health::WatchStatus;
+use crate::cni::by;
 use crate::output::Paint;
-use crate::state::{Scrapes, SeenMark, Status, UnknownDevice};
 
 /// Returns the output of `ringfence status`.
 pub(super) fn status_text(status: &Status, paint: Paint) -> String {
@@ -25,7 +27,7 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         "{verdict}\nnode        {node}\nmode        {mode}\nsource      {source}\nagent       {}\n\
          generation  {generation}\nendpoints   {}\ndevices     {devices} hooked, {} not\n\
          addresses   {} of the node's interfaces\ntunnels     {}\nmark        {}\n",
-        status.agent(),
+        agent(status),
         counts(status),
         status.unhooked.len(),
         status.node_addresses.len(),
@@ -39,7 +41,7 @@ pub(super) fn status_text(status: &Status, paint: Paint) -> String {
         let _ = writeln!(text, "api         {}", programs(api));
     }
     if let Some(plugin) = &status.plugin {
-        let _ = writeln!(text, "plugin      {plugin}");
+        let _ = writeln!(text, "plugin      {}", installed(plugin));
     }
     sections(status, paint, &mut text);
     text
@@ -52,6 +54,33 @@ pub(super) fn verdict(status: &Status, paint: Paint) -> String {
         Health::Waiting(why) => paint.yellow(&why),
         Health::Healthy => paint.green("healthy"),
     }
+}
+
+/// Describes the agent, and what it has taken over from.
+fn agent(status: &Status) -> String {
+    let mut text = format!("{}, pid {}", status.version, status.pid);
+    if let Some(from) = &status.took_over {
+        let _ = write!(text, "\ntook over   from {from}");
+    }
+    if status.picked_up > 0 {
+        let _ = write!(text, "\npicked up   {} open connections", status.picked_up);
+    }
+    text
+}
+
+/// Describes how the network plugin is installed.
+fn installed(plugin: &CniStatus) -> String {
+    let mut text = match (&plugin.list, &plugin.way) {
+        (Some(list), Some(way)) => format!("in {} {}", list.display(), by(way)),
+        (None, None) if plugin.error.is_none() => {
+            "not installed: no network is configured yet".to_owned()
+        }
+        _ => "not installed".to_owned(),
+    };
+    if plugin.rewrites > 0 {
+        let _ = write!(text, ", put back {} times", plugin.rewrites);
+    }
+    text
 }
 
 /// Counts the guarded pods, and the others by reason.
@@ -87,7 +116,7 @@ fn ranges(ranges: Option<&[String]>) -> String {
 /// Lists the kinds that the API server doesn't have, if there are any.
 fn absent(status: &Status) -> String {
     let watches = status.watches.iter();
-    let absent = watches.filter(|watch| watch.state == "absent");
+    let absent = watches.filter(|watch| watch.state == WatchState::Absent);
     let kinds: Vec<&str> = absent.map(|watch| watch.kind.as_str()).collect();
     match kinds.is_empty() {
         true => String::new(),
@@ -168,7 +197,7 @@ fn sections(status: &Status, paint: Paint, text: &mut String) {
         .iter()
         .map(|one| format!("{}: {}", one.device, one.reason))
         .collect();
-    let audits = status.mode == "audit";
+    let audits = status.mode == Mode::Audit;
     let unknown = status.unknown.iter().map(|one| unknown(one, audits));
     let unknown: Vec<String> = unknown.collect();
     let plugin = status.plugin.iter().flat_map(CniStatus::problems);

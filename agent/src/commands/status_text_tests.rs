@@ -72,9 +72,9 @@ fn the_status_says_by_which_mark_packets_count_as_seen() {
 
 #[test]
 fn the_status_says_which_kinds_the_cluster_does_not_have() {
-    let row = |kind: &str, state: &str| WatchStatus {
+    let row = |kind: &str, state: WatchState| WatchStatus {
         kind: kind.into(),
-        state: state.into(),
+        state,
         since: 0,
         listed: true,
         error: None,
@@ -83,8 +83,8 @@ fn the_status_says_which_kinds_the_cluster_does_not_have() {
     };
     let mut status = Status {
         watches: vec![
-            row("Pod", "connected"),
-            row("ClusterNetworkPolicy", "absent"),
+            row("Pod", WatchState::Connected),
+            row("ClusterNetworkPolicy", WatchState::Absent),
         ],
         ..Status::default()
     };
@@ -138,7 +138,7 @@ fn the_status_says_where_the_network_plugin_is_and_why_it_is_not() {
     let nothing = "\nplugin      not installed: no network is configured yet\n";
     assert!(line(&plugin).contains(nothing));
     plugin.list = Some("/n/1.conflist".into());
-    plugin.way = Some(crate::cni::Way::DropIn);
+    plugin.way = Some(ringfence_api::Way::DropIn);
     plugin.rewrites = 3;
     let said = line(&plugin);
     let expected = "\nplugin      in /n/1.conflist by the drop-in folder, put back 3 times\n";

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use kube::Api;
+use ringfence_api::{InForce, PolicyInForce};
 use serde::de::DeserializeOwned;
 
 use super::nodes::{Answer as OfNode, waited};
@@ -16,9 +17,8 @@ use crate::failure::{Failure, Found, Outcome};
 use crate::kubernetes::Access;
 use crate::kubernetes::seen::Seen;
 use crate::output::{print, print_json};
-use crate::questions::{PolicyInForce, PolicyName};
+use crate::questions::PolicyName;
 use crate::remote::Fleet;
-use crate::state::InForce;
 
 /// Pause before another attempt if the agent can't be reached or answers no at once.
 const ASK_AGAIN: Duration = Duration::from_millis(100);

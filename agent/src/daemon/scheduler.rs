@@ -159,7 +159,11 @@ impl Scheduler {
         match look {
             Look::All => {
                 self.next = at;
-                self.backoff = (self.backoff * 2).min(PERIOD);
+                self.backoff = if pass.retry {
+                    (self.backoff * 2).min(PERIOD)
+                } else {
+                    RETRY
+                };
             }
             Look::Source => self.next = self.next.min(at),
         }

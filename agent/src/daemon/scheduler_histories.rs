@@ -114,6 +114,14 @@ impl Simulation {
     }
 }
 
+/// Retries wait twice as long each, until a pass needs none.
+fn longer(backoff: Duration, pass: Pass) -> Duration {
+    match pass.retry {
+        true => (backoff * 2).min(PERIOD),
+        false => RETRY,
+    }
+}
+
 /// The oracle.
 fn expected(mut sim: Simulation) -> Vec<Made> {
     let mut next = sim.now;
@@ -135,7 +143,7 @@ fn expected(mut sim: Simulation) -> Vec<Made> {
         };
         if look == Look::All {
             next = ended + delay;
-            backoff = (backoff * 2).min(PERIOD);
+            backoff = longer(backoff, pass);
         } else {
             next = next.min(ended + delay);
         }
@@ -261,7 +269,7 @@ proptest! {
                 Pass { retry: true, .. } => backoff,
                 _ => PERIOD,
             };
-            backoff = (backoff * 2).min(PERIOD);
+            backoff = longer(backoff, one.pass);
             let due = one.ended + delay;
             let ends = end <= free(&made, free(&made, due)) + PATIENCE + WRITTEN;
             prop_assert!(ends || follows(&made, one.ended, due, false), "{one:?}");

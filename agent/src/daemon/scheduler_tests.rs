@@ -100,6 +100,17 @@ fn a_failed_pass_is_retried_after_waits_that_double_up_to_the_period() {
 }
 
 #[test]
+fn after_a_calm_time_the_first_retry_comes_soon() {
+    let mut looped = Loop::new();
+    looped.after(0);
+    for _ in 0..10 {
+        looped.ended(FINE);
+        looped.after(5_000);
+    }
+    assert_eq!(looped.ended(FAILED), looped.wait(50));
+}
+
+#[test]
 fn after_an_event_retries_begin_anew() {
     for (event, delay) in [
         (Event::Changed, 50),
@@ -220,9 +231,9 @@ fn a_failed_pass_of_what_the_api_server_sent_is_retried_without_lengthening_the_
     looped.ended(FINE);
     for _ in 0..3 {
         assert_eq!(looped.hear(Event::Source), SOURCE);
-        assert_eq!(looped.ended(FAILED), looped.wait(100));
+        assert_eq!(looped.ended(FAILED), looped.wait(50));
     }
-    assert_eq!(looped.after(100), PERIODIC);
+    assert_eq!(looped.after(50), PERIODIC);
 }
 
 #[test]

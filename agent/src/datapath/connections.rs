@@ -1,26 +1,26 @@
 //! Live connections, for `ringfence connections`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ringfence_ebpf::abi::{Connection, ConnectionKey, Direction, Protocol};
 use ringfence_ebpf::conntrack::{self, Clock, State};
 use ringfence_policy::index::PodKey;
-use serde::Serialize;
 
 use super::error::DatapathError;
 use super::{Datapath, buckets};
 
 /// One tracked connection of one endpoint.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConnectionRow {
     /// `namespace/name` of the endpoint's pod.
     pub pod: String,
     /// The endpoint's address on this side.
-    pub local: String,
+    pub local: IpAddr,
     /// The endpoint's port; for ICMP, the identifier of the query.
     pub local_port: u16,
     /// The peer's address.
-    pub remote: String,
+    pub remote: IpAddr,
     /// The peer's port.
     pub remote_port: u16,
     /// A name of [`Protocol`].
@@ -88,9 +88,9 @@ fn entry(
     let seconds = |since: u64| clock.now.saturating_sub(since) / clock.second;
     ConnectionRow {
         pod,
-        local: key.local.to_string(),
+        local: key.local.into(),
         local_port: key.local_port,
-        remote: key.remote.to_string(),
+        remote: key.remote.into(),
         remote_port: key.remote_port,
         protocol: Protocol::from_iana(key.protocol as u8).name(),
         peer: datapath.names.name(connection.peer),

@@ -21,7 +21,7 @@ use super::names::{self, Names};
 use super::{Datapath, buckets};
 
 /// Denied or audited packets of one workload pair, direction, reason and protocol.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DropSeries {
     /// Workload of the sender: `namespace/service`, `outside`, `node`, or `other` if the table of
     /// pairs was full.

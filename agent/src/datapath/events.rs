@@ -1,12 +1,12 @@
 //! The records of the events ring, with names.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{Map, MapData, RingBuf};
 use bytes::Buf;
 use ringfence_ebpf::abi::{Addr, Direction, Event, Protocol, Reason};
-use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 
 use super::catalog::MapName;
@@ -18,7 +18,7 @@ use super::names::{Shared, lookup};
 const BATCH: usize = 1024;
 
 /// One denied or audited packet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventRecord {
     /// Nanoseconds, `CLOCK_MONOTONIC`.
     pub time: u64,
@@ -27,9 +27,9 @@ pub struct EventRecord {
     /// Receiver's workload.
     pub destination: String,
     /// Source address.
-    pub source_address: String,
+    pub source_address: IpAddr,
     /// Destination address.
-    pub destination_address: String,
+    pub destination_address: IpAddr,
     /// Source port.
     pub source_port: u16,
     /// Destination port.
@@ -150,8 +150,8 @@ fn record(event: &Event, names: &Shared) -> EventRecord {
         time: event.time,
         source: lookup(names, event.source_workload),
         destination: lookup(names, event.destination_workload),
-        source_address: event.source.to_string(),
-        destination_address: event.destination.to_string(),
+        source_address: event.source.into(),
+        destination_address: event.destination.into(),
         source_port: event.source_port,
         destination_port: event.destination_port,
         protocol: Protocol::from_iana(event.protocol).name(),

@@ -2,7 +2,6 @@
 
 use ringfence_ebpf::abi::Buffer;
 use ringfence_policy::index::PodKey;
-use serde::Serialize;
 
 use super::endpoints::{Endpoints, addresses};
 use super::links::Links;
@@ -16,14 +15,13 @@ const GONE: &str = "gone: its object is deleted or has finished, and its interfa
 const UNSEEN: &str = "its pod isn't known yet; what was in force before this agent is in force";
 
 /// One endpoint, for `ringfence endpoints`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EndpointState {
     /// The pod, or the last known pod if that is gone; none if this agent hasn't seen it.
     pub pod: Option<PodKey>,
     /// Whether its pod is gone while its interface still exists.
     pub gone: bool,
     /// What is unusual about it, if anything.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
     /// `namespace/service`.
     pub workload: String,

@@ -1,9 +1,10 @@
 //! Answers to questions about the next pass.
 
+use ringfence_api::PolicyInForce;
 use ringfence_policy::index::{PodKey, Standing};
 
 use super::Engine;
-use crate::questions::{PolicyInForce, PolicyName};
+use crate::questions::PolicyName;
 
 impl Engine {
     /// Answers all questions that were asked before this pass started.

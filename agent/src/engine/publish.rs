@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use ringfence_api::{Mode, PolicyInForce, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
 use ringfence_policy::index::PodKey;
 
 use super::{Compiled, Engine, Pass};
 use crate::datapath::Stranger;
 use crate::discover::{Sandbox, Unguarded};
-use crate::questions::PolicyInForce;
 use crate::source::{News, Source};
-use crate::state::{Shared, Status, UnguardedPod, UnhookedDevice, UnknownDevice};
+use crate::state::Shared;
 
 impl Engine {
     /// Ends a pass without changes: the previous policy stays in force until everything is known
@@ -90,7 +90,7 @@ impl Engine {
         if let Some(Compiled { summary, .. }) = &self.compiled {
             status.problems.clone_from(&summary.problems);
             status.problems.extend_from_slice(self.kept.faults());
-            status.problem_fields.clone_from(&summary.problem_fields);
+            shared.set_problem_fields(summary.problem_fields.clone());
             status.host_network = summary.host_network.iter().map(row).collect();
             status.unguarded = self.alarming().map(row).collect();
             let pending = self.unguarded().filter(|pod| self.is_pending(pod));
@@ -128,7 +128,7 @@ impl Engine {
     fn log_closed(&self, before: &Status) {
         let pods = self.closed.iter().map(ToString::to_string);
         for pod in pods.filter(|pod| !before.closed.contains(pod)) {
-            let what = match before.mode == "audit" {
+            let what = match before.mode == Mode::Audit {
                 true => "audited as closed",
                 false => "closed",
             };
@@ -166,7 +166,7 @@ fn log_unknown(now: &Status, before: &[UnknownDevice]) {
             &one.device,
             one.pod.as_deref().unwrap_or("no pod on record"),
         );
-        let what = match (one.closed, now.mode == "audit") {
+        let what = match (one.closed, now.mode == Mode::Audit) {
             (true, false) => "closed",
             (true, true) => "audited",
             (false, _) => "passes",

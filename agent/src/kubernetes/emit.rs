@@ -91,11 +91,8 @@ impl Emitter {
 
     /// Records a packet that was denied, or would have been.
     pub fn note(&self, record: &EventRecord, now: Instant) {
-        let Ok(source) = record.source_address.parse() else {
-            return;
-        };
         let denial = Denial {
-            source,
+            source: record.source_address,
             destination: record.destination.clone(),
             port: record.destination_port,
             protocol: record.protocol,
@@ -271,8 +268,8 @@ mod tests {
             time: 0,
             source: "shop/rogue".into(),
             destination: "shop/server".into(),
-            source_address: source.into(),
-            destination_address: "10.0.0.9".into(),
+            source_address: source.parse().unwrap(),
+            destination_address: [10, 0, 0, 9].into(),
             source_port: 4000,
             destination_port: port,
             protocol: "tcp",

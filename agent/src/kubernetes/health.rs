@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
-use serde::{Deserialize, Serialize};
+use ringfence_api::{WatchState, WatchStatus};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -18,25 +18,6 @@ use super::Kind;
 const SILENCE: Duration = Duration::from_secs(90);
 /// The longest wait that a server may request.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// One watch's row in `status`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct WatchStatus {
-    /// The watched kind.
-    pub kind: String,
-    /// `connected`, `disconnected`, or `absent` if the cluster doesn't have the kind.
-    pub state: String,
-    /// Since when, in seconds since 1970.
-    pub since: u64,
-    /// Whether its objects have been listed in full, so that they are or may be in force.
-    pub listed: bool,
-    /// The last fault, over or not.
-    pub error: Option<String>,
-    /// Faults since the start.
-    pub errors: u64,
-    /// Lists since the start; all but the first are relists.
-    pub lists: u64,
-}
 
 /// State shared by all watches of one server.
 #[derive(Debug, Default)]
@@ -97,19 +78,12 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
-    link: Link,
+    link: WatchState,
     since: SystemTime,
     is_listed: bool,
     error: Option<String>,
     heard: Instant,
     retry_after: Option<Duration>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Link {
-    Connected,
-    Disconnected,
-    Absent,
 }
 
 impl Health {
@@ -118,7 +92,7 @@ impl Health {
             kind,
             server,
             state: Mutex::new(State {
-                link: Link::Disconnected,
+                link: WatchState::Disconnected,
                 since: SystemTime::now(),
                 is_listed: false,
                 error: None,
@@ -139,7 +113,7 @@ impl Health {
         let mut state = self.state();
         state.heard = Instant::now();
         if status.is_success() {
-            state.turn(Link::Connected);
+            state.turn(WatchState::Connected);
             drop(state);
             self.over();
             self.server.back.notify_waiters();
@@ -190,7 +164,7 @@ impl Health {
         }
         let mut state = self.state();
         state.error = Some(error.to_owned());
-        state.turn(Link::Disconnected);
+        state.turn(WatchState::Disconnected);
     }
 
     /// Records the start of a list.
@@ -207,7 +181,7 @@ impl Health {
     pub fn absent(&self) {
         let mut state = self.state();
         state.is_listed = true;
-        state.turn(Link::Absent);
+        state.turn(WatchState::Absent);
         drop(state);
         self.over();
     }
@@ -223,12 +197,7 @@ impl Health {
         let since = state.since.duration_since(UNIX_EPOCH);
         WatchStatus {
             kind: self.kind.name().to_owned(),
-            state: match state.link {
-                Link::Connected => "connected",
-                Link::Disconnected => "disconnected",
-                Link::Absent => "absent",
-            }
-            .to_owned(),
+            state: state.link.clone(),
             since: since.map_or(0, |since| since.as_secs()),
             listed: state.is_listed,
             error: state.error.clone(),
@@ -239,7 +208,7 @@ impl Health {
 }
 
 impl State {
-    fn turn(&mut self, link: Link) {
+    fn turn(&mut self, link: WatchState) {
         if self.link != link {
             self.link = link;
             self.since = SystemTime::now();
@@ -275,7 +244,7 @@ impl Board {
     pub fn is_connected(&self) -> bool {
         self.0
             .iter()
-            .all(|health| health.state().link != Link::Disconnected)
+            .all(|health| health.state().link != WatchState::Disconnected)
     }
 
     /// Adds the metrics to a page.
@@ -309,10 +278,10 @@ impl Board {
         for health in self.0.iter() {
             let row = health.status();
             let labels = [&*row.kind];
-            let up = i64::from(row.state != "disconnected");
+            let up = i64::from(row.state != WatchState::Disconnected);
             connected.with_label_values(&labels).set(up);
-            let quiet = match row.state.as_str() {
-                "absent" => 0,
+            let quiet = match row.state {
+                WatchState::Absent => 0,
                 _ => i64::try_from(health.silent_for().as_secs()).unwrap_or(i64::MAX),
             };
             silent.with_label_values(&labels).set(quiet);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::datapath::EndpointState;
-use crate::state::Status;
+use ringfence_api::Status;
 
 pub(super) fn count_states(
     endpoints: &[EndpointState],

@@ -2,16 +2,17 @@
 
 use ringfence_policy::callers::{self, Caller, Callers, Egress, Through};
 
+use super::answers;
 use crate::cli::{CallersArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
-use crate::output::{print, print_json, table};
+use crate::output::{Column, print, print_json, table};
 
 /// Prints who may call a service.
 pub fn run(args: &CallersArgs) -> Outcome {
     let index = super::load(&args.cluster, &args.policy)?;
     let found = callers::callers(&index, &args.service).map_err(Failure::input)?;
     match args.output {
-        Output::Json => print_json(&found)?,
+        Output::Json => print_json(&answers::callers(&found))?,
         Output::Table => print(&text(&found))?,
     }
     Ok(Found::Fine)
@@ -38,32 +39,33 @@ fn text(found: &Callers) -> String {
         return format!("{headline}\n\nNobody may call it.\n");
     }
     let staged = found.policies.iter().any(|p| p.staged);
-    let header = ["caller", "ports", "once enforced", "egress", "through"];
-    let mut header = header.to_vec();
-    let mut rows: Vec<Vec<String>> = found.callers.iter().map(row).collect();
-    if !staged {
-        header.remove(2);
-        for row in &mut rows {
-            row.remove(2);
-        }
+    let mut columns = vec![
+        Column::text("caller", |one: &Caller| one.caller.clone()),
+        Column::text("ports", |one: &Caller| {
+            let partly = if one.partly { " (partly)" } else { "" };
+            format!("{}{partly}", ports(&one.ports))
+        }),
+    ];
+    if staged {
+        columns.push(Column::text("once enforced", |one: &Caller| {
+            ports(&one.once_enforced)
+        }));
     }
-    format!("{headline}\n\n{}", table(&header, rows, &[]))
+    columns.push(Column::text("egress", |one: &Caller| {
+        egress(one.egress).to_owned()
+    }));
+    columns.push(Column::text("through", |one: &Caller| {
+        let through: Vec<String> = one.through.iter().map(rule).collect();
+        through.join("; ")
+    }));
+    format!("{headline}\n\n{}", table(&columns, &found.callers))
 }
 
-fn row(caller: &Caller) -> Vec<String> {
-    let ports = |ports: &[String]| match ports {
+fn ports(ports: &[String]) -> String {
+    match ports {
         [] => "none".to_owned(),
         some => some.join(","),
-    };
-    let partly = if caller.partly { " (partly)" } else { "" };
-    let through: Vec<String> = caller.through.iter().map(rule).collect();
-    vec![
-        caller.caller.clone(),
-        format!("{}{partly}", ports(&caller.ports)),
-        ports(&caller.once_enforced),
-        egress(caller.egress).to_owned(),
-        through.join("; "),
-    ]
+    }
 }
 
 fn egress(egress: Egress) -> &'static str {

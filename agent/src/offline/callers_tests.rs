@@ -90,3 +90,26 @@ fn a_known_service_is_fine_and_an_unknown_one_bad_input() {
         assert_eq!(found(wrong).unwrap_err().code(), 2, "{wrong}");
     }
 }
+
+#[test]
+fn callers_are_read_back_as_the_apis_type() {
+    let folder = folder(
+        &(pod(
+            "web",
+            "10.0.0.1",
+            "{app: web, egress.ringfence.dev/ledger: \"true\"}",
+        ) + &pod(
+            "ledger",
+            "10.0.0.2",
+            "{app: ledger, ringfence.dev/ingress: enforce}",
+        )),
+    );
+    let args = args(folder.path(), "bank/ledger");
+    let index = super::super::load(&args.cluster, &args.policy).unwrap();
+    let found = callers::callers(&index, "bank/ledger").unwrap();
+    let text = serde_json::to_string(&found).unwrap();
+    let read: ringfence_api::offline::Callers = serde_json::from_str(&text).unwrap();
+    assert!(!read.callers.is_empty());
+    assert_eq!(answers::callers(&found), read);
+    assert_eq!(serde_json::to_string(&read).unwrap(), text);
+}

@@ -2,7 +2,7 @@
 
 use ringfence_policy::matrix::{Difference, Edge};
 
-use crate::output::table;
+use crate::output::{Column, table};
 
 /// Formats one line for each caller and callee, opened calls first. Callers and callees that exist
 /// on one side only are marked.
@@ -16,17 +16,20 @@ pub(super) fn text(found: &Difference) -> String {
         (_, true) => format!("{name} (gone)"),
         _ => name.clone(),
     };
-    let row = |change: &str, edge: &Edge| {
-        let ports: Vec<String> = edge.ports.iter().map(ToString::to_string).collect();
-        vec![
-            change.to_owned(),
-            marked(&edge.from),
-            marked(&edge.to),
-            ports.join(","),
-        ]
-    };
-    let opens = found.opens.iter().map(|edge| row("opens", edge));
-    let closes = found.closes.iter().map(|edge| row("closes", edge));
-    let rows = opens.chain(closes).collect();
-    table(&["change", "source", "destination", "ports"], rows, &[])
+    let opens = found.opens.iter().map(|edge| ("opens", edge));
+    let closes = found.closes.iter().map(|edge| ("closes", edge));
+    let rows: Vec<Row<'_>> = opens.chain(closes).collect();
+    let columns = [
+        Column::text("change", |(change, _): &Row<'_>| (*change).to_owned()),
+        Column::text("source", |(_, edge): &Row<'_>| marked(&edge.from)),
+        Column::text("destination", |(_, edge): &Row<'_>| marked(&edge.to)),
+        Column::text("ports", |(_, edge): &Row<'_>| {
+            let ports: Vec<String> = edge.ports.iter().map(ToString::to_string).collect();
+            ports.join(",")
+        }),
+    ];
+    table(&columns, &rows)
 }
+
+/// What happens to a call, and the call.
+type Row<'e> = (&'static str, &'e Edge);

@@ -4,6 +4,7 @@ use ringfence_policy::explain::{
     self, Calls, Effect, Explanation, Fix, Form, Party, Side, Verdict, Via,
 };
 
+use super::answers;
 use crate::cli::{ExplainArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
 use crate::output::{Paint, print, print_json};
@@ -15,7 +16,7 @@ pub fn run(args: &ExplainArgs) -> Outcome {
     let explanation =
         explain::explain(&index, &args.from, &args.to, &port).map_err(Failure::input)?;
     match args.output {
-        Output::Json => print_json(&explanation)?,
+        Output::Json => print_json(&answers::explanation(&explanation))?,
         Output::Table => print(&text(&explanation, Paint::stdout()))?,
     }
     Ok(match explanation.verdict {
@@ -213,6 +214,24 @@ mod tests {
             place("egress.ringfence.dev/ledger: \"true\""),
         ];
         assert!(order.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn an_explanation_is_read_back_as_the_apis_type() {
+        let ledger = json!({"app": "ledger", "ringfence.dev/ingress": "enforce"});
+        let index = index(vec![
+            pod("caller", "10.0.0.1", &json!({"app": "caller"})),
+            pod("ledger", "10.0.0.2", &ledger),
+        ]);
+        let port = super::super::port("TCP/8080").unwrap();
+        for from in ["bank/caller", "outside"] {
+            let found = explain::explain(&index, from, "bank/ledger", &port).unwrap();
+            let text = serde_json::to_string(&found).unwrap();
+            let read: ringfence_api::offline::Explanation = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.verdict.as_str(), "denied");
+            assert_eq!(answers::explanation(&found), read);
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::anyhow;
 use ringfence_policy::matrix::{By, Cell, Difference, Matrix, Part, Query};
 
+use super::answers;
 use super::difference;
 use crate::cli::{self, MatrixArgs, Output};
 use crate::failure::{Failure, Found, Outcome};
@@ -26,7 +27,7 @@ pub fn run(args: &MatrixArgs) -> Outcome {
         let after = super::read(other, &args.policy)?;
         let found = Difference::compute(&index, &after, &query).map_err(Failure::input)?;
         match args.output {
-            Output::Json => print_json(&found)?,
+            Output::Json => print_json(&answers::difference(&found))?,
             Output::Table => print(&difference::text(&found))?,
         }
         (found.judges, !found.opens.is_empty())

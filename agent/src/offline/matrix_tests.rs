@@ -211,3 +211,22 @@ fn a_name_of_any_length_is_printed_whole_and_short_ones_stay_aligned() {
         assert!(text.len() < 1_000_000, "{} bytes", text.len());
     }
 }
+
+#[test]
+fn a_matrix_and_a_difference_are_read_back_as_the_apis_types() {
+    let found = matrix(&bank("80_81"), "--port UDP/53");
+    let said = serde_json::to_value(&found).unwrap();
+    let read: ringfence_api::offline::Matrix = serde_json::from_value(said.clone()).unwrap();
+    assert_eq!(read.allowed["bank/api-0"]["bank/ledger-0"], ".X");
+    assert_eq!(serde_json::to_value(&read).unwrap(), said);
+    let (before, after) = (folder(&bank("81")), folder(&bank("80")));
+    let [args, other] = [&before, &after].map(|folder| args(folder.path(), ""));
+    let [index, changed] =
+        [&args, &other].map(|args| super::super::load(&args.cluster, &args.policy).unwrap());
+    let found = Difference::compute(&index, &changed, &query(&args).unwrap()).unwrap();
+    let said = serde_json::to_value(&found).unwrap();
+    let read: ringfence_api::offline::Difference = serde_json::from_value(said.clone()).unwrap();
+    assert_eq!(read.opens.len(), 1);
+    assert_eq!(answers::difference(&found), read);
+    assert_eq!(serde_json::to_value(&read).unwrap(), said);
+}

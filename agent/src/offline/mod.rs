@@ -1,6 +1,7 @@
 //! The commands that need neither root nor a datapath: they use the same compiler on manifests, or
 //! on the present state of a cluster.
 
+mod answers;
 pub mod callers;
 mod difference;
 pub mod explain;

@@ -5,7 +5,7 @@ use std::io;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -42,10 +42,10 @@ impl Fleet {
     ///
     /// # Errors
     /// Returns an error of `line` at once.
-    pub async fn follow_all(
+    pub async fn follow_all<T: DeserializeOwned>(
         &self,
         args: &[&str],
-        line: impl Fn(&str, Value) -> io::Result<()>,
+        line: impl Fn(&str, T) -> io::Result<()>,
         ended: impl Fn(&str, &NodeError),
     ) -> io::Result<()> {
         // Limits only the opening of connections.
@@ -68,12 +68,12 @@ impl Fleet {
         Ok(())
     }
 
-    async fn follow(
+    async fn follow<T: DeserializeOwned>(
         &self,
         target: &Target,
         args: &[&str],
         starts: &Semaphore,
-        line: impl Fn(Value) -> io::Result<()>,
+        line: impl Fn(T) -> io::Result<()>,
     ) -> Stop {
         let pod = match &target.pod {
             Ok(pod) => pod,
@@ -89,12 +89,12 @@ impl Fleet {
         }
     }
 
-    async fn stream(
+    async fn stream<T: DeserializeOwned>(
         &self,
         pod: &str,
         args: &[&str],
         starts: &Semaphore,
-        line: &impl Fn(Value) -> io::Result<()>,
+        line: &impl Fn(T) -> io::Result<()>,
     ) -> Stop {
         let process = match self.in_turn(starts, self.start(pod, args, true)).await {
             Ok(process) => process,
@@ -128,7 +128,10 @@ impl Fleet {
     }
 }
 
-fn parsed(line: &[u8], take: &impl Fn(Value) -> io::Result<()>) -> Result<(), Stop> {
+fn parsed<T: DeserializeOwned>(
+    line: &[u8],
+    take: &impl Fn(T) -> io::Result<()>,
+) -> Result<(), Stop> {
     let value = serde_json::from_slice(line).map_err(|error| NodeError::Answer {
         said: printable(&error.to_string()),
     })?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ringfence::kubernetes::Kind;
+use ringfence_api::WatchState;
 use ringfence_tests::apiserver::Fault;
 
 use crate::mirror::{Mirror, pod, policy, shop};
@@ -52,7 +53,7 @@ async fn a_history_that_is_compacted_away_ends_in_a_new_list() {
     // Nothing gets through while the history goes.
     mirror.server.inject("*", Fault::status(500), usize::MAX);
     mirror.server.cut_watches();
-    let down = |mirror: &mut Mirror| mirror.row(Kind::Pod).state == "disconnected";
+    let down = |mirror: &mut Mirror| mirror.row(Kind::Pod).state == WatchState::Disconnected;
     mirror.until("down", down).await;
     change(&mirror);
     mirror.server.delete("pods", "shop", "a").unwrap();

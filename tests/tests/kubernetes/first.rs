@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ringfence::kubernetes::Kind;
+use ringfence_api::WatchState;
 use ringfence_tests::apiserver::{ApiServer, Fault};
 
 use crate::mirror::{Mirror, PACE, SHOP, pod, policy};
@@ -87,7 +88,10 @@ async fn cluster_network_policies_are_found_once_their_api_is_there() {
     let complete = |mirror: &mut Mirror| mirror.inbox.waits_for().is_empty();
     mirror.until("a buffer without them", complete).await;
     assert!(mirror.board.is_connected());
-    assert_eq!(mirror.row(Kind::ClusterNetworkPolicy).state, "absent");
+    assert_eq!(
+        mirror.row(Kind::ClusterNetworkPolicy).state,
+        WatchState::Absent
+    );
     assert_ne!(mirror.tables(), mirror.scratch());
     mirror.server.set_cluster_policies(true);
     mirror.recovers("with them").await;
@@ -123,7 +127,8 @@ async fn cluster_network_policies_whose_api_was_deleted_meanwhile_go_once_that_i
     mirror.server.cut_watches();
     mirror.server.inject("*", Fault::status(500), 3);
     let start = Instant::now();
-    let absent = |mirror: &mut Mirror| mirror.row(Kind::ClusterNetworkPolicy).state == "absent";
+    let absent =
+        |mirror: &mut Mirror| mirror.row(Kind::ClusterNetworkPolicy).state == WatchState::Absent;
     let kept = |mirror: &mut Mirror| mirror.tables() == before;
     while start.elapsed() < PACE.certain {
         mirror.drain();

@@ -4,10 +4,10 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringfence::kubernetes::health::WatchStatus;
 use ringfence::kubernetes::pace::Pace;
 use ringfence::kubernetes::watch::Follow;
 use ringfence::kubernetes::{Access, Barrier, Board, Inbox, Kind, inbox};
+use ringfence_api::WatchStatus;
 use ringfence_policy::config::Config;
 use ringfence_policy::index::{Index, Scope};
 use ringfence_policy::model::{Object, Parsed};

@@ -141,7 +141,7 @@ fn agents_of_all_nodes_answer_in_one_table_that_says_whose_each_row_is() {
     );
 
     let rows = nodes.rows(&["endpoints", "--all-nodes"]);
-    let pod = |row: &&Value| ringfence::output::field(row, "pod");
+    let pod = |row: &&Value| row["pod"].as_str().unwrap_or_default().to_owned();
     let pods: Vec<String> = of(&rows, "node-1").iter().map(pod).collect();
     for expected in [
         "shop/server",

@@ -74,7 +74,7 @@ async fn a_connection_that_breaks_ends_what_came_over_it() {
     cluster.run_in_pods(|_| "echo '{\"n\": 1}'; sleep 60".to_owned());
     let fleet = cluster.find("--node a").await.unwrap();
     let ends = Mutex::new(Vec::new());
-    let line = |_: &str, _| {
+    let line = |_: &str, _: Value| {
         cluster.server.stop();
         Ok(())
     };
@@ -103,7 +103,7 @@ async fn a_reader_that_fails_ends_all_and_nothing_of_it_stays_in_the_pods() {
         format!("echo '{{}}'; cat >/dev/null; : >{}", mark.display())
     });
     let fleet = cluster.find("--all-nodes").await.unwrap();
-    let line = |_: &str, _| Err(io::ErrorKind::BrokenPipe.into());
+    let line = |_: &str, _: Value| Err(io::ErrorKind::BrokenPipe.into());
     let follow = fleet.follow_all(&DROPS, line, |_, _| {});
     let error = tokio::time::timeout(PATIENCE, follow)
         .await
