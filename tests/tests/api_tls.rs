@@ -1,4 +1,4 @@
-//! The agent's read-only API for programs, on a real agent.
+//! The read-only API for programs, on a real agent.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -13,13 +13,13 @@ use ringfence_tests::programs::{Programs, answer, ask};
 use serde_json::Value;
 
 const PORT: u16 = 9436;
-/// A list is no older.
+/// The maximum age of a list.
 const PAGE: Duration = Duration::from_millis(1100);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// In which certificates of these tests expire.
+/// The year in which certificates of these tests expire.
 const YEAR: i32 = 4000;
 
-/// A shop whose agent serves programs on every address of the node.
+/// Opens a shop whose agent serves programs on every address of the node.
 fn open() -> (Shop, Programs) {
     let mut shop = Shop::open().unwrap();
     let programs = Programs::new(&shop.net.dir().join("api"), YEAR).unwrap();
@@ -36,7 +36,7 @@ fn refused(shop: &Shop, reason: &str) -> f64 {
     shop.agent.metric(&name).unwrap()
 }
 
-/// What doesn't change from one pass to the next.
+/// Returns the part of the status that doesn't change from one pass to the next.
 fn steady(mut status: Value) -> Value {
     let fields = status.as_object_mut().unwrap();
     assert!(fields.remove("passes").is_some());
@@ -93,7 +93,7 @@ fn nobody_without_a_certificate_reads_anything() {
     let nobody = programs.client(false).unwrap();
     assert!(answer(&nobody, ns, to, "GET /v1/status").is_err());
     assert!(refused(&shop, "no_certificate") > 0.0);
-    // It trusts another authority as well, so it breaks the handshake off.
+    // This client also trusts only a different authority, so it aborts the handshake.
     let foreign = others.client(true).unwrap();
     assert!(answer(&foreign, ns, to, "GET /v1/status").is_err());
     assert!(refused(&shop, "handshake") > 0.0);
@@ -127,7 +127,7 @@ fn a_pod_under_quarantine_reads_nothing_and_what_it_follows_ends() {
     let start = Instant::now();
     let _ = followed.read_to_end(&mut Vec::new());
     assert!(start.elapsed() < PATIENCE, "it goes on");
-    // One that asked, and one that followed.
+    // One client that asked, and one that followed.
     assert!(refused(&shop, "quarantine") >= 2.0);
 }
 

@@ -1,5 +1,5 @@
-//! What must hold between clusters that differ by a known step, whatever they
-//! hold. `RINGFENCE_CLUSTERS` as for the oracle, of which each test takes a part.
+//! Properties that hold between any two clusters that differ by a known step.
+//! `RINGFENCE_CLUSTERS` works as for the oracle; each test runs a fraction of it.
 
 mod tiers;
 
@@ -19,15 +19,15 @@ use serde_json::{Value, json};
 
 const VIEW: check::View<'static> = Some(NODE);
 
-/// Seeds apart from the oracle's, an eighth as many.
+/// Returns seeds distinct from the oracle's, an eighth as many.
 fn seeds(first: u64) -> impl Iterator<Item = u64> {
     let given = std::env::var("RINGFENCE_CLUSTERS").ok();
     let count: u64 = given.and_then(|text| text.parse().ok()).unwrap_or(2000);
     (0..count.div_ceil(8)).map(move |n| first + n)
 }
 
-/// The objects of a seed, without policies that don't parse: what is in force
-/// in place of those depends on what was there before.
+/// Returns the objects of a seed without policies that don't parse: the policy in force
+/// in their place depends on the previous version.
 fn valid_objects(seed: u64) -> Vec<Value> {
     let mut objects = random::cluster(seed).objects;
     objects.retain(is_fine);
@@ -58,7 +58,7 @@ fn the_order_of_objects_does_not_matter() {
     }
 }
 
-/// Adds a rule to a policy in a direction that the policy is about already.
+/// Adds a rule to a policy in a direction that the policy already covers.
 fn add_rule(dice: &mut Dice, objects: &mut [Value]) -> bool {
     let (way, peers, kind) =
         *dice.choose(&[("ingress", "from", "Ingress"), ("egress", "to", "Egress")]);
@@ -124,7 +124,7 @@ fn to_apply_and_delete_an_object_changes_nothing() {
     }
 }
 
-/// Tells an index what differs, in any order, as watches do.
+/// Applies the differences to an index in any order, as watches do.
 fn follow(
     dice: &mut Dice,
     index: &mut ringfence_policy::index::Index,
@@ -163,8 +163,8 @@ fn a_history_of_changes_ends_where_its_last_state_would() {
     }
 }
 
-/// Follows a history and compares each step with a compilation from scratch.
-/// Gives how often endpoints were raised, and how often more than had to be.
+/// Follows a history and compares each step with a compilation from scratch. Returns
+/// how often endpoints were raised, and how often more than necessary.
 fn follow_history(seed: u64, view: check::View<'_>) -> (u32, u32) {
     let scope = view.map_or(Scope::Everything, |node| Scope::Node(node.to_owned()));
     let mut dice = Dice::new(seed);
@@ -203,12 +203,12 @@ fn following_changes_ends_where_compiling_from_scratch_does() {
         (raised, more) = (raised + r, more + m);
     }
     println!("{raised} changes raise somebody, {more} more than they had to");
-    // To raise everybody always would pass all of the above.
+    // Raising every endpoint every time would pass all of the above.
     assert!(raised < 200 || more * 20 < raised, "{more} of {raised}");
 }
 
-/// Addresses that the node's interfaces may have: of Nodes, pods, Services, Blocks and
-/// nobody.
+/// Returns addresses that the node's interfaces may have: those of Nodes, pods,
+/// Services and blocks, and unused ones.
 fn some_addresses(dice: &mut Dice, objects: &[Value]) -> BTreeSet<IpAddr> {
     let probes = random::more_probes(dice, objects);
     let mut all: Vec<IpAddr> = probes
@@ -260,7 +260,7 @@ fn the_nodes_own_addresses_come_and_go_between_other_changes() {
     assert!(followed > 0);
 }
 
-/// Two states of a cluster: mostly one or two changes apart, at times quite others.
+/// Returns two states of a cluster: mostly one or two changes apart, sometimes quite different.
 fn pair(seed: u64) -> (Vec<Value>, Vec<Value>) {
     let mut dice = Dice::new(seed);
     let old = valid_objects(seed);
@@ -275,7 +275,7 @@ fn pair(seed: u64) -> (Vec<Value>, Vec<Value>) {
     (old, new)
 }
 
-/// Every address and every kind of traffic that probes of both states name.
+/// Returns every address and every kind of traffic that probes of both states name.
 fn questions(seed: u64, states: [&[Value]; 2]) -> (BTreeSet<IpAddr>, BTreeSet<(u8, u16)>) {
     let mut dice = Dice::new(seed);
     let ask = |objects| random::more_probes(&mut dice, objects);
@@ -291,7 +291,7 @@ fn questions(seed: u64, states: [&[Value]; 2]) -> (BTreeSet<IpAddr>, BTreeSet<(u
     )
 }
 
-/// What a change must have raised: endpoints that lost something.
+/// Asserts that a change raised every endpoint that lost a permission.
 fn assert_losers_are_raised(seed: u64, old: &Tables, new: &Tables, states: [&[Value]; 2]) {
     let change = Change::between(old, new);
     let (addresses, traffic) = questions(seed, states);
@@ -357,6 +357,6 @@ fn an_endpoint_that_loses_something_is_raised() {
         unraised += u32::from(change.raised.is_empty());
     }
     println!("{all} changes, {additive} additive, {unraised} raise nobody");
-    // A change that raises everybody would pass all of the above.
+    // Raising every endpoint on every change would pass all of the above.
     assert!(all < 200 || (additive * 20 > all && unraised * 5 > all));
 }

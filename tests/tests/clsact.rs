@@ -1,5 +1,5 @@
-//! Filters on clsact qdiscs, as before Linux 6.6: they outlive the agent, the next
-//! one takes them over, and those of others go on working.
+//! Filters on clsact qdiscs, as used before Linux 6.6: they outlive the agent, the next
+//! agent takes them over, and foreign filters keep working.
 #![allow(clippy::unwrap_used)]
 
 mod under_traffic;
@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use under_traffic::{WHILE, from_rogue, none_fell, under_traffic};
 
-/// The agent looks after its place every five seconds.
+/// The agent checks its filters' position every five seconds.
 const LOOKS: Duration = Duration::from_secs(12);
-/// Classic BPF: UDP over IPv4 is dropped, all else goes on to the next filter.
+/// Classic BPF: drops UDP over IPv4 and passes all other packets to the next filter.
 const NO_UDP: &str = "4,48 0 0 23,21 0 1 17,6 0 0 2,6 0 0 4294967295";
 /// Classic BPF: TC_ACT_OK, after which no other filter runs.
 const ALL_OK: &str = "1,6 0 0 0";
@@ -35,7 +35,7 @@ fn tc(shop: &Shop, args: &str) -> String {
     shop.net.node().output("tc", &args).unwrap()
 }
 
-/// Attaches a filter of somebody else's.
+/// Attaches a foreign filter.
 fn foreign(shop: &Shop, pod: &str, side: &str, priority: u16, bytecode: &str) {
     let device = device(shop, pod);
     let priority = priority.to_string();
@@ -49,7 +49,7 @@ fn device(shop: &Shop, pod: &str) -> String {
     shop.net.pod(pod).unwrap().host_device.clone()
 }
 
-/// One filter: priority, handle, name, program id, in the order in which they run.
+/// A filter: priority, handle, name and program id, in the order in which filters run.
 type Row = (u64, String, String, u64);
 
 fn filters(shop: &Shop, pod: &str, side: &str) -> Vec<Row> {
@@ -59,7 +59,7 @@ fn filters(shop: &Shop, pod: &str, side: &str) -> Vec<Row> {
     );
     let shown: Value = serde_json::from_str(&shown).unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    // The head of each priority is listed too, without options.
+    // The head of each priority is also listed, without options.
     let rows = shown.as_array().unwrap().iter();
     let rows = rows.filter_map(|row| {
         let options = row.get("options")?;
@@ -84,7 +84,7 @@ fn tcx_links(shop: &Shop) -> usize {
     links.map(|l| std::fs::read_dir(l).unwrap().count()).sum()
 }
 
-/// Where the filters of all three pods stand, and which programs they run.
+/// Returns the positions of the filters of all three pods, and the programs they run.
 fn ours(shop: &Shop) -> (Vec<(u64, String)>, Vec<u64>) {
     let (mut places, mut programs) = (Vec::new(), Vec::new());
     for pod in ["server", "client", "rogue"] {
@@ -112,7 +112,7 @@ fn foreign_of(shop: &Shop, pod: &str) -> Vec<String> {
         .collect()
 }
 
-/// Two on each of the three pods' devices, two on the uplink.
+/// Two on each of the three pods' devices, and two on the uplink.
 const PROGRAMS: usize = 8;
 
 #[test]
@@ -150,7 +150,7 @@ fn an_agent_may_take_the_other_way_than_the_one_before_it() {
         shop.agent.kill(&mut shop.net).unwrap();
         by(shop, "best");
         shop.start().unwrap();
-        // On a kernel without tcx links both ways are one.
+        // On a kernel without tcx links both ways are the same.
         if tcx_links(shop) > 0 {
             assert_eq!(tcx_links(shop), PROGRAMS);
             for side in ["ingress", "egress"] {
@@ -163,7 +163,7 @@ fn an_agent_may_take_the_other_way_than_the_one_before_it() {
         assert_eq!(tcx_links(shop), 0);
         ours(shop);
     });
-    // The qdiscs of the first agent are still known as ours.
+    // The qdiscs of the first agent are still recognized as ours.
     by(&mut shop, "best");
     shop.agent.stop(&mut shop.net).unwrap();
     shop.start().unwrap();
@@ -203,7 +203,7 @@ fn uninstall_takes_filters_and_qdiscs_away_and_only_from_where_they_are() {
     shop.is_guarded("installed anew").unwrap();
 }
 
-/// How the client's and the rogue's calls to the server over IPv4 end.
+/// Returns how the client's and the rogue's calls to the server over IPv4 end.
 fn v4_calls(shop: &Shop) -> [Probe; 3] {
     let server = shop.address("server", true, 0).unwrap().ip();
     let patience = Duration::from_millis(250);
@@ -274,7 +274,7 @@ fn a_filter_that_accepts_everything_never_stays_in_front_of_ours() {
     assert_eq!(rows.len(), 2, "{rows:?}");
     shop.is_guarded("behind one that accepts all").unwrap();
 
-    // Added last, it is the first of its priority until the agent looks.
+    // Added last, it is the first of its priority until the agent's next check.
     foreign(&shop, "server", "egress", 1, ALL_OK);
     assert_ne!(filters(&shop, "server", "egress")[0].2, "to_pod");
     assert_eq!(filters(&shop, "server", "egress").len(), 3);
@@ -283,7 +283,7 @@ fn a_filter_that_accepts_everything_never_stays_in_front_of_ours() {
     let count = rows.iter().filter(|row| row.2 == "to_pod").count();
     assert!(count <= 2, "{rows:?}");
     assert_eq!(foreign_of(&shop, "client"), Vec::<String>::new());
-    // The next agent takes over from the new place, and leaves no other behind.
+    // The next agent takes over from the new position, and leaves no filter behind.
     shop.agent.kill(&mut shop.net).unwrap();
     shop.start().unwrap();
     let rows = filters(&shop, "server", "egress");

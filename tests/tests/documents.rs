@@ -15,18 +15,18 @@ use ringfence::metrics::{Metrics, Snapshot};
 use ringfence_api::{CniStatus, RemoteStatus};
 use ringfence_tests::deployed::static_binary;
 
-/// How a table of metrics begins, and that of the reasons why clients are refused.
+/// The head of the metrics table, and of the table of reasons for refusing clients.
 const METRICS: &str = "| metric | type | labels | what it counts | what to do | alert |";
 const REFUSED: &str = "| reason | the agent closed the connection because |";
 
-/// How the table of maps begins.
+/// The head of the table of maps.
 const MAPS: &str = "| map | kind | capacity | written by | holds |";
 
-/// Type and labels of a metric.
+/// The type and labels of a metric.
 type Shape = (String, BTreeSet<String>);
 
-/// A page on which every metric has a series. Every field is named here: a new source of
-/// metrics doesn't compile until it is on this page too.
+/// Returns a page on which every metric has a series. Every field is named here: a new
+/// source of metrics doesn't compile until it is added to this page.
 fn page() -> String {
     let metrics = Metrics::new().unwrap();
     metrics.applied("Pod", Duration::from_millis(12));
@@ -62,7 +62,7 @@ fn page() -> String {
     String::from_utf8(metrics.render(&snapshot).unwrap()).unwrap()
 }
 
-/// Names and values of a series' labels. No value on this page holds a quote.
+/// Returns the names and values of a series' labels. No value on this page contains a quote.
 fn labels(series: &str) -> Vec<(&str, &str)> {
     let parts: Vec<&str> = series.split('"').collect();
     let pairs = parts.chunks_exact(2);
@@ -71,7 +71,7 @@ fn labels(series: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Every metric on a page.
+/// Returns every metric on a page.
 fn exported(page: &str) -> BTreeMap<String, Shape> {
     let mut found = BTreeMap::new();
     for declared in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -89,7 +89,7 @@ fn exported(page: &str) -> BTreeMap<String, Shape> {
     found
 }
 
-/// The cells of all rows of a document below this head.
+/// Returns the cells of all rows below this head in a document.
 fn rows(document: &str, head: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(format!("../docs/{document}")).unwrap();
     let mut found = Vec::new();
@@ -108,7 +108,7 @@ fn rows(document: &str, head: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// The words in backquotes.
+/// Returns the words in backquotes.
 fn quoted(cell: &str) -> impl Iterator<Item = String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned)
 }
@@ -185,7 +185,7 @@ fn every_map_is_documented_as_the_catalogue_has_it() {
     assert_eq!(documented, catalogued);
 }
 
-/// The text of each alert's rule.
+/// Returns the text of each alert's rule.
 fn alerts() -> BTreeMap<String, String> {
     let text = fs::read_to_string("../deploy/dashboards/alerts.yaml").unwrap();
     let both = "ringfence_dropped_packets_total ringfence_audited_packets_total";
@@ -216,8 +216,8 @@ fn every_alert_stands_at_a_metric_that_it_asks_for() {
     assert_eq!(named, all);
 }
 
-/// The lines of a document's code blocks that run `ringfence`, but for those that a shell
-/// has to read first, and synopses.
+/// Returns the lines of a document's code blocks that run `ringfence`, except synopses
+/// and lines that require a shell.
 fn commands(text: &str) -> Vec<String> {
     let blocks = text.split("\n```").skip(1).step_by(2);
     let lines = blocks.flat_map(str::lines);

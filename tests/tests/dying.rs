@@ -1,8 +1,8 @@
-//! An agent dies after each of the writes of a change in turn: packets are judged by the
-//! old tables or by the new ones, never by a mix, and the next agent puts the new ones in
-//! force.
+//! An agent dies after each of the writes of a change in turn: packets are judged by
+//! the old tables or by the new ones, never by a mix, and the next agent puts the new
+//! ones in force.
 //!
-//! `cargo xtask build-others` makes the agent that can be told where to die.
+//! `cargo xtask build-others` builds the agent that can be told where to die.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
@@ -11,10 +11,10 @@ use std::process::{Child, Stdio};
 
 use ringfence_tests::agent::Shop;
 
-/// More writes than the change takes.
+/// More writes than the change needs.
 const MOST: usize = 200;
 
-/// Whom the server takes calls from: everything else of the two is alike.
+/// The allowed callers of the server; everything else about the two states is the same.
 const CALLERS: [&str; 2] = ["client", "rogue"];
 
 fn rules(caller: &str) -> String {
@@ -31,7 +31,7 @@ fn rules(caller: &str) -> String {
     )
 }
 
-/// Who gets through to the server; nobody else may.
+/// Returns which caller gets through to the server; no other may.
 fn admitted(shop: &Shop) -> &'static str {
     let admitted = CALLERS.map(|caller| shop.calls(caller, "server", false).unwrap());
     match admitted {
@@ -41,7 +41,7 @@ fn admitted(shop: &Shop) -> &'static str {
     }
 }
 
-/// An agent that dies after so many writes, once the file is there.
+/// Starts an agent that dies after this many writes, counted once the file exists.
 fn mortal(shop: &Shop, writes: usize, with: &Path) -> Child {
     let mut log = File::options();
     let log = log.append(true).create(true);
@@ -59,7 +59,7 @@ fn mortal(shop: &Shop, writes: usize, with: &Path) -> Child {
     command.spawn().unwrap()
 }
 
-/// Whether the agent puts in force what the manifests say, and doesn't die of it.
+/// Reports whether the agent puts the manifests in force without dying.
 fn survives(shop: &Shop, agent: &mut Child) -> bool {
     for _ in 0..30 {
         let wait = ["status", "--wait", "shop/server", "--timeout", "1"];
@@ -103,7 +103,7 @@ fn an_agent_that_dies_after_any_write_of_a_change_leaves_the_old_policy_or_the_n
             return;
         }
         seen[usize::from(left == new)] += 1;
-        // The next one begins with the new policy, whatever it finds.
+        // The next agent starts with the new policy, whatever state it finds.
         (old, new) = (new, old);
     }
     panic!("a change of {MOST} writes");

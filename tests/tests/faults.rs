@@ -1,4 +1,4 @@
-//! What the agent makes of a machine or of manifests that aren't as they should be.
+//! The agent on a misconfigured machine, or with faulty manifests.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -12,14 +12,14 @@ use ringfence_ebpf::abi::ABI_VERSION;
 use ringfence_tests::agent::{Ended, Exchange, Shop, TCP, Talk, UDP, end_of};
 use ringfence_tests::testnet::{Ns, Probe, probe_tcp};
 
-/// How long an agent may take to give up.
+/// The longest an agent may take to give up.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// No answer for that long, and there is none.
+/// Without an answer for this long, the packet is lost.
 const LOST: Duration = Duration::from_secs(2);
 /// The uid and gid of `nobody`.
 const NOBODY: &str = "65534";
 
-/// It gave up with this code and one line that says all of `words`.
+/// Asserts that the agent gave up with this code and one line that contains all of `words`.
 fn gave_up(ended: &Ended, code: i32, words: &[&str]) {
     assert_eq!(ended.code, code, "{ended:?}");
     assert_eq!(ended.stderr.trim().lines().count(), 1, "{ended:?}");
@@ -29,14 +29,14 @@ fn gave_up(ended: &Ended, code: i32, words: &[&str]) {
     }
 }
 
-/// Nothing was attached, pinned or left to answer.
+/// Asserts that nothing was attached or pinned, and that no socket is left.
 fn nothing_happened(shop: &Shop) {
     assert!(shop.calls("rogue", "server", true).unwrap(), "closed");
     assert!(!shop.agent.pin_dir.exists(), "pins");
     assert!(!shop.agent.socket.exists(), "a socket");
 }
 
-/// A copy of the binary that everybody may run, and nothing else where it is.
+/// Returns a copy of the binary that every user may run, in a folder of its own.
 fn public_binary(shop: &Shop) -> PathBuf {
     let copy = shop.net.dir().join("ringfence");
     fs::copy(&shop.agent.binary, &copy).unwrap();
@@ -51,7 +51,7 @@ fn without_privilege_one_line_names_the_missing_capabilities() {
     let binary = public_binary(&shop);
     let who: [&[&str]; 2] = [
         &["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"],
-        // Root in name only, as in a container.
+        // Root without capabilities, as in a container.
         &["--bounding-set=-all"],
     ];
     for flags in who {
@@ -156,7 +156,7 @@ fn an_interface_that_vanishes_disturbs_no_other_and_is_guarded_when_it_comes_bac
     shop.serve("server").unwrap();
     shop.is_guarded("with a new interface").unwrap();
 
-    // One that vanishes while nobody looks.
+    // An interface that is replaced while no agent runs.
     shop.agent.kill(&mut shop.net).unwrap();
     shop.end_servers();
     shop.net.remove_pod("server").unwrap();
@@ -167,7 +167,7 @@ fn an_interface_that_vanishes_disturbs_no_other_and_is_guarded_when_it_comes_bac
     shop.is_guarded("with yet another interface").unwrap();
 }
 
-/// Puts something over a path; goes with the value.
+/// A mount over a path; it is removed when the value is dropped.
 struct Covered(PathBuf);
 
 impl Covered {
@@ -190,20 +190,20 @@ fn a_namespace_that_cannot_be_entered_for_a_moment_closes_and_opens_nobody() {
     let mut shop = Shop::open().unwrap();
     shop.start().unwrap();
     let covered = Covered::new(shop.ns("server").unwrap().path());
-    // Nothing tells the agent of a mount but its own next look.
+    // No event reports a mount: only the agent's next pass finds it.
     shop.agent.pass().unwrap();
     let status = shop.agent.json(&["status"]).unwrap();
     assert!(status["skipped"][0].as_str().unwrap().contains("server"));
     assert_eq!(status["endpoints"], 3, "{status:#}");
     shop.is_guarded("covered").unwrap();
 
-    // Not even an agent that has never seen it.
+    // The same holds for an agent that has never seen the namespace.
     shop.agent.kill(&mut shop.net).unwrap();
     shop.agent.start(&mut shop.net, &["shop/client"]).unwrap();
     shop.agent.pass().unwrap();
     shop.is_guarded("covered, with a new agent").unwrap();
 
-    // Policy that changes meanwhile reaches it too.
+    // Policy that changes meanwhile also applies to the covered pod.
     shop.write("client", &Shop::stranger().yaml()).unwrap();
     shop.agent.wait_for("shop/client").unwrap();
     assert!(!shop.calls("client", "server", false).unwrap());
@@ -215,7 +215,7 @@ fn a_namespace_that_cannot_be_entered_for_a_moment_closes_and_opens_nobody() {
     shop.is_guarded("uncovered").unwrap();
 }
 
-/// The pods' namespaces are in another folder for the moment.
+/// Checks new calls while the pods' namespaces are temporarily in another folder.
 fn new_calls_stay(netns: &Path, to: SocketAddr, when: &str) {
     let call = |from, time| {
         let ns = Ns::open(netns.join(from));
@@ -269,7 +269,7 @@ fn a_netns_dir_that_cannot_be_read_for_a_moment_closes_and_opens_nobody() {
 fn a_pod_object_that_vanishes_closes_an_interface_that_stays() {
     let mut shop = Shop::open().unwrap();
     shop.start().unwrap();
-    // Open to all as long as it is known.
+    // Not isolated as long as it is known.
     assert!(shop.calls("client", "rogue", true).unwrap());
     shop.remove("rogue").unwrap();
     shop.agent.wait_for("shop/server").unwrap();

@@ -1,7 +1,9 @@
-//! Every fix that `explain` proposes, pasted into random clusters and judged by the oracle:
-//! it opens what was asked for, and whatever else it opens or closes is said.
+//! Applies every fix that `explain` proposes to random clusters and checks it with the
+//! oracle: the fix allows the requested call, and `explain` lists everything else it
+//! allows or denies.
 //!
-//! `RINGFENCE_CLUSTERS` sets how many (60 unless told), `RINGFENCE_SEED` asks one again.
+//! `RINGFENCE_CLUSTERS` sets the number of clusters (default 60), `RINGFENCE_SEED`
+//! repeats one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,7 +36,7 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-/// A merge patch as RFC 7386 has it.
+/// Applies a merge patch as defined by RFC 7386.
 fn merge(into: &mut Value, from: Value) {
     let Value::Object(from) = from else {
         *into = from;
@@ -60,7 +62,7 @@ fn name(object: &Value) -> String {
     }
 }
 
-/// The objects with every fix pasted.
+/// Returns the objects with every fix applied.
 fn pasted(objects: &[Value], found: &Explanation) -> Vec<Value> {
     let mut objects = objects.to_vec();
     for fix in &found.fix {
@@ -76,7 +78,7 @@ fn pasted(objects: &[Value], found: &Explanation) -> Vec<Value> {
     objects
 }
 
-/// A pod's address that is its own alone.
+/// A pod's address that no other pod has.
 struct Place {
     end: End,
     workload: String,
@@ -127,8 +129,8 @@ fn addresses(pod: &Value) -> impl Iterator<Item = IpAddr> {
     all.filter_map(|ip| ip.as_str()?.parse().ok())
 }
 
-/// Every address that Nodes show anywhere, and the one after it: of a podCIDR both are
-/// theirs.
+/// Returns every address that Nodes show anywhere, and the one after it: the first two
+/// addresses of a podCIDR belong to the node.
 fn of_nodes(objects: &[Value]) -> BTreeSet<IpAddr> {
     let nodes = objects.iter().filter(|o| o["kind"] == "Node");
     let text: String = nodes.map(Value::to_string).collect();
@@ -141,7 +143,7 @@ fn of_nodes(objects: &[Value]) -> BTreeSet<IpAddr> {
     both.collect()
 }
 
-/// Whether a call passes now, and once staged policies are enforced.
+/// Reports whether a call passes now, and once staged policies are enforced.
 fn passes(oracle: &Oracle<'_>, probe: &Probe) -> [bool; 2] {
     let cut = [&probe.from, &probe.to].into_iter().any(|end| {
         let pod = end.pod.as_ref();
@@ -156,10 +158,10 @@ fn passes(oracle: &Oracle<'_>, probe: &Probe) -> [bool; 2] {
     [now && !cut, enforced && !cut]
 }
 
-/// What stands for the name of an address that is no pod's.
+/// The placeholder name of an address without a pod.
 const NO_POD: &str = "";
 
-/// Whether a list of calls tells of this one.
+/// Reports whether a list of calls contains this one.
 fn tells(calls: &Calls, from: &str, to: &str) -> bool {
     let is = |said: &str, name: &str| match name {
         NO_POD => !said.contains('/'),
@@ -180,7 +182,7 @@ struct Case<'a> {
     seed: u64,
     before: &'a [Value],
     places: Vec<Place>,
-    /// Addresses of nobody.
+    /// Addresses without a workload.
     outside: Vec<IpAddr>,
 }
 
@@ -274,7 +276,8 @@ impl Case<'_> {
     }
 }
 
-/// Asks for calls in random clusters, and compares what each fix does with what it says.
+/// Asks about calls in random clusters, and compares the effects of each fix with its
+/// description.
 fn look(seeds: &mut dyn Iterator<Item = u64>) -> Seen {
     let mut seen = Seen::default();
     for seed in seeds {

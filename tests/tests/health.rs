@@ -1,5 +1,5 @@
-//! What `status`, `endpoints` and the metrics say of an agent and its pods: no alarm on a
-//! node where the agent is healthy, and no door said to be closed that is open.
+//! What `status`, `endpoints` and the metrics report about an agent and its pods: no
+//! alarm on a node where the agent is healthy, and no open endpoint reported as closed.
 #![allow(clippy::unwrap_used)]
 
 use std::thread::sleep;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 /// How long something may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A page of metrics is no older.
+/// The maximum age of a page of metrics.
 const PAGE: Duration = Duration::from_millis(1100);
 
-/// Waits until `status` exits with a code; what it printed.
+/// Waits until `status` exits with a code. Returns its output.
 #[track_caller]
 fn until(shop: &Shop, code: i32) -> String {
     let start = Instant::now();
@@ -41,7 +41,7 @@ fn state(shop: &Shop, state: &str) -> f64 {
     shop.agent.metric(&metric).unwrap()
 }
 
-/// A pod that is the node, as most nodes have some.
+/// Returns a pod on the host network, as most nodes have some.
 fn on_host_network(shop: &Shop) -> String {
     let address = shop.net.node_address(true).unwrap();
     json!({
@@ -60,7 +60,7 @@ fn the_exit_code_of_status_says_whether_all_is_well() {
     shop.start().unwrap();
     assert!(until(&shop, 0).starts_with("healthy\n"));
 
-    // What every node has is no alarm.
+    // State that every node has is no alarm.
     shop.write("proxy", &on_host_network(&shop)).unwrap();
     let start = Instant::now();
     while row(&shop, "shop/proxy")["attached"] != false {
@@ -89,7 +89,7 @@ fn the_exit_code_of_status_says_whether_all_is_well() {
     shop.remove("broken").unwrap();
     until(&shop, 0);
 
-    // A pod whose namespace nobody finds.
+    // A pod whose namespace can't be found.
     let lost = Manifest::pod("lost", Shop::NODE, 77);
     shop.write("lost", &lost.yaml()).unwrap();
     let said = until(&shop, 1);
@@ -115,7 +115,7 @@ fn an_agent_that_audits_says_closed_of_no_door() {
     assert_eq!(said("shop/server"), ["audit", "open"]);
     assert_eq!(said("shop/client"), ["open", "open"]);
     assert_eq!(said("shop/rogue"), ["audit", "audit"]);
-    // As it is.
+    // The report is correct.
     assert!(shop.calls("rogue", "server", true).unwrap());
     assert_eq!((state(&shop, "audit"), state(&shop, "enforce")), (2.0, 0.0));
     assert_eq!(
@@ -181,7 +181,7 @@ fn a_pod_whose_object_is_gone_is_shown_by_its_last_name_and_counts_as_gone() {
         "a pod that is gone is guarded by nothing"
     );
 
-    // The next agent knows its workload, and makes no name of nothing.
+    // The next agent knows its workload, and doesn't invent a name.
     shop.agent.kill(&mut shop.net).unwrap();
     let pods = ["shop/server", "shop/client"];
     shop.agent.start(&mut shop.net, &pods).unwrap();
@@ -194,7 +194,7 @@ fn a_pod_whose_object_is_gone_is_shown_by_its_last_name_and_counts_as_gone() {
     );
     let table = shop.agent.run(&["endpoints"]).unwrap().stdout;
     assert!(!table.lines().any(|line| line.starts_with("/ ")), "{table}");
-    // It comes back.
+    // The pod comes back.
     shop.write("rogue", &Shop::rogue().yaml()).unwrap();
     shop.agent.wait_for("shop/rogue").unwrap();
     assert_eq!(row(&shop, "shop/rogue")["gone"], false);

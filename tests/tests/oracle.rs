@@ -1,8 +1,7 @@
 //! The compiler against the oracle, on random clusters.
 //!
-//! `RINGFENCE_CLUSTERS` sets how many (2,000 unless told), `RINGFENCE_SEED`
-//! asks one again. A disagreement prints its seed and the smallest cluster that
-//! shows it.
+//! `RINGFENCE_CLUSTERS` sets the number of clusters (default 2,000), `RINGFENCE_SEED`
+//! repeats one. A disagreement prints its seed and the smallest cluster that shows it.
 
 use std::collections::BTreeMap;
 use std::io::{Write as _, stdout};
@@ -13,17 +12,17 @@ use ringfence_tests::parallel;
 use ringfence_tests::random::{self, Cluster, NODE, features};
 use serde_json::Value;
 
-/// Shares are told from no fewer clusters than this.
+/// Shares are reported for at least this many clusters.
 const ENOUGH: u64 = 1000;
 
-/// What every cluster has at least.
+/// The least number of pods in a cluster.
 const PODS: usize = 5;
 const POLICIES: usize = 3;
 const PROBES: usize = 20;
 
-/// No kind of answer may be rarer than this, in percent of all.
+/// The least share of each verdict, in percent of all.
 const LEAST_VERDICT: f64 = 15.0;
-/// No corner may be rarer than this, in percent of the clusters.
+/// The least share of each corner, in percent of the clusters.
 const LEAST_FEATURE: f64 = 1.0;
 
 fn seeds() -> Vec<u64> {
@@ -49,7 +48,7 @@ fn assert_size(cluster: &Cluster) {
     assert!(fits, "seed {} is too small: {sizes:?}", cluster.seed);
 }
 
-/// What a run has seen.
+/// The statistics of a run.
 #[derive(Default)]
 struct Seen {
     clusters: u64,
@@ -76,7 +75,7 @@ impl Seen {
             if expected != check::answer(&tables, probe) && self.disagreements.len() < 3 {
                 let report = check::report(cluster.seed, &cluster.objects, view, probe);
                 self.disagreements.push(report);
-                // One a cluster: the next would most likely be the same.
+                // One per cluster: the next would most likely be the same.
                 break;
             }
             let exempt = (oracle.exempt(probe), check::answer_exempt(&tables, probe));
@@ -103,8 +102,8 @@ impl Seen {
         self.disagreements.extend(other.disagreements);
     }
 
-    /// Every corner and verdict with its share in percent and the least it
-    /// must have.
+    /// Returns every corner and verdict with its share in percent and the required
+    /// least share.
     fn shares(&self) -> Vec<(String, f64, f64)> {
         let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
         let total: u64 = self.verdicts.values().sum();
@@ -128,8 +127,8 @@ impl Seen {
         for (name, share, _) in &shares {
             text += &format!("{share:6.1}% {name}\n");
         }
-        // Straight to the terminal: the harness would keep back what `print!`
-        // says in a test that passes, and these shares are to be seen.
+        // Straight to the terminal: the harness would hide `print!` output of a passing
+        // test, and these shares must be visible.
         stdout()
             .write_all(text.as_bytes())
             .expect("standard output");

@@ -24,8 +24,8 @@ use ringfence_tests::packets::{Expected, Frame, Row, Step, assert_no_fault, rows
 const ACK: u8 = 16;
 const SYN: u8 = 2;
 
-/// What is wrong with a step, if anything is: its outcome, its counter, or a
-/// connection that a dropped packet has opened.
+/// Returns what is wrong with a step, if anything: its outcome, its counter, or a
+/// connection opened by a dropped packet.
 fn fault(host: &mut Host, step: &Step) -> Option<String> {
     let (drops, opened) = (host.drops.clone(), opened(host));
     let given = host.run(step);
@@ -78,7 +78,7 @@ fn an_auditing_agent_drops_nothing_and_tells_the_same_reasons() {
             faults.extend(fault(&mut host, &step).map(|fault| format!("{}: {fault}", row.name)));
         }
     }
-    // A sender's would-be denial is told by the receiver's own decision.
+    // The receiver's own verdict already reports a sender's would-be denial.
     faults.retain(|fault| !fault.contains("behind a Service") && !fault.contains("node's port"));
     assert_no_fault(&faults);
 }
@@ -102,8 +102,8 @@ fn every_reason_has_a_row() {
             _ => None,
         })
         .collect();
-    // No hook of a pod's device gives the one: `tests/attacks` shows it on the wire. The
-    // other takes more connections than a row has.
+    // No hook of a pod's device gives the first reason: `tests/attacks` shows it on the
+    // wire. The second takes more connections than a row has.
     let others = [Reason::SpoofedFromOutside, Reason::ConnectionLimit];
     let all = Reason::ALL.iter().copied();
     let of_pods = all.filter(|reason| !others.contains(reason));
@@ -136,7 +136,8 @@ fn replies_pass_however_many_unanswered_connections_one_peer_opens() {
         let frame = Frame::tcp((peer, port), (pod, 80), SYN);
         assert_step(&mut host, &to_pod("caller", &frame));
     }
-    // Over a full table: what was opened before, by the one who filled it last, and anew.
+    // Over a full table: an older connection, one of the pod that filled the table
+    // last, and a new one.
     assert_step(
         &mut host,
         &from_pod("caller", &syn.reply().flags(SYN | ACK)),
@@ -203,14 +204,14 @@ fn a_reply_moves_a_connection_among_the_replied_ones() {
         &mut host,
         &to_pod("callee", &outgoing(SYN).reply().flags(SYN | ACK)),
     );
-    // Who only sends SYNs gets no further.
+    // A peer that only sends SYNs gets no further.
     assert_step(&mut host, &from_pod("callee", &outgoing(SYN)));
     assert_eq!(host.connection_count(), (0, 1));
     let reply = outgoing(SYN).reply();
     assert_step(&mut host, &to_pod("callee", &reply.flags(SYN | ACK)));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
     assert_eq!(host.connection_count(), (1, 0));
-    // Half of an end is none. What has ended makes room.
+    // A half-closed connection is still open. An ended one makes room.
     assert_step(&mut host, &to_pod("callee", &reply.flags(ACK | 1)));
     assert_eq!(host.connection_count(), (1, 0));
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK | 1)));
@@ -371,7 +372,7 @@ fn a_masqueraded_connection_waits_for_its_opener_after_a_change() {
     for rules in &mut host.endpoint_mut("callee").rules {
         rules.epoch += 1;
     }
-    // Nothing of the answer says that the node's address stands for the caller.
+    // Nothing in the answer shows that the node's address replaces the caller's.
     assert_step(&mut host, &answer);
     assert_step(&mut host, &by_caller(&syn.flags(ACK)));
     for rules in &mut host.endpoint_mut("callee").rules {

@@ -17,7 +17,7 @@ use ringfence_tests::testnet::{Mode, Net};
 
 use packets::{Node, network};
 
-/// Runs on a thread inside the namespace of a node that is guarded.
+/// Runs on a thread inside the namespace of a guarded node.
 fn on_a_node(audit: bool, work: impl FnOnce(&mut Node) + Send) {
     let net = network(Mode::Routed);
     silence(&net);
@@ -25,10 +25,10 @@ fn on_a_node(audit: bool, work: impl FnOnce(&mut Node) + Send) {
     net.node().run(guarded).unwrap();
 }
 
-/// Ends all traffic of the network's own, such as multicast listener reports. Below Linux 6.3 a
-/// test run leaves softirqs on (`bpf_test_run` of net/bpf/test_run.c), so that such a packet
-/// would run a hook in the middle of it, in the same memory of the CPU. Real hooks run with
-/// softirqs off.
+/// Stops all of the network's own traffic, such as multicast listener reports. Below
+/// Linux 6.3 a test run leaves softirqs on (`bpf_test_run` of net/bpf/test_run.c), so
+/// such a packet would run a hook in the middle of the test run, in the same memory of
+/// the CPU. Real hooks run with softirqs off.
 fn silence(net: &Net) {
     let pods = net.pods().iter().map(|pod| &pod.ns);
     for ns in pods.chain([net.outside()]) {
@@ -45,12 +45,12 @@ fn ifindex(node: &Node, pod: Option<&str>) -> u32 {
     });
     match found {
         Some(endpoint) => endpoint.ifindex,
-        // The uplink, which nobody manages.
+        // The uplink, which isn't an endpoint's device.
         None => if_nametoindex("eth0").unwrap(),
     }
 }
 
-/// What is wrong with a step, if anything is: its outcome, or any counter.
+/// Returns what is wrong with a step, if anything: its outcome, or any counter.
 fn fault(node: &mut Node, step: &Step) -> Option<String> {
     let hook = match step.hook {
         Direction::Egress => Hook::FromPod,
@@ -77,13 +77,13 @@ fn fault(node: &mut Node, step: &Step) -> Option<String> {
     })
 }
 
-/// The rows that a test run can show as a whole.
+/// Returns the rows that a test run can show completely.
 fn runnable() -> Vec<Row> {
     let fits = |row: &Row| row.steps.iter().all(Step::fits_a_test_run);
     rows().into_iter().filter(fits).collect()
 }
 
-/// What is wrong with the table's rows, one after the other.
+/// Returns what is wrong with the table's rows, one after the other.
 fn faults(node: &mut Node) -> Vec<String> {
     let mut faults = Vec::new();
     for Row { name, steps } in runnable() {
@@ -169,7 +169,7 @@ fn a_connection_counts_what_was_sent_each_way() {
     });
 }
 
-/// The interfaces that the node guards.
+/// Returns the interfaces that the node guards.
 fn interfaces(node: &Node) -> Vec<Interface> {
     let endpoints = node.datapath.endpoints().into_iter();
     let interface = |one: EndpointState| {
@@ -205,7 +205,7 @@ fn an_address_that_joins_a_class_counts_from_its_next_packet_on() {
             )
         };
         for v4 in [true, false] {
-            // Twice: this CPU remembers.
+            // Twice: this CPU caches the denial.
             assert_eq!(fault(node, &call(v4).drops(Reason::Policy)), None);
             assert_eq!(fault(node, &call(v4).drops(Reason::Policy)), None);
         }
@@ -227,7 +227,7 @@ fn an_address_that_joins_a_class_counts_from_its_next_packet_on() {
     });
 }
 
-/// Connections of the closed callee to a stranger, by number.
+/// Returns a packet of the closed callee's connection to a stranger, by number.
 fn connection(number: u32, flags: u8) -> Frame {
     let (own, peer) = (address("callee", true), address("stranger", true));
     let port = 1 + (number % 60_000) as u16;

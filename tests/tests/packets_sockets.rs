@@ -14,12 +14,12 @@ use ringfence_tests::testnet::{Frames, Mode, Net, Ns, Probe, Server, probe_tcp, 
 use packets::{Counters, Node, network};
 use socket2::SockRef;
 
-/// Below a second a denied call is one packet: no SYN comes twice.
+/// Less than a second, so a denied call is one packet: no SYN is retransmitted.
 const TIMEOUT: Duration = Duration::from_millis(300);
 const TCP: u16 = 8080;
 const UDP: u16 = 5353;
 
-/// A guarded network with servers everywhere, one family of it at a time.
+/// A guarded network with servers in all pods, used with one family at a time.
 struct Stage<'a> {
     net: &'a Net,
     node: Node,
@@ -54,8 +54,7 @@ fn on_both(work: fn(&mut Stage<'_>)) {
     }
 }
 
-/// One packet from one to the other, counted: source, destination, direction,
-/// reason, protocol, and whether it passed.
+/// A counted packet: source, destination, direction, reason, protocol, and whether it passed.
 type Count = Option<(&'static str, &'static str, &'static str, &'static str, bool)>;
 
 impl Stage<'_> {
@@ -82,10 +81,11 @@ impl Stage<'_> {
         self.counted("tcp", count);
     }
 
-    /// Calls a quarantined pod from the node, and takes the connection down with a reset of the
-    /// caller's own socket. An orderly end leaves answers to the kernel that carry no socket (a
-    /// reset of what comes after the socket's end over IPv6, the last ACK below Linux 6.13). They
-    /// aren't proven to be the node's, and quarantine drops and counts them.
+    /// Calls a quarantined pod from the node, and closes the connection with a reset
+    /// from the caller's own socket. An orderly close leaves answers to the kernel that
+    /// have no socket (over IPv6 a reset of packets after the socket's end, below Linux
+    /// 6.13 the last ACK). They aren't proven to be the node's, so quarantine drops and
+    /// counts them.
     #[track_caller]
     fn call_from_node(&mut self, to: &str) {
         let address = self.address(to);
@@ -179,7 +179,7 @@ fn answers_and_refusals_need_no_rule() {
             stage.tcp("callee", to, TCP, Probe::Open, None);
             stage.udp("callee", to, UDP, Probe::Open, None);
             stage.tcp("callee", to, 8081, Probe::Refused, None);
-            // Told by ICMP.
+            // Reported by ICMP.
             stage.udp("callee", to, 5354, Probe::Refused, None);
         }
         stage.tcp("outside", "caller", TCP, Probe::Open, None);
@@ -256,7 +256,7 @@ fn quarantine_leaves_a_pod_its_node_alone() {
     });
 }
 
-/// Pings by frame; whether the pinged pod's answer comes back.
+/// Pings with raw frames. Returns whether the pinged pod's answer comes back.
 fn ping(stage: &Stage<'_>, from: &str, to: &str, id: u16) -> bool {
     let pod = stage.net.pod(from).unwrap();
     let socket = Frames::open(&pod.ns, "eth0").unwrap();

@@ -1,5 +1,5 @@
-//! The packet table on the wire: frames that leave a pod's namespace, and what
-//! becomes of them on their way to another one.
+//! The packet table on the wire: frames that leave a pod's namespace, and what happens
+//! to them on their way to another pod.
 #![allow(clippy::unwrap_used)]
 
 mod packets;
@@ -15,18 +15,19 @@ use ringfence_tests::testnet::{Frames, Mode, Net, Pod};
 use packets::{Counters, Node, network};
 
 const SYN: u8 = 2;
-/// How long a frame may take; one that isn't dropped takes some microseconds.
+/// How long a frame may take; a frame that isn't dropped takes some microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long to look for a frame that shouldn't be there.
+/// How long to watch for a frame that must not arrive.
 const GLANCE: Duration = Duration::from_millis(3);
 
-/// What pods say by themselves would be counted too: all but what finds them.
+/// Silences pods, whose own packets would be counted too, except for neighbour
+/// discovery and multicast reports.
 const SILENCE: &str = "add table inet quiet; \
     add chain inet quiet out { type filter hook output priority 0; policy drop; }; \
     add rule inet quiet out icmpv6 type { nd-router-solicit, nd-neighbor-solicit, \
     nd-neighbor-advert, mld2-listener-report } accept";
 
-/// A guarded network whose pods hold their tongues.
+/// A guarded network whose pods send nothing by themselves.
 struct Wire<'a> {
     net: &'a Net,
     node: Node,
@@ -68,7 +69,7 @@ impl<'a> Wire<'a> {
             .1
     }
 
-    /// Sends a frame from a pod, to the MAC that leads there in this network.
+    /// Sends a frame from a pod to the MAC of the next hop in this network.
     fn send(&self, pod: &str, frame: &[u8]) {
         let mut frame = frame.to_vec();
         if frame[0] & 1 == 0 {
@@ -84,13 +85,13 @@ impl<'a> Wire<'a> {
         self.socket(pod).send(&frame).unwrap();
     }
 
-    /// Whether the frame comes in at a pod in time.
+    /// Reports whether the frame arrives at a pod in time.
     fn arrives(&self, pod: &str, sent: &[u8], timeout: Duration) -> bool {
         let same = |frame: &[u8]| is_same(sent, frame);
         self.socket(pod).receive(timeout, same).unwrap().is_some()
     }
 
-    /// Counters that have risen, once any has.
+    /// Returns the counters that have risen, once any has.
     fn risen(&mut self) -> Counters {
         let start = Instant::now();
         loop {
@@ -101,7 +102,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Sends the step's frame from its pod; what is wrong, if anything is.
+    /// Sends the step's frame from its pod. Returns what is wrong, if anything.
     fn fault(&mut self, first: &Step, counted: &Counters, arrival: Arrival) -> Option<String> {
         let sender = first.pod?;
         self.send(sender, &first.frame);
@@ -116,7 +117,7 @@ impl<'a> Wire<'a> {
         };
         let astray: Vec<&str> = match arrival {
             Arrival::Pod(_) => Vec::new(),
-            // Once it is counted it is gone, or else has come in already.
+            // Once the frame is counted, it is dropped or has arrived already.
             Arrival::Nowhere => addressees(&first.frame, sender)
                 .filter(|pod| self.arrives(pod, &first.frame, GLANCE))
                 .collect(),
@@ -131,22 +132,22 @@ impl<'a> Wire<'a> {
     }
 }
 
-/// The pods that a frame was for, but for its sender.
+/// Returns the pods that a frame is addressed to, except its sender.
 fn addressees(frame: &[u8], sender: &str) -> impl Iterator<Item = &'static str> {
     let others = fixture::PODS.iter().filter(move |pod| pod.name != sender);
     let addressed = others.filter(move |pod| frame[0] & 1 != 0 || frame[..6] == pod.mac);
     addressed.map(|pod| pod.name)
 }
 
-/// Whether a frame that came in is the one that was sent: the same IP payload
-/// between the same addresses. Link header, hops and IPv4's options change.
+/// Reports whether a received frame is the one that was sent: the same IP payload
+/// between the same addresses. Link header, hop count and IPv4 options change.
 fn is_same(sent: &[u8], frame: &[u8]) -> bool {
     let (addresses, payload) = match sent[12..14] {
         [0x08, 0x00] if sent.len() > 34 => (26..34, 14 + usize::from(sent[14] & 15) * 4),
         [0x86, 0xdd] if sent.len() > 54 => (22..54, 54),
         _ => (12..14, 14),
     };
-    // Padding goes in routing.
+    // Routing removes the padding.
     let end = frame.len().min(sent.len());
     frame.len() > payload
         && payload < end
@@ -186,7 +187,8 @@ fn every_row_that_a_pod_can_send_holds_between_bridged_pods() {
     every_row_holds(fixture::bridge());
 }
 
-/// A caller's SYN, tagged by the sender: the tag leaves the bytes on its way.
+/// Returns a caller's SYN with a VLAN tag set by the sender: the kernel moves the tag
+/// out of the frame's bytes on the way.
 fn tagged(from: &str, v4: bool) -> (Frame, Vec<u8>) {
     let frame = Frame::tcp(
         (address(from, v4), 41_000),
@@ -224,7 +226,7 @@ fn headers_that_lie_in_fragments_of_memory_are_read() {
             wire.net.node().ip(&host).unwrap();
         }
         for v4 in [true, false] {
-            // From a page on AF_PACKET leaves 14 bytes linear.
+            // For frames of a page or more, AF_PACKET leaves only 14 bytes linear.
             let long = |port| {
                 let end = (address("callee", v4), port);
                 let syn = Frame::tcp((address("caller", v4), 42_000), end, SYN);

@@ -1,5 +1,5 @@
-//! A pod under quarantine and its node, whatever little the Node's object says: a probe that
-//! is cut off would have the kubelet kill the pod that somebody wants to look at.
+//! A quarantined pod and its node, however little the Node object shows: if probes were
+//! cut off, the kubelet would kill the pod that is to be investigated.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use ringfence_tests::agent::{Agent, Manifest, Shop, TCP};
 use ringfence_tests::testnet::{Mode, Net, Probe, Server, probe_tcp, probe_tcp_from};
 
-/// A denied call waits so long.
+/// The timeout of a denied call.
 const SILENCE: Duration = Duration::from_millis(250);
-/// An allowed one may be late on a busy machine.
+/// An allowed call may be late on a busy machine.
 const ALLOWED: Duration = Duration::from_secs(3);
-/// From a new address of the node until probes from it are answered: an event tells of it.
+/// The longest until probes from a new address of the node are answered: an event
+/// reports it.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// An address that the node gets later, by family.
 const LATER: [&str; 2] = ["172.16.9.1", "fd09::1"];
 
-/// What there is of the node in the API: neither a pod range nor an address.
+/// The Node object in the API: neither a pod range nor an address.
 const BARE: &str = "apiVersion: v1\nkind: Node\nmetadata: { name: node-1 }\nspec: {}\nstatus: {}\n\
                     ---\napiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
 
@@ -32,7 +33,7 @@ fn bridge() -> Mode {
     }
 }
 
-/// Two pods, of which one is cut off, on a node of whose network the API says nothing.
+/// Sets up two pods, one of them quarantined, on a node whose network the API doesn't describe.
 fn laid(mode: Mode) -> (Net, Vec<Server>, Agent) {
     let cut = Manifest::pod("cut", Shop::NODE, 10).label("ringfence.dev/quarantine", "true");
     let pods = [cut, Manifest::pod("plain", Shop::NODE, 11)];
@@ -65,7 +66,7 @@ fn the_nodes_probes_reach_a_pod_under_quarantine_though_no_object_shows_the_node
             let from = |ns, patience| probe_tcp(ns, to, TCP, patience).unwrap();
             let told = format!("{mode:?}, IPv4: {v4}");
             assert_eq!(from(net.node(), ALLOWED), Probe::Open, "{told}");
-            // From each of its addresses, not that alone by which it is next to its pods.
+            // From each of the node's addresses, not only from the one in the pods' network.
             let own = net.node_address(v4).unwrap();
             let probed = probe_tcp_from(net.node(), own, to, TCP, ALLOWED);
             assert_eq!(probed.unwrap(), Probe::Open, "{told}, from {own}");
@@ -88,7 +89,7 @@ fn the_nodes_probes_reach_a_pod_under_quarantine_though_no_object_shows_the_node
 fn an_address_that_the_node_gets_later_is_the_nodes_for_a_pod_under_quarantine() {
     let (net, _servers, _agent) = laid(Mode::Routed);
     let lines = LATER.map(|ip| format!("addr add {ip} dev eth0 nodad\n"));
-    // Only addresses of IPv6 are tried for doubles.
+    // Duplicate address detection applies to IPv6 only.
     net.node()
         .ip(&lines.concat().replacen(" nodad", "", 1))
         .unwrap();

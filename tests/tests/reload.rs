@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use ringfence_tests::agent::{Drops, Exchange, Shop, TCP, Talk, UDP};
 
-/// No echo for that long, and there is none: TCP sends a word again within it.
+/// Without an echo for this long, the packet is lost: TCP retransmits within that time.
 const LOST: Duration = Duration::from_secs(2);
-/// A packet that shall not come back has that long to do it.
+/// How long to wait for a packet that must not come back.
 const DENIED: Duration = Duration::from_millis(250);
-/// The gauge of objects that stand in an older form.
+/// The gauge of objects of which an older version is in force.
 const INVALID: &str = "ringfence_policy_invalid";
 
-/// A stream and an exchange of the client's with the server, over each family.
+/// Opens a TCP stream and a UDP exchange from the client to the server, over each family.
 fn streams(shop: &Shop) -> Vec<(Talk, Exchange)> {
     let client = shop.ns("client").unwrap();
     let open = |v4| {
@@ -57,7 +57,7 @@ fn a_policy_change_cuts_open_streams_on_the_next_packet_and_another_mends_them()
     shop.write("client", &Shop::client().yaml()).unwrap();
     shop.agent.wait_for("shop/server").unwrap();
     for (talk, exchange) in &mut streams {
-        // TCP brings the word again by itself.
+        // TCP retransmits the data by itself.
         assert!(talk.hears(LOST).unwrap(), "the stream doesn't go on");
         assert!(exchange.echo(LOST).unwrap(), "the exchange doesn't go on");
     }
@@ -95,7 +95,7 @@ fn a_revoked_stream_is_cut_also_where_only_the_server_sends() {
     let mut hears = |time: Duration| {
         let (start, mut heard) = (Instant::now(), 0);
         while start.elapsed() < time {
-            // A full buffer is none of our business.
+            // A full buffer doesn't matter here.
             let _ = pushing.write(&[0; 100]);
             heard += stream.read(&mut [0; 4096]).unwrap_or_default();
             thread::sleep(Duration::from_millis(2));
@@ -106,9 +106,9 @@ fn a_revoked_stream_is_cut_also_where_only_the_server_sends() {
 
     shop.write("client", &Shop::stranger().yaml()).unwrap();
     shop.agent.wait_for("shop/server").unwrap();
-    // What had arrived before policy changed.
+    // Data that had arrived before policy changed.
     hears(DENIED);
-    // Long enough for the server to send again.
+    // Long enough for the server to retransmit.
     assert_eq!(hears(LOST), 0, "bytes heard after the revocation");
 }
 
@@ -120,7 +120,7 @@ fn a_yaml_error_keeps_the_last_good_state_in_force_and_shows() {
     assert_eq!(shop.agent.metric(INVALID).unwrap(), 0.0);
     let server = Shop::server().yaml();
     let cases = [
-        // No YAML; a key twice; YAML that is no Pod.
+        // Invalid YAML; a duplicate key; YAML that isn't a Pod.
         (
             server.replace("metadata:", "metadata: ["),
             "server.yaml: document 1: ",
@@ -136,7 +136,7 @@ fn a_yaml_error_keeps_the_last_good_state_in_force_and_shows() {
     ];
     for (broken, place) in cases {
         shop.write("server", &broken).unwrap();
-        // Its policy is in force, and people are told that it is an older one.
+        // Its policy is in force, and the status reports that it is an older version.
         shop.agent.wait_for("shop/server").unwrap();
         let status = shop.agent.json(&["status"]).unwrap();
         let said = status["invalid"].to_string();

@@ -1,4 +1,4 @@
-//! One namespace asks for more than there is; nobody else notices.
+//! One namespace asks for more than there is; no other namespace is affected.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write as _;
@@ -11,11 +11,11 @@ use ringfence_ebpf::abi::{ABI_VERSION, Grant, RuleKey, capacity};
 use ringfence_tests::agent::{Manifest, Shop};
 use serde_json::Value;
 
-/// Blocks of one policy.
+/// The number of blocks in a policy.
 const BLOCKS: u32 = 25_000;
-/// Policies with that many blocks each.
+/// The number of policies with that many blocks each.
 const LISTS: u32 = 11;
-/// The most that the agent may keep resident, in kB.
+/// The limit of the agent's resident memory, in kB.
 const MOST: u64 = 400_000;
 const QUARANTINE: &str = "ringfence.dev/quarantine";
 type Rules = HashMap<MapData, [u8; size_of::<RuleKey>()], [u8; size_of::<Grant>()]>;
@@ -24,7 +24,7 @@ fn mallory() -> Manifest {
     Manifest::pod("mallory", Shop::NODE, 13)
 }
 
-/// A shop in which namespace `evil` has a pod as well.
+/// Returns a shop in which namespace `evil` has a pod as well.
 fn shop() -> Shop {
     let pods = [Shop::server(), Shop::client(), Shop::rogue(), mallory()];
     let mut shop = Shop::with(pods).unwrap();
@@ -44,7 +44,7 @@ fn head(name: &str) -> String {
     )
 }
 
-/// Rules with a block and a wide range of ports each.
+/// Returns rules with a block and a wide range of ports each.
 fn ranges(count: u32) -> String {
     let mut yaml = head("ranges");
     for n in 0..count {
@@ -77,7 +77,7 @@ fn status(shop: &Shop) -> Value {
     shop.agent.json(&["status"]).unwrap()
 }
 
-/// Resident memory of the agent, in kB.
+/// Returns the resident memory of the agent, in kB.
 fn resident(shop: &Shop) -> u64 {
     let pid = status(shop)["pid"].as_u64().unwrap();
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -86,7 +86,7 @@ fn resident(shop: &Shop) -> u64 {
     words.unwrap().parse().unwrap()
 }
 
-/// How long until the client may no longer call the server, and may again.
+/// Returns how long it takes to deny the client's calls to the server, and to allow them again.
 fn changes(shop: &Shop, when: &str) -> [Duration; 2] {
     [(Shop::stranger(), false), (Shop::client(), true)].map(|(client, allowed)| {
         let start = Instant::now();
@@ -99,7 +99,8 @@ fn changes(shop: &Shop, when: &str) -> [Duration; 2] {
     })
 }
 
-/// A pod that nobody lists may not be called, and calls nobody who lists its callers.
+/// Adds a pod that no pod lists: it may not be called, and may not call pods that list
+/// their callers.
 fn add_pod(shop: &mut Shop, name: &str, number: u8) -> Manifest {
     let pod = Manifest::pod(name, Shop::NODE, number).label("ringfence.dev/ingress", "enforce");
     let addresses = [IpAddr::from(pod.v4()), Ipv6Addr::into(pod.v6())];
@@ -163,7 +164,7 @@ fn a_namespace_that_asks_for_more_than_there_is_delays_nobody_else() {
     shop.agent.wait_for("shop/server").unwrap();
     shop.is_guarded("quarantine lifted").unwrap();
 
-    // What had no room is closed after a restart too.
+    // Endpoints whose rules had no room stay closed after a restart too.
     shop.agent.kill(&mut shop.net).unwrap();
     shop.start().unwrap();
     shop.is_guarded("with a new agent").unwrap();
@@ -174,7 +175,7 @@ fn a_namespace_that_asks_for_more_than_there_is_delays_nobody_else() {
     );
 }
 
-/// Fills map `RULES` with rules of a buffer that there isn't.
+/// Fills map `RULES` with rules of a buffer that doesn't exist.
 fn fill(shop: &Shop) -> Vec<[u8; size_of::<RuleKey>()]> {
     let mut rules = rules(shop);
     let key = |class: u32| {
@@ -199,7 +200,7 @@ fn rules(shop: &Shop) -> Rules {
 #[ignore = "needs root: cargo xtask test"]
 fn with_a_full_table_new_pods_are_closed_and_named_and_quarantines_take_effect() {
     let mut shop = shop();
-    // Its rule is the one that the table has no room for.
+    // The table has no room for this pod's rule.
     let client = || Shop::client().label("egress.ringfence.dev/new", "8080_udp-5353");
     shop.write("client", &client().yaml()).unwrap();
     shop.agent.wait_for("shop/client").unwrap();
@@ -257,7 +258,7 @@ fn with_a_full_table_new_pods_are_closed_and_named_and_quarantines_take_effect()
     );
 }
 
-/// A policy that lets mallory call the rogue, and so many blocks besides.
+/// Returns a policy that lets mallory call the rogue, and this many blocks besides.
 fn to_rogue(blocks: u32) -> String {
     let (rogue, mut yaml) = (Shop::rogue(), head("grown"));
     let _ = writeln!(
@@ -273,7 +274,7 @@ fn to_rogue(blocks: u32) -> String {
     yaml
 }
 
-/// Mallory may call the rogue or not, and nobody else in any case.
+/// Asserts whether mallory may call the rogue; it may call no other pod in any case.
 fn mallory_calls_the_rogue(shop: &Shop, allowed: bool, when: &str) {
     shop.agent.wait_for("evil/mallory").unwrap();
     let calls = |to, allowed| shop.calls("mallory", to, allowed).unwrap();
@@ -304,7 +305,7 @@ fn the_last_form_that_had_room_is_in_force_after_the_agent_was_killed() {
             "{problems}"
         );
     }
-    // What can't be read counts as absent.
+    // Entries that can't be read count as absent.
     shop.agent.kill(&mut shop.net).unwrap();
     let text = fs::read(folder.join("policies.json")).unwrap();
     fs::write(folder.join("policies.json"), &text[..text.len() / 2]).unwrap();
@@ -318,8 +319,8 @@ fn the_last_form_that_had_room_is_in_force_after_the_agent_was_killed() {
     assert!(!folder.exists(), "nothing is left");
 }
 
-/// A closed caller of `evil`, of a service of its own, that lists so many services at
-/// ports of any number; no packet of it is sent.
+/// Returns a closed caller of `evil`, a service of its own, that lists this many
+/// services at ports of any number; it sends no packet.
 fn caller(number: u32, services: u32) -> String {
     let pod = Manifest::pod(&format!("caller-{number}"), Shop::NODE, 14)
         .label("ringfence.dev/egress", "enforce");
@@ -330,7 +331,7 @@ fn caller(number: u32, services: u32) -> String {
     evil(&pod, number, 1)
 }
 
-/// In namespace `evil`, with another address for each number.
+/// Moves a pod to namespace `evil`, with another address for each number.
 fn evil(pod: &Manifest, number: u32, net: u8) -> String {
     let [.., c, d] = number.to_be_bytes();
     let yaml = pod.yaml().replace("namespace: shop", "namespace: evil");
@@ -344,7 +345,7 @@ fn median(mut all: Vec<Duration>) -> Duration {
     all[all.len() / 2]
 }
 
-/// The median of how long a change takes, of both kinds.
+/// Returns the median duration of both kinds of change.
 fn change(shop: &Shop, when: &str) -> Duration {
     median((0..5).flat_map(|_| changes(shop, when)).collect())
 }

@@ -1,5 +1,5 @@
-//! The least that must hold on every kernel, in seconds: the programs load, the
-//! real agent guards real pods. `cargo xtask kernels` runs this inside guests too.
+//! The minimum that must hold on every kernel, in seconds: the programs load, the real
+//! agent guards real pods. `cargo xtask kernels` runs this inside guests too.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -8,8 +8,8 @@ use ringfence::datapath::{Attach, Datapath, Options, SEEN_MARK};
 use ringfence_tests::agent::Shop;
 use ringfence_tests::testnet::Net;
 
-/// Half of what the verifier walks at most (`BPF_COMPLEXITY_LIMIT_INSNS`): the
-/// next release of Linux may count otherwise.
+/// Half of the verifier's limit (`BPF_COMPLEXITY_LIMIT_INSNS`): the next release of
+/// Linux may count differently.
 const ROOM: u32 = 500_000;
 
 #[test]
@@ -31,7 +31,7 @@ fn the_verifier_accepts_every_program_with_room_to_spare() {
     let programs = datapath.verified().unwrap();
     assert!(!programs.is_empty());
     for program in programs {
-        // `cargo xtask kernels` reads these lines. Linux 5.16 counts them.
+        // `cargo xtask kernels` reads these lines. Linux 5.16 and later report the count.
         let instructions = program.instructions.unwrap_or_default();
         println!("\nverified {} {instructions}", program.program);
         assert!(instructions < ROOM, "{program:?}");
@@ -46,7 +46,7 @@ fn an_allowed_call_passes_and_a_denied_one_is_dropped_and_counted() {
     }
 }
 
-/// Before Linux 6.6 both ways are one.
+/// Before Linux 6.6 both ways are the same.
 fn smoke(way: &str) {
     let mut shop = Shop::open().unwrap();
     shop.agent.flags = vec!["--attach".to_owned(), way.to_owned()];
@@ -55,7 +55,7 @@ fn smoke(way: &str) {
     let drops = shop.agent.drops().unwrap();
     for protocol in ["tcp", "udp"] {
         let series = ["shop/rogue", "shop/server", "ingress", "policy", protocol];
-        // A call that isn't answered may be tried again on a slow machine.
+        // An unanswered call may be retried on a slow machine.
         let dropped = drops.get(&series.map(str::to_owned)).copied();
         assert!(dropped >= Some(2), "one of each family: {drops:?}");
     }

@@ -1,4 +1,4 @@
-//! The agent dies, stops, restarts and goes for good, under traffic.
+//! The agent dies, stops, restarts and is uninstalled, under traffic.
 #![allow(clippy::unwrap_used)]
 
 mod under_traffic;
@@ -29,7 +29,7 @@ fn no_packet_is_lost_or_let_through_while_one_agent_dies_and_another_takes_over(
         none_fell(&died, &shop.agent.drops().unwrap());
     });
     let after = shop.agent.drops().unwrap();
-    // Also those that were dropped while no agent ran.
+    // Includes packets dropped while no agent ran.
     let counted = |protocol| from_rogue(&after, protocol) - from_rogue(&before, protocol);
     assert_eq!(
         (counted("tcp"), counted("udp")),
@@ -124,12 +124,12 @@ fn a_second_agent_on_the_same_pins_refuses_and_so_does_uninstall() {
     shop.is_guarded("after the second agent").unwrap();
 }
 
-/// Ruleset and class of every rule in the pinned tables.
+/// Returns the ruleset and peer class of every rule in the pinned tables.
 fn numbers(agent: &Agent) -> BTreeSet<Vec<u8>> {
     let pin = agent.pin_dir.join(format!("v{ABI_VERSION}/RULES"));
     let rules = Map::HashMap(MapData::from_pin(pin).unwrap());
     let rules: HashMap<MapData, [u8; 12], [u8; 8]> = rules.try_into().unwrap();
-    // Behind the buffer.
+    // Skip the buffer number.
     let numbers = rules.keys().map(|key| key.unwrap()[4..].to_vec());
     numbers.collect()
 }
@@ -181,7 +181,7 @@ fn two_agents_on_one_machine_guard_their_own_pods_and_leave_the_others_alone() {
         assert_eq!(seen, second_open, "{when}: rogue to second");
     };
     agree(&shop, false, "with two agents");
-    // Each counts its own drops alone.
+    // Each counts only its own drops.
     let drops = other.drops().unwrap();
     let own = |series: &[String; 5]| series[1] == "shop/second";
     assert!(!drops.is_empty() && drops.keys().all(own), "{drops:?}");

@@ -1,4 +1,4 @@
-//! The test networks themselves: packets pass where nothing guards them.
+//! The test networks themselves: packets pass if no firewall guards them.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, SocketAddr};

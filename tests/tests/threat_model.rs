@@ -1,22 +1,22 @@
-//! The threat model's promises: each names tests, and they exist.
+//! The threat model's promises: each names tests, and these tests exist.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Where tests are, from this package's folder.
+/// The folders of tests, relative to this package's folder.
 const SOURCES: [&str; 4] = ["tests", "src", "../agent", "../ebpf/src"];
-/// How a table of promises begins.
+/// The head of a table of promises.
 const HEAD: &str = "| promise | shown by |";
 
-/// The text, and what it promises: the sentence, and the tests that show it.
+/// Returns the text and its promises: each sentence, and the tests that show it.
 fn promises() -> Vec<(String, Vec<String>)> {
     let text = fs::read_to_string("../docs/threat-model.md").unwrap();
     let mut promises = Vec::new();
     let mut lines = text.lines();
     while lines.any(|line| line == HEAD) {
-        // Behind the line under the head.
+        // Skip the line below the head.
         let rows = lines
             .by_ref()
             .skip(1)
@@ -35,7 +35,7 @@ fn promise(row: &str) -> (String, Vec<String>) {
     (sentence.to_owned(), names.map(str::to_owned).collect())
 }
 
-/// Every function that stands under `#[test]` or its likes.
+/// Returns every function annotated with `#[test]` or a similar attribute.
 fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for folder in SOURCES {
@@ -89,7 +89,7 @@ fn every_test_of_the_attack_lab_shows_a_promise() {
     let lab = fs::read_to_string("tests/attacks/main.rs").unwrap();
     let promises = promises();
     let named: BTreeSet<&String> = promises.iter().flat_map(|(_, names)| names).collect();
-    // Those that need root are attacks; the others look at the list itself.
+    // Tests that need root are attacks; the others check the list itself.
     let attacks = tests_in(&lab)
         .into_iter()
         .filter(|name| lab.contains(&format!("cargo xtask test\"]\nfn {name}(")));

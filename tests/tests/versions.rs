@@ -1,8 +1,8 @@
-//! Agents of one version and of others take over from each other, killed on the way,
-//! under numbered packets: a packet that was lost is a gap in the numbers.
+//! Agents of this version and of others take over from each other, killed on the way,
+//! under numbered packets: a lost packet is a gap in the numbers.
 //!
-//! `cargo xtask build-others` makes the other agents. `RINGFENCE_TAKEOVERS` says how often
-//! one takes over.
+//! `cargo xtask build-others` builds the other agents. `RINGFENCE_TAKEOVERS` sets the
+//! number of takeovers.
 #![allow(clippy::unwrap_used)]
 
 mod numbered;
@@ -19,9 +19,9 @@ use ringfence_tests::agent::{Drops, Shop};
 
 use numbered::{Numbers, SINK, under_numbers};
 
-/// An agent has that long to get somewhere before it is killed.
+/// How long an agent has to make progress before it is killed.
 const START: Duration = Duration::from_millis(900);
-/// How long an agent that was let live has, at most, until all hooks are its own.
+/// The longest until an agent that is left alive owns all hooks.
 const MOVED: Duration = Duration::from_secs(20);
 
 fn takeovers() -> u32 {
@@ -42,7 +42,7 @@ fn shop() -> Shop {
     Shop::with([Shop::server(), client, Shop::rogue()]).unwrap()
 }
 
-/// The agent of this version, and one of another.
+/// Returns the agents of this version and of another one.
 fn binaries(shop: &Shop, other: &str) -> [PathBuf; 2] {
     let own = shop.agent.binary.clone();
     let other = own.with_file_name(format!("ringfence-{other}"));
@@ -54,7 +54,7 @@ fn binaries(shop: &Shop, other: &str) -> [PathBuf; 2] {
     [own, other]
 }
 
-/// The folders of all versions that have pinned something.
+/// Returns the folders of all versions that have pinned something.
 fn versions(shop: &Shop) -> Vec<String> {
     let folders = fs::read_dir(&shop.agent.pin_dir).unwrap();
     let names = folders.map(|one| one.unwrap().file_name().into_string().unwrap());
@@ -72,13 +72,13 @@ fn has_moved(shop: &Shop, version: u32) {
     }
 }
 
-/// Agents by turns of `binaries` take over: each time some are killed at any moment of
-/// their start before one lives. What is `seen` of it is the caller's.
+/// Lets agents of `binaries` take over in turn: each time some are killed at any moment
+/// of their start before one is left alive. `seen` checks the state after each takeover.
 fn take_turns(shop: &mut Shop, binaries: &[PathBuf], mut seen: impl FnMut(&mut Shop, usize)) {
     for round in 0..takeovers() as usize {
         shop.agent.kill(&mut shop.net).unwrap();
         for killed in 0..2 {
-            // Of the version that comes, and of the one that goes.
+            // Of the new version, and of the old one.
             let turn = (round + 1 + killed) % binaries.len();
             shop.agent.binary.clone_from(&binaries[turn]);
             let mut agent = shop.agent.command().stderr(Stdio::null()).spawn().unwrap();
@@ -93,7 +93,7 @@ fn take_turns(shop: &mut Shop, binaries: &[PathBuf], mut seen: impl FnMut(&mut S
     }
 }
 
-/// Packets that were counted as denied on their way from the rogue to the sink.
+/// Returns the number of packets counted as denied on their way from the rogue to the sink.
 fn denied(drops: &Drops) -> u64 {
     let series = ["shop/rogue", "shop/server", "ingress", "policy", "udp"];
     let packets = drops.get(&series.map(str::to_owned));
@@ -152,7 +152,7 @@ fn an_agent_of_another_connections_version_picks_up_what_is_open_and_says_what_i
         let pushed = numbered::Pushed::open(shop);
         take_turns(shop, &binaries, |shop, turn| {
             has_moved(shop, ABI_VERSION + 1000 * u32::try_from(turn).unwrap());
-            // From whom the server would take no connection.
+            // The server would accept no connection from this pod.
             pushed.is_heard();
             let picked_up = "ringfence_connections_picked_up_total";
             assert!(shop.agent.metric(picked_up).unwrap() >= 1.0);

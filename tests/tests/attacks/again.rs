@@ -1,5 +1,5 @@
-//! What the node's own programs take out of the kernel and put back in: a queue keeps
-//! what a packet was, a tun device makes a new one of it.
+//! Packets that the node's own programs take out of the kernel and put back: a queue
+//! keeps the packet's metadata, a tun device creates a new packet.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use ringfence_tests::attack::{ETHERNET, Machine, Outcome, datagram};
 use crate::attack::Attack;
 use crate::lab::{Lab, Layout, UDP, holds};
 
-/// How long a packet that isn't lost may take to its program.
+/// The longest a packet that isn't lost may take to reach its program.
 const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(1);
-/// The queue, and the routing table that leads to the tun device.
+/// The netfilter queue, and the routing table that leads to the tun device.
 const QUEUE: u16 = 9;
 const TABLE: &str = "77";
 
@@ -46,8 +46,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::honest("a call that waits for the MAC of its pod", unresolved).routed(),
 ];
 
-/// Datagrams that are forwarded, bridged ones too, go through a queue where somebody
-/// listens to it.
+/// Sends forwarded datagrams, bridged ones included, through a netfilter queue if a
+/// program listens on it.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     let node = lab.ns("node");
     for program in ["iptables", "ip6tables"] {
@@ -61,7 +61,8 @@ pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// A call of the victim through the queue, from which it comes back as somebody's.
+/// Sends a call to the victim through the queue, which reinjects it under the address
+/// of `shown`.
 fn queued(lab: &mut Lab, v4: bool, from: &str, shown: &str) -> Result<Outcome> {
     let (marker, port, to) = (lab.marker(), lab.port(), lab.at("victim", v4, UDP));
     let [sent, back] =
@@ -77,12 +78,12 @@ fn queued(lab: &mut Lab, v4: bool, from: &str, shown: &str) -> Result<Outcome> {
         lab.send(from, &sent)?;
         give_back(&mut queue, &marker, back)
     });
-    // Its socket may live on in a process that has been started meanwhile.
+    // The queue's socket may live on in a process that was started meanwhile.
     queue.unbind(QUEUE)?;
     outcome
 }
 
-/// Waits for the packet that holds the marker, and gives another in its place.
+/// Waits for the packet that holds the marker, and reinjects another one in its place.
 fn give_back(queue: &mut Queue, marker: &[u8], back: &[u8]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -96,7 +97,7 @@ fn give_back(queue: &mut Queue, marker: &[u8], back: &[u8]) -> Result<()> {
         };
         let found = holds(message.get_payload(), marker);
         if found {
-            // Hops as they were: routers have taken theirs off.
+            // Keep the hop count: routers have already decremented it.
             let hops = if back[0] >> 4 == 4 { 8 } else { 7 };
             let left = message.get_payload()[hops];
             message.set_payload(with_hops(back, hops, left));
@@ -110,8 +111,9 @@ fn give_back(queue: &mut Queue, marker: &[u8], back: &[u8]) -> Result<()> {
     bail!("nothing came to the queue")
 }
 
-/// IPv4's header sums to the same if what the hops lose goes to the identification's
-/// high byte, which stands in the same half of a word.
+/// Sets the hop count. The IPv4 header checksum stays correct because the difference
+/// goes to the high byte of the identification field, which has the same position in
+/// its 16-bit word.
 fn with_hops(packet: &[u8], hops: usize, left: u8) -> Vec<u8> {
     let mut packet = packet.to_vec();
     if hops == 8 {
@@ -121,12 +123,12 @@ fn with_hops(packet: &[u8], hops: usize, left: u8) -> Vec<u8> {
     packet
 }
 
-/// A call of the victim that the node routes to a tun device, whose program sends back
-/// what it gets.
+/// Sends a call to the victim that the node routes to a tun device, whose program sends
+/// back every packet it receives.
 fn tunnelled(lab: &mut Lab, v4: bool, from: &str) -> Result<Outcome> {
     let (marker, port) = (lab.marker(), lab.port());
     let from_at = SocketAddr::new(lab.ip(from, v4), port);
-    // Not the queue's port.
+    // Not the port that is redirected to the queue.
     let frame = datagram(from_at, lab.at("victim", v4, UDP + 1), &marker);
     let node = lab.ns("node");
     let machine = Machine::with_packets(node, "tun9")?;
@@ -153,7 +155,7 @@ fn tunnelled(lab: &mut Lab, v4: bool, from: &str) -> Result<Outcome> {
     outcome
 }
 
-/// The node keeps it until the pod has answered.
+/// The node holds the packet back until the pod has answered neighbour discovery.
 fn unresolved(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let marker = lab.marker();
     let from = SocketAddr::new(lab.ip("friend", v4), lab.port());

@@ -1,4 +1,4 @@
-//! One attack, and how all attacks of a kind are tried.
+//! A single attack, and the loop that runs all attacks of a kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -10,29 +10,29 @@ use ringfence_tests::attack::{Outcome, Row, table};
 
 use crate::lab::{Lab, Layout};
 
-/// Does it, and says what became of it.
+/// Runs the attack and returns its outcome.
 pub(crate) type Run = fn(&mut Lab, bool) -> Result<Outcome>;
 
-/// What is tried, where, and what has to become of it.
+/// An attack: what it does, where it runs and the expected outcome.
 #[derive(Clone, Copy)]
 pub(crate) struct Attack {
-    /// What is tried, in words; unique.
+    /// A unique description of the attack.
     pub(crate) name: &'static str,
     run: Run,
     layouts: &'static [Layout],
     families: &'static [bool],
-    /// Without a firewall, where `None` stands for whatever the kernel makes of it,
-    /// and with one.
+    /// The expected outcome without and with a firewall. Without one, `None` accepts
+    /// whatever the kernel does.
     expected: [Option<Outcome>; 2],
-    /// The reasons of which one has to be counted, if any.
+    /// The drop reasons of which one must be counted, if any.
     reasons: &'static [&'static str],
-    /// A kind of device that it takes and that not every kernel has.
+    /// A kind of device that the attack needs and that not every kernel has.
     kind: Option<&'static str>,
 }
 
 impl Attack {
-    /// On all layouts and over both families, it arrives without the firewall and is
-    /// stopped by it.
+    /// An attack on all layouts and over both families that arrives without the
+    /// firewall and is stopped by it.
     pub(crate) const fn new(name: &'static str, run: Run) -> Self {
         Self {
             name,
@@ -45,7 +45,7 @@ impl Attack {
         }
     }
 
-    /// What an honest sender does: it arrives with the firewall as without it.
+    /// The traffic of an honest sender: it arrives with and without the firewall.
     pub(crate) const fn honest(name: &'static str, run: Run) -> Self {
         let expected = [Some(Outcome::Arrives); 2];
         Self {
@@ -54,7 +54,7 @@ impl Attack {
         }
     }
 
-    /// What this kernel itself stops and an older one may not: there is no control.
+    /// An attack that this kernel stops by itself and an older one may not: there is no control.
     pub(crate) const fn futile(name: &'static str, run: Run) -> Self {
         let expected = [None, Some(Outcome::Stopped)];
         Self {
@@ -63,7 +63,7 @@ impl Attack {
         }
     }
 
-    /// The same on a shared bridge only.
+    /// Restricts the attack to a shared bridge.
     pub(crate) const fn on_a_bridge(self) -> Self {
         Self {
             layouts: &[Layout::Bridge],
@@ -71,7 +71,7 @@ impl Attack {
         }
     }
 
-    /// The same on a routed node only.
+    /// Restricts the attack to a routed node.
     pub(crate) const fn routed(self) -> Self {
         Self {
             layouts: &[Layout::Routed],
@@ -79,7 +79,7 @@ impl Attack {
         }
     }
 
-    /// The same over IPv4 only.
+    /// Restricts the attack to IPv4.
     pub(crate) const fn v4(self) -> Self {
         Self {
             families: &[true],
@@ -87,7 +87,7 @@ impl Attack {
         }
     }
 
-    /// The same over IPv6 only.
+    /// Restricts the attack to IPv6.
     pub(crate) const fn v6(self) -> Self {
         Self {
             families: &[false],
@@ -95,12 +95,12 @@ impl Attack {
         }
     }
 
-    /// The same, and one of these reasons is counted.
+    /// Requires that one of these reasons is counted.
     pub(crate) const fn counted_as(self, reasons: &'static [&'static str]) -> Self {
         Self { reasons, ..self }
     }
 
-    /// The same where the kernel has this kind of device, which its row says otherwise.
+    /// Skips the attack, and says so in its row, unless the kernel has this kind of device.
     pub(crate) const fn with_kind(self, kind: &'static str) -> Self {
         Self {
             kind: Some(kind),
@@ -108,7 +108,7 @@ impl Attack {
         }
     }
 
-    /// Tries it once over each family. `counted` are all drops until then.
+    /// Runs the attack once over each family. `counted` holds all drops up to now.
     fn tried(&self, lab: &mut Lab, counted: &mut Reasons) -> Vec<Row> {
         if !self.layouts.contains(&lab.layout) {
             return Vec::new();
@@ -165,7 +165,7 @@ impl Attack {
 /// Packets dropped so far, by reason.
 type Reasons = BTreeMap<String, u64>;
 
-/// What the agents have counted; nothing where none runs.
+/// Returns the drops counted by the agents; empty if none runs.
 fn reasons(lab: &Lab) -> Reasons {
     let mut all = BTreeMap::new();
     if lab.is_guarded() {
@@ -179,7 +179,7 @@ fn reasons(lab: &Lab) -> Reasons {
     all
 }
 
-/// The reasons that were counted in between.
+/// Returns the reasons whose counters rose between two readings.
 fn counted(before: &Reasons, after: &Reasons) -> BTreeSet<String> {
     let more = |(reason, n): &(&String, &u64)| before.get(*reason).is_none_or(|had| had < n);
     after
@@ -189,14 +189,14 @@ fn counted(before: &Reasons, after: &Reasons) -> BTreeSet<String> {
         .collect()
 }
 
-/// Tries attacks on every layout without and with the firewall, prints the table and
-/// fails if any of them ended otherwise than it has to.
+/// Runs attacks on every layout without and with the firewall, prints the table and
+/// fails if any outcome differs from the expected one.
 #[track_caller]
 pub(crate) fn attempt(attacks: &[Attack], prepare: fn(&mut Lab) -> Result<()>) {
     let tried = Layout::ALL
         .into_iter()
         .filter(|layout| attacks.iter().any(|attack| attack.layouts.contains(layout)));
-    // Each on a node of its own, and mostly waiting for what shall not arrive.
+    // Each layout has its own node and mostly waits for packets that must not arrive.
     let mut rows: Vec<Row> = thread::scope(|scope| {
         let on = |layout| scope.spawn(move || attempt_on(layout, attacks, prepare));
         let threads: Vec<_> = tried.map(on).collect();
@@ -204,7 +204,7 @@ pub(crate) fn attempt(attacks: &[Attack], prepare: fn(&mut Lab) -> Result<()>) {
         let rows = joined.map(|rows| rows.unwrap_or_else(|panic| resume_unwind(panic)));
         rows.flatten().collect()
     });
-    // Not captured, as `print!` is: the table is the result of the run.
+    // Written directly, because `print!` is captured: the table is the result of the run.
     let shown = format!("\n{}", table(&rows));
     std::io::stdout().write_all(shown.as_bytes()).unwrap();
     rows.retain(|row| !row.holds);

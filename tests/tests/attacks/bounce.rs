@@ -1,5 +1,5 @@
-//! XDP programs of a pod's own: what it answers with before its stack, or the node's,
-//! has seen anything.
+//! A pod's own XDP programs: they answer before the pod's stack, or the node's, has
+//! seen the packet.
 
 use std::net::SocketAddr;
 
@@ -16,15 +16,15 @@ use ringfence_tests::testnet::Ns;
 use crate::attack::Attack;
 use crate::lab::{Lab, UDP};
 
-/// Bytes in front of a datagram's payload.
+/// The number of bytes in front of a datagram's payload.
 const HEADERS: u8 = (ETHERNET + ip_header(true) + 8) as u8;
-/// The port of datagrams with frames in them.
+/// The destination port of datagrams that carry frames.
 const PORT: u16 = 7777;
 const HIGH: u8 = PORT.to_be_bytes()[0];
 const LOW: u8 = PORT.to_be_bytes()[1];
 
-/// Takes the headers off such a datagram and sends what is left back by the same device:
-/// whoever sends the pod a frame has it sent by the pod. All else passes.
+/// Strips the headers of such a datagram and sends the rest back out of the same
+/// device: anyone who sends the pod a frame makes the pod send it. All other packets pass.
 const BOUNCE: [[u8; 8]; 12] = [
     [0x61, 0x12, 0, 0, 0, 0, 0, 0],           // r2 = data
     [0x61, 0x13, 4, 0, 0, 0, 0, 0],           // r3 = data_end
@@ -61,7 +61,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// Somebody sends a pod a frame of that pod's to somebody, with an address.
+/// Has a pod bounce a frame that carries the address of `shown` to the destination.
 fn bounced(lab: &mut Lab, v4: bool, [pod, shown, to]: [&str; 3], mode: XdpMode) -> Result<Outcome> {
     let marker = lab.marker();
     let shown = SocketAddr::new(lab.ip(shown, v4), lab.port());
@@ -69,8 +69,8 @@ fn bounced(lab: &mut Lab, v4: bool, [pod, shown, to]: [&str; 3], mode: XdpMode) 
     let inner = lab.addressed(pod, &inner)?.bytes();
     let accomplice = SocketAddr::new(lab.ip("outside", true), lab.port());
     let outer = datagram(accomplice, lab.at(pod, true, PORT), &inner);
-    // A veth sends a driver's frames only where its other end has a program as well
-    // (`veth_xdp_flush`), as of a network plugin.
+    // A veth transmits XDP frames only if its peer has a program too
+    // (`veth_xdp_flush`), for instance one of a network plugin.
     let host = &lab.net.pod(pod)?.host_device;
     let _other = match mode {
         XdpMode::Driver => Some(attached(lab.ns("node"), host, &PASS, mode)?),
@@ -80,7 +80,7 @@ fn bounced(lab: &mut Lab, v4: bool, [pod, shown, to]: [&str; 3], mode: XdpMode) 
     lab.lands(to, &marker, || lab.send("outside", &outer))
 }
 
-/// A program on a device; it goes when it is dropped.
+/// Attaches a program to a device; dropping the result detaches it.
 fn attached(ns: &Ns, device: &str, code: &[[u8; 8]], mode: XdpMode) -> Result<Ebpf> {
     let mut loaded = Ebpf::load(&elf(&code.concat())?)?;
     let program = loaded.program_mut("program").context("no program")?;
@@ -90,7 +90,7 @@ fn attached(ns: &Ns, device: &str, code: &[[u8; 8]], mode: XdpMode) -> Result<Eb
     Ok(loaded)
 }
 
-/// A program as a loader wants it.
+/// Wraps a program in the ELF object that the loader expects.
 fn elf(code: &[u8]) -> Result<Vec<u8>> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
     let section = object.add_section(Vec::new(), b"xdp".to_vec(), SectionKind::Text);

@@ -1,5 +1,5 @@
-//! Frames whose checksum is still to be written: the kernel, or a card, writes it
-//! behind the hooks, over whatever the sender said.
+//! Frames with an unfinished checksum: the kernel, or a card, writes it behind the
+//! hooks, at whatever offset the sender chose.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -14,11 +14,11 @@ use ringfence_tests::testnet::{call_tcp, probe_udp};
 use crate::attack::Attack;
 use crate::lab::{Lab, OPEN_PORT, TCP, UDP, holds};
 
-/// Counted of a checksum that would be written over what was judged.
+/// Reasons counted if a checksum would overwrite a field that the verdict was based on.
 const REASONS: &[&str] = &["checksum_offload"];
-/// A port of the outside that `caged` may not use.
+/// A port of the outside that `caged` may not call.
 pub(crate) const DENIED_PORT: u16 = 9999;
-/// Where UDP's and TCP's checksums lie in their headers.
+/// The offsets of the checksums in the UDP and TCP headers.
 pub(crate) const UDP_CHECKSUM: usize = 6;
 pub(crate) const TCP_CHECKSUM: usize = 16;
 
@@ -55,8 +55,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// Checksums are finished on the way out of the node, where no card does it; and two
-/// pods have a tunnel of their own.
+/// Has checksums finished when packets leave the node, because there is no offload, and
+/// sets up a tunnel between two pods.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     let devices = lab.net.pods().iter().map(|pod| pod.host_device.clone());
     for device in devices.chain(["eth0".to_owned()]) {
@@ -85,26 +85,27 @@ fn inner_device(v4: bool) -> &'static str {
     if v4 { "inner4" } else { "inner6" }
 }
 
-/// IPv4 inside of both families.
+/// Returns an IPv4 address inside the tunnel, or an IPv6 one.
 fn inner_address(v4: bool, number: u8) -> IpAddr {
     [172, 16, if v4 { 4 } else { 6 }, number].into()
 }
 
-/// A datagram of `caged` that policy lets out, with room to steer its sum.
+/// Returns a datagram of `caged` that egress policy allows, with spare payload bytes to
+/// steer its checksum.
 fn allowed(lab: &mut Lab, v4: bool, to: SocketAddr) -> (Frame, [u8; 8]) {
     let (marker, from) = (lab.marker(), lab.at("caged", v4, 0).ip());
     let from = SocketAddr::new(from, lab.port());
     (datagram(from, to, &[&marker[..], &[0; 2]].concat()), marker)
 }
 
-/// Where a field lies in the frame.
+/// The position of a field in the frame.
 #[derive(Clone, Copy)]
 struct Field {
-    /// Where its last two bytes lie.
+    /// The offset of its last two bytes.
     at: usize,
-    /// What is to be written there.
+    /// The value to be written there.
     value: u16,
-    /// Where summing starts.
+    /// The offset at which summing starts.
     from: usize,
 }
 
@@ -117,14 +118,14 @@ impl Field {
         }
     }
 
-    /// The destination port.
+    /// Returns the field of the destination port.
     fn port(v4: bool) -> Self {
         Self::new(ETHERNET + ip_header(v4) + 2, DENIED_PORT)
     }
 }
 
-/// Sends a frame of `caged` whose sum is to be written over a field; whether it comes
-/// to a place with the wanted value.
+/// Sends a frame of `caged` whose checksum is to be written over a field. Returns
+/// whether the frame arrives somewhere with the desired value.
 fn overwrite(
     lab: &Lab,
     to: &str,
@@ -133,7 +134,7 @@ fn overwrite(
     kind: VnetHeader,
 ) -> Result<Outcome> {
     let mut bytes = lab.addressed("caged", frame)?.bytes();
-    // A router on the way takes one hop off; IPv4's header sums to the same again.
+    // A router on the path takes one hop off; the IPv4 header checksum stays correct.
     let hops = ETHERNET + 7;
     let routed = to != "neighbour" && frame.source.is_ipv6();
     bytes[hops] -= u8::from(routed);
@@ -182,7 +183,7 @@ fn port_from_afar(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("outside", v4, OPEN_PORT);
     let (frame, marker) = allowed(lab, v4, to);
     let field = Field {
-        // Inside of the IP header: the kernel takes nothing below that.
+        // Inside the IP header: the kernel rejects lower offsets.
         from: ETHERNET + 6,
         ..Field::port(v4)
     };
@@ -195,7 +196,7 @@ fn port_from_afar(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     )
 }
 
-/// The last two bytes of an address.
+/// Returns the last two bytes of an address.
 fn low_half(address: IpAddr) -> u16 {
     match address {
         IpAddr::V4(v4) => u16::from_be_bytes([v4.octets()[2], v4.octets()[3]]),
@@ -203,7 +204,7 @@ fn low_half(address: IpAddr) -> u16 {
     }
 }
 
-/// Where the last two bytes of the source and of the destination address lie.
+/// Returns the offsets of the last two bytes of the source and destination addresses.
 fn halves(v4: bool) -> [usize; 2] {
     let behind = ETHERNET + ip_header(v4);
     [behind - if v4 { 6 } else { 18 }, behind - 2]
@@ -240,7 +241,7 @@ fn protocol(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     const HOPS: u16 = 9;
     let to = lab.at("outside", v4, OPEN_PORT);
     let (frame, marker) = allowed(lab, v4, to);
-    // IPv4's are hops and protocol, IPv6's protocol and hops.
+    // The hop limit and protocol of IPv4, the next header and hop limit of IPv6.
     let field = match v4 {
         true => Field::new(ETHERNET + 8, HOPS << 8 | SCTP),
         false => Field::new(ETHERNET + 6, SCTP << 8 | HOPS),
@@ -254,7 +255,7 @@ fn protocol(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     )
 }
 
-/// `victim` takes calls of `friend` on one port.
+/// `victim` accepts calls from `friend` on one port.
 fn port_of_a_pod(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let marker = lab.marker();
     let from = SocketAddr::new(lab.ip("friend", v4), lab.port());
@@ -273,7 +274,7 @@ fn port_of_a_pod(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     })
 }
 
-/// A datagram that is to be cut into several of this many bytes.
+/// Returns the header of a datagram that is to be cut into segments of this many bytes.
 fn train(v4: bool) -> VnetHeader {
     const UDP_DATAGRAMS: u8 = 5;
     VnetHeader {
@@ -312,7 +313,7 @@ fn calls(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     Ok(Outcome::Arrives)
 }
 
-/// A raw sender that leaves the sum of its own datagram to the kernel, as a DHCP
+/// A raw sender that leaves the checksum of its own datagram to the kernel, as a DHCP
 /// client or a virtual machine does.
 fn raw_sender(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("outside", v4, OPEN_PORT);
@@ -358,8 +359,8 @@ fn own_tunnel(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     Ok(Outcome::arrives(banner == "rogue"))
 }
 
-/// Sends a train by a packet socket of the caged pod; whether a frame that was cut of it
-/// comes out.
+/// Sends a train through a packet socket of the caged pod. Returns whether a frame cut
+/// from it leaves the node.
 pub(crate) fn goes_out(
     lab: &mut Lab,
     header: &VnetHeader,

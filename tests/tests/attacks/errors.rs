@@ -1,4 +1,4 @@
-//! ICMP errors of third parties about a victim's live connections.
+//! ICMP errors that third parties send about a victim's open connections.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -52,18 +52,19 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// Heads of the errors: code 4 of unreachable with an MTU, packet too big; port
-/// unreachable.
+/// Returns the type and code of the error: destination unreachable with code 4 and an
+/// MTU, or packet too big.
 fn too_big(v4: bool) -> [u8; 2] {
     if v4 { [3, 4] } else { [2, 0] }
 }
 
+/// Returns the type and code of port unreachable.
 fn no_port(v4: bool) -> [u8; 2] {
     if v4 { [3, 3] } else { [1, 4] }
 }
 
-/// A connected socket of the victim's, with an answer from the far end; the packet
-/// that it last sent.
+/// Opens a connected socket in the victim and waits for an answer from the far end.
+/// Returns the socket and the packet it sent last.
 fn live(lab: &mut Lab, v4: bool, to: &str) -> Result<(UdpSocket, Frame)> {
     let to = lab.at(to, v4, UDP);
     let socket = lab.ns("victim").run(|| {
@@ -79,8 +80,8 @@ fn live(lab: &mut Lab, v4: bool, to: &str) -> Result<(UdpSocket, Frame)> {
     Ok((socket, datagram(own, to, &marker)))
 }
 
-/// Sends an error from somebody about a packet of the victim's; whether it gets there.
-/// The marker in the quoted packet tells it from all others.
+/// Sends an error from `who` about a packet of the victim. Returns whether it arrives.
+/// The marker in the quoted packet identifies the error.
 fn tells(lab: &Lab, who: &str, about: &Frame, head: [u8; 2], mtu: u32) -> Result<Outcome> {
     let v4 = about.source.is_ipv4();
     let frame = error_about(lab.ip(who, v4), about, head, mtu);
@@ -96,7 +97,7 @@ fn smaller_mtu(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     Ok(Outcome::arrives(landed == Outcome::Arrives || lowered))
 }
 
-/// The MTU that the victim has learned of for a way.
+/// Returns the path MTU that the victim has learned for a destination.
 fn path_mtu(lab: &Lab, v4: bool, to: &str) -> Result<Option<u32>> {
     let to = lab.ip(to, v4).to_string();
     let route = lab.ns("victim").output("ip", &["route", "get", &to])?;
@@ -112,7 +113,7 @@ fn forget(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// About a connection that the friend has opened.
+/// An error about a connection that the friend opened.
 fn smaller_mtu_of_a_caller(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("victim", v4, UDP);
     let socket = lab.ns("friend").run(|| {
@@ -160,7 +161,7 @@ fn mtu_of_the_far_end(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     learned(lab, v4, &about)
 }
 
-/// Whether the far end's word on a smaller MTU gets there, and is believed.
+/// Checks that the far end's report of a smaller MTU arrives and takes effect.
 fn learned(lab: &mut Lab, v4: bool, about: &Frame) -> Result<Outcome> {
     let outcome = tells(lab, "outside", about, too_big(v4), 1300)?;
     let learned = path_mtu(lab, v4, "outside")?;
@@ -172,7 +173,7 @@ fn learned(lab: &mut Lab, v4: bool, about: &Frame) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The victim's last packet as the first fragment of a longer one, behind options.
+/// Returns the victim's last packet as the first fragment of a longer one, behind options.
 fn in_fragments(about: &Frame) -> Frame {
     about.with(|f| {
         f.extensions = vec![Extension::options(60, 0), Extension::fragment(0, true, 7)];
@@ -193,10 +194,10 @@ fn mtu_of_fragments(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     learned(lab, v4, &in_fragments(&about))
 }
 
-/// The friend has ended its socket before the victim's answer came.
+/// The friend closed its socket before the victim's answer arrived.
 fn of_the_friend(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let marker = lab.marker();
-    // A port that says that it asks: in the pick-up window others open nothing.
+    // A port in the client range: in the pick-up window other ports open no connection.
     let call = SocketAddr::new(lab.ip("friend", v4), lab.port() | 0x8000);
     let at = lab.at("victim", v4, UDP);
     lab.send("friend", &datagram(call, at, b"here"))?;

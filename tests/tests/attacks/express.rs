@@ -1,5 +1,5 @@
-//! What a pod sends by AF_XDP passes by its own stack, and comes out of the veth as
-//! anything else does: the hook on the other side sees it.
+//! Frames sent through AF_XDP bypass the pod's own stack. They leave the veth like all
+//! others, so the hook on the other side sees them.
 
 use std::net::SocketAddr;
 
@@ -10,11 +10,11 @@ use ringfence_tests::packets::Frame;
 use crate::attack::Attack;
 use crate::lab::{Lab, UDP};
 
-/// Bytes of two MACs, behind which a tag stands.
+/// The length of the two MACs in front of the tag.
 const MACS: usize = 12;
-/// The tag of VLAN 0, which Linux takes off and delivers what is inside.
+/// The tag of VLAN 0: Linux strips it and delivers the payload.
 const PRIORITY_TAG: [u8; 4] = [0x81, 0, 0, 0];
-/// Where datagrams are cut.
+/// The offset at which datagrams are fragmented.
 const CUT: usize = 64;
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -36,7 +36,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// A pod sends a datagram with somebody's address to somebody.
+/// Sends a datagram from one pod, under the second endpoint's address, to the third.
 fn whole(lab: &mut Lab, v4: bool, ends: [&str; 3], tagged: bool) -> Result<Outcome> {
     let [from, shown, to] = ends;
     let marker = lab.marker();

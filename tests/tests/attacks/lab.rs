@@ -1,4 +1,4 @@
-//! A node with victims and attackers, with the agent on it or without.
+//! A node with victims and attackers, with or without the agent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,26 +15,26 @@ use serde_json::{Value, json};
 
 use crate::wire::Other;
 
-/// The TCP and the UDP port on which everybody serves.
+/// The TCP and UDP ports that all servers listen on.
 pub(crate) const TCP: u16 = 8080;
 pub(crate) const UDP: u16 = 5353;
-/// The one port on which `caged` may reach the outside's first address.
+/// The only port on which `caged` may call the outside's first address.
 pub(crate) const OPEN_PORT: u16 = 53;
 
-/// What shall not arrive has that long to arrive.
+/// How long to wait for packets that must not arrive.
 const SILENCE: Duration = Duration::from_millis(200);
-/// What shall arrive may be late on a busy machine.
+/// How long to wait for packets that must arrive; they may be late on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(3);
 const NODE: &str = "node-1";
 
-/// Pods of the node, with the last part of their addresses.
+/// The node's pods, with the last part of their addresses.
 ///
-/// * `victim` takes calls of `friend` and `neighbour` on [`TCP`] and [`UDP`], and
-///   calls the outside's networks;
-/// * `friend`, `neighbour` and `rogue` are isolated by nothing;
-/// * `caged` may call everybody but `neighbour` and the outside's first address, of
-///   which it may use [`OPEN_PORT`];
-/// * `cut` is under quarantine.
+/// * `victim` accepts calls from `friend` and `neighbour` on [`TCP`] and [`UDP`], and
+///   may call the outside's networks;
+/// * `friend`, `neighbour` and `rogue` are not isolated;
+/// * `caged` may call every destination except `neighbour` and the outside's first
+///   address, on which only [`OPEN_PORT`] is allowed;
+/// * `cut` is in quarantine.
 const PODS: [(&str, u8); 6] = [
     ("victim", 11),
     ("friend", 12),
@@ -44,7 +44,7 @@ const PODS: [(&str, u8); 6] = [
     ("cut", 16),
 ];
 
-/// How pods hang on the node.
+/// How pods are attached to the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Layout {
     Routed,
@@ -74,7 +74,7 @@ impl Layout {
     }
 }
 
-/// A pod's address by its number.
+/// Returns a pod's address by its number.
 fn own(v4: bool, number: u8) -> IpAddr {
     match v4 {
         true => Ipv4Addr::new(10, 244, 0, number).into(),
@@ -82,8 +82,8 @@ fn own(v4: bool, number: u8) -> IpAddr {
     }
 }
 
-/// An address outside by its number: 1 is the one that `caged` may hardly use, 9 is
-/// `elsewhere`.
+/// Returns an outside address by its number: 1 is the address that `caged` may call on
+/// one port only, 9 is `elsewhere`.
 fn far(v4: bool, number: u8) -> IpAddr {
     match v4 {
         true => Ipv4Addr::new(203, 0, 113, number).into(),
@@ -91,25 +91,25 @@ fn far(v4: bool, number: u8) -> IpAddr {
     }
 }
 
-/// The fields' order is the order of their end.
+/// The attack lab. Fields are dropped in the order of their declaration.
 pub(crate) struct Lab {
-    /// Servers everywhere, and whatever else has to live as long as the lab.
+    /// All servers, and anything else that must live as long as the lab.
     pub(crate) servers: Vec<Server>,
     pub(crate) agent: Agent,
-    /// The other node, where there are two; it is guarded when this one is.
+    /// The second node, if there is one; it is guarded whenever this node is.
     pub(crate) other: Option<Other>,
     pub(crate) net: Net,
     pub(crate) layout: Layout,
     pub(crate) manifests: PathBuf,
     firewall: Option<&'static str>,
     patience: Duration,
-    /// Kinds of devices, and whether the kernel has them.
+    /// Kinds of devices, and whether the kernel supports them.
     kinds: BTreeMap<&'static str, bool>,
     next: u16,
 }
 
 impl Lab {
-    /// Lays the network, writes the manifests and starts servers, but no agent.
+    /// Creates the network, writes the manifests and starts servers, but no agent.
     pub(crate) fn open(layout: Layout) -> Result<Self> {
         let outside = [1, 9]
             .into_iter()
@@ -154,7 +154,7 @@ impl Lab {
         all
     }
 
-    /// Writes `NAME.yaml` all at once; JSON is YAML.
+    /// Writes `NAME.yaml` atomically; JSON is YAML.
     pub(crate) fn write(&self, name: &str, objects: &[Value]) -> Result<()> {
         let text: Vec<String> = objects.iter().map(Value::to_string).collect();
         let draft = self.manifests.join(format!(".{name}"));
@@ -165,7 +165,7 @@ impl Lab {
         )?)
     }
 
-    /// Starts the agent, which attaches its programs this way.
+    /// Starts the agent with its programs attached in this way.
     pub(crate) fn guard(&mut self, way: &'static str) -> Result<()> {
         let flag = if way == "clsact" { way } else { "best" };
         self.agent.flags = vec!["--attach".to_owned(), flag.to_owned()];
@@ -177,7 +177,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends the agent and takes its programs away, and all that they remember.
+    /// Stops the agent, detaches its programs and deletes their state.
     pub(crate) fn unguard(&mut self) -> Result<()> {
         self.firewall = None;
         self.other.iter_mut().try_for_each(Other::unguard)?;
@@ -191,12 +191,12 @@ impl Lab {
         self.firewall.is_some()
     }
 
-    /// How the agent's programs are attached, or `none`.
+    /// Returns how the agent's programs are attached, or `none`.
     pub(crate) fn firewall(&self) -> &'static str {
         self.firewall.unwrap_or("none")
     }
 
-    /// Whether the kernel can make devices of this kind.
+    /// Reports whether the kernel can create devices of this kind.
     pub(crate) fn has_kind(&mut self, kind: &'static str) -> bool {
         if let Some(known) = self.kinds.get(kind) {
             return *known;
@@ -204,13 +204,13 @@ impl Lab {
         let probe =
             format!("link add probe9 type dummy\nlink add probe8 link probe9 type {kind}\n");
         let made = self.ns("cut").ip(&probe).is_ok();
-        // Takes the other with it.
+        // Deleting this end deletes its peer as well.
         let _ = self.ns("cut").ip("link del probe9\n");
         self.kinds.insert(kind, made);
         made
     }
 
-    /// Says what is about to be tried will end like this: it decides how long to wait.
+    /// Announces the outcome of the next attempt, which decides how long to wait.
     pub(crate) fn expects(&mut self, outcome: Outcome) {
         self.patience = match outcome {
             Outcome::Arrives => PATIENCE,
@@ -218,12 +218,12 @@ impl Lab {
         };
     }
 
-    /// How long to wait for what is tried now.
+    /// Returns how long to wait for the current attempt.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// A pod's namespace, the `node`, or the `outside`.
+    /// Returns the namespace of a pod, of the `node` or of the `outside`.
     pub(crate) fn ns(&self, name: &str) -> &Ns {
         match name {
             "node" => self.net.node(),
@@ -232,8 +232,8 @@ impl Lab {
         }
     }
 
-    /// Whose address that is: a pod's, the `node`'s, the `outside`'s first one, or
-    /// `elsewhere` beside that.
+    /// Returns the address of a pod, of the `node`, the first one of the `outside`, or
+    /// `elsewhere`, a second one there.
     pub(crate) fn ip(&self, name: &str, v4: bool) -> IpAddr {
         match name {
             "node" => self.net.node_address(v4).unwrap(),
@@ -243,29 +243,29 @@ impl Lab {
         }
     }
 
-    /// The same with a port.
+    /// Returns the same address with a port.
     pub(crate) fn at(&self, name: &str, v4: bool, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(name, v4), port)
     }
 
-    /// A port that nobody has used yet.
+    /// Returns an unused port.
     pub(crate) fn port(&mut self) -> u16 {
         self.next += 1;
         self.next
     }
 
-    /// Eight bytes that no other packet carries.
+    /// Returns eight bytes that no other packet carries.
     pub(crate) fn marker(&mut self) -> [u8; 8] {
         let [high, low] = self.port().to_be_bytes();
         [0xa7, 0x7a, 0xc4, 0x1a, 0xb5, 0x0e, high, low]
     }
 
-    /// The MAC of a device.
+    /// Returns the MAC of a device.
     pub(crate) fn mac(&self, place: &str, device: &str) -> Result<[u8; 6]> {
         Frames::mac_of(self.ns(place), device)
     }
 
-    /// A frame as the sender's `eth0` would send it: from its MAC to the next hop's.
+    /// Addresses a frame as the sender's `eth0` would: from its own MAC to the next hop's.
     pub(crate) fn addressed(&self, from: &str, frame: &Frame) -> Result<Frame> {
         let source = self.mac(from, "eth0")?;
         let hop = self.hop(from, frame.destination)?;
@@ -286,14 +286,14 @@ impl Lab {
         }
     }
 
-    /// Sends a frame from a place's `eth0`, with the MACs that belong there.
+    /// Sends a frame from `eth0` of a namespace, with the correct MACs.
     pub(crate) fn send(&self, from: &str, frame: &Frame) -> Result<()> {
         let frame = self.addressed(from, frame)?;
         Frames::open(self.ns(from), "eth0")?.send(&frame.bytes())
     }
 
-    /// Does something; whether a frame that holds the marker then comes in by the
-    /// place's `eth0`.
+    /// Runs an action. Returns whether a frame with the marker then arrives on `eth0`
+    /// of the namespace.
     pub(crate) fn lands(
         &self,
         place: &str,
@@ -303,7 +303,7 @@ impl Lab {
         self.shows(place, |frame| holds(frame, marker), act)
     }
 
-    /// The same for frames of any description.
+    /// Does the same for frames that satisfy a predicate.
     pub(crate) fn shows(
         &self,
         place: &str,
@@ -317,7 +317,7 @@ impl Lab {
     }
 }
 
-/// Whether a frame holds these bytes somewhere.
+/// Reports whether a frame contains these bytes.
 pub(crate) fn holds(frame: &[u8], marker: &[u8]) -> bool {
     frame.windows(marker.len()).any(|part| part == marker)
 }

@@ -1,5 +1,5 @@
-//! What a pod that is cut off can say to a neighbour on the link, and what a pod with
-//! CAP_NET_ADMIN can do to its own interface.
+//! Traffic that a quarantined pod can send to a neighbour on the link, and changes that
+//! a pod with CAP_NET_ADMIN can make to its own interface.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use crate::attack::Attack;
 use crate::lab::{Lab, UDP, holds};
 
-/// ICMPv6: listener query and the two kinds of reports.
+/// ICMPv6 types: the listener query and both kinds of reports.
 const QUERY: u8 = 130;
 const REPORT: u8 = 131;
 const REPORT_V2: u8 = 143;
@@ -61,8 +61,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// An ICMPv6 message as hosts send it to the routers of the link, from the pod's
-/// link-local address and behind a router alert, with bytes behind it.
+/// Sends an ICMPv6 message as hosts send it to the routers of the link: from the pod's
+/// link-local address, behind a router alert, with extra bytes at the end.
 fn report(lab: &mut Lab, from: &str, kind: u8, more: usize) -> Result<Outcome> {
     let marker = lab.marker();
     let group = match kind {
@@ -70,7 +70,7 @@ fn report(lab: &mut Lab, from: &str, kind: u8, more: usize) -> Result<Outcome> {
         _ => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
     };
     let rest = match kind {
-        // No records: what follows is nothing's.
+        // No records: the bytes after this belong to none.
         REPORT_V2 => [&[0; 4][..], &marker, &vec![0; more]].concat(),
         _ => [&[0; 4][..], &group.octets(), &marker, &vec![0; more]].concat(),
     };
@@ -79,7 +79,7 @@ fn report(lab: &mut Lab, from: &str, kind: u8, more: usize) -> Result<Outcome> {
         let [.., a, b, c, d] = group.octets();
         (f.source_mac, f.destination_mac) = (source, [0x33, 0x33, a, b, c, d]);
         f.hops = 1;
-        // Router alert (RFC 2711), filled up with one PadN.
+        // Router alert (RFC 2711), padded with one PadN.
         f.extensions = vec![Extension(0, vec![0, 5, 2, 0, 0, 1, 0])];
     });
     let socket = Frames::open(lab.ns(from), "eth0")?;
@@ -112,11 +112,11 @@ fn arp(lab: &mut Lab, from: &str, more: usize) -> Result<Outcome> {
     )
 }
 
-/// It has a MAC of its own, and the pod's address.
+/// The macvlan device has its own MAC and the pod's address.
 fn macvlan(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let ns = lab.ns("rogue");
     let made = ns.ip("link add mv0 link eth0 type macvlan mode bridge\nlink set mv0 up\n");
-    // There already from the attempt before.
+    // The device still exists from the previous attempt.
     if made.is_err() {
         ns.output("ip", &["link", "show", "mv0"])?;
     }
@@ -129,7 +129,7 @@ fn macvlan(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     lab.lands("friend", &marker, || socket.send(&frame.bytes()))
 }
 
-/// Whether the node sees the mark by which a CNI might route or masquerade.
+/// Reports whether the node sees a mark by which a CNI might route or masquerade.
 fn mark(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let rules = "table inet marks\ndelete table inet marks\ntable inet marks {\n\
                  chain pre { type filter hook prerouting priority -300; meta mark 0x4000 counter; }\n}\n";
@@ -152,7 +152,7 @@ fn mark(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     Ok(Outcome::arrives(!table.contains("packets 0 ")))
 }
 
-/// As both would send in a simultaneous open (RFC 9293, 3.5).
+/// Both ends send as in a simultaneous open (RFC 9293, 3.5).
 fn crossing_syn(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let (own, far) = (lab.ip("victim", v4), lab.ip("outside", v4));
     let (here, there) = (lab.port(), lab.port());

@@ -1,9 +1,9 @@
 //! The attack lab: hostile pods, neighbours and outsiders against the real agent.
 //!
-//! Every attack is tried on a routed and on a bridged node: first without a firewall,
-//! which shows that it would have arrived, then with the agent attached by tcx links
-//! and as clsact filters. Each test prints its attacks as a table; what honest senders
-//! do in the same way has its rows there too, and must arrive.
+//! Every attack runs on a routed and on a bridged node: first without a firewall, which
+//! proves that the attack works there, then with the agent attached by tcx links and as
+//! clsact filters. Each test prints its attacks as a table. The table also has rows for
+//! honest senders that use the same means; their traffic must arrive.
 #![allow(clippy::unwrap_used)]
 
 mod again;
@@ -27,7 +27,7 @@ mod wire;
 
 use attack::{Attack, attempt};
 
-/// Everything that is tried, by the test that tries it.
+/// All attacks, by the test that runs them.
 const ALL: &[(&str, &[Attack])] = &[
     ("checksums", checksums::ATTACKS),
     ("trains", trains::ATTACKS),

@@ -1,5 +1,5 @@
-//! Devices, bridges and virtual machines that a pod with CAP_NET_ADMIN makes behind its
-//! interface: whatever they are, what they send comes out of that interface.
+//! Devices, bridges and virtual machines that a pod with CAP_NET_ADMIN creates behind
+//! its interface: whatever they are, their packets leave through that interface.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -11,11 +11,11 @@ use ringfence_tests::testnet::{Frames, Ns};
 use crate::attack::Attack;
 use crate::lab::{Lab, UDP};
 
-/// Counted of an address that isn't the pod's.
+/// Reasons counted for an address that isn't the pod's.
 const ADDRESS: &[&str] = &["spoofed_address"];
-/// Counted of a MAC that isn't the pod's.
+/// Reasons counted for a MAC that isn't the pod's.
 const MAC: &[&str] = &["spoofed_mac"];
-/// The MAC of a machine inside the pod.
+/// The MAC of a virtual machine inside the pod.
 const INNER: [u8; 6] = [2, 0, 0, 0, 0x77, 7];
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -73,7 +73,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::honest("a machine that a pod routes and masquerades", masqueraded),
 ];
 
-/// Pods that have machines pass their packets on.
+/// Makes the pods with virtual machines forward their packets.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     for pod in ["rogue", "neighbour"] {
         lab.ns(pod).sysctl("net/ipv4/ip_forward", "1")?;
@@ -89,7 +89,7 @@ pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// An address of a machine inside a pod.
+/// Returns the address of a virtual machine inside a pod.
 fn inner(v4: bool) -> IpAddr {
     match v4 {
         true => [172, 17, 0, 2].into(),
@@ -97,13 +97,13 @@ fn inner(v4: bool) -> IpAddr {
     }
 }
 
-/// A datagram to the victim, with somebody's address.
+/// Builds a datagram to the victim with the given source address.
 fn to_victim(lab: &mut Lab, v4: bool, shown: IpAddr) -> (Frame, [u8; 8]) {
     let (marker, from) = (lab.marker(), SocketAddr::new(shown, lab.port()));
     (datagram(from, lab.at("victim", v4, UDP), &marker), marker)
 }
 
-/// An `ipvlan` device in a namespace inside the pod has the pod's MAC, and any address.
+/// An `ipvlan` device in a namespace inside the pod: it has the pod's MAC and any address.
 fn ipvlan(lab: &mut Lab, v4: bool, mode: &str) -> Result<Outcome> {
     let friend = lab.ip("friend", v4);
     let (own, length) = (lab.ns("rogue").clone(), if v4 { 32 } else { 128 });
@@ -124,7 +124,8 @@ fn ipvlan(lab: &mut Lab, v4: bool, mode: &str) -> Result<Outcome> {
     sent
 }
 
-/// A plain socket of the pod's own stack, with an address that the pod has given itself.
+/// Sends from a plain socket of the pod's own stack, with an address the pod assigned
+/// to itself.
 fn sends_from(ns: &Ns, from: IpAddr, to: SocketAddr, payload: &[u8]) -> Result<()> {
     let socket = ns.run(|| UdpSocket::bind(SocketAddr::new(from, 0)))??;
     Ok(socket.send_to(payload, to).map(drop)?)
@@ -164,7 +165,7 @@ fn bridged(lab: &mut Lab, v4: bool, mac: [u8; 6], shown: &str) -> Result<Outcome
     bridged_in(lab, v4, "rogue", mac, shown)
 }
 
-/// A bridge inside the pod whose ports are the pod's interface and a machine's.
+/// A bridge inside the pod whose ports are the pod's interface and a virtual machine's.
 fn bridged_in(lab: &mut Lab, v4: bool, pod: &str, mac: [u8; 6], shown: &str) -> Result<Outcome> {
     let own = lab.ns(pod).clone();
     let machine = Machine::with_frames(&own, "tap9")?;
@@ -188,7 +189,7 @@ fn masqueraded(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     routed_in(lab, v4, "neighbour", inner(v4))
 }
 
-/// The pod is the machine's router: packets leave with the pod's MAC.
+/// The pod routes for its virtual machine: packets leave with the pod's MAC.
 fn routed_in(lab: &mut Lab, v4: bool, pod: &str, shown: IpAddr) -> Result<Outcome> {
     let own = lab.ns(pod).clone();
     let machine = Machine::with_packets(&own, "tun9")?;

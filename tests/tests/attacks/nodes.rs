@@ -1,5 +1,5 @@
-//! Around egress by addresses of the node that its Node object doesn't list, and by
-//! Services that claim the addresses of others.
+//! Bypasses of egress policy: node addresses that the Node object doesn't list, and
+//! Services that claim foreign addresses.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::attack::Attack;
 use crate::lab::{Lab, Layout, TCP};
 
-/// The port of every node that leads to the neighbour.
+/// The NodePort that leads to the neighbour.
 const NODE_PORT: u16 = 30080;
-/// The node's addresses on a second interface, one a family.
+/// The node's addresses on a second interface, one per family.
 const SECOND: [&str; 2] = ["192.168.88.2", "fd88::2"];
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -30,7 +30,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::new("a NodePort at the bridge's link-local address", link_local)
         .on_a_bridge()
         .v6(),
-    // No router forwards what comes from a link-local address.
+    // No router forwards packets with a link-local source address.
     Attack::futile(
         "a NodePort at a routed pod's link-local gateway",
         link_local,
@@ -52,8 +52,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// A second interface, a NodePort at every address of the node's, and a tenant's
-/// Service that claims others' addresses.
+/// Adds a second interface, a NodePort at every address of the node, and a tenant's
+/// Service that claims foreign addresses.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     let node = lab.ns("node");
     let [v4, v6] = SECOND;
@@ -128,7 +128,7 @@ fn bridge_link_local(lab: &Lab) -> Result<IpAddr> {
     Ok(words.next().context("no link-local address")?.parse()?)
 }
 
-/// A pod's call of the NodePort; whether the neighbour answers.
+/// Calls the NodePort from a pod. Returns whether the neighbour answers.
 fn calls(lab: &Lab, from: &str, at: IpAddr) -> Result<Outcome> {
     let scope = lab.ns(from).run(|| if_nametoindex("eth0"))??;
     let to = match at {
@@ -149,7 +149,7 @@ fn second(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     calls(lab, "caged", SECOND[usize::from(!v4)].parse()?)
 }
 
-/// 169.254.1.1 and fe80::1 where pods are routed.
+/// 169.254.1.1 and fe80::1, the gateways of routed pods.
 fn gateway(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     calls(lab, "caged", lab.net.mode().gateway(v4))
 }
@@ -178,7 +178,7 @@ fn claimed_pod(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     reaches(lab, "friend", v4, "friend")
 }
 
-/// Another proxy serves it, which for this one's tables is nobody's Service.
+/// Another proxy serves this Service; it is absent from the default proxy's tables.
 fn of_others(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     lab.write("services", &services(lab)[2..])?;
     if lab.is_guarded() {

@@ -1,5 +1,5 @@
-//! Whoever would pass as the node itself: packets that the kernel puts together or
-//! takes apart lose the device by which they came in.
+//! Senders that try to pass as the node itself: packets that the kernel reassembles or
+//! fragments lose their ingress device.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -14,16 +14,16 @@ use ringfence_tests::testnet::{Frames, Probe, call_tcp, ping, probe_tcp, probe_u
 use crate::attack::Attack;
 use crate::lab::{Lab, Layout, TCP, UDP};
 
-/// IPv6's options that every router looks at, and those of the destination.
+/// IPv6 options for every router on the path, and those for the destination.
 const HOP_BY_HOP: u8 = 0;
 pub(crate) const DESTINATION: u8 = 60;
-/// Where datagrams are cut: the second piece has 1,232 bytes, as much as fits into
-/// 1,280 without options, and doesn't fit with them.
+/// The offset at which datagrams are fragmented: the second fragment has 1,232 bytes,
+/// which fits into 1,280 without options and doesn't fit with them.
 pub(crate) const FIRST: usize = 512;
 const SECOND: usize = 1232;
-/// A port of the outside that the node refuses on its behalf.
+/// A port of the outside that the node rejects on the outside's behalf.
 const REFUSED: u16 = 777;
-/// A port on which nobody listens.
+/// A port without a listener.
 const NOBODY: u16 = 9;
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -86,8 +86,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::honest("the node's word on a smaller MTU ahead", smaller_mtu),
 ];
 
-/// Connection tracking, refusals on behalf of others, a small MTU ahead, and on a
-/// bridge one more port for an outsider.
+/// Sets up connection tracking, rejections on behalf of others, a small MTU on the
+/// path, and on a bridge one more port for an outsider.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     let refuse = [true, false].map(|v4| {
         let (family, to) = (if v4 { "ip" } else { "ip6" }, lab.ip("outside", v4));
@@ -130,7 +130,7 @@ fn nft(lab: &Lab, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// A datagram to the victim that is to be cut at [`FIRST`].
+/// Builds a datagram to the victim that is to be fragmented at [`FIRST`].
 pub(crate) fn long_one(lab: &mut Lab, from: &str, v4: bool) -> (Frame, [u8; 8]) {
     let marker = lab.marker();
     let from = SocketAddr::new(lab.ip(from, v4), lab.port());
@@ -186,13 +186,13 @@ fn plain(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     lab.lands("victim", &marker, || in_pieces(lab, "outside", &frame, &[]))
 }
 
-/// A capture shares every packet that comes in, so that the kernel copies it later.
+/// A capture shares every incoming packet, which makes the kernel copy it later.
 fn captured(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let _capture = Frames::open(lab.ns("node"), "eth0")?;
     plain(lab, v4)
 }
 
-/// Both captured and put together from its end.
+/// Both captured and reassembled from its last fragment.
 fn backwards(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let _capture = Frames::open(lab.ns("node"), "eth0")?;
     let (frame, marker) = long_one(lab, "outside", v4);
@@ -217,7 +217,7 @@ fn follow_up(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     lab.lands("victim", &marker, || lab.send("outside", &next))
 }
 
-/// From a port of the bridge that isn't a pod's.
+/// Sends from a bridge port that isn't a pod's.
 fn over_the_bridge(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let family = if v4 { "iptables" } else { "ip6tables" };
     let sysctl = format!("net/bridge/bridge-nf-call-{family}");
@@ -256,13 +256,13 @@ fn probes(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     for (what, probe) in seen {
         ensure!(probe == Probe::Open, "{what}: {probe}");
     }
-    // Nobody listens: the pod's own refusals get back, and the node's SYN got there.
+    // There is no listener: the pod's own resets get back, and the node's SYN arrived.
     let closed = probe_tcp(node, to, NOBODY, patience)?;
     ensure!(closed == Probe::Refused, "TCP to a closed port: {closed}");
     Ok(Outcome::Arrives)
 }
 
-/// The node's own pieces: it cuts them itself, and puts the answer together.
+/// The node's own fragments: it fragments the request itself and reassembles the answer.
 fn long_probe(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("victim", v4, UDP);
     let socket = lab.ns("node").run(|| {
@@ -275,8 +275,8 @@ fn long_probe(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     Ok(Outcome::arrives(socket.recv(&mut [0; 5000]).is_ok()))
 }
 
-/// A bridge sends copies to all its ports then, and the packet that the node's socket
-/// has sent to the one that it got first, the victim's. Only its node reaches `cut`.
+/// For an unknown MAC the bridge floods copies to all its ports. The original packet of
+/// the node's socket goes to the first port, the victim's. Only the node itself reaches `cut`.
 fn flooded(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("cut", v4, UDP);
     let socket = lab
@@ -284,7 +284,7 @@ fn flooded(lab: &mut Lab, v4: bool) -> Result<Outcome> {
         .run(|| UdpSocket::bind(if v4 { "0.0.0.0:0" } else { "[::]:0" }))??;
     let markers = [lab.marker(), lab.marker()];
     let send = |marker: &[u8]| Ok(socket.send_to(marker, to).map(drop)?);
-    // From then on the node knows the pod's MAC, which the bridge forgets.
+    // From here on the node knows the pod's MAC; the bridge is made to forget it.
     let known = lab.lands("cut", &markers[0], || send(&markers[0]))?;
     ensure!(known == Outcome::Arrives, "it didn't get there before");
     let ports = lab.net.pods().iter().map(|pod| &pod.host_device);
@@ -312,8 +312,8 @@ fn calls_of_the_node(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     Ok(Outcome::Arrives)
 }
 
-/// Whether a pod's datagram gets to the node and the answer back. The node's socket
-/// has this very address, where the shared servers would answer from another one.
+/// Reports whether a pod's datagram reaches the node and is answered. The node's socket
+/// is bound to this very address; the shared servers would answer from another one.
 fn answers_datagrams(lab: &Lab, address: IpAddr) -> Result<bool> {
     let bind = |place: &str, at: SocketAddr| {
         anyhow::Ok(lab.ns(place).run(|| {
@@ -337,7 +337,7 @@ fn answers_datagrams(lab: &Lab, address: IpAddr) -> Result<bool> {
     Ok(pod.recv(&mut buffer).is_ok())
 }
 
-/// What the node sends under the outside's name, or about its packets.
+/// Packets that the node sends under the outside's address, or about its packets.
 fn refusals(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let (pod, to, patience) = (lab.ns("victim"), lab.ip("outside", v4), lab.patience());
     let seen = [
@@ -353,7 +353,7 @@ fn refusals(lab: &mut Lab, v4: bool) -> Result<Outcome> {
 fn smaller_mtu(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let (marker, to) = (lab.marker(), lab.at("elsewhere", v4, UDP));
     let payload = [&marker[..], &[0; 1392]].concat();
-    // The victim forgets what it heard before.
+    // The victim forgets what it learned earlier.
     lab.ns("victim").output(
         "ip",
         &[if v4 { "-4" } else { "-6" }, "route", "flush", "cache"],

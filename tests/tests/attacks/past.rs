@@ -1,10 +1,10 @@
-//! Around the hook of the pod's device, by a pod with CAP_NET_ADMIN.
+//! Bypasses of the hook on the pod's device, by a pod with CAP_NET_ADMIN.
 //!
-//! What an `ifb` sends on skips the classifiers of the next device
-//! (`tc_skip_classify`, `tcf_action_exec` and `__netif_receive_skb_core`), and that flag
-//! outlives the veth. So a pod redirects its own egress to an `ifb` of its own. Where
-//! the redirecting filter met the packet a second time, the flag would be spent there:
-//! it takes every other packet, by chance, and the attacker sends many.
+//! Packets that an `ifb` sends on skip the classifiers of the next device
+//! (`tc_skip_classify`, `tcf_action_exec` and `__netif_receive_skb_core`), and that
+//! flag survives the veth. So a pod redirects its own egress to its own `ifb`. If the
+//! redirecting filter matched the packet a second time, it would consume the flag. The
+//! filter therefore matches every other packet, at random, and the attacker sends many.
 
 use anyhow::Result;
 use nix::net::if_::if_nametoindex;
@@ -18,10 +18,11 @@ use crate::attack::Attack;
 use crate::lab::{Lab, UDP};
 use crate::own;
 
-/// Of which the one or other is taken at the first look and not at the second: all but
-/// one in 10,000 times.
+/// The number of packets sent. In all but one of 10,000 runs the filter matches at
+/// least one of them on the first pass and not on the second.
 pub(crate) const TRIES: usize = 32;
-/// A fragment has to, and the one behind it as well.
+/// The number of pairs sent: both the first fragment and the one after it must get past
+/// the hook.
 const PAIRS: usize = 150;
 
 /// `ld rand; jset #1, take, leave; take: ret -1; leave: ret 0` (SKF_AD_RANDOM).
@@ -91,7 +92,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// Gives the attackers their devices; the node puts pieces together.
+/// Creates the attackers' devices; the node reassembles fragments.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     own::prepare(lab)?;
     for pod in ["rogue", "caged", "cut", "friend"] {
@@ -113,7 +114,7 @@ pub(crate) fn detour(ns: &Ns) -> Result<()> {
     Ok(())
 }
 
-/// One pod's way past the hook.
+/// An attempt by one pod to get past the hook.
 struct Way {
     from: &'static str,
     shown: &'static str,
@@ -122,7 +123,7 @@ struct Way {
 }
 
 impl Way {
-    /// A pod sends with somebody's address to somebody.
+    /// A pod sends under the address of `shown` to `to`.
     const fn new(from: &'static str, shown: &'static str, to: &'static str) -> Self {
         let tag = Tag::NONE;
         Self {
@@ -138,17 +139,17 @@ impl Way {
     }
 }
 
-/// The tag that the agent gives a pod's packets.
+/// Returns the tag that the agent gives a pod's packets.
 pub(crate) fn tag_of(lab: &Lab, pod: &str) -> Result<Tag> {
     let device = lab.net.pod(pod)?.host_device.clone();
     let ifindex = lab.ns("node").run(|| if_nametoindex(device.as_str()))??;
     Ok(Tag::new(Endpoint::home_slot(ifindex), false))
 }
 
-/// Has the pod's `ifb` write a tag: a classifier's class becomes `tc_index` where no
-/// action follows on it (`tc_run`).
+/// Makes the pod's `ifb` write a tag: a classifier's class becomes `tc_index` if no
+/// action follows (`tc_run`).
 fn forge(ns: &Ns, tag: Tag) -> Result<()> {
-    // There is none at first.
+    // No filter exists the first time.
     let _ = ns.output("tc", &["filter", "del", "dev", "ifb9", "egress"]);
     let program = format!("1,6 0 0 {}", 0x1_0000 | u32::from(tag.0));
     let words = "filter add dev ifb9 egress protocol all pref 1 bpf bytecode";
@@ -163,7 +164,7 @@ fn past(lab: &mut Lab, v4: bool, way: &Way) -> Result<Outcome> {
     let shown = std::net::SocketAddr::new(lab.ip(way.shown, v4), lab.port());
     let frame = datagram(shown, lab.at(way.to, v4, UDP), &marker);
     let frame = lab.addressed(way.from, &frame)?;
-    // The node answers whose address it is.
+    // The node answers to the owner of the address.
     let watched = if way.to == "node" { way.shown } else { way.to };
     sends(lab, way.from, watched, &marker, &[frame], TRIES)
 }
@@ -183,7 +184,7 @@ fn sends(
     })
 }
 
-/// They lose the device by which they came in, and keep the tag.
+/// Reassembled packets lose their ingress device and keep the tag.
 fn in_pieces(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     forge(lab.ns("rogue"), Tag::NODE)?;
     let (whole, marker) = own::long_one(lab, "friend", v4);

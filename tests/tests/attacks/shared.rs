@@ -1,4 +1,5 @@
-//! Around egress on a shared bridge: by addresses that name a link instead of a pod.
+//! Bypasses of egress policy on a shared bridge: addresses that name a link instead of
+//! a pod.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
@@ -46,7 +47,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// All systems of the link: 224.0.0.1 and ff02::1.
+/// Returns the address of all systems on the link: 224.0.0.1 or ff02::1.
 fn everybody(lab: &Lab, from: &str, v4: bool) -> Result<SocketAddr> {
     match v4 {
         true => Ok(SocketAddr::from(([224, 0, 0, 1], UDP))),
@@ -54,13 +55,13 @@ fn everybody(lab: &Lab, from: &str, v4: bool) -> Result<SocketAddr> {
     }
 }
 
-/// An address of a link, as seen from a pod's `eth0`.
+/// Returns an address on the link, scoped to a pod's `eth0`.
 fn on_link(lab: &Lab, from: &str, ip: Ipv6Addr, port: u16) -> Result<SocketAddr> {
     let scope = lab.ns(from).run(|| if_nametoindex("eth0"))??;
     Ok(SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-/// The address that a pod's interface makes from its MAC (RFC 4291, appendix A).
+/// Returns the address that a pod's interface derives from its MAC (RFC 4291, appendix A).
 fn link_local_of(lab: &Lab, pod: &str) -> Result<Ipv6Addr> {
     let [a, b, c, d, e, f] = lab.net.pod(pod)?.mac;
     let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
@@ -81,7 +82,7 @@ fn socket(lab: &Lab, from: &str, v4: bool) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// One datagram; whether it comes to the neighbour.
+/// Sends one datagram. Returns whether it reaches the neighbour.
 fn reaches(lab: &mut Lab, from: &str, to: SocketAddr) -> Result<Outcome> {
     let (marker, socket) = (lab.marker(), socket(lab, from, to.is_ipv4())?);
     lab.lands("neighbour", &marker, || {
@@ -89,15 +90,15 @@ fn reaches(lab: &mut Lab, from: &str, to: SocketAddr) -> Result<Outcome> {
     })
 }
 
-/// Sends to a group, waits for the neighbour's answer, then sends to the neighbour
-/// alone; whether that comes there.
+/// Sends to a group, waits for the neighbour's answer, then sends to the neighbour alone.
+/// Returns whether that datagram arrives.
 fn follows(lab: &mut Lab, group: SocketAddr) -> Result<Outcome> {
     let v4 = group.is_ipv4();
     let (marker, socket) = (lab.marker(), socket(lab, "caged", v4)?);
     socket.send_to(b"who is there?", group)?;
     let neighbour = lab.at("neighbour", v4, UDP);
     let mut buffer = [0; 64];
-    // Everybody on the link may answer; nobody does where the call goes nowhere.
+    // Any host on the link may answer; none does if the call goes nowhere.
     while let Ok((_, who)) = socket.recv_from(&mut buffer) {
         if who.ip() == neighbour.ip() {
             break;
@@ -152,7 +153,7 @@ fn of_a_friend(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     reaches(lab, "friend", group)
 }
 
-/// Replies to whoever may call pass, whatever egress says.
+/// Replies to callers that ingress policy allows pass, whatever egress policy says.
 fn the_other_way(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let to = lab.at("caged", v4, TCP);
     let banner = call_tcp(lab.ns("neighbour"), None, to, lab.patience())?;

@@ -1,4 +1,4 @@
-//! Outsiders with the addresses of those inside.
+//! Outsiders that use the addresses of local endpoints.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use ringfence_tests::packets::Frame;
 use crate::attack::Attack;
 use crate::lab::{Lab, TCP, UDP};
 
-/// Counted of what comes in from outside with an address of this node's pods.
+/// Reasons counted for packets from outside with the address of one of this node's pods.
 const REASONS: &[&str] = &["spoofed_from_outside"];
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -75,7 +75,7 @@ fn own_address(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     from_outside(lab, v4, "victim", "victim")
 }
 
-/// A capture would see it before any hook: what counts is that a socket gets it.
+/// A capture would see the datagram before any hook; only delivery to a socket counts.
 fn datagram_to_the_node(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let marker = lab.marker();
     let port = lab.port();

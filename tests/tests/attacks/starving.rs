@@ -1,4 +1,4 @@
-//! Small storms: who fills what is kept of connections must not silence others.
+//! Small floods: a pod that fills the connection table must not cut off others.
 
 use std::net::SocketAddr;
 
@@ -10,13 +10,13 @@ use ringfence_tests::testnet::{Frames, Probe, call_tcp, probe_udp};
 use crate::attack::Attack;
 use crate::lab::{Lab, TCP, UDP};
 
-/// More than an endpoint may have of connections that nobody has answered.
+/// More than the number of unanswered connections an endpoint may have.
 const MANY: u16 = 10_000;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const FIN: u8 = 0x11;
 
-// Each is honest of its kind: what has to arrive is what others send meanwhile.
+// The packets are all honest; the packets that must arrive are those others send meanwhile.
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack::honest(
         "calls of a pod to which a client has sent 10,000 RSTs",
@@ -40,7 +40,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// Sends a frame from many ports. `change` is done to its bytes.
+/// Sends a frame from many ports, with `change` applied to its bytes.
 fn storm(lab: &Lab, from: &str, model: &Frame, change: fn(&mut [u8])) -> Result<()> {
     let frame = lab.addressed(from, model)?;
     let from_port = |number: u16| {
@@ -62,13 +62,13 @@ fn storm(lab: &Lab, from: &str, model: &Frame, change: fn(&mut [u8])) -> Result<
     Ok(())
 }
 
-/// Spoils a UDP checksum: its receiver throws it away, and nobody answers.
+/// Corrupts a UDP checksum: the receiver discards the datagram and never answers.
 fn spoil(frame: &mut [u8]) {
     let v4 = frame[ETHERNET] >> 4 == 4;
     frame[ETHERNET + ip_header(v4) + 7] ^= 0x55;
 }
 
-/// Whether the neighbour's calls of the victim are answered, new ones each time.
+/// Reports whether the neighbour's calls to the victim are answered, each a new connection.
 fn victim_answers(lab: &Lab, v4: bool) -> Result<Outcome> {
     for _ in 0..5 {
         let to = lab.at("victim", v4, TCP);

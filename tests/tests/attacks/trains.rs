@@ -1,5 +1,5 @@
-//! Trains that the kernel, or a card, is to cut into packets (GSO), whose header says of
-//! them what isn't so.
+//! Trains that the kernel, or a card, is to cut into packets (GSO), with headers that
+//! misdescribe them.
 
 use std::net::SocketAddr;
 
@@ -11,21 +11,21 @@ use crate::attack::Attack;
 use crate::checksums::{DENIED_PORT, TCP_CHECKSUM, UDP_CHECKSUM, goes_out};
 use crate::lab::{Lab, OPEN_PORT, holds};
 
-/// Payload bytes of each piece.
+/// The number of payload bytes in each segment.
 const PIECE: u16 = 64;
-/// Where the destination port lies in both protocols' headers.
+/// The offset of the destination port in both protocols' headers.
 const PORT: usize = 2;
 
 pub(crate) const ATTACKS: &[Attack] = &[
-    // Linux 6.12 and later cut nothing whose sum starts elsewhere than its header
-    // (`tcp_gso_segment`, `__udp_gso_segment`), not even the pod's own.
+    // Linux 6.12 and later don't segment a train whose checksum starts elsewhere than
+    // at its header (`tcp_gso_segment`, `__udp_gso_segment`), not even the pod's own.
     Attack::futile("a train of segments, its sum over the port", |lab, v4| {
         moved(lab, v4, Kind::Tcp)
     }),
     Attack::futile("a train of datagrams, its sum over the port", |lab, v4| {
         moved(lab, v4, Kind::Udp)
     }),
-    // The kernel cuts it in the pod, and sums it all the same (`udp4_ufo_fragment`).
+    // The kernel segments it in the pod, and still writes the checksum (`udp4_ufo_fragment`).
     Attack::futile(
         "a datagram to be cut in fragments, its sum over the port",
         |lab, v4| moved(lab, v4, Kind::Fragments),
@@ -60,10 +60,10 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// Counted of a port that `caged` may not use.
+/// Reasons counted for a port that `caged` may not call.
 const POLICY: &[&str] = &["policy"];
 
-/// What is to be cut, and into what.
+/// The kind of train, and of the packets it is cut into.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Tcp,
@@ -72,7 +72,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// `VIRTIO_NET_HDR_GSO_*` of linux/virtio_net.h.
+    /// Returns the `VIRTIO_NET_HDR_GSO_*` constant of linux/virtio_net.h.
     fn gso(self, v4: bool) -> u8 {
         match self {
             Self::Tcp if v4 => 1,
@@ -82,7 +82,7 @@ impl Kind {
         }
     }
 
-    /// Where the checksum lies in the header, and where that ends.
+    /// Returns the offset of the checksum in the header, and the header's length.
     fn header(self) -> (usize, usize) {
         match self {
             Self::Tcp => (TCP_CHECKSUM, 20),
@@ -91,8 +91,8 @@ impl Kind {
     }
 }
 
-/// One of `caged` to the outside, which may be called on one port: its bytes, what is
-/// to be done to them, and its marker.
+/// Builds a train from `caged` to the outside, of which one port is allowed. Returns
+/// its bytes, its offload header and its marker.
 fn coach(lab: &mut Lab, v4: bool, kind: Kind, port: u16) -> Result<(Vec<u8>, VnetHeader, [u8; 8])> {
     let marker = lab.marker();
     let (from, to) = (lab.ip("caged", v4), lab.at("outside", v4, port));
@@ -102,7 +102,7 @@ fn coach(lab: &mut Lab, v4: bool, kind: Kind, port: u16) -> Result<(Vec<u8>, Vne
             .with(|f| f.payload.extend(payload)),
         _ => datagram(from, to, &payload),
     };
-    // Later fragments follow a first one by its number.
+    // Later fragments are matched to a first one by its identification.
     let frame = frame.with(|f| f.identification = from.port());
     let start = ETHERNET + ip_header(v4);
     let (sum, length) = kind.header();
@@ -116,31 +116,32 @@ fn coach(lab: &mut Lab, v4: bool, kind: Kind, port: u16) -> Result<(Vec<u8>, Vne
     Ok((lab.addressed("caged", &frame)?.bytes(), header, marker))
 }
 
-/// A train to the open port whose sum is to be written over that;
-/// whether anything comes out otherwise than it was sent.
+/// Sends a train to the allowed port with a checksum to be written over the port.
+/// Returns whether any packet comes out modified.
 fn moved(lab: &mut Lab, v4: bool, kind: Kind) -> Result<Outcome> {
     let (bytes, header, marker) = coach(lab, v4, kind, OPEN_PORT)?;
     let header = VnetHeader {
-        // The kernel knows where in the header a sum is, not where the header is.
+        // The kernel is told where in the header the checksum is, not where the header is.
         csum_start: header.csum_start + PORT as u16 - header.csum_offset,
         ..header
     };
     let injector = Injector::open(lab.ns("caged"), "eth0")?;
     let (start, at) = (ETHERNET + ip_header(v4), ETHERNET + ip_header(v4) + PORT);
     let same = |frame: &[u8], at: usize| frame[at..at + 2] == bytes[at..at + 2];
-    // The source port tells a header from a later fragment's payload.
+    // The source port distinguishes a header from the payload of a later fragment.
     let changed = |frame: &[u8]| holds(frame, &marker) && same(frame, start) && !same(frame, at);
     lab.shows("outside", changed, || {
         injector.send(&header, &bytes).map(drop)
     })
 }
 
-/// A train as it is, or its headers said to be short; whether it comes out in pieces.
+/// Sends a train as it is, or with its headers declared too short. Returns whether it
+/// comes out in segments.
 fn train(lab: &mut Lab, v4: bool, kind: Kind, port: u16, whole: bool) -> Result<Outcome> {
     let (bytes, header, marker) = coach(lab, v4, kind, port)?;
     let header = match whole {
         true => header,
-        // With a sum to write the kernel takes headers to reach that far.
+        // With a checksum to write, the kernel assumes that headers reach that far.
         false => VnetHeader {
             csum_start: 0,
             csum_offset: 0,

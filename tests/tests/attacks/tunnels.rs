@@ -1,4 +1,4 @@
-//! Packets that the node takes out of a tunnel: what is inside may claim anything.
+//! Packets that the node decapsulates: the inner packet may claim any address.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,10 @@ use ringfence_tests::attack::{Outcome, datagram, vxlan};
 use crate::attack::Attack;
 use crate::lab::{Lab, UDP};
 
-/// VXLAN's port, Linux's older one, and those of two CNIs.
+/// VXLAN's port, Linux's old default, and the ports of two CNIs.
 const PORTS: [u16; 4] = [4789, 8472, 6784, 8473];
 const NETWORK: u32 = 7;
-/// Counted of what goes into a node's tunnel.
+/// Reasons counted for packets into a node's tunnel.
 const REASONS: &[&str] = &["tunnel"];
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -45,12 +45,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack::honest("another pod's datagram to port 8473 of a pod", to_a_pod),
 ];
 
-/// The node's own tunnels, one a port.
+/// Creates the node's own tunnels, one per port.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     PORTS.iter().try_for_each(|&port| tunnel(lab, port))
 }
 
-/// Both families arrive at one device: it takes what comes for its port and number.
+/// Creates a tunnel device: it accepts packets of both families by port and VNI.
 fn tunnel(lab: &Lab, port: u16) -> Result<()> {
     let local = lab.ip("node", false);
     let outer4 = format!(
@@ -62,7 +62,7 @@ fn tunnel(lab: &Lab, port: u16) -> Result<()> {
     lab.ns("node").ip(&outer4)
 }
 
-/// A datagram of a friend's to the victim, inside of the attacker's own.
+/// Sends a datagram from a friend to the victim inside the attacker's own datagram.
 fn inject(lab: &mut Lab, who: &str, v4: bool, port: u16) -> Result<Outcome> {
     let to = lab.at("node", v4, port);
     inject_at(lab, who, to)
@@ -87,7 +87,7 @@ fn by_the_gateway(lab: &mut Lab, v4: bool) -> Result<Outcome> {
 
 fn new_tunnel(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let port = if v4 { 7001 } else { 7002 };
-    // The last attempt's may be there still.
+    // The devices of the previous attempt may still exist.
     let gone = |device: &str| lab.ns("node").ip(&format!("link del {device}{port}\n"));
     let _ = gone("vx").and_then(|()| gone("vy"));
     tunnel(lab, port)?;
@@ -97,7 +97,8 @@ fn new_tunnel(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     inject(lab, "rogue", v4, port)
 }
 
-/// No node unpacks it there: whatever a pod does with it is inside of that pod.
+/// The node doesn't decapsulate it: whatever the receiving pod does with it stays in
+/// that pod.
 fn to_a_pod(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     let marker = lab.marker();
     let from = SocketAddr::new(lab.ip("rogue", v4), lab.port());

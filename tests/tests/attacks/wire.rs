@@ -1,5 +1,5 @@
-//! Two nodes and a wire between them: a hostile pod of the other node, and whoever can
-//! send on the wire. Each node has an agent of its own.
+//! Two nodes and a wire between them: a hostile pod on the other node, and an attacker
+//! on the wire. Each node has its own agent.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,13 +17,13 @@ use crate::lab::{Lab, UDP};
 use crate::{own, past};
 
 const NODE: &str = "node-2";
-/// Both nodes' ends of the wire, and the tunnel's number and port.
+/// Both nodes' ends of the wire, and the tunnel's VNI and port.
 const HERE: [&str; 2] = ["172.30.0.1", "fd30::1"];
 const THERE: [&str; 2] = ["172.30.0.2", "fd30::2"];
 const NETWORK: u32 = 7;
 const PORT: u16 = 8472;
-/// Pods of the other node: the victim takes calls of `ally` alone. What `evader` sends
-/// goes past the hook of its node, every other time by chance.
+/// Pods of the other node. The victim accepts calls from `ally` only. Packets of
+/// `evader` get past the hook of its node, every other one at random.
 const PODS: [(&str, &str, u8); 3] = [
     ("mallory", "mallory", 21),
     ("ally", "friend", 22),
@@ -105,22 +105,22 @@ pub(crate) const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// The other node, with pods and an agent. The fields' order is the order of their end.
+/// The other node, with pods and an agent. Fields are dropped in the order of their declaration.
 pub(crate) struct Other {
     pub(crate) agent: Agent,
     net: Net,
-    /// What all that is sent on the wire carries.
+    /// The tag on every packet sent on the wire.
     tag: Tag,
 }
 
 impl Other {
-    /// Guards its pods.
+    /// Starts its agent.
     pub(crate) fn guard(&mut self) -> Result<()> {
         self.agent
             .start(&mut self.net, &["shop/mallory", "shop/ally", "shop/evader"])
     }
 
-    /// Ends that.
+    /// Stops its agent.
     pub(crate) fn unguard(&mut self) -> Result<()> {
         self.agent.stop(&mut self.net)?;
         self.agent.run_on_node(&["uninstall"]).map(drop)
@@ -134,8 +134,8 @@ fn pod(v4: bool, number: u8) -> IpAddr {
     }
 }
 
-/// Lays the other node and the wire, and a tunnel over it; each side's packets for the
-/// other's pods go by the wire. The node puts pieces together.
+/// Creates the other node, the wire and a tunnel over it. Each side's packets to the
+/// other side's pods use the wire. The node reassembles fragments.
 pub(crate) fn prepare(lab: &mut Lab) -> Result<()> {
     own::prepare(lab)?;
     let mut builder = Net::builder().outside([]);
@@ -188,9 +188,9 @@ fn other(lab: &Lab) -> Result<&Other> {
         .ok_or_else(|| anyhow::anyhow!("no other node"))
 }
 
-/// Has all that is sent on the wire carry a tag, and the mark that this node sets on
-/// what it has seen. A clsact filter's class becomes `tc_index`, which a veth keeps; it
-/// clears the mark. Real wires carry neither.
+/// Makes all packets on the wire carry a tag, and the mark that this node sets on
+/// packets it has seen. A clsact filter's class becomes `tc_index`, which a veth keeps;
+/// it clears the mark. Real wires carry neither.
 fn tagged(lab: &mut Lab, tag: Tag) -> Result<()> {
     let other = lab.other.as_mut().context("no other node")?;
     if other.tag == tag {
@@ -198,7 +198,7 @@ fn tagged(lab: &mut Lab, tag: Tag) -> Result<()> {
     }
     other.tag = tag;
     let there = other.net.node();
-    // There are none at first.
+    // No filter exists the first time.
     let _ = there.output("tc", &["filter", "del", "dev", "wire0", "egress"]);
     let _ = there.output("nft", &["delete table netdev wire"]);
     if tag == Tag::NONE {
@@ -213,7 +213,7 @@ fn tagged(lab: &mut Lab, tag: Tag) -> Result<()> {
     there.output("nft", &[mark]).map(drop)
 }
 
-/// A datagram to the victim under an address.
+/// Builds a datagram to the victim with the given source address.
 fn to_victim(lab: &mut Lab, v4: bool, shown: IpAddr) -> (Frame, [u8; 8]) {
     let (marker, from) = (lab.marker(), SocketAddr::new(shown, lab.port()));
     (datagram(from, lab.at("victim", v4, UDP), &marker), marker)
@@ -244,7 +244,7 @@ fn pieces(lab: &mut Lab, v4: bool) -> Result<Outcome> {
     lab.lands("victim", &marker, || on_wire(lab, &pieces))
 }
 
-/// The frame as this node unpacks it.
+/// Returns the frame encapsulated as this node expects it.
 fn packed(lab: &Lab, inner: &Frame, from: SocketAddr) -> Result<Frame> {
     let ends = ([2, 0, 0, 0, 9, 9], lab.mac("node", "vx0")?);
     let inner = inner.with(|f| (f.source_mac, f.destination_mac) = ends);
@@ -259,7 +259,7 @@ fn by_tunnel(lab: &mut Lab, v4: bool, shown: IpAddr, tag: Tag) -> Result<Outcome
     lab.lands("victim", &marker, || on_wire(lab, &[outer]))
 }
 
-/// Sends from a pod of the other node, which routes it here.
+/// Sends from a pod of the other node, which routes the packets here.
 fn by_pod(lab: &mut Lab, v4: bool, who: &str, shown: IpAddr, times: usize) -> Result<Outcome> {
     tagged(lab, Tag::NONE)?;
     let (frame, marker) = to_victim(lab, v4, shown);

@@ -1,4 +1,4 @@
-//! What an agent, or a person, makes of clusters that can't be asked.
+//! How an agent, or a person, copes with clusters that can't be queried.
 
 use std::fs;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Cluster, PATIENCE};
 
-/// Requests of the agent that write anything.
+/// Returns the agent's requests that write anything.
 fn writes(cluster: &Cluster) -> Vec<(String, String)> {
     let all = cluster.server.requests().into_iter();
     let reads = |verb: &str| matches!(verb, "get" | "list" | "watch");

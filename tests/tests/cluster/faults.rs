@@ -1,5 +1,5 @@
-//! Each fault under traffic: an open conversation goes on, the rogue stays out,
-//! the fault is counted, and a revocation that came meanwhile is in force at last.
+//! Each fault under traffic: an open connection continues, the rogue stays out, the
+//! fault is counted, and a revocation made meanwhile comes into force at last.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use serde_json::json;
 
 use crate::{Cluster, PATIENCE};
 
-/// How long a word takes at most.
+/// How long an echo may take at most.
 const WORD: Duration = Duration::from_secs(3);
 
-/// Lets a fault strike the watch of pods while the client's leave is taken away.
-/// `errors` of them are counted at least.
+/// Lets a fault strike the watch of pods while the client's permission is revoked. At
+/// least `errors` errors are counted.
 fn strikes(fault: Fault, times: usize, errors: u64) {
     let cluster = Cluster::start();
     let mut talk = talk(&cluster);
     let before = cluster.server.struck();
     cluster.server.inject("pods", fault.clone(), times);
-    // Only who asks anew meets these; the others strike what comes next.
+    // Only new requests meet these faults; the others affect the next event.
     let anew = matches!(
         fault,
         Fault::Answer { .. } | Fault::SlowList(_) | Fault::BrokenList
@@ -53,7 +53,7 @@ fn talk(cluster: &Cluster) -> Talk {
     Talk::open(cluster.shop.ns("client").unwrap(), server).unwrap()
 }
 
-/// While a fault lasts all is as it was before it.
+/// Asserts that while a fault lasts everything stays as it was before it.
 fn stays(cluster: &Cluster, talk: &mut Talk, fault: &Fault, lasts: bool) {
     for _ in 0..3 {
         assert!(!cluster.shop.calls("rogue", "server", false).unwrap());
@@ -128,8 +128,8 @@ fn a_server_that_is_too_busy() {
     strikes(Fault::too_many_requests(1), usize::MAX, 2);
 }
 
-/// The clock can't be moved for a process: that the watch is let go and resumes is
-/// in `tests/tests/kubernetes/silence.rs`.
+/// The clock of a process can't be moved: `tests/tests/kubernetes/silence.rs` checks
+/// that a silent watch is dropped and resumed.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_server_that_says_nothing() {

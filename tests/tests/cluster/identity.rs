@@ -1,5 +1,5 @@
-//! Whose device is whose is told by the pod runtime's records, from the first packet on,
-//! whatever the pod makes of its own network namespace.
+//! The pod runtime's records determine which device belongs to which pod, from the
+//! first packet on, whatever the pod does to its own network namespace.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 
 use crate::{Cluster, PATIENCE};
 
-/// The late pod, which may call the server.
+/// Returns the late pod, which may call the server.
 fn late() -> Manifest {
     Manifest::pod("late", Shop::NODE, 13).label("egress.ringfence.dev/server", "8080_udp-5353")
 }
 
 impl Cluster {
-    /// Makes the late pod's network namespace and interface, as a network plugin does.
+    /// Creates the late pod's network namespace and interface, as a network plugin does.
     fn attach_late(&mut self) {
         let addresses = [late().v4().into(), late().v6().into()];
         self.shop.net.add_pod("late", &addresses).unwrap();
         self.shop.serve("late").unwrap();
     }
 
-    /// Waits until the status lists these devices of unknown pods, closed or not.
+    /// Waits until the status lists these devices of unknown pods, each closed or not.
     fn until_unknown(&self, expected: &[(Option<&str>, bool)]) {
         let expected: Value = expected
             .iter()
@@ -39,8 +39,8 @@ impl Cluster {
         });
     }
 
-    /// Waits until all calls get through: a neighbour that didn't answer at first may count
-    /// as out of reach for a while.
+    /// Waits until all calls get through: a neighbour that didn't answer at first may
+    /// be regarded as unreachable for a while.
     fn until_open(&self, from: &str, to: &str) {
         let start = Instant::now();
         while !self.shop.calls(from, to, true).unwrap_or(false) {
@@ -49,7 +49,7 @@ impl Cluster {
         }
     }
 
-    /// Whether any call of the server gets through.
+    /// Reports whether any call to the server gets through.
     fn reaches_server(&self, ns: &Ns) -> bool {
         [true, false].into_iter().any(|v4| {
             let server = self.shop.address("server", v4, TCP).unwrap();
@@ -81,7 +81,7 @@ impl Cluster {
     }
 }
 
-/// The pod as the API server shows it before its kubelet has told of an address.
+/// Returns the pod as the API server shows it before its kubelet has reported an address.
 fn pending(pod: &Manifest) -> Value {
     let mut object: Value = serde_yaml_ng::from_str(&pod.yaml()).unwrap();
     object["status"] = json!({"phase": "Pending"});
@@ -101,7 +101,7 @@ fn a_new_device_is_closed_until_its_pod_is_known_and_open_before_its_address_is_
         reasons.contains(&&"unknown_endpoint".to_owned()),
         "{drops:?}"
     );
-    // On record, and not shown by the API server.
+    // The pod is on record, and unknown to the API server.
     cluster.shop.record(&late()).unwrap();
     cluster.until_unknown(&[(Some("shop/late"), true)]);
     cluster.late_is_closed("without a Pod object");
@@ -111,7 +111,7 @@ fn a_new_device_is_closed_until_its_pod_is_known_and_open_before_its_address_is_
     cluster.until_open("rogue", "late");
     cluster.until_unknown(&[]);
     assert_eq!(cluster.endpoint("shop/late")["found_by"], "cni_cache");
-    // Its status shows the same address, and nothing changes.
+    // Its status shows the same address, so nothing changes.
     cluster.server.apply(&late().yaml()).unwrap();
     cluster.shop.agent.pass().unwrap();
     assert!(cluster.shop.calls("late", "server", true).unwrap());
@@ -133,7 +133,7 @@ fn devices_of_unknown_pods_pass_only_where_that_is_asked_for() {
     cluster.shop.record(&late()).unwrap();
     cluster.until_unknown(&[(Some("shop/late"), false)]);
     cluster.until_open("late", "rogue");
-    // The others' policy holds against it all the same.
+    // The other pods' policy still applies to it.
     assert!(!cluster.shop.calls("late", "server", false).unwrap());
     let shown = cluster.shop.agent.run(&["status"]).unwrap().stdout;
     assert!(
@@ -161,7 +161,7 @@ fn in_audit_an_unknown_pods_packets_pass_and_what_would_be_dropped_is_counted() 
     assert!(rows.iter().all(|row| row["audited"] == true), "{rows:?}");
 }
 
-/// What the pod does to its own interface, as root of its network namespace.
+/// Makes changes that the pod can make to its own interface, as root of its network namespace.
 fn trick(cluster: &Cluster, name: &str) {
     let rogue = cluster.shop.ns("rogue").unwrap();
     let client = cluster.shop.net.pod("client").unwrap();
@@ -222,7 +222,7 @@ fn no_pod_takes_anothers_place_or_hides_by_what_it_does_inside_its_namespace() {
     let devices: Vec<Value> = ["client", "rogue"]
         .map(|pod| cluster.endpoint(&format!("shop/{pod}"))["interface"].take())
         .into();
-    // One on top of the other; then as they have all added up.
+    // Each on top of the last; then the accumulated result.
     let tricks = [
         "the client's addresses beside its own",
         "a thousand addresses",
@@ -255,7 +255,7 @@ fn a_pod_that_moves_its_interface_away_stays_itself() {
     let mut cluster = Cluster::start();
     let before = cluster.endpoint("shop/rogue");
     let rogue = cluster.shop.ns("rogue").unwrap().clone();
-    // Into a namespace that only this process keeps, with the client's address.
+    // Into a namespace that only this process keeps alive, with the client's address.
     let mut keeper = rogue.command("unshare");
     let keeper = keeper.args(["--net", "sleep", "60"]);
     let pid = cluster.shop.net.spawn(keeper).unwrap();
@@ -287,7 +287,7 @@ fn a_pod_that_moves_its_interface_away_stays_itself() {
 #[ignore = "needs root: cargo xtask test"]
 fn of_two_pods_with_one_address_the_one_that_runs_here_is_judged_as_itself() {
     let mut cluster = Cluster::open();
-    // What a lost node leaves behind: older, by its UID the first, and still running.
+    // A pod left behind by a lost node: older, first by its UID, and still running.
     let mut lost: Value = serde_yaml_ng::from_str(&Shop::rogue().yaml()).unwrap();
     lost["metadata"]["name"] = json!("lost");
     lost["metadata"]["uid"] = json!("a-uid");

@@ -1,5 +1,5 @@
-//! The agent on a node of a cluster whose API server misbehaves: what is enforced
-//! stays enforced, and what changes gets through in the end.
+//! The agent on a node of a cluster whose API server misbehaves: enforced policy stays
+//! enforced, and changes get through in the end.
 #![allow(clippy::unwrap_used)]
 
 mod credentials;
@@ -28,7 +28,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Not started yet; with a kubeconfig.
+    /// Creates the cluster with a kubeconfig; the agent isn't started yet.
     fn open() -> Self {
         let mut shop = Shop::open().unwrap();
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
@@ -36,7 +36,7 @@ impl Cluster {
         Self { shop, server }
     }
 
-    /// With an agent that guards all pods.
+    /// Starts a cluster with an agent that guards all pods.
     fn start() -> Self {
         let mut cluster = Self::open();
         cluster.shop.start().unwrap();
@@ -44,7 +44,7 @@ impl Cluster {
         cluster
     }
 
-    /// Takes the client's leave away, or gives it back.
+    /// Revokes the client's permission, or grants it again.
     fn allow_client(&self, allowed: bool) {
         let client = match allowed {
             true => Shop::client(),
@@ -53,7 +53,7 @@ impl Cluster {
         self.server.apply(&client.yaml()).unwrap();
     }
 
-    /// Waits until the client's calls end as they should.
+    /// Waits until the client's calls have the expected result.
     fn client_is(&self, allowed: bool, when: &str) {
         let start = Instant::now();
         while self.shop.calls("client", "server", allowed).ok() != Some(allowed) {
@@ -68,7 +68,7 @@ impl Cluster {
         self.shop.agent.json(&["status"]).unwrap()
     }
 
-    /// Waits until the status is as it should be.
+    /// Waits until the status satisfies a condition.
     fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
         let start = Instant::now();
         loop {
@@ -81,7 +81,7 @@ impl Cluster {
         }
     }
 
-    /// The value of a metric about the watch of a kind.
+    /// Returns the value of a metric about the watch of a kind.
     fn watch_metric(&self, name: &str, kind: &str) -> u64 {
         let metric = format!("ringfence_watch_{name}{{kind=\"{kind}\"}}");
         self.shop.agent.metric(&metric).unwrap() as u64

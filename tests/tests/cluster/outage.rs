@@ -1,4 +1,4 @@
-//! The server is away for a while, as when its machine is started anew; kinds that it gets
+//! The server is away for a while, as when its machine restarts; kinds that it gains
 //! and loses.
 
 use std::thread::sleep;
@@ -11,12 +11,12 @@ use crate::{Cluster, PATIENCE};
 
 /// How long the server is away.
 const AWAY: Duration = Duration::from_secs(25);
-/// From when it is back until what was changed meanwhile is in force.
+/// The longest from the server's return until changes made meanwhile are in force.
 const SOON: Duration = Duration::from_secs(5);
-/// The agent asks so long whether a kind that answers 404 is gone.
+/// How long the agent keeps asking whether a kind that answers 404 is gone.
 const CERTAIN: Duration = Duration::from_secs(30);
 
-/// Everybody is kept from the server, whose connections are refused; ends when dropped.
+/// Cuts all clients off from the server, whose connections are refused, until dropped.
 struct Outage(Ns);
 
 impl Outage {
@@ -45,7 +45,7 @@ impl Drop for Outage {
     }
 }
 
-/// Lines of the log that are no information only.
+/// Returns the lines of the log above level info.
 fn warnings(cluster: &Cluster) -> Vec<String> {
     let log = cluster.shop.agent.log().unwrap();
     let lines = log
@@ -71,7 +71,7 @@ fn what_changed_during_an_outage_is_in_force_soon_after_it_and_two_lines_say_so(
     sleep(AWAY);
     cluster.shop.is_guarded("during the outage").unwrap();
     cluster.allow_client(false);
-    // Its history has gone with it.
+    // The server's history is lost too.
     cluster.server.compact();
     drop(outage);
     let start = Instant::now();
@@ -91,7 +91,7 @@ fn what_changed_during_an_outage_is_in_force_soon_after_it_and_two_lines_say_so(
     );
 }
 
-/// Denies the server everybody.
+/// Denies all ingress to the server.
 const DENY: &str = "
 kind: ClusterNetworkPolicy
 apiVersion: policy.networking.k8s.io/v1alpha2
@@ -122,7 +122,7 @@ fn a_definition_that_comes_later_is_followed_and_lifted_once_it_is_certainly_gon
     let said = cluster.shop.agent.run(&["status"]).unwrap();
     assert!(said.code == 0 && !said.stdout.contains(absent), "{said:?}");
 
-    // Deleted while no watch is there to be told.
+    // Deleted while no watch is connected to report it.
     cluster.server.set_cluster_policies(false);
     cluster.server.cut_watches();
     let start = Instant::now();

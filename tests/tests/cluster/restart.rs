@@ -1,4 +1,4 @@
-//! Agents that come and go while the server does.
+//! Agents that start and stop while the server does.
 
 use ringfence_tests::agent::{Credentials, TCP, Talk};
 use ringfence_tests::apiserver::Fault;
@@ -42,7 +42,7 @@ fn the_last_buffer_stays_until_every_list_is_complete() {
 fn two_agents_of_one_machine_follow_one_server() {
     let mut cluster = Cluster::start();
     let mut other = cluster.shop.agent.beside("node-2");
-    // The pods of the other node are unknown to it.
+    // The pods of the other node are unknown to this agent.
     other.flags.push("--unknown-pods=allow".into());
     other.start(&mut cluster.shop.net, &[]).unwrap();
     cluster.server.inject("*", Fault::GoneEvent, 14);
@@ -74,7 +74,7 @@ fn an_agent_in_a_pod_finds_its_service_account() {
     });
     cluster.shop.start().unwrap();
     cluster.shop.is_guarded("with a service account").unwrap();
-    // The kubelet replaces the token before it expires; here after.
+    // The kubelet replaces the token before it expires; here it is replaced afterwards.
     cluster.server.new_token();
     cluster.server.cut_watches();
     cluster.allow_client(false);
@@ -82,8 +82,8 @@ fn an_agent_in_a_pod_finds_its_service_account() {
     cluster.client_is(false, "with the next token");
 }
 
-/// Lets the client call the rogue at some port and all above, and nobody else; invalid
-/// if there are none.
+/// Allows the client to call the rogue on a port and all above it, and no other pod;
+/// invalid if there are no such ports.
 fn to_rogue(first: u32) -> String {
     format!(
         "
@@ -101,7 +101,7 @@ spec:
     )
 }
 
-/// The client may call the rogue or not, and the server may not in any case.
+/// Checks the client's calls to the rogue; the server's calls must fail in either case.
 fn client_calls_the_rogue(cluster: &Cluster, allowed: bool, when: &str) {
     let start = Instant::now();
     let calls = |from, allowed| cluster.shop.calls(from, "rogue", allowed).ok() == Some(allowed);

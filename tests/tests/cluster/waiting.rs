@@ -1,5 +1,5 @@
-//! What `status --wait` and `wait policy` say is in force is so: what the API server has
-//! accepted counts, not what a watch has shown.
+//! Policy that `status --wait` and `wait policy` report as in force is in force: they
+//! count what the API server has accepted, not what a watch has shown.
 
 use ringfence_tests::agent::Ended;
 use ringfence_tests::apiserver::Fault;
@@ -22,7 +22,7 @@ impl Cluster {
         self.shop.agent.run(&all).unwrap()
     }
 
-    /// Asserts that it is in force, and says so at once.
+    /// Asserts that the policy is in force, and is reported so at once.
     fn in_force(&self, arguments: &[&str]) -> String {
         let ended = self.wait(arguments, SECONDS);
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -37,7 +37,7 @@ fn a_pod_that_was_waited_for_is_as_the_server_has_it() {
     for round in 0..10 {
         let allowed = round % 2 == 1;
         cluster.allow_client(allowed);
-        // The caller changes; the callee's policy is asked about.
+        // The caller changes; the question is about the callee's policy.
         cluster.in_force(&["status", "--wait", "shop/server"]);
         let calls = cluster.shop.calls("client", "server", allowed).unwrap();
         assert_eq!(calls, allowed, "round {round}");

@@ -1,4 +1,4 @@
-//! Corners 9 to 17: which pods a policy is about, and when.
+//! Corners 9 to 17: which pods a policy applies to, and when.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn corner_09_an_address_is_the_running_pods_and_a_finished_one_has_lost_it() {
             ("other", "server", "TCP/8080", false),
         ],
     );
-    // Another pod object that shows the address of `other`, and doesn't have it.
+    // Another pod object that shows the address of `other` without having it.
     let mut late = pod("shop/late", 12, json!({"app": "client"}));
     late["status"]["phase"] = json!("Pending");
     wire.write("late", &[late]);
@@ -29,7 +29,7 @@ fn corner_09_an_address_is_the_running_pods_and_a_finished_one_has_lost_it() {
         ("client", "server", "TCP/8080", true),
         ("other", "server", "TCP/8080", false),
     ]);
-    // The client is done; who has its address now is nobody that was admitted.
+    // The client is done; the pod that has its address now isn't an allowed peer.
     let mut done = client();
     done["status"]["phase"] = json!("Succeeded");
     let heir = pod("shop/heir", 11, json!({"app": "heir"}));
@@ -45,7 +45,7 @@ fn corner_09_an_address_is_the_running_pods_and_a_finished_one_has_lost_it() {
     wire.sees(&[("client", "server", "TCP/8080", true)]);
 }
 
-/// The server admits these peers; `who` names which of the others get through.
+/// Makes the server allow these peers; `who` names which of the other pods get through.
 fn admits(wire: &Wire, peers: Value, who: &str) {
     let row = |from| {
         (

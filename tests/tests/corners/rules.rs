@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::wire::{Wire, closed, policy};
 
-/// The blocks of each family.
+/// Returns the blocks of each family.
 fn blocks(v4: Value, v6: Value) -> Value {
     json!([{"ipBlock": v4}, {"ipBlock": v6}])
 }
@@ -35,7 +35,7 @@ fn corner_01_a_closed_pod_reaches_its_node_and_its_node_reaches_it() {
 #[ignore = "needs root: cargo xtask test"]
 fn corners_02_and_03_a_pod_reaches_itself_through_its_service_and_ports_are_the_pods() {
     let wire = Wire::open();
-    // Masqueraded: to the server everybody has the node's address.
+    // Masqueraded: the server sees the node's address for all callers.
     wire.service(true);
     wire.under(
         &[policy("closed", "server", json!({}))],
@@ -200,7 +200,7 @@ fn corners_07_and_08_ranges_and_protocols_mean_what_they_say() {
     corner_08_only_a_rule_without_ports_is_about_every_protocol(&wire);
 }
 
-/// A policy that admits everybody to the server on these ports.
+/// Returns a policy that allows all ingress to the server on these ports.
 fn on(ports: Value) -> Value {
     policy("server", "server", json!({"ingress": [{"ports": ports}]}))
 }

@@ -1,5 +1,5 @@
-//! A guarded node with four pods, policies that change, and packets that show
-//! which ones are in force.
+//! A guarded node with four pods, changing policies, and packets that show which
+//! policies are in force.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +15,7 @@ use ringfence_tests::testnet::{
 };
 use serde_json::{Value, json};
 
-/// Below a second no SYN comes twice.
+/// Less than a second, so no SYN is retransmitted.
 const DENIED: Duration = Duration::from_millis(250);
 /// An allowed packet may be late on a busy machine.
 const ALLOWED: Duration = Duration::from_secs(3);
@@ -26,11 +26,11 @@ const SERVICE: (Ipv4Addr, Ipv6Addr) = (
     Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 7),
 );
 
-/// From whom, to whom, on what, and whether it gets through. `TCP/8080`, `ICMP`,
-/// or the number of a protocol without ports.
+/// Source, destination, traffic, and whether it gets through. The traffic is
+/// `TCP/8080`, `ICMP`, or the number of a protocol without ports.
 pub(crate) type Row<'a> = (&'a str, &'a str, &'a str, bool);
 
-/// A pod as the cluster knows it; the number is the last part of its addresses.
+/// Returns a pod as the cluster knows it; the number is the last part of its addresses.
 pub(crate) fn pod(name: &str, number: u8, labels: Value) -> Value {
     let (namespace, name) = name.split_once('/').unwrap();
     let [v4, v6] = addresses(number);
@@ -42,19 +42,19 @@ pub(crate) fn pod(name: &str, number: u8, labels: Value) -> Value {
     })
 }
 
-/// Both addresses of a number.
+/// Returns both addresses of a number.
 pub(crate) fn addresses(number: u8) -> [IpAddr; 2] {
     let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number.into());
     [Ipv4Addr::new(10, 244, 0, number).into(), v6.into()]
 }
 
-/// One that declares a TCP port `http`.
+/// Adds a TCP port named `http` to the pod.
 pub(crate) fn with_http(mut pod: Value, number: u16) -> Value {
     pod["spec"]["containers"] = json!([{"ports": [{"name": "http", "containerPort": number}]}]);
     pod
 }
 
-/// A NetworkPolicy of namespace `shop`, for `app` if it isn't empty.
+/// Returns a NetworkPolicy of namespace `shop`, for `app` if it isn't empty.
 pub(crate) fn policy(name: &str, app: &str, mut spec: Value) -> Value {
     if !app.is_empty() {
         spec["podSelector"] = json!({"matchLabels": {"app": app}});
@@ -65,14 +65,14 @@ pub(crate) fn policy(name: &str, app: &str, mut spec: Value) -> Value {
     })
 }
 
-/// Isolated both ways, and nothing is allowed.
+/// Returns a policy that isolates both directions and allows nothing.
 pub(crate) fn closed(app: &str) -> Value {
     policy("closed", app, json!({"policyTypes": ["Ingress", "Egress"]}))
 }
 
-/// Pods `shop/server`, `shop/client`, `shop/other` and `far/client`, numbers 10
-/// to 13, in the network as `server`, `client`, `other` and `far`. The fields'
-/// order is the order of their end.
+/// Pods `shop/server`, `shop/client`, `shop/other` and `far/client`, numbers 10 to 13,
+/// in the network as `server`, `client`, `other` and `far`. Fields are dropped in the
+/// order of their declaration.
 pub(crate) struct Wire {
     servers: Vec<Server>,
     pub(crate) agent: Agent,
@@ -81,7 +81,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Everybody serves TCP 8080 and 8081 and UDP 5353 and 5354; nobody is isolated.
+    /// Sets up the network: all pods serve TCP 8080 and 8081 and UDP 5353 and 5354, and
+    /// none is isolated.
     pub(crate) fn open() -> Self {
         let pods = [("server", 10), ("client", 11), ("other", 12), ("far", 13)];
         let mut builder = Net::builder();
@@ -112,7 +113,7 @@ impl Wire {
         wire
     }
 
-    /// Serves in a namespace on all the ports.
+    /// Serves all the ports in a namespace.
     pub(crate) fn serve(&mut self, name: &str) {
         let ns = self.ns(name).unwrap().clone();
         let server = Server::default().tcp(&ns, 8080, name).unwrap();
@@ -121,8 +122,8 @@ impl Wire {
         self.servers.push(server);
     }
 
-    /// What kube-proxy would do for a Service whose one backend is the server:
-    /// port 90 is the pod's 8080.
+    /// Acts as kube-proxy would for a Service whose only backend is the server: port 90
+    /// is the pod's 8080.
     pub(crate) fn service(&self, masquerade: bool) {
         let rule = |(address, backend): (IpAddr, IpAddr)| Dnat {
             address,
@@ -136,7 +137,7 @@ impl Wire {
         self.net.dnat(&rules.map(rule)).unwrap();
     }
 
-    /// The Node and both Namespaces, with these labels of `shop` and `far`.
+    /// Writes the Node and both Namespaces, with these labels of `shop` and `far`.
     pub(crate) fn namespaces(&self, shop: Value, far: Value) {
         let namespace = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         let listed = [true, false]
@@ -148,7 +149,7 @@ impl Wire {
         );
     }
 
-    /// Writes `NAME.yaml` all at once; JSON is YAML.
+    /// Writes `NAME.yaml` atomically; JSON is YAML.
     pub(crate) fn write(&self, name: &str, objects: &[Value]) {
         let text: Vec<String> = objects.iter().map(Value::to_string).collect();
         let draft = self.manifests.join(format!(".{name}"));
@@ -156,30 +157,30 @@ impl Wire {
         fs::rename(&draft, self.manifests.join(format!("{name}.yaml"))).unwrap();
     }
 
-    /// Returns once what was written is in force.
+    /// Returns once the written objects are in force.
     #[track_caller]
     pub(crate) fn settle(&self) {
         self.agent.wait_for("shop/server").unwrap();
     }
 
-    /// Puts these policies in force instead of those before, and tries the rows.
+    /// Replaces the policies in force with these, and tries the rows.
     #[track_caller]
     pub(crate) fn under(&self, policies: &[Value], rows: &[Row<'_>]) {
-        // A file without objects would keep its last good ones.
+        // A file without objects would keep its last valid ones.
         let marker = policy("none", "nobody", json!({}));
         self.write("policies", &[policies, &[marker]].concat());
         self.settle();
         self.sees(rows);
     }
 
-    /// Policies that let these peers reach the server, on all ports.
+    /// Puts policies in force that allow these peers to call the server on all ports.
     #[track_caller]
     pub(crate) fn from(&self, peers: Value, rows: &[Row<'_>]) {
         let rule = json!({"ingress": [{"from": peers}]});
         self.under(&[policy("server", "server", rule)], rows);
     }
 
-    /// Tries all rows over both families at once and fails with what differs.
+    /// Tries all rows over both families at once and fails with the differences.
     #[track_caller]
     pub(crate) fn sees(&self, rows: &[Row<'_>]) {
         let tried: Vec<String> = thread::scope(|scope| {
@@ -224,7 +225,7 @@ impl Wire {
             }
         };
         match probe {
-            // Somebody answered, if only to refuse.
+            // The call was answered, if only by a reset.
             Probe::Open | Probe::Refused => Ok(true),
             Probe::TimedOut => Ok(false),
             Probe::Unreachable => bail!("there is no way there"),

@@ -1,4 +1,4 @@
-//! The alert rules, by `promtool`.
+//! Tests the alert rules with `promtool`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ pub(crate) fn rules() -> Vec<Value> {
         .clone()
 }
 
-/// Alerts of the tests whose expected list is, or isn't, empty.
+/// Returns the alerts of the tests whose expected list isn't empty, or is empty.
 fn tried(tests: &Value, firing: bool) -> BTreeSet<String> {
     let tests = tests["tests"].as_array().unwrap();
     let cases = tests

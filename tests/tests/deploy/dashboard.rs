@@ -1,4 +1,4 @@
-//! The dashboard's structure; [`crate::scrape`] tries its queries.
+//! Checks the dashboard's structure; [`crate::scrape`] runs its queries.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::fs;
 use ringfence_tests::deployed::deploy;
 use serde_json::Value;
 
-/// Grafana's grid has that many columns.
+/// The number of columns in Grafana's grid.
 const COLUMNS: u64 = 24;
 
 pub(crate) fn panels() -> Vec<Value> {

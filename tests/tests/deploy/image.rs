@@ -1,4 +1,4 @@
-//! The image holds the agent and the network plugin, and they need nothing else.
+//! The image contains the agent and the network plugin, and they need nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! What `deploy/` holds: manifests, the image, dashboard and alerts; and the whole of
-//! it on one node.
+//! The contents of `deploy/`: manifests, the image, dashboard and alerts, and all of it
+//! together on one node.
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
@@ -13,8 +13,8 @@ mod scrape;
 use ringfence_tests::agent::Shop;
 use ringfence_tests::apiserver::ApiServer;
 
-/// An API server on the node's own address that holds what the shop's manifests say,
-/// and is the agent's source from now on.
+/// Starts an API server on the node's own address with the objects of the shop's
+/// manifests, and makes it the agent's source.
 fn cluster(shop: &mut Shop) -> ApiServer {
     let address = shop.net.node_address(true).unwrap();
     shop.on_cluster((address, 6443).into()).unwrap()

@@ -1,4 +1,4 @@
-//! The kustomize base and what is built on it.
+//! The kustomize base, and the overlays and components built on it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,14 +10,13 @@ use ringfence_tests::deployed::{
 };
 use serde_json::Value;
 
-/// The oldest Kubernetes that knows all fields, and the newest that there are
-/// schemas of.
+/// The oldest Kubernetes that knows all fields, and the newest with published schemas.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
-/// What can be added to the base.
+/// The components that can be added to the base.
 const COMPONENTS: [&str; 5] = ["api", "cni", "cri", "events", "operators"];
 
-/// Everything that `kubectl apply -k` could be given.
+/// Returns everything that could be given to `kubectl apply -k`.
 fn all() -> Vec<(&'static str, String)> {
     let folders = ["base", "overlays/enforce", "overlays/uninstall"];
     let rendered = folders.map(|folder| (folder, kustomize(folder).unwrap()));
@@ -95,7 +94,7 @@ fn uninstalling_waits_for_no_pod_to_become_ready() {
     let mut uninstall = std::process::Command::new(static_binary().unwrap());
     let said = uninstall.args(&args).arg("--help").output().unwrap();
     assert!(said.status.success(), "{said:?}");
-    // Of the same folders as the component that puts the plugin there.
+    // The arguments name the same folders as the component that installs the plugin.
     let plugin = documents(&kustomize_with("base", &["cni"]).unwrap()).unwrap();
     let given = strings(&agent_container(&plugin)["args"]);
     for arg in args[1..].iter().filter(|arg| *arg != "--stay") {
@@ -121,7 +120,7 @@ fn uninstalling_waits_for_no_pod_to_become_ready() {
     assert!(container.get("readinessProbe").is_none());
 }
 
-/// The kustomization of a cluster that is uninstalled, with components left in it.
+/// Returns the kustomization for uninstalling from a cluster, with components left in it.
 fn removal_with(components: &[&str]) -> Vec<Value> {
     documents(&kustomize_with("overlays/uninstall", components).unwrap()).unwrap()
 }
@@ -167,7 +166,7 @@ fn uninstalling_takes_the_flags_of_every_component() {
 fn the_result_of_uninstalling_stays_to_be_read() {
     let container = agent_container(&rendered("overlays/uninstall"));
     let args = strings(&container["args"]);
-    // A DaemonSet's pods are started again when they end, and kubectl shows the last run.
+    // A DaemonSet restarts pods that end, and kubectl shows the last run.
     assert!(args.contains(&"--stay".to_owned()), "{args:?}");
     assert_eq!(
         container["terminationMessagePolicy"],
@@ -175,7 +174,7 @@ fn the_result_of_uninstalling_stays_to_be_read() {
     );
 }
 
-/// The label by which `kubectl apply --prune` knows Ringfence's objects.
+/// The label by which `kubectl apply --prune` selects Ringfence's objects.
 const LABEL: &str = "app.kubernetes.io/name";
 
 #[test]
@@ -194,7 +193,7 @@ fn what_a_component_brings_is_pruned_by_the_documented_command_once_it_is_gone()
     for component in COMPONENTS {
         let all = documents(&kustomize_with("base", &[component]).unwrap()).unwrap();
         for object in &all {
-            // Else the command wouldn't look at it at all.
+            // Without the label the command would ignore the object.
             let labels = &object["metadata"]["labels"];
             assert_eq!(labels[LABEL], "ringfence", "{component}: {object:#}");
         }
@@ -212,7 +211,7 @@ fn what_a_component_brings_is_pruned_by_the_documented_command_once_it_is_gone()
 #[test]
 #[ignore = "needs kubectl and the static binary: cargo xtask test"]
 fn the_agent_knows_every_flag_that_the_daemonset_gives() {
-    // Help is printed once all arguments before it are known.
+    // Help is printed once all arguments before it have been recognized.
     let all = kustomize_with("base", &COMPONENTS).unwrap();
     let container = agent_container(&documents(&all).unwrap());
     for flag in [
@@ -266,7 +265,7 @@ fn probes_ask_pages_that_the_agent_has_where_it_serves_them() {
     });
     assert_eq!(pages, ["/livez", "/readyz"]);
     for probe in probes {
-        // Not where pods can keep it from being answered.
+        // Not at an address where pods can prevent an answer.
         let asked = &container[probe]["httpGet"];
         assert_eq!(asked["port"], ports[1]["name"]);
         assert_eq!(asked["host"], "127.0.0.1");
@@ -302,7 +301,7 @@ fn programs_are_served_by_the_files_of_a_secret_that_is_mounted_whole() {
     let port = ports.iter().find(|port| port["name"] == "api").unwrap();
     let addr = format!("--api-addr=0.0.0.0:{}", port["containerPort"]);
     assert!(args.contains(&addr), "{args:?}");
-    // Nobody is served anything without the component.
+    // Without the component the API isn't served.
     let base = agent_container(&rendered("base"));
     assert!(
         !strings(&base["args"])

@@ -1,5 +1,5 @@
-//! The whole, as it would run on a node: the image's binary in a container that is
-//! made as the manifests say, with the credentials of a service account.
+//! The complete deployment as it would run on a node: the image's binary in a container
+//! created as the manifests say, with the credentials of a service account.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,10 +18,10 @@ use ringfence_tests::deployed::{
 
 use crate::cluster;
 
-/// For what takes seconds on a busy machine.
+/// For steps that take seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Lets the client in, and nobody else.
+/// Allows ingress from the client only.
 const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -32,7 +32,7 @@ spec:
     - from: [ { podSelector: { matchLabels: { app: client } } } ]
 ";
 
-/// The node's network, which no pod of the test is made by.
+/// The node's network list, which isn't used to create any of the test's pods.
 const LIST: &str = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"ptp"}]}"#;
 
 #[test]
@@ -62,7 +62,7 @@ fn a_policy_applied_through_the_api_drops_traffic_and_the_drop_shows_under_both_
     server.apply(POLICY).unwrap();
     until_denied(&shop);
     assert!(shop.calls("client", "server", true).unwrap());
-    // The network plugin is beside the agent in the image, and in the node's chain now.
+    // The network plugin is next to the agent in the image, and now in the node's chain.
     assert_eq!(
         shop.agent.json(&["status"]).unwrap()["plugin"]["way"],
         "both"
@@ -73,7 +73,7 @@ fn a_policy_applied_through_the_api_drops_traffic_and_the_drop_shows_under_both_
                    destination_namespace=\"shop\",destination=\"server\",reason=\"policy\"} > 0";
     prometheus.wait_for(dropped, PATIENCE).unwrap();
 
-    // A namespace that is mounted on the host later shows in the container.
+    // A namespace mounted on the host later is visible in the container.
     let late = Manifest::pod("late", Shop::NODE, 13);
     let addresses = [late.v4().into(), late.v6().into()];
     shop.net.add_pod("late", &addresses).unwrap();
@@ -111,7 +111,7 @@ fn host(shop: &Shop, server: &ApiServer) -> Host {
     }
 }
 
-/// Makes mounts below a folder propagate, as systemd does with all of a host's.
+/// Makes mounts below a folder propagate, as systemd does for all mounts of a host.
 fn shared(folder: &Path) {
     let none = None::<&str>;
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
@@ -128,8 +128,8 @@ fn until_denied(shop: &Shop) {
     }
 }
 
-/// What `deploy/overlays/uninstall` does on each node, with components whose flags it
-/// ignores.
+/// Does what `deploy/overlays/uninstall` does on each node, with components whose flags
+/// it ignores.
 fn uninstall(shop: &mut Shop, image: &Image, host: &Host, agent: Container) {
     drop(agent);
     assert!(
@@ -145,7 +145,7 @@ fn uninstall(shop: &mut Shop, image: &Image, host: &Host, agent: Container) {
         assert!(start.elapsed() < PATIENCE, "nothing is removed: {said}");
         thread::sleep(Duration::from_millis(50));
     }
-    // It would be started again, and find nothing to remove.
+    // It would be restarted, and find nothing to remove.
     thread::sleep(Duration::from_millis(500));
     let runtime = shop.net.child(container.pid).unwrap();
     assert_eq!(runtime.try_wait().unwrap(), None, "it ended by itself");

@@ -1,4 +1,4 @@
-//! What the manifests permit is what the agent asks for.
+//! The manifests grant exactly the permissions that the agent uses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,11 +11,11 @@ use ringfence_tests::deployed::{deploy, documents, only, strings};
 
 use crate::cluster;
 
-/// Denials are gathered for some seconds before an Event is made of them.
+/// Denials are collected for some seconds before an Event is created from them.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// (verb, resource) pairs of a file's ClusterRole; resources as
-/// `kubectl api-resources` has them with their group.
+/// Returns the (verb, resource) pairs of a file's ClusterRole; resources are written
+/// with their group, as in `kubectl api-resources`.
 fn granted(file: &str) -> BTreeSet<(String, String)> {
     let text = fs::read_to_string(deploy(file)).unwrap();
     let documents = documents(&text).unwrap();
@@ -39,7 +39,7 @@ fn granted(file: &str) -> BTreeSet<(String, String)> {
 fn the_manifests_grant_each_verb_that_the_agent_uses_and_none_to_spare() {
     let mut shop = Shop::open().unwrap();
     let server = cluster(&mut shop);
-    // With them, a list is a watch.
+    // With streaming lists, a list is a watch.
     server.set_streaming_lists(false);
 
     shop.start().unwrap();
@@ -54,7 +54,7 @@ fn the_manifests_grant_each_verb_that_the_agent_uses_and_none_to_spare() {
     until_asked(&server, &(&granted("base/rbac.yaml") | &events));
 }
 
-/// Returns once all of it was asked for; nothing else may be.
+/// Returns once all permissions were used; no other may be.
 fn until_asked(server: &ApiServer, granted: &BTreeSet<(String, String)>) {
     let start = Instant::now();
     while !server.requests().is_superset(granted) && start.elapsed() < PATIENCE {

@@ -16,13 +16,13 @@ use crate::alerts::rules;
 use crate::cluster;
 use crate::dashboard::panels;
 
-/// How long traffic goes on before the pages are looked at: a rate takes two
-/// scrapes with counts, and one is made each second.
+/// How long traffic runs before the queries: a rate takes two scrapes with counts, and
+/// there is one scrape per second.
 const TRAFFIC: Duration = Duration::from_secs(5);
-/// For a scrape to bring what it shall, on a busy machine.
+/// How long to wait for the expected scrape, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What Grafana would put in the place of each variable.
+/// The values that Grafana would substitute for each variable.
 const FILLED: [(&str, &str); 4] = [
     ("$__rate_interval", "30s"),
     ("$__range", "1h"),
@@ -56,7 +56,7 @@ fn every_panel_has_data_and_every_alert_knows_its_metrics_while_an_agent_is_unde
     alerts_know_their_metrics(&prometheus);
 }
 
-/// Has the agent keep the network plugin in a network's list.
+/// Makes the agent keep the network plugin in a network's list.
 fn with_plugin(shop: &mut Shop) {
     let at = |name: &str| shop.net.dir().join(name);
     for name in ["net.d", "bin"] {
@@ -72,7 +72,7 @@ fn with_plugin(shop: &mut Shop) {
     ];
 }
 
-/// Allowed, denied and audited calls, and changes of policy meanwhile.
+/// Makes allowed, denied and audited calls, and changes policy meanwhile.
 fn traffic(shop: &Shop, server: &ApiServer) {
     let start = Instant::now();
     let mut round = 0;
@@ -83,7 +83,7 @@ fn traffic(shop: &Shop, server: &ApiServer) {
         let changed = Shop::client().label("round", &format!("{round}"));
         server.apply(&changed.yaml()).unwrap();
     }
-    // What was counted last is scraped within a second.
+    // The last counts are scraped within a second.
     thread::sleep(Duration::from_secs(2));
 }
 
@@ -102,7 +102,7 @@ fn panels_have_data(prometheus: &Prometheus) {
                 "a variable that nobody fills: {filled}"
             );
             let series = prometheus.query(&filled).unwrap();
-            // Of a kind that didn't change there is no time that it took.
+            // There is no duration for a kind that didn't change.
             if series.iter().all(|one| one["value"][1] == "NaN") {
                 bare.push(format!("{}: {filled}: {series:?}", panel["title"]));
             }
@@ -129,12 +129,12 @@ fn alerts_know_their_metrics(prometheus: &Prometheus) {
             );
         }
     }
-    // One pod's label is at fault; nothing else is.
+    // One pod's label is invalid; nothing else is wrong.
     assert_eq!(active, ["RingfencePolicyProblem"].into());
 }
 
-/// The series that an alert's expression looks at. Those that begin to be with the
-/// first packet or the first problem of their kind are left out.
+/// Returns the series that an alert's expression uses, except those that first appear
+/// with the first packet or the first problem of their kind.
 fn selectors(rule: &Value) -> Vec<String> {
     let expression = rule["query"].as_str().unwrap();
     let mut found = Vec::new();

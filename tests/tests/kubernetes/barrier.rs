@@ -1,4 +1,4 @@
-//! What the server has accepted when a question is asked is known when it is answered.
+//! Everything the server has accepted when a question is asked is known when it is answered.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::mirror::{Mirror, SHOP, pod, policy, shop};
 
-/// Enough for a busy machine.
+/// Generous, for a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn more_than_a_page_is_read_on_where_nothing_changes() {
     mirror.barrier.reached(LIMIT).await.unwrap();
     mirror.drain();
     assert_eq!(mirror.tables(), mirror.scratch());
-    // One second, in which an event from after the list might have come, and the rest.
+    // One second, in which an event later than the list might have arrived, plus the rest.
     assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
     mirror.server.delete("pods", "shop", "last").unwrap();
     mirror.barrier.reached(LIMIT).await.unwrap();
@@ -146,14 +146,14 @@ async fn a_kind_whose_objects_are_still_in_force_after_its_api_went_is_waited_fo
     let late = mirror.barrier.reached(Duration::from_secs(1)).await;
     let late = late.unwrap_err();
     assert!(late.contains("ClusterNetworkPolicy: its watch"), "{late}");
-    // Once they are lifted.
+    // Once the faults are lifted.
     mirror.barrier.reached(LIMIT).await.unwrap();
 }
 
 #[tokio::test]
 async fn one_kind_or_one_object_can_be_asked_about_alone() {
     let mut mirror = shop().await;
-    // Nobody asks about pods.
+    // No question asks about pods.
     mirror.server.inject("pods", Fault::Silence, usize::MAX);
     mirror.server.apply(&pod("c", 3)).unwrap();
     mirror.server.apply(&policy("q", "b", "c")).unwrap();

@@ -1,4 +1,4 @@
-//! Each fault alone.
+//! Each fault by itself.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use ringfence_tests::apiserver::Fault;
 
 use crate::mirror::{Mirror, pod, policy, shop};
 
-/// Something changes while a fault strikes: the change is there in the end, and
-/// until then everything is as it was.
+/// Changes something while a fault strikes: in the end the change is applied, and until
+/// then the tables stay as they were.
 async fn strikes(mirror: &mut Mirror, fault: Fault) {
     let before = mirror.server.struck();
     mirror.server.inject("pods", fault, 1);
@@ -19,7 +19,7 @@ async fn strikes(mirror: &mut Mirror, fault: Fault) {
     mirror.recovers("after the fault").await;
 }
 
-/// Two events of pods, one of policies.
+/// Makes two events of pods and one of policies.
 fn change(mirror: &Mirror) {
     mirror.server.apply(&pod("c", 3)).unwrap();
     mirror.server.apply(&pod("b", 4)).unwrap();
@@ -50,7 +50,7 @@ async fn gone_as_an_answer_ends_in_a_new_list() {
 #[tokio::test]
 async fn a_history_that_is_compacted_away_ends_in_a_new_list() {
     let mut mirror = shop().await;
-    // Nothing gets through while the history goes.
+    // Nothing gets through while the history is compacted.
     mirror.server.inject("*", Fault::status(500), usize::MAX);
     mirror.server.cut_watches();
     let down = |mirror: &mut Mirror| mirror.row(Kind::Pod).state == WatchState::Disconnected;
@@ -105,7 +105,7 @@ async fn an_event_told_twice_counts_once() {
 async fn events_in_the_wrong_order_are_seen_and_listed_anew() {
     let mut mirror = shop().await;
     mirror.server.inject("pods", Fault::Reorder, 1);
-    // An older form of a pod after its newer one, and a pod after its end.
+    // An older version of a pod after its newer one, and a pod after its deletion.
     mirror.server.apply(&pod("b", 5)).unwrap();
     mirror.server.apply(&pod("b", 6)).unwrap();
     mirror.recovers("after a swap").await;

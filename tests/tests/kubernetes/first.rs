@@ -1,4 +1,4 @@
-//! The first tables, and servers that have less than others.
+//! The first tables, and servers that lack kinds that others have.
 
 use std::time::{Duration, Instant};
 
@@ -122,7 +122,8 @@ async fn cluster_network_policies_whose_api_was_deleted_meanwhile_go_once_that_i
     let mut mirror = Mirror::new(server);
     mirror.agrees("with them").await;
     let before = mirror.tables();
-    // Gone without a word to a watch that was cut off: first, nobody can be sure.
+    // The kind disappears without an event for the disconnected watch: at first the
+    // agent can't be sure.
     mirror.server.set_cluster_policies(false);
     mirror.server.cut_watches();
     mirror.server.inject("*", Fault::status(500), 3);

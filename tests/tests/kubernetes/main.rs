@@ -1,6 +1,6 @@
-//! The watches of the API server against one that misbehaves: what is known stays
-//! as it was, comes right again by itself, and is in the end what a list from
-//! scratch gives. Needs no root; the agent's part of this, under traffic, is in
+//! The watches of the API server against a server that misbehaves: the known state
+//! stays as it was, recovers by itself, and finally equals the result of a list from
+//! scratch. Needs no root; the agent's part of this, under traffic, is in
 //! `tests/tests/cluster`.
 #![allow(clippy::unwrap_used)]
 

@@ -19,10 +19,10 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-/// How long something that must happen may take on a busy machine.
+/// How long an expected change may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Faults come closely in tests.
+/// Faults follow each other quickly in tests.
 pub(crate) const PACE: Pace = Pace {
     watch: Duration::from_secs(120),
     stall: Duration::from_secs(2),
@@ -32,7 +32,7 @@ pub(crate) const PACE: Pace = Pace {
     unreached: Duration::from_millis(100),
 };
 
-/// A server, and what one agent knows of it.
+/// A server, and the state that one agent has of it.
 pub(crate) struct Mirror {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) index: Index,
@@ -49,12 +49,12 @@ impl Mirror {
         Self::by(server, |_| {})
     }
 
-    /// As that, by a kubeconfig that says something else as well.
+    /// Does the same through an edited kubeconfig.
     pub(crate) fn by(server: impl Into<Arc<ApiServer>>, edit: impl Fn(&mut Value)) -> Self {
         Self::at(PACE, server, edit)
     }
 
-    /// As that, at another pace.
+    /// Does the same at another pace.
     pub(crate) fn at(
         pace: Pace,
         server: impl Into<Arc<ApiServer>>,
@@ -91,7 +91,7 @@ impl Mirror {
         }
     }
 
-    /// Follows a server with these objects, and knows them all.
+    /// Follows a server with these objects, and waits until all are known.
     pub(crate) async fn with(objects: &[&str]) -> Self {
         let server = ApiServer::start().unwrap();
         for object in objects {
@@ -102,23 +102,23 @@ impl Mirror {
         mirror
     }
 
-    /// Another agent's, of the same server.
+    /// Returns another agent's mirror of the same server.
     pub(crate) fn beside(&self) -> Self {
         Self::new(Arc::clone(&self.server))
     }
 
-    /// Writes the present token where the watches find it.
+    /// Writes the current token to the file that the watches read.
     pub(crate) fn hand_out_token(&self) {
         let file = self.folder.path().join("kubeconfig");
         self.server.write_kubeconfig(&file).unwrap();
     }
 
-    /// Takes in what has come.
+    /// Applies all events received so far.
     pub(crate) fn drain(&mut self) {
         self.inbox.drain(&mut self.index);
     }
 
-    /// Waits until something holds.
+    /// Waits until a condition holds.
     pub(crate) async fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let start = Instant::now();
         loop {
@@ -132,8 +132,7 @@ impl Mirror {
         }
     }
 
-    /// Waits until everything is known, and what is known compiles to what a list
-    /// from scratch compiles to.
+    /// Waits until everything is known, and compiles to the same tables as a list from scratch.
     pub(crate) async fn agrees(&mut self, when: &str) {
         let what = format!("the same as from scratch, {when}");
         self.until(&what, |mirror| {
@@ -142,7 +141,7 @@ impl Mirror {
         .await;
     }
 
-    /// As that; and every watch is connected again.
+    /// Waits for the same, and until every watch is connected again.
     pub(crate) async fn recovers(&mut self, when: &str) {
         self.agrees(when).await;
         let connected = |mirror: &mut Self| mirror.board.is_connected();
@@ -150,7 +149,7 @@ impl Mirror {
         self.agrees(when).await;
     }
 
-    /// Nothing changes for a while.
+    /// Asserts that nothing changes for a while.
     pub(crate) async fn stays(&mut self, before: &Tables) {
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -159,12 +158,12 @@ impl Mirror {
         }
     }
 
-    /// What is known, compiled.
+    /// Returns the tables compiled from the known state.
     pub(crate) fn tables(&self) -> Tables {
         self.index.compile(&Scope::Node(NODE.into()))
     }
 
-    /// What the server holds, compiled from scratch.
+    /// Returns the tables compiled from scratch from the server's objects.
     pub(crate) fn scratch(&self) -> Tables {
         let mut index = Index::new(Config::default());
         for kind in Kind::ALL {
@@ -175,7 +174,7 @@ impl Mirror {
         index.compile(&Scope::Node(NODE.into()))
     }
 
-    /// The row of a kind's watch.
+    /// Returns the status row of a kind's watch.
     pub(crate) fn row(&self, kind: Kind) -> WatchStatus {
         self.board.of(kind).status()
     }
@@ -189,7 +188,7 @@ fn apply(index: &mut Index, object: Value) {
     }
 }
 
-/// A Namespace `shop` that closes its pods, on a node that is judged.
+/// A Namespace `shop` that isolates its pods, on the node under test.
 pub(crate) const SHOP: &str = "
 kind: Namespace
 apiVersion: v1
@@ -201,7 +200,7 @@ metadata: { name: node-a }
 status: { addresses: [{ type: InternalIP, address: 192.0.2.1 }] }
 ";
 
-/// A pod of `shop` on the node that is judged.
+/// Returns a pod of `shop` on the node under test.
 pub(crate) fn pod(name: &str, number: u8) -> String {
     format!(
         "kind: Pod\napiVersion: v1\nmetadata: {{ name: {name}, namespace: shop, labels: {{ app: {name} }} }}\n\
@@ -210,7 +209,7 @@ pub(crate) fn pod(name: &str, number: u8) -> String {
     )
 }
 
-/// A policy of `shop` that lets one app call another.
+/// Returns a policy of `shop` that allows one app to call another.
 pub(crate) fn policy(name: &str, to: &str, from: &str) -> String {
     format!(
         "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {{ name: {name}, namespace: shop }}\n\
@@ -219,7 +218,7 @@ pub(crate) fn policy(name: &str, to: &str, from: &str) -> String {
     )
 }
 
-/// The shop with two pods, of which one may call the other.
+/// Returns the shop with two pods, of which one may call the other.
 pub(crate) async fn shop() -> Mirror {
     Mirror::with(&[SHOP, &pod("a", 1), &pod("b", 2), &policy("p", "a", "b")]).await
 }

@@ -10,7 +10,7 @@ fn put(mirror: &Mirror, object: Value) {
     mirror.server.apply_value(object).unwrap();
 }
 
-/// The object with something wrong in it.
+/// Returns the object with an invalid value in it.
 fn spoilt(mirror: &Mirror, resource: &str, name: &str, path: &str, wrong: Value) -> Value {
     let namespace = if resource == "namespaces" { "" } else { "shop" };
     let mut object = mirror.server.get(resource, namespace, name).unwrap();
@@ -52,7 +52,7 @@ async fn the_last_valid_form_of_anything_stays() {
     assert_eq!(mirror.tables(), before);
     assert_eq!(mirror.row(Kind::Pod).errors, 0, "no fault of the watch");
 
-    // A list from scratch has no last valid form of theirs, and this one has.
+    // A list from scratch has no last valid versions of these objects; this mirror has.
     mirror
         .server
         .inject("*", ringfence_tests::apiserver::Fault::GoneEvent, 7);

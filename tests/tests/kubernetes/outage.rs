@@ -1,4 +1,4 @@
-//! A server that is away for a while: a change is known soon after it is back.
+//! A server that is away for a while: changes are known soon after it is back.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use ringfence_tests::apiserver::{ApiServer, Fault};
 use crate::mirror::{Mirror, SHOP, pod, policy};
 use crate::proxies::{Proxy, Way};
 
-/// Long enough for waits that double to be longer than what is allowed afterwards.
+/// Long enough for the doubling backoff to exceed what is allowed afterwards.
 const AWAY: Duration = Duration::from_secs(13);
-/// From the server's first answer on.
+/// Measured from the server's first answer.
 const SOON: Duration = Duration::from_secs(5);
 
 fn server() -> ApiServer {
@@ -21,7 +21,7 @@ fn server() -> ApiServer {
     server
 }
 
-/// A server that has been away for a while, and still is.
+/// Returns a server that has been away for a while, and still is.
 async fn away() -> (Mirror, Proxy) {
     let server = server();
     let mut proxy = Proxy::start(Way::Http, server.address()).await;
@@ -42,7 +42,7 @@ async fn soon_after_an_outage_what_has_changed_is_known() {
         .server
         .delete("networkpolicies", "shop", "p")
         .unwrap();
-    // Its history is gone too.
+    // The server's history is lost too.
     mirror.server.compact();
     proxy.come_back().await;
     let start = Instant::now();
@@ -50,7 +50,7 @@ async fn soon_after_an_outage_what_has_changed_is_known() {
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
-/// A server that has just started refuses everything until it has read the roles.
+/// A server that has just started forbids all requests until it has read the roles.
 #[tokio::test]
 async fn a_server_that_refuses_at_first_after_an_outage_is_asked_again_soon() {
     let (mut mirror, mut proxy) = away().await;
@@ -67,7 +67,7 @@ async fn a_server_that_refuses_at_first_after_an_outage_is_asked_again_soon() {
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
-/// As while a server starts and its storage isn't there yet.
+/// Like a server that starts before its storage is available.
 #[tokio::test]
 async fn what_a_busy_server_left_waiting_goes_on_once_any_watch_has_an_answer() {
     let mut mirror = Mirror::at(Pace::default(), server(), |_| {});

@@ -1,4 +1,4 @@
-//! A server that only a proxy can reach.
+//! A server that is reachable only through a proxy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 
 use crate::mirror::{Mirror, SHOP, pod, policy};
 
-/// As the server's certificate names it. No resolver of a test machine does.
+/// The host name in the server's certificate. No resolver of a test machine knows it.
 const HOST: &str = "kubernetes.default.svc";
 const PORT: u16 = 6443;
 
-/// How to ask a proxy for a tunnel.
+/// The protocol for requesting a tunnel from a proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Way {
-    /// `CONNECT` of HTTP/1.1.
+    /// HTTP/1.1 `CONNECT`.
     Http,
     /// SOCKS5 without authentication; the proxy resolves names.
     Socks,
@@ -31,9 +31,9 @@ pub(crate) struct Proxy {
     way: Way,
     address: SocketAddr,
     server: SocketAddr,
-    /// Tunnels that were opened.
+    /// The number of tunnels opened.
     opened: Arc<AtomicUsize>,
-    /// Its listener and its tunnels: they end with it.
+    /// The listener and its tunnels; they end when this is dropped.
     tasks: JoinSet<()>,
 }
 
@@ -61,19 +61,19 @@ impl Proxy {
                     way.agree(&mut client).await.unwrap();
                     opened.fetch_add(1, Ordering::SeqCst);
                     let mut server = TcpStream::connect(server).await.unwrap();
-                    // Either end may break off.
+                    // Either end may close the connection.
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 });
             }
         });
     }
 
-    /// Breaks every tunnel, and answers nobody any more.
+    /// Breaks every tunnel and stops listening.
     pub(crate) async fn fail(&mut self) {
         self.tasks.shutdown().await;
     }
 
-    /// Comes back at the same address.
+    /// Listens again at the same address.
     pub(crate) async fn come_back(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.serve(listener);
@@ -83,7 +83,7 @@ impl Proxy {
         self.opened.load(Ordering::SeqCst)
     }
 
-    /// Sends a kubeconfig's requests through it.
+    /// Routes a kubeconfig's requests through the proxy.
     pub(crate) fn enter(&self, kubeconfig: &mut Value) {
         let scheme = match self.way {
             Way::Http => "http",
@@ -96,7 +96,7 @@ impl Proxy {
 }
 
 impl Way {
-    /// Reads what a client asks for, and grants it.
+    /// Reads the client's request and grants it.
     async fn agree(self, client: &mut TcpStream) -> Result<()> {
         match self {
             Self::Http => {
@@ -131,7 +131,7 @@ impl Way {
     }
 }
 
-/// The shop behind a proxy.
+/// Returns the shop behind a proxy.
 async fn shop(way: Way) -> (Mirror, Proxy) {
     let server = ApiServer::start().unwrap();
     let objects = [SHOP, &pod("a", 1), &pod("b", 2), &policy("p", "a", "b")];

@@ -29,8 +29,8 @@ const RESOURCES: [&str; 7] = [
     "clusternetworkpolicies",
 ];
 
-/// How many clusters; `RINGFENCE_CLUSTERS` says otherwise, as for the oracle, of
-/// which this takes a hundredth.
+/// Returns the seeds of the clusters. As for the oracle, `RINGFENCE_CLUSTERS` sets the
+/// number; this test runs a hundredth of it.
 fn seeds() -> u64 {
     let given = std::env::var("RINGFENCE_CLUSTERS").ok();
     given
@@ -38,8 +38,8 @@ fn seeds() -> u64 {
         .map_or(12, |count| count.div_ceil(100))
 }
 
-/// What of a cluster the server holds. What is in force of a policy that doesn't
-/// parse depends on what was there before, so there are none.
+/// Returns the objects of a cluster that the server holds. Policies that don't parse
+/// are left out, because their effect depends on the previous version.
 fn valid(objects: &[Value]) -> Vec<Value> {
     let mut objects = objects.to_vec();
     objects.retain(|o| KINDS.iter().any(|kind| o["kind"] == *kind) && !is_invalid(o));
@@ -121,7 +121,7 @@ async fn after_any_changes_and_faults_all_is_as_from_scratch() {
             held = new;
             mirror.drain();
             if dice.chance(30) {
-                // A swap that waits for its second event would wait for ever.
+                // A swap that waits for its second event would wait forever.
                 mirror.server.heal();
                 mirror
                     .recovers(&format!("seed {seed}, round {round}"))

@@ -1,4 +1,4 @@
-//! A server that says nothing, on a clock that the test moves.
+//! A server that sends nothing, on a clock that the test advances.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn a_watch_that_is_silent_for_an_hour_is_let_go_and_nothing_is_lost() {
     mirror.stays(&before).await;
     assert!(mirror.board.is_connected(), "nobody knows yet");
 
-    // While the server says nothing to new watches either, all stays as it was.
+    // While the server doesn't answer new watches either, nothing changes.
     pass(Duration::from_secs(1800)).await;
     mirror.stays(&before).await;
     let noticed = |mirror: &mut Mirror| mirror.row(Kind::Pod).errors > 0;
@@ -35,7 +35,7 @@ async fn a_watch_that_is_silent_for_an_hour_is_let_go_and_nothing_is_lost() {
     assert!(error.contains("no data for"), "{error}");
 }
 
-/// Time passes, and what it sets off happens.
+/// Advances the clock and runs everything that this triggers.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;

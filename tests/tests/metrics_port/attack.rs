@@ -1,4 +1,4 @@
-//! A pod that opens connections without end.
+//! A pod that opens connections endlessly.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
@@ -13,20 +13,21 @@ use ringfence_tests::testnet::{Probe, probe_tcp};
 
 use super::cluster;
 
-/// Connections that are opened before the agent is looked at.
+/// The number of connections opened before the agent is checked.
 const CONNECTIONS: usize = 10_000;
-/// How many of them the attacker keeps open and silent.
+/// The number of connections that the attacker keeps open and silent.
 const SILENT: usize = 1_000;
-/// One attempt of a call that policy may deny: far more than it takes to be answered.
+/// The timeout of an attempt to make a call that policy may deny: far more than an
+/// answer takes.
 const ATTEMPT: Duration = Duration::from_millis(20);
-/// Policy in force, on a machine that is busy with other tests too. How fast it is on
-/// an idle one is the bench's to say.
+/// The limit for putting policy in force, on a machine that is also busy with other
+/// tests. The bench measures the time on an idle machine.
 const IN_FORCE: Duration = Duration::from_secs(1);
-/// KiB.
+/// The limit of memory growth, in KiB.
 const GROWTH: u64 = 20 * 1024;
 
-/// Opens connections until it is told to stop: half of them say nothing, half ask
-/// for the page and don't read it.
+/// Opens connections until it is stopped: half of them send nothing, half request the
+/// page and don't read it.
 struct Attack<'a> {
     to: SocketAddr,
     opened: &'a AtomicUsize,
@@ -37,14 +38,14 @@ impl Attack<'_> {
     fn run(&self) {
         let mut held = VecDeque::new();
         while !self.stop.load(Ordering::Relaxed) {
-            // A queue that is full takes no more for the moment.
+            // A full listen queue accepts no connections for the moment.
             let stream = TcpStream::connect_timeout(&self.to, Duration::from_millis(200));
             let Ok(mut stream) = stream else {
                 continue;
             };
             let number = self.opened.fetch_add(1, Ordering::Relaxed);
             if number.is_multiple_of(2) {
-                // It may be closed by now.
+                // The connection may be closed by now.
                 let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n");
             }
             held.push_back(stream);
@@ -55,7 +56,7 @@ impl Attack<'_> {
     }
 }
 
-/// How long after a change its effect is seen: the client may call the server again.
+/// Returns how long a change takes to have an effect: the client may call the server again.
 fn change(shop: &Shop, server: &ApiServer) -> Duration {
     let to = shop.address("server", true, TCP).unwrap();
     let client = shop.ns("client").unwrap();
@@ -84,7 +85,7 @@ fn changes(shop: &Shop, server: &ApiServer, when: &str) {
     );
 }
 
-/// Another client's scrape; how long it took.
+/// Scrapes as another client. Returns how long that took.
 fn scrape(shop: &Shop, to: SocketAddr) -> Option<Duration> {
     let start = Instant::now();
     let client = shop.ns("client").unwrap();
@@ -101,7 +102,7 @@ fn scrape(shop: &Shop, to: SocketAddr) -> Option<Duration> {
         .then(|| start.elapsed())
 }
 
-/// What must hold while the flood goes on.
+/// Asserts the properties that must hold during the flood.
 fn holds(shop: &mut Shop, server: &ApiServer, to: SocketAddr) {
     changes(shop, server, "under attack");
     shop.is_guarded("under attack").unwrap();
@@ -128,7 +129,7 @@ fn ten_thousand_connections_of_one_pod_delay_no_policy_and_cost_the_agent_little
     shop.start().unwrap();
     let node = shop.net.node_address(true).unwrap();
     let to = SocketAddr::new(node, shop.agent.metrics_port);
-    // What every agent that is scraped has.
+    // Metrics that every scraped agent has.
     for _ in 0..3 {
         shop.agent.metrics().unwrap();
     }

@@ -1,4 +1,4 @@
-//! Who is served: pods, the node, a pod under quarantine, over both families.
+//! The clients that are served: pods, the node, a quarantined pod, over both families.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
@@ -10,15 +10,15 @@ use ringfence_tests::testnet::Ns;
 
 use super::cluster;
 
-/// For an answer on a busy machine.
+/// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What came of asking for a page.
+/// The result of requesting a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Answer {
-    /// The page.
+    /// The page was served.
     Page,
-    /// The connection was closed without a word.
+    /// The connection was closed without an answer.
     Closed,
 }
 
@@ -26,7 +26,7 @@ fn ask(from: &Ns, to: SocketAddr) -> Answer {
     let stream = from.run(|| TcpStream::connect_timeout(&to, PATIENCE));
     let mut stream = stream.unwrap().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The other end may have closed it already.
+    // The other end may have closed the connection already.
     let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n");
     let mut page = String::new();
     let read = stream.read_to_string(&mut page);
@@ -41,7 +41,7 @@ fn ask(from: &Ns, to: SocketAddr) -> Answer {
     Answer::Closed
 }
 
-/// From a pod, over IPv4 and IPv6.
+/// Requests the page from a pod over IPv4 and IPv6.
 fn both(shop: &Shop, from: &str) -> [Answer; 2] {
     [true, false].map(|v4| {
         let node = shop.net.node_address(v4).unwrap();
@@ -59,7 +59,7 @@ fn refused(shop: &Shop, reason: &str) -> f64 {
     shop.agent.metric(&name).unwrap()
 }
 
-/// Link-local addresses of the node, as a pod names them.
+/// Returns the link-local addresses of the node, scoped as in the pod.
 fn link_local(shop: &Shop, pod: &str) -> Vec<SocketAddr> {
     let text = shop
         .net
@@ -106,7 +106,7 @@ fn everybody_is_served_but_a_pod_under_quarantine_and_whoever_comes_by_a_link_lo
     }
     assert_eq!(refused(&shop, "link_local") > 0.0, reached > 0);
 
-    // An agent that starts anew knows it before the API server tells.
+    // A restarted agent knows it before the API server reports it.
     server.stop();
     shop.agent.kill(&mut shop.net).unwrap();
     shop.agent.start(&mut shop.net, &[]).unwrap();

@@ -1,4 +1,4 @@
-//! The metrics port under a pod that floods it, and who is served there.
+//! The metrics port under a pod that floods it, and the clients that are served there.
 #![allow(clippy::unwrap_used)]
 
 mod attack;
@@ -7,8 +7,9 @@ mod clients;
 use ringfence_tests::agent::Shop;
 use ringfence_tests::apiserver::ApiServer;
 
-/// An API server on the node's own address that holds what the shop's manifests say,
-/// and is the agent's source from now on; metrics on every address of the node.
+/// Starts an API server on the node's own address with the objects of the shop's
+/// manifests, and makes it the agent's source; metrics are served on every address of
+/// the node.
 fn cluster(shop: &mut Shop) -> ApiServer {
     let address = shop.net.node_address(true).unwrap();
     let server = shop.on_cluster((address, 6443).into()).unwrap();

@@ -1,4 +1,4 @@
-//! Numbered packets, as many as a service sends, while something happens to the agent.
+//! Numbered packets at the rate of a busy service while something happens to the agent.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,44 +12,44 @@ use std::time::{Duration, Instant};
 use ringfence_tests::agent::Shop;
 use ringfence_tests::testnet::Ns;
 
-/// Where the numbers go, a UDP port of the server's.
+/// The UDP port of the server that receives the numbers.
 pub(crate) const SINK: u16 = 6000;
-/// Where the rogue answers.
+/// The port on which the rogue answers.
 const PUSHING: u16 = 6001;
-/// Allowed packets a second.
+/// Allowed packets per second.
 const RATE: u32 = 10_000;
-/// Denied packets a second.
+/// Denied packets per second.
 const REFUSED: u32 = 1000;
-/// Packets are sent so many times a second, several at once.
+/// The number of bursts per second in which packets are sent.
 const BURSTS: u32 = 500;
-/// What is on its way gets there in that time.
+/// Packets in transit arrive within that time.
 const SETTLED: Duration = Duration::from_millis(500);
-/// Word of what was sent comes back over TCP in that time, sent again or not.
+/// Data sent over TCP arrives within that time, retransmitted or not.
 const HEARD: Duration = Duration::from_secs(15);
 
-/// What became of all packets.
+/// The counts of all packets.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
-    /// Allowed packets that were sent.
+    /// Allowed packets sent.
     pub(crate) sent: u64,
-    /// Those that arrived.
+    /// Allowed packets that arrived.
     pub(crate) arrived: u64,
-    /// Those that found the socket full: nobody's fault but the reader's.
+    /// Packets that found the socket's buffer full: only the reader is to blame.
     pub(crate) overflown: u64,
-    /// Denied packets that were sent.
+    /// Denied packets sent.
     pub(crate) refused: u64,
-    /// Those that arrived.
+    /// Denied packets that arrived.
     pub(crate) let_through: u64,
 }
 
 impl Numbers {
-    /// Allowed packets that were lost on the way.
+    /// Returns the number of allowed packets lost in transit.
     pub(crate) fn lost(&self) -> i128 {
         i128::from(self.sent) - i128::from(self.arrived) - i128::from(self.overflown)
     }
 }
 
-/// Ends the traffic also where the play panics: else nobody would.
+/// Ends the traffic even if the play panics; nothing else would.
 struct Curtain<'a>(&'a AtomicBool);
 
 impl Drop for Curtain<'_> {
@@ -72,7 +72,7 @@ pub(crate) fn under_numbers(shop: &mut Shop, play: impl FnOnce(&mut Shop)) -> Nu
     let (stop, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut numbers = Numbers::default();
     thread::scope(|scope| {
-        // Also where what is played panics.
+        // Also if the play panics.
         let _end = Curtain(&ended);
         let curtain = Curtain(&stop);
         let receiver = scope.spawn(|| receive(&sink, &ended));
@@ -91,16 +91,16 @@ pub(crate) fn under_numbers(shop: &mut Shop, play: impl FnOnce(&mut Shop)) -> Nu
     numbers
 }
 
-/// Set in the numbers of the rogue.
+/// The bit set in the rogue's numbers.
 const FROM_ROGUE: u64 = 1 << 63;
 
-/// Sends numbers until it is stopped; how many.
+/// Sends numbers until it is stopped. Returns how many.
 fn send(from: &Ns, to: SocketAddr, rate: u32, mark: u64, stop: &AtomicBool) -> u64 {
     let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     let (start, mut sent) = (Instant::now(), 0);
     while !stop.load(Ordering::Relaxed) {
         let due = start.elapsed().as_secs_f64() * f64::from(rate);
-        // Late by much: what was missed isn't made up for, which would be a flood.
+        // If it is far behind, it skips the missed packets: catching up would be a flood.
         let due = (due as u64).min(sent + u64::from(rate / BURSTS * 5));
         while sent < due {
             socket.send_to(&(mark | sent).to_be_bytes(), to).unwrap();
@@ -111,7 +111,7 @@ fn send(from: &Ns, to: SocketAddr, rate: u32, mark: u64, stop: &AtomicBool) -> u
     sent
 }
 
-/// How many numbers of the client's and of the rogue's arrive, each counted once.
+/// Returns how many of the client's and the rogue's numbers arrive, each counted once.
 fn receive(sink: &UdpSocket, ended: &AtomicBool) -> (u64, u64) {
     let (mut seen, mut from_rogue) = (HashSet::new(), 0);
     loop {
@@ -125,7 +125,7 @@ fn receive(sink: &UdpSocket, ended: &AtomicBool) -> (u64, u64) {
     }
 }
 
-/// Datagrams that found a socket of a namespace full.
+/// Returns the number of datagrams that found a socket of a namespace full.
 fn overflown(ns: &Ns) -> u64 {
     let text = ns.run(|| fs::read_to_string("/proc/thread-self/net/snmp"));
     let text = text.unwrap().unwrap();
@@ -136,8 +136,8 @@ fn overflown(ns: &Ns) -> u64 {
     field.unwrap().1.parse().unwrap()
 }
 
-/// A connection that the server has opened, on which only the rogue speaks: after tables
-/// of connections are left behind, the first packet is one of the rogue's.
+/// A connection opened by the server on which only the rogue sends: if a new agent
+/// starts with empty connection tables, the first packet is one of the rogue's.
 pub(crate) struct Pushed {
     heard: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -145,7 +145,7 @@ pub(crate) struct Pushed {
 }
 
 impl Pushed {
-    /// The server connects to the rogue, which speaks from then on.
+    /// Connects the server to the rogue, which sends from then on.
     pub(crate) fn open(shop: &Shop) -> Self {
         let at = shop.address("rogue", true, PUSHING).unwrap();
         let rogue = shop.ns("rogue").unwrap();
@@ -177,7 +177,7 @@ impl Pushed {
         pushed
     }
 
-    /// Fails unless words go on being heard.
+    /// Fails unless data keeps arriving.
     pub(crate) fn is_heard(&self) {
         let (start, before) = (Instant::now(), self.heard.load(Ordering::Relaxed));
         while self.heard.load(Ordering::Relaxed) < before + 5 {

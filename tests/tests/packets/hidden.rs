@@ -1,4 +1,4 @@
-//! The library while some Services' addresses have no room in the tables.
+//! The library while the tables have no room for the addresses of some Services.
 
 use ringfence_ebpf::abi::{Control, Reason};
 use ringfence_tests::oracle::check;
@@ -22,7 +22,7 @@ fn every_row_of_the_table_holds_while_services_are_hidden() {
     assert_no_fault(&faults);
 }
 
-/// A host whose caller may call some addresses outside, on one port.
+/// Returns a host whose caller may call some outside addresses, on one port.
 fn host(flags: u32) -> Host {
     let blocks = ["203.0.113.0/24", "2001:db8:9::/64"];
     let blocks = blocks.map(|cidr| json!({"ipBlock": {"cidr": cidr}}));
@@ -52,13 +52,13 @@ fn what_goes_to_any_address_is_decided_once_more_while_services_are_hidden() {
             assert_eq!(host.service, once_more);
             let answer = call(8443, SYN).reply().flags(SYN | ACK);
             assert_step(&mut host, &to_pod("caller", &answer));
-            // So it is with all packets of the connection.
+            // The same applies to all packets of the connection.
             assert_step(&mut host, &from_pod("caller", &call(8443, ACK)));
             assert_eq!(host.service, once_more);
             // Policy decides first.
             let denied = from_pod("caller", &call(8444, SYN)).drops(Reason::Policy);
             assert_step(&mut host, &denied);
-            // A node may forward what goes to a pod's address, too.
+            // A node may also forward packets to a pod's address.
             let pod = Frame::tcp((own, 40_000), (address("callee", v4), 8080), SYN);
             assert_step(&mut host, &from_pod("caller", &pod));
             assert_eq!(host.service, once_more);

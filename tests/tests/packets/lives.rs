@@ -1,4 +1,4 @@
-//! How long connections live, whatever somebody sends with their addresses and ports.
+//! How long connections live, whatever others send with their addresses and ports.
 
 use ringfence_ebpf::abi::{Quota, Reason, Stat};
 use ringfence_tests::packets::Frame;
@@ -13,7 +13,7 @@ const FIN: u8 = 1;
 const RST: u8 = 4;
 const HOUR: u64 = 3600 * SECOND;
 
-/// The pod's next number, and the stranger's.
+/// The next sequence numbers of the pod and of the stranger.
 const OURS: u32 = 5000;
 const THEIRS: u32 = u32::MAX - 3;
 
@@ -25,7 +25,8 @@ fn theirs(flags: u8) -> Frame {
     outgoing(flags).reply().numbers(THEIRS, OURS)
 }
 
-/// The callee's connection to the stranger, on which everything has been acknowledged.
+/// Returns a host with the callee's connection to the stranger, on which all data is
+/// acknowledged.
 fn idle() -> Host {
     let mut host = Host::default();
     let syn = outgoing(SYN).numbers(OURS - 9, 0);
@@ -39,7 +40,7 @@ fn idle() -> Host {
     host
 }
 
-/// Whether the stranger's next word arrives.
+/// Reports whether the stranger's next segment arrives.
 fn lives(host: &mut Host) -> bool {
     let word = to_pod("callee", &theirs(ACK).data(4));
     host.run(&word) == word.expected
@@ -151,7 +152,7 @@ fn what_ends_a_connection_for_both_ends_it_soon() {
     let again = [
         to_pod("callee", &theirs(ACK).data(10)),
         from_pod("callee", &ours(ACK).numbers(OURS, THEIRS.wrapping_add(10))),
-        // Together with what has arrived.
+        // Together with data that has arrived.
         to_pod("callee", &theirs(FIN | ACK).data(10)),
         from_pod(
             "callee",
@@ -218,7 +219,7 @@ fn an_answered_syn_on_the_ports_of_an_old_connection_is_a_new_one() {
     let syn = outgoing(SYN).numbers(77, 0);
     assert_step(&mut host, &from_pod("callee", &syn));
     assert_eq!(host.connection_count(), (1, 1));
-    // The far end still has the old one: it says so, and it goes on.
+    // The far end still has the old connection: it acknowledges it, and the connection continues.
     assert_step(&mut host, &to_pod("callee", &theirs(ACK)));
     let stray = theirs(SYN | ACK).numbers(900, 79);
     assert_step(&mut host, &to_pod("callee", &stray));
@@ -233,7 +234,7 @@ fn an_answered_syn_on_the_ports_of_an_old_connection_is_a_new_one() {
     assert_eq!(host.connection_count(), (0, 1));
 }
 
-/// A pod that keeps as many connections as it may, in tables with room for more.
+/// Returns a pod with as many connections as it may have, in tables with room for more.
 fn full() -> Host {
     let mut host = Host::default();
     host.keep("callee", Quota::REPLIED);
@@ -251,7 +252,7 @@ fn a_connection_that_cant_be_kept_is_refused_and_counted_where_its_answers_need_
     let refused = from_pod("callee", &outgoing(ACK)).drops(Reason::ConnectionLimit);
     assert_step(&mut host, &refused);
     assert_step(&mut host, &refused);
-    // As soon as there is room it goes on.
+    // As soon as there is room the connection continues.
     host.keep("callee", Quota::REPLIED - 1);
     assert_step(&mut host, &from_pod("callee", &outgoing(ACK)));
     assert_eq!(host.connection_count(), (1, 0));
@@ -262,7 +263,7 @@ fn one_that_is_past_its_time_makes_room_for_another_of_its_pod() {
     let mut host = idle();
     host.now += 25 * HOUR;
     host.keep("callee", Quota::REPLIED);
-    // One of so many shares a bucket with it.
+    // One of this many connections shares a bucket with it.
     let kept = (1..2000).find(|port| {
         let syn = outgoing(SYN).with(|f| f.payload[..2].copy_from_slice(&u16::to_be_bytes(*port)));
         let answer = syn.reply().flags(SYN | ACK);
@@ -294,18 +295,18 @@ fn where_no_answer_needs_it_a_pod_has_as_many_connections_as_it_likes() {
     }
 }
 
-/// One end of a connection as its own TCP sees it, and nothing else.
+/// One end of a connection as its own TCP sees it.
 #[derive(Clone, Copy)]
 struct End {
-    /// Its next number.
+    /// Its next sequence number.
     next: u32,
-    /// The number that it waits for.
+    /// The sequence number that it expects.
     awaits: u32,
-    /// What it has acknowledged.
+    /// The sequence number that it has acknowledged.
     said: u32,
 }
 
-/// What the pod (`true`) or the stranger sends.
+/// Sends a segment from the pod (`true`) or the stranger.
 fn sends(host: &mut Host, by_us: bool, frame: &Frame) {
     let step = if by_us {
         from_pod("callee", frame)
@@ -350,14 +351,15 @@ fn whatever_is_said_and_whatever_strays_only_what_an_end_would_take_ends_a_conne
                 }
                 3 => {
                     if let Some(data) = &last[from] {
-                        // Late, and as it was.
+                        // Late, and unchanged.
                         sends(&mut host, by_us, data);
                         ends[from].said = ends[from].said.min(ends[from].awaits);
                     }
                 }
                 _ => {
                     let flags = *dice.choose(&[RST, RST | ACK, FIN | ACK, SYN | ACK]);
-                    // Behind what the other end waits for, or far beyond what is under way.
+                    // Before the number that the other end expects, or far beyond the
+                    // data in flight.
                     let off = 1 + dice.below(1 << 30) as u32;
                     let number = if dice.chance(50) {
                         ends[to].said.wrapping_sub(off.max(1 << 20))

@@ -1,5 +1,5 @@
-//! A network of the fixture's pods and the loaded datapath on its node: what
-//! the packet table's two levels with a kernel share.
+//! A network of the fixture's pods and the loaded datapath on its node, shared by the
+//! two levels of the packet table that use a kernel.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ringfence_tests::testnet::{Mode, Net};
 /// Packets by drop counter.
 pub(crate) type Counters = BTreeMap<Series, u64>;
 
-/// A node with the fixture's pods.
+/// Creates a node with the fixture's pods.
 pub(crate) fn network(mode: Mode) -> Net {
     let mut builder = Net::builder().mode(mode);
     for pod in PODS {
@@ -25,19 +25,19 @@ pub(crate) fn network(mode: Mode) -> Net {
     builder.build().unwrap()
 }
 
-/// The loaded datapath, and what its counters were when they were last read.
+/// The loaded datapath, and the counters as last read.
 pub(crate) struct Node {
     pub(crate) datapath: Datapath,
     counted: Counters,
 }
 
 impl Node {
-    /// Guards the pods; to be called inside the node's namespace.
+    /// Guards the pods; must be called inside the node's namespace.
     pub(crate) fn guard(net: &Net, audit: bool) -> Self {
         Self::guard_by(net, audit, &fixture::tables())
     }
 
-    /// The same by other tables of the same pods.
+    /// Does the same with other tables for the same pods.
     pub(crate) fn guard_by(net: &Net, audit: bool, tables: &Tables) -> Self {
         let mut datapath = Datapath::open(&Options {
             pin_dir: net.pin_dir(),
@@ -68,7 +68,7 @@ impl Node {
         Self { datapath, counted }
     }
 
-    /// Counters that have risen since the last call, and by how much.
+    /// Returns the counters that have risen since the last call, and by how much.
     pub(crate) fn risen(&mut self) -> Counters {
         let now = counters(&self.datapath);
         let before = std::mem::replace(&mut self.counted, now);

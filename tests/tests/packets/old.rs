@@ -1,4 +1,5 @@
-//! Connections older than the hooks: what audit shows of them, and what a change takes.
+//! Connections older than the hooks: what audit mode reports about them, and what a
+//! change cuts.
 
 use ringfence_ebpf::abi::{EndpointRules, Reason, Stat};
 use ringfence_tests::packets::fixture::address;
@@ -10,7 +11,7 @@ use super::{ACK, SYN, assert_step, outgoing};
 
 const MINUTE: u64 = 60 * SECOND;
 
-/// The pod's policies in both buffers, in a new epoch.
+/// Writes the pod's policies into both buffers, in a new epoch.
 fn policy(host: &mut Host, pod: &str, flags: u32) {
     for half in &mut host.endpoint_mut(pod).rules {
         *half = EndpointRules {
@@ -22,7 +23,7 @@ fn policy(host: &mut Host, pod: &str, flags: u32) {
     }
 }
 
-/// A segment from the stranger's server to the pod.
+/// Returns a segment from the stranger's server to the pod.
 fn theirs() -> Frame {
     Frame::tcp(
         (address("stranger", true), 443),
@@ -31,7 +32,7 @@ fn theirs() -> Frame {
     )
 }
 
-/// One from the pod's server to the stranger.
+/// Returns a segment from the pod's server to the stranger.
 fn served() -> Frame {
     Frame::tcp(
         (address("plain", true), 443),
@@ -108,7 +109,7 @@ fn an_audited_connection_counts_once_a_minute_as_long_as_its_opener_sends() {
     assert_step(&mut host, &syn.audits(Reason::Policy));
     assert_step(&mut host, &to_pod("plain", &theirs().flags(SYN | ACK)));
     for _ in 0..300 {
-        // The last minute's end may be near.
+        // The end of the last minute may be near.
         assert_step(&mut host, &hears());
         host.run(&says());
         assert_step(&mut host, &says());
@@ -175,13 +176,13 @@ fn what_is_picked_up_is_counted_and_nothing_else() {
 #[test]
 fn in_the_window_ports_tell_who_opened_or_both_directions_allow_it() {
     let (own, peer) = (address("callee", true), address("stranger", true));
-    // The callee admits nobody, and may call anybody.
+    // The callee allows no ingress, and all egress.
     let cases = [
-        // Its own connection by its ports.
+        // A connection opened by the pod, judging by the ports.
         ((own, 40_000), (peer, 443), true),
-        // A denied caller's.
+        // A connection opened by a denied caller.
         ((own, 8080), (peer, 40_000), false),
-        // Nobody can tell.
+        // The ports don't show which side opened it.
         ((own, 8080), (peer, 443), false),
         ((own, 40_000), (peer, 40_001), false),
     ];

@@ -1,5 +1,5 @@
-//! The library towards a pod's own node, and towards the pod itself behind a Service,
-//! under ClusterNetworkPolicies.
+//! The library for traffic with a pod's own node, and with the pod itself behind a
+//! Service, under ClusterNetworkPolicies.
 
 use ringfence_ebpf::abi::Reason::Policy;
 use ringfence_tests::oracle::check;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{ACK, SYN, assert_step};
 
-/// A host under one more ClusterNetworkPolicy of tier Admin.
+/// Returns a host under one more ClusterNetworkPolicy of tier Admin.
 fn host(spec: &Value) -> Host {
     let mut objects = fixture::objects();
     let mut policy = json!({
@@ -53,7 +53,7 @@ fn what_a_cluster_policy_denies_to_nodes_is_denied_to_the_pods_own_at_every_addr
             let answer = call(53, SYN).reply().flags(SYN | ACK);
             assert_step(&mut host, &to_pod(pod, &answer).by_node());
         }
-        // Probes come in all the same, and are answered.
+        // Probes still come in, and are answered.
         let probe = Frame::tcp(
             (address("node", v4), 41_000),
             (address("callee", v4), 8080),
@@ -89,8 +89,8 @@ fn an_open_connection_to_the_own_node_ends_when_a_cluster_policy_denies_it_whoev
     }
 }
 
-/// A pod's call of its own Service, back at its own device: the node has put its address
-/// in the place of the pod's.
+/// Returns a pod's call to its own Service, back at its own device: the node has
+/// replaced the pod's address with its own.
 fn hairpin(v4: bool, port: u16) -> Frame {
     let from = (address("node", v4), port);
     Frame::tcp(from, (address("callee", v4), 8080), SYN)
@@ -125,7 +125,7 @@ fn and_under_their_egress() {
     for v4 in [true, false] {
         let step = to_pod("callee", &hairpin(v4, 43_000)).by_pod("callee", true);
         assert_step(&mut host, &step.decided_by_sender().drops(Policy));
-        // To its own address a pod sends what it likes.
+        // A pod may send anything to its own address.
         let own = (address("callee", v4), 43_001);
         let direct = Frame::tcp(own, (address("callee", v4), 8080), SYN);
         assert_step(&mut host, &from_pod("callee", &direct));

@@ -1,4 +1,4 @@
-//! The pick-up window of a first attach: what a pod goes on with, and what it doesn't.
+//! The pick-up window of a first attach: which connections of a pod continue, and which don't.
 
 use ringfence_ebpf::abi::Reason;
 use ringfence_tests::packets::Frame;
@@ -35,12 +35,12 @@ fn what_is_picked_up_stays_with_bare_acks_until_its_opener_speaks() {
     let (ours, theirs) = (outgoing(ACK), outgoing(ACK).reply());
     let denied = |flags| to_pod("callee", &theirs.flags(flags)).drops(Reason::Policy);
     assert_step(&mut host, &to_pod("callee", &theirs));
-    // Any of them would tell the sender whether a port is open.
+    // Each of these would reveal to the sender whether a port is open.
     let others = [FIN | ACK, RST, RST | ACK, SYN | ACK, SYN];
     for flags in others {
         assert_step(&mut host, &denied(flags));
     }
-    // The pod's own reset says that there is no such connection.
+    // The pod's own reset shows that there is no such connection.
     assert_step(&mut host, &from_pod("callee", &ours.flags(RST)));
     for flags in others {
         assert_step(&mut host, &denied(flags));
@@ -56,16 +56,16 @@ fn in_its_window_a_pod_gets_answers_to_what_it_asked_before() {
     let answer = |from, to| Frame::udp((peer, from), (pod, to));
     let mut host = Host::default();
     host.endpoint_mut("callee").pickup_until = host.now + SECOND;
-    // Two questions of one socket, and one to which the answer comes later.
+    // Two queries from one socket, and one whose answer comes later.
     for _ in 0..2 {
         assert_step(&mut host, &to_pod("callee", &answer(53, 40_000)));
     }
-    // To a server of the pod's own, or from a port that nobody chose.
+    // To one of the pod's own servers, or from an ephemeral port.
     for (from, to) in [(53, 8080), (53, 53), (40_000, 40_001)] {
         let frame = answer(from, to);
         assert_step(&mut host, &to_pod("callee", &frame).drops(Reason::Policy));
     }
-    // A server whose egress is closed answers whom its ingress lets ask.
+    // A server whose egress is closed answers clients that its ingress allows.
     host.endpoint_mut("caller").pickup_until = host.now + SECOND;
     let own = address("caller", true);
     let answers = Frame::udp((own, 53), (peer, 40_000));
@@ -77,7 +77,7 @@ fn in_its_window_a_pod_gets_answers_to_what_it_asked_before() {
         let frame = answer(53, port);
         assert_step(&mut host, &to_pod("callee", &frame).drops(Reason::Policy));
     }
-    // The pod's own word stands for it.
+    // The pod's own packet vouches for it.
     let again = answer(53, 40_000).reply();
     assert_step(&mut host, &from_pod("callee", &again));
     assert_step(&mut host, &to_pod("callee", &answer(53, 40_000)));

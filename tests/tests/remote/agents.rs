@@ -1,4 +1,4 @@
-//! Real agents, asked by the real binary as a person runs it.
+//! Real agents, queried by the real binary as a person runs it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 use crate::{agent_pod, node_object, shell};
 
-/// For whatever happens at once, on a busy machine.
+/// How long immediate effects may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A node with the shop's pods, another one without pods, and the API server. Commands in
-/// the agents' pods run here, over the socket of their agent.
+/// A node with the shop's pods, another one without pods, and the API server. Commands
+/// in the agents' pods run locally, over the socket of their agent.
 pub(crate) struct Nodes {
     pub(crate) shop: Shop,
     pub(crate) other: Agent,
@@ -48,7 +48,7 @@ impl Nodes {
         }
     }
 
-    /// `ringfence ARGS` on a machine that only reaches the API server.
+    /// Returns `ringfence ARGS` on a machine that only reaches the API server.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.shop.net.node().command(&self.shop.agent.binary);
         let kubeconfig = self.shop.net.dir().join("kubeconfig");
@@ -60,7 +60,7 @@ impl Nodes {
         end_of(&mut self.command(args), PATIENCE).unwrap()
     }
 
-    /// Rows of `-o json`; the command ends well.
+    /// Returns the rows of `-o json`; the command must succeed.
     fn rows(&self, args: &[&str]) -> Vec<Value> {
         let ended = self.run(&[args, &["-o", "json"]].concat());
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -68,7 +68,7 @@ impl Nodes {
     }
 }
 
-/// What the command in the pod's container is here.
+/// Returns the local equivalent of the command in the pod's container.
 fn in_pod(
     exec: &Exec,
     sockets: &BTreeMap<String, PathBuf>,
@@ -91,7 +91,7 @@ fn in_pod(
     Ok(command)
 }
 
-/// Those rows that are of a node.
+/// Returns the rows of a node.
 fn of<'r>(rows: &'r [Value], node: &str) -> Vec<&'r Value> {
     rows.iter().filter(|row| row["node"] == node).collect()
 }
@@ -154,7 +154,7 @@ fn agents_of_all_nodes_answer_in_one_table_that_says_whose_each_row_is() {
             "{expected}: {pods:?}"
         );
     }
-    // The agent's own pod is on the node's network, and nothing else is there.
+    // The agent's own pod is on the host network, and there is no other pod.
     let pods: Vec<String> = of(&rows, "node-2").iter().map(pod).collect();
     assert_eq!(pods, ["ringfence/agent-node-2"]);
 
@@ -180,7 +180,7 @@ fn agents_of_all_nodes_answer_in_one_table_that_says_whose_each_row_is() {
 fn whoever_gives_no_answer_is_named_and_the_others_are_shown() {
     let mut nodes = Nodes::start();
     nodes.other.kill(&mut nodes.shop.net).unwrap();
-    // One without an agent, and one whose agent isn't one.
+    // A node without an agent, and one whose agent's pod doesn't run an agent.
     for node in ["node-3", "node-4"] {
         nodes.server.apply_value(node_object(node)).unwrap();
     }
@@ -256,7 +256,7 @@ fn drops_of_several_nodes_are_followed_and_nothing_stays_in_their_pods() {
         .unwrap();
     let running = || running(&nodes.shop.agent.socket) + running(&nodes.other.socket);
     until("both are followed", || running() == 2);
-    // The commands in the pods may not listen yet: tried until one is told of.
+    // The commands in the pods may not be listening yet: retried until an event is reported.
     let out = follow.stdout.take().unwrap();
     let line = std::thread::scope(|scope| {
         let line = scope.spawn(|| BufReader::new(out).lines().next().unwrap().unwrap());
@@ -272,7 +272,7 @@ fn drops_of_several_nodes_are_followed_and_nothing_stays_in_their_pods() {
     until("nothing is left", || running() == 0);
 }
 
-/// Commands that run over a socket to follow its agent.
+/// Returns the number of commands that follow the agent of a socket.
 fn running(socket: &Path) -> usize {
     let processes = fs::read_dir("/proc").unwrap();
     let lines = processes.filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
@@ -303,7 +303,7 @@ fn what_the_api_server_refuses_is_said_with_the_right_exit_code() {
     let expected = "ringfence: node-1: you may not exec in its pod: this requires the verbs get \
                     and create on pods/exec in namespace ringfence";
     assert!(ended.stderr.starts_with(expected), "{ended:?}");
-    // The agents' own watches may get one in its place.
+    // The agents' own watches may receive an injected fault instead.
     nodes.server.inject("nodes", Fault::status(403), usize::MAX);
     let ended = nodes.run(&["connections", "--all-nodes"]);
     assert_eq!(ended.code, 3, "{ended:?}");

@@ -1,4 +1,4 @@
-//! One question, several agents, and what becomes of those that don't answer it.
+//! One query to several agents, and how agents that don't answer are reported.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::{Cluster, NAMESPACE, agent_pod, node_object};
 
 const CONNECTIONS: [&str; 3] = ["connections", "-o", "json"];
 
-/// Every node's answer to `connections`, or what is said of it.
+/// Returns every node's answer to `connections`, or its error.
 async fn answers(fleet: &Fleet) -> Vec<(String, Result<Vec<Value>, String>)> {
     let answers = fleet.ask_all(&CONNECTIONS, Duration::ZERO).await;
     let plain =
@@ -19,7 +19,7 @@ async fn answers(fleet: &Fleet) -> Vec<(String, Result<Vec<Value>, String>)> {
     answers.into_iter().map(plain).collect()
 }
 
-/// What is said of the one node whose agent is this script.
+/// Returns the error for a single node whose agent is this script.
 async fn said(script: &'static str) -> String {
     let cluster = Cluster::of(&["a"]);
     cluster.run_in_pods(|_| script.to_owned());
@@ -30,7 +30,7 @@ async fn said(script: &'static str) -> String {
 #[tokio::test]
 async fn every_agent_is_asked_in_its_container_in_words_that_every_version_knows() {
     let cluster = Cluster::of(&["b", "a"]);
-    // Another pod of the namespace, which is no agent.
+    // Another pod of the namespace, which isn't an agent.
     let mut other = agent_pod("a");
     other["metadata"]["name"] = "other".into();
     other["metadata"]["labels"] = json!({"app.kubernetes.io/name": "other"});
@@ -149,7 +149,7 @@ async fn a_pod_that_has_gone_meanwhile_is_its_nodes_fault_alone() {
 #[tokio::test]
 async fn a_large_answer_and_much_noise_arrive_whole() {
     let cluster = Cluster::of(&["a"]);
-    // 4 MB on stdout, and 4 MB on stderr that nobody asked for.
+    // 4 MB on stdout, and 4 MB on stderr that aren't needed.
     let script = "yes | head -c 4000000 >&2; \
                   printf '[\"'; yes | head -c 8000000 | tr -d '\\n'; printf '\"]'";
     cluster.run_in_pods(|_| script.to_owned());

@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::Cluster;
 
 const DROPS: [&str; 4] = ["drops", "--follow", "-o", "json"];
-/// For whatever happens at once, on a busy machine.
+/// How long immediate effects may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What comes of following all nodes to their ends: lines, and what is said of each.
+/// Follows all nodes to their ends. Returns the lines, and the outcome for each node.
 async fn followed(cluster: &Cluster) -> (Vec<(String, Value)>, Vec<(String, String)>) {
     let (lines, ends) = (Mutex::default(), Mutex::default());
     let line = |node: &str, value| {
@@ -98,7 +98,7 @@ async fn a_reader_that_fails_ends_all_and_nothing_of_it_stays_in_the_pods() {
     let mark = cluster.folder.path().to_owned();
     let marked = mark.clone();
     cluster.run_in_pods(move |exec| {
-        // Its end is the end of stdin, as with --until-stdin-closes.
+        // It ends when stdin ends, as with --until-stdin-closes.
         let mark = marked.join(&exec.pod);
         format!("echo '{{}}'; cat >/dev/null; : >{}", mark.display())
     });
@@ -112,7 +112,7 @@ async fn a_reader_that_fails_ends_all_and_nothing_of_it_stays_in_the_pods() {
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     drop(fleet);
     let start = Instant::now();
-    // The other one may not have been started yet.
+    // The other command may not have been started yet.
     let is_over = || mark.join("agent-a").exists() || mark.join("agent-b").exists();
     while !is_over() {
         assert!(

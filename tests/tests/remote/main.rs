@@ -1,4 +1,4 @@
-//! Agents of other nodes, asked from a workstation by `exec` in their pods.
+//! Agents of other nodes, queried from a workstation by `exec` in their pods.
 #![allow(clippy::unwrap_used)]
 
 mod agents;
@@ -16,17 +16,17 @@ use ringfence::remote::{FindError, Fleet};
 use ringfence_tests::apiserver::{ApiServer, Exec};
 use serde_json::{Value, json};
 
-/// Where deploy/base has the agents.
+/// The namespace of the agents in deploy/base.
 const NAMESPACE: &str = "ringfence";
 
-/// An API server whose agents are commands of a test's choice.
+/// An API server whose agents are commands chosen by the test.
 struct Cluster {
     server: ApiServer,
     folder: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// With an agent's pod on each of these nodes, `agent-NODE`.
+    /// Creates a cluster with an agent's pod `agent-NODE` on each of these nodes.
     fn of(nodes: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = ApiServer::start().unwrap();
@@ -44,12 +44,12 @@ impl Cluster {
         self.folder.path().join("kubeconfig")
     }
 
-    /// Has a script of the shell run in the place of every command.
+    /// Runs a shell script in place of every command.
     fn run_in_pods(&self, script: impl Fn(&Exec) -> String + Send + Sync + 'static) {
         self.server.on_exec(move |exec| Ok(shell(&script(exec))));
     }
 
-    /// As `ringfence connections FLAGS` would find them.
+    /// Finds the agents as `ringfence connections FLAGS` would.
     async fn find(&self, flags: &str) -> Result<Fleet, FindError> {
         let (global, mut nodes) = arguments(flags);
         nodes.kubeconfig = Some(self.kubeconfig());
@@ -76,7 +76,7 @@ fn node_object(name: &str) -> Value {
     json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}})
 }
 
-/// An agent's pod as its DaemonSet makes it, running.
+/// Returns a running agent's pod as its DaemonSet creates it.
 fn agent_pod(node: &str) -> Value {
     json!({
         "kind": "Pod", "apiVersion": "v1",

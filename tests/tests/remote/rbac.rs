@@ -1,4 +1,4 @@
-//! What a person has to be allowed, and what refusals say of it.
+//! The permissions a person needs, and how refusals are reported.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{Cluster, agent_pod, arguments};
 
-/// (verb, resource) pairs that the roles of deploy/components/operators allow.
+/// Returns the (verb, resource) pairs that the roles of deploy/components/operators allow.
 fn granted() -> BTreeSet<(String, String)> {
     let text = fs::read_to_string(deploy("components/operators/rbac.yaml")).unwrap();
     let documents = documents(&text).unwrap();
@@ -82,7 +82,7 @@ fn agents_are_looked_for_where_the_manifests_put_them() {
     assert_eq!(set["metadata"]["namespace"], args.agent_namespace);
     let (key, value) = args.agent_selector.split_once('=').unwrap();
     assert_eq!(set["spec"]["template"]["metadata"]["labels"][key], value);
-    // As the tests' pods are named as well.
+    // The tests' pods use the same container name.
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!(
         pod["containers"][0]["name"],

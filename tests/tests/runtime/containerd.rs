@@ -1,8 +1,8 @@
-//! A real container runtime on the node of a test network: containerd with a folder of
-//! its own for all that it keeps, and the network plugin `ptp` of Debian's packages.
+//! A real container runtime on the node of a test network: containerd with a private
+//! folder for all of its state, and the network plugin `ptp` from Debian's packages.
 //!
-//! It runs in the node's network namespace and in a mount namespace of its own, in which
-//! folders of the network's stand in the place of `/var/lib/cni`.
+//! It runs in the node's network namespace and in its own mount namespace, in which
+//! folders of the test network replace `/var/lib/cni`.
 
 #[path = "image.rs"]
 mod image;
@@ -27,13 +27,13 @@ use tokio::runtime::Runtime;
 use ringfence_tests::deployed::tool;
 use ringfence_tests::testnet::{Net, Ns};
 
-/// Where packages put network plugins: Debian's, others'.
+/// Where packages install network plugins: Debian's, and others.
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-/// How long it may take to come up.
+/// The longest that containerd may take to start.
 const START: Duration = Duration::from_secs(30);
 /// The image of every sandbox.
 const IMAGE: &str = "localhost/first:1";
-/// The first three parts of its pods' IPv4 addresses.
+/// The first three parts of the pods' IPv4 addresses.
 pub(crate) const SUBNET: [u8; 3] = [10, 244, 7];
 
 /// A running containerd. Drop it before the network.
@@ -89,13 +89,13 @@ struct Id {
 struct Nothing {}
 
 impl Containerd {
-    /// Starts it on the node, with a process in every sandbox that runs `script` in a
-    /// shell from the very start.
+    /// Starts containerd on the node. Every sandbox runs a process that executes
+    /// `script` in a shell from the start.
     pub(crate) fn start(net: &mut Net, script: &str) -> Result<Self> {
         let folder = net.dir().join("containerd");
         fs::create_dir_all(folder.join("state/io.containerd.grpc.v1.cri/netns"))?;
         fs::create_dir_all(folder.join("lib/results"))?;
-        // What it mounts there shows outside of its mount namespace.
+        // Mounts below this folder are visible outside the mount namespace.
         let shared = folder.join("state/io.containerd.grpc.v1.cri/netns");
         let none = None::<&str>;
         mount(Some(&shared), &shared, none, MsFlags::MS_BIND, none).context("mount")?;
@@ -110,7 +110,7 @@ impl Containerd {
         let log = File::create(folder.join("log"))?;
         let (lib, results) = (folder.join("lib"), net.cni_cache());
         let program = PathBuf::from(tool("containerd")?.get_program());
-        // Nothing that is mounted there later shows outside, but in the folder above.
+        // Later mounts are not visible outside, except in the folder above.
         let script_in = format!(
             "mkdir -p /var/lib/cni && mount --make-private \"$(findmnt -no TARGET -T /var/lib/cni)\" \
              && mount --bind {} /var/lib/cni && mount --bind {} /var/lib/cni/results \
@@ -141,28 +141,28 @@ impl Containerd {
         Ok(containerd)
     }
 
-    /// The folder of all that it keeps: networks in `net.d`, plugins in `bin`.
+    /// Returns the folder of all of its state: networks in `net.d`, plugins in `bin`.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The socket.
+    /// Returns the path of the CRI socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("containerd.sock")
     }
 
-    /// The folder with the sandboxes' network namespaces.
+    /// Returns the folder with the sandboxes' network namespaces.
     pub(crate) fn netns_dir(&self) -> PathBuf {
         self.folder.join("state/io.containerd.grpc.v1.cri/netns")
     }
 
-    /// Its own words.
+    /// Returns containerd's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// Has the network plugin in front of every pod from now on, with this entry in the
-    /// network's list; `plugin` is its binary.
+    /// Chains the network plugin for all pods started from now on, with this entry in
+    /// the network's list; `plugin` is its binary.
     pub(crate) fn chain(&self, plugin: &Path, entry: Value) -> Result<()> {
         fs::copy(plugin, self.folder.join("bin").join("ringfence-cni"))?;
         let mut network = network(&self.folder);
@@ -199,7 +199,7 @@ impl Containerd {
         })
     }
 
-    /// The image: a shell, and what it is to run.
+    /// Builds and loads the image: a shell, and the script that it runs.
     fn load_image(&self, script: &str) -> Result<()> {
         let layout = self.folder.join("image");
         image::write(&layout, script)?;
@@ -287,7 +287,7 @@ impl Drop for Containerd {
     }
 }
 
-/// Where containerd finds its shim, and that runc.
+/// Returns a search path in which containerd finds its shim, and the shim finds runc.
 fn path_with(folder: Option<&Path>) -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let all = folder
@@ -297,7 +297,7 @@ fn path_with(folder: Option<&Path>) -> OsString {
     env::join_paths(all).unwrap_or(path)
 }
 
-/// The machine's network plugins, in a folder to which others can be added.
+/// Links the machine's network plugins into a folder to which others can be added.
 fn link_plugins(folder: &Path) -> Result<()> {
     let plugins = PLUGINS
         .iter()
@@ -332,7 +332,8 @@ fn config(folder: &Path) -> String {
     )
 }
 
-/// IPv4 alone: with IPv6 the plugin waits for duplicate-address detection, seconds a pod.
+/// Writes the network's list. IPv4 only: with IPv6 the plugin waits for duplicate
+/// address detection, which takes seconds per pod.
 fn network(folder: &Path) -> Value {
     let [a, b, c] = SUBNET;
     json!({

@@ -1,4 +1,4 @@
-//! The rest of a large cluster: pods of other nodes, some of which change all the time.
+//! The rest of a large cluster: pods of other nodes, some of which change continuously.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,9 @@ use ringfence_tests::apiserver::ApiServer;
 use ringfence_tests::clusters::Cluster;
 use serde_json::{Value, json};
 
-/// Between two changes: twenty a second.
+/// The pause between two changes: twenty changes a second.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Of so many pods one changes.
+/// One of this many pods changes.
 const EACH: usize = 30;
 
 /// Changes pods until it is dropped.
@@ -23,7 +23,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Puts some thirty thousand pods there, and changes some from now on.
+    /// Creates about thirty thousand pods, and starts to change some of them.
     pub(crate) fn gather(server: &Arc<ApiServer>) -> Self {
         let mut changing = Vec::new();
         let elsewhere = |object: &Value| object["spec"]["nodeName"] != Shop::NODE;

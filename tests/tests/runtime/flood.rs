@@ -1,4 +1,4 @@
-//! Datagrams for pods that are about to start, and how many of them a pod has seen.
+//! Datagrams to pods that are about to start, and the number that a pod has received.
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -30,7 +30,7 @@ impl Flood {
             let [a, b, c] = SUBNET;
             while flag.load(Ordering::Relaxed) {
                 for d in 2..=254 {
-                    // Most are nobody's yet.
+                    // Most addresses aren't assigned yet.
                     let _ = socket.send_to(b"early", (Ipv4Addr::new(a, b, c, d), 9));
                 }
                 sleep(Duration::from_micros(500));
@@ -52,13 +52,14 @@ impl Drop for Flood {
     }
 }
 
-/// Datagrams that a pod has got since its process started, for ports on which nobody
-/// listens. Before that only its kernel could have seen one, whose answers reach nobody.
+/// Returns the number of datagrams to closed ports that a pod has received since its
+/// process started. Earlier ones could have reached only its kernel, whose answers
+/// arrive nowhere.
 pub(crate) fn datagrams(ns: &Ns) -> u64 {
     let now = ns.run(|| fs::read_to_string("/proc/thread-self/net/snmp"));
     let start = Instant::now();
     let first = loop {
-        // The process writes it before anything else.
+        // The process writes this count before anything else.
         let first =
             process_in(ns).map(|pid| fs::read_to_string(format!("/proc/{pid}/root{FIRST}")));
         match first {
@@ -70,7 +71,7 @@ pub(crate) fn datagrams(ns: &Ns) -> u64 {
     without_port(&now.unwrap().unwrap()) - without_port(&first)
 }
 
-/// A process of a pod.
+/// Returns the id of a pod's process.
 fn process_in(ns: &Ns) -> Option<u32> {
     let inode = |path: &Path| fs::metadata(path).map(|meta| meta.ino());
     let wanted = inode(ns.path()).unwrap();

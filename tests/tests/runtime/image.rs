@@ -1,4 +1,4 @@
-//! The image of every sandbox, made of this machine's busybox.
+//! The image of every sandbox, built from this machine's busybox.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::IMAGE;
 
-/// An image with busybox alone, in the layout of OCI.
+/// Writes an image with only busybox, in the OCI layout.
 pub(super) fn write(layout: &Path, script: &str) -> Result<()> {
     let root = layout.with_file_name("image-root");
     let blobs = layout.join("blobs/sha256");
@@ -62,7 +62,7 @@ pub(super) fn write(layout: &Path, script: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a blob; gives its digest and its size.
+/// Writes a blob. Returns its digest and its size.
 fn blob(folder: &Path, bytes: &[u8]) -> Result<(String, usize)> {
     let file = folder.join("new");
     fs::write(&file, bytes)?;
@@ -73,7 +73,7 @@ fn blob(folder: &Path, bytes: &[u8]) -> Result<(String, usize)> {
     Ok((digest, bytes.len()))
 }
 
-/// Runs a command to its end, which must be a good one.
+/// Runs a command to its end and fails unless it succeeds.
 pub(super) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,5 @@
-//! The agent keeps the network plugin in the chain of a real runtime, beside somebody who
-//! rewrites the list all the time, and `ringfence uninstall` leaves nothing but the binary.
+//! The agent keeps the network plugin in the chain of a real runtime while another
+//! process rewrites the list all the time, and `ringfence uninstall` leaves only the binary.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,10 +17,10 @@ use crate::plugin::state;
 
 /// How often the list is rewritten.
 const REWRITES: u32 = 100;
-/// The agent puts the entry back every ten seconds at least.
+/// The agent restores the entry at least every ten seconds.
 const PUT_BACK: Duration = Duration::from_secs(15);
 
-/// A node whose agent keeps the plugin installed; it hasn't started.
+/// Returns a node whose agent keeps the plugin installed; the agent hasn't started.
 fn node() -> Node {
     let mut node = Node::start(|containerd| {
         let folder = containerd.folder();
@@ -56,7 +56,7 @@ fn until_installed(node: &Node) -> Value {
     }
 }
 
-/// A pod that starts, is found and ends.
+/// Starts a pod, waits until it is found and removes it.
 fn comes_and_goes(node: &mut Node, name: &str) -> Value {
     node.schedule(name, true);
     let sandbox = node.run(name).unwrap();
@@ -67,7 +67,7 @@ fn comes_and_goes(node: &mut Node, name: &str) -> Value {
     row["found_by"].clone()
 }
 
-/// A process that writes the list anew, as its owner would, with nothing else in it.
+/// Starts a process that rewrites the list without other entries, as its owner would.
 fn rewriter(list: &Path) -> Child {
     let owned = list.with_file_name("owned");
     fs::copy(list, &owned).unwrap();
@@ -87,7 +87,7 @@ fn rewriter(list: &Path) -> Child {
 fn pods_start_while_somebody_rewrites_the_list_and_the_plugin_is_in_it_at_the_end() {
     let mut node = node();
     let network = list(&node);
-    // A copy of the list as its owner has it.
+    // A copy of the list as its owner wrote it.
     let before = fs::read_to_string(&network).unwrap();
     let mut rewriter = rewriter(&network);
     node.shop.start().unwrap();
@@ -105,7 +105,7 @@ fn pods_start_while_somebody_rewrites_the_list_and_the_plugin_is_in_it_at_the_en
     let status = until_installed(&node);
     let rewrites = status["rewrites"].as_u64().unwrap();
     assert!((1..=u64::from(REWRITES)).contains(&rewrites), "{status}");
-    // This runtime's libcni reads no drop-ins.
+    // This runtime's libcni doesn't read drop-ins.
     assert_eq!(status["way"], "both", "{status}");
     let text = fs::read_to_string(&network).unwrap();
     let (head, tail) = text.split_once(",{\"type\":\"ringfence-cni\"").unwrap();
@@ -114,7 +114,7 @@ fn pods_start_while_somebody_rewrites_the_list_and_the_plugin_is_in_it_at_the_en
     let page = node.shop.agent.metrics().unwrap();
     let line = format!("ringfence_cni_config_rewrites_total {rewrites}");
     assert!(page.lines().any(|one| one == line), "{page}");
-    // The runtime has read it by now.
+    // The runtime has read the list by now.
     let start = Instant::now();
     let mut n = 0;
     while comes_and_goes(&mut node, &format!("late-{n}")) != "cni_plugin" {
@@ -124,7 +124,7 @@ fn pods_start_while_somebody_rewrites_the_list_and_the_plugin_is_in_it_at_the_en
     println!("{pods} pods, found by {told:?}; put back {rewrites} times");
 }
 
-/// Every file below the folders in which something of Ringfence's may be.
+/// Returns every file below the folders in which Ringfence may leave files.
 fn files(node: &Node) -> BTreeMap<PathBuf, String> {
     fn walk(path: &Path, all: &mut BTreeMap<PathBuf, String>) {
         let Ok(meta) = fs::symlink_metadata(path) else {
@@ -162,7 +162,7 @@ fn files(node: &Node) -> BTreeMap<PathBuf, String> {
     all
 }
 
-/// The ids of the maps that are pinned in the agent's folders.
+/// Returns the ids of the maps that are pinned in the agent's folders.
 fn maps(pin_dir: &Path) -> Vec<u32> {
     let mut ids = Vec::new();
     for version in fs::read_dir(pin_dir).unwrap() {
@@ -176,7 +176,7 @@ fn maps(pin_dir: &Path) -> Vec<u32> {
     ids
 }
 
-/// Waits until none of some maps is in the kernel: no program that uses one is, either.
+/// Waits until the kernel has freed all of these maps, and so every program that uses one.
 fn until_gone(maps: &[u32]) {
     let start = Instant::now();
     loop {
@@ -225,8 +225,8 @@ fn uninstalling_leaves_the_plugins_binary_alone_and_pods_stop_and_start_afterwar
     assert_eq!(after, before);
     until_gone(&pinned);
 
-    // A pod of before, for which the runtime remembers the plugin, ends; another one comes,
-    // and nothing is closed.
+    // A pod started while the plugin was installed, which the runtime still runs for
+    // it, ends. Another pod starts, and nothing is closed.
     node.containerd.remove(&kept).unwrap();
     let after = node.run("after").unwrap();
     until_open(&after.ns, &node.shop);

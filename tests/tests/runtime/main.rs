@@ -1,4 +1,4 @@
-//! Pods that a real container runtime starts, with a real network plugin, whose process
+//! Pods that a real container runtime starts, with a real network plugin. Their process
 //! sends from its first moment on.
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ use serde_json::json;
 use containerd::SUBNET;
 use node::{Node, PATIENCE, until_open};
 
-/// How many pods are started, unless RINGFENCE_STARTS says otherwise.
+/// The number of pods started, unless RINGFENCE_STARTS is set.
 const STARTS: usize = 20;
 
 fn starts() -> usize {
@@ -28,7 +28,7 @@ fn starts() -> usize {
     })
 }
 
-/// Whether a frame is of one of the runtime's pods.
+/// Reports whether a frame belongs to one of the runtime's pods.
 fn is_of_a_pod(frame: &[u8]) -> bool {
     frame.len() >= 34 && frame[12..14] == [8, 0] && frame[26..29] == SUBNET
 }
@@ -39,7 +39,7 @@ fn no_pod_that_starts_gets_a_packet_anywhere_before_its_policy_is_in_force() {
     let mut node = Node::start(|_| Vec::new());
     let server = node.shop.ns("server").unwrap().clone();
     let frames = Frames::open(&server, "eth0").unwrap();
-    // Without the firewall what a pod sends arrives.
+    // Without the firewall the pod's packets arrive.
     let control = node.containerd.run("shop", "control", "uid-control");
     let control = control.unwrap();
     let seen = frames.receive(PATIENCE, is_of_a_pod).unwrap();
@@ -65,7 +65,7 @@ fn no_pod_that_starts_gets_a_packet_anywhere_before_its_policy_is_in_force() {
         );
         if let Some(took) = took {
             opened.push((sandbox.took, took));
-            // What it may send is TCP; its pings aren't.
+            // Policy allows its TCP calls, but not its pings.
             let ping = |frame: &[u8]| is_of_a_pod(frame) && frame[23] == 1;
             let seen = frames.receive(Duration::from_millis(50), ping).unwrap();
             assert_eq!(seen, None, "{name}");

@@ -11,34 +11,35 @@ use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
 
-/// How long a pod may take until its policy is in force.
+/// The longest until a pod's policy is in force.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where a pod's process writes, before anything else, what its kernel has counted.
+/// The file to which a pod's process first writes its kernel's counters.
 pub(crate) const FIRST: &str = "/dev/first";
 
 /// The shop, its API server and a container runtime, all on one node.
 pub(crate) struct Node {
-    // Ends before the network that it runs on.
+    // Dropped before the network that it runs on.
     pub(crate) containerd: Containerd,
     pub(crate) server: Arc<ApiServer>,
     pub(crate) shop: Shop,
 }
 
 impl Node {
-    /// With an agent that knows the runtime by these flags.
+    /// Starts a node with an agent, whose flags tell it how to reach the runtime.
     pub(crate) fn start(flags: impl Fn(&Containerd) -> Vec<String>) -> Self {
         let mut shop = Shop::open().unwrap();
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
         let server = shop.on_cluster(loopback).unwrap();
         let target = shop.address("server", true, TCP).unwrap().ip();
-        // From its first moment on, and ever after.
+        // Runs from the pod's first moment until its end.
         let script = format!(
             "/bin/busybox cat /proc/net/snmp >{FIRST}; while :; do /bin/busybox ping -q -A -w 1 {target} >/dev/null; \
              /bin/busybox nc -w 1 {target} {TCP} </dev/null; done"
         );
         let containerd = Containerd::start(&mut shop.net, &script).unwrap();
-        // The shop's pods have their namespaces elsewhere, and records in the same place.
+        // The shop's own pods have their namespaces elsewhere, and their records in the
+        // same place.
         shop.agent.netns_dir = containerd.netns_dir();
         shop.agent.flags = flags(&containerd);
         Self {
@@ -48,7 +49,7 @@ impl Node {
         }
     }
 
-    /// Makes the object of a pod as it is before its kubelet has told of an address.
+    /// Creates a pod's object as it is before its kubelet has reported an address.
     pub(crate) fn schedule(&self, name: &str, may_call: bool) {
         let mut labels = json!({"app": name, "ringfence.dev/ingress": "enforce"});
         if may_call {
@@ -57,7 +58,7 @@ impl Node {
         self.schedule_with(name, labels);
     }
 
-    /// The same with labels of one's own.
+    /// Does the same with the given labels.
     pub(crate) fn schedule_with(&self, name: &str, labels: Value) {
         let object = json!({
             "apiVersion": "v1",
@@ -80,7 +81,7 @@ impl Node {
     }
 }
 
-/// Waits until a call gets through; how long it took.
+/// Waits until a call gets through. Returns how long that took.
 pub(crate) fn until_open(from: &Ns, shop: &Shop) -> Duration {
     let server = shop.address("server", true, TCP).unwrap();
     let start = Instant::now();

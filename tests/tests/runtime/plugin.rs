@@ -1,5 +1,5 @@
-//! The chained network plugin, called by a real runtime: a pod's device is closed before
-//! the pod has a process, with and without an agent and an API server.
+//! The chained network plugin, called by a real runtime: a pod's device is closed
+//! before the pod has a process, with and without an agent and an API server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use super::{is_of_a_pod, starts};
 use crate::containerd::Sandbox;
 use crate::node::{Node, PATIENCE, until_open};
 
-/// How long a pod is watched that is to stay closed.
+/// How long to watch a pod that must stay closed.
 const WATCHED: Duration = Duration::from_millis(200);
 
-/// Where plugin and agent leave word for each other.
+/// The folder in which plugin and agent leave state for each other.
 pub(super) fn state(node: &Node) -> PathBuf {
     node.shop.net.dir().join("cni-state")
 }
@@ -29,7 +29,7 @@ fn binary(node: &Node) -> PathBuf {
     node.shop.agent.binary.with_file_name("ringfence-cni")
 }
 
-/// The plugin's entry in the network's list.
+/// Returns the plugin's entry in the network's list.
 fn entry(node: &Node, more: Value) -> Value {
     let mut entry = json!({
         "type": "ringfence-cni",
@@ -43,8 +43,8 @@ fn entry(node: &Node, more: Value) -> Value {
     entry
 }
 
-/// A node on which the plugin is in the chain; its agent has these flags more, and hasn't
-/// started.
+/// Returns a node with the plugin in the chain; its agent has these additional flags
+/// and hasn't started.
 fn chained(flags: &[&str], more: Value) -> Node {
     let mut node = Node::start(|_| Vec::new());
     let mut all: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -60,7 +60,7 @@ impl Node {
         self.containerd.run("shop", name, &format!("uid-{name}"))
     }
 
-    /// Waits until the status says so of the devices of unknown pods.
+    /// Waits until the status reports these devices of unknown pods.
     fn until_unknown(&self, expected: Value) {
         let start = Instant::now();
         loop {
@@ -76,20 +76,20 @@ impl Node {
     }
 }
 
-/// That none of a pod's packets arrives, and none reaches it.
+/// Asserts that no packet leaves or reaches the pod.
 fn is_closed(frames: &Frames, sandbox: &Sandbox, when: &str) {
     let seen = frames.receive(WATCHED, is_of_a_pod).unwrap();
     assert_eq!(seen, None, "{when}: something leaves");
     assert_eq!(datagrams(&sandbox.ns), 0, "{when}: something enters");
 }
 
-/// Starts pods one after the other while datagrams are on their way to them.
+/// Starts pods one after the other while datagrams are being sent to them.
 fn start_all(flags: &[&str], in_a_crowd: bool) {
     let mut node = chained(flags, json!({}));
     let server = node.shop.ns("server").unwrap().clone();
     let flood = Flood::start(node.shop.ns("rogue").unwrap());
     let frames = Frames::open(&server, "eth0").unwrap();
-    // Without an agent the plugin does nothing, and all arrives.
+    // Without an agent the plugin does nothing, and all packets arrive.
     let control = node.run("control").unwrap();
     let seen = frames.receive(PATIENCE, is_of_a_pod).unwrap();
     assert!(seen.is_some(), "nothing leaves even without the firewall");
@@ -107,7 +107,7 @@ fn start_all(flags: &[&str], in_a_crowd: bool) {
         node.schedule(&name, may_call);
         let sandbox = node.run(&name).unwrap();
         if may_call {
-            // It was waited for: the first call gets through.
+            // The plugin waited for the agent: the first call gets through.
             opened.push((sandbox.took, until_open(&sandbox.ns, &node.shop)));
             let ping = |frame: &[u8]| is_of_a_pod(frame) && frame[23] == 1;
             let seen = frames.receive(Duration::from_millis(50), ping).unwrap();
@@ -159,7 +159,7 @@ fn a_pod_starts_closed_while_no_agent_runs_and_opens_with_the_next_one() {
     until_open(&sandbox.ns, &node.shop);
     let row = node.row("shop/early");
     assert_eq!(row["found_by"], "cni_plugin", "{row}");
-    // Through its policy, which lets nobody in.
+    // None passed the pod's policy, which allows no ingress.
     assert_eq!(datagrams(&sandbox.ns), 0);
 }
 
@@ -183,7 +183,7 @@ fn a_pod_that_the_api_server_does_not_show_starts_late_and_closed() {
 #[ignore = "needs root: cargo xtask test"]
 fn in_audit_a_pod_starts_open_before_any_policy_is_known() {
     let mut node = chained(&["--mode=audit"], json!({"timeoutSeconds": 1}));
-    // The agent gets no answer, so that no policy of its own comes into force.
+    // The API server doesn't answer the agent, so the pod's own policy can't come into force.
     node.server.stop();
     node.shop.agent.start(&mut node.shop.net, &[]).unwrap();
     let server = node.shop.ns("server").unwrap().clone();
@@ -226,7 +226,7 @@ fn after_a_reboot_a_node_that_enforced_starts_no_pod_before_its_agent_has_loaded
     let mut node = chained(&flags, json!({"timeoutSeconds": 1}));
     node.shop.start().unwrap();
     node.shop.agent.kill(&mut node.shop.net).unwrap();
-    // The node's memory is gone, its disk isn't.
+    // The node's memory is lost, its disk isn't.
     for version in fs::read_dir(&node.shop.agent.pin_dir).unwrap() {
         let version = version.unwrap().path();
         for folder in ["links", "programs", ""] {
@@ -287,7 +287,7 @@ fn check_looks_at_the_hooks_and_what_is_gone_is_collected() {
     let made = json!({"prevResult": {"cniVersion": "1.1.0", "interfaces": [], "ips": []}});
     let checked = call(&node, Some(&sandbox), "CHECK", made.clone());
     assert!(checked.status.success(), "{checked:?}");
-    // Whoever starts it again finds it done, and hands the result on.
+    // A repeated call finds the work done and passes the result on.
     let again = call(&node, Some(&sandbox), "ADD", made.clone());
     assert_eq!(
         serde_json::from_slice::<Value>(&again.stdout).unwrap(),
@@ -308,7 +308,7 @@ fn check_looks_at_the_hooks_and_what_is_gone_is_collected() {
         fs::remove_file(links.join(format!("{ifindex}-from_pod"))).unwrap();
     }
     let start = Instant::now();
-    // The kernel lets go of a link in the background.
+    // The kernel releases a link in the background.
     while call(&node, Some(&sandbox), "CHECK", made.clone())
         .status
         .success()
@@ -336,7 +336,7 @@ fn check_looks_at_the_hooks_and_what_is_gone_is_collected() {
         );
         assert!(call(&node, None, "DEL", json!({})).status.success());
     }
-    // Pins of devices that have gone go with the next collection.
+    // Pins of deleted devices are removed by the next collection.
     node.containerd.remove(&sandbox).unwrap();
     let left = |links: &Path| links.join(format!("{ifindex}-to_pod")).exists();
     assert!(links.iter().any(|links| left(links)));

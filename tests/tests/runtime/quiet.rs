@@ -1,4 +1,5 @@
-//! What an agent says of pods that only come and go: nothing that anybody has to look into.
+//! The agent's log about pods that only start and end: it must not contain anything to
+//! look into.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::node::{Node, until_open};
 
-/// Lines of the log that are no information only.
+/// Returns the lines of the log above level info.
 fn warnings(shop: &Shop) -> Vec<String> {
     let log = shop.agent.log().unwrap();
     let lines = log
@@ -17,7 +18,7 @@ fn warnings(shop: &Shop) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// `status` says that the agent is healthy, whatever is under way.
+/// Asserts that `status` reports a healthy agent, whatever is under way.
 #[track_caller]
 fn is_well(shop: &Shop, when: &str) {
     let said = shop.agent.run(&["status"]).unwrap();
@@ -42,7 +43,7 @@ fn pods_that_start_and_end_are_nothing_to_look_into() {
         let sandbox = sandbox.unwrap();
         until_open(&sandbox.ns, &node.shop);
         is_well(&node.shop, "started");
-        // As its kubelet tells.
+        // As its kubelet reports it.
         let mut pod = node.server.get("pods", "shop", &name).unwrap();
         let address = node.row(&format!("shop/{name}"))["addresses"][0].clone();
         pod["status"] = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});

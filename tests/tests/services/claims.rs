@@ -1,5 +1,5 @@
-//! Services that show addresses of others: what a tenant can take from everybody
-//! else's egress that way, which is nothing.
+//! Services that claim foreign addresses: a tenant can't take anything from another
+//! endpoint's egress that way.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, PORT, TARGET, bridge};
 
-/// The port of somebody outside that the caller's policy names.
+/// The port of an outside host that the caller's policy names.
 pub(crate) const OUTSIDE: u16 = 8443;
 
-/// A tenant's Service `thief` with one port, at these addresses beside its own.
+/// Returns a tenant's Service `thief` with one port, on these addresses besides its own.
 pub(crate) fn thief(shown: &[IpAddr], port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "tenant", "name": "thief"},
@@ -28,7 +28,7 @@ pub(crate) fn put(cluster: &Cluster, service: Value) {
     cluster.agent.wait_for("shop/caller").unwrap();
 }
 
-/// The node forwards one address and port to a pod, as kube-proxy would.
+/// Makes the node forward an address and port to a pod, as kube-proxy would.
 pub(crate) fn forward(cluster: &Cluster, from: SocketAddr, to: SocketAddr) {
     let rule = Dnat {
         address: from.ip(),
@@ -40,7 +40,7 @@ pub(crate) fn forward(cluster: &Cluster, from: SocketAddr, to: SocketAddr) {
     cluster.net.dnat(&[rule]).unwrap();
 }
 
-/// An address outside of the cluster, and of no node's.
+/// Returns an address outside the cluster that belongs to no node.
 pub(crate) fn outside(v4: bool, port: u16) -> SocketAddr {
     let ip = if v4 {
         "203.0.113.77"
@@ -50,7 +50,7 @@ pub(crate) fn outside(v4: bool, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
-/// Both layouts, on which every packet meets the node's DNAT.
+/// Returns both layouts, on which every packet passes the node's DNAT.
 pub(crate) fn layouts() -> [Cluster; 2] {
     [Mode::Routed, bridge()].map(|mode| {
         let cluster = Cluster::open(mode);
@@ -86,7 +86,7 @@ fn an_address_outside_that_a_service_shows_is_judged_by_policy_on_all_other_port
         for v4 in [true, false] {
             let at = |port| outside(v4, port);
             assert_eq!(cluster.answers("caller", at(OUTSIDE)), "outside");
-            // On its own port it is the Service's: decided on the backend.
+            // On the Service's own port the address is the Service's: the backend decides.
             forward(&cluster, at(PORT), cluster.backend("good", v4));
             assert_eq!(cluster.answers("caller", at(PORT)), "good");
             forward(&cluster, at(PORT), cluster.backend("bad", v4));
@@ -106,11 +106,11 @@ fn a_pods_address_that_a_service_shows_stays_the_pods_on_the_services_port_too()
             cluster.net.dnat(&[]).unwrap();
             assert_eq!(cluster.answers("caller", good), "good");
             cluster.is_denied(bad, "bad");
-            // Even where nodes forward it to somebody who may be called.
+            // Even if nodes forward it to a pod that may be called.
             forward(&cluster, bad, good);
             cluster.is_denied(bad, "bad");
-            // And where they forward a pod that may be called to one that may not,
-            // that is decided on the one who would get it.
+            // If nodes forward a call from an allowed pod to a denied one, the verdict
+            // is based on the pod that would receive it.
             forward(&cluster, good, bad);
             cluster.is_denied(good, "bad");
             assert_eq!(cluster.answers("free", good), "bad");

@@ -10,18 +10,18 @@ use ringfence_tests::agent::Agent;
 use ringfence_tests::testnet::{Dnat, Mode, Net, Ns, Probe, Server, call_tcp};
 use serde_json::{Value, json};
 
-/// Below a second no SYN comes twice: a dropped call is one packet.
+/// Less than a second, so no SYN is retransmitted: a dropped call is one packet.
 const DENIED: Duration = Duration::from_millis(250);
 /// An allowed call may be late on a busy machine.
 const ALLOWED: Duration = Duration::from_secs(3);
 const NODE: &str = "node-1";
-/// The port of every Service here, and of what listens behind it.
+/// The port of every Service here, and of the listeners behind it.
 pub(crate) const PORT: u16 = 90;
 pub(crate) const TARGET: u16 = 8080;
 /// The Service's port on every node.
 pub(crate) const NODE_PORT: u16 = 30090;
 
-/// Where a Service can be called.
+/// The kind of address that the Service is called by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Front {
     Cluster,
@@ -42,11 +42,11 @@ impl Front {
 /// A cluster of namespace `shop`, with pods
 ///
 /// * `caller`, whose egress is isolated: it may call `tier: good` on TCP 8080;
-/// * `good` and `bad`, backends of both tiers; `free`, which nothing isolates;
+/// * `good` and `bad`, backends of both tiers; `free`, which isn't isolated;
 /// * `away-good` and `away-bad`, backends on another node, which is the outside.
 ///
-/// Everybody but the caller listens on 8080, and says its own name. The fields'
-/// order is the order of their end.
+/// All pods except the caller listen on 8080 and send their own name. Fields are
+/// dropped in the order of their declaration.
 pub(crate) struct Cluster {
     servers: Vec<Server>,
     pub(crate) agent: Agent,
@@ -83,12 +83,12 @@ pub(crate) fn bridge() -> Mode {
 }
 
 impl Cluster {
-    /// Lays the network, writes the manifests, starts servers and agent.
+    /// Creates the network, writes the manifests, starts servers and agent.
     pub(crate) fn open(mode: Mode) -> Self {
         let outside = [
             Ipv4Addr::new(203, 0, 113, 1).into(),
             "2001:db8::1".parse().unwrap(),
-            // Of nobody in the cluster; the first two are the other node's.
+            // No workload has these addresses; the first two are the other node's.
             Ipv4Addr::new(203, 0, 113, 77).into(),
             "2001:db8:99::77".parse().unwrap(),
         ];
@@ -147,14 +147,14 @@ impl Cluster {
         all
     }
 
-    /// Serves TCP in a pod under its name.
+    /// Serves TCP in a pod; the banner is the pod's name.
     pub(crate) fn serve(&mut self, name: &str, port: u16) {
         let ns = self.ns(name).clone();
         let server = Server::default().tcp(&ns, port, name).unwrap();
         self.servers.push(server);
     }
 
-    /// A pod's namespace, the `node`, or the `outside`.
+    /// Returns the namespace of a pod, of the `node` or of the `outside`.
     pub(crate) fn ns(&self, name: &str) -> &Ns {
         match name {
             "node" => self.net.node(),
@@ -163,7 +163,7 @@ impl Cluster {
         }
     }
 
-    /// Writes `NAME.yaml` all at once; JSON is YAML.
+    /// Writes `NAME.yaml` atomically; JSON is YAML.
     pub(crate) fn write(&self, name: &str, objects: &[Value]) {
         let text: Vec<String> = objects.iter().map(Value::to_string).collect();
         let draft = self.manifests.join(format!(".{name}"));
@@ -171,18 +171,18 @@ impl Cluster {
         fs::rename(&draft, self.manifests.join(format!("{name}.yaml"))).unwrap();
     }
 
-    /// One more pod in the network; its host-side device.
+    /// Adds a pod to the network. Returns its host-side device.
     pub(crate) fn add_pod(&mut self, name: &str, number: u8) -> String {
         let addresses = [own(true, number), own(false, number)];
         self.net.add_pod(name, &addresses).unwrap().host_device
     }
 
-    /// A pod of this node for the manifests.
+    /// Returns the manifest of a pod on this node.
     pub(crate) fn pod(&self, name: &str, number: u8) -> Value {
         pod(name, NODE, [own(true, number), own(false, number)])
     }
 
-    /// Where the Service is called.
+    /// Returns the address and port of one of the Service's fronts.
     pub(crate) fn front(&self, front: Front, v4: bool) -> SocketAddr {
         let text = match (front, v4) {
             (Front::NodePort, _) => {
@@ -198,7 +198,7 @@ impl Cluster {
         SocketAddr::new(text.parse().unwrap(), PORT)
     }
 
-    /// A backend's own address and port.
+    /// Returns a backend's own address and port.
     pub(crate) fn backend(&self, name: &str, v4: bool) -> SocketAddr {
         let number = |all: &[(&str, u8)]| all.iter().find(|one| one.0 == name).map(|one| one.1);
         let ip = match (number(&PODS), number(&AWAY)) {
@@ -226,7 +226,7 @@ impl Cluster {
         self.net.dnat(&rules.collect::<Vec<_>>()).unwrap();
     }
 
-    /// Whether frames on the bridge go through netfilter too.
+    /// Sets whether frames on the bridge pass netfilter too.
     pub(crate) fn bridge_netfilter(&self, on: bool) {
         for family in ["iptables", "ip6tables"] {
             let name = format!("net/bridge/bridge-nf-call-{family}");
@@ -263,12 +263,13 @@ impl Cluster {
         self.net.outside().ip(&there).unwrap();
     }
 
-    /// One call with all patience: who answered, or how it ended.
+    /// Makes one call with the long timeout. Returns which pod answered, or how the
+    /// call ended.
     pub(crate) fn call(&self, from: &str, to: SocketAddr) -> Result<String, Probe> {
         call_tcp(self.ns(from), None, to, ALLOWED).unwrap()
     }
 
-    /// One call that is to reach somebody: who answered.
+    /// Asserts that a call is answered. Returns which pod answered.
     #[track_caller]
     pub(crate) fn answers(&self, from: &str, to: SocketAddr) -> String {
         match self.call(from, to) {
@@ -277,12 +278,12 @@ impl Cluster {
         }
     }
 
-    /// Whether a call gets through, if at all then at once.
+    /// Reports whether a call gets through within the short timeout.
     pub(crate) fn reaches(&self, from: &str, to: SocketAddr) -> bool {
         call_tcp(self.ns(from), None, to, DENIED).unwrap().is_ok()
     }
 
-    /// One call that is to reach nobody: how it ended.
+    /// Asserts that a call is not answered. Returns how it ended.
     #[track_caller]
     pub(crate) fn fails(&self, from: &str, to: SocketAddr) -> Probe {
         match call_tcp(self.ns(from), None, to, DENIED).unwrap() {
@@ -291,14 +292,14 @@ impl Cluster {
         }
     }
 
-    /// One call that is dropped, as one packet of the caller's egress to this
-    /// backend, and nothing else is.
+    /// Asserts that a call is dropped, as one packet of the caller's egress to this
+    /// backend, and that nothing else is dropped.
     #[track_caller]
     pub(crate) fn is_denied(&self, to: SocketAddr, backend: &str) {
         self.is_denied_for("policy", to, backend);
     }
 
-    /// The same for another reason.
+    /// Does the same for another drop reason.
     #[track_caller]
     pub(crate) fn is_denied_for(&self, reason: &str, to: SocketAddr, backend: &str) {
         let before = self.drops();
@@ -309,7 +310,7 @@ impl Cluster {
         assert_eq!(self.drops(), expected, "drops after a call of {to}");
     }
 
-    /// Everything that was dropped so far.
+    /// Returns all drops so far.
     pub(crate) fn drops(&self) -> BTreeMap<String, u64> {
         let drops = self.agent.drops().unwrap();
         drops
@@ -319,13 +320,13 @@ impl Cluster {
     }
 }
 
-/// Both remote pods live in one namespace: the banner says only that the other
-/// node was reached.
+/// Both remote pods live in one namespace: the banner only shows that the other node
+/// was reached.
 fn away_servers(outside: &Ns) -> Server {
     Server::default().tcp(outside, TARGET, "away").unwrap()
 }
 
-/// A pod whose service and label `tier` are in its name.
+/// Returns a pod whose service and `tier` label are derived from its name.
 fn pod(name: &str, node: &str, ips: [IpAddr; 2]) -> Value {
     let tier = name.rsplit('-').next().unwrap_or(name);
     let listed = ips.map(|ip| json!({"ip": ip}));
@@ -340,7 +341,7 @@ fn pod(name: &str, node: &str, ips: [IpAddr; 2]) -> Value {
     })
 }
 
-/// A Service on all kinds of addresses; its target is a port by name.
+/// Returns a Service on all kinds of addresses; its target port is given by name.
 pub(crate) fn service(name: &str, v4: &str, v6: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},

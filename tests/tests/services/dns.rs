@@ -1,4 +1,4 @@
-//! Cluster DNS that isn't what a firewall expects, on the wire and in `explain`.
+//! Unusual kinds of cluster DNS, on the wire and in `explain`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +10,8 @@ use super::cluster::{Cluster, TARGET};
 
 const CLUSTER_IPS: [&str; 2] = ["10.96.0.53", "fd00:10:96::53"];
 
-/// A Service whose one pod is in its node's network, the other node's; TCP alone, since
-/// what answers there does.
+/// Returns a Service whose only pod uses the host network of the other node; TCP only,
+/// because the server there is TCP.
 fn dns(cluster: &Cluster) -> Vec<Value> {
     let ips = [true, false].map(|v4| cluster.net.outside_address(v4).unwrap());
     let ports = json!([{"name": "dns-tcp", "containerPort": TARGET}]);
@@ -76,7 +76,7 @@ fn explained(cluster: &Cluster, to: SocketAddr, allowed: bool) {
 fn a_closed_caller_reaches_dns_in_another_nodes_network_and_the_cache_on_its_own() {
     for mode in [Mode::Routed, bridge()] {
         let mut cluster = Cluster::open(mode);
-        // Where the cache's own device is a dummy, which not every kernel has.
+        // The cache normally has a dummy device of its own, which not every kernel supports.
         let cache = "addr add 169.254.20.10/32 dev eth0\n";
         cluster.net.node().ip(cache).unwrap();
         let _cache = Server::default()

@@ -1,5 +1,5 @@
-//! A tenant's Services with more addresses than there is room for: what goes to an
-//! address that nobody is known at is decided on its real backend all the same.
+//! A tenant's Services with more addresses than the table can hold: packets to an
+//! address without an entry are still decided by their real backend.
 
 use std::net::Ipv4Addr;
 
@@ -11,10 +11,10 @@ use crate::cluster::{Cluster, PORT};
 
 use ringfence_tests::testnet::Server;
 
-/// What one namespace may have of the table of addresses.
+/// The largest share of the address table that one namespace may have.
 const MOST: u32 = capacity::ADDRESSES / 16;
 
-/// A Service of the tenant's with so many addresses; `filler` comes before `thief`.
+/// Returns a Service of the tenant with this many addresses; `filler` sorts before `thief`.
 fn filler(addresses: u32) -> Value {
     let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
     let shown = (first..first + addresses - 1).map(|ip| Ipv4Addr::from(ip).to_string());
@@ -28,7 +28,7 @@ fn filler(addresses: u32) -> Value {
     })
 }
 
-/// What `status` says of Services.
+/// Returns the problems of Services that `status` reports.
 fn problems(cluster: &Cluster) -> Vec<String> {
     let status = cluster.agent.json(&["status"]).unwrap();
     let all = status["problems"].as_array().unwrap().iter();
@@ -49,7 +49,7 @@ fn an_address_that_a_full_share_hides_leads_to_no_backend_that_egress_denies() {
             let length = if ip.is_ipv4() { 32 } else { 128 };
             json!({"ipBlock": {"cidr": format!("{ip}/{length}")}})
         });
-        // The caller may call the addresses, as far as they are outside.
+        // The caller may call those of the addresses that are outside.
         let policy = json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": {"namespace": "shop", "name": "caller-out"},
@@ -76,7 +76,7 @@ fn an_address_that_a_full_share_hides_leads_to_no_backend_that_egress_denies() {
             assert_eq!(cluster.answers("free", at(PORT)), "bad");
             assert_eq!(cluster.answers("caller", at(OUTSIDE)), "outside");
         }
-        // Once there is room again it is the Service's, as before.
+        // Once there is room, the address is the Service's again.
         cluster.write("filler", &[filler(2)]);
         put(&cluster, thief(&both, PORT));
         assert_eq!(problems(&cluster), [""; 0]);

@@ -1,4 +1,5 @@
-//! Hooks on devices that no pod is behind: where they are, and when they go.
+//! Hooks on devices without a pod behind them: where they are attached, and when they
+//! are detached.
 
 use crate::PATIENCE;
 use crate::cluster::{Cluster, Front, bridge};
@@ -93,7 +94,7 @@ fn an_agent_with_another_mark_takes_over_from_one_and_asks_for_its_own() {
         let status = cluster.agent.json(&["status"]).unwrap();
         assert_eq!(status["seen_mark"], json!({"bit": bit, "asked": true}));
     }
-    // The mark is asked for again: what comes without an agent carries nothing.
+    // The mark is asked for again: packets of a pod added without an agent don't carry it.
     cluster.agent.kill(&mut cluster.net).unwrap();
     cluster.add_pod("late", 40);
     assert_eq!(cluster.fails("late", to), Probe::TimedOut);
@@ -111,7 +112,7 @@ fn a_device_that_becomes_a_pods_changes_its_hooks_and_keeps_the_pods_when_that_i
     cluster.write("late", &[cluster.pod("late", number)]);
     cluster.agent.wait_for("shop/late").unwrap();
     assert_eq!(cluster.hooks(&late), POD);
-    // Another takes its place in the manifests; the interface stays.
+    // Another pod takes its place in the manifests; the interface stays.
     cluster.write("late", &[cluster.pod("later", number + 1)]);
     cluster.agent.pass().unwrap();
     assert_eq!(cluster.hooks(&late), POD);
@@ -163,7 +164,7 @@ fn whoever_gets_ahead_of_a_hook_is_overtaken_however_often() {
             cluster.agent.pass().unwrap();
             let now = cluster.first(device);
             assert!((0..2).all(|way| now[way] != theirs[way]), "{device}");
-            // One of ours, and the rivals.
+            // One program of ours, and the rivals.
             assert_eq!(cluster.programs(device).len(), 2 * (2 + round), "{device}");
         }
     }

@@ -1,4 +1,4 @@
-//! What of Ringfence is on the node's devices.
+//! Inspects Ringfence's programs on the node's devices.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 const WAYS: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 impl Cluster {
-    /// A device's index on the node.
+    /// Returns a device's index on the node.
     pub(crate) fn index(&self, device: &str) -> u32 {
         let found = self.net.node().run(|| if_nametoindex(device));
         found.unwrap().unwrap()
@@ -25,12 +25,12 @@ impl Cluster {
         version.unwrap().join("links")
     }
 
-    /// Whose programs are pinned on a device, in order.
+    /// Returns the names of the programs pinned for a device, in order.
     pub(crate) fn hooks(&self, device: &str) -> Vec<String> {
         self.hooks_of(self.index(device))
     }
 
-    /// The same for a device that may be gone.
+    /// Does the same for a device that may be gone.
     pub(crate) fn hooks_of(&self, index: u32) -> Vec<String> {
         let of = format!("{index}-");
         let files = fs::read_dir(self.links()).unwrap();
@@ -42,17 +42,17 @@ impl Cluster {
         hooks
     }
 
-    /// Takes one hook away.
+    /// Removes a hook.
     pub(crate) fn unpin(&self, index: u32, program: &str) {
         fs::remove_file(self.links().join(format!("{index}-{program}"))).unwrap();
     }
 
-    /// Ids of the tcx programs that run on a device, as the kernel lists them.
+    /// Returns the ids of the tcx programs attached to a device, as the kernel lists them.
     pub(crate) fn programs(&self, device: &str) -> Vec<u32> {
         self.listed(device).concat()
     }
 
-    /// The first one each way.
+    /// Returns the id of the first program in each direction.
     pub(crate) fn first(&self, device: &str) -> [u32; 2] {
         self.listed(device).map(|programs| programs[0])
     }
@@ -65,12 +65,12 @@ impl Cluster {
         self.net.node().run(|| WAYS.map(list)).unwrap()
     }
 
-    /// Puts somebody else's program in front of all others on a device, both ways.
-    /// It is there for as long as what is returned.
+    /// Attaches a foreign program in front of all others on a device, in both
+    /// directions. It is detached when the result is dropped.
     pub(crate) fn rival(&self, device: &str) -> Ebpf {
         let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/ringfence.o");
         let mut object = fs::read(object).unwrap();
-        // A program that lets everything pass, under a name that isn't an agent's.
+        // A program that lets all packets pass, under a name that the agent doesn't use.
         let (name, other) = (b"from_network", b"some_network");
         for at in 0..object.len() - name.len() {
             if object[at..].starts_with(name) {

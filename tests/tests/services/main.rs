@@ -1,5 +1,5 @@
-//! Calls through Services, on the wire: the caller's egress is decided on the
-//! real backend, wherever that is.
+//! Calls through Services, on the wire: the caller's egress is decided by the real
+//! backend, wherever it runs.
 #![allow(clippy::unwrap_used)]
 
 mod claims;
@@ -21,12 +21,12 @@ use serde_json::{Value, json};
 
 use cluster::{Cluster, Front, bridge, service};
 
-/// TCP sends a word again within that.
+/// TCP retransmits within that time.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What shall not come has that long to come.
+/// How long to wait for packets that must not arrive.
 const SILENCE: Duration = Duration::from_millis(250);
 
-/// Over both families, from a Service with a good and a bad backend.
+/// Calls a Service with an allowed and a denied backend, over both families.
 fn decides_by_backend(cluster: &Cluster, masquerade: bool) {
     for v4 in [true, false] {
         for front in Front::ALL {
@@ -101,7 +101,8 @@ fn a_service_without_backends_is_rejected_by_the_node_and_not_dropped() {
 fn what_nobody_forwards_stays_denied_on_its_way_out() {
     let cluster = Cluster::open(Mode::Routed);
     for v4 in [true, false] {
-        // Still the Service's address at the uplink: nobody decided on a backend.
+        // The packet still has the Service's address at the uplink: no backend was
+        // decided on.
         let to = cluster.front(Front::Cluster, v4);
         cluster.is_denied_for("unresolved_service", to, "web");
     }
@@ -126,7 +127,7 @@ fn an_open_call_goes_on_when_its_backend_is_taken_out_and_new_calls_go_elsewhere
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_closed_pod_reaches_itself_through_its_own_service() {
-    // A bridge that hands its frames to netfilter bridges them back after DNAT.
+    // A bridge that passes its frames to netfilter bridges them back after DNAT.
     for (mode, hairpin) in [(Mode::Routed, false), (bridge(), false), (bridge(), true)] {
         let cluster = Cluster::open(mode);
         if mode != Mode::Routed {
@@ -182,7 +183,7 @@ fn behind_a_vxlan_device_the_inner_packet_is_decided_and_a_denied_one_never_leav
     let cluster = Cluster::open(Mode::Routed);
     cluster.overlay();
     cluster.agent.pass().unwrap();
-    // The SYN of a call, in the other node's eth0: outer headers of 50 bytes.
+    // The SYN of a call on the other node's eth0: outer headers of 50 bytes.
     let wire = Frames::open(cluster.ns("outside"), "eth0").unwrap();
     let is_call = |frame: &[u8]| {
         frame.len() > 74
@@ -201,7 +202,7 @@ fn behind_a_vxlan_device_the_inner_packet_is_decided_and_a_denied_one_never_leav
     }
     cluster.forward(&["away-good"], false);
     cluster.answers("caller", cluster.front(Front::Cluster, true));
-    // The same look sees a call that is allowed.
+    // The same filter sees a call that is allowed.
     assert!(wire.receive(PATIENCE, is_call).unwrap().is_some());
 }
 
@@ -209,7 +210,7 @@ fn behind_a_vxlan_device_the_inner_packet_is_decided_and_a_denied_one_never_leav
 #[ignore = "needs root: cargo xtask test"]
 fn on_a_device_without_link_headers_the_packet_is_read_from_its_ip_header() {
     let cluster = Cluster::open(Mode::Routed);
-    // Nobody reads what it sends: what passes the hook is lost behind it.
+    // No program reads from the tun device: packets that pass the hook are lost behind it.
     let mut lines = "tuntap add dev tun0 mode tun\nlink set tun0 up\n".to_owned();
     for (name, v4) in [
         ("away-good", true),
@@ -239,7 +240,7 @@ fn on_a_device_without_link_headers_the_packet_is_read_from_its_ip_header() {
 #[ignore = "needs root: cargo xtask test"]
 fn tags_of_another_node_are_cleared_where_packets_come_in() {
     let mut cluster = Cluster::open(Mode::Routed);
-    // Otherwise what comes in without a hook arrives nowhere.
+    // With a seen mark, packets that come in without a hook would be dropped.
     cluster.agent.stop(&mut cluster.net).unwrap();
     cluster.agent.flags = vec!["--seen-mark".to_owned(), "0".to_owned()];
     let pods = ["shop/bad", "shop/free"];
@@ -261,8 +262,8 @@ fn tags_of_another_node_are_cleared_where_packets_come_in() {
     let endpoints = cluster.agent.json(&["endpoints"]).unwrap();
     let mut rows = endpoints.as_array().unwrap().iter();
     let free = rows.find(|row| row["pod"] == "shop/free").unwrap();
-    // What a clsact filter of one instruction (BPF_RET | BPF_K) returns is the class,
-    // whose minor number the kernel writes to tc_index.
+    // A clsact filter of one instruction (BPF_RET | BPF_K) returns the class, whose
+    // minor number the kernel writes to tc_index.
     let class = format!("1,6 0 0 {}", free["slot"]);
     let outside = cluster.ns("outside");
     let qdisc = ["qdisc", "add", "dev", "eth0", "clsact"];
@@ -276,7 +277,7 @@ fn tags_of_another_node_are_cleared_where_packets_come_in() {
     let denied = "node shop/bad ingress policy tcp".to_owned();
     assert_eq!(cluster.drops(), [(denied, 1)].into());
 
-    // Without the hook it would be taken for the pod's.
+    // Without the hook the packet would be taken for the pod's.
     cluster.agent.kill(&mut cluster.net).unwrap();
     let uplink = cluster.index("eth0");
     cluster.unpin(uplink, "from_network");
@@ -290,7 +291,7 @@ fn an_open_call_is_cut_when_its_address_is_no_longer_a_services() {
     let cluster = Cluster::open(Mode::Routed);
     cluster.forward(&["good"], false);
     let web = service("web", "10.96.0.7", "fd00:10:96::7");
-    // A file without objects would keep its last good ones.
+    // A file without objects would keep its last valid ones.
     let another = service("web", "10.96.0.8", "fd00:10:96::8");
     for v4 in [true, false] {
         let to = cluster.front(Front::Cluster, v4);

@@ -1,5 +1,5 @@
-//! Connections that are older than the hooks, between pods of one node and of two: a
-//! forbidden one ends, whoever speaks first, and an allowed one goes on.
+//! Connections older than the hooks, between pods of one node and of two: a denied
+//! connection ends, whichever side sends first, and an allowed one continues.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,14 +9,14 @@ use crate::cluster::{Cluster, bridge};
 use ringfence_tests::testnet::{Mode, Ns};
 use serde_json::{Value, json};
 
-/// Words may be late on a busy machine: TCP sends one again within that.
+/// Data may be late on a busy machine: TCP retransmits within that time.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// What shall not arrive has that long to arrive.
+/// How long to wait for data that must not arrive.
 const SILENCE: Duration = Duration::from_millis(400);
-/// Of nobody else's.
+/// No other server listens on this port.
 const PORT: u16 = 8080;
 
-/// Clients and servers, and whether policy allows it.
+/// Clients and servers, and whether policy allows the call.
 const CALLS: [(&str, &str, bool); 8] = [
     ("caller", "good", true),
     ("caller", "bad", false),
@@ -28,7 +28,7 @@ const CALLS: [(&str, &str, bool); 8] = [
     ("away-bad", "free", false),
 ];
 
-/// Both ends of one.
+/// Both ends of a connection.
 enum Ends {
     Tcp(TcpStream, TcpStream),
     Udp(UdpSocket, UdpSocket),
@@ -56,7 +56,7 @@ impl Ends {
         Self::Udp(asks, answers)
     }
 
-    /// The server says a word, if it arrives or not.
+    /// Sends data from the server, whether or not it arrives.
     fn server_speaks(&mut self) {
         match self {
             Self::Tcp(_, server) => server.write_all(b"tick").unwrap(),
@@ -64,7 +64,7 @@ impl Ends {
         }
     }
 
-    /// Whether a word of the client's arrives.
+    /// Reports whether data from the client arrives.
     fn client_is_heard(&mut self, patience: Duration) -> bool {
         let mut word = [0; 4];
         match self {
@@ -82,7 +82,7 @@ impl Ends {
     }
 }
 
-/// From an address of one's own, since the other node's pods share a namespace.
+/// Connects from the pod's own address: the other node's pods share a namespace.
 fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
     use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
     let family = if to.is_ipv4() {
@@ -97,14 +97,14 @@ fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// A conversation, and what it is called.
+/// A connection and its name.
 struct Talk {
     name: String,
     allowed: bool,
     ends: Ends,
 }
 
-/// The servers' port, one for each conversation.
+/// Returns the server's address, with a port per connection.
 fn place(cluster: &Cluster, name: &str, v4: bool, port: u16) -> SocketAddr {
     SocketAddr::new(cluster.backend(name, v4).ip(), port)
 }
@@ -117,7 +117,8 @@ fn ns<'c>(cluster: &'c Cluster, name: &str) -> &'c Ns {
     })
 }
 
-/// The client's egress, or the server's ingress, is closed but to `tier: good`.
+/// Returns policies that close the client's egress, or the server's ingress, except for
+/// `tier: good`.
 fn policies() -> [Value; 2] {
     let good = json!([{"podSelector": {"matchLabels": {"tier": "good"}}}]);
     let ports = json!([{"port": 1024, "endPort": 32000}, {"protocol": "UDP", "port": 1024, "endPort": 32000}]);
@@ -137,7 +138,7 @@ fn policies() -> [Value; 2] {
     ]
 }
 
-/// A node without hooks, on which everybody talks to everybody.
+/// Sets up a node without hooks, with connections between all pairs.
 fn before_the_hooks(mode: Mode) -> (Cluster, Vec<Talk>) {
     let mut cluster = Cluster::open(mode);
     cluster.write("old", &policies());
@@ -168,7 +169,8 @@ fn before_the_hooks(mode: Mode) -> (Cluster, Vec<Talk>) {
 
 const READY: [&str; 4] = ["shop/caller", "shop/good", "shop/bad", "shop/free"];
 
-/// Whether each goes on as policy wants, after its server has spoken.
+/// Checks that each connection continues or ends as policy requires, after its server
+/// has sent data.
 fn goes_on_as_allowed(talks: &mut [Talk]) {
     for talk in talks {
         talk.ends.server_speaks();

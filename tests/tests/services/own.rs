@@ -1,5 +1,5 @@
-//! The node's own network: addresses that no object shows, and tunnels on ports of
-//! its own choice.
+//! The node's own network: addresses that no object lists, and tunnels on ports of its
+//! own choice.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, Front, NODE_PORT, bridge};
 use crate::{PATIENCE, SILENCE};
 
-/// A second interface's addresses.
+/// The addresses of a second interface.
 const SECOND: [&str; 2] = ["172.16.7.1", "fd07::1"];
-/// A tunnel's port that nobody compiled in.
+/// A tunnel port that isn't compiled in.
 const TUNNEL: u16 = 8473;
-/// Nothing is looked at for five seconds where no event tells of a change.
+/// Without an event, the agent polls only every five seconds.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 impl Cluster {
@@ -32,7 +32,7 @@ impl Cluster {
         self.agent.json(&["status"]).unwrap()[field].clone()
     }
 
-    /// Waits until the status shows something, or no longer.
+    /// Waits until the status contains an item, or doesn't contain it any more.
     #[track_caller]
     fn shows(&self, field: &str, item: &Value, there: bool) {
         let since = Instant::now();
@@ -46,7 +46,7 @@ impl Cluster {
         }
     }
 
-    /// The caller's egress allows everything that isn't a pod's: the ways round.
+    /// Allows the caller's egress to all addresses that aren't pods': the possible bypasses.
     fn allow_node_addresses(&self) {
         let blocks = ["172.16.0.0/12", "169.254.0.0/16", "fd07::/64", "fe80::/10"];
         let to = blocks.map(|block| json!({"ipBlock": {"cidr": block}}));
@@ -64,7 +64,7 @@ impl Cluster {
         self.agent.wait_for("shop/caller").unwrap();
     }
 
-    /// A NodePort at any address of the node.
+    /// Forwards a NodePort at any address of the node.
     fn node_port(&self, at: SocketAddr, backend: &str) {
         let rule = Dnat {
             address: at.ip(),
@@ -128,7 +128,7 @@ fn the_nodes_addresses_follow_its_interfaces_and_its_own_services_are_reached_at
         cluster.shows("node_addresses", &json!(ip), true);
         assert_eq!(cluster.answers("caller", at(ip)), "node");
     }
-    // A route to the node itself counts as an address, and a pod's own doesn't.
+    // A route to the node itself counts as a node address; a pod's own doesn't.
     cluster
         .ns("node")
         .ip("route add local 198.18.0.7/32 dev lo\n")
@@ -156,7 +156,7 @@ fn the_nodes_addresses_follow_its_interfaces_and_its_own_services_are_reached_at
     assert_eq!(cluster.status("node_faults"), json!([]));
 }
 
-/// A VXLAN packet of network 9: an Ethernet frame to everybody, and nothing in it.
+/// Returns a VXLAN packet with VNI 9: an empty broadcast Ethernet frame.
 fn vxlan() -> Vec<u8> {
     let mut packet = vec![8, 0, 0, 0, 0, 0, 9, 0];
     packet.extend([0xff; 6]);
@@ -175,7 +175,7 @@ impl Cluster {
         self.ns("node").ip(&line).unwrap();
     }
 
-    /// Whether a pod's packet comes out of the node's tunnel.
+    /// Reports whether a pod's packet comes out of the node's tunnel.
     fn injects(&self, pod: &str, v4: bool) -> bool {
         let frames = Frames::open(self.ns("node"), "vx9").unwrap();
         let to = SocketAddr::new(self.net.node_address(v4).unwrap(), TUNNEL);
@@ -198,7 +198,7 @@ fn no_pod_gets_into_a_tunnel_of_the_node_whatever_port_it_has() {
         let mut cluster = Cluster::open(mode);
         cluster.agent.kill(&mut cluster.net).unwrap();
         cluster.tunnel(v4);
-        // No agent has seen the device yet: it arrives.
+        // The agent hasn't seen the device yet: the packet arrives.
         assert!(cluster.injects("free", v4), "the control arrives nowhere");
         cluster
             .agent
@@ -249,7 +249,7 @@ fn ports_that_the_agent_is_told_of_are_tunnels_too_and_bad_ones_are_refused() {
     assert_eq!(tunnels, 2, "{drops:?}");
 }
 
-/// A ClusterNetworkPolicy of tier Admin for all pods.
+/// Returns a ClusterNetworkPolicy of tier Admin for all pods.
 fn admin(name: &str, rules: &Value) -> Value {
     let mut policy = json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
@@ -314,7 +314,8 @@ fn a_pod_behind_its_own_service_is_under_cluster_policies_and_reaches_its_own_ad
     for mode in [Mode::Routed, bridge()] {
         let cluster = Cluster::open(mode);
         if mode != Mode::Routed {
-            // The node routes what it has sent back to the pod, instead of bridging it.
+            // Make the node route the forwarded packet back to the pod instead of
+            // bridging it.
             cluster.bridge_netfilter(false);
         }
         cluster.forward(&["free"], false);

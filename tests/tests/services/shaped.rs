@@ -1,5 +1,5 @@
-//! Pods behind a bandwidth limit: what they send takes a detour by an `ifb` device,
-//! where a filter on their host-side device redirects it.
+//! Pods behind a bandwidth limit: a filter on their host-side device redirects their
+//! packets through an `ifb` device.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, bridge};
 use crate::decides_by_backend;
 
-/// Where distributions and the projects' own packages put plugins.
+/// Where distributions and the projects' own packages install plugins.
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Cluster {
@@ -24,7 +24,7 @@ impl Cluster {
         self.net.pod(pod).unwrap().host_device.clone()
     }
 
-    /// Sends what a pod sends by a device `ifb0`, as CNI's `bandwidth` does.
+    /// Redirects a pod's packets through the device `ifb0`, as CNI's `bandwidth` plugin does.
     fn detour(&self, pod: &str) {
         let device = self.device_of(pod);
         let lines = "link add ifb0 type ifb\nlink set ifb0 up\n";
@@ -37,7 +37,7 @@ impl Cluster {
         self.agent.pass().unwrap();
     }
 
-    /// Runs the real plugin for a pod, chained behind whoever made its interface.
+    /// Runs the real plugin for a pod, chained behind the plugin that created its interface.
     fn limit(&self, pod: &str) {
         let (pod, node) = (self.net.pod(pod).unwrap(), self.ns("node"));
         let sandbox = pod.ns.path().display().to_string();
@@ -84,7 +84,7 @@ impl Cluster {
         self.agent.pass().unwrap();
     }
 
-    /// The node's only `ifb`: its name, and how many packets it has sent back.
+    /// Returns the name of the node's only `ifb`, and how many packets it has sent back.
     fn shaper(&self) -> (String, u64) {
         let shown = ["-j", "-s", "link", "show", "type", "ifb"];
         let shown = self.ns("node").output("ip", &shown).unwrap();
@@ -105,7 +105,8 @@ impl Cluster {
         row["foreign_filters"].as_array().unwrap().clone()
     }
 
-    /// The caller's calls of the Service are decided by backend, and go by the detour.
+    /// Checks that the caller's calls to the Service are decided by backend and take
+    /// the detour.
     fn decides_on_a_detour(&self, masquerade: bool) {
         let (name, before) = self.shaper();
         assert_eq!(self.hooks(&name), [""; 0]);
@@ -164,7 +165,7 @@ fn with_filters_on_clsact_a_pod_behind_the_plugin_counts_as_not_guarded_and_why_
     let mut cluster = Cluster::open(Mode::Routed);
     cluster.agent.stop(&mut cluster.net).unwrap();
     cluster.agent.run(&["uninstall"]).unwrap();
-    // The plugin comes first: it runs before the pod does.
+    // The plugin comes first: it runs before the pod starts.
     let device = cluster.device_of("caller");
     cluster.tc(&format!("qdisc add dev {device} ingress"));
     cluster.agent.flags = vec!["--attach".to_owned(), "clsact".to_owned()];

@@ -1,12 +1,12 @@
-//! As many denied packets as a core can send, beside the running agent.
+//! As many denied packets as one core can send, beside the running agent.
 
 use ringfence_tests::storm::{Counts, Weather};
 
 use super::witness::lasting;
 
-/// Fewer packets a second of a whole core are no storm.
+/// The lowest rate of a whole core, in packets per second, that counts as a storm.
 const STORM: f64 = 300_000.0;
-/// Storms until one is fast enough.
+/// The number of attempts to get a storm that is fast enough.
 const TRIES: usize = 3;
 
 #[test]
@@ -14,7 +14,7 @@ const TRIES: usize = 3;
 fn a_storm_of_denied_packets_is_counted_exactly_and_costs_the_agent_next_to_nothing() {
     let weather = Weather::open().unwrap();
     let mut fastest = 0.0_f64;
-    // Where the machine has other things to do, the next may be faster.
+    // If the machine is busy with other work, the next attempt may be faster.
     for _ in 0..TRIES {
         let storm = weather.storm(lasting(2)).unwrap();
         let (rate, share) = (storm.rate_of_core(), storm.agent_share());

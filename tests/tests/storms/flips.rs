@@ -1,5 +1,5 @@
-//! Policy that never stands still: two buffers in turn that have nothing in
-//! common but what they say of these pods.
+//! Policy that changes continuously: two buffers alternate that have nothing in common
+//! except their verdicts for these pods.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -22,11 +22,11 @@ use super::witness::{Curtain, Witness, lasting};
 
 const TCP: u16 = 8080;
 const UDP: u16 = 5353;
-/// No answer for so long, and a packet was lost.
+/// Without an answer for this long, a packet was lost.
 const LOST: Duration = Duration::from_secs(10);
-/// Below a second a denied call is one packet: no SYN comes twice.
+/// Less than a second, so a denied call is one packet: no SYN is retransmitted.
 const DENIED: Duration = Duration::from_millis(150);
-/// Denied datagrams at a time.
+/// The number of denied datagrams in a burst.
 const BURST: u32 = 8;
 
 fn policy(name: &str, app: &str, spec: &Value) -> Value {
@@ -45,13 +45,13 @@ fn ports() -> Value {
     json!([{"protocol": "TCP", "port": TCP}, {"protocol": "UDP", "port": UDP}])
 }
 
-/// The fixture with labels of one pod replaced.
+/// Replaces the labels of one pod in the fixture.
 pub(crate) fn relabelled(objects: &mut [Value], pod: &str, labels: &Value) {
     let named = |o: &&mut Value| o["kind"] == "Pod" && o["metadata"]["name"] == pod;
     objects.iter_mut().find(named).unwrap()["metadata"]["labels"] = labels.clone();
 }
 
-/// Who calls whom as labels.
+/// Returns the allowed calls expressed as labels.
 pub(crate) fn by_labels() -> Vec<Value> {
     let mut objects = fixture::objects();
     let callee = json!({"app": "callee", "ringfence.dev/ingress": "enforce"});
@@ -64,8 +64,8 @@ pub(crate) fn by_labels() -> Vec<Value> {
     objects
 }
 
-/// The same as NetworkPolicies, among blocks, ports and pods that the other
-/// buffer knows nothing of.
+/// Returns the same calls as NetworkPolicies, among blocks, ports and pods that the
+/// other buffer doesn't contain.
 fn by_policies() -> Vec<Value> {
     let mut objects = fixture::objects();
     objects.retain(|o| o["kind"] != "NetworkPolicy");
@@ -100,7 +100,7 @@ fn by_policies() -> Vec<Value> {
     objects
 }
 
-/// Nothing of one buffer's numbers means anything in the other.
+/// Asserts that no number of one buffer has a meaning in the other.
 fn assert_buffers_differ(buffers: &[Tables; 2]) {
     let [a, b] = buffers;
     let ids = |tables: &Tables| -> BTreeSet<u32> {
@@ -134,7 +134,7 @@ fn servers(ns: &Ns) -> Server {
     server.udp(ns, UDP).unwrap()
 }
 
-/// All that policy allows from one pod to another, old connections and new ones.
+/// Sends all traffic that policy allows from one pod to another, on old and new connections.
 fn allowed<'a>(scope: &'a thread::Scope<'a, '_>, witness: &'a Witness, from: &'a Ns, to: IpAddr) {
     scope.spawn(move || {
         let mut talk = Talk::open(from, SocketAddr::new(to, TCP)).unwrap();
@@ -155,7 +155,7 @@ fn allowed<'a>(scope: &'a thread::Scope<'a, '_>, witness: &'a Witness, from: &'a
     });
 }
 
-/// All that policy denies: exactly so many packets a round.
+/// Sends all traffic that policy denies: a fixed number of packets per round.
 fn denied<'a>(scope: &'a thread::Scope<'a, '_>, witness: &'a Witness, from: &'a Ns, to: IpAddr) {
     scope.spawn(move || {
         while witness.runs() {
@@ -167,7 +167,7 @@ fn denied<'a>(scope: &'a thread::Scope<'a, '_>, witness: &'a Witness, from: &'a 
     });
 }
 
-/// Hears whatever gets through of what is denied.
+/// Receives any denied packet that gets through.
 fn listens(ns: &Ns) -> UdpSocket {
     let socket = ns
         .run(|| UdpSocket::bind(("::", UDP + 1)))

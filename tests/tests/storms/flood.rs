@@ -1,4 +1,4 @@
-//! One pod opens connections as fast as it can and answers none.
+//! A pod opens connections as fast as it can and answers none.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +11,19 @@ use ringfence_tests::testnet::{Frames, Probe, probe_tcp};
 
 use super::witness::{Curtain, Witness, lasting};
 
-/// A connection or a word may be late on a busy machine; a dropped SYN comes
-/// again after a second.
+/// A connection or an echo may be late on a busy machine; a dropped SYN is
+/// retransmitted after a second.
 const LOST: Duration = Duration::from_secs(10);
 
-/// SYNs of the rogue's own address to the server, from every port there is and
-/// in no order: the first of two goes to the open port, the other to a shut one.
+/// Returns SYNs from the rogue's own address to the server, from every port in a
+/// scattered order: of each pair, the first goes to the open port, the second to a
+/// closed one.
 fn syns(shop: &Shop) -> Vec<Vec<u8>> {
     let pod = shop.net.pod("rogue").unwrap();
     let (own, server) = (Shop::rogue().v4().into(), Shop::server().v4().into());
     (0..1_u32 << 16)
         .map(|i| {
-            // Odd, so that it visits every port before it comes back to one.
+            // Odd, so that every port is visited before one repeats.
             let port = i.wrapping_mul(40_503) as u16;
             let to = if i % 2 == 0 { TCP } else { TCP + 1 };
             let frame = Frame::tcp((own, port), (server, to), 2);
@@ -44,7 +45,7 @@ fn a_flood_of_connections_from_one_pod_leaves_those_of_others_alone() {
     let mut shop = Shop::with([Shop::server(), client, rogue]).unwrap();
     shop.start().unwrap();
     let (client, rogue) = (shop.ns("client").unwrap(), shop.ns("rogue").unwrap());
-    // Its kernel would take every connection back: it knows nothing of them.
+    // The rogue's kernel would reset every connection, because it has no socket for any.
     for line in [
         "add table ip deaf",
         "add chain ip deaf in { type filter hook prerouting priority -300; }",

@@ -1,7 +1,8 @@
-//! Storms: as many denied packets as a core can send, policy that never stands
-//! still, revocations in mid-stream, a flood of connections, a pod that tries everybody.
+//! Storms: as many denied packets as one core can send, policy that changes
+//! continuously, revocations in mid-stream, a flood of connections, a pod that tries to
+//! reach all others.
 //!
-//! Each lasts a few seconds; RINGFENCE_STORM_SECONDS says how many in `soak`.
+//! Each lasts a few seconds; in `soak`, RINGFENCE_STORM_SECONDS sets the duration.
 #![allow(clippy::unwrap_used)]
 
 mod drops;

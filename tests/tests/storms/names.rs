@@ -1,4 +1,4 @@
-//! One pod that tries everybody, in every way, while nobody reads the events.
+//! A pod that tries to reach all others, in every way, while the event ring isn't read.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,17 +11,17 @@ use ringfence_tests::packets::Frame;
 use ringfence_tests::storm::lost_in_sending;
 use ringfence_tests::testnet::Frames;
 
-/// Pods of another node, each a workload of its own: by five protocols and three
-/// reasons they make more pairs than one sender may have named.
+/// Pods of another node, each its own workload: with five protocols and three reasons
+/// they make more pairs than one sender may have named.
 const CROWD: u16 = 500;
-/// How often everybody is tried.
+/// The number of rounds over all pods.
 const ROUNDS: u64 = 3;
-/// Denied packets of another pod, before and behind that.
+/// Denied packets of another pod, before and after the rounds.
 const OTHERS: u64 = 1000;
-/// Frames of one system call.
+/// The number of frames per system call.
 const BATCH: usize = 64;
 const GRE: u8 = 47;
-/// A port that policy opens to nobody.
+/// A port that policy doesn't open.
 const SHUT: u16 = 9998;
 
 #[test]
@@ -32,7 +32,7 @@ fn a_pod_that_tries_everybody_leaves_others_their_names_and_loses_no_count() {
     let tries = tries(&shop);
     let denied = vec![udp(&shop, Shop::client().v4(), "client", server); OTHERS as usize];
     let before = agent.drops().unwrap();
-    // Nobody reads the ring from here on.
+    // The ring isn't read from here on.
     agent.freeze().unwrap();
     let mut sent = [0, 0];
     sent[0] += send(&shop, "client", &denied);
@@ -58,7 +58,7 @@ fn a_pod_that_tries_everybody_leaves_others_their_names_and_loses_no_count() {
         "{lost} events were lost, and {overflow} had no room"
     );
     shop.is_guarded("behind the storm").unwrap();
-    // What it has named before counts on under its name.
+    // A pair that is already named keeps counting under its name.
     let named = udp(&shop, Shop::rogue().v4(), "rogue", server);
     let before = shop.agent.dropped("rogue", "server").unwrap();
     let sent = send(&shop, "rogue", &vec![named; 100]);
@@ -69,7 +69,7 @@ fn a_pod_that_tries_everybody_leaves_others_their_names_and_loses_no_count() {
     shop.end_servers();
 }
 
-/// A name without a workload is kept for a while, as long as two looks take.
+/// A name without a workload is kept for the duration of two scans.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 #[test]
@@ -98,7 +98,7 @@ fn names_that_nobody_uses_are_given_up_and_those_with_a_count_stay() {
         1,
         "named on"
     );
-    // Who comes back gets another number, and counts under its name.
+    // A workload that comes back gets another number, and counts under its name.
     shop.write("crowd", &crowd()).unwrap();
     shop.agent.pass().unwrap();
     let other = Frame::udp((Shop::rogue().v4().into(), 4000), (member(8), SHUT));
@@ -112,7 +112,7 @@ fn names_that_nobody_uses_are_given_up_and_those_with_a_count_stay() {
     shop.end_servers();
 }
 
-/// Everything that is denied is told, if there is room.
+/// Reports all denied packets as events, if there is room.
 fn shop() -> Shop {
     let rogue = Shop::rogue().label("ringfence.dev/egress", "enforce");
     let mut shop = Shop::with([Shop::server(), Shop::client(), rogue]).unwrap();
@@ -151,8 +151,8 @@ fn member(number: u16) -> IpAddr {
     Ipv4Addr::new(10, 245, high, low).into()
 }
 
-/// The rogue to each of the crowd, by each protocol: denied by policy, for its MAC and
-/// for its address.
+/// Returns frames from the rogue to each pod of the crowd, over each protocol: denied
+/// by policy, for the MAC and for the address.
 fn tries(shop: &Shop) -> Vec<Vec<u8>> {
     let own = IpAddr::from(Shop::rogue().v4());
     let forged = IpAddr::from(Shop::client().v4());
@@ -189,7 +189,7 @@ fn addressed(shop: &Shop, from: &str, frame: &Frame) -> Frame {
     frame.with(|f| (f.source_mac, f.destination_mac) = (pod.mac, pod.host_mac))
 }
 
-/// How many of a pod's frames got to its hook.
+/// Sends frames and returns how many of them reached the pod's hook.
 fn send(shop: &Shop, from: &str, frames: &[Vec<u8>]) -> u64 {
     let ns = shop.ns(from).unwrap();
     let (socket, lost) = (
@@ -205,15 +205,15 @@ fn send(shop: &Shop, from: &str, frames: &[Vec<u8>]) -> u64 {
     frames.len() as u64 - (lost_in_sending(ns).unwrap() - lost)
 }
 
-/// What was counted meanwhile.
+/// The counts of an interval.
 #[derive(Debug)]
 struct Seen {
     all: u64,
-    /// Of `client` to `server` by name.
+    /// Packets from `client` to `server` counted by name.
     of_client: u64,
-    /// Without names.
+    /// Packets counted without names.
     other: u64,
-    /// Pairs and reasons that the rogue has under its name.
+    /// The number of pairs and reasons that the rogue has under its name.
     series: u64,
 }
 

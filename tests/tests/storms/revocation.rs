@@ -1,8 +1,7 @@
-//! A revocation in mid-stream: what is sent after it never arrives, in either
-//! direction.
+//! A revocation in mid-stream: packets sent after it never arrive, in either direction.
 //!
-//! Everything sent carries when that was, so that what is still on its way when
-//! policy changes isn't taken for what comes after.
+//! Each payload carries the time it was sent, so that packets in transit when policy
+//! changes aren't taken for later ones.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,22 +20,22 @@ use super::witness::lasting;
 
 const TCP: u16 = 8080;
 const UDP: u16 = 5353;
-/// Between two packets of each end.
+/// The pause between two packets of each end.
 const PAUSE: Duration = Duration::from_micros(200);
-/// How long everything connections before a change, and may arrive after one.
+/// How long traffic flows before a change, and may arrive after one.
 const WHILE: Duration = Duration::from_millis(60);
 /// How long that may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One end of a conversation: the latest that it heard, and how often it has
-/// said what it could and heard what there was.
+/// One end of a connection: the latest time it received, and how often it has sent all
+/// it could and read all there was.
 #[derive(Default, Debug)]
 struct End {
     heard: AtomicU64,
     turns: AtomicU64,
 }
 
-/// Both ends of both conversations: caller and callee over TCP, then over UDP.
+/// Both ends of both connections: caller and callee over TCP, then over UDP.
 struct Talks {
     begin: Instant,
     stop: AtomicBool,
@@ -65,7 +64,7 @@ impl Talks {
         self.ends[end].heard.fetch_max(stamp, Ordering::SeqCst);
     }
 
-    /// Says the time and hears what there is to hear, until told to stop.
+    /// Sends the time and reads whatever arrives, until told to stop.
     fn stream(&self, end: usize, mut stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(true).unwrap();
@@ -90,8 +89,8 @@ impl Talks {
         }
     }
 
-    /// The same in datagrams. Whoever is called speaks second: what it sends of
-    /// its own accord would be a connection of its own, which nobody revokes.
+    /// Does the same with datagrams. The callee sends second: a datagram it sends
+    /// unprompted would open a connection of its own, which no policy revokes.
     fn exchange(&self, end: usize, socket: &UdpSocket, to: SocketAddr, calls: bool) {
         socket.set_nonblocking(true).unwrap();
         while self.runs() {
@@ -107,7 +106,7 @@ impl Talks {
         }
     }
 
-    /// Returns once every end has heard something that was said after `since`.
+    /// Returns once every end has received a time later than `since`.
     fn connections(&self, since: u64) {
         let start = Instant::now();
         while self.heard().iter().any(|heard| *heard <= since) {
@@ -116,7 +115,7 @@ impl Talks {
         }
     }
 
-    /// Returns once every end has read all that had reached it.
+    /// Returns once every end has read everything that had reached it.
     fn settles(&self) {
         thread::sleep(WHILE / 2);
         let (start, before) = (Instant::now(), self.turns());
@@ -128,7 +127,7 @@ impl Talks {
     }
 }
 
-/// What a system call did, unless it would have had to wait.
+/// Returns the result of a system call, or `None` if it would block.
 fn done(result: std::io::Result<usize>) -> Option<usize> {
     match result {
         Ok(count) => Some(count),
@@ -137,14 +136,14 @@ fn done(result: std::io::Result<usize>) -> Option<usize> {
     }
 }
 
-/// Connections of the caller with the callee, new in each round.
+/// The caller's connections to the callee, new in each round.
 struct Sockets {
     streams: [TcpStream; 2],
     sockets: [UdpSocket; 2],
 }
 
 fn connect(caller: &Ns, callee: &Ns, to: IpAddr, round: u16) -> Sockets {
-    // Ports of its own: nothing of the round before may answer.
+    // A port per round: nothing of the round before may answer.
     let port = 20_000 + round;
     let listener = callee
         .run(|| TcpListener::bind((to, TCP)))
@@ -163,7 +162,7 @@ fn connect(caller: &Ns, callee: &Ns, to: IpAddr, round: u16) -> Sockets {
     }
 }
 
-/// The caller no longer lists the callee.
+/// Returns objects in which the caller isn't allowed to call the callee.
 fn revoked() -> Vec<serde_json::Value> {
     let mut objects = by_labels();
     let labels = serde_json::json!({"app": "caller", "ringfence.dev/egress": "enforce"});
@@ -171,7 +170,7 @@ fn revoked() -> Vec<serde_json::Value> {
     objects
 }
 
-/// Open, revoked in mid-stream, and what arrived after all.
+/// Opens connections, revokes them in mid-stream and checks that nothing arrives after that.
 fn round(
     node: &mut Node,
     buffers: &[(Tables, Vec<ringfence::datapath::Interface>); 2],
@@ -185,7 +184,7 @@ fn round(
     let [open, shut] = buffers;
     let at = sockets.sockets.each_ref().map(|s| s.local_addr().unwrap());
     let (revoked, settled) = thread::scope(|scope| {
-        // Declared first, so that it drops last: a panic ends the threads too.
+        // Declared first, so that it is dropped last: a panic ends the threads too.
         let stop = Stop(&talks.stop);
         let talks = &talks;
         for (end, stream) in sockets.streams.into_iter().enumerate() {
@@ -202,7 +201,7 @@ fn round(
         let revoked = talks.now();
         talks.settles();
         let settled = talks.heard();
-        // Long enough for a stream to try what it has said once more.
+        // Long enough for a stream to retransmit.
         thread::sleep(WHILE);
         talks.settles();
         drop(stop);
@@ -218,7 +217,7 @@ fn round(
     assert_eq!(applied.failed, []);
 }
 
-/// Ends the conversations also where something panics.
+/// Ends the threads even if something panics.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -247,7 +246,7 @@ fn nothing_of_a_revoked_connection_that_is_sent_after_the_change_arrives_at_eith
             assert!(before.values().all(|n| *n > 0));
             round(&mut node, &buffers, connect(caller, callee, to, rounds));
             let risen = node.risen();
-            // Both ends spoke on after the change, and both were counted.
+            // Both ends kept sending after the change, and both were counted.
             for ends in [
                 ("bank/caller", "bank/callee"),
                 ("bank/callee", "bank/caller"),

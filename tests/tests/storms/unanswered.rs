@@ -1,8 +1,8 @@
-//! One who opens what nobody answers takes nothing from others: the answers of
-//! connections that policy allows pass all the same.
+//! A pod that opens connections that are never answered takes nothing from others: the
+//! replies of allowed connections still pass.
 //!
-//! Each victim's other direction is closed, so that an answer without a connection is
-//! denied. That nothing at all is denied also shows that the attack gets through.
+//! Each victim's other direction is closed, so that a reply without a connection is
+//! denied. The absence of any denial also proves that the attack gets through.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -16,14 +16,14 @@ use super::packets::{Node, network};
 
 const TCP: u16 = 8080;
 const UDP: u16 = 5353;
-/// Nobody listens here.
+/// A port without a listener.
 const SHUT: u16 = 9;
-/// More than one endpoint has room for.
+/// More than the number of connections that one endpoint may have.
 const MANY: u16 = 20_000;
-/// Below a second no SYN comes twice: the first one has to do.
+/// Less than a second, so no SYN is retransmitted: the first one has to suffice.
 const ONCE: Duration = Duration::from_millis(900);
 
-/// From one pod to another, from as many ports.
+/// Returns frames from one pod to another, from as many ports.
 fn frames(net: &Net, from: &str, to: &str, frame: impl Fn(IpAddr, IpAddr, u16) -> Frame) {
     let (sender, receiver) = (net.pod(from).unwrap(), net.pod(to).unwrap());
     let mac = match net.mode() {
@@ -49,7 +49,7 @@ fn frames(net: &Net, from: &str, to: &str, frame: impl Fn(IpAddr, IpAddr, u16) -
     }
 }
 
-/// Whether every call gets its answer at once.
+/// Asserts that every call is answered at once.
 fn answered(from: &Ns, to: [IpAddr; 2]) {
     for to in to {
         for _ in 0..20 {
@@ -60,7 +60,7 @@ fn answered(from: &Ns, to: [IpAddr; 2]) {
     }
 }
 
-/// Plays an attack, and what has to work after it, on both layouts.
+/// Runs an attack, and the checks that must succeed after it, on both layouts.
 fn plays(attack: impl Fn(&Net) + Sync, after: impl Fn(&Net) + Sync) {
     for mode in [Mode::Routed, fixture::bridge()] {
         let net = network(mode);

@@ -1,28 +1,28 @@
-//! What traffic did while something else went on.
+//! Counters of the traffic that runs beside a test.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Between two packets of a stream.
+/// The pause between two packets of a stream.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How long a storm lasts: so many seconds, or what the environment says.
+/// Returns how long a storm lasts: this many seconds, unless the environment overrides it.
 pub(crate) fn lasting(seconds: u64) -> Duration {
     let said = std::env::var("RINGFENCE_STORM_SECONDS").ok();
     let said = said.map(|text| text.parse().expect("RINGFENCE_STORM_SECONDS is a number"));
     Duration::from_secs(said.unwrap_or(seconds))
 }
 
-/// Shared by all threads of a storm.
+/// Counters shared by all threads of a storm.
 #[derive(Default)]
 pub(crate) struct Witness {
     stop: AtomicBool,
-    /// What went on as it had begun.
+    /// Exchanges on old connections.
     pub(crate) old: AtomicU64,
-    /// What was begun anew.
+    /// New connections.
     pub(crate) new: AtomicU64,
-    /// What was denied.
+    /// Denied packets.
     pub(crate) denied: AtomicU64,
 }
 
@@ -31,14 +31,14 @@ impl Witness {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Counts, and rests.
+    /// Counts, and pauses.
     pub(crate) fn pause(&self, counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
         thread::sleep(PAUSE);
     }
 }
 
-/// Ends the traffic also where something panics: else nobody would.
+/// Ends the traffic even if something panics; nothing else would.
 pub(crate) struct Curtain<'a>(pub(crate) &'a Witness);
 
 impl Drop for Curtain<'_> {

@@ -1,4 +1,4 @@
-//! What must hold of ClusterNetworkPolicies, whatever else a cluster holds.
+//! Properties of ClusterNetworkPolicies that hold in any cluster.
 
 use ringfence_policy::diff::Change;
 use ringfence_tests::oracle::check::{self, compile, describe};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{VIEW, seeds};
 
-/// A cluster with tiers, and what to ask of it.
+/// A cluster with tiers, and the probes to run on it.
 struct Case {
     seed: u64,
     dice: Dice,
@@ -44,7 +44,7 @@ impl Case {
         self.probes.iter().map(answer).collect()
     }
 
-    /// That `fits` holds of both directions of every probe, before and after.
+    /// Asserts that `fits` holds for both directions of every probe, before and after.
     fn compare(&self, after: &[Value], fits: impl Fn(Verdict, Verdict) -> bool) {
         let (old, new) = (self.answers(&self.objects), self.answers(after));
         for (probe, (old, new)) in self.probes.iter().zip(old.into_iter().zip(new)) {
@@ -54,7 +54,7 @@ impl Case {
         }
     }
 
-    /// The objects with one more rule, anywhere in a policy that parses.
+    /// Returns the objects with one more rule, anywhere in a policy that parses.
     fn one_more_rule(&mut self, action: &str) -> Vec<Value> {
         let mut objects = self.objects.clone();
         let way = self.dice.pick(&["ingress", "egress"]);
@@ -72,7 +72,7 @@ impl Case {
         objects
     }
 
-    /// The objects and one more policy, with rules of its own.
+    /// Returns the objects and one more policy, with rules of its own.
     fn one_more(&mut self, name: &str) -> Vec<Value> {
         let mut objects = self.objects.clone();
         objects.push(random::cluster_policy(&mut self.dice, name, &objects));
@@ -128,7 +128,8 @@ fn a_staged_policy_never_changes_an_enforced_verdict() {
     }
 }
 
-/// All priorities moved by what there is room for; None where there is none.
+/// Shifts all priorities by an amount that there is room for; returns `None` if there
+/// is none.
 fn shifted(dice: &mut Dice, objects: &[Value]) -> Option<Vec<Value>> {
     let mut objects = objects.to_vec();
     let fits = |o: &&mut Value| is_cluster_policy(o);
@@ -171,7 +172,7 @@ fn a_policy_and_its_two_halves_are_one() {
         for mut object in case.objects.clone() {
             if is_cluster_policy(&object) && !is_invalid(&object) {
                 let mut rest = object.clone();
-                // Right behind the first half: no other name stands between.
+                // Sorts directly after the first part: no other name sorts between them.
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
                 rest["metadata"]["name"] = json!(format!("{name}-"));
                 for way in ["ingress", "egress"] {

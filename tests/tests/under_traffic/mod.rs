@@ -1,5 +1,5 @@
-//! Traffic of all kinds while something happens to the agent: none of it may be
-//! lost or let through.
+//! Traffic of all kinds while something happens to the agent: no allowed packet may be
+//! lost, and no denied one let through.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,17 +10,17 @@ use std::time::Duration;
 use ringfence_tests::agent::{Drops, Exchange, Shop, TCP, Talk, UDP};
 use ringfence_tests::testnet::{Ns, Probe, probe_tcp, send_udp};
 
-/// No echo for that long, and a packet was lost: TCP sends it again after 200 ms
-/// at the earliest, UDP never.
+/// Without an echo for this long, a packet was lost: TCP retransmits it after 200 ms at
+/// the earliest, UDP never.
 const LOST: Duration = Duration::from_secs(2);
-/// A packet that shall not come back has that long to do it.
+/// How long to wait for a packet that must not come back.
 const DENIED: Duration = Duration::from_millis(200);
-/// Between two packets of a stream: some 500 a second.
+/// The pause between two packets of a stream: some 500 per second.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long the streams run before, between and after.
 pub(crate) const WHILE: Duration = Duration::from_millis(500);
 
-/// What the traffic did.
+/// The counts of the traffic.
 #[derive(Default)]
 struct Witness {
     stop: AtomicBool,
@@ -33,7 +33,7 @@ impl Witness {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Datagrams that are numbered, each with its own echo.
+    /// Sends numbered datagrams, each with its own echo.
     fn exchange(&self, from: &Ns, to: SocketAddr) {
         let to = SocketAddr::new(to.ip(), UDP);
         let mut exchange = Exchange::open(from, to).unwrap();
@@ -44,7 +44,7 @@ impl Witness {
         }
     }
 
-    /// Words on one TCP connection.
+    /// Sends data on one TCP connection.
     fn talk(&self, from: &Ns, to: SocketAddr) {
         let mut talk = Talk::open(from, to).unwrap();
         while self.runs() {
@@ -54,7 +54,7 @@ impl Witness {
         }
     }
 
-    /// New connections, all allowed.
+    /// Opens new connections, all allowed.
     fn call(&self, from: &Ns, to: SocketAddr) {
         while self.runs() {
             let probe = probe_tcp(from, to.ip(), to.port(), LOST).unwrap();
@@ -63,7 +63,7 @@ impl Witness {
         }
     }
 
-    /// Connections and datagrams, all denied.
+    /// Opens connections and sends datagrams, all denied.
     fn knock(&self, from: &Ns, to: SocketAddr) {
         while self.runs() {
             let probe = probe_tcp(from, to.ip(), TCP, DENIED).unwrap();
@@ -74,7 +74,7 @@ impl Witness {
     }
 }
 
-/// Ends the traffic also where the play panics: else nobody would.
+/// Ends the traffic even if the play panics; nothing else would.
 struct Curtain<'a>(&'a Witness);
 
 impl Drop for Curtain<'_> {
@@ -83,8 +83,8 @@ impl Drop for Curtain<'_> {
     }
 }
 
-/// Plays while all kinds of traffic run: none of it may be lost or let through.
-/// Returns how many rounds of denied traffic there were.
+/// Plays while all kinds of traffic run: no allowed packet may be lost, and no denied
+/// one let through. Returns the number of rounds of denied traffic.
 pub(crate) fn under_traffic(shop: &mut Shop, play: impl FnOnce(&mut Shop)) -> u64 {
     let [client, rogue, server] = ["client", "rogue", "server"].map(|pod| shop.ns(pod).unwrap());
     let (client, rogue, server) = (client.clone(), rogue.clone(), server.clone());
@@ -110,7 +110,7 @@ pub(crate) fn under_traffic(shop: &mut Shop, play: impl FnOnce(&mut Shop)) -> u6
     witness.denied.load(Ordering::Relaxed)
 }
 
-/// TCP segments that a namespace has sent again.
+/// Returns the number of TCP segments that a namespace has retransmitted.
 fn retransmitted(ns: &Ns) -> u64 {
     let text = ns.run(|| fs::read_to_string("/proc/thread-self/net/snmp"));
     let text = text.unwrap().unwrap();
