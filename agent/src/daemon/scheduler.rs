@@ -73,7 +73,7 @@ enum State {
         deadline: Instant,
     },
     /// The pod runtime writes a record: its first process starts a few milliseconds later.
-    Writing { until: Instant, recorded: bool },
+    Writing { until: Instant },
     /// A pass is due at once.
     Ready(Look),
     /// A pass is being made.
@@ -124,7 +124,7 @@ impl Scheduler {
         let (at, look) = match self.state {
             State::Idle => (self.next, Look::All),
             State::Gathering { quiet, .. } => (quiet, Look::All),
-            State::Writing { until, .. } => (until, Look::All),
+            State::Writing { until } => (until, Look::All),
             State::Ready(look) => (now, look),
             // Its end is the next step, whenever that is.
             State::Passing(_) => return Step::Wait(now + PERIOD),
@@ -133,7 +133,7 @@ impl Scheduler {
         if now < at {
             return Step::Wait(at);
         }
-        let recorded = matches!(self.state, State::Writing { recorded: true, .. });
+        let recorded = matches!(self.state, State::Writing { .. });
         self.state = State::Passing(look);
         Step::Pass(Order {
             since: self.since.take(),
@@ -182,7 +182,6 @@ impl Scheduler {
                 self.begin(now);
                 State::Writing {
                     until: now + WRITTEN,
-                    recorded: true,
                 }
             }
             (State::Idle, Event::Device) => {
@@ -205,7 +204,6 @@ impl Scheduler {
             (State::Idle | State::Gathering { .. }, Event::Source) => State::Ready(Look::All),
             (State::Gathering { .. }, Event::Recorded) => State::Writing {
                 until: now + WRITTEN,
-                recorded: false,
             },
             (
                 State::Gathering {

@@ -97,20 +97,21 @@ impl Simulation {
         pass
     }
 
-    /// Waits for events related to the first one.
-    fn debounce(&mut self, first: Event) {
+    /// Waits for events related to the first one. Reports whether a record ended the wait.
+    fn debounce(&mut self, first: Event) -> bool {
         let deadline = self.now + PATIENCE;
         while self.now < deadline {
             let quiet = (self.now + QUIET).min(deadline);
             match self.hear(&[first, Event::Recorded, Event::Source], quiet) {
                 Some(Event::Recorded) => {
                     self.now += WRITTEN;
-                    return;
+                    return true;
                 }
                 Some(event) if event == first => {}
-                _ => return,
+                _ => return false,
             }
         }
+        false
     }
 }
 
@@ -164,7 +165,7 @@ fn expected(mut sim: Simulation) -> Vec<Made> {
                 recorded = true;
             }
             Some(Event::Device) if sim.now - ended >= PATIENCE => {}
-            Some(event @ (Event::Device | Event::Changed)) => sim.debounce(event),
+            Some(event @ (Event::Device | Event::Changed)) => recorded = sim.debounce(event),
             Some(Event::Source) | None => {}
         }
     }

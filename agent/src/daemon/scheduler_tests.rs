@@ -192,8 +192,14 @@ fn a_record_ends_the_wait_for_related_changes() {
     let mut looped = Loop::calm();
     looped.hear(Event::Changed);
     looped.after(10);
+    let since = Some(looped.now - ms(10));
     assert_eq!(looped.hear(Event::Recorded), looped.wait(2));
-    assert_eq!(looped.after(2), looped.since(12));
+    let order = Order {
+        since,
+        look: Look::All,
+        recorded: true,
+    };
+    assert_eq!(looped.after(2), Step::Pass(order));
 }
 
 #[test]

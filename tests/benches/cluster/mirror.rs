@@ -42,8 +42,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// After the last of them: an entry that the first tables has. So many pods run on
-    /// the node.
+    /// Returns an entry of the first tables, once every object is there. `pods` run on the
+    /// node.
     pub(crate) fn first(&mut self, pods: usize) -> Result<Mark> {
         self.compiler.update(&mut self.index);
         let tables = self.compiler.tables();

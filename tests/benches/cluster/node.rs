@@ -53,8 +53,8 @@ impl Node {
         ApiServer::on(listener)
     }
 
-    /// Starts the agent; returns how long it took until the first tables was in
-    /// force on every pod, and its maps.
+    /// Starts the agent; returns how long it took until the first tables were
+    /// in force on every pod, and its maps.
     pub(crate) fn start(&mut self, server: &ApiServer, first: &Mark) -> Result<(f64, Kernel)> {
         let binary = binary()?;
         let kubeconfig = self.net.dir().join("kubeconfig");

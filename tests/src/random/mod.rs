@@ -1,6 +1,6 @@
-//! Random small clusters, made to provoke what implementations of
-//! NetworkPolicy get wrong. A third of them have ClusterNetworkPolicies too. All vocabularies are tiny, so that selectors, services, ports and
-//! CIDRs overlap all the time.
+//! Random small clusters, made to provoke what implementations of NetworkPolicy get wrong.
+//! A third of them have ClusterNetworkPolicies too. All vocabularies are tiny, so that
+//! selectors, services, ports and CIDRs overlap all the time.
 
 mod cluster_features;
 mod cluster_policies;

@@ -109,7 +109,8 @@ fn pod_ends(objects: &[Value], wanted: impl Fn(&Value) -> bool) -> Vec<End> {
     .collect()
 }
 
-/// Addresses of nodes and Services, the edges of all CIDRs, and the buffer's.
+/// Returns addresses of nodes and Services, at the edges of all CIDRs, and outside of the
+/// cluster.
 fn other_ends(dice: &mut Dice, objects: &[Value]) -> Vec<End> {
     let mut found = BTreeSet::new();
     for object in objects {
