@@ -98,24 +98,35 @@ fn agent(dir: &Path, kernel: &FakeDataplane) -> (Arc<Shared>, Engine) {
     )
 }
 
+/// Serves the socket in a folder. The file is removed with the second value.
+fn serving(dir: &Path, shared: &Arc<Shared>) -> (PathBuf, SocketFile) {
+    let socket = dir.join("agent.sock");
+    let (listener, file) = bind(&socket).unwrap();
+    tokio::spawn(serve(listener, Arc::clone(shared), BOUNDS));
+    (socket, file)
+}
+
+/// Makes a pass whenever somebody asks for one.
+async fn passes(mut engine: Engine, shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            () = shared.recorded.notified() => {}
+        }
+        let ticket = shared.ticket();
+        engine.pass(&shared, None, Look::All);
+        shared.complete(ticket);
+    }
+}
+
 #[test]
 fn the_socket_answers_with_lists_errors_and_whether_a_pod_is_in_force() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let kernel = FakeDataplane::default();
-        let (shared, mut engine) = agent(dir.path(), &kernel);
-        let socket = dir.path().join("agent.sock");
-        let (listener, _file) = bind(&socket).unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));
-        let looped = Arc::clone(&shared);
-        tokio::spawn(async move {
-            loop {
-                looped.wake.notified().await;
-                let ticket = looped.ticket();
-                engine.pass(&looped, None, Look::All);
-                looped.complete(ticket);
-            }
-        });
+        let (shared, engine) = agent(dir.path(), &kernel);
+        let (socket, _file) = serving(dir.path(), &shared);
+        tokio::spawn(passes(engine, Arc::clone(&shared)));
         let there: InForce = client::get(&socket, "/v1/wait?pod=ns/a").await.unwrap();
         assert_eq!((there.in_force, there.reason, there.generation), (true, None, 1));
         let gone: InForce = client::get(&socket, "/v1/wait?pod=ns/b").await.unwrap();
@@ -134,9 +145,7 @@ fn followers_get_each_event_on_a_line_of_its_own() {
     runtime().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let (shared, _) = agent(dir.path(), &FakeDataplane::default());
-        let socket = dir.path().join("agent.sock");
-        let (listener, _file) = bind(&socket).unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));
+        let (socket, _file) = serving(dir.path(), &shared);
         let sender = Arc::clone(&shared);
         tokio::spawn(async move {
             while sender.events.receiver_count() == 0 {
@@ -186,21 +195,8 @@ fn each_answer_reads_back_as_the_apis_type_and_says_the_same() {
         let kernel = FakeDataplane::default();
         let (shared, mut engine) = agent(dir.path(), &kernel);
         engine.pass(&shared, None, Look::All);
-        let socket = dir.path().join("agent.sock");
-        let (listener, _file) = bind(&socket).unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&shared), BOUNDS));
-        let looped = Arc::clone(&shared);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = looped.wake.notified() => {}
-                    () = looped.recorded.notified() => {}
-                }
-                let ticket = looped.ticket();
-                engine.pass(&looped, None, Look::All);
-                looped.complete(ticket);
-            }
-        });
+        let (socket, _file) = serving(dir.path(), &shared);
+        tokio::spawn(passes(engine, Arc::clone(&shared)));
         let status: Status = reads_back(&socket, "/v1/status").await;
         assert_eq!(status, shared.status());
         let endpoints: Vec<Endpoint> = reads_back(&socket, "/v1/endpoints").await;
